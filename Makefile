@@ -1,0 +1,69 @@
+# Everything a developer or CI runs. Needs Python 3.11+ and make; the rest is installed into .venv at the
+# versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for pytest: make test ARGS="-k journal -n 0"
+ARGS ?=
+# In CI a skipped test is a failed one: a missing tool may not turn the suite green.
+ifdef CI
+NO_SKIPS := -p tools.no_skips
+endif
+# pip builds offramp itself at the pinned versions too, where it is new enough to know this variable.
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix bench lock clean
+# A recipe that fails halfway leaves no stamp behind.
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.setup-dev ## create .venv and install offramp with everything for development
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, this is %s: make PYTHON=..." % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+# Order-only on python: its date says when the base interpreter was built, which is no reason to install again.
+$(VENV)/.setup-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.setup-bench: $(VENV)/.setup-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+demo: setup ## run the reference example, start to finish
+	$(BIN)/python examples/reference_desk/demo.py
+
+# worksteal: a few tests start real processes and take long; a free worker takes over what waits behind them.
+test: setup ## run the tests, in random order, on up to four cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
+
+check: setup ## style, types, layers, dependencies, sizes, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src tools $(wildcard examples bench)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry src
+	$(BIN)/python tools/check_size.py
+	$(BIN)/python tools/check_docs.py
+
+fix: setup ## apply the formatter and every safe fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.setup-bench ## measure the engine and the gateway
+	$(BIN)/python bench/engine.py
+	$(BIN)/python bench/gateway.py
+
+lock: ## write constraints.txt anew: the newest versions that fit pyproject.toml
+	$(PYTHON) tools/lock.py
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
