@@ -15,7 +15,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix bench lock clean
+.PHONY: help setup demo test check style types layers deps sizes docs fix bench lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -44,13 +44,25 @@ demo: setup ## run the reference example, start to finish
 test: setup ## run the tests, in random order, on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
 
-check: setup ## style, types, layers, dependencies, sizes, docs
+check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
+
+style: setup ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup ## mypy, strict
 	$(BIN)/mypy src tools $(wildcard examples bench)
+
+layers: setup ## import-linter: no arrow points up, the core is pure
 	$(BIN)/lint-imports --no-logo
+
+deps: setup ## deptry: what is imported is declared
 	$(BIN)/deptry src
+
+sizes: setup ## files and functions within their bounds
 	$(BIN)/python tools/check_size.py
+
+docs: setup ## links and code in Markdown, no traces of a machine
 	$(BIN)/python tools/check_docs.py
 
 fix: setup ## apply the formatter and every safe fix

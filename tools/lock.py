@@ -13,8 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = """\
-# The exact versions that development, CI and the benchmarks run on: offramp's dependencies with every extra and
-# their own, and the build backend's. Written by `make lock`; the bounds that users get are in pyproject.toml.
+# The exact versions that development, CI and the benchmarks run on: offramp's dependencies with every
+# extra, what those need in turn, and the build backend. Written by `make lock`.
+# Users get the bounds in pyproject.toml.
 """
 
 

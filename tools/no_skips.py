@@ -1,6 +1,7 @@
 """A pytest plugin for CI: a skipped test fails, so that a missing tool cannot turn the suite green.
 
-A test that cannot run on an operating system or interpreter says so: `skip("platform: needs fork")` still skips.
+A test that cannot run on an operating system or interpreter says so: `skip("platform: needs fork")`
+is left alone.
 """
 
 from __future__ import annotations
