@@ -1,0 +1,104 @@
+"""Writes the answer from passages: quoted one by one, or told by a language model where one is configured.
+
+Yields the text in pieces, so that a step can stream it. Never answers from anything but the passages.
+"""
+
+import os
+import platform
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .topics import Passage
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletionMessageParam
+
+MODEL_DEFAULT = "gpt-4o-mini"
+"""The model that is asked unless OPENAI_MODEL names another."""
+
+QUOTED = "quotation"
+"""Who wrote an answer that only quotes."""
+
+_INSTRUCTIONS = (
+    "Answer the question about Python from the numbered passages of the language reference, and from nothing "
+    "else. Be brief, show code where it helps, and cite passages as [1]. If they do not answer it, say so."
+)
+
+_NOTHING_FOUND = (
+    "The language reference has nothing on that. It explains Python's own syntax and data model: try words "
+    "such as `with`, `class`, `yield`, `slicing` or `operator precedence`.\n"
+)
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What was streamed, and where it is from."""
+
+    question: str
+    text: str
+    sources: list[str]
+    written_by: str
+
+
+def reading_order(passages: Sequence[Passage]) -> list[Passage]:
+    """Put passages of one topic together and in its own order; the topic of the best passage comes first."""
+    topics = list(dict.fromkeys(passage.topic for passage in passages))
+    return sorted(passages, key=lambda passage: (topics.index(passage.topic), passage.number))
+
+
+def quote(passages: Sequence[Passage]) -> Iterator[str]:
+    """Yield an answer as Markdown that quotes the passages, one piece for each."""
+    if not passages:
+        yield _NOTHING_FOUND
+        return
+    version = ".".join(platform.python_version_tuple()[:2])
+    yield f"From the Python {version} language reference:\n\n"
+    for passage in reading_order(passages):
+        yield f"### {full_heading(passage)}\n\n{passage.text}\n\n(`help({passage.topic!r})`)\n\n"
+
+
+def full_heading(passage: Passage) -> str:
+    """Name a passage for a person: its topic's title, and its own heading where that says more."""
+    return passage.title if passage.heading == passage.title else f"{passage.title}: {passage.heading}"
+
+
+def model_configured() -> str | None:
+    """Return the model to ask, or None where the environment names neither a key nor an address."""
+    if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
+        return os.environ.get("OPENAI_MODEL") or MODEL_DEFAULT
+    return None
+
+
+def openai_client() -> "AsyncOpenAI":
+    """Make a client; it leaves retries to the step that uses it, so that every attempt is announced."""
+    from openai import AsyncOpenAI
+
+    # A local server named by OPENAI_BASE_URL often wants no key, and the client insists on one.
+    return AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "not-needed", max_retries=0)
+
+
+async def ask_model(
+    client: "AsyncOpenAI", model: str, question: str, passages: Sequence[Passage]
+) -> AsyncIterator[str]:
+    """Yield a model's answer from the passages as it is written."""
+    stream = await client.chat.completions.create(
+        model=model, messages=_messages(question, passages), stream=True
+    )
+    async with stream:
+        async for chunk in stream:
+            # The last chunk of some servers counts tokens and has no choices.
+            if chunk.choices and (piece := chunk.choices[0].delta.content):
+                yield piece
+
+
+def _messages(question: str, passages: Sequence[Passage]) -> list["ChatCompletionMessageParam"]:
+    numbered = "\n\n".join(
+        f"[{number}] {full_heading(passage)} ({passage.id})\n{passage.text}"
+        for number, passage in enumerate(passages, start=1)
+    )
+    return [
+        {"role": "system", "content": _INSTRUCTIONS},
+        {"role": "user", "content": f"{numbered}\n\nQuestion: {question}"},
+    ]

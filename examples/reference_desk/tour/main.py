@@ -1,0 +1,103 @@
+"""Runs the demonstration and says by its exit code whether everything was as it should be."""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+
+from .client import Client, UnexpectedAnswerError
+from .scenes import Outcome, answered_on_the_fast_path, asked_for_later, demoted_and_followed
+from .screen import Screen
+from .server import ServerError, command, free_port, running
+
+APPLICATION = Path(__file__).parents[1] / "app.py"
+
+Scene = Callable[[Client, Screen], Outcome]
+
+_SCENES: tuple[Scene, ...] = (answered_on_the_fast_path, demoted_and_followed, asked_for_later)
+_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Return 0 if every scene ended as it should and the server stopped cleanly, 1 if not, 130 on Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Screen()
+    outcomes: list[Outcome] = []
+    try:
+        problems = _play(screen, outcomes)
+    except KeyboardInterrupt:
+        screen.bad("interrupted; the server is stopped")
+        return _INTERRUPTED
+    except ServerError as error:
+        problems = [str(error)]
+    if outcomes:
+        screen.table(
+            ("run", "path", "demoted", "steps", "time", "outcome"), [_row(each) for each in outcomes]
+        )
+    for problem in problems:
+        screen.bad(problem)
+    if not problems:
+        screen.good("all three runs ended as they should, and the server stopped cleanly")
+    return 1 if problems else 0
+
+
+def _play(screen: Screen, outcomes: list[Outcome]) -> list[str]:
+    """Start the server, play the scenes, stop the server; return what went wrong."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="offramp-demo-") as folder:
+        port = free_port()
+        here = Path.cwd()
+        target = APPLICATION.relative_to(here) if APPLICATION.is_relative_to(here) else APPLICATION
+        arguments = command(f"{target}:app", port, Path(folder, "data"))
+        screen.say(f"$ offramp {' '.join(arguments[3:])}", style="bold")
+        with running(arguments, port=port, folder=here, log=Path(folder, "log"), env=_offline()) as server:
+            screen.say(f"ready after {server.wait_until_ready():.1f} s on {server.url}")
+            with Client(server.url) as client:
+                for scene in _SCENES:
+                    try:
+                        outcome = scene(client, screen)
+                    except (UnexpectedAnswerError, httpx.TransportError) as error:
+                        problems.append(server.with_log(f"{scene.__name__}: {type(error).__name__}: {error}"))
+                    else:
+                        outcomes.append(outcome)
+                        problems += (f"{outcome.title}: {problem}" for problem in outcome.problems)
+        if server.stop_problem:
+            problems.append(server.stop_problem)
+    return problems
+
+
+def _offline() -> dict[str, str]:
+    """Return this environment without what would make a model write the answers: the scenes are timed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    run = outcome.run
+    demotion = run["demotion"]
+    demoted = f"{demotion['reason']}, after {demotion['elapsed_ms'] / 1000:.2f} s" if demotion else "no"
+    return outcome.title, run["path"], demoted, str(len(run["steps"])), _duration(run), run["status"]
+
+
+def _duration(run: dict[str, str]) -> str:
+    if not run["finished_at"]:
+        return "not finished"
+    seconds = (_moment(run["finished_at"]) - _moment(run["created_at"])).total_seconds()
+    return f"{seconds:.2f} s"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Treat SIGTERM as Ctrl-C, so that the server is stopped in any case."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
