@@ -1,6 +1,7 @@
 """What an audit keeps of all it measured: totals, the worst of each kind, and what may be a duplicate.
 
 Owns summing up a batch and merging the sums, which is exact: the worst of all are among each batch's worst.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
