@@ -49,14 +49,19 @@ def reading_order(passages: Sequence[Passage]) -> list[Passage]:
 
 
 def quote(passages: Sequence[Passage]) -> Iterator[str]:
-    """Yield an answer as Markdown that quotes the passages, one piece for each."""
+    """Yield an answer as Markdown that quotes the passages; headings and passages are pieces."""
     if not passages:
         yield _NOTHING_FOUND
         return
     version = ".".join(platform.python_version_tuple()[:2])
     yield f"From the Python {version} language reference:\n\n"
+    heading = ""
     for passage in reading_order(passages):
-        yield f"### {full_heading(passage)}\n\n{passage.text}\n\n(`help({passage.topic!r})`)\n\n"
+        if full_heading(passage) != heading:
+            heading = full_heading(passage)
+            yield f"### {heading} (`help({passage.topic!r})`)\n\n"
+        # The manual's plain text is no Markdown: `__enter__` would come out bold.
+        yield f"```text\n{passage.text}\n```\n\n"
 
 
 def full_heading(passage: Passage) -> str:

@@ -18,6 +18,7 @@ PASSAGE_CHARS_MAX = 1_500
 _UNDERLINE = re.compile(r"([*=\-~^])\1{2,}")
 # Footnotes and "See also" blocks (indented below their line) point elsewhere and answer nothing.
 _ASIDES = re.compile(r"^-\[ Footnotes \]-$(?s:.*)|^( *)See also:\n(?:\s*\n|\1 +.*\n)*", re.MULTILINE)
+_BELONGS_ABOVE = re.compile(r" |\d+\. |\* ")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
@@ -106,11 +107,10 @@ def _passages(body: str) -> Iterator[str]:
 
 
 def _paragraphs(body: str) -> Iterator[str]:
-    """Yield paragraphs, each with the indented examples or descriptions below it as far as they fit."""
+    """Yield paragraphs, each with the examples, descriptions and list items below it as far as they fit."""
     held = ""
     for block in _BLANK_LINES.split(body.strip("\n")):
-        belongs = block.startswith(" ") and len(held) + len(block) <= PASSAGE_CHARS_MAX
-        if held and belongs:
+        if held and _BELONGS_ABOVE.match(block) and len(held) + len(block) <= PASSAGE_CHARS_MAX:
             held = f"{held}\n\n{block}"
         else:
             if held:

@@ -20,6 +20,7 @@ from examples.reference_desk.topics import Passage
 
 ONE = Passage(topic="walk", title="Walking", heading="Walking", number=1, text="On foot.")
 TWO = Passage(topic="walk", title="Walking", heading="Pace", number=2, text="Not fast.")
+MORE = Passage(topic="walk", title="Walking", heading="Walking", number=3, text="Or by boat.")
 OTHER = Passage(topic="fly", title="Flying", heading="Flying", number=1, text="With wings.")
 
 
@@ -27,12 +28,19 @@ def test_passages_of_a_topic_are_read_in_its_order_and_the_best_topic_first() ->
     assert reading_order([TWO, OTHER, ONE]) == [ONE, TWO, OTHER]
 
 
-def test_each_passage_is_a_piece_with_its_source() -> None:
-    opening, first, second = quote([ONE, TWO])
+def test_each_heading_and_each_passage_is_a_piece() -> None:
+    opening, *pieces = quote([ONE, TWO])
     assert "language reference" in opening
-    assert "### Walking\n\nOn foot." in first
-    assert "### Walking: Pace\n\nNot fast." in second
-    assert "help('walk')" in second
+    assert pieces == [
+        "### Walking (`help('walk')`)\n\n",
+        "```text\nOn foot.\n```\n\n",
+        "### Walking: Pace (`help('walk')`)\n\n",
+        "```text\nNot fast.\n```\n\n",
+    ]
+
+
+def test_a_heading_is_not_repeated() -> None:
+    assert sum(piece.startswith("###") for piece in quote([ONE, MORE])) == 1
 
 
 def test_finding_nothing_is_said() -> None:

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples.reference_desk.tour.client import Event
+from examples.reference_desk.tour.scenes import differences, gaps
+from examples.reference_desk.tour.server import ServerError, running
 from examples.reference_desk.tour.sse import Message, Parser
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,6 +44,47 @@ def test_a_stream_may_be_cut_anywhere(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
     chunks = [STREAM[start:end] for start, end in pairwise(places)]
     assert [message for chunk in chunks for message in parser.feed(chunk)] == MESSAGES
+
+
+def log(*events: tuple[int, str]) -> list[Event]:
+    return [Event(seq, kind, {}, after_s=0.0) for seq, kind in events]
+
+
+def test_a_whole_log_has_no_gaps() -> None:
+    assert gaps(log((1, "run.accepted"), (2, "run.demoted"), (3, "run.completed"))) == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [(1, "run.accepted"), (3, "run.completed")],
+        [(1, "run.accepted"), (1, "step.delta"), (2, "run.completed")],
+        [(2, "run.accepted"), (3, "run.completed")],
+        [(1, "run.accepted"), (2, "run.demoted")],
+        [(1, "run.accepted"), (2, "run.completed"), (3, "step.delta")],
+        [(1, "run.accepted"), (2, "run.failed"), (3, "run.completed")],
+    ],
+)
+def test_a_log_that_is_not_whole_is_noticed(events: list[tuple[int, str]]) -> None:
+    assert gaps(log(*events))
+
+
+def test_a_run_that_ended_otherwise_is_told_apart() -> None:
+    run = {"status": "failed", "path": "fast", "demotion": None, "error": {"code": "step_failed"}}
+    assert len(differences(run, status="completed", path="deep", reason="budget")) == 4
+    run = {"status": "completed", "path": "deep", "demotion": {"reason": "budget"}, "error": None}
+    assert differences(run, status="completed", path="deep", reason="budget") == []
+    assert differences(run, status="completed", path="deep")
+
+
+def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", "import sys; print('the port is taken'); sys.exit(5)"]
+    with (
+        running(arguments, port=1, folder=tmp_path, log=tmp_path / "log", env={}) as server,
+        pytest.raises(ServerError, match=r"exit code 5(.|\n)*the port is taken"),
+    ):
+        server.wait_until_ready()
+    assert "exit code 5, expected 0" in (server.stop_problem or "")
 
 
 @pytest.mark.timeout(120)

@@ -79,7 +79,7 @@ def _offline() -> dict[str, str]:
 def _row(outcome: Outcome) -> tuple[str, ...]:
     run = outcome.run
     demotion = run["demotion"]
-    demoted = f"{demotion['reason']}, after {demotion['elapsed_ms'] / 1000:.2f} s" if demotion else "no"
+    demoted = f"{demotion['reason']} at {demotion['elapsed_ms'] / 1000:.2f} s" if demotion else "no"
     return outcome.title, run["path"], demoted, str(len(run["steps"])), _duration(run), run["status"]
 
 

@@ -38,7 +38,7 @@ def answered_on_the_fast_path(client: Client, screen: Screen) -> Outcome:
     first, last = _first_and_last(events)
     screen.say(f"first event after {_ms(first.after_s)}, {last.type} after {_ms(last.after_s)}")
     run = _document(client, first)
-    problems = [*_gaps(events), *_differences(run, status="completed", path="fast")]
+    problems = [*gaps(events), *differences(run, status="completed", path="fast")]
     text = "".join(event.data["delta"] for event in events if event.type == "step.delta")
     if last.type == "run.completed" and text != last.data["result"]["text"]:
         problems.append("the streamed pieces are not the answer of the result")
@@ -67,8 +67,8 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
         after = _show(client.resume(last.data["links"]["events"], last.seq), bar)
     run = _document(client, first)
     problems = [
-        *_gaps([*before, *after]),
-        *_differences(run, status="completed", path="deep", reason="budget"),
+        *gaps([*before, *after]),
+        *differences(run, status="completed", path="deep", reason="budget"),
     ]
     _, end = _first_and_last(after)
     if not problems:
@@ -98,7 +98,7 @@ def asked_for_later(client: Client, screen: Screen) -> Outcome:
         f"{totals['public_functions']:,} public ones documented"
     )
     run = client.get(location)
-    return Outcome("audit, respond-async", run, _differences(run, status="completed", path="deep"))
+    return Outcome("audit, not awaited", run, differences(run, status="completed", path="deep"))
 
 
 def _show(events: Iterable[Event], bar: Bar) -> list[Event]:
@@ -128,7 +128,7 @@ def _document(client: Client, event: Event) -> dict[str, Any]:
     return client.get(f"/v1/runs/{event.data['run_id']}")
 
 
-def _gaps(events: Sequence[Event]) -> list[str]:
+def gaps(events: Sequence[Event]) -> list[str]:
     """Check that the log is numbered 1, 2, ... without a gap, and ends with its one terminal event."""
     problems: list[str] = []
     sequence = [event.seq for event in events]
@@ -140,7 +140,7 @@ def _gaps(events: Sequence[Event]) -> list[str]:
     return problems
 
 
-def _differences(run: dict[str, Any], *, status: str, path: str, reason: str | None = None) -> list[str]:
+def differences(run: dict[str, Any], *, status: str, path: str, reason: str | None = None) -> list[str]:
     """Compare a run's document with how it should have ended."""
     problems = [
         f"expected {field} {expected!r}, got {run[field]!r}"

@@ -39,8 +39,8 @@ class Screen:
 
     def passage(self, markdown: str) -> None:
         """Print a piece of an answer as it arrives."""
-        if self._console.is_terminal and not markdown.startswith("### "):
-            self._console.print(Markdown(markdown))
+        if self._console.is_terminal:
+            self._console.print(Markdown(markdown, code_theme="ansi_dark"))
         else:
             self.say(markdown.rstrip("\n") + "\n")
 
@@ -58,7 +58,7 @@ class Screen:
         """Print a table."""
         table = Table()
         for name in header:
-            table.add_column(name)
+            table.add_column(name, no_wrap=True)
         for row in rows:
             table.add_row(*map(escape, row))
         self._console.print()
@@ -81,5 +81,5 @@ class Bar:
         if self._progress is not None and self._task is not None:
             label = f"{self._label}, {functions:,} functions"
             self._progress.update(self._task, completed=done, total=of, description=label)
-        elif done % _PLAIN_PROGRESS_EVERY == 0 or done == of:
+        elif done == 1 or done % _PLAIN_PROGRESS_EVERY == 0 or done == of:
             self._screen.say(f"  {self._label}: {done} of {of} batches, {functions:,} functions")
