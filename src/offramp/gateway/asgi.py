@@ -1,0 +1,165 @@
+"""The ASGI application: on its own, mounted in another one, or inside `offramp serve`.
+
+Owns the service's lifetime and the way of a request: find the route, call its endpoint, meter and send its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from offramp.errors import LoopMismatch
+from offramp.gateway.call import Call, ClientGone
+from offramp.gateway.metering import Meter
+from offramp.gateway.problems import NotReady, problem
+from offramp.gateway.reply import Answer
+from offramp.gateway.routes import ROUTES, SOCKET, UNMATCHED, Route, Table, mounted_at
+from offramp.gateway.ws import denied
+
+if TYPE_CHECKING:
+    from offramp.paths.service import Service
+
+CLIENT_GONE_STATUS = 499
+"""In metrics only: the client left before it had an answer (nginx's number)."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", SOCKET})
+log = logging.getLogger("offramp.gateway")
+
+
+class Gateway:
+    """An ASGI application that serves the pipelines of one service.
+
+    At top level the server's lifespan starts and drains the service. Mounted, it is started by the first request,
+    because parents do not forward their lifespan; to have it drained with the parent, pass the parent
+    `lifespan=gateway.lifespan`.
+
+    Args:
+        service_factory: makes the service; called at each start.
+    """
+
+    def __init__(self, service_factory: Callable[[], Service]) -> None:
+        self._make = service_factory
+        self._table = Table(ROUTES)
+        self._meter = Meter()
+        self._service: Service | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+        self._holders = 0
+        self._was_stopped = False
+
+    @property
+    def service(self) -> Service | None:
+        """The running service, if one is."""
+        return self._service
+
+    async def start(self) -> None:
+        """Start the service, if it is not, and keep it until `stop` was called as often as `start`."""
+        self._holders += 1
+        try:
+            self._was_stopped = False
+            await self._started()
+        except BaseException:
+            self._holders -= 1
+            raise
+
+    async def stop(self) -> None:
+        """Drain and stop the service when the last who started it stops it; its streams end first."""
+        self._holders = max(0, self._holders - 1)
+        if self._holders:
+            return
+        self._was_stopped = True
+        async with self._lock:
+            service = self._service
+            if service is None:
+                return
+            try:
+                await service.stop()
+            finally:
+                self._service = None
+                self._meter.include(())
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
+        """For a parent: `FastAPI(lifespan=gateway.lifespan)`; entered inside of others, it counts."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    async def _started(self) -> Service:
+        if self._service is None:
+            if self._was_stopped:
+                raise NotReady("the gateway is stopping; another one takes new requests")
+            async with self._lock:
+                if self._service is None:
+                    service = self._make()
+                    await service.start()
+                    self._meter.include(getattr(service, "collectors", ()))
+                    self._loop, self._service = asyncio.get_running_loop(), service
+        if self._loop is not asyncio.get_running_loop():
+            raise LoopMismatch(
+                "the gateway was started on another event loop; in tests, use TestClient(app) as a context manager"
+            )
+        return self._service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, WebSocket or lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        began = time.perf_counter()
+        method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
+        template = UNMATCHED
+        answer: Answer
+        try:
+            prefix, path = mounted_at(scope)
+            route, scope["path_params"] = self._table.find(method, path)
+            template = route.template
+            answer = await route.endpoint(await self._call(route, scope, receive, prefix))
+        except ClientGone:
+            self._answered(method, template, CLIENT_GONE_STATUS, began)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem document
+            answer = denied(error) if method == SOCKET else problem(error)
+        self._answered(method, template, answer.status, began)
+        await answer(scope, receive, send)
+
+    async def _call(self, route: Route, scope: Scope, receive: Receive, prefix: str) -> Call:
+        service = await self._started() if route.needs_service else self._service
+        return Call(HTTPConnection(scope), receive, prefix, self._meter, service)
+
+    def _answered(self, method: str, template: str, status: int, began: float) -> None:
+        shown = method if method in _METHODS else "other"
+        self._meter.answered(shown, template, status, time.perf_counter() - began)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """The lifespan protocol (ASGI specification, Lifespan)."""
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            log.exception("the gateway did not start")
+            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await self.stop()
+        except Exception as error:
+            log.exception("the gateway did not stop cleanly")
+            await send({"type": "lifespan.shutdown.failed", "message": f"{type(error).__name__}: {error}"})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_asgi(service_factory: Callable[[], Service]) -> Gateway:
+    """The gateway of the service that `service_factory` makes."""
+    return Gateway(service_factory)

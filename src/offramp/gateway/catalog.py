@@ -1,0 +1,47 @@
+"""What is served: the pipelines with their docs, classes and JSON Schemas. Reads declarations, changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offramp.core.names import did_you_mean
+from offramp.core.sla import SLA
+from offramp.core.spec import PipelineSpec
+from offramp.errors import UnknownPipeline
+from offramp.gateway.call import Call
+from offramp.gateway.reply import Reply, json_reply
+
+
+async def pipelines(call: Call) -> Reply:
+    """`GET /v1/pipelines`."""
+    service = call.service
+    shown = [_described(spec, service.classes[spec.sla], call.prefix) for spec in service.pipelines.values()]
+    return json_reply(200, {"app": service.app_name, "pipelines": shown})
+
+
+async def pipeline(call: Call) -> Reply:
+    """`GET /v1/pipelines/{name}`."""
+    service = call.service
+    name: str = call.connection.path_params["name"]
+    spec = service.pipelines.get(name)
+    if spec is None:
+        raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
+    return json_reply(200, _described(spec, service.classes[spec.sla], call.prefix))
+
+
+def _described(spec: PipelineSpec, sla: SLA, prefix: str) -> dict[str, Any]:
+    base = f"{prefix}/v1/pipelines/{spec.name}"
+    return {
+        "name": spec.name,
+        "doc": spec.doc,
+        "class": spec.sla,
+        "sla": {"p95": sla.p95, "budget": sla.budget, "priority": sla.priority},
+        "budget": sla.budget if spec.budget is None else spec.budget,
+        "deadline": spec.deadline,
+        "retention": spec.retention,
+        "on_disconnect": spec.on_disconnect,
+        "version": spec.version,
+        "input_schema": spec.signature.input_schema,
+        "result_schema": spec.signature.result_schema,
+        "links": {"self": base, "runs": f"{base}/runs"},
+    }

@@ -1,0 +1,28 @@
+"""Alive, ready, and measured: what load balancers and Prometheus ask. Must stay cheap and never need a run."""
+
+from __future__ import annotations
+
+from offramp.gateway.call import Call
+from offramp.gateway.problems import NotReady
+from offramp.gateway.reply import Reply, json_reply
+
+_NOT_CACHED = {"Cache-Control": "no-store"}
+
+
+async def alive(_call: Call) -> Reply:
+    """`GET /healthz`: this process answers."""
+    return json_reply(200, {"status": "ok"}, _NOT_CACHED)
+
+
+async def ready(call: Call) -> Reply:
+    """`GET /readyz`: 200 if it takes work, else the problem that says why not."""
+    is_ready, reason = await call.service.ready()
+    if not is_ready:
+        raise NotReady(reason)
+    return json_reply(200, {"status": "ready"}, _NOT_CACHED)
+
+
+async def metrics(call: Call) -> Reply:
+    """`GET /metrics`: Prometheus text, or OpenMetrics where Accept prefers it."""
+    body, content_type = call.meter.exposition(call.connection.headers.get("accept", ""))
+    return Reply(200, body, _NOT_CACHED, content_type)

@@ -1,0 +1,188 @@
+"""The request headers that steer an answer: Prefer, Accept, Idempotency-Key, Last-Event-ID, trace context.
+
+Pure functions over header values. What a standard says to ignore is ignored; what we need exact is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from offramp.errors import RequestError
+
+WAIT_S_MAX = 10**9
+"""A larger `Prefer: wait=N` means the same: longer than any budget."""
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+TRACE_LENGTH_MAX = {"traceparent": 256, "tracestate": 4096, "baggage": 8192}
+"""Characters; a longer header is dropped, as W3C Trace Context tells receivers to do with what they cannot use."""
+SEQ_DIGITS_MAX = 15
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_SF_STRING = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_BARE_KEY = re.compile(r"[\x21\x23-\x7e]+")
+
+_SSE = ("text", "event-stream")
+_JSON = ("application", "json")
+
+
+class Preference(NamedTuple):
+    """What `Prefer` asked for (RFC 7240); `wait` in whole seconds."""
+
+    respond_async: bool = False
+    wait: int | None = None
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the answer is `202` without waiting: `wait` with `respond-async` still waits (RFC 7240, 4.3)."""
+        return self.respond_async and self.wait is None
+
+    def applied(self, status: int) -> str | None:
+        """The value of Preference-Applied for an answer with `status`."""
+        names = ["respond-async"] if self.respond_async and status == 202 else []
+        if self.wait is not None:
+            names.append(f"wait={self.wait}")
+        return ", ".join(names) or None
+
+
+def prefer(values: Sequence[str]) -> Preference:
+    """All Prefer headers together; of a preference named twice the first counts, unknown ones are ignored."""
+    seen: dict[str, str] = {}
+    for value in values:
+        for item in _split(value, ","):
+            name, value_of = _pair(_split(item, ";")[0])
+            if name:
+                seen.setdefault(name, value_of)
+    wait = seen.get("wait", "")
+    seconds = min(int(wait), WAIT_S_MAX) if wait.isascii() and wait.isdigit() and len(wait) < 1000 else None
+    return Preference("respond-async" in seen, seconds)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """`name`, `name=token` or `name="quoted"`; an empty name where it is none of them."""
+    name, _, value = text.partition("=")
+    name, value = name.strip(" \t").lower(), value.strip(" \t")
+    if not _TOKEN.fullmatch(name):
+        return "", ""
+    if value.startswith('"'):
+        return (name, re.sub(r"\\(.)", r"\1", value[1:-1])) if len(value) > 1 and value.endswith('"') else ("", "")
+    return (name, value) if not value or _TOKEN.fullmatch(value) else ("", "")
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at `separator` outside of quoted strings."""
+    if '"' not in text:
+        return text.split(separator)
+    parts, start, quoted, escaped = [], 0, False, False
+    for at, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif quoted and char == "\\":
+            escaped = True
+        elif char == '"':
+            quoted = not quoted
+        elif char == separator and not quoted:
+            parts.append(text[start:at])
+            start = at + 1
+    parts.append(text[start:])
+    return parts
+
+
+class _Range(NamedTuple):
+    kind: tuple[str, str]
+    quality: float
+    position: int
+
+
+def wants_stream(values: Sequence[str]) -> bool:
+    """Whether Accept prefers `text/event-stream` to JSON, which is the default (RFC 9110, 12.5.1).
+
+    Of two equally good ones the one that is named wins over the one that only a wildcard covers, then the one
+    that is named first.
+    """
+    if not values:
+        return False
+    ranges = list(_ranges(",".join(values)))
+    stream, json = _best(ranges, _SSE), _best(ranges, _JSON)
+    if stream is None or stream.quality == 0:
+        return False
+    if json is None or stream.quality != json.quality:
+        return json is None or stream.quality > json.quality
+    if stream.kind == _SSE and json.kind == _JSON:
+        return stream.position < json.position
+    return stream.kind == _SSE
+
+
+def _ranges(text: str) -> Iterator[_Range]:
+    for position, item in enumerate(_split(text, ",")):
+        media, *parameters = _split(item, ";")
+        kind, _, subtype = media.strip(" \t").lower().partition("/")
+        quality = 1.0
+        for parameter in parameters:
+            name, value = _pair(parameter)
+            if name == "q":
+                quality = float(value) if _QVALUE.fullmatch(value) else -1.0
+        if quality >= 0 and _TOKEN.fullmatch(kind) and _TOKEN.fullmatch(subtype):
+            yield _Range((kind, subtype), quality, position)
+
+
+def _best(ranges: Sequence[_Range], media: tuple[str, str]) -> _Range | None:
+    """The most specific range that covers `media`."""
+    for kind in (media, (media[0], "*"), ("*", "*")):
+        found = [each for each in ranges if each.kind == kind]
+        if found:
+            return max(found, key=lambda each: (each.quality, -each.position))
+    return None
+
+
+def idempotency_key(values: Sequence[str]) -> str | None:
+    """The key, from an RFC 8941 string or bare.
+
+    Raises:
+        RequestError: it is empty, too long, sent twice or not printable ASCII.
+    """
+    if not values:
+        return None
+    if len(values) > 1:
+        raise RequestError("Idempotency-Key was sent more than once; send one")
+    text = values[0].strip(" \t")
+    quoted = _SF_STRING.fullmatch(text)
+    if quoted:
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif _BARE_KEY.fullmatch(text):
+        key = text
+    else:
+        raise RequestError(
+            "Idempotency-Key is printable ASCII, best as a quoted string: "
+            'Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"'
+        )
+    if not 1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX:
+        raise RequestError(f"Idempotency-Key has 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} characters, got {len(key)}")
+    return key
+
+
+def position(last_event_id: str | None, starting_after: str | None) -> int:
+    """After which event a stream starts; a reconnecting reader's Last-Event-ID wins over the address it uses.
+
+    Raises:
+        RequestError: it is no event number.
+    """
+    for name, text in (("Last-Event-ID", last_event_id), ("starting_after", starting_after)):
+        if text:
+            if not (text.isascii() and text.isdigit() and len(text) <= SEQ_DIGITS_MAX):
+                raise RequestError(f"{name} is the number of the last event seen, 0 or more, got {text[:50]!r}")
+            return int(text)
+    return 0
+
+
+def trace_context(headers: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """`traceparent`, `tracestate` and `baggage` as they came, within bounds; lists sent in parts are joined."""
+    kept = {}
+    for name, length_max in TRACE_LENGTH_MAX.items():
+        values = headers.get(name, ())
+        text = ",".join(values)
+        unique = name != "traceparent" or len(values) == 1
+        if text and unique and len(text) <= length_max:
+            kept[name] = text
+    return kept

@@ -1,0 +1,290 @@
+"""OpenAPI 3.1 of this gateway with its pipelines: every path, status and problem that a caller can meet.
+
+Describes what the endpoints do; a test holds it against the table of routes.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from offramp.core.spec import PipelineSpec
+from offramp.gateway.call import Call
+from offramp.gateway.negotiation import IDEMPOTENCY_KEY_LENGTH_MAX
+from offramp.gateway.problems import CONTENT_TYPE
+from offramp.gateway.reply import JSON, Reply, json_reply
+from offramp.gateway.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
+from offramp.gateway.schemas import COMPONENTS, Schema, rebased, run_request
+
+if TYPE_CHECKING:
+    from offramp.paths.service import Service
+
+SSE = "text/event-stream"
+
+_PROBLEMS = {
+    "400": "Malformed: the JSON, a header or an event number.",
+    "404": "No such pipeline or run; `detail` names the nearest.",
+    "409": "The run's state does not allow this; `error` is the run's error, if it failed.",
+    "410": "The run expired, or its data was removed when its retention ended.",
+    "413": "The body is over the limit.",
+    "415": "The body is not declared as `application/json`.",
+    "422": "A field does not fit (`errors` points at it), or the Idempotency-Key came with another body before.",
+    "500": "Not the request's fault; `error_id` finds the cause in the log.",
+    "503": "Too much at once, stopping, or the store is not available; see Retry-After.",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_PREFERENCE_APPLIED = {"Preference-Applied": {"schema": {"type": "string"}}}
+_LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
+_CONTENT_LOCATION = {"Content-Location": {"description": "The run.", "schema": {"type": "string"}}}
+_VARY = {"Vary": {"schema": {"const": "Prefer"}}}
+
+
+async def document(call: Call) -> Reply:
+    """`GET /openapi.json`."""
+    return json_reply(200, describe(call.service, call.prefix))
+
+
+def describe(service: Service, prefix: str = "") -> dict[str, Any]:
+    """The document for a gateway mounted at `prefix`."""
+    components: dict[str, Schema] = dict(COMPONENTS)
+    paths: dict[str, Any] = {
+        "/v1/pipelines/{name}/runs": {
+            "parameters": [_in_path("name", "The pipeline.")],
+            "post": _submit(service, None, components),
+        }
+    }
+    for spec in service.pipelines.values():
+        paths[f"/v1/pipelines/{spec.name}/runs"] = {"post": _submit(service, spec, components)}
+    paths |= _runs() | _catalog() | _operations()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": service.app_name,
+            "version": metadata.version("offramp"),
+            "description": "Runs start on a streamed fast path under a budget; one that will not make it goes on "
+            "the durable deep path under the same id.",
+        },
+        "servers": [{"url": prefix or "/"}],
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, Schema]) -> dict[str, Any]:
+    input_schema: Schema = {"type": "object"}
+    operation: dict[str, Any] = {"operationId": "submit", "summary": "Start a run of any pipeline"}
+    if spec is not None:
+        input_schema = rebased(spec.signature.input_schema, f"{spec.name}.input", components)
+        result = rebased(spec.signature.result_schema, f"{spec.name}.result", components)
+        components[f"{spec.name}.result"] = result
+        operation = {
+            "operationId": f"submit_{spec.name}",
+            "summary": f"Start a run of {spec.name}",
+            "description": spec.doc,
+        }
+    body = run_request(input_schema, sorted(service.classes), service.settings.max_budget)
+    streamed = {
+        "description": "The event stream, with `Accept: text/event-stream`; it ends at the terminal event, or at "
+        "`run.demoted` unless `follow` is true. With JSON: the finished run's document.",
+        "headers": _PREFERENCE_APPLIED | _CONTENT_LOCATION,
+        "content": {SSE: {"schema": _ref("Event")}, JSON: {"schema": _run_of(spec)}},
+    }
+    later = {
+        "description": "Accepted, and not finished: at once with `Prefer: respond-async` or on the deep path, "
+        "else when the budget or `wait` ended.",
+        "headers": _LOCATION | _RETRY_AFTER | _PREFERENCE_APPLIED | _VARY,
+        "content": {JSON: {"schema": _ref("Run")}},
+    }
+    return operation | {
+        "tags": ["runs"],
+        "parameters": _submit_parameters(),
+        "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
+        "responses": {"200": streamed, "202": later} | _problems("400", "404", "413", "415", "422", "500", "503"),
+    }
+
+
+def _run_of(spec: PipelineSpec | None) -> Schema:
+    if spec is None:
+        return _ref("Run")
+    result = {"anyOf": [_ref(f"{spec.name}.result"), {"type": "null"}]}
+    return {"allOf": [_ref("Run"), {"properties": {"result": result}}]}
+
+
+def _submit_parameters() -> list[dict[str, Any]]:
+    return [
+        _header(
+            "Prefer",
+            "`respond-async` for 202 at once; `wait=N` for at most N seconds of waiting (RFC 7240).",
+            {"type": "string", "examples": ["respond-async", "wait=5"]},
+        ),
+        _header(
+            "Idempotency-Key",
+            "The same key and body attach to the same run; quoted or bare.",
+            {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX + 2},
+        ),
+        _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _number(0)),
+        _header("traceparent", "W3C Trace Context; `tracestate` and `baggage` too.", {"type": "string"}),
+    ]
+
+
+def _runs() -> dict[str, Any]:
+    run_id = [_in_path("run_id", "The run.")]
+    after = _query("starting_after", "The number of the last event seen.", _number(0))
+    stream = {
+        "description": "Events from the start or after a position, to the end of the run.",
+        "content": {SSE: {"schema": _ref("Event")}},
+    }
+    unfinished = _json("Not finished yet.", "Run", _LOCATION | _RETRY_AFTER | _VARY)
+    return {
+        "/v1/runs": {"get": _get("list_runs", "Runs, newest first", "runs", _list_parameters(), "RunPage", "422")},
+        "/v1/runs/{run_id}": {
+            "parameters": run_id,
+            "get": _get("get_run", "The run document", "runs", [], "Run", "404"),
+        },
+        "/v1/runs/{run_id}/events": {
+            "parameters": run_id,
+            "get": _operation(
+                "follow_run",
+                "Follow a run's events",
+                "runs",
+                {"200": stream} | _problems("400", "404", "410", "500", "503"),
+                [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after],
+            ),
+        },
+        "/v1/runs/{run_id}/result": {
+            "parameters": run_id,
+            "get": _operation(
+                "get_result",
+                "The bare result",
+                "runs",
+                {"200": {"description": "The result.", "content": {JSON: {"schema": {}}}}, "202": unfinished}
+                | _problems("404", "409", "410", "500", "503"),
+            ),
+        },
+        "/v1/runs/{run_id}/cancel": {
+            "parameters": run_id,
+            "post": _operation(
+                "cancel_run",
+                "Cancel a run",
+                "runs",
+                {"202": _json("The run will end `cancelled`.", "Run", _LOCATION | _RETRY_AFTER)}
+                | _problems("404", "409", "500", "503"),
+            ),
+        },
+        "/v1/runs/{run_id}/ws": {
+            "parameters": run_id,
+            "get": _operation(
+                "open_socket",
+                'A WebSocket: the events as JSON text; takes {"type": "cancel"}',
+                "runs",
+                {
+                    "101": {"description": "Closes with 1000 after the terminal event; 1012: connect again."},
+                    "426": _problem("Not a WebSocket handshake."),
+                }
+                | _problems("400", "404", "410", "500", "503"),
+                [after],
+            ),
+        },
+    }
+
+
+def _list_parameters() -> list[dict[str, Any]]:
+    text = {"type": "string", "maxLength": FILTER_LENGTH_MAX}
+    return [
+        _query("session_id", "Only runs of this session.", text),
+        _query("status", "Only runs in this state.", {"enum": list(STATUSES)}),
+        _query("pipeline", "Only runs of this pipeline.", text),
+        _query("limit", "Runs in a page.", _number(1) | {"maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}),
+        _query("after", "The id of the last run of the page before.", {"type": "string"}),
+    ]
+
+
+def _catalog() -> dict[str, Any]:
+    return {
+        "/v1/pipelines": {"get": _get("list_pipelines", "What is served", "pipelines", [], "Pipelines")},
+        "/v1/pipelines/{name}": {
+            "parameters": [_in_path("name", "The pipeline.")],
+            "get": _get("get_pipeline", "One pipeline with its schemas", "pipelines", [], "Pipeline", "404"),
+        },
+    }
+
+
+def _operations() -> dict[str, Any]:
+    def plain(operation_id: str, summary: str, content_type: str) -> dict[str, Any]:
+        answer = {"description": summary, "content": {content_type: {"schema": {"type": "string"}}}}
+        return _operation(operation_id, summary, "operations", {"200": answer})
+
+    alive = _operation("alive", "Alive", "operations", {"200": _json("Alive.", "Health")})
+    return {
+        "/healthz": {"get": alive},
+        "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
+        "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This document",
+                "operations",
+                {"200": {"description": "OpenAPI 3.1.", "content": {JSON: {"schema": {"type": "object"}}}}}
+                | _problems("500", "503"),
+            )
+        },
+        "/docs": {"get": plain("docs", "A page to read and try it", "text/html")},
+    }
+
+
+def _get(
+    operation_id: str, summary: str, tag: str, parameters: list[dict[str, Any]], schema: str, *problems: str
+) -> dict[str, Any]:
+    answers = {"200": _json(summary + ".", schema)} | _problems(*problems, "500", "503")
+    return _operation(operation_id, summary, tag, answers, parameters)
+
+
+def _operation(
+    operation_id: str,
+    summary: str,
+    tag: str,
+    responses: dict[str, Any],
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "tags": [tag],
+        "parameters": parameters or [],
+        "responses": responses,
+    }
+
+
+def _json(description: str, schema: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"description": description, "headers": headers or {}, "content": {JSON: {"schema": _ref(schema)}}}
+
+
+def _problems(*statuses: str) -> dict[str, Any]:
+    return {
+        status: _problem(_PROBLEMS[status], _RETRY_AFTER if status == "503" else None) for status in sorted(statuses)
+    }
+
+
+def _problem(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    content = {CONTENT_TYPE: {"schema": _ref("Problem")}}
+    return {"description": description, "headers": headers or {}, "content": content}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _number(minimum: int) -> Schema:
+    return {"type": "integer", "minimum": minimum}
+
+
+def _in_path(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+
+
+def _query(name: str, description: str, schema: Schema) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _header(name: str, description: str, schema: Schema) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": schema}

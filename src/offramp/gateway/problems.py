@@ -1,0 +1,141 @@
+"""Errors as problem documents (RFC 9457), and the errors that only HTTP can cause.
+
+Owns what a caller may learn of an error; what it may not learn goes to the log under an error id.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from offramp.errors import InputError, OfframpError, Overloaded, RequestError, RunConflict
+from offramp.gateway.reply import Reply
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:offramp:error:"
+RETRY_AFTER_S = 1
+"""Seconds after which to try again where the error itself does not say."""
+
+log = logging.getLogger("offramp.gateway")
+
+
+class BodyTooLarge(RequestError):
+    """The request's body is over `OFFRAMP_MAX_BODY_BYTES`."""
+
+    code = "body-too-large"
+    title = "Body too large"
+    status = 413
+
+
+class UnsupportedMediaType(RequestError):
+    """The request's body is not declared to be JSON."""
+
+    code = "unsupported-media-type"
+    title = "Body is not JSON"
+    status = 415
+
+
+class UnknownPath(RequestError):
+    """Nothing is served at that path."""
+
+    code = "unknown-path"
+    title = "No such path"
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, but not for this method; `allow` lists those it takes."""
+
+    code = "method-not-allowed"
+    title = "Method not allowed"
+    status = 405
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class NotReady(Overloaded):
+    """The gateway takes no work now: it starts, stops, or lacks what it needs."""
+
+    code = "not-ready"
+    title = "Not ready to take work"
+
+
+class UpgradeRequired(RequestError):
+    """Only WebSockets are served at that path."""
+
+    code = "upgrade-required"
+    title = "WebSocket required"
+    status = 426
+
+
+class NoResult(RunConflict):
+    """The run ended without a result; `error` is the run document's."""
+
+    def __init__(self, detail: str, error: dict[str, Any] | None) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
+def problem(error: Exception) -> Reply:
+    """The answer to a request that raised `error`; logs what the caller may not see."""
+    if isinstance(error, RequestError):
+        return _document(error, type(error), str(error), _extensions(error), _headers(error))
+    kind = type(error) if isinstance(error, OfframpError) else OfframpError
+    error_id = secrets.token_hex(8)
+    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=error)
+    return _document(error, kind, _hidden(kind, error_id), {"error_id": error_id}, _headers(error))
+
+
+def _hidden(kind: type[OfframpError], error_id: str) -> str:
+    """Operators read the cause in the log; callers learn whether trying again can help."""
+    advice = "try again later" if kind.status == 503 else "trying again will not help until it is mended"
+    return f"This is not the request's fault; {advice}. The log has the cause under error id {error_id}."
+
+
+def _document(
+    error: Exception,
+    kind: type[OfframpError],
+    detail: str,
+    extensions: Mapping[str, Any],
+    headers: Mapping[str, str],
+) -> Reply:
+    body = {
+        "type": TYPE_PREFIX + kind.code,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail or (error.__doc__ or "").partition("\n")[0],
+        **extensions,
+    }
+    return Reply(kind.status, msgspec.json.encode(body), headers, CONTENT_TYPE)
+
+
+def _extensions(error: RequestError) -> dict[str, Any]:
+    if isinstance(error, InputError):
+        return {"errors": [{"pointer": pointer, "message": message} for pointer, message in error.errors]}
+    if isinstance(error, NoResult):
+        return {"error": error.error}
+    return {}
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    if isinstance(error, MethodNotAllowed):
+        return {"Allow": error.allow}
+    if isinstance(error, UpgradeRequired):
+        return {"Upgrade": "websocket", "Connection": "Upgrade"}
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(retry_after(error.retry_after))}
+    if isinstance(error, OfframpError) and error.status in {429, 503}:
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {}
+
+
+def retry_after(seconds: float) -> int:
+    """Whole seconds, at least one (RFC 9110, 10.2.3)."""
+    return max(RETRY_AFTER_S, math.ceil(seconds)) if math.isfinite(seconds) else RETRY_AFTER_S

@@ -1,0 +1,105 @@
+"""Which path and method goes to which endpoint, and what a path that is not served gets. One table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from starlette.routing import compile_path
+from starlette.types import Scope
+
+from offramp.core.names import did_you_mean
+from offramp.gateway import catalog, docs, health, openapi, runs, streams, ws
+from offramp.gateway.call import Call
+from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
+from offramp.gateway.reply import Answer
+
+Endpoint = Callable[[Call], Awaitable[Answer]]
+SOCKET = "WEBSOCKET"
+UNMATCHED = "unmatched"
+PATH_LENGTH_SHOWN = 200
+
+
+class Route(NamedTuple):
+    """`needs_service`: False where it answers even while nothing is started."""
+
+    method: str
+    template: str
+    endpoint: Endpoint
+    needs_service: bool = True
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/pipelines/{name}/runs", runs.submit),
+    Route("GET", "/v1/runs/{run_id}", runs.show),
+    Route("GET", "/v1/runs/{run_id}/events", streams.events),
+    Route("GET", "/v1/runs/{run_id}/result", runs.result),
+    Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket),
+    Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel),
+    Route("GET", "/v1/runs", runs.listing),
+    Route("GET", "/v1/pipelines", catalog.pipelines),
+    Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
+    Route("GET", "/healthz", health.alive, needs_service=False),
+    Route("GET", "/readyz", health.ready),
+    Route("GET", "/metrics", health.metrics, needs_service=False),
+    Route("GET", "/openapi.json", openapi.document),
+    Route("GET", "/docs", docs.page, needs_service=False),
+)
+
+
+class Table:
+    """The routes, compiled; `find` is linear in their number, which is small and ordered by use."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        paths: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            methods = paths.setdefault(route.template, {})
+            methods[route.method] = route
+            if route.method == "GET":
+                methods["HEAD"] = route
+        self._paths: list[tuple[re.Pattern[str], dict[str, Route]]] = [
+            (compile_path(template)[0], methods) for template, methods in paths.items()
+        ]
+        self._templates = [template for template, methods in paths.items() if SOCKET not in methods]
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
+        """The route, and what its template took from the path.
+
+        Raises:
+            UnknownPath: nothing is served there.
+            MethodNotAllowed: only other methods are.
+            UpgradeRequired: only WebSockets are.
+        """
+        for pattern, methods in self._paths:
+            match = pattern.match(path)
+            if match is None:
+                continue
+            route = methods.get(method)
+            if route is not None:
+                return route, match.groupdict()
+            if SOCKET in methods:
+                raise UpgradeRequired("connect here with a WebSocket; for HTTP use the run's events")
+            if method != SOCKET:
+                allow = ", ".join(sorted(methods))
+                raise MethodNotAllowed(f"{method} is not allowed here; use {allow}", allow)
+        shown = path[:PATH_LENGTH_SHOWN]
+        raise UnknownPath(f"nothing is served at {shown!r}; {did_you_mean(shown, self._templates)}")
+
+
+def mounted_at(scope: Scope) -> tuple[str, str]:
+    """The prefix this gateway is reached under, and the path below it.
+
+    Servers and Starlette put the prefix into `path` as well as into `root_path`; behind a proxy that strips its
+    own prefix, `path` has only what Starlette added.
+    """
+    root = scope.get("root_path", "").rstrip("/")
+    path: str = scope["path"]
+    if not root:
+        return "", path
+    mount = root.removeprefix(scope.get("app_root_path", "").rstrip("/"))
+    for prefix in (root, mount):
+        if prefix and (path == prefix or path.startswith(prefix + "/")):
+            return quote(root), path[len(prefix) :] or "/"
+    return quote(root), path

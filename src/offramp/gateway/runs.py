@@ -1,0 +1,171 @@
+"""Runs over HTTP: submit, read, list, cancel, result.
+
+Owns which status and headers an outcome gets; what happens to a run is the service's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, cast, get_args
+
+from offramp.core.events import TERMINAL
+from offramp.core.names import did_you_mean
+from offramp.core.run import RunRecord, Status, is_run_id, links
+from offramp.errors import InputError, RunGone, UnknownPipeline
+from offramp.gateway.call import Call, ClientGone, query_pointer
+from offramp.gateway.negotiation import Preference, position, wants_stream
+from offramp.gateway.problems import RETRY_AFTER_S, NoResult
+from offramp.gateway.reply import Answer, Headers, Reply, json_reply
+from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
+from offramp.gateway.submission import Asked, read_submission
+from offramp.paths.submission import Accepted
+from offramp.ports.store import RunFilter
+
+LIMIT_DEFAULT = 20
+LIMIT_MAX = 100
+FILTER_LENGTH_MAX = 200
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+async def submit(call: Call) -> Answer:
+    """`POST /v1/pipelines/{name}/runs`: a stream, or JSON as far as the client waits for it."""
+    service = call.service
+    name: str = call.connection.path_params["name"]
+    if name not in service.pipelines:
+        raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
+    asked = await read_submission(call, name)
+    accepted = await service.submit(asked.submission)
+    if asked.preference.at_once:
+        return await _document(call, accepted.record.id, asked.preference)
+    if wants_stream(call.connection.headers.getlist("accept")):
+        return _stream(call, asked, accepted)
+    return await _wait(call, asked, accepted)
+
+
+def _stream(call: Call, asked: Asked, accepted: Accepted) -> EventStream:
+    # A reader that sends its request again with the same Idempotency-Key goes on where it was.
+    after = position(call.connection.headers.get("last-event-id"), None) if accepted.attached else 0
+    headers: Headers = [(b"content-location", _path(call, accepted.record).encode("latin-1"))]
+    applied = asked.preference.applied(EventStream.status)
+    if applied:
+        headers.append((b"preference-applied", applied.encode("latin-1")))
+    return EventStream(
+        call,
+        accepted.record.id,
+        after,
+        until_demoted=not asked.follow,
+        started_run=not accepted.attached,
+        headers=headers,
+    )
+
+
+async def _wait(call: Call, asked: Asked, accepted: Accepted) -> Reply:
+    """The run document once the run is finished or on the deep path; the service keeps the budget."""
+    record = accepted.record
+    if record.path == "fast" and not record.finished:
+        try:
+            await unless_gone(_left_fast_path(call, record.id), call.receive)
+        except ClientGone:
+            if not accepted.attached:
+                call.service.disconnected(record.id)
+            raise
+    return await _document(call, record.id, asked.preference)
+
+
+async def _left_fast_path(call: Call, run_id: str) -> None:
+    async with aclosing(call.service.follow(run_id)) as batches:
+        async for frames in batches:
+            if any(frame.type in TERMINAL or frame.type == DEMOTED for frame in frames):
+                return
+
+
+async def _document(call: Call, run_id: str, preference: Preference) -> Reply:
+    """200 with the run document if the run is finished, else 202 with where to look for it."""
+    document = await call.service.document(run_id, call.tenant, call.prefix)
+    status = 200 if document["finished_at"] is not None else 202
+    return json_reply(status, document, _document_headers(document, status, preference))
+
+
+def _document_headers(document: dict[str, Any], status: int, preference: Preference) -> dict[str, str]:
+    where = document["links"]["self"]
+    headers = {"Vary": "Prefer"}
+    headers |= {"Location": where, "Retry-After": str(RETRY_AFTER_S)} if status == 202 else {"Content-Location": where}
+    applied = preference.applied(status)
+    return headers | {"Preference-Applied": applied} if applied else headers
+
+
+def _path(call: Call, record: RunRecord) -> str:
+    return links(record.id, call.prefix)["self"]
+
+
+async def show(call: Call) -> Reply:
+    """`GET /v1/runs/{run_id}`: the run document."""
+    return json_reply(200, await call.service.document(call.run_id, call.tenant, call.prefix))
+
+
+async def result(call: Call) -> Reply:
+    """`GET /v1/runs/{run_id}/result`: the bare result, once there is one."""
+    record = await call.service.get(call.run_id, call.tenant)
+    where = _path(call, record)
+    if record.purged:
+        raise RunGone(f"the result of {record.id} was removed when its retention ended")
+    if record.status == "expired":
+        raise RunGone(f"{record.id} reached its deadline before it had a result; its document is at {where}")
+    if record.status in {"failed", "cancelled"}:
+        error = None if record.error is None else record.error.public()
+        detail = f"{record.id} has no result, it is {record.status}; its document is at {where}"
+        raise NoResult(detail, error)
+    if record.status == "completed":
+        return Reply(200, b"null" if record.result is None else record.result)
+    return await _document(call, record.id, Preference())
+
+
+async def cancel(call: Call) -> Reply:
+    """`POST /v1/runs/{run_id}/cancel`: ask for it; the run ends `cancelled` at its next await."""
+    record = await call.service.cancel(call.run_id, call.tenant)
+    document = await call.service.document(record.id, call.tenant, call.prefix)
+    return json_reply(202, document, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
+
+
+async def listing(call: Call) -> Reply:
+    """`GET /v1/runs`: a page of run documents, newest first."""
+    query = call.query("session_id", "status", "pipeline", "limit", "after")
+    limit = _limit(query.get("limit"))
+    # One more than asked for tells whether there is another page.
+    found = await call.service.list(_filter(call.tenant, query, limit + 1), call.prefix)
+    page = found[:limit]
+    more = len(found) > limit
+    return json_reply(200, {"runs": page, "has_more": more, "after": page[-1]["id"] if more else None})
+
+
+def _filter(tenant: str, query: Mapping[str, str], limit: int) -> RunFilter:
+    for name in ("session_id", "pipeline"):
+        if len(query.get(name, "")) > FILTER_LENGTH_MAX:
+            raise _refused(name, f"at most {FILTER_LENGTH_MAX} characters")
+    status = query.get("status")
+    if status is not None and status not in STATUSES:
+        raise _refused("status", f"one of {', '.join(STATUSES)}; {did_you_mean(status, STATUSES)}")
+    after = query.get("after")
+    if after is not None and not is_run_id(after):
+        raise _refused("after", "the id of the last run of the page before")
+    return RunFilter(
+        tenant=tenant,
+        session_id=query.get("session_id"),
+        status=cast("Status | None", status),
+        pipeline=query.get("pipeline"),
+        after=after,
+        limit=limit,
+    )
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return LIMIT_DEFAULT
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= LIMIT_MAX):
+        raise _refused("limit", f"a whole number from 1 to {LIMIT_MAX}, got {text[:20]!r}")
+    return int(text)
+
+
+def _refused(name: str, message: str) -> InputError:
+    return InputError(f"{name} is {message}", [(query_pointer(name), message)])

@@ -1,0 +1,234 @@
+"""The JSON Schemas of what the gateway sends and takes, beside those of the pipelines. Data, no behaviour."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from offramp.core.events import TYPES
+from offramp.core.run import DemotionReason, Status
+from offramp.gateway.submission import (
+    METADATA_KEY_LENGTH_MAX,
+    METADATA_PAIRS_MAX,
+    METADATA_VALUE_LENGTH_MAX,
+    SESSION_ID_LENGTH_MAX,
+)
+
+Schema = dict[str, Any]
+
+
+def _nullable(*kinds: str, **more: Any) -> Schema:
+    return {"type": [*kinds, "null"], **more}
+
+
+def _object(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
+    names = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": names, **more}
+
+
+_STRING: Schema = {"type": "string"}
+_MOMENT: Schema = {"type": "string", "format": "date-time"}
+_MOMENT_OR_NULL = _nullable("string", format="date-time")
+_NUMBER: Schema = {"type": "number"}
+
+RUN_ERROR = _object(
+    {
+        "code": _STRING,
+        "message": _STRING,
+        "step": _nullable("string"),
+        "attempt": _nullable("integer"),
+        "causes": {"type": "array", "items": {"$ref": "#/components/schemas/RunError"}},
+    },
+    ["code", "message", "step", "attempt"],
+)
+
+RUN = _object(
+    {
+        "id": {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"},
+        "pipeline": _STRING,
+        "status": {"enum": list(get_args(Status))},
+        "path": {"enum": ["fast", "deep"]},
+        "class": _STRING,
+        "session_id": _nullable("string"),
+        "metadata": {"type": "object", "additionalProperties": _STRING},
+        "route": _object(
+            {
+                "path": {"enum": ["fast", "deep"]},
+                "reasons": {"type": "array", "items": _STRING},
+                "predicted_ms": _nullable("number"),
+            }
+        ),
+        "demotion": {
+            "oneOf": [
+                {"type": "null"},
+                _object(
+                    {
+                        "reason": {"enum": list(get_args(DemotionReason))},
+                        "at": _MOMENT,
+                        "elapsed_ms": _NUMBER,
+                        "budget_ms": _NUMBER,
+                    }
+                ),
+            ]
+        },
+        "created_at": _MOMENT,
+        "started_at": _MOMENT_OR_NULL,
+        "finished_at": _MOMENT_OR_NULL,
+        "result": {"description": "Any JSON value; null until the run completed, and in listings."},
+        "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
+        "steps": {
+            "type": "array",
+            "items": _object(
+                {
+                    "name": _STRING,
+                    "status": _STRING,
+                    "attempts": {"type": "integer"},
+                    "started_at": _MOMENT,
+                    "duration_ms": _nullable("number"),
+                }
+            ),
+        },
+        "trace_id": _nullable("string"),
+        "links": _object(dict.fromkeys(("self", "events", "result", "ws", "cancel"), _STRING)),
+    },
+    [
+        "id",
+        "pipeline",
+        "status",
+        "path",
+        "class",
+        "session_id",
+        "metadata",
+        "route",
+        "demotion",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "links",
+    ],
+)
+
+RUN_PAGE = _object(
+    {
+        "runs": {"type": "array", "items": {"$ref": "#/components/schemas/Run"}},
+        "has_more": {"type": "boolean"},
+        "after": _nullable("string", description="What to give as `after` for the next page."),
+    }
+)
+
+PIPELINE = _object(
+    {
+        "name": _STRING,
+        "doc": _STRING,
+        "class": _STRING,
+        "sla": _object({"p95": _nullable("number"), "budget": _NUMBER, "priority": {"type": "integer"}}),
+        "budget": {"type": "number", "description": "Seconds on the fast path, unless a request says otherwise."},
+        "deadline": _nullable("number", description="Seconds."),
+        "retention": {"type": "number", "description": "Seconds."},
+        "on_disconnect": {"enum": ["continue", "demote", "cancel"]},
+        "version": _STRING,
+        "input_schema": {"type": "object"},
+        "result_schema": {"type": "object"},
+        "links": _object({"self": _STRING, "runs": _STRING}),
+    }
+)
+
+PIPELINES = _object(
+    {"app": _STRING, "pipelines": {"type": "array", "items": {"$ref": "#/components/schemas/Pipeline"}}}
+)
+
+PROBLEM = _object(
+    {
+        "type": {"type": "string", "description": "urn:offramp:error:<code>"},
+        "title": _STRING,
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What happened and what to change."},
+        "errors": {"type": "array", "items": _object({"pointer": _STRING, "message": _STRING})},
+        "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
+        "error_id": {"type": "string", "description": "Under which the log has the cause."},
+    },
+    ["type", "title", "status", "detail"],
+)
+
+EVENT = _object(
+    {
+        "type": {"enum": list(TYPES)},
+        "run_id": _STRING,
+        "seq": {"type": "integer", "minimum": 1, "description": "Without gaps; the `id` of the SSE event."},
+        "at": _MOMENT,
+    },
+    description="One event; each type adds fields of its own.",
+)
+
+HEALTH = _object({"status": _STRING})
+
+COMPONENTS: dict[str, Schema] = {
+    "Run": RUN,
+    "RunError": RUN_ERROR,
+    "RunPage": RUN_PAGE,
+    "Pipeline": PIPELINE,
+    "Pipelines": PIPELINES,
+    "Problem": PROBLEM,
+    "Event": EVENT,
+    "Health": HEALTH,
+}
+
+
+def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> Schema:
+    """The body of a request for a run."""
+    return _object(
+        {
+            "input": input_schema,
+            "session_id": _nullable("string", minLength=1, maxLength=SESSION_ID_LENGTH_MAX),
+            "class": {"enum": [*classes, None]},
+            "metadata": {
+                "type": "object",
+                "maxProperties": METADATA_PAIRS_MAX,
+                "propertyNames": {"minLength": 1, "maxLength": METADATA_KEY_LENGTH_MAX},
+                "additionalProperties": {"type": "string", "maxLength": METADATA_VALUE_LENGTH_MAX},
+            },
+            "budget": _nullable("number", minimum=0, maximum=budget_max, description="Seconds on the fast path."),
+            "follow": {
+                "type": "boolean",
+                "default": False,
+                "description": "Keep the stream open after `run.demoted`, to the end of the run.",
+            },
+        },
+        ["input"],
+        additionalProperties=False,
+    )
+
+
+def rebased(schema: Schema, name: str, components: dict[str, Schema]) -> Schema:
+    """`schema` with its definitions moved to `components` under names of their own.
+
+    `#/$defs/X` would mean something else once the schema is a part of a larger document.
+    """
+    renamed = {each: f"{name}.{_component_name(each)}" for each in schema.get("$defs", {})}
+    for each, definition in schema.get("$defs", {}).items():
+        components[renamed[each]] = _with_refs(definition, renamed)
+    rest: Schema = _with_refs({key: value for key, value in schema.items() if key != "$defs"}, renamed)
+    return rest
+
+
+def _component_name(name: str) -> str:
+    return "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in name)
+
+
+def _with_refs(node: Any, renamed: dict[str, str]) -> Any:
+    if isinstance(node, list):
+        return [_with_refs(item, renamed) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: _moved(value, renamed) if _is_ref(key, value) else _with_refs(value, renamed)
+        for key, value in node.items()
+    }
+
+
+def _is_ref(key: str, value: Any) -> bool:
+    return key == "$ref" and isinstance(value, str) and value.startswith("#/$defs/")
+
+
+def _moved(ref: str, renamed: dict[str, str]) -> str:
+    name = ref.removeprefix("#/$defs/").replace("~1", "/").replace("~0", "~")
+    return f"#/components/schemas/{renamed[name]}" if name in renamed else ref

@@ -1,0 +1,297 @@
+"""Runs a gateway under uvicorn: one bound socket, a drain before the end, no way to be open by accident.
+
+Owns the socket, the signals and the limits on connections. Must not know what the gateway serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from offramp.errors import SettingsError
+from offramp.gateway.asgi import Gateway
+
+BACKLOG = 2048
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a request's line and headers; past it 431."""
+HEAD_S_MAX = 20.0
+"""How long a connection may take to send a request's line and headers."""
+KEEP_ALIVE_S = 15
+SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
+CLOSE_S_MIN = 1.0
+"""What connections get to end after the drain, even when the drain used its time up."""
+
+log = logging.getLogger("offramp.gateway")
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-type: application/problem+json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+)
+_TOO_LARGE_BODY = (
+    b'{"type":"urn:offramp:error:head-too-large","title":"Headers too large","status":431,'
+    b'"detail":"the request line and headers have more than %d bytes"}' % HEAD_BYTES_MAX
+)
+
+
+def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) -> socket.socket:
+    """A listening socket's address, taken before anything is started; port 0 takes a free one.
+
+    Raises:
+        SettingsError: the address is not this machine's alone and there are no keys, it is in use, or no address.
+    """
+    if not (keys or insecure or is_loopback(host)):
+        raise SettingsError(
+            f"{host!r} is reachable by others and there are no API keys: bind 127.0.0.1, or say --insecure"
+        )
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise SettingsError(f"{host!r} is no address of this machine: {error}") from error
+    family, kind, protocol, _, address = found[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform != "win32":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        # Listening now, not when the server is up: a port in use is then found before anything is started.
+        bound.listen(BACKLOG)
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise SettingsError(_bind_problem(host, port, error)) from error
+    return bound
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind_problem(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"port {port} on {host} needs more rights: choose one from 1024 with --port"
+    return f"cannot listen on {host} port {port}: {error.strerror or error}"
+
+
+def url_of(bound: socket.socket) -> str:
+    """The address as a person opens it."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def serve(
+    gateway: Gateway,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    drain_timeout: float = 25.0,
+    insecure: bool = False,
+    keys: bool = False,
+    on_started: Callable[[str], object] | None = None,
+) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+
+    Args:
+        gateway: what to serve.
+        host: the address to bind; only loopback ones without `keys` or `insecure`.
+        port: 0 for a free one.
+        drain_timeout: seconds from the signal to the end at most.
+        insecure: serve others without keys.
+        keys: requests are authenticated.
+        on_started: called with the address once requests are taken.
+
+    Returns:
+        The process's exit code: 0 after a drain, 1 when a second signal cut it short.
+
+    Raises:
+        SettingsError: it cannot listen there.
+        OfframpError: the service did not start.
+    """
+    bound = bind(host, port, insecure=insecure, keys=keys)
+    with contextlib.closing(bound), asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(_serve(gateway, bound, drain_timeout, on_started))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def _serve(
+    gateway: Gateway, bound: socket.socket, drain_timeout: float, on_started: Callable[[str], object] | None
+) -> int:
+    await gateway.start()
+    server = _Server(_config(gateway), (lambda: on_started(url_of(bound))) if on_started else None)
+    stopping = _Stopping(gateway, server, drain_timeout)
+    with stopping.signals():
+        try:
+            await server.serve(sockets=[bound])
+        finally:
+            await stopping.drained()
+    return 1 if server.force_exit else 0
+
+
+def _config(gateway: Gateway) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway,
+        loop="none",
+        http=BoundedHttp,
+        ws="websockets-sansio",
+        ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
+        # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], object] | None) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_started is not None:
+            self._on_started()
+
+
+class _Stopping:
+    """The end of a server: the first signal drains the gateway and then stops uvicorn, the second forces it."""
+
+    def __init__(self, gateway: Gateway, server: _Server, timeout: float) -> None:
+        self._gateway = gateway
+        self._server = server
+        self._timeout = timeout
+        self._task: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Listen to SIGTERM and SIGINT, where signals can be listened to."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self.signalled, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def signalled(self, number: int) -> None:
+        """A signal came."""
+        if self._task is None:
+            log.info("%s: draining", signal.Signals(number).name)
+            self._task = asyncio.get_running_loop().create_task(self._drain())
+            return
+        log.warning("%s again: stopping at once", signal.Signals(number).name)
+        self._server.force_exit = True
+        self._server.should_exit = True
+        self._task.cancel()
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._timeout
+        try:
+            async with asyncio.timeout_at(ends_at):
+                await self._gateway.stop()
+        except TimeoutError:
+            log.warning("the drain took more than %g s; what is left is recovered by another process", self._timeout)
+        except Exception:
+            log.exception("the drain failed; what is left is recovered by another process")
+        finally:
+            self._server.config.timeout_graceful_shutdown = max(CLOSE_S_MIN, ends_at - loop.time())  # type: ignore[assignment]
+            self._server.should_exit = True
+
+    async def drained(self) -> None:
+        """Wait for the drain, or do it if the server ended without a signal."""
+        if self._task is None:
+            await self._gateway.stop()
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol with a bound on the size of a request's head, and on the time it takes to come."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes: int | None = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes is None:
+            super().data_received(data)
+            return
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+        self._head_bytes += len(data)
+        super().data_received(data)
+        # Still in the head after all that: what came of the body is not counted against it.
+        if self._head_bytes is not None and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY))
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head_bytes = 0
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._head_bytes is not None:
+            self.transport.close()

@@ -1,0 +1,182 @@
+"""Server-sent events: a run's frames as bytes, sent in batches, until the run ends or the reader leaves.
+
+Owns the wire format (WHATWG HTML, 9.2) and the watch for a disconnect. Must not decode or change an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from prometheus_client import Counter
+from starlette.types import Receive, Scope, Send
+
+from offramp.core.events import TERMINAL, Frame
+from offramp.errors import RunGone
+from offramp.gateway.call import Call, ClientGone
+from offramp.gateway.negotiation import position
+from offramp.gateway.reply import Headers
+
+RETRY_MS = 1000
+"""How long a reader waits before it reconnects."""
+STALL_S_MAX = 60.0
+"""How long a reader may take no bytes at all before it counts as gone."""
+
+HEARTBEAT = b": heartbeat\n\n"
+FIRST = b"retry: %d\n\n" % RETRY_MS
+HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+DEMOTED = "run.demoted"
+
+_TYPE_AT = len(b'{"type":"')
+_TERMINAL = frozenset(name.encode() for name in TERMINAL)
+_ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode()}
+
+log = logging.getLogger("offramp.gateway")
+T = TypeVar("T")
+
+
+def encode(frames: Sequence[Frame], ends: frozenset[bytes]) -> tuple[bytes, int, bool]:
+    """Frames as one chunk up to and with the first whose type is in `ends`; how many; whether there was one."""
+    parts: list[bytes] = []
+    for seq, data in frames:
+        kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
+        if b"\n" in data or b"\r" in data:
+            # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # noqa: PLW2901
+        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data))
+        if kind in ends:
+            return b"".join(parts), len(parts), True
+    return b"".join(parts), len(parts), False
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`, which is cancelled when the client leaves.
+
+    Servers do not raise from `send` after a disconnect; only `receive` tells.
+
+    Raises:
+        ClientGone: the client left first.
+    """
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Stalled(Exception):
+    """The client takes no bytes."""
+
+
+class EventStream:
+    """The answer that streams a run's events.
+
+    Args:
+        call: the request.
+        run_id: whose events.
+        after: the number of the last event that the reader has.
+        until_demoted: end at `run.demoted`, not only at the terminal event.
+        started_run: the request created the run, so that its client's leaving means something to it.
+        headers: more headers.
+    """
+
+    status = 200
+
+    def __init__(
+        self,
+        call: Call,
+        run_id: str,
+        after: int,
+        *,
+        until_demoted: bool,
+        started_run: bool = False,
+        headers: Headers | None = None,
+    ) -> None:
+        self._call = call
+        self._run_id = run_id
+        self._after = after
+        self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+        self._started_run = started_run
+        self._headers = HEADERS + (headers or [])
+        self._complete = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream until the end, or until the client leaves."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        with self._call.meter.streaming("sse") as sent:
+            try:
+                await unless_gone(self._pump(send, sent), receive)
+            except ClientGone:
+                self._left()
+            except _Stalled:
+                log.info("a reader of %s took nothing for %g s; its stream ends", self._run_id, STALL_S_MAX)
+                self._left()
+            except Exception:
+                # The headers are out. An incomplete answer tells the reader to come back for the rest.
+                log.exception("the stream of %s broke off", self._run_id)
+
+    def _left(self) -> None:
+        if self._started_run and not self._complete:
+            self._call.service.disconnected(self._run_id)
+
+    async def _pump(self, send: Send, sent: Counter) -> None:
+        service = self._call.service
+        await _send(send, FIRST)
+        try:
+            async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
+                async for frames in batches:
+                    if not frames:
+                        await _send(send, HEARTBEAT)
+                        continue
+                    chunk, count, ended = encode(frames, self._ends)
+                    self._complete = ended
+                    await _send(send, chunk, more=not ended)
+                    sent.inc(count)
+                    if ended:
+                        return
+        except RunGone:
+            log.info("the events of %s were removed while a reader was behind", self._run_id)
+        # Without a last event, as at a drain: the reader resumes after the last one it has.
+        self._complete = True
+        await _send(send, b"", more=False)
+
+
+async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
+    try:
+        async with asyncio.timeout(STALL_S_MAX):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+    except TimeoutError:
+        raise _Stalled from None
+    except OSError as error:
+        raise ClientGone from error
+
+
+async def events(call: Call) -> EventStream:
+    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end."""
+    connection = call.connection
+    after = position(connection.headers.get("last-event-id"), connection.query_params.get("starting_after"))
+    record = await call.service.get(call.run_id, call.tenant)
+    if record.purged:
+        raise RunGone(f"the events of {record.id} were removed when their retention ended")
+    return EventStream(call, record.id, after, until_demoted=False)

@@ -1,0 +1,156 @@
+"""A request for a run, from its bytes: strict JSON, known fields, bounds; each refusal names field and limit.
+
+Must not judge what the service judges: the pipeline's schema, the class, the budget.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import NamedTuple
+
+import msgspec
+
+from offramp.core.codec import validation_error
+from offramp.core.names import did_you_mean
+from offramp.errors import InputError, RequestError
+from offramp.gateway.call import Call, read_json_body
+from offramp.gateway.negotiation import Preference, idempotency_key, prefer, trace_context
+from offramp.paths.submission import Submission
+
+SESSION_ID_LENGTH_MAX = 200
+METADATA_PAIRS_MAX = 16
+METADATA_KEY_LENGTH_MAX = 64
+METADATA_VALUE_LENGTH_MAX = 512
+DEPTH_MAX = 64
+"""Levels of objects and lists in a body."""
+
+
+class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request for a run."""
+
+    input: msgspec.Raw
+    session_id: str | None = None
+    sla: str | None = msgspec.field(name="class", default=None)
+    metadata: dict[str, str] = {}
+    budget: float | None = None
+    webhook: msgspec.Raw | None = None
+    follow: bool = False
+
+
+FIELDS = RunRequest.__struct_encode_fields__
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_request = msgspec.json.Decoder(RunRequest).decode
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+# As signed bytes: an opening bracket is 1, a closing one -1.
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+
+
+class Asked(NamedTuple):
+    """A parsed request: what goes to the service, and what only the transport needs."""
+
+    submission: Submission
+    preference: Preference
+    follow: bool
+
+
+async def read_submission(call: Call, pipeline: str) -> Asked:
+    """Parse the request; nothing of it is trusted.
+
+    Raises:
+        RequestError: malformed (400), too large (413), not JSON (415), or a field that does not fit (422).
+    """
+    headers = call.connection.headers
+    preference = prefer(headers.getlist("prefer"))
+    key = idempotency_key(headers.getlist("idempotency-key"))
+    body = parse(await read_json_body(call, call.service.settings.max_body_bytes))
+    trace = {name: headers.getlist(name) for name in ("traceparent", "tracestate", "baggage")}
+    return Asked(
+        Submission(
+            pipeline=pipeline,
+            input=bytes(body.input),
+            session_id=body.session_id,
+            sla=body.sla,
+            metadata=body.metadata,
+            budget=body.budget,
+            wait=preference.wait,
+            respond_async=preference.at_once,
+            idempotency_key=key,
+            trace=trace_context(trace),
+            tenant=call.tenant,
+        ),
+        preference,
+        body.follow,
+    )
+
+
+def parse(body: bytes) -> RunRequest:
+    """The body's fields.
+
+    Raises:
+        RequestError: it is not JSON.
+        InputError: a field is unknown, missing or out of bounds.
+    """
+    if not body.strip(b" \t\r\n"):
+        raise RequestError('the body is empty; send a JSON object, for example {"input": {}}')
+    if depth_exceeds(body, DEPTH_MAX):
+        message = f"nested deeper than {DEPTH_MAX} levels"
+        raise InputError(f"the body is {message}", [("", message)])
+    try:
+        # Raw fields are skipped, not checked, by the typed decoder: their UTF-8 and numbers are checked here.
+        _decode_any(body)
+        request = _decode_request(body)
+    except msgspec.ValidationError as error:
+        raise _pointed(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError(f"the body is not valid JSON: {error}") from error
+    _check_bounds(request)
+    return request
+
+
+def depth_exceeds(body: bytes, levels_max: int) -> bool:
+    """Whether objects and lists are nested deeper; linear, without recursion, and free for ordinary bodies."""
+    if body.count(b"{") + body.count(b"[") <= levels_max:
+        return False
+    brackets = _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
+    return max(accumulate(memoryview(brackets).cast("b")), default=0) > levels_max
+
+
+def _pointed(error: msgspec.ValidationError) -> InputError:
+    """Name the field where msgspec names the object that holds it."""
+    unknown = re.match(r"Object contains unknown field `(.*?)`$", str(error))
+    if unknown:
+        name = unknown[1][:60]
+        message = f"no field {name!r}; {did_you_mean(name, FIELDS)}"
+        return InputError(message, [("/" + name.replace("~", "~0").replace("/", "~1"), message)])
+    missing = re.match(r"Object missing required field `(.*?)`$", str(error))
+    if missing:
+        message = f"{missing[1]} is required: an object with the pipeline's arguments"
+        return InputError(message, [("/" + missing[1], message)])
+    if "out of range" in str(error):
+        message = str(error).partition(" - ")[0].lower()
+        return InputError(f"the body has a number that cannot be read: {message}", [("", message)])
+    return validation_error(error, "")
+
+
+def _check_bounds(request: RunRequest) -> None:
+    problems: list[tuple[str, str]] = []
+    if not bytes(request.input).lstrip(b" \t\r\n").startswith(b"{"):
+        problems.append(("/input", "an object with the pipeline's arguments by name"))
+    if request.session_id is not None and not 1 <= len(request.session_id) <= SESSION_ID_LENGTH_MAX:
+        problems.append(("/session_id", f"1 to {SESSION_ID_LENGTH_MAX} characters"))
+    if len(request.metadata) > METADATA_PAIRS_MAX:
+        problems.append(("/metadata", f"at most {METADATA_PAIRS_MAX} pairs, got {len(request.metadata)}"))
+    for key, value in request.metadata.items():
+        pointer = "/metadata/" + key[:METADATA_KEY_LENGTH_MAX].replace("~", "~0").replace("/", "~1")
+        if not 1 <= len(key) <= METADATA_KEY_LENGTH_MAX:
+            problems.append((pointer, f"a key has 1 to {METADATA_KEY_LENGTH_MAX} characters"))
+        if len(value) > METADATA_VALUE_LENGTH_MAX:
+            problems.append((pointer, f"a value has at most {METADATA_VALUE_LENGTH_MAX} characters"))
+    if request.webhook is not None:
+        problems.append(("/webhook", "webhooks are not available yet; follow the run by its links"))
+    if problems:
+        pointer, message = problems[0]
+        raise InputError(f"{pointer}: {message}", problems[: METADATA_PAIRS_MAX + 1])

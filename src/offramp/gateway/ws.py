@@ -1,0 +1,184 @@
+"""A run over a WebSocket: the same events as the streams, one JSON text a message, and `{"type": "cancel"}` back.
+
+Owns close codes and the bounds on both directions. Must not keep more than one batch for a slow reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from typing import Literal
+
+import msgspec
+from prometheus_client import Counter
+from starlette.types import Message, Receive, Scope, Send
+
+from offramp.core.events import TERMINAL, Frame
+from offramp.errors import OfframpError, RequestError, RunConflict, RunGone
+from offramp.gateway.call import Call
+from offramp.gateway.negotiation import position
+from offramp.gateway.problems import problem
+from offramp.gateway.reply import Answer, Reply
+
+MESSAGE_BYTES_MAX = 4096
+"""Of one incoming message."""
+SLOW_S_MAX = 30.0
+"""How long a reader may take for one batch of events."""
+CLOSE_S_MAX = 5.0
+REASON_BYTES_MAX = 120
+"""A close frame holds 125 bytes, two of them the code (RFC 6455, 5.5)."""
+
+NORMAL, RESTART, TOO_BIG, INTERNAL = 1000, 1012, 1009, 1011
+MALFORMED, UNKNOWN, SLOW, GONE = 4400, 4404, 4408, 4410
+_CLOSE_OF_STATUS = {400: MALFORMED, 422: MALFORMED, 404: UNKNOWN, 410: GONE, 401: 4401, 503: 1013}
+
+log = logging.getLogger("offramp.gateway")
+
+
+class _Cancel(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["cancel"]
+
+
+_decode = msgspec.json.Decoder(_Cancel).decode
+
+
+class _Close(Exception):
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Denied:
+    """The answer to a handshake that is refused: an HTTP problem where the server can send one, else a close code."""
+
+    def __init__(self, reply: Reply, reason: str) -> None:
+        self.status = reply.status
+        self._reply = reply
+        self._reason = reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse it."""
+        await receive()
+        if "websocket.http.response" in scope.get("extensions", {}):
+            await self._reply(scope, receive, send)
+            return
+        await send({"type": "websocket.accept"})
+        await send(_close_message(_CLOSE_OF_STATUS.get(self.status, INTERNAL), self._reason))
+
+
+def denied(error: Exception) -> Denied:
+    """The refusal that `error` is."""
+    reason = str(error) if isinstance(error, RequestError) else "internal error"
+    return Denied(problem(error), reason)
+
+
+async def socket(call: Call) -> Answer:
+    """`GET /v1/runs/{run_id}/ws`."""
+    after = position(None, call.connection.query_params.get("starting_after"))
+    record = await call.service.get(call.run_id, call.tenant)
+    if record.purged:
+        raise RunGone(f"the events of {record.id} were removed when their retention ended")
+    return EventSocket(call, record.id, after)
+
+
+class EventSocket:
+    """The answer that sends a run's events after number `after` to a WebSocket."""
+
+    status = 101
+
+    def __init__(self, call: Call, run_id: str, after: int) -> None:
+        self._call = call
+        self._run_id = run_id
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the end, or until the client leaves or breaks a rule."""
+        if (await receive())["type"] != "websocket.connect":
+            return
+        await send({"type": "websocket.accept"})
+        with self._call.meter.streaming("websocket") as sent:
+            close = await self._both_directions(receive, send, sent)
+        if close is not None:
+            # A reader that takes nothing does not take the close either: the server then drops the connection.
+            with suppress(TimeoutError, OSError, RuntimeError):
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await send(_close_message(close.code, close.reason))
+
+    async def _both_directions(self, receive: Receive, send: Send, sent: Counter) -> _Close | None:
+        """How it ends; None when the client has left."""
+        tasks = {asyncio.create_task(self._outgoing(send, sent)), asyncio.create_task(self._incoming(receive))}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                await task
+        except _Close as close:
+            return close
+        except OSError:
+            return None
+        except Exception:
+            log.exception("the WebSocket of %s broke off", self._run_id)
+            return _Close(INTERNAL, "internal error; connect again with ?starting_after=")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return None
+
+    async def _outgoing(self, send: Send, sent: Counter) -> None:
+        last = self._after
+        try:
+            async with aclosing(self._call.service.follow(self._run_id, self._after)) as batches:
+                async for frames in batches:
+                    last = await _send_all(send, frames, last)
+                    sent.inc(len(frames))
+                    if frames and frames[-1].type in TERMINAL:
+                        raise _Close(NORMAL)
+        except RunGone:
+            raise _Close(GONE, "the events were removed when their retention ended") from None
+        raise _Close(RESTART, f"the gateway stops: connect again with ?starting_after={last}")
+
+    async def _incoming(self, receive: Receive) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            await self._obey(message)
+
+    async def _obey(self, message: Message) -> None:
+        text = message.get("text")
+        if text is None:
+            raise _Close(MALFORMED, 'messages are JSON text: {"type": "cancel"}')
+        if len(text) > MESSAGE_BYTES_MAX:
+            raise _Close(TOO_BIG, f"a message has at most {MESSAGE_BYTES_MAX} bytes")
+        try:
+            _decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            raise _Close(MALFORMED, 'the only message is {"type": "cancel"}') from None
+        try:
+            await self._call.service.cancel(self._run_id, self._call.tenant)
+        except RunConflict:
+            # It ended meanwhile; the terminal event is on its way.
+            return
+        except OfframpError as error:
+            log.warning("%s could not be cancelled: %s", self._run_id, error)
+            raise _Close(INTERNAL, "the run could not be cancelled; try again") from error
+
+
+async def _send_all(send: Send, frames: Sequence[Frame], last: int) -> int:
+    """The number of the last one sent."""
+    try:
+        async with asyncio.timeout(SLOW_S_MAX):
+            for frame in frames:
+                await send({"type": "websocket.send", "text": frame.data.decode()})
+                last = frame.seq
+    except TimeoutError:
+        raise _Close(SLOW, f"too slow: connect again with ?starting_after={last}") from None
+    return last
+
+
+def _close_message(code: int, reason: str) -> Message:
+    cut = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
+    return {"type": "websocket.close", "code": code, "reason": cut}
