@@ -1,0 +1,27 @@
+"""Offramp: agent pipelines that stream under a budget and go on durably when they exceed it."""
+
+from offramp.app import App, Pipeline, Step
+from offramp.core.events import Event
+from offramp.core.retry import Retry
+from offramp.core.sla import SLA
+from offramp.errors import OfframpError
+from offramp.execution.context import Run, current_run, emit, now, random, sleep, uuid4
+from offramp.execution.per_loop import per_loop
+
+__all__ = [
+    "SLA",
+    "App",
+    "Event",
+    "OfframpError",
+    "Pipeline",
+    "Retry",
+    "Run",
+    "Step",
+    "current_run",
+    "emit",
+    "now",
+    "per_loop",
+    "random",
+    "sleep",
+    "uuid4",
+]

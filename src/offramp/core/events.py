@@ -1,0 +1,271 @@
+"""Every event of a run, in one table, and its one encoding.
+
+An event is drafted where it happens and numbered by the store when it is committed: `frame` joins the two.
+A reader on the wire gets the same bytes from every transport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from offramp.core.run import Path, Route
+
+RESULT_INLINE_BYTES_MAX = 256 * 1024
+"""A larger result is not put into `run.completed`; `result_url` says where it is."""
+
+
+class Body(msgspec.Struct, frozen=True, tag_field="type"):
+    """What an event says beside `run_id`, `seq` and `at`."""
+
+
+class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}):
+    """The run exists; always seq 1."""
+
+    pipeline: str
+    session_id: str | None
+    path: Path
+    sla: str
+    route: Route
+
+
+class StepStarted(Body, frozen=True, tag="step.started"):
+    """An attempt of a step begins."""
+
+    step: str
+    key: str
+    attempt: int
+
+
+class StepDelta(Body, frozen=True, tag="step.delta"):
+    """A step emitted something; from the pipeline's own body, `step` is the pipeline's name."""
+
+    step: str
+    key: str
+    attempt: int
+    delta: msgspec.Raw
+
+
+class StepRetrying(Body, frozen=True, tag="step.retrying"):
+    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void (invariant E2)."""
+
+    step: str
+    key: str
+    attempt: int
+    error: dict[str, Any]
+    delay_ms: float
+
+
+class StepCompleted(Body, frozen=True, tag="step.completed"):
+    """A step finished and its result is in the journal."""
+
+    step: str
+    key: str
+    attempt: int
+    duration_ms: float
+
+
+class StepFailed(Body, frozen=True, tag="step.failed"):
+    """A step failed for good, and that is in the journal."""
+
+    step: str
+    key: str
+    attempt: int
+    duration_ms: float
+    error: dict[str, Any]
+
+
+class RunDemoted(Body, frozen=True, tag="run.demoted"):
+    """The deep path owns the run from here on."""
+
+    reason: str
+    budget_ms: float
+    elapsed_ms: float
+    message: str
+    links: dict[str, str]
+
+
+class RunResumed(Body, frozen=True, tag="run.resumed"):
+    """A worker took the run over after a demotion or a recovery."""
+
+    worker: str
+    replayed_steps: int
+
+
+class RunCompleted(Body, frozen=True, tag="run.completed", omit_defaults=True):
+    """Terminal: the result, or where to get it."""
+
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result_url: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class RunFailed(Body, frozen=True, tag="run.failed"):
+    """Terminal: the run failed."""
+
+    error: dict[str, Any]
+
+
+class RunCancelled(Body, frozen=True, tag="run.cancelled"):
+    """Terminal: the run was cancelled."""
+
+    error: dict[str, Any]
+
+
+class RunExpired(Body, frozen=True, tag="run.expired"):
+    """Terminal: the run's deadline passed."""
+
+    error: dict[str, Any]
+
+
+EVENTS: tuple[type[Body], ...] = (
+    RunAccepted,
+    StepStarted,
+    StepDelta,
+    StepRetrying,
+    StepCompleted,
+    StepFailed,
+    RunDemoted,
+    RunResumed,
+    RunCompleted,
+    RunFailed,
+    RunCancelled,
+    RunExpired,
+)
+TYPES: tuple[str, ...] = tuple(str(event.__struct_config__.tag) for event in EVENTS)
+TERMINAL: frozenset[str] = frozenset({"run.completed", "run.failed", "run.cancelled", "run.expired"})
+
+_TYPE_AT = len('{"type":"')
+_encode = msgspec.json.Encoder().encode
+
+
+class Draft(NamedTuple):
+    """An event before it has a number: `split` is where `run_id`, `seq` and `at` go into `body`."""
+
+    type: str
+    at: str
+    body: bytes
+    split: int
+
+
+def draft(body: Body, at: str) -> Draft:
+    """Encode an event that happened at `at` (RFC 3339)."""
+    name: str = body.__struct_config__.tag  # type: ignore[assignment]
+    return Draft(name, at, _encode(body), _TYPE_AT + len(name) + 2)
+
+
+def frame(drafted: Draft, run: str, seq: int) -> bytes:
+    """The event as one line of JSON, `{"type", "run_id", "seq", "at", …}`."""
+    _, at, body, split = drafted
+    return b'%b"run_id":"%b","seq":%d,"at":"%b",%b' % (
+        body[:split],
+        run.encode(),
+        seq,
+        at.encode(),
+        body[split:],
+    )
+
+
+def type_of(framed: bytes) -> str:
+    """The type of an encoded event, without decoding it."""
+    return framed[_TYPE_AT : framed.index(b'"', _TYPE_AT)].decode()
+
+
+class Frame(NamedTuple):
+    """A numbered, encoded event."""
+
+    seq: int
+    data: bytes
+
+    @property
+    def type(self) -> str:
+        """The event's type."""
+        return type_of(self.data)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A decoded event: `data` holds what its type adds (see docs/events.md)."""
+
+    type: str
+    run_id: str
+    seq: int
+    at: str
+    data: dict[str, Any]
+
+
+def decode(framed: bytes) -> Event:
+    """An encoded event as an object."""
+    fields: dict[str, Any] = msgspec.json.decode(framed)
+    return Event(fields.pop("type"), fields.pop("run_id"), fields.pop("seq"), fields.pop("at"), fields)
+
+
+class _Seen(msgspec.Struct):
+    """The part of an event that the list of steps is made of."""
+
+    type: str
+    at: str
+    step: str = ""
+    key: str = ""
+    attempt: int = 1
+    duration_ms: float | None = None
+    delay_ms: float = 0.0
+
+
+class StepState(msgspec.Struct):
+    """What the event log says of one step."""
+
+    name: str
+    key: str
+    status: str
+    attempts: int
+    started_at: str
+    duration_ms: float | None = None
+    delay_ms: float = 0.0
+    changed_at: str = ""
+
+    def changed_epoch(self) -> float:
+        """When the last of these events happened, in epoch seconds."""
+        return datetime.fromisoformat(self.changed_at).timestamp()
+
+    def document(self) -> dict[str, Any]:
+        """`{name, status, attempts, started_at, duration_ms}`."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "attempts": self.attempts,
+            "started_at": self.started_at,
+            "duration_ms": self.duration_ms,
+        }
+
+
+_STATUS = {"step.retrying": "retrying", "step.completed": "completed", "step.failed": "failed"}
+_seen = msgspec.json.Decoder(_Seen)
+
+
+def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, StepState]:
+    """The steps of a run by key, in the order they started.
+
+    A step still running when its run has its outcome (`finished`) was cancelled with it.
+    """
+    steps: dict[str, StepState] = {}
+    for data in frames:
+        seen = _seen.decode(data)
+        if seen.type == "step.started":
+            known = steps.get(seen.key)
+            if known is None:
+                steps[seen.key] = StepState(
+                    seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at
+                )
+            else:
+                known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
+        elif seen.type in _STATUS and seen.key in steps:
+            known = steps[seen.key]
+            known.status, known.attempts = _STATUS[seen.type], seen.attempt
+            known.duration_ms, known.delay_ms, known.changed_at = seen.duration_ms, seen.delay_ms, seen.at
+    if finished:
+        for known in steps.values():
+            if known.status in {"running", "retrying"}:
+                known.status = "cancelled"
+    return steps

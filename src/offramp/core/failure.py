@@ -1,0 +1,108 @@
+"""Failures as data: what is journaled of an exception, shown of it, and made of it again on replay."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from offramp.errors import OfframpError, StepFailed
+
+MESSAGE_LENGTH_MAX = 2_000
+CAUSES_MAX = 20
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error of a step or a run.
+
+    `type` is the exception's `module:qualname` and `args` its JSON-encoded arguments where they can be encoded:
+    enough to raise it again on replay. `causes` are the members of an exception group.
+    """
+
+    code: str
+    message: str
+    step: str | None = None
+    attempt: int | None = None
+    type: str | None = None
+    args: bytes | None = None
+    causes: list[Failure] = []
+
+    def public(self) -> dict[str, Any]:
+        """`{code, message, step, attempt}`, and `causes` where there are several."""
+        shown: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "step": self.step,
+            "attempt": self.attempt,
+        }
+        if self.causes:
+            shown["causes"] = [cause.public() for cause in self.causes]
+        return shown
+
+
+def failure_of(error: BaseException, step: str | None = None, attempt: int | None = None) -> Failure:
+    """Describe an exception; one that a step already failed with keeps that step's name and attempt."""
+    step, attempt = getattr(error, "__offramp_step__", (step, attempt))
+    code = "step-failed" if step is not None else "pipeline-failed"
+    if isinstance(error, OfframpError):
+        code = error.code
+    causes: list[Failure] = []
+    message = _message(error)
+    if isinstance(error, BaseExceptionGroup):
+        causes = [failure_of(cause, step, attempt) for cause in error.exceptions[:CAUSES_MAX]]
+        message = "; ".join([message, *(cause.message for cause in causes)])[:MESSAGE_LENGTH_MAX]
+    kind = type(error)
+    return Failure(
+        code, message, step, attempt, f"{kind.__module__}:{kind.__qualname__}", _encoded_args(error), causes
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything, and must not hide the failure
+        text = "<the exception's own __str__ failed>"
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:MESSAGE_LENGTH_MAX]
+
+
+def _encoded_args(error: BaseException) -> bytes | None:
+    if isinstance(error, BaseExceptionGroup):
+        return None
+    try:
+        encoded = msgspec.json.encode(error.args)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return encoded if len(encoded) <= 4 * MESSAGE_LENGTH_MAX else None
+
+
+def exception_of(failure: Failure) -> Exception:
+    """The exception a failure was made of, as far as its class is loaded here; else `StepFailed`.
+
+    Only classes in modules that are already imported are used: journaled data never imports code. The class's
+    `__init__` is not run again; `args` are restored, other attributes are not.
+    """
+    error = _rebuilt(failure) or StepFailed(failure.message)
+    if failure.step is not None:
+        error.__offramp_step__ = (failure.step, failure.attempt)  # type: ignore[attr-defined]
+    return error
+
+
+def _rebuilt(failure: Failure) -> Exception | None:
+    if failure.causes:
+        return ExceptionGroup(failure.message, [exception_of(cause) for cause in failure.causes])
+    if failure.type is None or failure.args is None:
+        return None
+    module, _, qualname = failure.type.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        return None
+    try:
+        error = found.__new__(found)
+        error.args = tuple(msgspec.json.decode(failure.args))
+    except Exception:  # noqa: BLE001 - a class with a demanding __new__ falls back to StepFailed
+        return None
+    return error

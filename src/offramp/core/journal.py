@@ -1,0 +1,92 @@
+"""The journal of a run: finished steps in order, and how a step call finds its entry again.
+
+Pure bookkeeping; writing entries down is the store's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+from offramp.core.failure import Failure
+
+Kind = Literal["step", "emit", "value", "sleep"]
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One finished step, or one value that a replay must not see change.
+
+    `value` is the JSON-encoded result; a failed step has `failure` instead. `started_at` is in epoch seconds.
+    """
+
+    key: str
+    name: str
+    kind: Kind
+    value: bytes | None = None
+    failure: Failure | None = None
+    attempt: int = 1
+    started_at: float = 0.0
+    duration_ms: float = 0.0
+
+
+def digest(encoded_arguments: bytes) -> str:
+    """64 bits of BLAKE2b over a call's encoded arguments, in hex."""
+    return blake2b(encoded_arguments, digest_size=8).hexdigest()
+
+
+class DuplicateEntry(AssertionError):
+    """A journal entry was about to be written twice (invariant J1): a bug in Offramp."""
+
+
+class Journal:
+    """Entries by key (invariant J2), with what a replay has asked for.
+
+    A key is `name:digest:occurrence`: parallel branches may interleave differently on replay, and unchanged code
+    may move. Occurrences are counted where the step is called, not where it is awaited.
+    """
+
+    def __init__(self, recorded: Iterable[Entry] = ()) -> None:
+        self.entries: list[Entry] = list(recorded)
+        self.replayable = len(self.entries)
+        self._position = {entry.key: position for position, entry in enumerate(self.entries)}
+        self._asked = [False] * self.replayable
+        self._calls: dict[str, int] = {}
+        if len(self._position) != self.replayable:
+            raise DuplicateEntry("the recorded journal holds a key twice")
+
+    def key(self, name: str, encoded_arguments: bytes = b"") -> str:
+        """The key of the next call with this name and these arguments."""
+        call = f"{name}:{digest(encoded_arguments)}"
+        occurrence = self._calls.get(call, 0)
+        self._calls[call] = occurrence + 1
+        return f"{call}:{occurrence}"
+
+    def ask(self, key: str) -> Entry | None:
+        """The recorded entry, marked as asked for; None when this call has not finished before."""
+        position = self._position.get(key)
+        if position is None or position >= self.replayable:
+            return None
+        self._asked[position] = True
+        return self.entries[position]
+
+    def position(self, key: str) -> int:
+        """Where in the journal a recorded entry stands, from 0."""
+        return self._position[key]
+
+    def add(self, entry: Entry) -> None:
+        """Append a newly finished step.
+
+        Raises:
+            DuplicateEntry: the key is already there (J1).
+        """
+        if entry.key in self._position:
+            raise DuplicateEntry(entry.key)
+        self._position[entry.key] = len(self.entries)
+        self.entries.append(entry)
+
+    def unasked(self) -> list[Entry]:
+        """Recorded entries that the replay never asked for, in order: divergence once the pipeline returned."""
+        return [self.entries[i] for i in range(self.replayable) if not self._asked[i]]

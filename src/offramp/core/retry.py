@@ -1,0 +1,113 @@
+"""When a failed attempt of a step is tried again, and after how long. Pure: randomness is handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from offramp.errors import DeclarationError
+
+RETRY_ATTEMPTS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Retries of a step: exponential backoff with full jitter.
+
+    The delay after attempt n is uniform in `[0, min(cap, base * factor ** (n - 1))]` seconds ("full jitter",
+    Marc Brooker, AWS Architecture Blog, 2015), but never less than what the failing server asked for with
+    `Retry-After`, as far as `retry_after_max` goes.
+
+    Args:
+        attempts: tries in all, the first included; 1 to 100.
+        base: seconds, the ceiling of the first delay.
+        factor: growth of the ceiling per attempt.
+        cap: seconds, the highest ceiling.
+        on: exception classes worth another try.
+        never: exception classes that end the step at once, even when `on` covers them.
+        retry_after_max: seconds; a server that asks for a longer wait makes the step fail instead.
+
+    Raises:
+        DeclarationError: a value is out of range.
+    """
+
+    attempts: int = 3
+    base: float = 0.5
+    factor: float = 2.0
+    cap: float = 30.0
+    on: tuple[type[Exception], ...] = (Exception,)
+    never: tuple[type[Exception], ...] = ()
+    retry_after_max: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse what could not work."""
+        if not 1 <= self.attempts <= RETRY_ATTEMPTS_MAX:
+            raise DeclarationError(
+                f"Retry(attempts=) is from 1 to {RETRY_ATTEMPTS_MAX}, got {self.attempts!r}",
+            )
+        if self.base < 0 or self.factor < 1 or self.cap < 0 or self.retry_after_max < 0:
+            raise DeclarationError(
+                f"Retry needs base >= 0, factor >= 1, cap >= 0 and retry_after_max >= 0, got {self!r}",
+            )
+
+
+ONCE = Retry(attempts=1)
+"""What a step without `retry=` gets: one attempt."""
+
+
+def delay_s(
+    retry: Retry, attempt: int, error: Exception, jitter: float, retry_after: float | None
+) -> float | None:
+    """Seconds to wait before the next attempt, or None when the step has failed for good.
+
+    Args:
+        retry: the step's policy.
+        attempt: the attempt that just failed, counted from 1.
+        error: what it raised.
+        jitter: a number in [0, 1).
+        retry_after: what the failing server asked for, in seconds.
+    """
+    if attempt >= retry.attempts or not isinstance(error, retry.on) or isinstance(error, retry.never):
+        return None
+    if retry_after is not None and retry_after > retry.retry_after_max:
+        return None
+    # The exponent is bounded so that a hundred attempts cannot overflow a float.
+    ceiling = min(retry.cap, retry.base * retry.factor ** min(attempt - 1, 64))
+    return max(jitter * ceiling, retry_after or 0.0)
+
+
+def retry_after_s(error: BaseException, now: float) -> float | None:
+    """The `Retry-After` a failed call carries, in seconds; None when there is none or it cannot be read.
+
+    Looks for a `retry_after` attribute, then for `response.headers`, where httpx, requests and the OpenAI SDK
+    keep it: seconds or an HTTP date (RFC 9110, section 10.2.3).
+    """
+    value = getattr(error, "retry_after", None)
+    if value is None:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        try:
+            value = headers.get("retry-after") if headers is not None else None
+        except AttributeError:
+            return None
+    return parse_retry_after(value, now)
+
+
+def parse_retry_after(value: object, now: float) -> float | None:
+    """Seconds from a number, a string of seconds or an HTTP date; None when it is none of these."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    try:
+        seconds = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return _from_http_date(value, now)
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _from_http_date(value: object, now: float) -> float | None:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now)
+    except (TypeError, ValueError):
+        return None

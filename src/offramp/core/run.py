@@ -1,0 +1,163 @@
+"""A run: its id, its states with the one table of transitions, and the record that is stored.
+
+Owns no I/O; `document` renders what the outside sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from offramp.core.failure import Failure
+from offramp.core.timestamps import rfc3339
+from offramp.errors import RunConflict
+
+Status = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
+Path = Literal["fast", "deep"]
+DemotionReason = Literal["budget", "predicted", "disconnect", "drain", "overload"]
+OutcomeStatus = Literal["completed", "failed", "cancelled", "expired"]
+
+OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    "queued": frozenset({"running", "cancelled", "expired"}),
+    # A running run is queued again when its process died, or hands it over at a step boundary.
+    "running": frozenset({"queued", "completed", "failed", "cancelled", "expired"}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+    "expired": frozenset(),
+}
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+RUN_ID_LENGTH = 30
+
+
+def transition(current: Status, to: Status) -> Status:
+    """`to`, if a run may go there from `current`.
+
+    Raises:
+        RunConflict: it may not.
+    """
+    if to not in TRANSITIONS[current]:
+        raise RunConflict(f"a run that is {current} cannot become {to}")
+    return to
+
+
+def run_id(now_s: float, randomness: bytes) -> str:
+    """`run_` and a ULID: 48 bits of milliseconds and 80 of randomness (github.com/ulid/spec)."""
+    number = (int(now_s * 1000) << 80) | int.from_bytes(randomness[:10], "big")
+    digits = [_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)]
+    return "run_" + "".join(digits)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether `text` has the form of a run id."""
+    return len(text) == RUN_ID_LENGTH and text.startswith("run_") and all(c in _CROCKFORD for c in text[4:])
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where the router sent a run and why; `predicted_ms` is None where nothing was predicted."""
+
+    path: Path
+    reasons: list[str]
+    predicted_ms: float | None = None
+
+
+class Demotion(msgspec.Struct, frozen=True):
+    """The move of a run from the fast to the deep path; `at` in epoch seconds."""
+
+    reason: DemotionReason
+    at: float
+    elapsed_ms: float
+    budget_ms: float
+
+
+class RunRecord(msgspec.Struct, kw_only=True):
+    """What is stored of a run beside its journal and its events. Times are epoch seconds."""
+
+    id: str
+    pipeline: str
+    version: str
+    status: Status
+    path: Path
+    sla: str
+    route: Route
+    created_at: float
+    input: bytes
+    budget_s: float
+    priority: int = 0
+    session_id: str | None = None
+    metadata: dict[str, str] = {}
+    tenant: str = ""
+    trace: dict[str, str] = {}
+    deadline_at: float | None = None
+    retention_s: float = 86_400.0
+    demotion: Demotion | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    purged: bool = False
+    result: bytes | None = None
+    error: Failure | None = None
+    cancel_requested: bool = False
+    webhook: dict[str, Any] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its outcome."""
+        return self.status in OUTCOMES
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a run ended: a JSON result when completed, else a failure."""
+
+    status: OutcomeStatus
+    result: bytes | None = None
+    error: Failure | None = None
+
+
+def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -> dict[str, Any]:
+    """The run document; `prefix` is where the gateway is mounted."""
+    return {
+        "id": record.id,
+        "pipeline": record.pipeline,
+        "status": record.status,
+        "path": record.path,
+        "class": record.sla,
+        "session_id": record.session_id,
+        "metadata": record.metadata,
+        "route": msgspec.structs.asdict(record.route),
+        "demotion": _demotion(record.demotion),
+        "created_at": rfc3339(record.created_at),
+        "started_at": None if record.started_at is None else rfc3339(record.started_at),
+        "finished_at": None if record.finished_at is None else rfc3339(record.finished_at),
+        "result": None if record.result is None else msgspec.Raw(record.result),
+        "error": None if record.error is None else record.error.public(),
+        "steps": steps,
+        "trace_id": trace_id(record.trace),
+        "links": links(record.id, prefix),
+    }
+
+
+def _demotion(demotion: Demotion | None) -> dict[str, Any] | None:
+    return None if demotion is None else msgspec.structs.asdict(demotion) | {"at": rfc3339(demotion.at)}
+
+
+def links(run: str, prefix: str = "") -> dict[str, str]:
+    """The addresses of a run, relative to the gateway's origin."""
+    base = f"{prefix}/v1/runs/{run}"
+    return {
+        "self": base,
+        "events": f"{base}/events",
+        "result": f"{base}/result",
+        "ws": f"{base}/ws",
+        "cancel": f"{base}/cancel",
+    }
+
+
+def trace_id(trace: dict[str, str]) -> str | None:
+    """The trace id of a W3C `traceparent` (version-traceid-spanid-flags), None without a valid one."""
+    parts = trace.get("traceparent", "").split("-")
+    well_formed = len(parts) >= 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef")
+    return parts[1] if well_formed and set(parts[1]) != {"0"} else None

@@ -1,0 +1,59 @@
+"""SLA classes and the budget that follows from class, pipeline and request."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from offramp.core.names import require_name
+from offramp.errors import DeclarationError, InputError
+
+BUDGET_DEFAULT_S = 6.0
+BUDGET_MAX_DEFAULT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SLA:
+    """One class of service.
+
+    Args:
+        name: what requests and pipelines call it.
+        p95: target in seconds for the 95th percentile of a run's duration; None for no target.
+        budget: seconds a run of this class may stay on the fast path; 0 sends it to the deep path at once.
+        priority: order in which queued deep runs are taken, higher first.
+
+    Raises:
+        DeclarationError: a value is out of range.
+    """
+
+    name: str
+    p95: float | None = None
+    budget: float = BUDGET_DEFAULT_S
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what could not work."""
+        require_name("SLA class", self.name)
+        if not (math.isfinite(self.budget) and self.budget >= 0):
+            raise DeclarationError(f"SLA({self.name!r}, budget=) is in seconds, 0 or more, got {self.budget!r}")
+        if self.p95 is not None and not (math.isfinite(self.p95) and self.p95 > 0):
+            raise DeclarationError(f"SLA({self.name!r}, p95=) is in seconds, above 0, got {self.p95!r}")
+
+
+DEFAULT_CLASS = SLA("default")
+
+
+def budget_s(
+    sla: SLA, pipeline_budget: float | None, requested: float | None, wait: float | None, budget_max: float
+) -> float:
+    """The run's budget in seconds: the request's, else the pipeline's, else the class's; `wait` only lowers it.
+
+    Raises:
+        InputError: the requested budget is negative, not finite or above `budget_max`.
+    """
+    if requested is not None and not (math.isfinite(requested) and 0 <= requested <= budget_max):
+        message = f"budget is from 0 to {budget_max:g} seconds (OFFRAMP_MAX_BUDGET), got {requested!r}"
+        raise InputError(message, [("/budget", message)])
+    declared = sla.budget if pipeline_budget is None else pipeline_budget
+    chosen = min(declared, budget_max) if requested is None else requested
+    return chosen if wait is None else min(chosen, wait)

@@ -1,0 +1,169 @@
+"""What a declared step or pipeline is, checked when it is declared.
+
+Pure: knows functions and their signatures, not how they are executed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from offramp.core.codec import Signature
+from offramp.core.names import require_name
+from offramp.core.retry import Retry
+from offramp.errors import DeclarationError
+
+Lane = Literal["loop", "thread", "process"]
+LaneChoice = Literal["auto", "loop", "thread", "process"]
+Effect = Literal["repeatable", "once"]
+OnDisconnect = Literal["continue", "demote", "cancel"]
+
+RETENTION_DEFAULT_S = 86_400.0
+DEMOTION_MESSAGE = "This takes longer than usual. It goes on in the background and nothing is lost; follow the links."
+MESSAGE_LENGTH_MAX = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """A declared step, validated; `timeout` in seconds per attempt, None for none."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    lane: Lane
+    is_async: bool
+    timeout: float | None
+    retry: Retry
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    """A declared pipeline, validated; durations in seconds, None where the class or a default decides."""
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    sla: str
+    budget: float | None
+    deadline: float | None
+    retention: float
+    on_disconnect: OnDisconnect
+    demotion_message: str
+    version: str
+    doc: str
+
+
+def step_spec(
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    timeout: float | None,
+    retry: Retry | None,
+    lane: LaneChoice,
+    effect: Effect,
+) -> StepSpec:
+    """Check a step's declaration.
+
+    Raises:
+        DeclarationError: it cannot work; the message says what to change.
+    """
+    chosen = require_name("step", name if name is not None else getattr(function, "__name__", None))
+    what = f"step {chosen!r}"
+    _require_function(function, what)
+    _require_duration(timeout, f"{what}: timeout=")
+    if retry is not None and not isinstance(retry, Retry):
+        raise DeclarationError(f"{what}: retry= takes a Retry, for example Retry(attempts=3), got {retry!r}")
+    _require_choice(lane, ("auto", "loop", "thread", "process"), f"{what}: lane=")
+    _require_choice(effect, ("repeatable", "once"), f"{what}: effect=")
+    if effect == "once" and retry is not None and retry.attempts > 1:
+        raise DeclarationError(f"{what}: effect='once' and retry= exclude each other; drop one of them")
+    return StepSpec(
+        chosen,
+        function,
+        Signature(function, what),
+        _lane(function, lane, what),
+        inspect.iscoroutinefunction(function),
+        timeout,
+        retry or Retry(attempts=1),
+        effect,
+    )
+
+
+def pipeline_spec(
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    sla: str,
+    classes: set[str],
+    budget: float | None,
+    deadline: float | None,
+    retention: float | None,
+    on_disconnect: OnDisconnect,
+    demotion_message: str | None,
+    version: str,
+) -> PipelineSpec:
+    """Check a pipeline's declaration.
+
+    Raises:
+        DeclarationError: it cannot work; the message says what to change.
+    """
+    chosen = require_name("pipeline", name if name is not None else getattr(function, "__name__", None))
+    what = f"pipeline {chosen!r}"
+    _require_function(function, what)
+    if not inspect.iscoroutinefunction(function):
+        raise DeclarationError(f"{what}: declare it with 'async def'; steps are awaited in it")
+    _require_choice(sla, sorted(classes), f"{what}: sla=")
+    if budget is not None and not (math.isfinite(budget) and budget >= 0):
+        raise DeclarationError(f"{what}: budget= is in seconds, 0 or more, got {budget!r}")
+    _require_duration(deadline, f"{what}: deadline=")
+    _require_duration(retention, f"{what}: retention=")
+    _require_choice(on_disconnect, ("continue", "demote", "cancel"), f"{what}: on_disconnect=")
+    if demotion_message is not None and len(demotion_message) > MESSAGE_LENGTH_MAX:
+        raise DeclarationError(f"{what}: demotion_message= has at most {MESSAGE_LENGTH_MAX} characters")
+    if not isinstance(version, str) or not 1 <= len(version) <= 100:
+        raise DeclarationError(f"{what}: version= is a string of 1 to 100 characters, got {version!r}")
+    return PipelineSpec(
+        chosen,
+        function,
+        Signature(function, what),
+        sla,
+        budget,
+        deadline,
+        RETENTION_DEFAULT_S if retention is None else retention,
+        on_disconnect,
+        demotion_message or DEMOTION_MESSAGE,
+        version,
+        inspect.getdoc(function) or "",
+    )
+
+
+def _require_function(function: object, what: str) -> None:
+    if not inspect.isroutine(function):
+        raise DeclarationError(f"{what}: decorate a function, got {type(function).__name__}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DeclarationError(f"{what}: generators cannot be journaled; return the whole value and emit() its parts")
+
+
+def _require_duration(value: float | None, what: str) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        raise DeclarationError(f"{what} is in seconds, above 0, got {value!r}")
+
+
+def _require_choice(value: object, choices: object, what: str) -> None:
+    if value not in choices:  # type: ignore[operator]
+        raise DeclarationError(f"{what} is one of {', '.join(map(repr, choices))}, got {value!r}")  # type: ignore[call-overload]
+
+
+def _lane(function: Callable[..., Any], lane: LaneChoice, what: str) -> Lane:
+    is_async = inspect.iscoroutinefunction(function)
+    if lane == "auto":
+        return "loop" if is_async else "thread"
+    if is_async and lane != "loop":
+        raise DeclarationError(f"{what}: lane={lane!r} takes a plain function; drop 'async' or the lane")
+    if lane == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
+        raise DeclarationError(f"{what}: lane='process' needs a function at module level, so that a process can import it")
+    return lane

@@ -1,0 +1,243 @@
+"""The embedded engine: queues, claims, recovers and cancels deep runs through the store's leases.
+
+Several processes may run it over one store; each executes what it has room for. It polls only as a fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from offramp.core.events import Draft
+from offramp.core.run import RunRecord
+from offramp.engines.embedded.hints import Hints, Kind
+from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.errors import LeaseLost, StoreError
+from offramp.ports.clock import Clock
+from offramp.ports.engine import Handoff, RunHost
+from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Leases, Owner, Store
+
+log = logging.getLogger("offramp")
+
+CLAIM_MAX = 50
+"""Runs taken by one claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """This process among the others: its id, its kind for a person to read, and whether it executes deep runs."""
+
+    id: str
+    kind: str
+    works: bool
+    lease_s: float
+    poll_s: float
+
+
+class EmbeddedEngine:
+    """See the engine port. `open` is called on a loop that no user code runs on; the rest from any loop.
+
+    Args:
+        member: this process.
+        store: runs and events.
+        leases: who may write them; of the same store.
+        clock: time.
+        host: what executes runs here.
+        on_events: told which runs have new events that another process wrote.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        store: Store,
+        leases: Leases,
+        clock: Clock,
+        host: RunHost,
+        on_events: Callable[[Sequence[str]], object],
+    ) -> None:
+        self._member = member
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._host = host
+        self._on_events = on_events
+        self._hints = Hints(self._hinted)
+        self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started_at = clock.time()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._taking = False
+
+    async def open(self) -> None:
+        """Join: become known, renew from now on, begin to take runs."""
+        self._loop = asyncio.get_running_loop()
+        self._taking = self._member.works
+        await self._hints.start()
+        await self._register()
+        await self._refresh_peers()
+        self._store.listen(self._written)
+        self._keeper.start()
+        self._hints.send("hello")
+        if self._taking:
+            self._spawn(self._take_runs())
+
+    async def stop_taking(self) -> None:
+        """Claim no further run; others may not wait for this process to be warm any more."""
+        self._taking = False
+        self._wake.set()
+        await self._register()
+
+    async def close(self) -> None:
+        """Leave: what is still held here goes to the others."""
+        self._taking = False
+        self._keeper.close()
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(StoreError):
+            if await self._leases.retire(self._member.id):
+                self._hints.send("work")
+        self._hints.close()
+
+    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
+        """Take a new run: executed here at once if there is room, else queued (N1)."""
+        here = self._taking and self._host.free() > 0
+        if here:
+            record.status, record.started_at = "running", record.created_at
+        owner = self._member.id if here else None
+        commit, runlog = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
+        if runlog is not None and idempotency is None:
+            # It may begin before the disk has it: what it writes comes behind, so recovery sees a prefix.
+            self._host.execute(Claim(record, runlog.lease, fresh=True))
+        created = await commit
+        if created.existing is None:
+            if runlog is None:
+                self._announce_work()
+            elif idempotency is not None:
+                self._host.execute(Claim(record, runlog.lease, fresh=True))
+        return created
+
+    async def adopt(self, handoff: Handoff) -> None:
+        """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
+        await self._store.adopt(handoff.lease, handoff.demotion)
+
+    async def release(self, lease: Lease) -> None:
+        """Queue the run for a worker."""
+        try:
+            await self._leases.release(lease)
+        except LeaseLost:
+            log.info("%s was taken over before it was released", lease.run_id)
+        self._announce_work()
+
+    async def cancel(self, run_id: str) -> RunRecord | None:
+        """Note the wish durably, then reach whoever executes the run, or take it off the queue."""
+        record = await self._leases.request_cancel(run_id)
+        if record is None or record.finished or self._host.cancel(run_id):
+            return record
+        claim = await self._leases.claim_one(self._member.id, run_id, self._clock.time())
+        if claim is not None:
+            self._host.execute(claim)
+        else:
+            self._hints.send("cancel", [run_id])
+        return record
+
+    async def ready(self) -> bool:
+        """Whether a process that executes deep runs is warm."""
+        now = self._clock.time()
+        return any(owner.ready and owner.expires_at > now for owner in await self._leases.owners())
+
+    async def retire(self, owner: str) -> int:
+        """Release at once what a process held that is known to be dead."""
+        count = await self._leases.retire(owner)
+        await self._refresh_peers()
+        self._announce_work()
+        return count
+
+    def has_room(self) -> None:
+        """A run ended here: look whether another waits. From any thread."""
+        if self._loop is not None and self._taking:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    # Inside.
+
+    async def _take_runs(self) -> None:
+        while self._taking:
+            free = self._host.free()
+            claims: Sequence[Claim] = []
+            if free > 0:
+                try:
+                    now = self._clock.time()
+                    claims = await self._leases.claim(
+                        self._member.id, min(free, CLAIM_MAX), self._host.pipelines, now
+                    )
+                except StoreError as error:
+                    log.error("cannot claim runs: %s", error)  # noqa: TRY400
+            for claim in claims:
+                self._host.execute(claim)
+            if len(claims) < min(free, CLAIM_MAX) or free <= 0:
+                await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        timer = self._clock.call_at(self._clock.monotonic() + self._member.poll_s, self.has_room)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    def _announce_work(self) -> None:
+        self.has_room()
+        self._hints.send("work")
+
+    def _hinted(self, kind: Kind, ids: list[str]) -> None:
+        if kind == "work":
+            self._wake.set()
+        elif kind == "events":
+            self._on_events(ids)
+        elif kind == "cancel":
+            for run_id in ids:
+                self._host.cancel(run_id)
+        else:
+            self._spawn(self._refresh_peers())
+
+    def _written(self, batches: list[Batch]) -> None:
+        self._hints.send("events", [batch.run_id for batch in batches])
+
+    def _renewed(self, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> None:
+        """On the lease thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        if not held:
+            log.warning("this process was silent for longer than its lease; its runs were taken over")
+            loop.call_soon_threadsafe(lambda: self._spawn(self._register()))
+        for run_id in cancels:
+            self._host.cancel(run_id)
+        if expired:
+            log.warning("released what silent processes held: %s", ", ".join(expired))
+            loop.call_soon_threadsafe(self._announce_work)
+        loop.call_soon_threadsafe(lambda: self._spawn(self._refresh_peers()))
+
+    async def _register(self) -> None:
+        await self._leases.register(
+            Owner(
+                self._member.id,
+                self._member.kind,
+                self._hints.port,
+                self._taking,
+                self._clock.time() + self._member.lease_s,
+                self._started_at,
+            )
+        )
+
+    async def _refresh_peers(self) -> None:
+        self._hints.peers(owner.port for owner in await self._leases.owners())
+
+    def _spawn(self, coroutine: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,235 @@
+"""Every error Offramp raises on purpose: a code, whose fault it is, and what to change.
+
+Owns the hierarchy and nothing else; HTTP turns `status` and `code` into a problem document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Fault = Literal["declaration", "caller", "pipeline", "operator", "offramp"]
+
+
+class OfframpError(Exception):
+    """Base of all errors raised by Offramp.
+
+    `code` names the error for programs (`urn:offramp:error:<code>`), `status` is its HTTP status, and `fault`
+    says who has to act: the `declaration` (your code at import), the `caller` of a run, the `pipeline` while it
+    ran, the `operator` of the service, or Offramp itself.
+    """
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    status: ClassVar[int] = 500
+    fault: ClassVar[Fault] = "offramp"
+
+
+class DeclarationError(OfframpError):
+    """A pipeline, step or class is declared in a way that cannot work; raised at import."""
+
+    code = "declaration"
+    title = "Wrong declaration"
+    fault = "declaration"
+
+
+class SettingsError(OfframpError):
+    """A setting, from arguments, environment or offramp.toml, cannot be used."""
+
+    code = "settings"
+    title = "Wrong setting"
+    fault = "operator"
+
+
+class MissingExtra(OfframpError):
+    """An optional dependency is needed here; the message names the extra that installs it."""
+
+    code = "missing-extra"
+    title = "Optional dependency missing"
+    fault = "operator"
+
+
+class LoopMismatch(OfframpError):
+    """An async client bound to one event loop was used on another."""
+
+    code = "loop-mismatch"
+    title = "Client used on another event loop"
+    fault = "pipeline"
+
+
+class RequestError(OfframpError):
+    """A request that cannot be accepted as it is."""
+
+    code = "malformed"
+    title = "Malformed request"
+    status = 400
+    fault = "caller"
+
+
+class InputError(RequestError):
+    """The request was understood, but a field breaks the pipeline's schema or a limit.
+
+    `errors` lists `(JSON pointer, message)` pairs.
+    """
+
+    code = "input"
+    title = "Input does not fit"
+    status = 422
+
+    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+
+class IdempotencyMismatch(RequestError):
+    """The same Idempotency-Key came with another body."""
+
+    code = "idempotency-mismatch"
+    title = "Idempotency-Key reused with another body"
+    status = 422
+
+
+class UnknownPipeline(RequestError):
+    """No pipeline has that name."""
+
+    code = "unknown-pipeline"
+    title = "No such pipeline"
+    status = 404
+
+
+class UnknownRun(RequestError):
+    """No run has that id, or it is not yours."""
+
+    code = "unknown-run"
+    title = "No such run"
+    status = 404
+
+
+class RunConflict(RequestError):
+    """The run is not in a state that allows this."""
+
+    code = "conflict"
+    title = "The run's state does not allow this"
+    status = 409
+
+
+class RunGone(RequestError):
+    """The run's events and result were removed when its retention ended."""
+
+    code = "expired"
+    title = "The run's data is no longer kept"
+    status = 410
+
+
+class Overloaded(RequestError):
+    """A bound on what this process takes at once is reached; `retry_after` is in seconds."""
+
+    code = "overloaded"
+    title = "Too much at once"
+    status = 503
+    fault = "operator"
+
+    def __init__(self, detail: str, retry_after: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class OutsideRun(OfframpError, LookupError):
+    """`current_run()` was called where no run is executing."""
+
+    code = "outside-run"
+    title = "No run is executing here"
+    fault = "pipeline"
+
+
+class EffectUnknown(OfframpError):
+    """The process that executed an `effect="once"` step died before the result was recorded: it may have happened."""
+
+    code = "effect-unknown"
+    title = "It is unknown whether the effect happened"
+    fault = "pipeline"
+
+
+class EncodingError(OfframpError):
+    """An argument or a result cannot be written as JSON, so it cannot be journaled."""
+
+    code = "encoding"
+    title = "Not JSON-encodable"
+    fault = "pipeline"
+
+
+class StepFailed(OfframpError):
+    """Stands for a step's exception whose own class is not importable where the failure is replayed."""
+
+    code = "step-failed"
+    title = "A step failed"
+    fault = "pipeline"
+
+
+class StepTimeout(OfframpError, TimeoutError):
+    """One attempt of a step took longer than the step's `timeout`."""
+
+    code = "step-timeout"
+    title = "A step took too long"
+    fault = "pipeline"
+
+
+class LaneDied(OfframpError):
+    """A process that executed a step ended before the step did."""
+
+    code = "lane-died"
+    title = "A process lane died"
+    fault = "pipeline"
+
+
+class Divergence(OfframpError):
+    """A replay did not ask for a step that its journal holds: the pipeline's code changed or is not repeatable."""
+
+    code = "divergence"
+    title = "The replay differs from the journal"
+    fault = "pipeline"
+
+
+class RunFailed(OfframpError):
+    """A run ended `failed` in another process; `error_code` and `step` say what the run document says."""
+
+    code = "run-failed"
+    title = "The run failed"
+    fault = "pipeline"
+
+    def __init__(self, message: str, error_code: str = "run-failed", step: str | None = None) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+        self.step = step
+
+
+class RunCancelled(OfframpError):
+    """The run was cancelled before it completed."""
+
+    code = "cancelled"
+    title = "The run was cancelled"
+    fault = "caller"
+
+
+class RunExpired(OfframpError):
+    """The run's deadline passed before it completed."""
+
+    code = "deadline"
+    title = "The run's deadline passed"
+    fault = "pipeline"
+
+
+class LeaseLost(OfframpError):
+    """This process no longer owns the run, so nothing it writes about it is accepted."""
+
+    code = "lease-lost"
+    title = "The lease was lost"
+
+
+class StoreError(OfframpError):
+    """The store could not write or read; nothing was acknowledged. The message says what to free or mend."""
+
+    code = "store"
+    title = "The store is not available"
+    status = 503
+    fault = "operator"

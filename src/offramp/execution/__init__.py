@@ -1,0 +1,1 @@
+"""Runs a pipeline against a journal: scope, runner, lanes, run loops, watchdog."""

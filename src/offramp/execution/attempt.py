@@ -1,0 +1,109 @@
+"""One attempt of a step: what `current_run` and `emit` reach while the step's own code runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.run import Path
+from offramp.core.timestamps import rfc3339
+from offramp.execution.context import Run
+
+if TYPE_CHECKING:
+    from offramp.core.spec import StepSpec
+    from offramp.execution.scope import Scope
+    from offramp.ports.clock import Clock
+
+
+class RunFacts:
+    """What stays the same about a run while it executes here, and the few things that change under it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        pipeline: str,
+        session_id: str | None,
+        metadata: dict[str, str],
+        path: Path,
+        budget_ends: float,
+        deadline_at: float | None,
+        clock: Clock,
+    ) -> None:
+        self.run_id = run_id
+        self.pipeline = pipeline
+        self.session_id = session_id
+        self.metadata = metadata
+        self.path = path
+        self.cancelled = False
+        self._budget_ends = budget_ends
+        self._deadline_at = deadline_at
+        self._clock = clock
+
+    def remaining(self) -> float:
+        """Seconds left, see `Run.remaining`."""
+        if self.path == "fast":
+            return max(0.0, self._budget_ends - self._clock.monotonic())
+        if self._deadline_at is None:
+            return math.inf
+        return max(0.0, self._deadline_at - self._clock.time())
+
+    def idempotency_key(self, key: str) -> str:
+        """Stable over retries and recoveries: made of the run and the step's journal key."""
+        return f"{self.run_id}:{key}"
+
+    def view(self, step: str | None, attempt: int, key: str | None) -> Run:
+        """What `current_run()` returns."""
+        return Run(
+            run_id=self.run_id,
+            pipeline=self.pipeline,
+            session_id=self.session_id,
+            metadata=self.metadata,
+            step=step,
+            attempt=attempt,
+            idempotency_key=None if key is None else self.idempotency_key(key),
+            path=lambda: self.path,
+            remaining=self.remaining,
+            cancelled=lambda: self.cancelled,
+        )
+
+
+class Attempt:
+    """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
+
+    __slots__ = ("key", "live", "number", "scope", "spec")
+
+    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int) -> None:
+        self.scope = scope
+        self.spec = spec
+        self.key = key
+        self.number = number
+        self.live = True
+
+    def run(self) -> Run:
+        """The view of the run from inside the step."""
+        return self.scope.facts.view(self.spec.name, self.number, self.key)
+
+    def emit(self, encoded: bytes) -> None:
+        """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
+        if self.live and self.scope.state != "closed":
+            body = events.StepDelta(self.spec.name, self.key, self.number, msgspec.Raw(encoded))
+            self.announce(body, self.scope.clock.time())
+
+    def announce(self, body: events.Body, at: float) -> None:
+        """Append an event of this attempt; `at` in epoch seconds."""
+        self.scope.log.append(None, events.draft(body, rfc3339(at)))
+
+    def value(self, _name: str, compute: Callable[[], Any]) -> Any:
+        """Inside a step nothing is journaled but its result."""
+        return compute()
+
+    async def sleep(self, seconds: float) -> None:
+        """A plain wait, by the injected clock."""
+        from offramp.execution.scope import sleep_for
+
+        await sleep_for(self.scope.clock, seconds)

@@ -1,0 +1,79 @@
+"""The real clock: one daemon thread that makes timed calls, off every loop that runs user code (invariant L1)."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger("offramp")
+
+
+class SystemTimer:
+    """One pending call; cancelling leaves a dead entry that is dropped when its time comes."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self.callback = None
+
+
+class SystemClock:
+    """Wall time, monotonic time and randomness of the operating system."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, SystemTimer]] = []
+        self._order = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some start."""
+        return time.monotonic()
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        return random.random()  # noqa: S311 - jitter, not a secret
+
+    def random_bytes(self, count: int) -> bytes:
+        """Unpredictable bytes."""
+        return os.urandom(count)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> SystemTimer:
+        """Call back on the clock's thread; a timer later than the next one due wakes nobody."""
+        timer = SystemTimer(callback)
+        with self._changed:
+            heapq.heappush(self._heap, (when, next(self._order), timer))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="offramp-clock", daemon=True)
+                self._thread.start()
+            elif self._heap[0][2] is timer:
+                self._changed.notify()
+        return timer
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._heap or self._heap[0][0] > time.monotonic():
+                    wait = self._heap[0][0] - time.monotonic() if self._heap else None
+                    self._changed.wait(None if wait is None else max(0.0, wait))
+                callback = heapq.heappop(self._heap)[2].callback
+            if callback is None:
+                continue
+            try:
+                callback()
+            except Exception:
+                log.exception("a timed call failed")

@@ -1,0 +1,160 @@
+"""What user code sees of the run it is part of: `current_run`, `emit`, and values that a replay does not change.
+
+One context variable carries it through tasks and threads. Outside a run everything here simply works, unjournaled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random as _random
+import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from offramp.core.codec import encode
+from offramp.core.run import Path
+from offramp.errors import OutsideRun
+
+
+class Run:
+    """The run that is executing.
+
+    Attributes:
+        id: the run's id, for life.
+        pipeline: its pipeline's name.
+        session_id: the conversation it belongs to, if any.
+        metadata: what came with the request.
+        step: the executing step's name; None in the pipeline's own body.
+        attempt: which try of the step this is, from 1; 1 in the body.
+        idempotency_key: inside a step, a key for outside services, the same over retries and recoveries; else None.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_path",
+        "_remaining",
+        "attempt",
+        "id",
+        "idempotency_key",
+        "metadata",
+        "pipeline",
+        "session_id",
+        "step",
+    )
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        pipeline: str,
+        session_id: str | None,
+        metadata: dict[str, str],
+        step: str | None,
+        attempt: int,
+        idempotency_key: str | None,
+        path: Callable[[], Path],
+        remaining: Callable[[], float],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.id = run_id
+        self.pipeline = pipeline
+        self.session_id = session_id
+        self.metadata = metadata
+        self.step = step
+        self.attempt = attempt
+        self.idempotency_key = idempotency_key
+        self._path = path
+        self._remaining = remaining
+        self._cancelled = cancelled
+
+    @property
+    def path(self) -> Path:
+        """`fast`, or `deep` from the demotion on."""
+        return self._path()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run is being cancelled: a step in a thread should look now and then, and return."""
+        return self._cancelled()
+
+    def remaining(self) -> float:
+        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one)."""
+        return self._remaining()
+
+
+class Ambient(Protocol):
+    """What the context variable holds while user code runs."""
+
+    def run(self) -> Run:
+        """The view of the run."""
+
+    def emit(self, encoded: bytes) -> None:
+        """Pass on an emitted value."""
+
+    def value(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A JSON value that a replay gets again."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; what was waited is not waited again after a restart."""
+
+
+current: ContextVar[Ambient | None] = ContextVar("offramp_run", default=None)
+
+
+def current_run() -> Run:
+    """The run that is executing here.
+
+    Raises:
+        OutsideRun: none is.
+    """
+    ambient = current.get()
+    if ambient is None:
+        raise OutsideRun("current_run() works inside a pipeline or a step that a run executes")
+    return ambient.run()
+
+
+def emit(value: Any) -> None:
+    """Send a token, text or any JSON-encodable value to whoever follows the run, as a `step.delta` event.
+
+    Works in steps (in every lane) and in the pipeline's body, where it is journaled and so not repeated by a replay.
+    Outside a run it does nothing. Waits when more than `backlog_bytes` are still to be written.
+
+    Raises:
+        EncodingError: the value cannot be written as JSON.
+    """
+    ambient = current.get()
+    if ambient is not None:
+        ambient.emit(encode(value, "an emitted value"))
+
+
+def now() -> datetime:
+    """The current time, aware and in UTC; in a pipeline's body a replay gets the recorded one."""
+    ambient = current.get()
+    epoch = time.time() if ambient is None else ambient.value("offramp.now", time.time)
+    return datetime.fromtimestamp(epoch, UTC)
+
+
+def uuid4() -> uuid.UUID:
+    """A random UUID; in a pipeline's body a replay gets the recorded one."""
+    ambient = current.get()
+    return uuid.uuid4() if ambient is None else uuid.UUID(ambient.value("offramp.uuid4", _uuid4))
+
+
+def _uuid4() -> str:
+    return str(uuid.uuid4())
+
+
+def random() -> float:
+    """A number in [0, 1); in a pipeline's body a replay gets the recorded one."""
+    ambient = current.get()
+    made = _random.random if ambient is None else None
+    return made() if made else float(ambient.value("offramp.random", _random.random))  # type: ignore[union-attr]
+
+
+async def sleep(seconds: float) -> None:
+    """Wait this long; after a restart only for what is left."""
+    ambient = current.get()
+    await (asyncio.sleep(seconds) if ambient is None else ambient.sleep(seconds))

@@ -1,0 +1,120 @@
+"""Where one attempt of a step executes: inline on its run loop, in a thread, or in a process.
+
+Gives back `(live value, encoded result)`; knows nothing of journals or retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from offramp.errors import StepTimeout
+from offramp.execution.context import current
+from offramp.ports.commit import call_threadsafe
+
+if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
+    from offramp.execution.processes import ProcessLane
+
+Result = tuple[Any, bytes]
+
+
+class Lanes:
+    """The lanes of one process.
+
+    Args:
+        threads: most sync steps at once.
+        processes: the process lane, None where no step asks for one.
+    """
+
+    def __init__(self, threads: int, processes: ProcessLane | None) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="offramp-step")
+        self._processes = processes
+
+    async def run(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Result:
+        """Execute one attempt.
+
+        Args:
+            attempt: the attempt, which the step's code finds in the context.
+            encoded: the arguments as JSON, for another process.
+            arguments: the same as given.
+
+        Raises:
+            StepTimeout: it took longer than the step's timeout, counted from when its code began.
+            Exception: whatever the step raised.
+        """
+        spec = attempt.spec
+        if spec.lane == "process":
+            if self._processes is None:
+                raise AssertionError("a process step, but no process lane was started")
+            return None, await self._processes.run(attempt, encoded)
+        token = current.set(attempt)
+        try:
+            if spec.lane == "thread":
+                live = await self._in_thread(attempt, arguments)
+            elif not spec.is_async:
+                live = spec.function(*arguments)
+            elif spec.timeout is None:
+                live = await spec.function(*arguments)
+            else:
+                live = await _timed(spec.function(*arguments), attempt)
+        finally:
+            current.reset(token)
+        return live, spec.signature.encode_result(live)
+
+    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+        loop = asyncio.get_running_loop()
+        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt.spec.function, arguments)
+        if attempt.spec.timeout is None:
+            return await loop.run_in_executor(self._threads, call)
+        begun = asyncio.Event()
+
+        def announced() -> Any:
+            call_threadsafe(loop, begun.set)
+            return call()
+
+        future = loop.run_in_executor(self._threads, announced)
+        try:
+            await begun.wait()
+            return await _timed(future, attempt)
+        except BaseException:
+            future.cancel()  # a thread cannot be stopped, but one that has not begun need not begin
+            raise
+
+    def close(self) -> None:
+        """Stop taking steps; threads that are busy are left to finish or to end with the process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+
+
+def _bound(
+    context: contextvars.Context, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Callable[[], Any]:
+    def call() -> Any:
+        try:
+            return context.run(function, *arguments)
+        except StopIteration as error:
+            # A future cannot carry it (PEP 479 does the same for generators).
+            raise RuntimeError("the step raised StopIteration") from error
+
+    return call
+
+
+async def _timed(work: Awaitable[Any], attempt: Attempt) -> Any:
+    timeout = attempt.spec.timeout
+    try:
+        async with asyncio.timeout(timeout) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise timed_out(attempt) from error
+
+
+def timed_out(attempt: Attempt) -> StepTimeout:
+    """The error of an attempt that reached its timeout."""
+    return StepTimeout(f"step {attempt.spec.name!r} took longer than its timeout of {attempt.spec.timeout:g} s")

@@ -1,0 +1,38 @@
+"""One object per event loop, for async clients that are bound to the loop they were first used on."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """Call it inside a coroutine to get the object of the running loop."""
+
+    def __init__(self, factory: Callable[[], T]) -> None:
+        self._factory = factory
+        self._made: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, T] = weakref.WeakKeyDictionary()
+
+    def __call__(self) -> T:
+        """The running loop's object, made at the first call.
+
+        Raises:
+            RuntimeError: no event loop is running here.
+        """
+        loop = asyncio.get_running_loop()
+        if loop not in self._made:
+            self._made[loop] = self._factory()
+        return self._made[loop]
+
+
+def per_loop(factory: Callable[[], T]) -> PerLoop[T]:
+    """Wrap a factory of loop-bound clients: `client = per_loop(httpx.AsyncClient)`, then `await client().get(url)`.
+
+    A process executes runs on one loop unless a step blocks it; then new runs go to a spare loop, where a client made
+    on the first one would fail or hang.
+    """
+    return PerLoop(factory)

@@ -1,0 +1,146 @@
+"""The child side of the process lane: imports the step's module, executes, replies. Runs nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import msgspec
+
+from offramp.core.codec import Signature
+from offramp.core.failure import Failure, failure_of
+from offramp.execution.context import Run, current
+
+
+class Job(msgspec.Struct):
+    """One attempt to execute; `arguments` is a JSON list, `remaining_s` None for no end."""
+
+    module: str
+    qualname: str
+    arguments: bytes
+    run_id: str
+    pipeline: str
+    session_id: str | None
+    metadata: dict[str, str]
+    step: str
+    attempt: int
+    idempotency_key: str
+    path: Literal["fast", "deep"]
+    remaining_s: float | None
+
+
+class Reply(msgspec.Struct):
+    """`emit` any number of times, then one `done`."""
+
+    kind: Literal["emit", "done"]
+    value: bytes | None = None
+    failure: Failure | None = None
+    traceback: str = ""
+
+
+class RemoteAttempt:
+    """What the context variable holds here; emitted values go back through the pipe."""
+
+    def __init__(self, job: Job, pipe: Connection) -> None:
+        self._job = job
+        self._pipe = pipe
+        self._began = time.monotonic()
+
+    def run(self) -> Run:
+        """The view of the run, as it was when the step began."""
+        job = self._job
+        return Run(
+            run_id=job.run_id,
+            pipeline=job.pipeline,
+            session_id=job.session_id,
+            metadata=job.metadata,
+            step=job.step,
+            attempt=job.attempt,
+            idempotency_key=job.idempotency_key,
+            path=lambda: job.path,
+            remaining=self._remaining,
+            cancelled=lambda: False,  # a cancelled process step is killed
+        )
+
+    def _remaining(self) -> float:
+        left = self._job.remaining_s
+        return float("inf") if left is None else max(0.0, left - (time.monotonic() - self._began))
+
+    def emit(self, encoded: bytes) -> None:
+        """Send a delta to the parent."""
+        self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
+
+    def value(self, _name: str, compute: Callable[[], Any]) -> Any:
+        """Inside a step nothing is journaled but its result."""
+        return compute()
+
+    async def sleep(self, seconds: float) -> None:
+        """Process steps are plain functions, so nothing can await this."""
+        raise NotImplementedError
+
+
+def main(pipe: Connection, modules: list[str]) -> None:
+    """Serve jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    pipe.send_bytes(_imported(modules).encode())
+    known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]] = {}
+    while True:
+        try:
+            job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
+        except (EOFError, OSError):
+            return
+        reply = _execute(job, pipe, known)
+        try:
+            pipe.send_bytes(msgspec.msgpack.encode(reply))
+        except OSError:
+            return
+
+
+def _imported(modules: list[str]) -> str:
+    problems = []
+    for name in modules:
+        try:
+            _module(name)
+        except Exception as error:  # noqa: BLE001 - reported, and again when a step needs the module
+            problems.append(f"{name}: {error!r}")
+    return "; ".join(problems)
+
+
+def _module(name: str) -> Any:
+    # Multiprocessing loads the parent's __main__ under this name in a spawned child.
+    if name == "__main__":
+        return sys.modules.get("__mp_main__", sys.modules["__main__"])
+    return importlib.import_module(name)
+
+
+def _function(job: Job) -> Callable[..., Any]:
+    found: Any = _module(job.module)
+    for part in job.qualname.split("."):
+        found = getattr(found, part)
+    function: Callable[..., Any] = getattr(found, "fn", found)  # the name is bound to the Step
+    return function
+
+
+def _execute(
+    job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]
+) -> Reply:
+    token = current.set(RemoteAttempt(job, pipe))
+    try:
+        place = (job.module, job.qualname)
+        if place not in known:
+            function = _function(job)
+            known[place] = function, Signature(function, f"step {job.step!r}")
+        function, signature = known[place]
+        return Reply("done", signature.encode_result(function(*signature.decode_call(job.arguments))))
+    except Exception as error:  # noqa: BLE001 - whatever the step raised is its outcome
+        lines = traceback.format_exception(error)
+        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])
+    finally:
+        current.reset(token)

@@ -1,0 +1,228 @@
+"""The process lane: a fixed number of warm child processes for CPU-bound steps.
+
+Each child is served by one thread of the parent. JSON goes both ways, so nothing is unpickled; a child is killed
+when its step times out or is cancelled, and replaced at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import queue
+import threading
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from offramp.core.failure import Failure, exception_of
+from offramp.errors import LaneDied
+from offramp.execution.lanes import timed_out
+from offramp.execution.process_child import Job, Reply, main
+from offramp.ports.commit import call_threadsafe
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from offramp.execution.attempt import Attempt
+
+log = logging.getLogger("offramp")
+START_TIMEOUT_S = 60.0
+
+
+class _Request:
+    """One attempt on its way through the lane."""
+
+    def __init__(self, attempt: Attempt, job: Job) -> None:
+        self.attempt = attempt
+        self.job = job
+        self.loop = asyncio.get_running_loop()
+        self.begun = self.loop.create_future()
+        self.done: asyncio.Future[bytes] = self.loop.create_future()
+        self.abandoned = False
+        self.process: SpawnProcess | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, process: SpawnProcess) -> bool:
+        with self._lock:
+            if self.abandoned:
+                return False
+            self.process = process
+        return call_threadsafe(self.loop, _settle, self.begun, None, None)
+
+    def end(self, value: bytes | None, error: Exception | None) -> None:
+        with self._lock:
+            self.process = None
+        call_threadsafe(self.loop, _settle, self.done, value, error)
+
+    def abandon(self) -> None:
+        """Nobody waits any more: the child that works on it, if one does, is killed."""
+        with self._lock:
+            self.abandoned = True
+            if self.process is not None:
+                self.process.kill()
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+
+
+class ProcessLane:
+    """A pool of child processes.
+
+    Args:
+        count: how many.
+        modules: names to import at the start, so that the first step finds its process warm.
+    """
+
+    def __init__(self, count: int, modules: list[str]) -> None:
+        self._modules = modules
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._context = multiprocessing.get_context("spawn")
+        self._closed = False
+        self._children: set[SpawnProcess] = set()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"offramp-process-{n}", daemon=True) for n in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, attempt: Attempt, encoded: bytes) -> bytes:
+        """Execute one attempt in a child; its encoded result.
+
+        Raises:
+            StepTimeout: the child was killed at the step's timeout.
+            LaneDied: the child ended by itself.
+            Exception: what the step raised, made again from its description.
+        """
+        view = attempt.run()
+        remaining = view.remaining()
+        spec = attempt.spec
+        job = Job(
+            module=spec.function.__module__,
+            qualname=spec.function.__qualname__,
+            arguments=encoded,
+            run_id=view.id,
+            pipeline=view.pipeline,
+            session_id=view.session_id,
+            metadata=view.metadata,
+            step=spec.name,
+            attempt=view.attempt,
+            idempotency_key=view.idempotency_key or "",
+            path=view.path,
+            remaining_s=None if remaining == float("inf") else remaining,
+        )
+        request = _Request(attempt, job)
+        self._requests.put(request)
+        try:
+            await request.begun
+            async with asyncio.timeout(spec.timeout) as limit:
+                return await request.done
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise timed_out(attempt) from error
+        finally:
+            request.abandon()
+
+    def _serve(self) -> None:
+        child: SpawnProcess | None = None
+        pipe: Connection | None = None
+        while not self._closed:
+            if child is None or pipe is None or not child.is_alive():
+                child, pipe = self._start()
+                if pipe is None:
+                    continue
+            request = self._requests.get()
+            if request is None:
+                break
+            if not request.begin(child):
+                continue
+            try:
+                self._work(request, pipe)
+            except (EOFError, OSError, msgspec.DecodeError):
+                request.end(None, self._death(request, child))
+                self._reap(child)
+                child = None
+        if child is not None:
+            self._reap(child)
+
+    def _work(self, request: _Request, pipe: Connection) -> None:
+        pipe.send_bytes(msgspec.msgpack.encode(request.job))
+        while True:
+            reply = msgspec.msgpack.decode(pipe.recv_bytes(), type=Reply)
+            if reply.kind == "emit":
+                request.attempt.emit(reply.value or b"null")
+                continue
+            if reply.failure is not None:
+                request.end(None, _with_remote_traceback(reply.failure, reply.traceback))
+            else:
+                request.end(reply.value, None)
+            return
+
+    def _start(self) -> tuple[SpawnProcess | None, Connection | None]:
+        parent, theirs = self._context.Pipe()
+        child = self._context.Process(
+            target=main, args=(theirs, self._modules), name="offramp-lane", daemon=True
+        )
+        try:
+            child.start()
+            theirs.close()
+            self._children.add(child)
+            if not parent.poll(START_TIMEOUT_S):
+                raise EOFError
+            problem = parent.recv_bytes()
+        except (EOFError, OSError) as error:
+            if not self._closed:
+                log.error("a process lane did not start: %s", error or f"nothing heard for {START_TIMEOUT_S:g} s")  # noqa: TRY400
+                self._fail_one(LaneDied("no process lane could be started; see the log"))
+            self._reap(child)
+            return None, None
+        if problem:
+            log.warning("a process lane could not import in advance: %s", problem.decode())
+        return child, parent
+
+    def _fail_one(self, error: Exception) -> None:
+        # Wait for a step rather than spin: a lane that cannot start fails the step that asks for it.
+        request = self._requests.get()
+        if request is not None:
+            request.end(None, error)
+            call_threadsafe(request.loop, _settle, request.begun, None, error)
+
+    def _death(self, request: _Request, child: SpawnProcess) -> LaneDied:
+        child.join(1.0)
+        return LaneDied(
+            f"the process that executed step {request.attempt.spec.name!r} ended (exit code {child.exitcode}); "
+            "did it run out of memory?"
+        )
+
+    def _reap(self, child: SpawnProcess) -> None:
+        self._children.discard(child)
+        with contextlib.suppress(ValueError, AttributeError):
+            child.kill()
+            child.join(1.0)
+
+    def close(self) -> None:
+        """Kill the children and end the threads."""
+        self._closed = True
+        for _ in self._threads:
+            self._requests.put(None)
+        for child in list(self._children):
+            with contextlib.suppress(ValueError, AttributeError):
+                child.kill()
+        for thread in self._threads:
+            thread.join(1.0)
+
+
+def _with_remote_traceback(failure: Failure, text: str) -> Exception:
+    error = exception_of(failure)
+    if text:
+        error.add_note(f"in the process lane:\n{text}")
+    return error

@@ -1,0 +1,146 @@
+"""Executes one run: calls the pipeline's function with its journal, on a run loop, and says how it ended.
+
+Owns the local coroutine tree and nothing durable; the paths decide what an ending means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from offramp.core.failure import failure_of
+from offramp.core.run import Outcome
+from offramp.errors import Divergence, RunCancelled
+from offramp.execution.context import current
+from offramp.execution.scope import Handoff, Scope
+
+if TYPE_CHECKING:
+    from offramp.core.spec import PipelineSpec
+    from offramp.execution.loops import RunLoops
+
+Ended = Callable[[Outcome, BaseException | None], object]
+_OWN = str(Path(__file__).resolve().parent.parent)
+
+
+class Execution:
+    """One run executing in this process.
+
+    Args:
+        spec: the pipeline.
+        encoded_input: its arguments as a JSON object.
+        scope: the journal side.
+        ended: called once, on the run loop, with the outcome and the exception behind it; not called after a
+            handoff.
+    """
+
+    def __init__(self, spec: PipelineSpec, encoded_input: bytes, scope: Scope, ended: Ended) -> None:
+        self.spec = spec
+        self.scope = scope
+        self._input = encoded_input
+        self._on_end = ended
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_requested = False
+        self._finished = False
+        self._lock = threading.Lock()
+
+    def start(self, loops: RunLoops) -> None:
+        """Begin on a run loop, soon."""
+        loops.submit(self._begin)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._loop = loop
+            self._task = loop.create_task(self._main(), name=self.scope.facts.run_id)
+            if self._stop_requested:
+                self._task.cancel()
+
+    def stop_tree(self) -> None:
+        """Cancel the local coroutine tree, from any thread."""
+        with self._lock:
+            self._stop_requested = True
+            task, loop = self._task, self._loop
+        if task is not None and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    def cancel(self) -> None:
+        """End the run `cancelled`: steps are cancelled, none starts any more."""
+        self.scope.facts.cancelled = True
+        self.scope.stop_at_boundary()
+        self.stop_tree()
+
+    async def _main(self) -> None:
+        current.set(self.scope)
+        try:
+            arguments = self.spec.signature.decode_input(self._input)
+            value = await self.spec.function(**arguments)
+            self._require_no_divergence()
+            outcome, error = Outcome("completed", self.spec.signature.encode_result(value)), None
+        except Handoff:
+            return
+        except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
+            if self.scope.state == "closed":
+                return
+            outcome, error = self._failed(raised), raised
+        self.finish(outcome, error)
+
+    def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """Report the end, once; the loser of a race with a handoff, a deadline or a cancellation says nothing."""
+        with self._lock:
+            if self._finished or self.scope.state == "closed":
+                return
+            self._finished = True
+        self._on_end(outcome, error)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end was reported."""
+        return self._finished
+
+    def _require_no_divergence(self) -> None:
+        missed = self.scope.journal.unasked()
+        if missed:
+            first = missed[0]
+            raise Divergence(
+                f"the journal holds {len(missed)} finished step(s) that this replay did not ask for; the first is "
+                f"{first.name!r} ({first.key}). Either the pipeline's code changed while the run was on its way, or "
+                "it depends on something that is not journaled (time, randomness, global state): use offramp.now(), "
+                "uuid4() and random(), and do everything else in steps"
+            )
+
+    def _failed(self, error: BaseException) -> Outcome:
+        facts = self.scope.facts
+        if facts.cancelled and _only_cancelled(error):
+            return Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
+        failure = failure_of(error)
+        error.__traceback__ = _user_traceback(error.__traceback__)
+        where = f"in step {failure.step!r} (attempt {failure.attempt}) of " if failure.step else "in "
+        error.add_note(f"{where}pipeline {facts.pipeline!r}, run {facts.run_id}")
+        if isinstance(error, BaseExceptionGroup):
+            for cause in error.exceptions:
+                cause.__traceback__ = _user_traceback(cause.__traceback__)
+        return Outcome("failed", error=failure)
+
+
+def _only_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only_cancelled(cause) for cause in error.exceptions)
+    return isinstance(error, (asyncio.CancelledError, Handoff))
+
+
+def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of the runtime itself; unchanged if nothing else would be left."""
+    frames = []
+    step = traceback
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(_OWN):
+            frames.append(step)
+        step = step.tb_next
+    kept: TracebackType | None = None
+    for frame in reversed(frames):
+        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return kept or traceback

@@ -1,0 +1,94 @@
+"""The deep path's end in a worker: a claimed run is called again with its journal."""
+
+from __future__ import annotations
+
+import logging
+
+from offramp.core import events
+from offramp.core.journal import Entry
+from offramp.core.timestamps import rfc3339
+from offramp.errors import StoreError
+from offramp.execution.scope import sleep_for
+from offramp.paths.live import LiveRuns, cancelled, expired
+from offramp.paths.process import Process
+from offramp.ports.engine import RunHost
+from offramp.ports.store import Claim, Store
+
+log = logging.getLogger("offramp")
+
+
+class DeepPath(RunHost):
+    """Executes claimed runs; what the engine calls."""
+
+    def __init__(self, process: Process, live: LiveRuns) -> None:
+        self._process = process
+        self._live = live
+        self._starting = 0
+
+    @property
+    def pipelines(self) -> list[str]:
+        """The names this process can execute."""
+        return list(self._process.pipelines)
+
+    def free(self) -> int:
+        """How many more deep runs fit."""
+        return self._process.settings.worker_runs - self._live.count("deep") - self._starting
+
+    def execute(self, claim: Claim) -> None:
+        """Begin: at once when nothing has to be replayed."""
+        if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
+            self._live.start(claim.record, self._process.store.log(claim.lease), [], {})
+            return
+        self._starting += 1
+        self._process.control.spawn(self._resume(claim))
+
+    async def _resume(self, claim: Claim) -> None:
+        process, record = self._process, claim.record
+        runlog = process.store.log(claim.lease)
+        now = process.clock.time()
+        try:
+            if record.cancel_requested:
+                self._live.conclude(record, runlog, cancelled())
+                return
+            if record.deadline_at is not None and record.deadline_at <= now:
+                self._live.conclude(record, runlog, expired(record))
+                return
+            entries, steps = await self._history(record.id)
+        finally:
+            self._starting -= 1
+        if not claim.fresh:
+            replayed = sum(1 for entry in entries if entry.kind == "step")
+            body = events.RunResumed(process.id, replayed)
+            runlog.append(None, events.draft(body, rfc3339(now)))
+        unfinished = {key: step for key, step in steps.items() if step.status in {"running", "retrying"}}
+        self._live.start(record, runlog, entries, unfinished)
+
+    async def _history(self, run_id: str) -> tuple[list[Entry], dict[str, events.StepState]]:
+        """Journal and steps; a store that cannot be read for now is asked again, as the lease is held here."""
+        store = self._process.store
+        while True:
+            try:
+                return await store.journal(run_id), await steps_of(store, run_id)
+            except StoreError as error:
+                log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
+                await sleep_for(self._process.clock, 1.0)
+
+    def cancel(self, run_id: str) -> bool:
+        """Cancel a run that is executing here."""
+        return self._live.cancel(run_id)
+
+    def lost(self, run_id: str) -> None:
+        """Stop a run whose lease is gone."""
+        self._live.lost(run_id)
+
+
+async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
+    """The steps of a run by key, from its event log."""
+    frames: list[bytes] = []
+    after = 0
+    while True:
+        part = await store.events(run_id, after, skip_deltas=True)
+        if not part:
+            return events.fold_steps(frames, finished=finished)
+        frames += [frame.data for frame in part]
+        after = part[-1].seq

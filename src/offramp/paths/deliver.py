@@ -1,0 +1,183 @@
+"""From the event log to readers: live, late and resumed ones read the same bytes in the same order.
+
+The feed keeps the newest events of followed runs in memory; a reader that is further behind reads the store, so
+memory stays bounded however slow a reader is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+from offramp.core.events import TERMINAL, Frame
+from offramp.ports.commit import call_threadsafe
+from offramp.ports.store import Batch, Store
+
+TAIL_EVENTS_MAX = 512
+TAIL_BYTES_MAX = 256 * 1024
+"""How much of a followed run's log is kept in memory, per run."""
+
+
+class _Topic:
+    """The newest events of one run, and who waits for the next."""
+
+    __slots__ = ("complete", "frames", "last", "loops", "readers", "size")
+
+    def __init__(self, *, complete: bool = False) -> None:
+        self.complete = complete
+        self.frames: deque[Frame] = deque()
+        self.size = 0
+        self.last = 0
+        self.readers = 0
+        self.loops: dict[asyncio.AbstractEventLoop, set[asyncio.Event]] = {}
+
+    def add(self, batch: Batch) -> None:
+        if batch.first != self.last + 1:
+            self.frames.clear()  # another process wrote in between; the store has it
+            self.size, self.complete = 0, False
+        for seq, data in enumerate(batch.frames, start=batch.first):
+            self.frames.append(Frame(seq, data))
+            self.size += len(data)
+            self.last = seq
+        while len(self.frames) > TAIL_EVENTS_MAX or (self.size > TAIL_BYTES_MAX and len(self.frames) > 1):
+            self.size -= len(self.frames.popleft().data)
+            self.complete = False
+
+    def after(self, seq: int) -> list[Frame] | None:
+        """What follows `seq`, as far as it is known here; None when the store must be asked."""
+        if not self.frames:
+            return [] if self.complete else None
+        if self.frames[0].seq > seq + 1:
+            return None
+        return list(self.frames)[max(0, seq + 1 - self.frames[0].seq) :]
+
+
+class Feed:
+    """Wakes readers when events of their run became visible."""
+
+    def __init__(self) -> None:
+        self._topics: dict[str, _Topic] = {}
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def publish(self, batches: Sequence[Batch]) -> None:
+        """Take what this process wrote; called on the store's thread."""
+        with self._lock:
+            woken = []
+            for batch in batches:
+                topic = self._topics.get(batch.run_id)
+                if topic is not None:
+                    topic.add(batch)
+                    woken.append(topic)
+            self._wake(woken)
+
+    def unknown(self, run_id: str) -> bool:
+        """Whether nobody follows the run here."""
+        return run_id not in self._topics
+
+    def notice(self, run_ids: Sequence[str]) -> None:
+        """Another process wrote to these runs: their readers look into the store."""
+        with self._lock:
+            self._wake([self._topics[run_id] for run_id in run_ids if run_id in self._topics])
+
+    def end(self) -> None:
+        """Let every reader end, as this process does."""
+        with self._lock:
+            self._ended = True
+            self._wake(list(self._topics.values()))
+
+    @staticmethod
+    def _wake(topics: Sequence[_Topic]) -> None:
+        wake: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        for topic in topics:
+            for loop, readers in topic.loops.items():
+                wake.setdefault(loop, []).extend(readers)
+        for loop, readers in wake.items():
+            call_threadsafe(loop, _set_all, readers)
+
+    @contextlib.contextmanager
+    def _reader(self, run_id: str) -> Iterator[tuple[_Topic, asyncio.Event]]:
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+        with self._lock:
+            topic = self._topics.setdefault(run_id, _Topic())
+            topic.readers += 1
+            topic.loops.setdefault(loop, set()).add(event)
+        try:
+            yield topic, event
+        finally:
+            with self._lock:
+                topic.readers -= 1
+                topic.loops[loop].discard(event)
+                if not topic.loops[loop]:
+                    del topic.loops[loop]
+                if topic.readers == 0:
+                    self._topics.pop(run_id, None)
+
+    def watch(self, run_id: str) -> Callable[[], None]:
+        """Keep the events of a run that this process is about to create; call the result to stop."""
+        with self._lock:
+            topic = self._topics.setdefault(run_id, _Topic(complete=True))
+            topic.readers += 1
+
+        def unwatch() -> None:
+            with self._lock:
+                topic.readers -= 1
+                if topic.readers == 0:
+                    self._topics.pop(run_id, None)
+
+        return unwatch
+
+    async def follow(
+        self, store: Store, run_id: str, after: int, idle: float | None, poll: float
+    ) -> AsyncIterator[list[Frame]]:
+        """Events numbered above `after`, in order, until the terminal one.
+
+        Args:
+            store: where older events are.
+            run_id: an existing run.
+            after: the last number the reader has; 0 from the start.
+            idle: seconds without an event after which an empty list is yielded; None for never.
+            poll: seconds after which the store is asked even though no notification came.
+        """
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
+        with self._reader(run_id) as (topic, event):
+            look = not topic.complete
+            while True:
+                event.clear()
+                with self._lock:
+                    frames, ended = topic.after(after), self._ended
+                if frames is None or (look and not frames):
+                    frames = await store.events(run_id, after)
+                if frames:
+                    after, look = frames[-1].seq, False
+                    yield frames
+                    if frames[-1].type in TERMINAL:
+                        return
+                    silent_since = loop.time()
+                    continue
+                if ended:
+                    return
+                step = poll if idle is None else min(poll, silent_since + idle - loop.time())
+                look = not await _woken(event, step) or topic.last <= after
+                if idle is not None and loop.time() - silent_since >= idle:
+                    silent_since = loop.time()
+                    yield []
+
+
+async def _woken(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()

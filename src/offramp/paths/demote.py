@@ -1,0 +1,121 @@
+"""The off-ramp: a run leaves the fast path, or this process, without losing or repeating a finished step.
+
+Order (invariant D1): journal durable, engine owns the run, `run.demoted` in the log, the client hears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from offramp.core import events
+from offramp.core.run import Demotion, DemotionReason, links
+from offramp.core.timestamps import rfc3339
+from offramp.errors import LeaseLost, StoreError
+from offramp.execution.scope import sleep_for
+from offramp.paths.live import LiveRun, LiveRuns
+from offramp.paths.process import Process
+from offramp.ports.engine import Engine, Handoff
+
+log = logging.getLogger("offramp")
+
+BOUNDARY_GRACE_S = 0.05
+"""How long a body that has no step in flight may take to reach its next step, or its end, before it is cut there."""
+RETRY_EVERY_S = 0.5
+
+
+class OffRamp:
+    """Demotes and hands over runs; its coroutines run on the control loop."""
+
+    def __init__(self, process: Process, engine: Engine, live: LiveRuns) -> None:
+        self._process = process
+        self._engine = engine
+        self._live = live
+
+    async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
+        """Move a run from the fast to the deep path; does nothing when it has ended or is already on its way."""
+        if run.leaving or run.record.path != "fast" or run.execution.finished:
+            return
+        run.leaving = True
+        clock = self._process.clock
+        elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
+        demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
+        in_flight = run.execution.scope.stop_at_boundary()
+        try:
+            while not await self._adopted(run, demotion, in_flight):
+                await sleep_for(clock, RETRY_EVERY_S)
+        except LeaseLost:
+            if not run.execution.finished:
+                self._live.lost(run.record.id)
+            return
+        await self._leave(run)
+
+    async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
+        """Durable, owned, told; False when the store refused for now."""
+        record, execution = run.record, run.execution
+        try:
+            await run.log.durable()
+            await self._engine.adopt(Handoff(run.lease, demotion, in_flight))
+        except StoreError as error:
+            log.error("%s cannot be demoted yet: %s", record.id, error)  # noqa: TRY400 - an operator's matter
+            return execution.finished
+        record.path, record.demotion = "deep", demotion
+        execution.scope.facts.path = "deep"
+        body = events.RunDemoted(
+            demotion.reason,
+            demotion.budget_ms,
+            demotion.elapsed_ms,
+            execution.spec.demotion_message,
+            links(record.id),
+        )
+        run.log.append(None, events.draft(body, rfc3339(demotion.at)), durable=True)
+        await run.log.durable()
+        return True
+
+    async def hand_over(self, run: LiveRun) -> None:
+        """Give a deep run back at its next step boundary, so that another process goes on with it."""
+        if run.leaving or run.execution.finished:
+            return
+        run.leaving = True
+        run.execution.scope.stop_at_boundary()
+        await self._leave(run)
+
+    async def _leave(self, run: LiveRun) -> None:
+        """Wait until no step is in flight, then release the run; unless it ends before."""
+        if await self._at_boundary(run):
+            self._live.drop(run)
+            await self._engine.release(run.lease)
+
+    async def _at_boundary(self, run: LiveRun) -> bool:
+        """Wait for the next step boundary; False when the run ended instead."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        scope = run.execution.scope
+        scope.on_change = _threadsafe(loop, changed)
+        while not (run.execution.finished or scope.state == "closed"):
+            changed.clear()
+            if scope.in_flight:
+                await changed.wait()
+            elif scope.parked or not await self._progress(changed):
+                if scope.close_if_idle():
+                    return True
+        return False
+
+    async def _progress(self, changed: asyncio.Event) -> bool:
+        clock = self._process.clock
+        loop = asyncio.get_running_loop()
+        grace_over = asyncio.Event()
+
+        def end() -> None:
+            grace_over.set()
+            changed.set()
+
+        timer = clock.call_at(clock.monotonic() + BOUNDARY_GRACE_S, lambda: loop.call_soon_threadsafe(end))
+        await changed.wait()
+        timer.cancel()
+        return not grace_over.is_set()
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], object]:
+    return lambda: loop.call_soon_threadsafe(event.set)

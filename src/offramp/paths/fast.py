@@ -1,0 +1,52 @@
+"""The fast path: a run executes in the process that accepted it, under its budget."""
+
+from __future__ import annotations
+
+from offramp.core.events import Draft
+from offramp.core.run import RunRecord
+from offramp.paths.demote import OffRamp
+from offramp.paths.live import LiveRuns
+from offramp.paths.process import Process
+from offramp.ports.store import Created, Idempotency
+
+
+class FastPath:
+    """Starts runs here; the budget's end, a disconnect and a drain send them down the off-ramp."""
+
+    def __init__(self, process: Process, live: LiveRuns, off_ramp: OffRamp) -> None:
+        self._process = process
+        self._live = live
+        self._off_ramp = off_ramp
+
+    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
+        """Begin; nothing is promised yet, so the disk is not waited for."""
+        process = self._process
+        record.status, record.started_at = "running", record.created_at
+        unwatch = process.feed.watch(record.id)
+        # The reader that the answer is streamed to comes within moments; without one the events are in the store.
+        process.clock.call_at(process.clock.monotonic() + 1.0, unwatch)
+        commit, runlog = process.store.create(
+            record, accepted, owner=process.id, durable=False, idempotency=idempotency
+        )
+        if idempotency is not None:
+            created = await commit
+            if created.existing is not None:
+                return created
+        assert runlog is not None  # noqa: S101 - an owner was given
+        run = self._live.start(record, runlog, [], {})
+        ends = run.began + record.budget_s
+        run.timers.append(
+            process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))
+        )
+        return Created(None)
+
+    def disconnected(self, run_id: str) -> None:
+        """The client went away: do what the pipeline declares."""
+        run = self._live.get(run_id)
+        if run is None or run.record.path != "fast":
+            return
+        wish = run.execution.spec.on_disconnect
+        if wish == "cancel":
+            self._live.cancel(run_id)
+        elif wish == "demote":
+            self._process.control.spawn(self._off_ramp.demote(run, "disconnect"))

@@ -1,0 +1,204 @@
+"""The runs that are executing in this process, on either path: starting, ending, cancelling and losing them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.failure import Failure, failure_of
+from offramp.core.journal import Entry, Journal
+from offramp.core.run import Outcome, Path, RunRecord, links
+from offramp.core.timestamps import rfc3339
+from offramp.errors import LeaseLost, RunCancelled, RunExpired
+from offramp.execution.attempt import RunFacts
+from offramp.execution.runner import Execution
+from offramp.execution.scope import Scope
+from offramp.paths.process import Process
+from offramp.ports.clock import Timer
+from offramp.ports.commit import Commit
+from offramp.ports.store import Lease, RunLog
+
+log = logging.getLogger("offramp")
+
+
+class LiveRun:
+    """One executing run."""
+
+    def __init__(self, record: RunRecord, runlog: RunLog, execution: Execution, began: float) -> None:
+        self.record = record
+        self.log = runlog
+        self.execution = execution
+        self.began = began
+        self.began_on: Path = record.path
+        self.timers: list[Timer] = []
+        self.leaving = False
+        """Whether somebody is already demoting it or handing it over."""
+
+    @property
+    def lease(self) -> Lease:
+        """The right to write it."""
+        return self.log.lease
+
+
+class LiveRuns:
+    """All executing runs of a process; safe to use from any thread.
+
+    Args:
+        process: what they execute with.
+        ended: called with each run that left, after it made room for another.
+    """
+
+    def __init__(self, process: Process, ended: Callable[[LiveRun], object]) -> None:
+        self._process = process
+        self._on_end = ended
+        self._runs: dict[str, LiveRun] = {}
+        self._lock = threading.Lock()
+        self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self.errors: dict[str, BaseException | None] = {}
+        """Exceptions of failed runs that somebody in this process waits for; who waits puts the key there."""
+
+    def start(
+        self,
+        record: RunRecord,
+        runlog: RunLog,
+        entries: list[Entry],
+        interrupted: dict[str, events.StepState],
+    ) -> LiveRun:
+        """Begin to execute a run whose lease this process holds."""
+        process = self._process
+        clock = process.clock
+        began = clock.monotonic()
+        facts = RunFacts(
+            run_id=record.id,
+            pipeline=record.pipeline,
+            session_id=record.session_id,
+            metadata=record.metadata,
+            path=record.path,
+            budget_ends=began + record.budget_s,
+            deadline_at=record.deadline_at,
+            clock=clock,
+        )
+        scope = Scope(facts, Journal(entries), runlog, process.lanes, clock, interrupted)
+        run: LiveRun
+        execution = Execution(
+            process.pipelines[record.pipeline], record.input, scope, lambda outcome, error: self._end(run, outcome, error)
+        )
+        run = LiveRun(record, runlog, execution, began)
+        with self._lock:
+            self._runs[record.id] = run
+            self._counts[run.began_on] += 1
+        if record.deadline_at is not None:
+            due = began + max(0.0, record.deadline_at - clock.time())
+            run.timers.append(clock.call_at(due, lambda: self._expire(run)))
+        execution.start(process.loops)
+        return run
+
+    def get(self, run_id: str) -> LiveRun | None:
+        """The run, if it is executing here."""
+        return self._runs.get(run_id)
+
+    def all(self) -> list[LiveRun]:
+        """Every run executing here now."""
+        with self._lock:
+            return list(self._runs.values())
+
+    def count(self, path: Path) -> int:
+        """How many runs that began here on this path are executing."""
+        return self._counts[path]
+
+    def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
+        """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
+        if run.record.id in self.errors:
+            self.errors[run.record.id] = error
+        self.conclude(run.record, run.log, outcome)
+        self._forget(run)
+
+    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> None:
+        """Write a run's outcome."""
+        at = self._process.clock.time()
+        body = terminal_event(record.id, outcome)
+        runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
+
+    def _forget(self, run: LiveRun) -> None:
+        with self._lock:
+            known = self._runs.get(run.record.id) is run
+            if known:
+                del self._runs[run.record.id]
+                self._counts[run.began_on] -= 1
+        for timer in run.timers:
+            timer.cancel()
+        if known:
+            self._on_end(run)
+
+    def _force(self, run: LiveRun, outcome: Outcome) -> None:
+        """End a run whatever its code does."""
+        run.execution.scope.stop_at_boundary()
+        run.execution.finish(outcome)
+        run.execution.scope.close()
+        run.execution.stop_tree()
+
+    def _expire(self, run: LiveRun) -> None:
+        self._force(run, expired(run.record))
+
+    def cancel(self, run_id: str) -> bool:
+        """Cancel a run; one that does not end within the grace time ends without its steps. False if not here."""
+        run = self.get(run_id)
+        if run is None:
+            return False
+        clock = self._process.clock
+        run.execution.cancel()
+        due = clock.monotonic() + self._process.settings.cancel_grace
+        run.timers.append(clock.call_at(due, lambda: self._force(run, cancelled())))
+        return True
+
+    def drop(self, run: LiveRun) -> None:
+        """Stop executing a run that goes on elsewhere; nothing of it is written any more."""
+        run.execution.scope.close()
+        run.execution.stop_tree()
+        self._forget(run)
+
+    def lost(self, run_id: str) -> None:
+        """The lease of a run is gone: another process has it."""
+        run = self.get(run_id)
+        if run is not None:
+            log.warning("%s: the lease was lost; another process goes on with it", run_id)
+            self.drop(run)
+
+
+def cancelled() -> Outcome:
+    """The outcome of a cancelled run."""
+    return Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
+
+
+def expired(record: RunRecord) -> Outcome:
+    """The outcome of a run that reached its deadline."""
+    text = f"the run did not end by its deadline {rfc3339(record.deadline_at or 0.0)}"
+    return Outcome("expired", error=failure_of(RunExpired(text)))
+
+
+def terminal_event(run_id: str, outcome: Outcome) -> events.Body:
+    """The event that says how a run ended."""
+    if outcome.status == "completed":
+        result = outcome.result or b"null"
+        if len(result) > events.RESULT_INLINE_BYTES_MAX:
+            return events.RunCompleted(result_url=links(run_id)["result"])
+        return events.RunCompleted(result=msgspec.Raw(result))
+    failure = outcome.error or Failure("internal", "no error was recorded")
+    kind: Any = {"failed": events.RunFailed, "cancelled": events.RunCancelled, "expired": events.RunExpired}
+    body: events.Body = kind[outcome.status](failure.public())
+    return body
+
+
+def _log_refusal(run_id: str) -> Callable[[Commit[None]], None]:
+    def look(commit: Commit[None]) -> None:
+        if isinstance(commit.error, LeaseLost):
+            log.warning("%s: its outcome was not written, another process has taken it over", run_id)
+        elif commit.error is not None:
+            log.error("%s: its outcome was not written: %s", run_id, commit.error)
+
+    return look

@@ -1,0 +1,101 @@
+"""Running pipelines in this process without HTTP: `async with app.local() as runtime`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from offramp.core.events import Event, decode
+from offramp.core.failure import exception_of
+from offramp.errors import RunCancelled, RunExpired, RunFailed
+from offramp.paths.service import Service
+from offramp.paths.submission import Submission
+
+
+class Handle:
+    """A started run. Iterate it for its events; each iteration starts from the first one."""
+
+    def __init__(self, service: Service, run_id: str, pipeline: str) -> None:
+        self._service = service
+        self.id = run_id
+        self._pipeline = pipeline
+
+    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+        """The events numbered above `after`, until the terminal one."""
+        async with contextlib.aclosing(self._service.follow(self.id, after)) as parts:
+            async for frames in parts:
+                for frame in frames:
+                    yield decode(frame.data)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.events()
+
+    async def result(self) -> Any:
+        """Wait for the end and return the pipeline's value, typed as annotated.
+
+        Raises:
+            Exception: what the pipeline or a step raised; its notes name pipeline, step and run.
+            RunCancelled: the run was cancelled.
+            RunExpired: its deadline passed.
+            RunFailed: it failed elsewhere, with an exception that cannot be made again here.
+        """
+        async with contextlib.aclosing(self._service.follow(self.id)) as parts:
+            async for _ in parts:
+                pass
+        error = self._service.take_error(self.id)
+        if error is not None:
+            raise error
+        record = await self._service.get(self.id)
+        if record.status == "completed":
+            return self._service.pipelines[self._pipeline].signature.decode_result(record.result or b"null")
+        failure = record.error
+        if record.status == "cancelled":
+            raise RunCancelled(f"{self.id} was cancelled")
+        if record.status == "expired":
+            raise RunExpired(failure.message if failure else f"{self.id} expired")
+        if failure is None:
+            raise RunFailed(f"{self.id} is {record.status}; this process is stopping")
+        again = exception_of(failure)
+        where = f"step {failure.step!r} of " if failure.step else ""
+        again.add_note(f"in {where}pipeline {self._pipeline!r}, run {self.id}, executed in another process")
+        raise again
+
+    async def document(self) -> dict[str, Any]:
+        """The run document."""
+        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(await self._service.document(self.id)))
+        return document
+
+    async def cancel(self) -> None:
+        """Have the run end `cancelled`."""
+        await self._service.cancel(self.id)
+
+
+class LocalRuntime:
+    """Both paths in this process."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def start(self, pipeline: str, /, **inputs: Any) -> Handle:
+        """Start a run on the path the router chooses.
+
+        Args:
+            pipeline: its name.
+            inputs: its arguments.
+
+        Raises:
+            UnknownPipeline: no pipeline has that name.
+            InputError: the arguments do not fit.
+        """
+        spec = self.service.pipelines.get(pipeline)
+        encoded = b"{}" if spec is None else spec.signature.encode_input(inputs)
+        return await self.submit(Submission(pipeline=pipeline, input=encoded))
+
+    async def submit(self, submission: Submission) -> Handle:
+        """Start a run with everything a request can carry: budget, session, class, idempotency key."""
+        accepted = await self.service.submit(submission)
+        self.service.keep_error(accepted.record.id)
+        return Handle(self.service, accepted.record.id, submission.pipeline)

@@ -1,0 +1,31 @@
+"""What one process of a service has: declarations, settings and adapters. Put together by the wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offramp.core.sla import SLA
+from offramp.core.spec import PipelineSpec
+from offramp.execution.lanes import Lanes
+from offramp.execution.loops import LoopThread, RunLoops
+from offramp.paths.deliver import Feed
+from offramp.ports.clock import Clock
+from offramp.ports.store import Store
+from offramp.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """`id` names the process in leases and `run.resumed`; `control` is a loop that no user code runs on."""
+
+    id: str
+    settings: Settings
+    pipelines: Mapping[str, PipelineSpec]
+    classes: Mapping[str, SLA]
+    clock: Clock
+    store: Store
+    control: LoopThread
+    loops: RunLoops
+    lanes: Lanes
+    feed: Feed

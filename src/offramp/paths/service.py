@@ -1,0 +1,226 @@
+"""What a process of the service can do, in one place: the edge (HTTP, command line, tests) calls only this."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from offramp.core.events import Frame
+from offramp.core.run import RunRecord, document
+from offramp.core.sla import SLA
+from offramp.core.spec import PipelineSpec
+from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
+from offramp.paths.deep import DeepPath, steps_of
+from offramp.paths.demote import OffRamp
+from offramp.paths.fast import FastPath
+from offramp.paths.live import LiveRun, LiveRuns
+from offramp.paths.process import Process
+from offramp.paths.submission import Accepted, Submission
+from offramp.paths.submit import Desk
+from offramp.ports.engine import Engine
+from offramp.ports.store import RunFilter
+from offramp.settings import Settings
+
+log = logging.getLogger("offramp")
+
+
+class JoinedEngine(Engine, Protocol):
+    """An engine that this process is a member of."""
+
+    async def open(self) -> None:
+        """Join."""
+
+    async def stop_taking(self) -> None:
+        """Take no further run."""
+
+    async def close(self) -> None:
+        """Leave."""
+
+    async def retire(self, owner: str) -> int:
+        """Release what a dead process held."""
+
+    def has_room(self) -> None:
+        """A run ended here."""
+
+
+class Service:
+    """One process of the service: gateway, worker, or both.
+
+    Args:
+        name: the app's name.
+        process: what this process has.
+        live: its executing runs.
+        deep: its end of the deep path.
+        engine: what drives deep runs.
+        close: closes what `process` holds, last.
+    """
+
+    def __init__(
+        self, name: str, process: Process, live: LiveRuns, deep: DeepPath, engine: JoinedEngine, close: Any
+    ) -> None:
+        self.app_name = name
+        self._process = process
+        self._live = live
+        self._deep = deep
+        self._engine = engine
+        self._close = close
+        self._off_ramp = OffRamp(process, engine, live)
+        self._fast = FastPath(process, live, self._off_ramp)
+        self._desk = Desk(process, live, self._fast, engine)
+        self._drained = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._process.settings
+
+    @property
+    def pipelines(self) -> Mapping[str, PipelineSpec]:
+        """The pipelines by name."""
+        return self._process.pipelines
+
+    @property
+    def classes(self) -> Mapping[str, SLA]:
+        """The SLA classes by name."""
+        return self._process.classes
+
+    @property
+    def id(self) -> str:
+        """How this process is called in leases and in `run.resumed`."""
+        return self._process.id
+
+    async def start(self) -> None:
+        """Join the service and begin to work."""
+        await self._process.control.run(self._engine.open())
+        self._process.control.spawn(self._purge())
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Take a request; see `Desk.submit`."""
+        return await self._desk.submit(submission)
+
+    async def get(self, run_id: str, tenant: str = "") -> RunRecord:
+        """A run's record.
+
+        Raises:
+            UnknownRun: there is none, or it is another tenant's.
+        """
+        record = await self._process.store.get(run_id)
+        if record is None or record.tenant != tenant:
+            raise UnknownRun(f"no run {run_id[:100]!r}; runs are listed at /v1/runs")
+        return record
+
+    async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
+        """A run's document; `prefix` is where the gateway is mounted."""
+        record = await self.get(run_id, tenant)
+        steps = await steps_of(self._process.store, run_id, finished=record.finished)
+        return document(record, [step.document() for step in steps.values()], prefix)
+
+    async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
+        """A page of documents, newest first, without results and steps."""
+        return [document(record, [], prefix) for record in await self._process.store.runs(wanted)]
+
+    async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncIterator[list[Frame]]:
+        """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
+
+        Ends early when this process stops; the reader then goes on elsewhere from the last number it has.
+
+        Raises:
+            RunGone: the run's events were removed at the end of its retention.
+        """
+        process = self._process
+        if process.feed.unknown(run_id):
+            record = await process.store.get(run_id)
+            if record is not None and record.purged:
+                raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
+        async with contextlib.aclosing(
+            process.feed.follow(process.store, run_id, after, idle, process.settings.poll)
+        ) as frames:
+            async for part in frames:
+                yield part
+
+    async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
+        """Have a run end `cancelled`.
+
+        Raises:
+            UnknownRun: there is none, or it is another tenant's.
+            RunConflict: it has its outcome.
+        """
+        await self.get(run_id, tenant)
+        record = await self._engine.cancel(run_id)
+        if record is None:
+            raise UnknownRun(f"no run {run_id[:100]!r}; runs are listed at /v1/runs")
+        if record.finished:
+            raise RunConflict(f"{run_id} has already ended: it is {record.status}")
+        return record
+
+    def disconnected(self, run_id: str) -> None:
+        """The client that started this run went away."""
+        self._fast.disconnected(run_id)
+
+    async def ready(self) -> tuple[bool, str]:
+        """Whether runs are taken and a worker is warm, else why not."""
+        if self._desk.closed:
+            return False, "stopping"
+        if not await self._engine.ready():
+            return False, "no worker is warm yet"
+        return True, "ready"
+
+    async def retire(self, owner: str) -> int:
+        """Release at once what a dead process held; how many runs that was."""
+        return await self._engine.retire(owner)
+
+    def keep_error(self, run_id: str) -> None:
+        """Keep the exception of this run, should it fail here, until `take_error`."""
+        self._live.errors[run_id] = None
+
+    def take_error(self, run_id: str) -> BaseException | None:
+        """The exception behind a run that failed here."""
+        return self._live.errors.pop(run_id, None)
+
+    async def drain(self) -> None:
+        """Take nothing more; demote or hand over what runs here, for at most `drain_timeout` seconds."""
+        if self._drained:
+            return
+        self._drained = True
+        self._desk.closed = True
+        await self._process.control.run(self._drain())
+
+    async def _drain(self) -> None:
+        await self._engine.stop_taking()
+        leaving = [asyncio.ensure_future(self._send_away(run)) for run in self._live.all()]
+        if leaving:
+            _, late = await asyncio.wait(leaving, timeout=self.settings.drain_timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("%d runs had a step in flight at the end of the drain; it is executed again", len(late))
+        for run in self._live.all():
+            self._live.drop(run)
+        self._process.feed.end()
+
+    async def _send_away(self, run: LiveRun) -> None:
+        if run.record.path == "fast":
+            await self._off_ramp.demote(run, "drain")
+        else:
+            await self._off_ramp.hand_over(run)
+        while self._live.get(run.record.id) is run and not run.execution.finished:
+            await asyncio.sleep(0.02)  # somebody else was already sending it away
+
+    async def stop(self) -> None:
+        """Drain, leave the service, and close everything."""
+        await self.drain()
+        await self._process.control.run(self._engine.close())
+        await self._process.store.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    async def _purge(self) -> None:
+        while not self._drained:
+            await asyncio.sleep(self.settings.purge_every)
+            try:
+                while await self._process.store.purge(self._process.clock.time()):
+                    pass
+            except StoreError as error:
+                log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again

@@ -1,0 +1,113 @@
+"""From a request to a run: checked, budgeted, routed, recorded, started."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from offramp.core import events, routing
+from offramp.core.names import did_you_mean
+from offramp.core.run import Route, RunRecord, run_id
+from offramp.core.sla import SLA, budget_s
+from offramp.core.spec import PipelineSpec
+from offramp.core.timestamps import rfc3339
+from offramp.errors import InputError, Overloaded, UnknownPipeline
+from offramp.paths.fast import FastPath
+from offramp.paths.live import LiveRuns
+from offramp.paths.process import Process
+from offramp.paths.submission import Accepted, Submission
+from offramp.ports.engine import Engine
+from offramp.ports.store import Idempotency
+
+
+class Desk:
+    """Where requests for runs are taken."""
+
+    def __init__(self, process: Process, live: LiveRuns, fast: FastPath, engine: Engine) -> None:
+        self._process = process
+        self._live = live
+        self._fast = fast
+        self._engine = engine
+        self.closed = False
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Take a request.
+
+        Raises:
+            UnknownPipeline: no pipeline has that name.
+            InputError: input, class or budget do not fit.
+            IdempotencyMismatch: the key came with another request before.
+            Overloaded: this process is stopping, or executes as many fast runs as it may.
+            StoreError: the store cannot take it; nothing was accepted.
+        """
+        if self.closed:
+            raise Overloaded("this gateway is stopping; another one takes the request", retry_after=1.0)
+        spec = self._pipeline(submission.pipeline)
+        sla = self._class(submission.sla or spec.sla)
+        spec.signature.decode_input(submission.input)
+        record = self._record(submission, spec, sla)
+        accepted = events.draft(
+            events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
+            rfc3339(record.created_at),
+        )
+        key = self._idempotency(submission, record.created_at)
+        if record.path == "fast":
+            if self._live.count("fast") >= self._process.settings.fast_runs:
+                raise Overloaded(
+                    f"{self._process.settings.fast_runs} runs are on the fast path here (OFFRAMP_FAST_RUNS); try again, "
+                    "or ask for respond-async"
+                )
+            created = await self._fast.start(record, accepted, key)
+        else:
+            created = await self._engine.start(record, accepted, key)
+        if created.existing is None or created.existing == record.id:
+            return Accepted(record, attached=False)
+        existing = await self._process.store.get(created.existing)
+        return Accepted(existing or record, attached=True)
+
+    def _pipeline(self, name: str) -> PipelineSpec:
+        spec = self._process.pipelines.get(name)
+        if spec is None:
+            raise UnknownPipeline(f"no pipeline {name[:100]!r}; {did_you_mean(name, self._process.pipelines)}")
+        return spec
+
+    def _class(self, name: str) -> SLA:
+        sla = self._process.classes.get(name)
+        if sla is None:
+            message = f"no class {name[:100]!r}; {did_you_mean(name, self._process.classes)}"
+            raise InputError(message, [("/class", message)])
+        return sla
+
+    def _record(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> RunRecord:
+        process = self._process
+        now = process.clock.time()
+        budget = budget_s(sla, spec.budget, submission.budget, submission.wait, process.settings.max_budget)
+        route: Route = routing.decide(routing.Features(submission.respond_async, budget, sla.name))
+        return RunRecord(
+            id=run_id(now, process.clock.random_bytes(10)),
+            pipeline=spec.name,
+            version=spec.version,
+            status="queued",
+            path=route.path,
+            sla=sla.name,
+            route=route,
+            created_at=now,
+            input=submission.input,
+            budget_s=budget,
+            priority=sla.priority,
+            session_id=submission.session_id,
+            metadata=submission.metadata,
+            tenant=submission.tenant,
+            trace=submission.trace,
+            deadline_at=None if spec.deadline is None else now + spec.deadline,
+            retention_s=spec.retention,
+            webhook=submission.webhook,
+        )
+
+    def _idempotency(self, submission: Submission, now: float) -> Idempotency | None:
+        if submission.idempotency_key is None:
+            return None
+        asked = msgspec.structs.replace(submission, idempotency_key=None, trace={}, tenant="")
+        fingerprint = blake2b(msgspec.json.encode(asked, order="deterministic"), digest_size=16).hexdigest()
+        return Idempotency(submission.idempotency_key, fingerprint, now + self._process.settings.idempotency)

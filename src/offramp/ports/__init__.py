@@ -1,0 +1,1 @@
+"""Protocols that adapters fulfil; the obligations in their docstrings are numbered."""

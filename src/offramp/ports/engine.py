@@ -1,0 +1,68 @@
+"""What drives deep runs.
+
+Obligations of every engine (cited by the conformance cases):
+
+N1 `start` resolves when the run is durable; starting the same id again changes nothing.
+N2 `adopt` resolves when the engine owns the run and everything its journal holds; adopting again changes nothing.
+N3 A step in flight at adoption is executed again only if the process that ran it died (D2).
+N4 A finished step is never executed again by recovery, release or drain (D2).
+N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it starts afterwards.
+N6 What a dead process held goes on elsewhere without anybody asking.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from offramp.core.events import Draft
+from offramp.core.run import Demotion, RunRecord
+from offramp.ports.store import Claim, Created, Idempotency, Lease
+
+
+class Handoff(NamedTuple):
+    """A demoted run: its lease, why, and the keys of the steps that go on where they are."""
+
+    lease: Lease
+    demotion: Demotion
+    in_flight: list[str]
+
+
+class RunHost(Protocol):
+    """What an engine calls to execute a run in this process; implemented by `paths`."""
+
+    @property
+    def pipelines(self) -> list[str]:
+        """The names this process can execute."""
+
+    def free(self) -> int:
+        """How many more deep runs fit into this process now."""
+
+    def execute(self, claim: Claim) -> None:
+        """Begin to execute a claimed run; returns at once."""
+
+    def cancel(self, run_id: str) -> bool:
+        """Cancel a run that is executing here; False if it is not."""
+
+    def lost(self, run_id: str) -> None:
+        """Stop a run whose lease is gone, without writing anything more."""
+
+
+class Engine(Protocol):
+    """See the obligations at the top of this module."""
+
+    async def start(
+        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None
+    ) -> Created:
+        """Take a new run that goes deep at once (N1)."""
+
+    async def adopt(self, handoff: Handoff) -> None:
+        """Take over a run from the fast path (N2)."""
+
+    async def release(self, lease: Lease) -> None:
+        """No step of the run is in flight in this process any more: let it go on at a worker."""
+
+    async def cancel(self, run_id: str) -> RunRecord | None:
+        """Cancel a run wherever it is (N5); its record, None if it is unknown."""
+
+    async def ready(self) -> bool:
+        """Whether some worker is warm."""

@@ -1,0 +1,131 @@
+"""Every setting, in one frozen object: from arguments, then `OFFRAMP_*` variables, then offramp.toml, then defaults.
+
+Owns names, types, defaults and bounds; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from offramp.core.names import did_you_mean
+from offramp.errors import SettingsError
+
+
+def _setting(default: Any, low: float, high: float, doc: str) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "doc": doc})
+
+
+def _text(default: str, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set; each field is `OFFRAMP_<NAME>` in the environment and `<name>` in offramp.toml.
+
+    `Settings.describe()` lists every field with its bounds and meaning, and docs/settings.md is made from it.
+    """
+
+    data: str = _text(".offramp", "folder of the embedded engine's database")
+    engine: str = _text("embedded:", "what drives deep runs: embedded: (SQLite under `data`)")
+    store: str = _text("", "where runs and events are kept; empty means beside the engine")
+    max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
+    max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")
+    worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
+    fast_runs: int = _setting(1000, 1, 100_000, "fast runs that one gateway executes at once; past it 503")
+    threads: int = _setting(64, 1, 1024, "threads for sync steps, per process")
+    processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")
+    spare_loops: int = _setting(3, 0, 64, "run loops that may stand in while another is blocked")
+    blocked_after: float = _setting(0.1, 0.01, 60.0, "seconds after which a blocked run loop is reported")
+    lease: float = _setting(10.0, 0.5, 600.0, "seconds after which a silent process loses its runs")
+    poll: float = _setting(1.0, 0.05, 60.0, "seconds between fallback polls, should a notification be lost")
+    sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
+    drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
+    cancel_grace: float = _setting(5.0, 0.0, 600.0, "seconds a cancelled step has to end before its run ends without it")
+    heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
+    idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")
+    purge_every: float = _setting(60.0, 1.0, 86_400.0, "seconds between removals of runs past their retention")
+    backlog_bytes: int = _setting(64 << 20, 1 << 16, 1 << 34, "bytes waiting to be written before emit() waits too")
+
+    def __post_init__(self) -> None:
+        """Check every value against its type and bounds."""
+        for item in fields(self):
+            object.__setattr__(self, item.name, _checked(item.name, getattr(self, item.name), item.metadata))
+
+    @classmethod
+    def load(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        file: Path | None = None,
+        **given: Any,
+    ) -> Settings:
+        """Merge the sources; arguments that are None do not count.
+
+        Args:
+            environment: `os.environ` unless told otherwise.
+            file: `offramp.toml` in the working directory unless told otherwise; it need not exist.
+            given: settings by name, which win over everything.
+
+        Raises:
+            SettingsError: a name is unknown or a value does not fit; the message names the source.
+        """
+        environment = os.environ if environment is None else environment
+        values = _from_file(Path("offramp.toml") if file is None else file)
+        for item in fields(cls):
+            variable = f"OFFRAMP_{item.name.upper()}"
+            if environment.get(variable):
+                values[item.name] = environment[variable]
+        values |= {name: value for name, value in given.items() if value is not None}
+        unknown = set(values) - {item.name for item in fields(cls)}
+        if unknown:
+            name = sorted(unknown)[0]
+            raise SettingsError(f"no setting {name!r}; {did_you_mean(name, [item.name for item in fields(cls)])}")
+        return cls(**values)
+
+    @classmethod
+    def describe(cls) -> list[tuple[str, Any, str, str]]:
+        """`(name, default, bounds, meaning)` of every setting."""
+        return [
+            (
+                item.name,
+                item.default,
+                f"{item.metadata['low']:g} to {item.metadata['high']:g}" if "low" in item.metadata else "",
+                item.metadata["doc"],
+            )
+            for item in fields(cls)
+        ]
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{file.name} cannot be read: {error.strerror}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file.name} is not TOML: {error}") from error
+
+
+def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
+    if "low" not in metadata:
+        if not isinstance(value, str):
+            raise SettingsError(f"{name} is text, got {value!r}")
+        return value
+    wanted = type(metadata["low"])
+    try:
+        number = wanted(value)
+    except (TypeError, ValueError):
+        raise SettingsError(f"{name} is a number, got {value!r}; {metadata['doc']}") from None
+    if not metadata["low"] <= number <= metadata["high"]:
+        raise SettingsError(
+            f"{name} is from {metadata['low']:g} to {metadata['high']:g}, got {value!r}; {metadata['doc']}"
+        )
+    return number

@@ -1,0 +1,271 @@
+"""One transaction: turns a list of operations, in order, into few statements.
+
+Statements insert many rows each, because the interpreter lock is given away at every statement and taking it back
+from a busy run loop costs far more than a row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from offramp.core.events import frame
+from offramp.core.run import RunRecord
+from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
+from offramp.ports.store import Batch, Created, Lease
+from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+from offramp.stores.sqlite.rows import ENCODE, encode_record
+
+CHUNK_BYTES_MAX = 64 * 1024
+"""Events of one commit are stored together up to about this size."""
+
+_ROWS_PER_STATEMENT = (64, 8, 1)
+_RUN_COLUMNS = "id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, retention, record"
+
+
+class Tail(msgspec.Struct):
+    """Where a run's journal and event log end: the next position, the next number."""
+
+    token: int
+    position: int = 0
+    seq: int = 1
+
+
+class Transaction:
+    """Builds and executes one batch; the caller begins and commits.
+
+    Args:
+        connection: inside BEGIN IMMEDIATE.
+        tails: ends of the runs that this process writes; changed only by `accept` after the commit.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, tails: dict[str, Tail]) -> None:
+        self._connection = connection
+        self._known = tails
+        self._tails: dict[str, Tail] = {}
+        self._gone: set[str] = set()
+        self._runs: list[Any] = []
+        self._entries: list[Any] = []
+        self._frames: dict[str, Batch] = {}
+        self._finished: list[Any] = []
+        self.published: dict[str, Batch] = {}
+        self.resolved: list[tuple[Any, Any, BaseException | None]] = []
+        self.lost: set[Lease] = set()
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Execute everything."""
+        self._verify(operations)
+        for operation in operations:
+            if isinstance(operation, Append):
+                self._append(operation)
+            elif isinstance(operation, Create):
+                self._create(operation)
+            elif isinstance(operation, Finish):
+                self._finish(operation)
+            elif isinstance(operation, Sync):
+                held = operation.lease is None or self._tail(operation.lease) is not None
+                self.resolved.append((operation.commit, None, None if held else _lost(operation.lease)))
+            else:
+                self._call(operation)
+        self._flush()
+
+    def accept(self) -> None:
+        """After the commit: take over the new ends."""
+        self._known.update(self._tails)
+        for run_id in self._gone:
+            self._known.pop(run_id, None)
+
+    def hold(self, run_id: str, tail: Tail) -> None:
+        """This process owns the run from here on."""
+        self._tails[run_id] = tail
+        self._gone.discard(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """This process gives the run up."""
+        self._gone.add(run_id)
+
+    def _verify(self, operations: Sequence[Operation]) -> None:
+        """Forget the runs whose lease was taken over by another process (J3): one query for the whole batch."""
+        wanted = {op.lease.run_id for op in operations if not isinstance(op, (Create, Call)) and op.lease is not None}
+        ids = [run_id for run_id in wanted if run_id in self._known]
+        found: dict[str, int] = {}
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found.update(
+                self._connection.execute(
+                    f"SELECT id, token FROM runs WHERE id IN ({marks}) AND owner IS NOT NULL",  # noqa: S608
+                    part,
+                )
+            )
+        for run_id in ids:
+            if found.get(run_id) != self._known[run_id].token:
+                self._gone.add(run_id)
+
+    def _tail(self, lease: Lease) -> Tail | None:
+        """The end of a run's logs, if the lease is the current one."""
+        tail = self._tails.get(lease.run_id)
+        if tail is None and lease.run_id not in self._gone:
+            known = self._known.get(lease.run_id)
+            if known is not None:
+                # A copy, so that a transaction that fails changes nothing.
+                tail = self._tails[lease.run_id] = Tail(known.token, known.position, known.seq)
+        if tail is None or tail.token != lease.token or lease.run_id in self._gone:
+            self.lost.add(lease)
+            return None
+        return tail
+
+    def _append(self, operation: Append) -> None:
+        tail = self._tail(operation.lease)
+        if tail is None:
+            return
+        run_id = operation.lease.run_id
+        if operation.entry is not None:
+            self._entries += (run_id, tail.position, ENCODE(operation.entry))
+            tail.position += 1
+        if operation.event is not None:
+            self._frame(run_id, tail, operation.event)
+
+    def _frame(self, run_id: str, tail: Tail, event: Any) -> None:
+        batch = self._frames.get(run_id)
+        if batch is None:
+            batch = self._frames[run_id] = Batch(run_id, tail.seq, [])
+        batch.frames.append(frame(event, run_id, tail.seq))
+        tail.seq += 1
+
+    def _create(self, operation: Create) -> None:
+        record, key = operation.record, operation.idempotency
+        if key is not None:
+            existing = self._connection.execute(
+                "SELECT fingerprint, run_id FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?",
+                (record.tenant, key.key, record.created_at),
+            ).fetchone()
+            if existing is not None:
+                same = existing[0] == key.fingerprint
+                error = None if same else IdempotencyMismatch(
+                    "this Idempotency-Key was used with another request; use a new key for a new request"
+                )
+                self.resolved.append((operation.commit, Created(existing[1]) if same else None, error))
+                return
+            self._connection.execute(
+                "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
+                (record.tenant, key.key, key.fingerprint, record.id, key.expires_at),
+            )
+        if record.id in self._known or record.id in self._tails or self._exists(operation):
+            self.resolved.append((operation.commit, Created(record.id), None))
+            return
+        self._runs += _run_row(record, operation.owner)
+        tail = self._tails[record.id] = Tail(1)
+        self._frame(record.id, tail, operation.event)
+        if operation.owner is None:
+            self._gone.add(record.id)
+        self.resolved.append((operation.commit, Created(None), None))
+
+    def _exists(self, operation: Create) -> bool:
+        # Only starts that an engine may repeat are looked up; a fresh id from here cannot be there yet.
+        if not operation.durable:
+            return False
+        query = "SELECT 1 FROM runs WHERE id = ?"
+        return self._connection.execute(query, (operation.record.id,)).fetchone() is not None
+
+    def _finish(self, operation: Finish) -> None:
+        tail = self._tail(operation.lease)
+        if tail is None:
+            self.resolved.append((operation.commit, None, _lost(operation.lease)))
+            return
+        run_id, outcome = operation.lease.run_id, operation.outcome
+        self._frame(run_id, tail, operation.event)
+        error = None if outcome.error is None else ENCODE(outcome.error)
+        self._finished += (run_id, outcome.status, operation.at, outcome.result, error)
+        self._gone.add(run_id)
+        self.resolved.append((operation.commit, None, None))
+
+    def _call(self, operation: Call) -> None:
+        self._flush()
+        # A savepoint: statements that are refused take only themselves back, not the batch.
+        self._connection.execute("SAVEPOINT call")
+        try:
+            value = operation.function(self._connection, self)
+        except (LeaseLost, RunConflict) as error:
+            self._connection.execute("ROLLBACK TO call")
+            self.resolved.append((operation.commit, None, error))
+        else:
+            self.resolved.append((operation.commit, value, None))
+        self._connection.execute("RELEASE call")
+
+    def _flush(self) -> None:
+        """Write the rows collected so far."""
+        insert(self._connection, f"INSERT INTO runs ({_RUN_COLUMNS}) VALUES ", 12, self._runs)
+        insert(self._connection, "INSERT INTO journal VALUES ", 3, self._entries)
+        chunks: list[Any] = []
+        for batch in self._frames.values():
+            _chunk(batch, chunks)
+            before = self.published.get(batch.run_id)
+            if before is None:
+                self.published[batch.run_id] = batch
+            else:
+                before.frames.extend(batch.frames)
+        insert(self._connection, "INSERT INTO events VALUES ", 5, chunks)
+        for start in range(0, len(self._finished), 5 * 64):
+            part = self._finished[start : start + 5 * 64]
+            rows = ",".join(["(?,?,?,?,?)"] * (len(part) // 5))
+            self._connection.execute(
+                "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "  # noqa: S608
+                f"owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v "
+                "WHERE runs.id = v.column1",
+                part,
+            )
+        self._runs, self._entries, self._frames, self._finished = [], [], {}, []
+
+
+def _run_row(record: RunRecord, owner: str | None) -> tuple[Any, ...]:
+    return (
+        record.id,
+        record.tenant,
+        record.pipeline,
+        record.session_id,
+        record.status,
+        record.path,
+        record.priority,
+        owner,
+        1,
+        record.started_at,
+        record.retention_s,
+        encode_record(record),
+    )
+
+
+def _lost(lease: Lease | None) -> LeaseLost:
+    return LeaseLost(f"{lease.run_id if lease else 'the run'} is owned by another process now; nothing was written")
+
+
+def _chunk(batch: Batch, rows: list[Any]) -> None:
+    """Rows of events: neighbours share a row up to a size, deltas apart from the rest so that they can be skipped."""
+    seq = first = batch.first
+    part: list[bytes] = []
+    size = 0
+    was_delta = False
+    for data in batch.frames:
+        is_delta = data.startswith(b'{"type":"step.delta"')
+        if part and (is_delta != was_delta or size > CHUNK_BYTES_MAX):
+            rows += (batch.run_id, first, seq - 1, int(was_delta), b"\n".join(part))
+            part, size, first = [], 0, seq
+        part.append(data)
+        size += len(data)
+        was_delta = is_delta
+        seq += 1
+    rows += (batch.run_id, first, seq - 1, int(was_delta), b"\n".join(part))
+
+
+def insert(connection: sqlite3.Connection, statement: str, width: int, values: list[Any]) -> None:
+    """Insert flat values, `width` to a row, with as few statements as a handful of prepared sizes allow."""
+    at = 0
+    row = "(" + ",".join("?" * width) + ")"
+    for rows in _ROWS_PER_STATEMENT:
+        step = rows * width
+        while len(values) - at >= step:
+            connection.execute(statement + ",".join([row] * rows), values[at : at + step])
+            at += step

@@ -1,0 +1,88 @@
+"""The file: where it is, how connections to it are opened, and reading threads with one connection each."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from offramp.errors import StoreError
+from offramp.stores.sqlite.schema import migrate
+
+T = TypeVar("T")
+
+FILE_NAME = "offramp.db"
+BUSY_TIMEOUT_S = 5.0
+READERS = 2
+PAGE_BYTES = 8192
+
+
+class Database:
+    """A SQLite database in a folder, created when it is not there.
+
+    Args:
+        folder: made readable for its owner only, as runs may hold anything.
+
+    Raises:
+        StoreError: the folder or file cannot be used; the message says why.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE_NAME
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
+            connection = self.connect()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"cannot open the database in {str(folder)!r}: {error}") from error
+        try:
+            migrate(connection)
+        except sqlite3.Error as error:
+            raise StoreError(f"{str(self.path)!r} is not usable as Offramp's database: {error}") from error
+        finally:
+            connection.close()
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
+        self._opened: list[sqlite3.Connection] = []
+
+    def connect(self, *, query_only: bool = False) -> sqlite3.Connection:
+        """A connection in autocommit mode, usable from the thread that gets it."""
+        connection = sqlite3.connect(
+            self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False, cached_statements=256
+        )
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        if query_only:
+            connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a query on a reading thread.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        try:
+            if connection is None:
+                connection = self._local.connection = self.connect(query_only=True)
+                self._opened.append(connection)
+            return query(connection)
+        except sqlite3.Error as error:
+            raise StoreError(f"the database cannot be read: {error}") from error
+
+    def close(self) -> None:
+        """Close the reading connections."""
+        self._readers.shutdown(wait=True)
+        for connection in self._opened:
+            connection.close()

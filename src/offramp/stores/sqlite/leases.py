@@ -1,0 +1,174 @@
+"""The lease port on SQLite: who may write which run.
+
+A run's `owner` and `token` change only inside the writer's transactions of some process; SQLite's write lock makes
+each change of hands one atomic step.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from offramp.core.run import RunRecord
+from offramp.errors import LeaseLost, StoreError
+from offramp.ports.commit import Commit
+from offramp.ports.store import Claim, Lease, Owner
+from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.operations import Call
+from offramp.stores.sqlite.rows import RECORD_COLUMNS, decode_record
+from offramp.stores.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+
+class SQLiteLeases:
+    """Leases in a `Database`; see the port.
+
+    `renew` and `expire` use a connection of their own, so that a long batch of the writer cannot starve them.
+    """
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self._own = database.connect()
+        self._own_lock = threading.Lock()
+
+    async def _change(self, function: Callable[[sqlite3.Connection, Transaction], T], *, durable: bool = False) -> T:
+        commit: Commit[T] = Commit()
+        self._writer.put(Call(function, durable, commit))
+        return await commit
+
+    async def register(self, owner: Owner) -> None:
+        """Make an owner known."""
+        values = (owner.id, owner.kind, owner.port, int(owner.ready), owner.expires_at, owner.started_at)
+        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?)"
+        await self._change(lambda connection, _: connection.execute(statement, values) and None)
+
+    def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
+        """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
+        with self._own_lock:
+            try:
+                changed = self._own.execute("UPDATE owners SET expires_at = ? WHERE id = ?", (expires_at, owner))
+                rows = self._own.execute("SELECT id FROM runs WHERE owner = ? AND cancel_requested = 1", (owner,))
+                return changed.rowcount == 1, [row[0] for row in rows]
+            except sqlite3.Error as error:
+                raise StoreError(f"the lease cannot be renewed: {error}") from error
+
+    def expire(self, now: float) -> Sequence[str]:
+        """Retire the owners whose lease ran out."""
+        with self._own_lock:
+            try:
+                due = [row[0] for row in self._own.execute("SELECT id FROM owners WHERE expires_at < ?", (now,))]
+                for owner in due:
+                    self._own.execute("BEGIN IMMEDIATE")
+                    still = self._own.execute(
+                        "SELECT 1 FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
+                    ).fetchone()
+                    if still:
+                        _retire(self._own, owner)
+                    self._own.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._own.in_transaction:
+                    self._own.execute("ROLLBACK")
+                raise StoreError(f"expired leases cannot be released: {error}") from error
+            return due
+
+    async def retire(self, owner: str) -> int:
+        """Forget an owner and queue what it held."""
+        return await self._change(lambda connection, _: _retire(connection, owner), durable=True)
+
+    async def owners(self) -> Sequence[Owner]:
+        """Every known owner."""
+
+        def query(connection: sqlite3.Connection) -> list[Owner]:
+            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at FROM owners")
+            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5]) for row in rows]
+
+        return await self._database.read(query)
+
+    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
+        """Take up to `limit` queued runs."""
+        marks = ",".join("?" * len(pipelines))
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
+            due = connection.execute(
+                f"SELECT id FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
+                "ORDER BY priority DESC, id LIMIT ?",
+                (*pipelines, limit),
+            ).fetchall()
+            return [_take(connection, transaction, owner, row[0], now) for row in due]
+
+        # An empty queue is the common answer: look before waiting for the write lock.
+        query = f"SELECT 1 FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) LIMIT 1"  # noqa: S608
+        if not await self._database.read(lambda connection: connection.execute(query, pipelines).fetchone()):
+            return []
+        return await self._change(change)
+
+    async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
+        """Take this run if it is queued."""
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
+            row = connection.execute("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", (run_id,)).fetchone()
+            return None if row is None else _take(connection, transaction, owner, run_id, now)
+
+        return await self._change(change)
+
+    async def release(self, lease: Lease) -> None:
+        """Queue a run again, for any owner."""
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> None:
+            changed = connection.execute(
+                "UPDATE runs SET status = 'queued', owner = NULL WHERE id = ? AND owner = ? AND token = ?",
+                (lease.run_id, lease.owner, lease.token),
+            )
+            transaction.forget(lease.run_id)
+            if changed.rowcount == 0:
+                raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
+
+        await self._change(change, durable=True)
+
+    async def request_cancel(self, run_id: str) -> RunRecord | None:
+        """Note the wish on a run that is not finished."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
+            connection.execute(
+                "UPDATE runs SET cancel_requested = 1 WHERE id = ? AND status IN ('queued', 'running')", (run_id,)
+            )
+            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+            return None if row is None else decode_record(row)
+
+        return await self._change(change, durable=True)
+
+    def close(self) -> None:
+        """Close the connection of the lease thread."""
+        with self._own_lock:
+            self._own.close()
+
+
+def _retire(connection: sqlite3.Connection, owner: str) -> int:
+    connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
+    return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
+
+
+def _take(
+    connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float
+) -> Claim:
+    row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+    record, token = decode_record(row), row[10] + 1
+    fresh = record.started_at is None
+    record.status, record.path, record.started_at = "running", "deep", record.started_at or now
+    connection.execute(
+        "UPDATE runs SET status = 'running', path = 'deep', owner = ?, token = ?, started_at = ? WHERE id = ?",
+        (owner, token, record.started_at, run_id),
+    )
+    position, seq = connection.execute(
+        "SELECT (SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = :run), "
+        "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = :run)",
+        {"run": run_id},
+    ).fetchone()
+    transaction.hold(run_id, Tail(token, position, seq))
+    return Claim(record, Lease(run_id, owner, token), fresh)

@@ -1,0 +1,70 @@
+"""What can be asked of the writer thread, as data."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from offramp.core.events import Draft
+from offramp.core.journal import Entry
+from offramp.core.run import Outcome, RunRecord
+from offramp.ports.commit import Commit
+from offramp.ports.store import Created, Idempotency, Lease
+
+if TYPE_CHECKING:
+    from offramp.stores.sqlite.batch import Transaction
+
+
+@dataclass(slots=True, eq=False)
+class Create:
+    """Insert a run with its first event; leased to `owner` unless that is None."""
+
+    record: RunRecord
+    event: Draft
+    owner: str | None
+    durable: bool
+    idempotency: Idempotency | None
+    commit: Commit[Created]
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """Append to a run's journal, its events, or both."""
+
+    lease: Lease
+    entry: Entry | None
+    event: Draft | None
+    durable: bool
+
+
+@dataclass(slots=True, eq=False)
+class Finish:
+    """Give a run its outcome and terminal event."""
+
+    lease: Lease
+    outcome: Outcome
+    event: Draft
+    at: float
+    commit: Commit[None]
+
+
+@dataclass(slots=True, eq=False)
+class Sync:
+    """Resolve once everything before it is on disk; with a lease, only if that still holds."""
+
+    lease: Lease | None
+    commit: Commit[None]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """Run statements between the others, in order; they may take and give up runs through the transaction."""
+
+    function: Callable[[sqlite3.Connection, Transaction], Any]
+    durable: bool
+    commit: Commit[Any]
+
+
+Operation = Create | Append | Finish | Sync | Call

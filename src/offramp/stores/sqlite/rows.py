@@ -1,0 +1,65 @@
+"""Rows to records and back: the parts of a run that are queried are columns, the rest is one encoded value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from offramp.core.failure import Failure
+from offramp.core.run import Demotion, Route, RunRecord
+
+ENCODE = msgspec.msgpack.Encoder().encode
+
+SUMMARY_COLUMNS = (
+    "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token"
+)
+RECORD_COLUMNS = SUMMARY_COLUMNS + ", result"
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """What never changes after acceptance."""
+
+    pipeline: str
+    version: str
+    sla: str
+    route: Route
+    created_at: float
+    input: bytes
+    budget_s: float
+    priority: int
+    session_id: str | None
+    metadata: dict[str, str]
+    tenant: str
+    trace: dict[str, str]
+    deadline_at: float | None
+    retention_s: float
+    webhook: dict[str, Any] | None
+
+
+_decode_kept = msgspec.msgpack.Decoder(_Kept).decode
+_decode_demotion = msgspec.msgpack.Decoder(Demotion).decode
+_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+
+
+def encode_record(record: RunRecord) -> bytes:
+    """The unchanging part."""
+    return ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))
+
+
+def decode_record(row: tuple[Any, ...]) -> RunRecord:
+    """A record from `RECORD_COLUMNS`, or from `SUMMARY_COLUMNS` without the result."""
+    kept = _decode_kept(row[7])
+    return RunRecord(
+        id=row[0],
+        status=row[1],
+        path=row[2],
+        started_at=row[3],
+        finished_at=row[4],
+        cancel_requested=bool(row[5]),
+        purged=bool(row[6]),
+        demotion=None if row[8] is None else _decode_demotion(row[8]),
+        error=None if row[9] is None else _decode_failure(row[9]),
+        result=row[11] if len(row) > 11 else None,  # noqa: PLR2004 - RECORD_COLUMNS has one more
+        **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
+    )

@@ -1,0 +1,83 @@
+"""The tables, as numbered migrations. A migration that has been released is never changed."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from offramp.errors import StoreError
+
+MIGRATIONS: list[str] = [
+    # 1: runs with what is queried in columns and the rest in `record`; events in chunks of one commit each.
+    """
+    CREATE TABLE runs (
+        id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        pipeline TEXT NOT NULL,
+        session_id TEXT,
+        status TEXT NOT NULL,
+        path TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        owner TEXT,
+        token INTEGER NOT NULL,
+        started_at REAL,
+        finished_at REAL,
+        retention REAL NOT NULL,
+        purge_at REAL,
+        purged INTEGER NOT NULL DEFAULT 0,
+        cancel_requested INTEGER NOT NULL DEFAULT 0,
+        record BLOB NOT NULL,
+        demotion BLOB,
+        result BLOB,
+        error BLOB
+    );
+    CREATE INDEX runs_queued ON runs (priority DESC, id) WHERE status = 'queued';
+    CREATE INDEX runs_owned ON runs (owner) WHERE owner IS NOT NULL;
+    CREATE INDEX runs_session ON runs (session_id, id) WHERE session_id IS NOT NULL;
+    CREATE INDEX runs_purge ON runs (purge_at) WHERE purge_at IS NOT NULL;
+    CREATE TABLE journal (
+        run_id TEXT NOT NULL, position INTEGER NOT NULL, entry BLOB NOT NULL,
+        PRIMARY KEY (run_id, position)
+    ) WITHOUT ROWID;
+    CREATE TABLE events (
+        run_id TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, deltas INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (run_id, first)
+    ) WITHOUT ROWID;
+    CREATE TABLE owners (
+        id TEXT PRIMARY KEY, kind TEXT NOT NULL, port INTEGER NOT NULL, ready INTEGER NOT NULL,
+        expires_at REAL NOT NULL, started_at REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE idempotency (
+        tenant TEXT NOT NULL, key TEXT NOT NULL, fingerprint TEXT NOT NULL, run_id TEXT NOT NULL,
+        expires_at REAL NOT NULL,
+        PRIMARY KEY (tenant, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE syncs (only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL);
+    INSERT INTO syncs VALUES (1, 0);
+    """,
+]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to this version's schema, whichever process comes first.
+
+    Raises:
+        StoreError: the database was written by a newer version.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"the database has schema {version}, this version of Offramp knows {len(MIGRATIONS)}: upgrade Offramp "
+                "or use another --data folder"
+            )
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            for statement in script.split(";"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number:d}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

@@ -1,0 +1,191 @@
+"""The store port on SQLite: writes become operations of the writer thread, reads go to the reading threads."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+import msgspec
+
+from offramp.core.events import Draft, Frame
+from offramp.core.journal import Entry
+from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.errors import LeaseLost
+from offramp.ports.commit import Commit
+from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
+from offramp.stores.sqlite.batch import Transaction
+from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, SUMMARY_COLUMNS, decode_record
+from offramp.stores.sqlite.writer import Writer
+
+EVENT_ROWS_MAX = 32
+"""Rows of events that one read returns; a row is one commit's events of a run, at most about 64 KiB."""
+PURGE_RUNS_MAX = 200
+TOMBSTONE_S = 7 * 86_400.0
+"""How long a purged run is still known by its id, so that its readers get 410 and not 404."""
+
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+class SQLiteRunLog:
+    """Writes of one run; see the port."""
+
+    __slots__ = ("_put", "lease")
+
+    def __init__(self, put: Callable[..., None], lease: Lease) -> None:
+        self._put = put
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write behind."""
+        size = len(event.body) if event is not None else 0
+        self._put(Append(self.lease, entry, event, durable), size)
+
+    def durable(self) -> Commit[None]:
+        """Resolves when everything appended so far is on disk."""
+        commit: Commit[None] = Commit()
+        self._put(Sync(self.lease, commit))
+        return commit
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+        commit: Commit[None] = Commit()
+        self._put(Finish(self.lease, outcome, event, at, commit))
+        return commit
+
+
+class SQLiteStore:
+    """Runs, journals and events in a `Database`.
+
+    Args:
+        database: the file.
+        writer: the thread that writes it, shared with the leases.
+    """
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+
+    def create(
+        self,
+        record: RunRecord,
+        event: Draft,
+        *,
+        owner: str | None,
+        durable: bool,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[Commit[Created], SQLiteRunLog | None]:
+        """A new run with its first event."""
+        commit: Commit[Created] = Commit()
+        self._writer.put(Create(record, event, owner, durable, idempotency, commit))
+        return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
+
+    def log(self, lease: Lease) -> SQLiteRunLog:
+        """The log of a run that this process holds."""
+        return SQLiteRunLog(self._writer.put, lease)
+
+    def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
+        """Move a leased run to the deep path."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
+            changed = connection.execute(
+                "UPDATE runs SET path = 'deep', demotion = ? WHERE id = ? AND owner = ? AND token = ?",
+                (ENCODE(demotion), lease.run_id, lease.owner, lease.token),
+            )
+            if changed.rowcount == 0:
+                raise LeaseLost(f"{lease.run_id} cannot be demoted here: another process owns it now")
+
+        commit: Commit[None] = Commit()
+        self._writer.put(Call(change, durable=True, commit=commit))
+        return commit
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """The record with its result."""
+
+        def query(connection: sqlite3.Connection) -> RunRecord | None:
+            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+            return None if row is None else decode_record(row)
+
+        return await self._database.read(query)
+
+    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+        """A page of records without their results, newest first."""
+        conditions, values = ["tenant = ?"], [wanted.tenant]
+        for column in ("session_id", "status", "pipeline"):
+            value = getattr(wanted, column)
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        if wanted.after is not None:
+            conditions.append("id < ?")
+            values.append(wanted.after)
+        statement = (
+            f"SELECT {SUMMARY_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
+        )
+
+        def query(connection: sqlite3.Connection) -> list[RunRecord]:
+            return [decode_record(row) for row in connection.execute(statement, (*values, wanted.limit))]
+
+        return await self._database.read(query)
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        """The finished steps, in order."""
+
+        def query(connection: sqlite3.Connection) -> list[Entry]:
+            rows = connection.execute("SELECT entry FROM journal WHERE run_id = ? ORDER BY position", (run_id,))
+            return [_decode_entry(row[0]) for row in rows]
+
+        return await self._database.read(query)
+
+    async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
+        """Events numbered above `after`, at most `EVENT_ROWS_MAX` rows of them."""
+
+        def query(connection: sqlite3.Connection) -> list[Frame]:
+            rows = connection.execute(
+                "SELECT first, data FROM events WHERE run_id = :run AND last > :after AND first >= coalesce("
+                "(SELECT max(first) FROM events WHERE run_id = :run AND first <= :after), 0)"
+                + (" AND deltas = 0" if skip_deltas else "")
+                + " ORDER BY first LIMIT :rows",
+                {"run": run_id, "after": after, "rows": EVENT_ROWS_MAX},
+            )
+            return [
+                Frame(first + place, data)
+                for first, chunk in rows
+                for place, data in enumerate(chunk.split(b"\n"))
+                if first + place > after
+            ]
+
+        return await self._database.read(query)
+
+    async def purge(self, now: float) -> int:
+        """Remove what runs past their retention left, a bounded number at a time."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
+            due = connection.execute(
+                "SELECT id FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT ?", (now, PURGE_RUNS_MAX)
+            ).fetchall()
+            for table in ("journal", "events"):
+                connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", due)  # noqa: S608
+            connection.executemany(
+                "UPDATE runs SET purged = 1, result = NULL, purge_at = purge_at + ? WHERE id = ?",
+                [(TOMBSTONE_S, *row) for row in due],
+            )
+            connection.execute("DELETE FROM runs WHERE purged = 1 AND purge_at <= ?", (now,))
+            connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
+            return len(due)
+
+        commit: Commit[int] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        return await commit
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every batch this process made visible."""
+        self._writer.listeners.append(listener)
+
+    async def close(self) -> None:
+        """Write what is pending, then close the connections."""
+        self._writer.close()
+        self._database.close()
+
+

@@ -1,0 +1,195 @@
+"""The one thread of a process that writes: takes what has gathered, commits it together, then tells.
+
+FULL synchronous for a batch that somebody waits for, NORMAL otherwise, and a FULL one at the latest `sync_every`
+seconds after something was written: a commit on disk covers all before it, because the write-ahead log is one file.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from offramp.errors import StoreError
+from offramp.ports.commit import resolve_all
+from offramp.ports.store import Batch, Lease
+from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+
+log = logging.getLogger("offramp")
+
+BATCH_OPERATIONS_MAX = 5_000
+RETRY_EVERY_S = 0.25
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Writer:
+    """Group commit over one connection.
+
+    Args:
+        database: the file.
+        sync_every: seconds.
+        backlog_bytes: bytes waiting to be written before `put` blocks its caller.
+    """
+
+    def __init__(self, database: Database, sync_every: float, backlog_bytes: int) -> None:
+        self._connection = database.connect()
+        self._sync_every = sync_every
+        self._backlog_bytes = backlog_bytes
+        self._operations: deque[Operation] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._tails: dict[str, Tail] = {}
+        self._unsynced_since: float | None = None
+        self._is_full = False
+        self._closing = False
+        self._told_at = 0.0
+        self.listeners: list[Callable[[list[Batch]], None]] = []
+        self.on_lost: Callable[[Lease], object] = lambda _lease: None
+        self.observe: Callable[[int, float], object] = lambda _operations, _seconds: None
+        self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, operation: Operation, size: int = 0) -> None:
+        """Queue an operation; blocks while more than `backlog_bytes` wait, which only emit() can bring about."""
+        with self._changed:
+            if self._bytes > self._backlog_bytes and size and not self._closing:
+                self._changed.wait_for(lambda: self._bytes <= self._backlog_bytes or self._closing)
+            if self._closing and not isinstance(operation, Sync):
+                self._refuse(operation, StoreError("the store is closed"))
+                return
+            idle = not self._operations
+            self._operations.append(operation)
+            self._bytes += size
+            if idle:
+                self._changed.notify_all()
+
+    @staticmethod
+    def _refuse(operation: Operation, error: Exception) -> None:
+        if isinstance(operation, (Create, Finish, Sync, Call)):
+            operation.commit.resolve(error=error)
+
+    def close(self) -> None:
+        """Write what is queued, make it durable, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while True:
+            operations = self._take()
+            if operations is None:
+                break
+            try:
+                self._write(operations)
+            except sqlite3.Error as error:
+                self._set_back(operations, error)
+            except Exception as error:
+                log.exception("a batch could not be built; its operations are tried one by one")
+                self._isolate(operations, error)
+        self._connection.close()
+
+    def _take(self) -> list[Operation] | None:
+        """What has gathered, or [] when it is time to sync, or None at the end."""
+        with self._changed:
+            while not self._operations:
+                if self._unsynced_since is not None:
+                    left = self._unsynced_since + self._sync_every - time.monotonic()
+                    if left <= 0 or self._closing:
+                        return []
+                    self._changed.wait(left)
+                elif self._closing:
+                    return None
+                else:
+                    self._changed.wait()
+            count = min(len(self._operations), BATCH_OPERATIONS_MAX)
+            taken = [self._operations.popleft() for _ in range(count)]
+            if not self._operations:
+                self._bytes = 0
+                self._changed.notify_all()
+            return taken
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        began = time.monotonic()
+        overdue = self._unsynced_since is not None and began - self._unsynced_since >= self._sync_every
+        full = overdue or not operations or any(_must_be_durable(operation) for operation in operations)
+        self._synchronous(full=full)
+        transaction = Transaction(self._connection, self._tails)
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            transaction.apply(operations)
+            if full and (not operations or isinstance(operations[-1], Sync)):
+                # A transaction that changes nothing would not reach the disk, nor take anything before it there.
+                self._connection.execute("UPDATE syncs SET count = count + 1")
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        transaction.accept()
+        if full:
+            self._unsynced_since = None
+        elif self._unsynced_since is None:
+            self._unsynced_since = began
+        self._tell(transaction)
+        self.observe(len(operations), time.monotonic() - began)
+
+    def _synchronous(self, *, full: bool) -> None:
+        if full is not self._is_full:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            self._is_full = full
+
+    def _tell(self, transaction: Transaction) -> None:
+        resolve_all(transaction.resolved)
+        if transaction.published:
+            batches = list(transaction.published.values())
+            for listener in self.listeners:
+                listener(batches)
+        for lease in transaction.lost:
+            self.on_lost(lease)
+
+    def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
+        """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
+        now = time.monotonic()
+        if now - self._told_at > 5:  # noqa: PLR2004 - one line every few seconds
+            self._told_at = now
+            log.error("the database cannot be written: %s. Accepted runs wait; free space or mend the disk", error)
+        kept = [operation for operation in operations if isinstance(operation, (Append, Finish, Sync))]
+        for operation in operations:
+            if isinstance(operation, (Create, Call)):
+                self._refuse(operation, StoreError(f"the database cannot be written: {error}"))
+        with self._changed:
+            self._operations.extendleft(reversed(kept))
+            closing = self._closing
+            self._changed.wait(RETRY_EVERY_S)
+        if closing:
+            for operation in kept:
+                self._refuse(operation, StoreError(f"the database could not be written before the end: {error}"))
+            with self._changed:
+                self._operations.clear()
+            self._unsynced_since = None
+
+    def _isolate(self, operations: Sequence[Operation], error: Exception) -> None:
+        if len(operations) == 1:
+            self._refuse(operations[0], error)
+            return
+        for operation in operations:
+            try:
+                self._write([operation])
+            except sqlite3.Error as refused:
+                self._set_back([operation], refused)
+            except Exception as own:  # noqa: BLE001 - already logged for the batch
+                self._isolate([operation], own)
+
+
+def _must_be_durable(operation: Operation) -> bool:
+    if isinstance(operation, (Append, Create, Call)):
+        return operation.durable
+    return isinstance(operation, (Finish, Sync))

@@ -1,0 +1,139 @@
+"""The composition root: the only place that picks adapters and puts a process together."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.errors import SettingsError
+from offramp.execution.clock import SystemClock
+from offramp.execution.lanes import Lanes
+from offramp.execution.loops import LoopThread, RunLoops
+from offramp.execution.processes import ProcessLane
+from offramp.execution.watchdog import Watchdog
+from offramp.paths.deep import DeepPath
+from offramp.paths.deliver import Feed
+from offramp.paths.live import LiveRuns
+from offramp.paths.local import LocalRuntime
+from offramp.paths.process import Process
+from offramp.paths.service import Service
+from offramp.settings import Settings
+from offramp.stores.sqlite import Database, SQLiteStore
+from offramp.stores.sqlite.leases import SQLiteLeases
+from offramp.stores.sqlite.writer import Writer
+
+if TYPE_CHECKING:
+    from offramp.app import App
+    from offramp.gateway.asgi import Gateway
+    from offramp.ports.clock import Clock
+
+Role = Literal["gateway", "worker", "local"]
+
+
+def embedded_folder(settings: Settings) -> Path:
+    """Where the embedded engine keeps its database: in the engine URL (`embedded:DIR`), else `data`.
+
+    Raises:
+        SettingsError: the engine or store URL names something this version does not have.
+    """
+    scheme, _, place = settings.engine.partition(":")
+    if scheme != "embedded":
+        raise SettingsError(f"engine {settings.engine!r}: this version has embedded: (SQLite) and no other")
+    if settings.store:
+        raise SettingsError(f"store {settings.store!r}: the embedded engine keeps its own; leave --store out")
+    return Path(place or settings.data)
+
+
+def build(
+    app: App, settings: Settings, *, role: Role, owner: str | None = None, clock: Clock | None = None
+) -> Service:
+    """A process of the service, not started yet.
+
+    Args:
+        app: what it serves.
+        settings: how.
+        role: `gateway` executes fast runs, `worker` deep ones, `local` both.
+        owner: its id among the processes; made up otherwise.
+        clock: the system's otherwise.
+    """
+    clock = clock or SystemClock()
+    database = Database(embedded_folder(settings))
+    writer = Writer(database, settings.sync_every, settings.backlog_bytes)
+    store = SQLiteStore(database, writer)
+    leases = SQLiteLeases(database, writer)
+    loops = RunLoops(settings.spare_loops)
+    watchdog = Watchdog(loops, settings.blocked_after)
+    lanes = Lanes(settings.threads, _process_lane(app, settings))
+    control = LoopThread("offramp-control")
+    member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
+    feed = Feed()
+    store.listen(feed.publish)
+    process = Process(
+        id=member_id,
+        settings=settings,
+        pipelines={name: pipeline.spec for name, pipeline in app.pipelines.items()},
+        classes=app.classes,
+        clock=clock,
+        store=store,
+        control=control,
+        loops=loops,
+        lanes=lanes,
+        feed=feed,
+    )
+    live = LiveRuns(process, lambda _run: engine.has_room())
+    deep = DeepPath(process, live)
+    member = Member(
+        id=member_id, kind=role, works=role != "gateway", lease_s=settings.lease, poll_s=settings.poll
+    )
+    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
+    writer.on_lost = lambda lease: control.call(deep.lost, lease.run_id)
+
+    def close() -> None:
+        watchdog.close()
+        lanes.close()
+        loops.close()
+        leases.close()
+        control.close()
+
+    return Service(app.name, process, live, deep, engine, close)
+
+
+def _process_lane(app: App, settings: Settings) -> ProcessLane | None:
+    modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
+    if not modules:
+        return None
+    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules))
+
+
+@asynccontextmanager
+async def local(app: App, given: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
+    """Both paths in this process; see `App.local`."""
+    temporary = None if "data" in given else tempfile.mkdtemp(prefix="offramp-")
+    try:
+        settings = Settings.load(**({"data": temporary} | given))
+        service = build(app, settings, role="local", clock=clock)
+        try:
+            await service.start()
+            yield LocalRuntime(service)
+        finally:
+            await service.stop()
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def asgi(app: App, given: dict[str, Any]) -> Gateway:
+    """The gateway with both paths in one process; see `App.asgi`."""
+    # By name, so that the layers below the gateway do not import it.
+    create = importlib.import_module("offramp.gateway.asgi").create_asgi
+    settings = Settings.load(**given)
+    gateway: Gateway = create(lambda: build(app, settings, role="local"))
+    return gateway
