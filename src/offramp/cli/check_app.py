@@ -1,0 +1,149 @@
+"""What `offramp doctor` looks at in the App: budgets against timeouts, steps that cannot be repeated, what is missing.
+
+Which steps a pipeline uses is read from the names in its code: enough for advice, and nothing is executed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from offramp.cli.findings import Finding
+from offramp.core.retry import Retry
+from offramp.core.spec import PipelineSpec, StepSpec
+
+if TYPE_CHECKING:
+    from offramp.app import App
+    from offramp.settings import Settings
+
+
+def check_app(app: App, settings: Settings) -> Iterator[Finding]:
+    """Everything that can be said of the App's declarations."""
+    if not app.pipelines:
+        yield Finding("broken", "app", f"App {app.name!r} has no pipeline", "declare one with @app.pipeline")
+    lanes = [step.spec.lane for step in app.steps.values()]
+    told = ", ".join(f"{lanes.count(lane)} {lane}" for lane in ("loop", "thread", "process") if lane in lanes)
+    yield Finding("ok", "app", f"{app.name}: {len(app.pipelines)} pipelines, {len(lanes)} steps ({told or 'none'})")
+    yield from _check_classes(app, settings)
+    for pipeline in app.pipelines.values():
+        yield from _check_pipeline(app, pipeline.spec, settings)
+    for step in app.steps.values():
+        yield from _check_step(step.spec)
+    timed = [step.spec.name for step in app.steps.values() if step.spec.lane == "thread" and step.spec.timeout]
+    if timed:
+        yield Finding(
+            "note", "threads", f"a timeout cannot stop a thread, it goes on without its step: {', '.join(timed)}",
+            "give the client that such a step calls a timeout of its own",
+        )  # fmt: skip
+
+
+def budget_of(app: App, spec: PipelineSpec) -> float:
+    """The seconds a run of this pipeline may stay on the fast path."""
+    return app.classes[spec.sla].budget if spec.budget is None else spec.budget
+
+
+def steps_used(app: App, spec: PipelineSpec) -> list[StepSpec]:
+    """The App's steps that a pipeline's code names, directly or through a pipeline it calls."""
+    by_identity = {id(step): step.spec for step in app.steps.values()}
+    inner = {id(pipeline): pipeline.spec for pipeline in app.pipelines.values()}
+    found: dict[str, StepSpec] = {}
+    seen = {spec.name}
+    waiting: list[Any] = [spec.function]
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        names = _names(function.__code__) if hasattr(function, "__code__") else set()
+        spaces = [getattr(function, "__globals__", {}), *_closure(function)]
+        for value in (space[name] for space in spaces for name in sorted(names) if name in space):
+            if id(value) in by_identity:
+                found[by_identity[id(value)].name] = by_identity[id(value)]
+            elif id(value) in inner and inner[id(value)].name not in seen:
+                seen.add(inner[id(value)].name)
+                waiting.append(inner[id(value)].function)
+    return list(found.values())
+
+
+def _names(code: CodeType) -> set[str]:
+    names = set(code.co_names) | set(code.co_freevars)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _closure(function: Any) -> list[dict[str, Any]]:
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    return [{name: cell.cell_contents} for name, cell in cells if _filled(cell)]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - raises while the name is not bound
+    except ValueError:
+        return False
+    return True
+
+
+def _check_classes(app: App, settings: Settings) -> Iterator[Finding]:
+    for sla in app.classes.values():
+        about = f"class {sla.name}"
+        if sla.budget > settings.max_budget:
+            yield Finding(
+                "risk",
+                about,
+                f"budget {sla.budget:g} s is cut to {settings.max_budget:g} s",
+                f"raise OFFRAMP_MAX_BUDGET, or declare budget={settings.max_budget:g}",
+            )
+        if sla.p95 is not None and 0 < sla.budget < sla.p95:
+            yield Finding(
+                "risk",
+                about,
+                f"aims at p95 {sla.p95:g} s, but runs are demoted after {sla.budget:g} s",
+                "raise its budget above its p95",
+            )
+
+
+def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterator[Finding]:
+    about = f"pipeline {spec.name}"
+    budget = min(budget_of(app, spec), settings.max_budget)
+    steps = steps_used(app, spec)
+    is_async = sum(step.is_async for step in steps)
+    path = f"budget {budget:g} s" if budget else "always on the deep path"
+    yield Finding("ok", about, f"{path}; {is_async} async and {len(steps) - is_async} sync steps")
+    if not steps:
+        yield Finding(
+            "risk", about, "names no step: nothing of it is journaled, so a run that moves starts from nothing",
+            "put each call that costs time or money into a step",
+        )  # fmt: skip
+    if spec.deadline is not None and spec.deadline <= budget:
+        yield Finding(
+            "note", about, f"its deadline of {spec.deadline:g} s comes before its budget ends: it is never demoted",
+            "raise deadline= if a late result is still worth having",
+        )  # fmt: skip
+    slow = [f"{step.name} {step.timeout:g} s" for step in steps if budget and (step.timeout or 0.0) > budget]
+    if slow:
+        yield Finding(
+            "note", about, f"timeouts above its budget of {budget:g} s: {', '.join(slow)}; a slow step is demoted",
+            "nothing, if that is meant; else lower timeout= or raise budget=",
+        )  # fmt: skip
+
+
+def _check_step(spec: StepSpec) -> Iterator[Finding]:
+    about = f"step {spec.name}"
+    if spec.timeout is None and spec.lane != "process":
+        yield Finding("risk", about, "has no timeout: a call that hangs holds its run for ever", "give it timeout=")
+    if spec.effect == "once":
+        yield Finding(
+            "note", about, "effect='once': if the process dies in it, it is not repeated and the run fails",
+            "hand current_run().idempotency_key to the service it calls; then it may be repeatable",
+        )  # fmt: skip
+    elif spec.retry.attempts > 1:
+        yield Finding("ok", about, f"up to {spec.retry.attempts} attempts{_longest(spec.retry, spec.timeout)}")
+
+
+def _longest(retry: Retry, timeout: float | None) -> str:
+    if timeout is None:
+        return ""
+    waits = sum(min(retry.cap, retry.base * retry.factor ** (n - 1)) for n in range(1, retry.attempts))
+    return f", at most {retry.attempts * timeout + waits:g} s in all"

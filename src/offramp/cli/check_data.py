@@ -1,0 +1,157 @@
+"""What `offramp doctor` looks at in the data folder: room, file system, fsync, and the runs that wait there.
+
+Writes one small file of its own and removes it; the database is only read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from offramp.cli.findings import Finding
+from offramp.cli.view import duration
+from offramp.core.run import OUTCOMES
+from offramp.stores.sqlite.database import FILE_NAME
+
+FREE_BROKEN_BYTES = 50 << 20
+FREE_RISK_BYTES = 1 << 30
+FSYNC_RISK_MS = 20.0
+FSYNC_TRIES = 15
+_NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.s3fs", "drvfs")
+
+
+def check_data(folder: Path) -> Iterator[Finding]:
+    """The data folder, or the one it would be made in."""
+    there = existing(folder)
+    if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+        yield Finding("broken", "data", f"{there} cannot be written to", "give another --data, or change its owner")
+        return
+    yield Finding("ok", "data", f"{folder.resolve()}{'' if folder.is_dir() else ' (made by the first start)'}")
+    yield _room(there)
+    yield from _filesystem(there)
+    yield from _disk(there)
+    database = folder / FILE_NAME
+    if database.is_file():
+        yield from check_database(database)
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    resolved = folder.resolve()
+    return next(path for path in (resolved, *resolved.parents) if path.exists())
+
+
+def check_database(database: Path) -> Iterator[Finding]:
+    """Its journal mode, and the runs in it that are not finished."""
+    try:
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=2)
+        try:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            counts = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall())
+            live = connection.execute("SELECT count(*) FROM owners WHERE expires_at > ?", (time.time(),)).fetchone()[0]
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        fix = "move it away if it is not Offramp's or is damaged; a new one is made"
+        yield Finding("broken", "database", f"{database} cannot be read: {error}", fix)
+        return
+    if mode != "wal":
+        yield Finding(
+            "risk", "database", f"journal mode is {mode}, not wal: readers wait for writers",
+            "put --data on a local file system; WAL cannot be used where it is",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "database", f"{database.stat().st_size >> 10:,} KiB, journal mode wal")
+    unfinished = {status: count for status, count in counts.items() if status not in OUTCOMES}
+    if not unfinished:
+        yield Finding("ok", "runs", f"none unfinished, {sum(counts.values())} in all")
+        return
+    told = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
+    if live:
+        yield Finding("ok", "runs", f"{told}; {live} processes are at work")
+    else:
+        yield Finding(
+            "note", "runs", f"{told}, and no process is at work here",
+            "they go on with the next 'offramp serve' or 'offramp worker'",
+        )  # fmt: skip
+
+
+def _room(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    says = f"{free / (1 << 30):.1f} GiB free"
+    if free < FREE_BROKEN_BYTES:
+        return Finding("broken", "disk", says, "free some, or give another --data")
+    if free < FREE_RISK_BYTES:
+        return Finding("risk", "disk", says, "free some; without room no run is accepted")
+    return Finding("ok", "disk", says)
+
+
+def _filesystem(folder: Path) -> Iterator[Finding]:
+    kind = filesystem_of(folder, _mounts())
+    if kind.startswith(_NETWORK):
+        yield Finding(
+            "broken",
+            "file system",
+            f"{folder} is on {kind}, a network file system: SQLite's WAL does not work there",
+            "put --data on a local disk",
+        )
+    elif kind in {"tmpfs", "ramfs"}:
+        yield Finding(
+            "risk", "file system", f"{folder} is on {kind}: runs are lost with the machine", "put --data on a disk"
+        )
+    elif kind:
+        yield Finding("ok", "file system", kind)
+
+
+def filesystem_of(folder: Path, mounts: str) -> str:
+    """The type of the file system that holds `folder`, from a mount table; empty if that does not say."""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(fields[1].replace("\\040", " "))
+        # A later line hides an earlier one for the same place.
+        if (folder == point or point in folder.parents) and len(point.parts) >= best:
+            best, kind = len(point.parts), fields[2]
+    return kind
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    try:
+        took = _fsync_ms(folder)
+    except OSError as error:
+        yield Finding("broken", "fsync", f"writing in {folder} failed: {error.strerror}", "give another --data")
+        return
+    median, worst = statistics.median(took), max(took)
+    says = f"an fsync takes {median:.1f} ms, at worst {worst:.1f} ms (of {len(took)})"
+    if median > FSYNC_RISK_MS:
+        fix = "put --data on an SSD or a volume with provisioned IOPS"
+        yield Finding("risk", "fsync", f"{says}: a 202 takes at least {duration(median)}", fix)
+    else:
+        yield Finding("ok", "fsync", says)
+
+
+def _fsync_ms(folder: Path) -> list[float]:
+    took = []
+    with tempfile.TemporaryFile(dir=folder, prefix=".offramp-doctor-") as file:
+        for _ in range(FSYNC_TRIES):
+            file.write(b"\0" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append((time.perf_counter() - started) * 1000)
+    return took

@@ -1,0 +1,180 @@
+"""What `offramp doctor` looks at in this Python, this machine and the settings. Changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import platform
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from offramp.cli.findings import Finding
+from offramp.core.names import did_you_mean
+from offramp.settings import Settings
+
+FILES_SPARE = 256
+"""File descriptors beside one for each fast run's connection: database, sockets, pipes of workers and lanes."""
+OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "API_KEYS", "API_KEYS_FILE",
+                             "MAX_BUDGET", "WEBHOOK_ALLOW", "WEBHOOK_SECRET", "SUPERVISED"})  # fmt: skip
+
+_EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
+# Before these, a checkpoint that races with a reset of the WAL can corrupt the database:
+# sqlite.org/wal.html#walresetbug
+_WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+
+
+def check_python() -> Iterator[Finding]:
+    """Versions, and what makes the runtime quicker where it is installed."""
+    yield Finding("ok", "python", f"{platform.python_implementation()} {platform.python_version()}")
+    version = sqlite3.sqlite_version_info
+    if has_wal_reset_bug(version):
+        yield Finding(
+            "risk",
+            "sqlite",
+            f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug: very rarely, processes that write at the same "
+            "time corrupt the database",
+            "use a Python that is linked against SQLite 3.51.3 or later (or 3.50.7, 3.44.6)",
+        )
+    else:
+        yield Finding("ok", "sqlite", f"SQLite {sqlite3.sqlite_version}")
+    for module, what in (("uvloop", "the event loops"), ("httptools", "reading requests")):
+        if importlib.util.find_spec(module) is not None:
+            yield Finding("ok", module, f"{module} {_version(module)}")
+        else:
+            yield Finding("note", module, f"{module} is not installed; {what} are slower", f"pip install {module}")
+    yield from _extras()
+
+
+def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite is older than the fix, or than its backport to the same release line."""
+    if version >= _WAL_RESET_FIXED[-1]:
+        return False
+    return not any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_RESET_FIXED)
+
+
+def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
+    """Cores against threads and processes, and open files against connections."""
+    cores = cores_available()
+    lanes = settings.processes or max(1, int(cores))
+    in_all = lanes * (workers + 1)
+    says = f"{cores:g} cores; {settings.threads} threads and {lanes} process lanes in each of {workers + 1} processes"
+    if in_all > 4 * max(1.0, cores):
+        yield Finding(
+            "risk",
+            "cores",
+            f"{says}: up to {in_all} CPU-bound processes share them",
+            f"lower --workers, or set OFFRAMP_PROCESSES={max(1, int(cores // (workers + 1)))}",
+        )
+    else:
+        yield Finding("ok", "cores", says)
+    files = _open_files()
+    needed = settings.fast_runs + FILES_SPARE
+    if files is not None and files < needed:
+        yield Finding(
+            "risk",
+            "open files",
+            f"{files} files may be open, {settings.fast_runs} fast runs at once need about {needed}",
+            f"raise the limit (ulimit -n {needed}; LimitNOFILE= in systemd) or lower OFFRAMP_FAST_RUNS",
+        )
+
+
+def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables that nobody reads."""
+    known = {name.upper() for name, *_ in Settings.describe()} | OTHER_VARIABLES
+    for variable in sorted(environment):
+        name = variable.removeprefix("OFFRAMP_")
+        if name != variable and name not in known:
+            yield Finding(
+                "risk",
+                "settings",
+                f"{variable} is set, but nothing reads it",
+                f"{did_you_mean(name, known)} Unset or rename it".replace("'", ""),
+            )
+
+
+def check_address(host: str, port: int, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Whether `serve` could listen there, and who could reach it."""
+    from offramp.gateway.server import is_loopback
+
+    for name in ("OFFRAMP_API_KEYS", "OFFRAMP_API_KEYS_FILE"):
+        if environment.get(name):
+            yield Finding("broken", "keys", f"{name} is set, but this version does not check keys", f"unset {name}")
+    if is_loopback(host):
+        yield Finding("ok", "keys", "no API keys: the gateway is for this machine only")
+    else:
+        yield Finding(
+            "risk",
+            "keys",
+            f"{host} is reachable by others and this version has no API keys",
+            "serve on 127.0.0.1 behind a proxy that authenticates, or say --insecure",
+        )
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            yield Finding(
+                "risk", "port", f"{host}:{port} is taken (by a running gateway?)", "stop that, or serve with --port"
+            )
+        else:
+            yield Finding(
+                "broken", "port", f"cannot listen on {host}:{port}: {error.strerror or error}", "choose another"
+            )
+    else:
+        yield Finding("ok", "port", f"{host}:{port} is free")
+
+
+def cores_available() -> float:
+    """Cores that this process may use: its affinity, and the container's quota where there is one."""
+    try:
+        cores = float(len(os.sched_getaffinity(0)))
+    except AttributeError:
+        cores = float(os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return cores if quota == "max" else min(cores, round(int(quota) / int(period), 1))
+    except (OSError, ValueError):
+        return cores
+
+
+def _extras() -> Iterator[Finding]:
+    try:
+        requires = metadata.requires("offramp") or []
+    except metadata.PackageNotFoundError:
+        return
+    wanted: dict[str, list[str]] = {}
+    for line in requires:
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
+        named = re.match(r"[A-Za-z0-9._-]+", line)
+        if extra and named and extra[1] not in _EXTRAS_OF_DEVELOPERS:
+            wanted.setdefault(extra[1], []).append(named[0])
+    for name, packages in wanted.items():
+        missing = [package for package in packages if _version(package) == "?"]
+        if missing:
+            says = f"extra {name!r} is not installed ({', '.join(missing)})"
+            yield Finding("note", "extras", says, f"if you need it: pip install 'offramp[{name}]'")
+        else:
+            yield Finding("ok", "extras", f"extra {name!r} is installed")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def _open_files() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

@@ -1,0 +1,66 @@
+"""`offramp doctor`: what is configured, reachable and risky, with the fix for each. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.text import Text
+
+from offramp.cli.engines import load_settings
+from offramp.cli.findings import LEVELS, Finding, exit_code, report
+from offramp.cli.options import AsJson, Data, Engine, Host, Port, Store, Target, Workers
+from offramp.cli.output import console, write_json
+from offramp.cli.target import load_app
+
+_MARKS = {"ok": ("ok", "green"), "note": ("note", "cyan"), "risk": ("RISK", "yellow"), "broken": ("BROKEN", "bold red")}
+
+
+def doctor(
+    target: Target,
+    *,
+    data: Data = None,
+    engine: Engine = None,
+    store: Store = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> int:
+    """Check an App and the place it would be served at.
+
+    Exits 1 if something is broken, 0 if it is only risky.
+    """
+    from offramp.cli.check_app import check_app
+    from offramp.cli.check_data import check_data
+    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings
+
+    settings = load_settings(data=data, engine=engine, store=store)
+    app = load_app(target)
+    findings = [
+        *check_python(),
+        *check_machine(settings, workers),
+        *check_settings(os.environ),
+        *check_data(Path(settings.data)),
+        *check_address(host, port, os.environ),
+        *check_app(app, settings),
+    ]
+    if as_json:
+        write_json(report(app.name, findings))
+    else:
+        _show(findings)
+    return exit_code(findings)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    out = console(sys.stdout)
+    for finding in findings:
+        mark, style = _MARKS[finding.level]
+        line = Text.assemble((f"{mark:<7}", style), (f"{finding.about}: ", "bold"), finding.says)
+        out.print(line)
+        if finding.fix:
+            out.print(Text(f"        -> {finding.fix}", style="dim"))
+    counts = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
+    out.print(Text(", ".join(f"{count} {level}" for level, count in counts.items() if count), style="bold"))

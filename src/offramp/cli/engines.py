@@ -1,0 +1,25 @@
+"""Settings for a command, with the embedded engine's folder resolved into `data`. Opens nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from offramp.cli.output import CommandError
+from offramp.settings import Settings
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from all sources; `embedded:DIR` becomes `data`.
+
+    Raises:
+        CommandError: the options name two folders.
+        SettingsError: a value does not fit, or names an engine or store that this version does not have.
+    """
+    from offramp.wiring import embedded_folder
+
+    settings = Settings.load(**given)
+    folder = str(embedded_folder(settings))
+    if given.get("data") not in {None, settings.engine.partition(":")[2] or given["data"]}:
+        raise CommandError(f"--engine {settings.engine} and --data {given['data']} name two folders: leave one out")
+    return replace(settings, data=folder, engine="embedded:")

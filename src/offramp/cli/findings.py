@@ -1,0 +1,29 @@
+"""What a check of `offramp doctor` says: how bad it is, what is the case, and what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+Level = Literal["ok", "note", "risk", "broken"]
+LEVELS: tuple[Level, ...] = ("broken", "risk", "note", "ok")
+
+
+class Finding(NamedTuple):
+    """One finding; `fix` is empty where nothing needs to be done."""
+
+    level: Level
+    about: str
+    says: str
+    fix: str = ""
+
+
+def report(app: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as one JSON object, with how many there are of each level."""
+    counts = {level: sum(1 for finding in findings if finding.level == level) for level in LEVELS}
+    return {"app": app, "counts": counts, "findings": [finding._asdict() for finding in findings]}
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """1 if something is broken, else 0."""
+    return 1 if any(finding.level == "broken" for finding in findings) else 0

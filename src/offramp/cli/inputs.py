@@ -1,0 +1,55 @@
+"""A run's input and metadata as they are typed: JSON, @file or stdin; KEY=VALUE. Refuses what cannot be sent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from offramp.cli.output import CommandError
+
+
+def read_input(text: str) -> bytes:
+    """The JSON object that `--input` names.
+
+    Raises:
+        CommandError: it cannot be read, is not JSON, or is not an object.
+    """
+    encoded, source = _source(text)
+    try:
+        decoded = msgspec.json.decode(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CommandError(f'{source} is not JSON: {error}; for example --input \'{{"question": "why?"}}\'') from error
+    if not isinstance(decoded, dict):
+        kind = {list: "a list", str: "a string", type(None): "null"}.get(type(decoded), "a bare value")
+        raise CommandError(f"{source} is {kind}: give an object with the pipeline's arguments by name")
+    return encoded
+
+
+def _source(text: str) -> tuple[bytes, str]:
+    if text == "-":
+        return sys.stdin.buffer.read(), "stdin"
+    if not text.startswith("@"):
+        return text.encode("utf-8", "surrogateescape"), "--input"
+    file = Path(text[1:])
+    try:
+        return file.read_bytes(), str(file)
+    except OSError as error:
+        raise CommandError(f"--input {text}: {error.strerror or error}") from error
+
+
+def read_metadata(pairs: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` pairs as a mapping.
+
+    Raises:
+        CommandError: a pair has no `=` or no key.
+    """
+    metadata: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise CommandError(f"--metadata {pair!r}: write KEY=VALUE, for example --metadata team=core")
+        metadata[key] = value
+    return metadata

@@ -1,0 +1,104 @@
+"""The options and arguments that several commands share, each declared once.
+
+A setting's option has no default of its own: what is not given comes from `OFFRAMP_*`, offramp.toml, then `Settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from offramp.cli.completion import complete_pipeline, complete_served_pipeline, complete_target
+from offramp.settings import Settings
+
+_DESCRIBED = {name: (default, doc) for name, default, _, doc in Settings.describe()}
+
+
+def setting(name: str, *flags: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    """The option of a field of `Settings`: its meaning, default and variable are told from there."""
+    default, doc = _DESCRIBED[name]
+    shown = f"{default:g}" if isinstance(default, (int, float)) else default or "none"
+    return typer.Option(
+        *(flags or (f"--{name.replace('_', '-')}",)),
+        envvar=f"OFFRAMP_{name.upper()}",
+        help=doc[:1].upper() + doc[1:] + ".",
+        show_default=shown,
+        metavar=metavar,
+        rich_help_panel=panel,
+    )
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:APP",
+        help="Your App: a dotted module or a path to a .py file, then its name ('app' if left out).",
+        autocompletion=complete_target,
+    ),
+]
+LocalPipeline = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="Which pipeline.", autocompletion=complete_pipeline)
+]
+ServedPipeline = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="Which pipeline.", autocompletion=complete_served_pipeline)
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, run_… .")]
+Data = Annotated[str | None, setting("data", metavar="DIR")]
+Engine = Annotated[str | None, setting("engine", metavar="URL")]
+Store = Annotated[str | None, setting("store", metavar="URL")]
+DrainTimeout = Annotated[float | None, setting("drain_timeout", metavar="SECONDS")]
+Host = Annotated[
+    str, typer.Option("--host", envvar="OFFRAMP_HOST", help="Address to listen on; beyond this machine it needs keys.")
+]
+Port = Annotated[
+    int, typer.Option("--port", envvar="OFFRAMP_PORT", min=0, max=65_535, help="Port to listen on; 0 for any free one.")
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        envvar="OFFRAMP_WORKERS",
+        min=0,
+        max=1024,
+        help="Worker processes beside the gateway; 0 if they are started elsewhere.",
+    ),
+]
+MaxBudget = Annotated[float | None, setting("max_budget", metavar="SECONDS")]
+Url = Annotated[
+    str,
+    typer.Option("--url", envvar="OFFRAMP_URL", help="The gateway's address, with the prefix it is mounted under."),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="OFFRAMP_API_KEY",
+        help="Sent as a bearer token. Better set by the variable: arguments are seen by other users.",
+        show_default=False,
+    ),
+]
+Input = Annotated[
+    str,
+    typer.Option("--input", "-i", metavar="JSON", help="The pipeline's arguments: JSON, @FILE, or - for stdin."),
+]
+Session = Annotated[
+    str | None, typer.Option("--session", help="The conversation this run belongs to.", show_default=False)
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="SECONDS",
+        help="How long the run may stay on the fast path.",
+        show_default="the pipeline's",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+
+
+def epilog(*examples: str, exits: str = "") -> str:
+    """The end of a command's help: examples, each on its own line, and the exit codes."""
+    # A paragraph that begins with a backspace is not wrapped, so that examples can be copied.
+    shown = "\n\n".join(f"\b\n  {example}" for example in examples)
+    return f"Examples:\n\n{shown}\n\n{exits}"

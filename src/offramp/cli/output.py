@@ -1,0 +1,89 @@
+"""What leaves the command line: exit codes, the one line of an error, JSON on stdout, text safe for a terminal.
+
+Owns how things are printed, never what is done.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any, TextIO
+
+import msgspec
+from rich.console import Console
+
+OK = 0
+RUN_ENDED_BADLY = 1
+USAGE = 2
+REFUSED = 3
+INTERRUPTED = 130
+
+EXITS_RUN = "Exit codes: 0 completed; 1 failed, cancelled or expired; 2 wrong usage; 130 interrupted."
+EXITS_CLIENT = (
+    "Exit codes: 0 done; 1 the run failed, was cancelled or expired; 2 wrong usage; "
+    "3 the gateway cannot be reached or refused; 130 interrupted."
+)
+EXITS_SERVER = "Exit codes: 0 stopped when told to; 1 it could not go on; 2 wrong usage or settings."
+EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage or the App cannot be imported."
+
+WIDTH_ELSEWHERE = 240
+"""Columns of a table that is not written to a terminal."""
+
+# Escape sequences, and every control character but tab and newline: what a model writes must not drive a terminal.
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class CommandError(Exception):
+    """The command cannot go on; `code` is its exit code and the message one line that says what to change."""
+
+    def __init__(self, message: str, code: int = USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def printable(text: str) -> str:
+    """`text` without what could control a terminal; tabs and newlines stay."""
+    return _CONTROL.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """`text` on a single line, safe for a terminal."""
+    return " ".join(printable(text).split())
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    print(f"offramp: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def say(message: str) -> None:
+    """A remark for a person, on stderr."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def write_json(value: Any, to: TextIO | None = None) -> None:
+    """`value` as JSON on stdout: indented for a person, one line for a program."""
+    stream = sys.stdout if to is None else to
+    encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    if stream.isatty():
+        encoded = msgspec.json.format(encoded, indent=2)
+    text = encoded.decode()
+    if stream.isatty():
+        # JSON escapes C0 itself; this takes the C1 range, which some terminals obey.
+        text = printable(text)
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A console without rich's guesses: no highlighting, no markup, no emoji codes; `NO_COLOR` and a pipe count."""
+    stream = stream or sys.stderr
+    # What is read by a program or kept in a file has no edge to be cut at.
+    width = None if stream.isatty() else WIDTH_ELSEWHERE
+    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether to write colours to this stream."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,156 @@
+"""Assembles the commands into one program and turns every error that is expected into one line and an exit code.
+
+Commands import what they need when they run, so that `--help` and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from offramp.cli.doctor import doctor
+from offramp.cli.options import epilog
+from offramp.cli.output import (
+    EXITS_CLIENT,
+    EXITS_DOCTOR,
+    EXITS_RUN,
+    EXITS_SERVER,
+    INTERRUPTED,
+    OK,
+    RUN_ENDED_BADLY,
+    USAGE,
+    CommandError,
+    complain,
+)
+from offramp.cli.run import run
+from offramp.cli.runs import cancel, list_runs, show
+from offramp.cli.serve import serve
+from offramp.cli.submit import follow, submit
+from offramp.cli.worker import worker
+from offramp.errors import InputError, OfframpError
+
+_RUN = "run_01JD3Q8Z5V9W6K2M4N7P0R1S2T"
+
+program = typer.Typer(
+    name="offramp",
+    help="A runtime for AI-agent pipelines: requests start streamed and under a budget, and go on durably past it.",
+    epilog="Settings come from options, then OFFRAMP_* variables, then offramp.toml. "
+    "'offramp COMMAND --help' has examples.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it by position
+    if wanted:
+        try:
+            version = metadata.version("offramp")
+        except metadata.PackageNotFoundError:
+            version = "unknown (not installed)"
+        print(f"offramp {version}, Python {platform.python_version()}")
+        raise typer.Exit(OK)
+
+
+@program.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+_QUESTION = '--input \'{"question": "what is a slice?"}\''
+
+
+def _command(function: Callable[..., int], *examples: str, exits: str, name: str | None = None) -> None:
+    program.command(name, epilog=epilog(*examples, exits=exits))(function)
+
+
+_command(
+    serve,
+    "offramp serve desk/app.py:app",
+    "offramp serve desk.app:app --port 9000 --workers 4 --data /var/lib/desk",
+    "offramp serve desk.app:app --host 10.0.0.5 --insecure",
+    exits=EXITS_SERVER,
+)
+_command(worker, "offramp worker desk.app:app --engine embedded:/var/lib/desk", exits=EXITS_SERVER)
+_command(
+    run,
+    f"offramp run desk/app.py:app explain {_QUESTION}",
+    "offramp run desk.app:app explain --input @question.json --budget 0 | jq .text",
+    exits=EXITS_RUN,
+)
+_command(
+    doctor,
+    "offramp doctor desk/app.py:app",
+    "offramp doctor desk.app:app --data /var/lib/desk --json",
+    exits=EXITS_DOCTOR,
+)
+_command(
+    submit,
+    f"offramp submit explain {_QUESTION} --follow",
+    "offramp submit audit --async --metadata team=core --id",
+    "echo '{\"path\": null}' | offramp submit audit --input - --wait 2",
+    exits=EXITS_CLIENT,
+)
+_command(follow, f"offramp follow {_RUN}", f"offramp follow {_RUN} --after 17 | jq .", exits=EXITS_CLIENT)
+_command(show, f"offramp show {_RUN}", f"offramp show {_RUN} --json | jq .steps", exits=EXITS_CLIENT)
+_command(
+    list_runs,
+    "offramp list --status running",
+    "offramp list --session abc --limit 5 --json",
+    exits=EXITS_CLIENT,
+    name="list",
+)
+_command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
+
+
+def main() -> None:
+    """The console script: run the command, then leave with its exit code."""
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
+    try:
+        code = program(standalone_mode=False)
+    except typer.TyperException as error:
+        return _usage_error(error)
+    except CommandError as error:
+        complain(str(error))
+        return error.code
+    except OfframpError as error:
+        complain(_explained(error))
+        return USAGE if error.fault in {"declaration", "caller", "operator"} else RUN_ENDED_BADLY
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read stdout has enough; pointing it at nothing keeps the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RUN_ENDED_BADLY
+    return code if isinstance(code, int) else OK
+
+
+def _usage_error(error: typer.TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        print(context.get_help(), file=sys.stderr)
+        return USAGE
+    command = context.command_path if context is not None else "offramp"
+    message = error.format_message().rstrip(". ")
+    complain(f"{message}{'' if message.endswith('?') else '.'} See '{command} --help'")
+    return error.exit_code
+
+
+def _explained(error: OfframpError) -> str:
+    wrong = [f"{pointer}: {message}" for pointer, message in error.errors] if isinstance(error, InputError) else []
+    return "; ".join([str(error), *(text for text in wrong if text not in str(error))])

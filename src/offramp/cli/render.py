@@ -1,0 +1,131 @@
+"""Puts the view of a run on a terminal (finished lines scroll, what is going on stays below) or, elsewhere, as lines.
+
+Owns colours and cursor; what is shown is decided in `view.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from offramp.cli.output import console
+from offramp.cli.view import Line, Mark, RunView, duration, fold
+from offramp.core.events import Event
+
+STEPS_SHOWN_MAX = 8
+_REFRESHES_PER_SECOND = 10
+
+_MARKS: dict[Mark, tuple[str, str, str]] = {
+    "run": ("•", "*", "bold"),
+    "start": ("▸", ">", "dim"),
+    "done": ("✓", "+", "green"),
+    "failed": ("✗", "x", "red"),
+    "retry": ("↻", "~", "yellow"),
+    "text": (" ", " ", ""),
+    "data": ("·", ".", "dim"),
+    "demoted": ("⤵", "v", "bold yellow"),
+    "resumed": ("⤷", "^", "cyan"),
+    "ended": ("✓", "+", "bold green"),
+    "broken": ("✗", "x", "bold red"),
+}
+
+
+class Screen:
+    """Shows a run's events as they come; a context manager, so that the terminal is left as it was found.
+
+    Args:
+        stream: where to; stderr unless told otherwise.
+        live: whether the stream is a terminal whose last lines may be drawn again; asked of the stream by default.
+        monotonic: the clock behind the running times.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, *, live: bool | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.view = RunView()
+        self._console = console(stream or sys.stderr)
+        self._live: Live | None = None
+        if self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._below,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                transient=True,
+                redirect_stdout=True,
+                redirect_stderr=True,
+            )
+        self._unicode = "utf" in self._console.encoding.lower()
+        self._monotonic = monotonic
+        self._seen_at = monotonic()
+        self._spinner = Spinner("dots" if self._unicode else "line", style="cyan")
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Take in one event and print what it adds."""
+        view, lines = fold(self.view, event)
+        self._seen_at = self._monotonic()
+        self.view = view
+        for line in lines:
+            self._print(line)
+
+    def note(self, text: str) -> None:
+        """A remark of the command itself, between the run's lines."""
+        self._console.print(Text(f"{'':>10}  {text}", style="dim"))
+
+    def _print(self, line: Line) -> None:
+        text = styled(line, unicode=self._unicode)
+        self._console.print(text if self._live is not None else Text(text.plain))
+
+    def _below(self) -> RenderableType:
+        since = self._monotonic() - self._seen_at
+        return below(self.view, since, self._spinner, self._console)
+
+
+def styled(line: Line, *, unicode: bool) -> Text:
+    """A line of the view as it is printed: time, mark, text."""
+    fancy, plain, style = _MARKS[line.mark]
+    text = Text(f"{line.seconds:>8.2f} s", style="dim")
+    text.append(f"  {fancy if unicode else plain} ", style=style)
+    text.append(line.text if unicode else line.text.encode("ascii", "replace").decode(), style=style)
+    return text
+
+
+def below(view: RunView, since_s: float, spinner: Spinner, on: Console) -> RenderableType:
+    """What is going on: one row a step with its running time and the end of what it writes.
+
+    `since_s` is how long ago the last event came, so that running times go on between two events.
+    """
+    if view.ended is not None:
+        return Text("")
+    table = Table.grid(padding=(0, 1))
+    steps = list(view.running.values())
+    for step in steps[-STEPS_SHOWN_MAX:]:
+        elapsed = Text(duration(max(0.0, view.at - step.started_at + since_s) * 1000), style="dim")
+        name = Text(step.name if step.attempt == 1 else f"{step.name} (attempt {step.attempt})")
+        room = max(10, on.width - len(name) - len(elapsed) - 8)
+        table.add_row(spinner, name, elapsed, Text((step.pending or step.data)[-room:], style="italic", no_wrap=True))
+    if not steps:
+        what = "waiting for a worker" if view.path == "deep" else "running" if view.run_id else "connecting"
+        table.add_row(spinner, Text(what, style="dim"))
+    if len(steps) > STEPS_SHOWN_MAX:
+        return Group(table, Text(f"  and {len(steps) - STEPS_SHOWN_MAX} more", style="dim"))
+    return table

@@ -1,0 +1,167 @@
+"""`offramp show`, `list` and `cancel`: what a gateway knows of runs, as a table for a person or JSON for a program."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from offramp.cli.options import ApiKey, AsJson, RunId, Session, Url
+from offramp.cli.output import OK, CommandError, console, one_line, printable, say, write_json
+from offramp.cli.view import duration, error_text
+from offramp.core.run import OUTCOMES, TRANSITIONS
+
+_URL = "http://127.0.0.1:8000"
+_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
+RESULT_SHOWN_MAX = 2_000
+
+
+def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
+    """What became of a run: its steps, times, demotion and result."""
+    from offramp.cli.client import Gateway
+
+    with Gateway(url, api_key) as gateway:
+        document = gateway.document(run_id)
+    if as_json:
+        write_json(document)
+        return OK
+    out = console(sys.stdout)
+    for name, value in facts(document):
+        out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
+    steps = document.get("steps") or []
+    if steps:
+        out.print()
+        out.print(_steps_table(steps))
+    if document.get("result") is not None:
+        out.print()
+        out.print(Text(_shortened(document)))
+    return OK
+
+
+def list_runs(
+    *,
+    session: Session = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help=f"One of {', '.join(TRANSITIONS)}.", show_default=False)
+    ] = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Of this pipeline.", show_default=False)] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="RUN", help="Older than this run.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = _URL,
+    api_key: ApiKey = None,
+) -> int:
+    """Runs of a gateway, newest first."""
+    from offramp.cli.client import Gateway
+
+    if status is not None and status not in TRANSITIONS:
+        raise CommandError(f"--status is one of {', '.join(TRANSITIONS)}, got {status!r}")
+    with Gateway(url, api_key) as gateway:
+        page = gateway.runs(session_id=session, status=status, pipeline=pipeline, limit=limit, after=after)
+    if as_json:
+        write_json(page)
+        return OK
+    runs = next((value for value in page.values() if isinstance(value, list)), [])
+    if not runs:
+        say("no runs" if not (session or status or pipeline or after) else "no such runs")
+        return OK
+    console(sys.stdout).print(_runs_table(runs))
+    if len(runs) == limit:
+        say(f"more: --after {runs[-1]['id']}")
+    return OK
+
+
+def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
+    """Cancel a run.
+
+    It ends as 'cancelled' once what it is doing has stopped.
+    """
+    from offramp.cli.client import Gateway
+
+    with Gateway(url, api_key) as gateway:
+        document = gateway.cancel(run_id)
+    status = document["status"]
+    say(f"{document['id']} is {status}" if status in OUTCOMES else f"{document['id']} is being cancelled")
+    return OK
+
+
+def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """A run document's head as names and values, in reading order; what is not known is left out."""
+    found = [("run", str(document["id"])), ("pipeline", str(document.get("pipeline"))), ("status", document["status"])]
+    reasons = (document.get("route") or {}).get("reasons") or []
+    found.append(("path", one_line(f"{document.get('path')}" + (f" ({', '.join(reasons)})" if reasons else ""))))
+    found.append(("class", str(document.get("class"))))
+    if document.get("session_id"):
+        found.append(("session", one_line(document["session_id"])))
+    found += [("metadata", one_line(f"{key}={value}")) for key, value in (document.get("metadata") or {}).items()]
+    found.append(("created", str(document.get("created_at"))))
+    if document.get("started_at"):
+        waited = _between_ms(document["created_at"], document["started_at"])
+        found.append(("started", document["started_at"] + (f" (waited {duration(waited)})" if waited >= 1 else "")))
+    if document.get("finished_at"):
+        took = _between_ms(document["created_at"], document["finished_at"])
+        found.append(("finished", f"{document['finished_at']} (took {duration(took)})"))
+    demotion = document.get("demotion")
+    if demotion:
+        after, budget = (duration(demotion.get(name) or 0) for name in ("elapsed_ms", "budget_ms"))
+        found.append(("demoted", f"after {after} ({demotion['reason']}, budget {budget})"))
+    if document.get("error"):
+        found.append(("error", error_text(document["error"])))
+    if document.get("trace_id"):
+        found.append(("trace", str(document["trace_id"])))
+    return found
+
+
+def _steps_table(steps: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("step", "status", "attempts", "started", "took"):
+        table.add_column(column, justify="right" if column in {"attempts", "took"} else "left", no_wrap=True)
+    for step in steps:
+        took = duration(step["duration_ms"]) if step.get("duration_ms") is not None else ""
+        status = str(step["status"])
+        table.add_row(
+            Text(one_line(str(step["name"]))),
+            Text(status, style=_STYLES.get(status, "")),
+            str(step.get("attempts", 1)),
+            _clock(step.get("started_at")),
+            took,
+        )
+    return table
+
+
+def _runs_table(runs: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("run", "pipeline", "status", "path", "created", "took"):
+        table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left")
+    for run in runs:
+        took = duration(_between_ms(run["created_at"], run["finished_at"])) if run.get("finished_at") else ""
+        path = f"{run['path']} (demoted)" if run.get("demotion") else str(run["path"])
+        status = Text(run["status"], style=_STYLES.get(run["status"], ""))
+        table.add_row(run["id"], one_line(run["pipeline"]), status, path, run["created_at"], took)
+    return table
+
+
+def _between_ms(start: str, end: str) -> float:
+    try:
+        return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1000)
+    except ValueError:
+        return 0.0
+
+
+def _clock(at: str | None) -> str:
+    return at[11:23] if at else ""
+
+
+def _shortened(document: dict[str, Any]) -> str:
+    import msgspec
+
+    text = printable(msgspec.json.format(msgspec.json.encode(document["result"]), indent=2).decode())
+    if len(text) <= RESULT_SHOWN_MAX:
+        return text
+    return text[:RESULT_SHOWN_MAX] + f"\n… {len(text) - RESULT_SHOWN_MAX} more characters; all of it with --json"

@@ -1,0 +1,91 @@
+"""`offramp serve`: the gateway in this process, its worker processes beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offramp.cli.engines import load_settings
+from offramp.cli.logs import show_logs
+from offramp.cli.options import Data, DrainTimeout, Engine, Host, MaxBudget, Port, Store, Target, Workers
+from offramp.cli.output import CommandError
+from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
+from offramp.cli.target import load_app
+
+if TYPE_CHECKING:
+    from offramp.settings import Settings
+
+log = logging.getLogger("offramp")
+
+
+def serve(
+    target: Target,
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    data: Data = None,
+    workers: Workers = 1,
+    engine: Engine = None,
+    store: Store = None,
+    drain_timeout: DrainTimeout = None,
+    max_budget: MaxBudget = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys."),
+    ] = False,
+) -> int:
+    """Serve an App over HTTP, with worker processes for the deep path.
+
+    A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
+    """
+    show_logs()
+    _refuse_keys()
+    settings = load_settings(data=data, engine=engine, store=store, drain_timeout=drain_timeout, max_budget=max_budget)
+    app = load_app(target)
+    if not app.pipelines:
+        raise CommandError(f"{target} declares no pipeline: there is nothing to serve")
+    from offramp.cli.supervised import SupervisedGateway
+    from offramp.gateway import server
+    from offramp.wiring import build
+
+    gateway = SupervisedGateway(
+        lambda: build(app, settings, role="gateway"),
+        lambda retire: Supervisor(worker_command(target, settings), workers, retire, settings.drain_timeout),
+    )
+
+    def started(url: str) -> None:
+        log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
+        if not workers:
+            log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
+
+    return server.serve(
+        gateway,
+        host,
+        port,
+        drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
+        insecure=insecure,
+        on_started=started,
+    )
+
+
+def worker_command(target: str, settings: Settings) -> list[str]:
+    """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
+    command = [sys.executable, "-m", "offramp", "worker", target, "--engine", engine_url(settings)]
+    return [*command, "--drain-timeout", f"{settings.drain_timeout:g}"]
+
+
+def engine_url(settings: Settings) -> str:
+    """The engine with its data folder, as a worker in any working directory needs it."""
+    return f"embedded:{Path(settings.data).resolve()}"
+
+
+def _refuse_keys() -> None:
+    # Keys that are set but not checked would leave the gateway open to whoever believes in them.
+    for variable in ("OFFRAMP_API_KEYS", "OFFRAMP_API_KEYS_FILE"):
+        if os.environ.get(variable):
+            raise CommandError(f"{variable} is set, but this version does not check keys yet: unset it")

@@ -1,0 +1,72 @@
+"""Stop signals as an event: the first asks for an orderly end, the next one does not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Self
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+    """Set by SIGTERM, SIGINT or, if `watch_stdin`, the end of stdin; a context manager, used on the main thread's loop.
+
+    Attributes:
+        reason: the signal's name, or what else ended it.
+    """
+
+    def __init__(self, *, watch_stdin: bool = False) -> None:
+        self.reason = ""
+        self.signal: signal.Signals | None = None
+        self._asked = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if watch_stdin:
+            # A descriptor of its own, so that user code that reads stdin cannot be left waiting on the parent's pipe.
+            pipe = os.dup(0)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.close(nothing)
+            threading.Thread(target=self._watch, args=(pipe,), name="offramp-parent", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        for number in STOPPING:
+            self._loop.add_signal_handler(number, self._signalled, number)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in STOPPING:
+            self._loop.remove_signal_handler(number)
+
+    async def asked(self) -> None:
+        """Wait until this process is to stop."""
+        await self._asked.wait()
+
+    async def hurried(self) -> None:
+        """Wait until it was told a second time."""
+        await self._hurry.wait()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._asked.is_set():
+            self._hurry.set()
+        self.signal = number
+        self._set(number.name)
+
+    def _set(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._asked.set()
+
+    def _watch(self, pipe: int) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(pipe, 1024):
+                pass
+        # A closed loop means that this process is leaving anyway.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._set, "the serving process is gone")

@@ -1,0 +1,135 @@
+"""`offramp submit` and `offramp follow`: start a run at a gateway, and watch one.
+
+A watched run's outcome is the exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from offramp.cli.inputs import read_input, read_metadata
+from offramp.cli.options import ApiKey, Budget, Input, RunId, ServedPipeline, Session, Url
+from offramp.cli.output import INTERRUPTED, OK, REFUSED, RUN_ENDED_BADLY, CommandError, say, write_json
+from offramp.core.run import OUTCOMES
+
+if TYPE_CHECKING:
+    from offramp.cli.client import Gateway
+    from offramp.core.events import Event
+
+_URL = "http://127.0.0.1:8000"
+
+
+def submit(  # noqa: PLR0913 - one parameter for each option
+    pipeline: ServedPipeline,
+    *,
+    input: Input = "{}",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Watch the run to its end; its result alone on stdout.")
+    ] = False,
+    respond_async: Annotated[bool, typer.Option("--async", help="Straight to the deep path, without waiting.")] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option("--wait", metavar="SECONDS", min=0, help="Wait at most this long.", show_default="the budget"),
+    ] = None,
+    session: Session = None,
+    sla: Annotated[str | None, typer.Option("--class", help="The SLA class.", show_default="the pipeline's")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with the run; repeatable.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option("--idempotency-key", help="The same key and body give the same run.", show_default=False),
+    ] = None,
+    budget: Budget = None,
+    only_id: Annotated[bool, typer.Option("--id", help="Print the run's id instead of its document.")] = False,
+    url: Url = _URL,
+    api_key: ApiKey = None,
+) -> int:
+    """Start a run at a gateway.
+
+    Waits for the run's budget and prints the run document, finished or not. With --follow, shows the run live and
+    prints its result.
+    """
+    from offramp.cli.client import Gateway
+
+    optional = {
+        "session_id": session,
+        "class": sla,
+        "metadata": read_metadata(metadata or []) or None,
+        "budget": budget,
+    }
+    body: dict[str, Any] = {"input": msgspec.Raw(read_input(input))}
+    body |= {name: value for name, value in optional.items() if value is not None}
+    preferences = ["respond-async"] * respond_async + ([f"wait={wait:g}"] if wait is not None else [])
+    headers = {"Prefer": ", ".join(preferences)} if preferences else {}
+    if idempotency_key is not None:
+        headers["Idempotency-Key"] = _header(idempotency_key)
+    with Gateway(url, api_key) as gateway:
+        if follow and not preferences:
+            return watch(gateway, gateway.stream(pipeline, body | {"follow": True}, headers))
+        _, document = gateway.submit(pipeline, body, headers)
+        if follow:
+            say(f"{document['id']} accepted")
+            return watch(gateway, gateway.follow(document["id"]))
+        return _report(document, only_id=only_id)
+
+
+def follow(
+    run_id: RunId,
+    *,
+    after: Annotated[int, typer.Option("--after", min=0, help="Skip events up to this number.")] = 0,
+    url: Url = _URL,
+    api_key: ApiKey = None,
+) -> int:
+    """Watch a run to its end.
+
+    Shows its events from the start, or after one, and prints its result. A dropped connection is resumed where it
+    broke.
+    """
+    from offramp.cli.client import Gateway
+
+    with Gateway(url, api_key) as gateway:
+        return watch(gateway, gateway.follow(run_id, after))
+
+
+def watch(gateway: Gateway, stream: Iterator[Event]) -> int:
+    """Show a run's events; the result on stdout and the exit code of its outcome."""
+    from offramp.cli.render import Screen
+
+    with Screen() as screen:
+        gateway.note = screen.note
+        try:
+            for event in stream:
+                screen.show(event)
+        except KeyboardInterrupt:
+            run = screen.view.run_id
+            screen.note(f"the run goes on; watch it again with: offramp follow {run}" if run else "interrupted")
+            return INTERRUPTED
+    ended = screen.view.ended
+    if ended is None:
+        raise CommandError(f"no more events of {screen.view.run_id or 'the run'} after {screen.view.seq}", REFUSED)
+    if ended.type != "run.completed":
+        return RUN_ENDED_BADLY
+    write_json(ended.data["result"] if "result" in ended.data else gateway.result(ended.run_id))
+    return OK
+
+
+def _report(document: dict[str, Any], *, only_id: bool) -> int:
+    run, status = document["id"], document["status"]
+    if status not in OUTCOMES:
+        say(f"{run} is {status}; watch it with: offramp follow {run}")
+    if only_id:
+        print(run)
+    else:
+        write_json(document)
+    return RUN_ENDED_BADLY if status in OUTCOMES and status != "completed" else OK
+
+
+def _header(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise CommandError("--idempotency-key is sent as a header: use printable ASCII")
+    return value

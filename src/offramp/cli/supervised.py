@@ -1,0 +1,49 @@
+"""A gateway with worker processes beside it: they start once its service runs and stop once that is drained."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from offramp.cli.supervisor import Supervisor
+from offramp.gateway.asgi import Gateway
+
+if TYPE_CHECKING:
+    from offramp.paths.service import Service
+
+
+class SupervisedGateway(Gateway):
+    """Starts and stops its workers with its service.
+
+    Args:
+        service_factory: makes the service.
+        supervisor_factory: makes the supervisor, given what takes back the runs of a dead worker.
+    """
+
+    def __init__(
+        self,
+        service_factory: Callable[[], Service],
+        supervisor_factory: Callable[[Callable[[str], Awaitable[int]]], Supervisor],
+    ) -> None:
+        super().__init__(service_factory)
+        self._supervisor = supervisor_factory(self._retire)
+
+    async def start(self) -> None:
+        """Start the service, then the workers."""
+        await super().start()
+        self._supervisor.start()
+
+    async def stop(self) -> None:
+        """Drain, then stop the workers, then the service, which takes back what a killed one held."""
+        try:
+            if self.service is not None:
+                await self.service.drain()
+        finally:
+            try:
+                await self._supervisor.stop()
+            finally:
+                await super().stop()
+
+    async def _retire(self, owner: str) -> int:
+        service = self.service
+        return 0 if service is None else await service.retire(owner)

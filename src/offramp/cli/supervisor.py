@@ -1,0 +1,154 @@
+"""Keeps a number of worker processes running: starts, restarts with backoff, stops. Knows nothing of runs.
+
+A dead worker's lease is given back at once through `retire`, so that its runs go on without waiting for it to expire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Awaitable, Callable, Sequence
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 10.0
+STABLE_S = 60.0
+KILL_MARGIN_S = 5.0
+"""What a worker gets past its own drain before it is killed."""
+SUPERVISED = "OFFRAMP_SUPERVISED"
+"""`NUMBER/OWNER`, told to a worker that is to stop when its stdin ends."""
+
+log = logging.getLogger("offramp")
+
+
+def restart_after_s(failures: int) -> float:
+    """Seconds before a restart after so many deaths in a row."""
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30))
+
+
+def supervised() -> tuple[int, str | None]:
+    """This process's worker number and owner id if a supervisor started it, else `(0, None)`.
+
+    The variable is removed, so that no process that user code starts believes it too.
+    """
+    number, _, owner = os.environ.pop(SUPERVISED, "").partition("/")
+    return (int(number), owner) if number.isdigit() and owner else (0, None)
+
+
+class Supervisor:
+    """Runs `count` processes of `command`.
+
+    Args:
+        command: what to execute; each process learns its number and owner id from `OFFRAMP_SUPERVISED`.
+        count: how many.
+        retire: gives back what a dead process held; returns how many runs that were.
+        drain_timeout: seconds a process has to leave after SIGTERM.
+    """
+
+    def __init__(
+        self, command: Sequence[str], count: int, retire: Callable[[str], Awaitable[int]], drain_timeout: float
+    ) -> None:
+        self._command = command
+        self._count = count
+        self._retire = retire
+        self._drain_timeout = drain_timeout
+        self._processes: dict[int, tuple[Process, str]] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+
+    def start(self) -> None:
+        """Start all processes; from here on each is kept running."""
+        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
+
+    async def stop(self) -> None:
+        """Ask all processes to drain and leave; kill those that do not."""
+        self._stopping.set()
+        for process, _ in self._processes.values():
+            _signal(process, signal.SIGTERM)
+        try:
+            if self._keepers:
+                await asyncio.wait(self._keepers, timeout=self._drain_timeout + KILL_MARGIN_S)
+        finally:
+            # Also when the wait was cut short: whoever stops this process at once leaves no worker behind.
+            left = list(self._processes.items())
+            for number, (process, _) in left:
+                log.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
+                _kill_group(process.pid)
+            for keeper in self._keepers:
+                keeper.cancel()
+        for number, (process, owner) in left:
+            await process.wait()
+            await self._give_back(number, owner)
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def _keep(self, number: int) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            owner = f"worker-{number}-{uuid.uuid4().hex[:12]}"
+            started = time.monotonic()
+            death = await self._run_once(number, owner)
+            if self._stopping.is_set():
+                return
+            failures = 1 if time.monotonic() - started >= STABLE_S else failures + 1
+            pause = restart_after_s(failures)
+            runs = await self._give_back(number, owner)
+            held = f"; {runs} run{'' if runs == 1 else 's'} taken back" if runs else ""
+            log.warning("worker %d %s%s; it is restarted in %.1f s", number, death, held, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _run_once(self, number: int, owner: str) -> str:
+        """One process from start to end; how it ended, in words."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=PIPE,
+                env={**os.environ, SUPERVISED: f"{number}/{owner}"},
+                # Ctrl-C is for this process, which then stops its workers in order.
+                start_new_session=True,
+            )
+        except OSError as error:
+            return f"could not be started ({error.strerror or error})"
+        self._processes[number] = (process, owner)
+        log.info("worker %d started (pid %d)", number, process.pid)
+        if self._stopping.is_set():
+            _signal(process, signal.SIGTERM)
+        code = await process.wait()
+        del self._processes[number]
+        # Its process lanes must not go on with steps that the next owner of the run executes again.
+        _kill_group(process.pid)
+        return f"(pid {process.pid}) died: {how_it_ended(code)}"
+
+    async def _give_back(self, number: int, owner: str) -> int:
+        try:
+            return await self._retire(owner)
+        except Exception:
+            # Its lease runs out by itself; the worker is restarted all the same.
+            log.exception("what worker %d held could not be given back at once", number)
+            return 0
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code for a person."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -1,0 +1,246 @@
+"""What a person sees of a run: one pure reducer from events to a state and the lines that each event adds.
+
+No terminal, no clock, no I/O: `render.py` puts it on a screen. The same for a run here and for one that is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from offramp.cli.output import one_line, printable
+from offramp.core.events import TERMINAL, Event
+
+Mark = Literal["run", "start", "done", "failed", "retry", "text", "data", "demoted", "resumed", "ended", "broken"]
+
+TEXT_PENDING_MAX = 2_000
+"""Characters of an unfinished line that are kept; past it the line is shown as far as it goes."""
+DATA_SHOWN_MAX = 200
+
+
+class Line(NamedTuple):
+    """One line of the view; `seconds` since the run was accepted."""
+
+    seconds: float
+    mark: Mark
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step that is going on; `pending` is streamed text whose line has not ended yet, `data` its last progress."""
+
+    name: str
+    attempt: int
+    started_at: float
+    pending: str = ""
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """What is known of a run after some of its events; times in epoch seconds of the runtime's clock."""
+
+    run_id: str = ""
+    pipeline: str = ""
+    path: str = ""
+    status: str = ""
+    seq: int = 0
+    accepted_at: float = 0.0
+    at: float = 0.0
+    running: Mapping[str, StepView] = field(default_factory=dict)
+    ended: Event | None = None
+
+
+class Shown(NamedTuple):
+    """The state after an event, and the lines that the event adds."""
+
+    view: RunView
+    lines: list[Line]
+
+
+def fold(view: RunView, event: Event) -> Shown:
+    """Take in the next event; one that was seen already (a resumed stream may repeat) changes nothing."""
+    if event.seq <= view.seq:
+        return Shown(view, [])
+    at = _epoch(event.at, view.at)
+    view = replace(view, run_id=event.run_id, seq=event.seq, at=at, accepted_at=view.accepted_at or at)
+    take = _terminal if event.type in TERMINAL else _TABLE.get(event.type)
+    return take(view, event) if take is not None else Shown(view, [])
+
+
+def duration(milliseconds: float) -> str:
+    """A duration for a person: `310 ms`, `8.1 s`, `2 min 05 s`."""
+    if milliseconds < 999.5:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1000
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def error_text(error: object) -> str:
+    """`message (step write, attempt 3)` of an error object as events and documents carry it."""
+    if not isinstance(error, Mapping):
+        return "no reason given"
+    where = []
+    if error.get("step"):
+        where.append(f"step {error['step']}")
+    if error.get("attempt") and error["attempt"] != 1:
+        where.append(f"attempt {error['attempt']}")
+    message = str(error.get("message") or error.get("code") or "no reason given")
+    return one_line(message + (f" ({', '.join(where)})" if where else ""))
+
+
+def _accepted(view: RunView, event: Event) -> Shown:
+    data = event.data
+    reasons = data.get("route", {}).get("reasons") or []
+    view = replace(view, pipeline=str(data.get("pipeline", "")), path=str(data.get("path", "")), status="accepted")
+    why = f": {', '.join(map(str, reasons))}" if reasons else ""
+    text = f"{event.run_id} {view.pipeline}, {view.path} path, class {data.get('class', 'default')}{why}"
+    return Shown(view, [_line(view, "run", text)])
+
+
+def _started(view: RunView, event: Event) -> Shown:
+    step, attempt = _step(event), int(event.data.get("attempt", 1))
+    view = _with(view, _key(event), StepView(step, attempt, view.at))
+    return Shown(view, [_line(view, "start", step + _nth(attempt))])
+
+
+def _delta(view: RunView, event: Event) -> Shown:
+    known = view.running.get(_key(event)) or StepView(_step(event), int(event.data.get("attempt", 1)), view.at)
+    delta = event.data.get("delta")
+    if not isinstance(delta, str):
+        unfinished = [_text(view, known.name, known.pending)] if known.pending else []
+        known = replace(known, data=_compact(delta), pending="")
+        view = _with(view, _key(event), known)
+        return Shown(view, [*unfinished, _line(view, "data", f"{known.name} | {known.data}")])
+    *whole, pending = (known.pending + printable(delta.replace("\r\n", "\n"))).split("\n")
+    if len(pending) > TEXT_PENDING_MAX:
+        whole.append(pending)
+        pending = ""
+    view = _with(view, _key(event), replace(known, pending=pending))
+    return Shown(view, [_text(view, known.name, line) for line in whole])
+
+
+def _retrying(view: RunView, event: Event) -> Shown:
+    known = view.running.get(_key(event))
+    if known is not None:
+        view = _with(view, _key(event), replace(known, pending="", data="waits before its next attempt"))
+    attempt = event.data.get("attempt", 1)
+    delay_ms = float(event.data.get("delay_ms", 0))
+    again = f"again in {duration(delay_ms)}" if delay_ms >= 1 else "again at once"
+    text = f"{_step(event)} attempt {attempt} is void: {_message(event)}; {again}"
+    return Shown(view, [_line(view, "retry", text)])
+
+
+def _completed(view: RunView, event: Event) -> Shown:
+    view, lines = _closed(view, event)
+    took = duration(float(event.data.get("duration_ms", 0)))
+    lines.append(_line(view, "done", f"{_step(event)} in {took}{_nth(int(event.data.get('attempt', 1)))}"))
+    return Shown(view, lines)
+
+
+def _failed(view: RunView, event: Event) -> Shown:
+    view, lines = _closed(view, event)
+    took = duration(float(event.data.get("duration_ms", 0)))
+    nth = _nth(int(event.data.get("attempt", 1)))
+    lines.append(_line(view, "failed", f"{_step(event)} failed after {took}{nth}: {_message(event)}"))
+    return Shown(view, lines)
+
+
+def _demoted(view: RunView, event: Event) -> Shown:
+    view = replace(view, path="deep")
+    data = event.data
+    elapsed, budget = (duration(float(data.get(name) or 0)) for name in ("elapsed_ms", "budget_ms"))
+    why = f"demoted to the deep path after {elapsed} ({data.get('reason', 'budget')}, budget {budget})"
+    message = one_line(str(data.get("message") or ""))
+    return Shown(view, [_line(view, "demoted", f"{why}: {message}" if message else why)])
+
+
+def _resumed(view: RunView, event: Event) -> Shown:
+    # A run moves between two steps, or after its process died: nothing that was going on there still is.
+    view = replace(view, running={}, path="deep")
+    steps = int(event.data.get("replayed_steps") or 0)
+    replayed = f"{steps} finished step{'' if steps == 1 else 's'} taken over"
+    return Shown(view, [_line(view, "resumed", f"resumed by {event.data.get('worker', 'a worker')}, {replayed}")])
+
+
+def _terminal(view: RunView, event: Event) -> Shown:
+    lines = [_text(view, step.name, step.pending) for step in view.running.values() if step.pending]
+    status = event.type.removeprefix("run.")
+    view = replace(view, running={}, status=status, ended=event)
+    took = duration((view.at - view.accepted_at) * 1000)
+    if status == "completed":
+        return Shown(view, [*lines, _line(view, "ended", f"completed in {took} on the {view.path or 'fast'} path")])
+    return Shown(view, [*lines, _line(view, "broken", f"{status} after {took}: {error_text(event.data.get('error'))}")])
+
+
+_TABLE: Mapping[str, Callable[[RunView, Event], Shown]] = {
+    "run.accepted": _accepted,
+    "step.started": _started,
+    "step.delta": _delta,
+    "step.retrying": _retrying,
+    "step.completed": _completed,
+    "step.failed": _failed,
+    "run.demoted": _demoted,
+    "run.resumed": _resumed,
+}
+
+
+def _closed(view: RunView, event: Event) -> tuple[RunView, list[Line]]:
+    known = view.running.get(_key(event))
+    rest = {key: step for key, step in view.running.items() if key != _key(event)}
+    lines = [_text(view, known.name, known.pending)] if known is not None and known.pending else []
+    return replace(view, running=rest), lines
+
+
+def _with(view: RunView, key: str, step: StepView) -> RunView:
+    return replace(view, running={**view.running, key: step})
+
+
+def _line(view: RunView, mark: Mark, text: str) -> Line:
+    return Line(max(0.0, view.at - view.accepted_at), mark, one_line(text))
+
+
+def _text(view: RunView, step: str, text: str) -> Line:
+    # Streamed text keeps its indentation, which code and lists live by.
+    return Line(max(0.0, view.at - view.accepted_at), "text", f"{step} | {text.expandtabs(4).rstrip()}")
+
+
+def _nth(attempt: int) -> str:
+    return "" if attempt == 1 else f", attempt {attempt}"
+
+
+def _step(event: Event) -> str:
+    return one_line(str(event.data.get("step", "?")))
+
+
+def _key(event: Event) -> str:
+    return str(event.data.get("key") or event.data.get("step"))
+
+
+def _message(event: Event) -> str:
+    error = event.data.get("error")
+    return one_line(str(error.get("message") or error.get("code"))) if isinstance(error, Mapping) else "no reason given"
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, Mapping) and value and all(isinstance(v, (str, int, float, bool)) for v in value.values()):
+        text = ", ".join(f"{key} {item}" for key, item in value.items())
+    else:
+        text = msgspec.json.encode(value).decode()
+    text = one_line(text)
+    return text if len(text) <= DATA_SHOWN_MAX else text[: DATA_SHOWN_MAX - 1] + "…"
+
+
+def _epoch(at: str, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return otherwise
