@@ -122,12 +122,11 @@ class App:
         retry: Retry | None = None,
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
-        uses: None = None,
+        uses: object = None,
     ) -> _StepDecorator: ...
     def step(
         self,
-        fn: Callable[..., Any] | None = None,
-        /,
+        fn: Any = None,
         *,
         name: str | None = None,
         timeout: float | None = None,
@@ -183,8 +182,7 @@ class App:
     ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Pipeline[P, R]]: ...
     def pipeline(
         self,
-        fn: Callable[..., Any] | None = None,
-        /,
+        fn: Any = None,
         *,
         name: str | None = None,
         sla: str = "default",
@@ -255,9 +253,12 @@ class App:
         Args:
             settings: see `offramp.settings.Settings`.
         """
-        from offramp.wiring import asgi
+        from offramp.gateway.asgi import create_asgi
+        from offramp.settings import Settings
+        from offramp.wiring import build
 
-        return asgi(self, settings)
+        chosen = Settings.load(**settings)
+        return create_asgi(lambda: build(self, chosen, role="local"))
 
 
 class _StepDecorator(Protocol):

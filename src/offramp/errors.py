@@ -63,7 +63,7 @@ class RequestError(OfframpError):
     code = "malformed"
     title = "Malformed request"
     status = 400
-    fault = "caller"
+    fault: ClassVar[Fault] = "caller"
 
 
 class InputError(RequestError):

@@ -46,7 +46,9 @@ class Settings:
     poll: float = _setting(1.0, 0.05, 60.0, "seconds between fallback polls, should a notification be lost")
     sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
-    cancel_grace: float = _setting(5.0, 0.0, 600.0, "seconds a cancelled step has to end before its run ends without it")
+    cancel_grace: float = _setting(
+        5.0, 0.0, 600.0, "seconds a cancelled step has to end before its run ends without it"
+    )
     heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")
     purge_every: float = _setting(60.0, 1.0, 86_400.0, "seconds between removals of runs past their retention")
@@ -83,7 +85,7 @@ class Settings:
         values |= {name: value for name, value in given.items() if value is not None}
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
-            name = sorted(unknown)[0]
+            name = min(unknown)
             raise SettingsError(f"no setting {name!r}; {did_you_mean(name, [item.name for item in fields(cls)])}")
         return cls(**values)
 

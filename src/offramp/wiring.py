@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import socket
@@ -32,7 +31,6 @@ from offramp.stores.sqlite.writer import Writer
 
 if TYPE_CHECKING:
     from offramp.app import App
-    from offramp.gateway.asgi import Gateway
     from offramp.ports.clock import Clock
 
 Role = Literal["gateway", "worker", "local"]
@@ -52,9 +50,7 @@ def embedded_folder(settings: Settings) -> Path:
     return Path(place or settings.data)
 
 
-def build(
-    app: App, settings: Settings, *, role: Role, owner: str | None = None, clock: Clock | None = None
-) -> Service:
+def build(app: App, settings: Settings, *, role: Role, owner: str | None = None, clock: Clock | None = None) -> Service:
     """A process of the service, not started yet.
 
     Args:
@@ -90,9 +86,7 @@ def build(
     )
     live = LiveRuns(process, lambda _run: engine.has_room())
     deep = DeepPath(process, live)
-    member = Member(
-        id=member_id, kind=role, works=role != "gateway", lease_s=settings.lease, poll_s=settings.poll
-    )
+    member = Member(id=member_id, kind=role, works=role != "gateway", lease_s=settings.lease, poll_s=settings.poll)
     engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
     writer.on_lost = lambda lease: control.call(deep.lost, lease.run_id)
 
@@ -128,12 +122,3 @@ async def local(app: App, given: dict[str, Any], clock: Clock | None = None) -> 
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def asgi(app: App, given: dict[str, Any]) -> Gateway:
-    """The gateway with both paths in one process; see `App.asgi`."""
-    # By name, so that the layers below the gateway do not import it.
-    create = importlib.import_module("offramp.gateway.asgi").create_asgi
-    settings = Settings.load(**given)
-    gateway: Gateway = create(lambda: build(app, settings, role="local"))
-    return gateway

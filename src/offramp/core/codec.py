@@ -80,9 +80,7 @@ class Signature:
         self.names = [name for name, _, _ in fields]
         self.returns = hints.get("return", Any)
         required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
-        self._input = msgspec.defstruct(
-            "Input", required_first, forbid_unknown_fields=True, kw_only=True, rename=None
-        )
+        self._input = msgspec.defstruct("Input", required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
         self.input_schema = _schema(self._input, f"the arguments of {what}")
         self.result_schema = _schema(self.returns, f"the result of {what}")
         self._call = msgspec.defstruct("Call", [(n, t) for n, t, _ in fields], array_like=True)
@@ -184,12 +182,11 @@ def _default(parameter: inspect.Parameter) -> Any:
 
 def _schema(wanted: Any, what: str) -> dict[str, Any]:
     try:
-        schema = msgspec.json.schema(wanted, schema_hook=_schema_of)
+        schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=_schema_of)
         msgspec.json.Decoder(wanted, dec_hook=_from_builtin)
     except (TypeError, NotImplementedError) as error:
         raise DeclarationError(
-            f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic "
-            "models",
+            f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models",
         ) from error
     definitions: dict[str, Any] = {}
     schema = _hoisted(schema, definitions)

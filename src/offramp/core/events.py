@@ -255,9 +255,7 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
         if seen.type == "step.started":
             known = steps.get(seen.key)
             if known is None:
-                steps[seen.key] = StepState(
-                    seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at
-                )
+                steps[seen.key] = StepState(seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at)
             else:
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
         elif seen.type in _STATUS and seen.key in steps:

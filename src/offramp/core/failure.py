@@ -53,9 +53,7 @@ def failure_of(error: BaseException, step: str | None = None, attempt: int | Non
         causes = [failure_of(cause, step, attempt) for cause in error.exceptions[:CAUSES_MAX]]
         message = "; ".join([message, *(cause.message for cause in causes)])[:MESSAGE_LENGTH_MAX]
     kind = type(error)
-    return Failure(
-        code, message, step, attempt, f"{kind.__module__}:{kind.__qualname__}", _encoded_args(error), causes
-    )
+    return Failure(code, message, step, attempt, f"{kind.__module__}:{kind.__qualname__}", _encoded_args(error), causes)
 
 
 def _message(error: BaseException) -> str:

@@ -54,9 +54,7 @@ ONCE = Retry(attempts=1)
 """What a step without `retry=` gets: one attempt."""
 
 
-def delay_s(
-    retry: Retry, attempt: int, error: Exception, jitter: float, retry_after: float | None
-) -> float | None:
+def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_after: float | None) -> float | None:
     """Seconds to wait before the next attempt, or None when the step has failed for good.
 
     Args:

@@ -165,5 +165,7 @@ def _lane(function: Callable[..., Any], lane: LaneChoice, what: str) -> Lane:
     if is_async and lane != "loop":
         raise DeclarationError(f"{what}: lane={lane!r} takes a plain function; drop 'async' or the lane")
     if lane == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
-        raise DeclarationError(f"{what}: lane='process' needs a function at module level, so that a process can import it")
+        raise DeclarationError(
+            f"{what}: lane='process' needs a function at module level, so that a process can import it"
+        )
     return lane

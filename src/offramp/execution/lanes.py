@@ -91,9 +91,7 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(
-    context: contextvars.Context, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Callable[[], Any]:
+def _bound(context: contextvars.Context, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
     def call() -> Any:
         try:
             return context.run(function, *arguments)

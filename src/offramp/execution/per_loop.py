@@ -30,7 +30,9 @@ class PerLoop(Generic[T]):
 
 
 def per_loop(factory: Callable[[], T]) -> PerLoop[T]:
-    """Wrap a factory of loop-bound clients: `client = per_loop(httpx.AsyncClient)`, then `await client().get(url)`.
+    """Wrap a factory of loop-bound clients.
+
+    After `client = per_loop(httpx.AsyncClient)`, write `await client().get(url)`.
 
     A process executes runs on one loop unless a step blocks it; then new runs go to a spare loop, where a client made
     on the first one would fail or hang.

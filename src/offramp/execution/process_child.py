@@ -128,9 +128,7 @@ def _function(job: Job) -> Callable[..., Any]:
     return function
 
 
-def _execute(
-    job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]
-) -> Reply:
+def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
     token = current.set(RemoteAttempt(job, pipe))
     try:
         place = (job.module, job.qualname)

@@ -133,13 +133,13 @@ class ProcessLane:
             request.abandon()
 
     def _serve(self) -> None:
-        child: SpawnProcess | None = None
-        pipe: Connection | None = None
+        started: tuple[SpawnProcess, Connection] | None = None
         while not self._closed:
-            if child is None or pipe is None or not child.is_alive():
-                child, pipe = self._start()
-                if pipe is None:
+            if started is None or not started[0].is_alive():
+                started = self._start()
+                if started is None:
                     continue
+            child, pipe = started
             request = self._requests.get()
             if request is None:
                 break
@@ -150,9 +150,9 @@ class ProcessLane:
             except (EOFError, OSError, msgspec.DecodeError):
                 request.end(None, self._death(request, child))
                 self._reap(child)
-                child = None
-        if child is not None:
-            self._reap(child)
+                started = None
+        if started is not None:
+            self._reap(started[0])
 
     def _work(self, request: _Request, pipe: Connection) -> None:
         pipe.send_bytes(msgspec.msgpack.encode(request.job))
@@ -167,11 +167,9 @@ class ProcessLane:
                 request.end(reply.value, None)
             return
 
-    def _start(self) -> tuple[SpawnProcess | None, Connection | None]:
+    def _start(self) -> tuple[SpawnProcess, Connection] | None:
         parent, theirs = self._context.Pipe()
-        child = self._context.Process(
-            target=main, args=(theirs, self._modules), name="offramp-lane", daemon=True
-        )
+        child = self._context.Process(target=main, args=(theirs, self._modules), name="offramp-lane", daemon=True)
         try:
             child.start()
             theirs.close()
@@ -181,10 +179,10 @@ class ProcessLane:
             problem = parent.recv_bytes()
         except (EOFError, OSError) as error:
             if not self._closed:
-                log.error("a process lane did not start: %s", error or f"nothing heard for {START_TIMEOUT_S:g} s")  # noqa: TRY400
+                log.error("a process lane did not start: %s", str(error) or f"nothing heard for {START_TIMEOUT_S:g} s")  # noqa: TRY400
                 self._fail_one(LaneDied("no process lane could be started; see the log"))
             self._reap(child)
-            return None, None
+            return None
         if problem:
             log.warning("a process lane could not import in advance: %s", problem.decode())
         return child, parent

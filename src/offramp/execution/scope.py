@@ -142,13 +142,11 @@ class Scope:
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
                 self._append(
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
-                    events.draft(
-                        events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())
-                    ),
+                    events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
                 if spec.effect == "once":
                     await self.log.durable()
-            except Exception as error:  # noqa: BLE001 - whatever a step raises is its outcome
+            except Exception as error:
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
                 wait = self._after_failure(attempt, error, at, duration_ms)
                 if wait is None:

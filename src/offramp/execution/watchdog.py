@@ -81,7 +81,7 @@ def _beat(loop: RunLoop) -> None:
 
 def blocking_line(thread_id: int | None) -> str | None:
     """`file:line in function (source)` of the innermost user code on a thread's stack; any code if there is none."""
-    frame = sys._current_frames().get(thread_id or 0)  # noqa: SLF001 - the documented way to see another thread
+    frame = sys._current_frames().get(thread_id or 0)
     if frame is None:
         return None
     stack = traceback.extract_stack(frame)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from offramp.core.events import TERMINAL, Frame
 from offramp.ports.commit import call_threadsafe
@@ -95,8 +95,8 @@ class Feed:
         for topic in topics:
             for loop, readers in topic.loops.items():
                 wake.setdefault(loop, []).extend(readers)
-        for loop, readers in wake.items():
-            call_threadsafe(loop, _set_all, readers)
+        for loop, events in wake.items():
+            call_threadsafe(loop, _set_all, events)
 
     @contextlib.contextmanager
     def _reader(self, run_id: str) -> Iterator[tuple[_Topic, asyncio.Event]]:
@@ -133,7 +133,7 @@ class Feed:
 
     async def follow(
         self, store: Store, run_id: str, after: int, idle: float | None, poll: float
-    ) -> AsyncIterator[list[Frame]]:
+    ) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one.
 
         Args:

@@ -97,9 +97,8 @@ class OffRamp:
             changed.clear()
             if scope.in_flight:
                 await changed.wait()
-            elif scope.parked or not await self._progress(changed):
-                if scope.close_if_idle():
-                    return True
+            elif (scope.parked or not await self._progress(changed)) and scope.close_if_idle():
+                return True
         return False
 
     async def _progress(self, changed: asyncio.Event) -> bool:

@@ -36,6 +36,8 @@ class LiveRun:
         self.began = began
         self.began_on: Path = record.path
         self.timers: list[Timer] = []
+        self.gone: Commit[None] = Commit()
+        """Resolved when it is not executing here any more."""
         self.leaving = False
         """Whether somebody is already demoting it or handing it over."""
 
@@ -86,7 +88,10 @@ class LiveRuns:
         scope = Scope(facts, Journal(entries), runlog, process.lanes, clock, interrupted)
         run: LiveRun
         execution = Execution(
-            process.pipelines[record.pipeline], record.input, scope, lambda outcome, error: self._end(run, outcome, error)
+            process.pipelines[record.pipeline],
+            record.input,
+            scope,
+            lambda outcome, error: self._end(run, outcome, error),
         )
         run = LiveRun(record, runlog, execution, began)
         with self._lock:
@@ -133,6 +138,7 @@ class LiveRuns:
         for timer in run.timers:
             timer.cancel()
         if known:
+            run.gone.resolve()
             self._on_end(run)
 
     def _force(self, run: LiveRun, outcome: Outcome) -> None:

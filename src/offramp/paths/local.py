@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ class Handle:
         self.id = run_id
         self._pipeline = pipeline
 
-    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """The events numbered above `after`, until the terminal one."""
         async with contextlib.aclosing(self._service.follow(self.id, after)) as parts:
             async for frames in parts:

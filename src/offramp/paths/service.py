@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 from offramp.core.events import Frame
@@ -118,11 +118,7 @@ class Service:
         steps = await steps_of(self._process.store, run_id, finished=record.finished)
         return document(record, [step.document() for step in steps.values()], prefix)
 
-    async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
-        """A page of documents, newest first, without results and steps."""
-        return [document(record, [], prefix) for record in await self._process.store.runs(wanted)]
-
-    async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncIterator[list[Frame]]:
+    async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
 
         Ends early when this process stops; the reader then goes on elsewhere from the last number it has.
@@ -206,8 +202,7 @@ class Service:
             await self._off_ramp.demote(run, "drain")
         else:
             await self._off_ramp.hand_over(run)
-        while self._live.get(run.record.id) is run and not run.execution.finished:
-            await asyncio.sleep(0.02)  # somebody else was already sending it away
+        await run.gone
 
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
@@ -224,3 +219,7 @@ class Service:
                     pass
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+    async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
+        """A page of documents, newest first, without results and steps."""
+        return [document(record, [], prefix) for record in await self._process.store.runs(wanted)]

@@ -55,8 +55,8 @@ class Desk:
         if record.path == "fast":
             if self._live.count("fast") >= self._process.settings.fast_runs:
                 raise Overloaded(
-                    f"{self._process.settings.fast_runs} runs are on the fast path here (OFFRAMP_FAST_RUNS); try again, "
-                    "or ask for respond-async"
+                    f"{self._process.settings.fast_runs} runs are on the fast path here (OFFRAMP_FAST_RUNS); "
+                    "try again, or ask for respond-async"
                 )
             created = await self._fast.start(record, accepted, key)
         else:

@@ -50,9 +50,7 @@ class RunHost(Protocol):
 class Engine(Protocol):
     """See the obligations at the top of this module."""
 
-    async def start(
-        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None
-    ) -> Created:
+    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run that goes deep at once (N1)."""
 
     async def adopt(self, handoff: Handoff) -> None:

@@ -65,7 +65,7 @@ class RunLog(Protocol):
         """The lease that every write carries."""
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind: a finished step, an event, or both as one; `durable` ones are shown to nobody before the disk."""
+        """Write behind a finished step, an event, or both as one; nobody sees a `durable` one before the disk has it."""
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk."""

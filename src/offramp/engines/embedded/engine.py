@@ -171,9 +171,7 @@ class EmbeddedEngine:
             if free > 0:
                 try:
                     now = self._clock.time()
-                    claims = await self._leases.claim(
-                        self._member.id, min(free, CLAIM_MAX), self._host.pipelines, now
-                    )
+                    claims = await self._leases.claim(self._member.id, min(free, CLAIM_MAX), self._host.pipelines, now)
                 except StoreError as error:
                     log.error("cannot claim runs: %s", error)  # noqa: TRY400
             for claim in claims:
@@ -207,7 +205,7 @@ class EmbeddedEngine:
     def _written(self, batches: list[Batch]) -> None:
         self._hints.send("events", [batch.run_id for batch in batches])
 
-    def _renewed(self, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> None:
+    def _renewed(self, *, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> None:
         """On the lease thread."""
         loop = self._loop
         if loop is None or loop.is_closed():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from offramp.errors import StoreError
 from offramp.ports.clock import Clock, Timer
@@ -15,6 +16,13 @@ log = logging.getLogger("offramp")
 RENEWALS_PER_LEASE = 3
 
 
+class Found(Protocol):
+    """What is done with what a renewal found."""
+
+    def __call__(self, *, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> object:
+        """Whether the lease still held, the runs to cancel, the owners whose lease had run out."""
+
+
 class LeaseKeeper:
     """A thread that renews.
 
@@ -23,8 +31,7 @@ class LeaseKeeper:
         clock: when.
         owner: whose lease.
         lease_s: how long the lease runs.
-        found: called on the thread after each renewal: whether the lease still held, runs to cancel, owners whose
-            lease had run out.
+        found: called on the thread after each renewal.
     """
 
     def __init__(
@@ -33,7 +40,7 @@ class LeaseKeeper:
         clock: Clock,
         owner: str,
         lease_s: float,
-        found: Callable[[bool, Sequence[str], Sequence[str]], object],
+        found: Found,
     ) -> None:
         self._leases = leases
         self._clock = clock
@@ -65,7 +72,7 @@ class LeaseKeeper:
             try:
                 now = self._clock.time()
                 held, cancels = self._leases.renew(self._owner, now + self._lease_s)
-                self._found(held, cancels, self._leases.expire(now))
+                self._found(held=held, cancels=cancels, expired=self._leases.expire(now))
             except StoreError as error:
                 log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 

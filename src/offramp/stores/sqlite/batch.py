@@ -145,8 +145,12 @@ class Transaction:
             ).fetchone()
             if existing is not None:
                 same = existing[0] == key.fingerprint
-                error = None if same else IdempotencyMismatch(
-                    "this Idempotency-Key was used with another request; use a new key for a new request"
+                error = (
+                    None
+                    if same
+                    else IdempotencyMismatch(
+                        "this Idempotency-Key was used with another request; use a new key for a new request"
+                    )
                 )
                 self.resolved.append((operation.commit, Created(existing[1]) if same else None, error))
                 return
@@ -198,7 +202,7 @@ class Transaction:
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
-        insert(self._connection, f"INSERT INTO runs ({_RUN_COLUMNS}) VALUES ", 12, self._runs)
+        insert(self._connection, f"INSERT INTO runs ({_RUN_COLUMNS}) VALUES ", 12, self._runs)  # noqa: S608
         insert(self._connection, "INSERT INTO journal VALUES ", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():

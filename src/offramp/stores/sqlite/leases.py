@@ -45,7 +45,7 @@ class SQLiteLeases:
         """Make an owner known."""
         values = (owner.id, owner.kind, owner.port, int(owner.ready), owner.expires_at, owner.started_at)
         statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?)"
-        await self._change(lambda connection, _: connection.execute(statement, values) and None)
+        await self._change(lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
@@ -154,9 +154,7 @@ def _retire(connection: sqlite3.Connection, owner: str) -> int:
     return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
 
 
-def _take(
-    connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float
-) -> Claim:
+def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float) -> Claim:
     row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
     record, token = decode_record(row), row[10] + 1
     fresh = record.started_at is None

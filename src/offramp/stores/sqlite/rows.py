@@ -11,9 +11,7 @@ from offramp.core.run import Demotion, Route, RunRecord
 
 ENCODE = msgspec.msgpack.Encoder().encode
 
-SUMMARY_COLUMNS = (
-    "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token"
-)
+SUMMARY_COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token"
 RECORD_COLUMNS = SUMMARY_COLUMNS + ", result"
 
 
@@ -60,6 +58,6 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         purged=bool(row[6]),
         demotion=None if row[8] is None else _decode_demotion(row[8]),
         error=None if row[9] is None else _decode_failure(row[9]),
-        result=row[11] if len(row) > 11 else None,  # noqa: PLR2004 - RECORD_COLUMNS has one more
+        result=row[11] if len(row) > 11 else None,
         **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
     )

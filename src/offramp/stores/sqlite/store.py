@@ -120,9 +120,7 @@ class SQLiteStore:
         if wanted.after is not None:
             conditions.append("id < ?")
             values.append(wanted.after)
-        statement = (
-            f"SELECT {SUMMARY_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
-        )
+        statement = f"SELECT {SUMMARY_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
 
         def query(connection: sqlite3.Connection) -> list[RunRecord]:
             return [decode_record(row) for row in connection.execute(statement, (*values, wanted.limit))]
@@ -142,12 +140,12 @@ class SQLiteStore:
         """Events numbered above `after`, at most `EVENT_ROWS_MAX` rows of them."""
 
         def query(connection: sqlite3.Connection) -> list[Frame]:
+            # The inner select makes it a seek: without it a reader at the end would scan the log from its start.
             rows = connection.execute(
-                "SELECT first, data FROM events WHERE run_id = :run AND last > :after AND first >= coalesce("
-                "(SELECT max(first) FROM events WHERE run_id = :run AND first <= :after), 0)"
-                + (" AND deltas = 0" if skip_deltas else "")
-                + " ORDER BY first LIMIT :rows",
-                {"run": run_id, "after": after, "rows": EVENT_ROWS_MAX},
+                "SELECT first, data FROM events WHERE run_id = :run AND last > :after AND deltas <= :deltas "
+                "AND first >= coalesce((SELECT max(first) FROM events WHERE run_id = :run AND first <= :after), 0) "
+                "ORDER BY first LIMIT :rows",
+                {"run": run_id, "after": after, "rows": EVENT_ROWS_MAX, "deltas": 0 if skip_deltas else 1},
             )
             return [
                 Frame(first + place, data)
@@ -187,5 +185,3 @@ class SQLiteStore:
         """Write what is pending, then close the connections."""
         self._writer.close()
         self._database.close()
-
-

@@ -158,7 +158,7 @@ class Writer:
     def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
         """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
         now = time.monotonic()
-        if now - self._told_at > 5:  # noqa: PLR2004 - one line every few seconds
+        if now - self._told_at > 5:
             self._told_at = now
             log.error("the database cannot be written: %s. Accepted runs wait; free space or mend the disk", error)
         kept = [operation for operation in operations if isinstance(operation, (Append, Finish, Sync))]
