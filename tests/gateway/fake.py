@@ -1,0 +1,246 @@
+"""A scripted service: runs do what the test tells them to, step by step, in the test's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.events import Frame, draft, frame
+from offramp.core.failure import Failure
+from offramp.core.names import did_you_mean
+from offramp.core.routing import Features, decide
+from offramp.core.run import Demotion, RunRecord, document, links, run_id
+from offramp.core.sla import SLA, budget_s
+from offramp.core.spec import pipeline_spec
+from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
+from offramp.paths.submission import Accepted, Submission
+from offramp.ports.store import RunFilter
+from offramp.settings import Settings
+
+AT = "2026-11-21T09:30:00.000Z"
+
+
+class FakeRun:
+    def __init__(self, record):
+        self.record = record
+        self.frames = []
+        self.changed = asyncio.Event()
+        self.disconnects = 0
+        self.drained = False
+        self.broken = None
+        self.followers = 0
+
+    def add(self, body):
+        self.frames.append(Frame(len(self.frames) + 1, b""))
+        seq = len(self.frames)
+        self.frames[-1] = Frame(seq, frame(draft(body, AT), self.record.id, seq))
+        self.notify()
+
+    def notify(self):
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def delta(self, value, step="write"):
+        self.add(events.StepDelta(step, f"{step}#1", 1, msgspec.Raw(msgspec.json.encode(value))))
+
+    def demote(self, reason="budget"):
+        self.record.path = "deep"
+        self.record.demotion = Demotion(reason, 1.0, 6000.0, 6000.0)
+        self.add(events.RunDemoted(reason, 6000.0, 6000.0, "It goes on.", links(self.record.id)))
+
+    def complete(self, value):
+        self.record.status, self.record.finished_at = "completed", 2.0
+        self.record.result = msgspec.json.encode(value)
+        self.add(events.RunCompleted(result=msgspec.Raw(self.record.result)))
+
+    def fail(self, message="no luck"):
+        self.record.status, self.record.finished_at = "failed", 2.0
+        self.record.error = Failure("step-failed", message, "write", 1)
+        self.add(events.RunFailed(self.record.error.public()))
+
+    def cancel(self):
+        self.record.status, self.record.finished_at = "cancelled", 2.0
+        self.record.error = Failure("cancelled", "cancelled")
+        self.add(events.RunCancelled(self.record.error.public()))
+
+
+async def research(question: str, depth: int = 1) -> str:
+    """Answer a question."""
+    return question * depth
+
+
+async def nightly(day: str) -> dict[str, int]:
+    return {day: 1}
+
+
+def spec_of(function, **given):
+    options = {
+        "name": None,
+        "sla": "interactive",
+        "budget": None,
+        "deadline": None,
+        "retention": None,
+        "on_disconnect": "continue",
+        "demotion_message": None,
+        "version": "1",
+    }
+    classes = {"interactive", "batch"}
+    return pipeline_spec(function, classes=classes, **(options | given))
+
+
+class FakeService:
+    app_name = "demo"
+
+    def __init__(self, **settings):
+        self.settings = Settings(**settings)
+        self.classes = {"interactive": SLA("interactive", p95=2.0), "batch": SLA("batch", budget=0)}
+        specs = [spec_of(research), spec_of(nightly, sla="batch")]
+        self.pipelines = {spec.name: spec for spec in specs}
+        self.runs: dict[str, FakeRun] = {}
+        self.keys: dict[str, tuple[bytes, str]] = {}
+        self.submissions: list[Submission] = []
+        self.script: Callable[[FakeRun], None] = lambda run: None
+        self.created: asyncio.Queue[FakeRun] = asyncio.Queue()
+        self.followed: asyncio.Queue[str] = asyncio.Queue()
+        self.left: asyncio.Queue[str] = asyncio.Queue()
+        self.cancelled: asyncio.Queue[str] = asyncio.Queue()
+        self.not_ready = ""
+        self.fails_with: Exception | None = None
+        self.started = self.stopped = 0
+        self._numbers = itertools.count(1)
+
+    async def start(self):
+        if self.fails_with is not None:
+            raise self.fails_with
+        self.started += 1
+
+    async def stop(self):
+        self.stopped += 1
+        for run in self.runs.values():
+            if not run.record.finished and run.record.path == "fast":
+                run.demote("drain")
+            run.drained = True
+            run.notify()
+
+    async def ready(self):
+        return not self.not_ready, self.not_ready
+
+    def new_run(self, pipeline="research", **given):
+        number = next(self._numbers)
+        sla = given.pop("sla", "interactive")
+        budget = given.pop("budget_s", 6.0)
+        route = decide(Features(given.pop("respond_async", False), budget, sla))
+        record = RunRecord(
+            id=run_id(number, number.to_bytes(10, "big")),
+            pipeline=pipeline,
+            version="1",
+            status="running" if route.path == "fast" else "queued",
+            path=route.path,
+            sla=sla,
+            route=route,
+            created_at=float(number),
+            budget_s=budget,
+            input=given.pop("input", b"{}"),
+            **given,
+        )
+        run = self.runs[record.id] = FakeRun(record)
+        run.add(events.RunAccepted(pipeline, record.session_id, record.path, sla, route))
+        return run
+
+    async def submit(self, submission):
+        self.submissions.append(submission)
+        if self.fails_with is not None:
+            raise self.fails_with
+        spec = self.pipelines[submission.pipeline]
+        spec.signature.decode_input(submission.input)
+        name = submission.sla or spec.sla
+        if name not in self.classes:
+            message = f"no class {name!r}; {did_you_mean(name, self.classes)}"
+            raise InputError(message, [("/class", message)])
+        budget = budget_s(self.classes[name], spec.budget, submission.budget, submission.wait, self.settings.max_budget)
+        if submission.idempotency_key in self.keys:
+            body, existing = self.keys[submission.idempotency_key]
+            if body != submission.input:
+                raise IdempotencyMismatch("this Idempotency-Key came with another body before; use a new key")
+            return Accepted(self.runs[existing].record, attached=True)
+        run = self.new_run(
+            submission.pipeline,
+            sla=name,
+            budget_s=budget,
+            respond_async=submission.respond_async,
+            input=submission.input,
+            session_id=submission.session_id,
+            metadata=submission.metadata,
+            trace=submission.trace,
+        )
+        if submission.idempotency_key is not None:
+            self.keys[submission.idempotency_key] = (submission.input, run.record.id)
+        self.script(run)
+        self.created.put_nowait(run)
+        return Accepted(run.record, attached=False)
+
+    def _run(self, run_id):
+        if self.fails_with is not None:
+            raise self.fails_with
+        if run_id not in self.runs:
+            raise UnknownRun(f"no run {run_id!r}")
+        return self.runs[run_id]
+
+    async def get(self, run_id, tenant=""):
+        return self._run(run_id).record
+
+    async def document(self, run_id, tenant="", prefix=""):
+        return document(self._run(run_id).record, [], prefix)
+
+    async def list(self, wanted: RunFilter, prefix=""):
+        found = sorted(self.runs.values(), key=lambda run: run.record.id, reverse=True)
+        records = [run.record for run in found]
+        for name in ("session_id", "status", "pipeline"):
+            value = getattr(wanted, name)
+            records = [record for record in records if value is None or getattr(record, name) == value]
+        records = [record for record in records if wanted.after is None or record.id < wanted.after]
+        return [document(record, [], prefix) for record in records[: wanted.limit]]
+
+    async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
+        run = self.runs[run_id]
+        run.followers += 1
+        self.followed.put_nowait(run_id)
+        try:
+            while True:
+                changed = run.changed
+                if run.broken is not None:
+                    raise run.broken
+                if run.record.purged:
+                    raise RunGone("gone")
+                new = run.frames[after:]
+                if new:
+                    after = new[-1].seq
+                    yield new
+                    if new[-1].type in events.TERMINAL:
+                        return
+                elif run.drained or run.record.finished:
+                    return
+                else:
+                    try:
+                        async with asyncio.timeout(idle):
+                            await changed.wait()
+                    except TimeoutError:
+                        yield []
+        finally:
+            run.followers -= 1
+
+    async def cancel(self, run_id, tenant=""):
+        run = self._run(run_id)
+        if run.record.finished:
+            raise RunConflict(f"{run_id} is {run.record.status} already")
+        run.record.cancel_requested = True
+        self.cancelled.put_nowait(run_id)
+        return run.record
+
+    def disconnected(self, run_id):
+        self.runs[run_id].disconnects += 1
+        self.left.put_nowait(run_id)
