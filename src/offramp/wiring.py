@@ -25,6 +25,7 @@ from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
 from offramp.paths.service import Service
 from offramp.settings import Settings
+from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.leases import SQLiteLeases
 from offramp.stores.sqlite.writer import Writer
@@ -32,6 +33,7 @@ from offramp.stores.sqlite.writer import Writer
 if TYPE_CHECKING:
     from offramp.app import App
     from offramp.ports.clock import Clock
+    from offramp.ports.store import Leases, Store
 
 Role = Literal["gateway", "worker", "local"]
 
@@ -40,13 +42,11 @@ def embedded_folder(settings: Settings) -> Path:
     """Where the embedded engine keeps its database: in the engine URL (`embedded:DIR`), else `data`.
 
     Raises:
-        SettingsError: the engine or store URL names something this version does not have.
+        SettingsError: the engine URL names something this version does not have.
     """
     scheme, _, place = settings.engine.partition(":")
     if scheme != "embedded":
         raise SettingsError(f"engine {settings.engine!r}: this version has embedded: (SQLite) and no other")
-    if settings.store:
-        raise SettingsError(f"store {settings.store!r}: the embedded engine keeps its own; leave --store out")
     return Path(place or settings.data)
 
 
@@ -61,10 +61,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         clock: the system's otherwise.
     """
     clock = clock or SystemClock()
-    database = Database(embedded_folder(settings))
-    writer = Writer(database, settings.sync_every, settings.backlog_bytes)
-    store = SQLiteStore(database, writer)
-    leases = SQLiteLeases(database, writer)
+    store, leases = _store(settings, role)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after)
     lanes = Lanes(settings.threads, _process_lane(app, settings))
@@ -88,16 +85,31 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     deep = DeepPath(process, live)
     member = Member(id=member_id, kind=role, works=role != "gateway", lease_s=settings.lease, poll_s=settings.poll)
     engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
-    writer.on_lost = lambda lease: control.call(deep.lost, lease.run_id)
+    store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
 
     def close() -> None:
         watchdog.close()
         lanes.close()
         loops.close()
-        leases.close()
+        leases.leave()
         control.close()
 
     return Service(app.name, process, live, deep, engine, close)
+
+
+def _store(settings: Settings, role: Role) -> tuple[Store, Leases]:
+    """The store and its leases: SQLite, or memory for a process that is alone."""
+    if settings.store == "memory:" and role == "local":
+        memory = MemoryStore()
+        return memory, memory
+    if settings.store:
+        raise SettingsError(
+            f"store {settings.store!r}: leave it out, the embedded engine keeps its own beside the data "
+            "(memory: is for tests in one process)"
+        )
+    database = Database(embedded_folder(settings))
+    writer = Writer(database, settings.sync_every, settings.backlog_bytes)
+    return SQLiteStore(database, writer), SQLiteLeases(database, writer)
 
 
 def _process_lane(app: App, settings: Settings) -> ProcessLane | None:

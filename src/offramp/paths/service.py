@@ -18,6 +18,7 @@ from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
+from offramp.paths.replay import Replayed, replay
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.ports.engine import Engine
@@ -109,7 +110,7 @@ class Service:
         """
         record = await self._process.store.get(run_id)
         if record is None or record.tenant != tenant:
-            raise UnknownRun(f"no run {run_id[:100]!r}; runs are listed at /v1/runs")
+            raise _unknown(run_id)
         return record
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
@@ -137,6 +138,17 @@ class Service:
             async for part in frames:
                 yield part
 
+    async def replay(self, run_id: str) -> Replayed:
+        """Call a run's pipeline again with its journal, writing nothing.
+
+        Raises:
+            UnknownRun: there is no such run.
+        """
+        record = await self._process.store.get(run_id)
+        if record is None:
+            raise _unknown(run_id)
+        return await replay(self._process, record, await self._process.store.journal(run_id))
+
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.
 
@@ -147,7 +159,7 @@ class Service:
         await self.get(run_id, tenant)
         record = await self._engine.cancel(run_id)
         if record is None:
-            raise UnknownRun(f"no run {run_id[:100]!r}; runs are listed at /v1/runs")
+            raise _unknown(run_id)
         if record.finished:
             raise RunConflict(f"{run_id} has already ended: it is {record.status}")
         return record
@@ -223,3 +235,7 @@ class Service:
     async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
         """A page of documents, newest first, without results and steps."""
         return [document(record, [], prefix) for record in await self._process.store.runs(wanted)]
+
+
+def _unknown(run_id: str) -> UnknownRun:
+    return UnknownRun(f"no run {run_id[:100]!r}; runs are listed at /v1/runs")

@@ -65,7 +65,7 @@ class RunLog(Protocol):
         """The lease that every write carries."""
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind a finished step, an event, or both as one; nobody sees a `durable` one before the disk has it."""
+        """Write behind a finished step, an event, or both as one; a `durable` one is on disk when it is seen."""
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk."""
@@ -123,6 +123,9 @@ class Store(Protocol):
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread."""
 
+    def on_lost(self, callback: Callable[[Lease], object]) -> None:
+        """Call back, from any thread, when a write was refused because its lease is gone (S3)."""
+
     async def close(self) -> None:
         """Write what is pending, then stop."""
 
@@ -175,6 +178,9 @@ class Leases(Protocol):
 
     async def release(self, lease: Lease) -> None:
         """Queue a run again, for any owner."""
+
+    def leave(self) -> None:
+        """Close what the lease thread uses."""
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished; returns its record after that, None if unknown."""

@@ -142,7 +142,7 @@ class SQLiteLeases:
 
         return await self._change(change, durable=True)
 
-    def close(self) -> None:
+    def leave(self) -> None:
         """Close the connection of the lease thread."""
         with self._own_lock:
             self._own.close()

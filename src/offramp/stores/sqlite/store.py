@@ -181,6 +181,10 @@ class SQLiteStore:
         """Call `listener` with every batch this process made visible."""
         self._writer.listeners.append(listener)
 
+    def on_lost(self, callback: Callable[[Lease], object]) -> None:
+        """Call back when a write was refused because its lease is gone."""
+        self._writer.on_lost = callback
+
     async def close(self) -> None:
         """Write what is pending, then close the connections."""
         self._writer.close()

@@ -1,0 +1,316 @@
+"""Store and leases in memory, for tests and throw-away runs: visible at once, gone with the process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from offramp.core.events import Draft, Frame, frame
+from offramp.core.journal import Entry
+from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.errors import IdempotencyMismatch, LeaseLost
+from offramp.ports.commit import Commit
+from offramp.ports.store import (
+    Batch,
+    Claim,
+    Created,
+    Idempotency,
+    Lease,
+    Listener,
+    Owner,
+    RunFilter,
+    RunLog,
+)
+
+EVENTS_READ_MAX = 1_000
+
+
+class _Run:
+    """All that is kept of one run."""
+
+    def __init__(self, record: RunRecord, owner: str | None) -> None:
+        self.record = record
+        self.owner = owner
+        self.token = 1
+        self.entries: list[Entry] = []
+        self.frames: list[Frame] = []
+
+    def held(self, lease: Lease) -> bool:
+        return self.owner == lease.owner and self.token == lease.token
+
+    def require(self, lease: Lease) -> None:
+        if not self.held(lease):
+            raise LeaseLost(f"{lease.run_id} is owned by another process now; nothing was written")
+
+
+class MemoryRunLog:
+    """Writes of one run; see the port."""
+
+    def __init__(self, store: MemoryStore, lease: Lease) -> None:
+        self._store = store
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write."""
+        self._store.write(self.lease, entry, event)
+
+    def durable(self) -> Commit[None]:
+        """Resolved at once: nothing here survives the process anyway."""
+        return self._store.change(self.lease, lambda _run: None)
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+
+        def change(run: _Run) -> None:
+            record = run.record
+            run.record = msgspec.structs.replace(
+                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
+            )
+
+        self._store.write(self.lease, None, event)
+        commit = self._store.change(self.lease, change)
+        self._store.forget(self.lease)
+        return commit
+
+
+class MemoryStore:
+    """The store and the lease port over one dictionary."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._owners: dict[str, Owner] = {}
+        self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+        self._lost: Callable[[Lease], object] = lambda _lease: None
+
+    # Writes through a lease.
+
+    def change(self, lease: Lease, function: Callable[[_Run], Any]) -> Commit[Any]:
+        """Change a run if the lease is the current one."""
+        commit: Commit[Any] = Commit()
+        with self._lock:
+            run = self._runs[lease.run_id]
+            try:
+                run.require(lease)
+                value, error = function(run), None
+            except LeaseLost as lost:
+                value, error = None, lost
+        commit.resolve(value, error)
+        return commit
+
+    def write(self, lease: Lease, entry: Entry | None, event: Draft | None) -> None:
+        """Append to journal and events."""
+        with self._lock:
+            run = self._runs[lease.run_id]
+            held = run.held(lease)
+            if held and entry is not None:
+                run.entries.append(entry)
+            if held and event is not None:
+                self._append(run, event)
+        if not held:
+            self._lost(lease)
+
+    def forget(self, lease: Lease) -> None:
+        """Give the lease back."""
+        with self._lock:
+            run = self._runs[lease.run_id]
+            if run.held(lease):
+                run.owner = None
+
+    def _append(self, run: _Run, event: Draft) -> None:
+        seq = len(run.frames) + 1
+        made = Frame(seq, frame(event, run.record.id, seq))
+        run.frames.append(made)
+        # Under the lock, so that listeners see the order of the log.
+        for listener in self._listeners:
+            listener([Batch(run.record.id, seq, [made.data])])
+
+    # The store port.
+
+    def create(
+        self,
+        record: RunRecord,
+        event: Draft,
+        *,
+        owner: str | None,
+        durable: bool,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[Commit[Created], RunLog | None]:
+        """A new run with its first event."""
+        commit: Commit[Created] = Commit()
+        log = None if owner is None else self.log(Lease(record.id, owner, 1))
+        with self._lock:
+            existing = record.id if record.id in self._runs else None
+            if idempotency is not None:
+                key = (record.tenant, idempotency.key)
+                before = self._keys.get(key)
+                if before is not None and before[0].expires_at > record.created_at:
+                    if before[0].fingerprint != idempotency.fingerprint:
+                        commit.resolve(error=IdempotencyMismatch("this Idempotency-Key was used with another request"))
+                        return commit, log
+                    existing = before[1]
+                else:
+                    self._keys[key] = (idempotency, record.id)
+            if existing is None:
+                run = self._runs[record.id] = _Run(msgspec.structs.replace(record), owner)
+                self._append(run, event)
+        commit.resolve(Created(existing))
+        return commit, log
+
+    def log(self, lease: Lease) -> RunLog:
+        """The log of a run that this process holds."""
+        return MemoryRunLog(self, lease)
+
+    def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
+        """Move a leased run to the deep path."""
+
+        def change(run: _Run) -> None:
+            run.record = msgspec.structs.replace(run.record, path="deep", demotion=demotion)
+
+        return self.change(lease, change)
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """The record."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            return None if run is None else msgspec.structs.replace(run.record)
+
+    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+        """A page of records, newest first."""
+        with self._lock:
+            newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
+        asked = {"session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
+        matching = [
+            msgspec.structs.replace(record, result=None)
+            for record in newest
+            if record.tenant == wanted.tenant
+            and (wanted.after is None or record.id < wanted.after)
+            and all(value is None or getattr(record, name) == value for name, value in asked.items())
+        ]
+        return matching[: wanted.limit]
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        """The finished steps, in order."""
+        with self._lock:
+            return list(self._runs[run_id].entries) if run_id in self._runs else []
+
+    async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
+        """Events numbered above `after`."""
+        with self._lock:
+            frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
+        return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
+
+    async def purge(self, now: float) -> int:
+        """Remove what runs past their retention left."""
+        count = 0
+        with self._lock:
+            for run in self._runs.values():
+                record = run.record
+                due = record.finished_at is not None and record.finished_at + record.retention_s <= now
+                if due and not record.purged:
+                    run.record = msgspec.structs.replace(record, purged=True, result=None)
+                    run.entries, run.frames = [], []
+                    count += 1
+            self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
+        return count
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every batch."""
+        self._listeners.append(listener)
+
+    def on_lost(self, callback: Callable[[Lease], object]) -> None:
+        """Call back when a write was refused because its lease is gone."""
+        self._lost = callback
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    # The lease port.
+
+    async def register(self, owner: Owner) -> None:
+        """Make an owner known."""
+        with self._lock:
+            self._owners[owner.id] = owner
+
+    def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
+        """Extend a lease; the owner's runs that are to be cancelled."""
+        with self._lock:
+            known = self._owners.get(owner)
+            if known is not None:
+                self._owners[owner] = msgspec.structs.replace(known, expires_at=expires_at)
+            mine = [run.record for run in self._runs.values() if run.owner == owner]
+            return known is not None, [record.id for record in mine if record.cancel_requested]
+
+    def expire(self, now: float) -> Sequence[str]:
+        """Retire the owners whose lease ran out."""
+        with self._lock:
+            due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+            for owner_id in due:
+                self._retire(owner_id)
+            return due
+
+    def _retire(self, owner: str) -> int:
+        self._owners.pop(owner, None)
+        held = [run for run in self._runs.values() if run.owner == owner]
+        for run in held:
+            self._queue(run)
+        return len(held)
+
+    @staticmethod
+    def _queue(run: _Run) -> None:
+        run.owner = None
+        run.record = msgspec.structs.replace(run.record, status="queued")
+
+    async def retire(self, owner: str) -> int:
+        """Forget an owner and queue what it held."""
+        with self._lock:
+            return self._retire(owner)
+
+    async def owners(self) -> Sequence[Owner]:
+        """Every known owner."""
+        with self._lock:
+            return list(self._owners.values())
+
+    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
+        """Take up to `limit` queued runs."""
+        with self._lock:
+            due = [run for run in self._runs.values() if run.record.status == "queued"]
+            due = [run for run in due if run.record.pipeline in pipelines]
+            due.sort(key=lambda run: (-run.record.priority, run.record.id))
+            return [self._take(run, owner, now) for run in due[:limit]]
+
+    async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
+        """Take this run if it is queued."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            return self._take(run, owner, now) if run is not None and run.record.status == "queued" else None
+
+    @staticmethod
+    def _take(run: _Run, owner: str, now: float) -> Claim:
+        fresh = run.record.started_at is None
+        run.owner, run.token = owner, run.token + 1
+        run.record = msgspec.structs.replace(
+            run.record, status="running", path="deep", started_at=run.record.started_at or now
+        )
+        return Claim(msgspec.structs.replace(run.record), Lease(run.record.id, owner, run.token), fresh)
+
+    async def release(self, lease: Lease) -> None:
+        """Queue a run again."""
+        await self.change(lease, self._queue)
+
+    async def request_cancel(self, run_id: str) -> RunRecord | None:
+        """Note the wish on a run that is not finished."""
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                return None
+            if not run.record.finished:
+                run.record = msgspec.structs.replace(run.record, cancel_requested=True)
+            return msgspec.structs.replace(run.record)
+
+    def leave(self) -> None:
+        """Nothing to close."""

@@ -1,0 +1,142 @@
+"""For tests of your own pipelines: a clock that jumps, a runtime in memory, and a check that a replay fits.
+
+async with testing.runtime(app, clock=clock) as runtime:
+    handle = await runtime.start("research", question="…")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from offramp.app import App
+from offramp.execution.clock import SystemTimer
+from offramp.paths.local import Handle, LocalRuntime
+from offramp.ports.clock import Clock
+from offramp.wiring import local
+
+
+class FakeClock:
+    """A clock that stands still until it is told to jump. Safe to use from any thread.
+
+    Args:
+        start: epoch seconds at the beginning.
+        seed: of its random numbers.
+    """
+
+    def __init__(self, start: float = 1_700_000_000.0, seed: int = 0) -> None:
+        self._now = start
+        self._elapsed = 0.0
+        self._random = random.Random(seed)  # noqa: S311 - reproducible on purpose
+        self._heap: list[tuple[float, int, SystemTimer]] = []
+        self._order = itertools.count()
+        self._lock = threading.RLock()
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self._now + self._elapsed
+
+    def monotonic(self) -> float:
+        """Seconds since the clock was made."""
+        return self._elapsed
+
+    def random(self) -> float:
+        """A reproducible number in [0, 1)."""
+        return self._random.random()
+
+    def random_bytes(self, count: int) -> bytes:
+        """Reproducible bytes."""
+        return self._random.randbytes(count)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> SystemTimer:
+        """Call back during the `advance` that reaches this monotonic time."""
+        timer = SystemTimer(callback)
+        with self._lock:
+            heapq.heappush(self._heap, (when, next(self._order), timer))
+        return timer
+
+    def next_timer(self) -> float | None:
+        """Seconds until the next pending call; None when nothing is pending."""
+        with self._lock:
+            while self._heap and self._heap[0][2].callback is None:
+                heapq.heappop(self._heap)
+            return max(0.0, self._heap[0][0] - self._elapsed) if self._heap else None
+
+    def advance(self, seconds: float) -> None:
+        """Jump ahead, making the calls that become due, in order, on this thread.
+
+        Raises:
+            ValueError: `seconds` is negative; a monotonic clock does not go back.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock does not go back: advance({seconds})")
+        with self._lock:
+            target = self._elapsed + seconds
+        while True:
+            with self._lock:
+                if not self._heap or self._heap[0][0] > target:
+                    self._elapsed = target
+                    return
+                when, _, timer = heapq.heappop(self._heap)
+                self._elapsed = max(self._elapsed, when)
+            if timer.callback is not None:
+                timer.callback()
+
+    def set_wall(self, epoch: float) -> None:
+        """Let the wall clock jump, as an operator or NTP may; the monotonic time stays."""
+        with self._lock:
+            self._now = epoch - self._elapsed
+
+
+@asynccontextmanager
+async def runtime(app: App, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[LocalRuntime]:
+    """Both paths in this process, in memory: nothing touches a disk.
+
+    Args:
+        app: what is tested.
+        clock: for example a `FakeClock`; the system's otherwise.
+        settings: see `offramp.settings.Settings`.
+    """
+    async with local(app, {"store": "memory:"} | settings, clock) as made:
+        yield made
+
+
+async def result_of(handle: Handle, within: float = 10.0) -> Any:
+    """The run's result; a test that would hang fails after `within` real seconds instead.
+
+    Raises:
+        TimeoutError: the run did not end; its note lists the steps and their states.
+    """
+    try:
+        async with asyncio.timeout(within):
+            return await handle.result()
+    except TimeoutError as error:
+        document = await handle.document()
+        error.add_note(f"{handle.id} is {document['status']}; steps: {document['steps']}")
+        raise
+
+
+async def replays(app: App, pipeline: str, /, **inputs: Any) -> Any:
+    """Run a pipeline, then run it again against its own journal; both must end alike. Returns the result.
+
+    A pipeline whose body depends on something that is not journaled (time, randomness, global state, effects outside
+    steps) fails here instead of in production.
+
+    Raises:
+        AssertionError: the replay executed a step, or ended otherwise.
+        Exception: what the pipeline raised.
+    """
+    async with runtime(app) as made:
+        handle = await made.start(pipeline, **inputs)
+        first = await handle.result()
+        outcome, executed = await made.service.replay(handle.id)
+        recorded = (await made.service.get(handle.id)).result
+    assert not executed, f"the replay executed {executed}, which the run had finished"  # noqa: S101
+    assert outcome.result == recorded, f"the replay returned {outcome!r}, the run {recorded!r}"  # noqa: S101
+    return first
