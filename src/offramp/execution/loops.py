@@ -95,11 +95,14 @@ def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 class RunLoop(LoopThread):
-    """A run loop; `beat_at` is when it last proved to be alive, `current` names what it executes."""
+    """A run loop, and what the watchdog knows of it.
+
+    `probed_at` is since when an answer is awaited, `silent` means it is late, `reported` that the log says so.
+    """
 
     def __init__(self, name: str) -> None:
-        self.beat_at: float | None = None
         self.probed_at: float | None = None
+        self.silent = False
         self.reported = False
         super().__init__(name)
 
@@ -124,6 +127,8 @@ class RunLoops:
             self._add()
         first = self.loops[0]
         first.call(self._pull, first.loop)
+        if first.silent:
+            self.use_spare()
 
     @property
     def waiting(self) -> int:
@@ -132,7 +137,7 @@ class RunLoops:
 
     def use_spare(self) -> None:
         """Let every other loop pull what the blocked one has not taken, adding one if all were blocked."""
-        others = [loop for loop in self.loops[1:] if not loop.reported]
+        others = [loop for loop in self.loops[1:] if not loop.silent]
         if not others:
             added = self._add() if len(self.loops) <= self._spares else None
             others = [added] if added else self.loops[1:]

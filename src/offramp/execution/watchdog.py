@@ -47,15 +47,16 @@ class Watchdog:
             now = time.monotonic()
             for loop in list(self._loops.loops):
                 self._probe(loop, now)
-            first = self._loops.loops[0] if self._loops.loops else None
-            if first is not None and self._loops.waiting and _silent_for(first, now) >= TAKEN_WITHIN_S:
+            if self._loops.waiting and self._loops.loops[0].silent:
                 self._loops.use_spare()
 
     def _probe(self, loop: RunLoop, now: float) -> None:
         if loop.probed_at is None:
             loop.probed_at = now
             loop.call(_beat, loop)
-        elif not loop.reported and now - loop.probed_at >= self._blocked_after:
+            return
+        loop.silent = now - loop.probed_at >= TAKEN_WITHIN_S
+        if not loop.reported and now - loop.probed_at >= self._blocked_after:
             loop.reported = True
             where = blocking_line(loop.thread.ident)
             log.warning(
@@ -67,15 +68,11 @@ class Watchdog:
             )
 
 
-def _silent_for(loop: RunLoop, now: float) -> float:
-    return 0.0 if loop.probed_at is None else now - loop.probed_at
-
-
 def _beat(loop: RunLoop) -> None:
     now = time.monotonic()
     if loop.reported and loop.probed_at is not None:
         log.warning("%s runs again after %.2f s", loop.name, now - loop.probed_at)
-    loop.reported = False
+    loop.silent = loop.reported = False
     loop.probed_at = None
 
 
