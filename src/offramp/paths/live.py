@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,13 @@ class LiveRun:
         return self.log.lease
 
 
+class Watcher:
+    """Gets the exception behind a failed run, if the run fails in this process; kept alive by who made it."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+
 class LiveRuns:
     """All executing runs of a process; safe to use from any thread.
 
@@ -61,8 +69,8 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
-        self.errors: dict[str, BaseException | None] = {}
-        """Exceptions of failed runs that somebody in this process waits for; who waits puts the key there."""
+        self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
+        """Who in this process wants the exception itself of a run that fails here, by run id."""
 
     def start(
         self,
@@ -118,8 +126,9 @@ class LiveRuns:
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
-        if run.record.id in self.errors:
-            self.errors[run.record.id] = error
+        watcher = self.watchers.get(run.record.id)
+        if watcher is not None:
+            watcher.error = error
         self.conclude(run.record, run.log, outcome)
         self._forget(run)
 

@@ -11,6 +11,7 @@ import msgspec
 from offramp.core.events import Event, decode
 from offramp.core.failure import exception_of
 from offramp.errors import RunCancelled, RunExpired, RunFailed
+from offramp.paths.live import Watcher
 from offramp.paths.service import Service
 from offramp.paths.submission import Submission
 
@@ -18,10 +19,11 @@ from offramp.paths.submission import Submission
 class Handle:
     """A started run. Iterate it for its events; each iteration starts from the first one."""
 
-    def __init__(self, service: Service, run_id: str, pipeline: str) -> None:
+    def __init__(self, service: Service, run_id: str, pipeline: str, watcher: Watcher) -> None:
         self._service = service
         self.id = run_id
         self._pipeline = pipeline
+        self._watcher = watcher
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """The events numbered above `after`, until the terminal one."""
@@ -45,9 +47,8 @@ class Handle:
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
             async for _ in parts:
                 pass
-        error = self._service.take_error(self.id)
-        if error is not None:
-            raise error
+        if self._watcher.error is not None:
+            raise self._watcher.error
         record = await self._service.get(self.id)
         if record.status == "completed":
             return self._service.pipelines[self._pipeline].signature.decode_result(record.result or b"null")
@@ -96,6 +97,6 @@ class LocalRuntime:
 
     async def submit(self, submission: Submission) -> Handle:
         """Start a run with everything a request can carry: budget, session, class, idempotency key."""
-        accepted = await self.service.submit(submission)
-        self.service.keep_error(accepted.record.id)
-        return Handle(self.service, accepted.record.id, submission.pipeline)
+        watcher = Watcher()
+        accepted = await self.service.submit(submission, watcher)
+        return Handle(self.service, accepted.record.id, submission.pipeline, watcher)

@@ -16,7 +16,7 @@ from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
-from offramp.paths.live import LiveRun, LiveRuns
+from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, replay
 from offramp.paths.submission import Accepted, Submission
@@ -98,9 +98,9 @@ class Service:
         await self._process.control.run(self._engine.open())
         self._process.control.spawn(self._purge())
 
-    async def submit(self, submission: Submission) -> Accepted:
+    async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
-        return await self._desk.submit(submission)
+        return await self._desk.submit(submission, watcher)
 
     async def get(self, run_id: str, tenant: str = "") -> RunRecord:
         """A run's record.
@@ -179,14 +179,6 @@ class Service:
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""
         return await self._engine.retire(owner)
-
-    def keep_error(self, run_id: str) -> None:
-        """Keep the exception of this run, should it fail here, until `take_error`."""
-        self._live.errors[run_id] = None
-
-    def take_error(self, run_id: str) -> BaseException | None:
-        """The exception behind a run that failed here."""
-        return self._live.errors.pop(run_id, None)
 
     async def drain(self) -> None:
         """Take nothing more; demote or hand over what runs here, for at most `drain_timeout` seconds."""

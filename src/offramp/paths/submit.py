@@ -14,7 +14,7 @@ from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import InputError, Overloaded, UnknownPipeline
 from offramp.paths.fast import FastPath
-from offramp.paths.live import LiveRuns
+from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
@@ -31,8 +31,8 @@ class Desk:
         self._engine = engine
         self.closed = False
 
-    async def submit(self, submission: Submission) -> Accepted:
-        """Take a request.
+    async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
+        """Take a request; `watcher` gets the exception, should the run fail in this process.
 
         Raises:
             UnknownPipeline: no pipeline has that name.
@@ -52,6 +52,8 @@ class Desk:
             rfc3339(record.created_at),
         )
         key = self._idempotency(submission, record.created_at)
+        if watcher is not None:
+            self._live.watchers[record.id] = watcher
         if record.path == "fast":
             if self._live.count("fast") >= self._process.settings.fast_runs:
                 raise Overloaded(
