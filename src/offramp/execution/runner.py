@@ -116,14 +116,18 @@ class Execution:
         facts = self.scope.facts
         if facts.cancelled and _only_cancelled(error):
             return Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
-        failure = failure_of(error)
-        error.__traceback__ = _user_traceback(error.__traceback__)
-        where = f"in step {failure.step!r} (attempt {failure.attempt}) of " if failure.step else "in "
-        error.add_note(f"{where}pipeline {facts.pipeline!r}, run {facts.run_id}")
-        if isinstance(error, BaseExceptionGroup):
-            for cause in error.exceptions:
-                cause.__traceback__ = _user_traceback(cause.__traceback__)
-        return Outcome("failed", error=failure)
+        _show_to_user(error, f"pipeline {facts.pipeline!r}, run {facts.run_id}")
+        return Outcome("failed", error=failure_of(error))
+
+
+def _show_to_user(error: BaseException, where: str) -> None:
+    """Say in a note where an exception comes from, and take the runtime's own frames out of its traceback."""
+    step, attempt = getattr(error, "__offramp_step__", (None, 1))
+    error.__traceback__ = _user_traceback(error.__traceback__)
+    error.add_note(f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
+    if isinstance(error, BaseExceptionGroup):
+        for cause in error.exceptions:
+            _show_to_user(cause, where)
 
 
 def _only_cancelled(error: BaseException) -> bool:
