@@ -85,15 +85,15 @@ def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
 
 def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables that nobody reads."""
-    known = {name.upper() for name, *_ in Settings.describe()} | OTHER_VARIABLES
+    names = {name.upper() for name, *_ in Settings.describe()} | OTHER_VARIABLES
+    known = {f"OFFRAMP_{name}" for name in names}
     for variable in sorted(environment):
-        name = variable.removeprefix("OFFRAMP_")
-        if name != variable and name not in known:
+        if variable.startswith("OFFRAMP_") and variable not in known:
             yield Finding(
                 "risk",
                 "settings",
                 f"{variable} is set, but nothing reads it",
-                f"{did_you_mean(name, known)} Unset or rename it".replace("'", ""),
+                f"rename or unset it; {did_you_mean(variable, known)}",
             )
 
 

@@ -13,13 +13,16 @@ def load_settings(**given: Any) -> Settings:
     """Settings from all sources; `embedded:DIR` becomes `data`.
 
     Raises:
-        CommandError: the options name two folders.
-        SettingsError: a value does not fit, or names an engine or store that this version does not have.
+        CommandError: the options name two folders, or a store that this version does not have.
+        SettingsError: a value does not fit, or names an engine that this version does not have.
     """
     from offramp.wiring import embedded_folder
 
     settings = Settings.load(**given)
     folder = str(embedded_folder(settings))
+    if settings.store:
+        # `memory:` too: what the command line starts is several processes, or should be.
+        raise CommandError(f"no store {settings.store!r}: the embedded engine keeps its own; leave --store out")
     if given.get("data") not in {None, settings.engine.partition(":")[2] or given["data"]}:
         raise CommandError(f"--engine {settings.engine} and --data {given['data']} name two folders: leave one out")
     return replace(settings, data=folder, engine="embedded:")

@@ -122,7 +122,7 @@ def main() -> None:
 
 def _guarded() -> int:
     try:
-        code = program(standalone_mode=False)
+        code = program(standalone_mode=False, prog_name="offramp")
     except typer.TyperException as error:
         return _usage_error(error)
     except CommandError as error:

@@ -53,6 +53,10 @@ class Screen:
     ) -> None:
         self.view = RunView()
         self._console = console(stream or sys.stderr)
+        self._unicode = "utf" in self._console.encoding.lower()
+        self._monotonic = monotonic
+        self._seen_at = monotonic()
+        self._spinner = Spinner("dots" if self._unicode else "line", style="cyan")
         self._live: Live | None = None
         if self._console.is_terminal and not self._console.is_dumb_terminal if live is None else live:
             self._live = Live(
@@ -63,10 +67,6 @@ class Screen:
                 redirect_stdout=True,
                 redirect_stderr=True,
             )
-        self._unicode = "utf" in self._console.encoding.lower()
-        self._monotonic = monotonic
-        self._seen_at = monotonic()
-        self._spinner = Spinner("dots" if self._unicode else "line", style="cyan")
 
     def __enter__(self) -> Self:
         if self._live is not None:

@@ -1,0 +1,147 @@
+"""The command line as a real process, its output awaited line by line; a gateway that misbehaves on demand."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+WAIT_S = 30.0
+OFFRAMP = [sys.executable, "-m", "offramp"]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This environment without settings of ours, so that a developer's own do not count."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OFFRAMP_", "COV_"))}
+    return {**plain, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", "PYTHONIOENCODING": "utf-8", **extra}
+
+
+def offramp(
+    *arguments: str, cwd: Path, stdin: str = "", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*OFFRAMP, *arguments],
+        cwd=cwd,
+        env=environment(**(env or {})),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=WAIT_S * 2,
+        check=False,
+    )
+
+
+class Running:
+    """A command that goes on; `wait_for` reads its stderr until a line matches."""
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [*OFFRAMP, *arguments],
+            cwd=cwd,
+            env=environment(**(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self.seen: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        ends_at = time.monotonic() + WAIT_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.01, ends_at - time.monotonic()))
+            except queue.Empty:
+                line = None
+            assert line is not None, f"no line like {pattern!r} in:\n" + "\n".join(self.seen)
+            self.seen.append(line)
+            found = re.search(pattern, line)
+            if found:
+                return found
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr once it has left."""
+        assert self.process.stdout is not None
+        stdout = self.process.stdout.read()
+        code = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        while (line := self._lines.get(timeout=WAIT_S)) is not None:
+            self.seen.append(line)
+        return code, stdout, "\n".join(self.seen)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Running]:
+    command = Running(arguments, cwd, env)
+    try:
+        yield command
+    finally:
+        command.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_gone(pid: int) -> None:
+    """Returns once no process has this id; there is no event for a process that is not ours."""
+    ends_at = time.monotonic() + WAIT_S
+    while is_alive(pid):
+        assert time.monotonic() < ends_at, f"process {pid} is still there"
+        time.sleep(0.02)
+
+
+@contextmanager
+def served(app: object) -> Iterator[str]:
+    """An ASGI application on a real port; its address."""
+    bound = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    try:
+        # The socket listens already: a request that comes early waits in its backlog.
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(WAIT_S)
+        bound.close()

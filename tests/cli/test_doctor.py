@@ -1,0 +1,170 @@
+import json
+import socket
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from offramp import SLA, App, Retry
+from offramp.cli.check_app import check_app, steps_used
+from offramp.cli.check_data import check_data, check_database, filesystem_of
+from offramp.cli.check_host import check_address, check_settings, has_wal_reset_bug
+from offramp.cli.findings import Finding, exit_code, report
+from offramp.settings import Settings
+from tests.cli.harness import offramp
+
+MOUNTS = """/dev/sda1 / ext4 rw 0 0
+server:/share /mnt/shared\\040data nfs4 rw 0 0
+tmpfs /tmp tmpfs rw 0 0
+"""
+
+
+def said(findings, level):
+    return [f"{finding.about}: {finding.says}" for finding in findings if finding.level == level]
+
+
+def test_a_sound_app_in_a_sound_place_exits_0(project):
+    done = offramp("doctor", "desk.py", "--port", "0", cwd=project)
+    assert done.returncode == 0, done.stdout
+    for told in ("python:", "sqlite:", "fsync:", "file system:", "pipeline explain:", "desk: 4 pipelines"):
+        assert told in done.stdout
+    assert not (project / ".offramp").exists()
+
+
+def test_what_is_broken_exits_1_and_says_how_to_mend_it(project):
+    (project / ".offramp").mkdir()
+    (project / ".offramp" / "offramp.db").write_text("this is not a database, but it is long enough to be one" * 20)
+    done = offramp("doctor", "desk.py", "--json", "--port", "0", cwd=project)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert found["app"] == "desk"
+    assert found["counts"]["broken"] == 1
+    broken = next(finding for finding in found["findings"] if finding["level"] == "broken")
+    assert broken["about"] == "database"
+    assert broken["fix"]
+
+
+def test_an_app_that_cannot_be_found_is_wrong_usage(project):
+    assert offramp("doctor", "dusk.py", cwd=project).returncode == 2
+
+
+def test_runs_that_wait_are_counted(project):
+    offramp("run", "desk.py", "explain", "-i", '{"question": "x"}', "--data", "d", cwd=project)
+    database = project / "d" / "offramp.db"
+    assert said(check_database(database), "ok")[-1] == "runs: none unfinished, 1 in all"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE runs SET status = 'queued'")
+        connection.execute("DELETE FROM owners")
+    connection.close()
+    assert said(check_database(database), "note") == ["runs: 1 queued, and no process is at work here"]
+    with sqlite3.connect(database) as connection:
+        columns = "id, kind, port, ready, expires_at, started_at"
+        connection.execute(f"INSERT INTO owners ({columns}) VALUES ('w', 'worker', 0, 1, ?, 0)", (time.time() + 60,))
+    connection.close()
+    assert said(check_database(database), "ok")[-1] == "runs: 1 queued; 1 processes are at work"
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("/var/lib", "ext4"), ("/mnt/shared data/offramp", "nfs4"), ("/tmp", "tmpfs"), ("/tmpx", "ext4")],
+)
+def test_the_file_system_is_that_of_the_nearest_mount(folder, kind):
+    assert filesystem_of(Path(folder), MOUNTS) == kind
+
+
+def test_a_network_file_system_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr("offramp.cli.check_data._mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
+    assert any("network file system" in text for text in said(check_data(tmp_path), "broken"))
+
+
+@pytest.mark.parametrize(
+    ("version", "bug"),
+    [
+        ((3, 40, 1), True),
+        ((3, 44, 6), False),
+        ((3, 45, 0), True),
+        ((3, 50, 7), False),
+        ((3, 51, 2), True),
+        ((3, 53, 0), False),
+    ],
+)
+def test_which_sqlite_has_the_wal_reset_bug(version, bug):
+    assert has_wal_reset_bug(version) is bug
+
+
+def test_a_variable_that_nobody_reads_is_a_risk():
+    found = list(check_settings({"OFFRAMP_WORKER_RUN": "3", "OFFRAMP_DATA": "x", "HOME": "/"}))
+    assert said(found, "risk") == ["settings: OFFRAMP_WORKER_RUN is set, but nothing reads it"]
+    assert "did you mean 'OFFRAMP_WORKER_RUNS'?" in found[0].fix
+
+
+def test_addresses():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert said(check_address("127.0.0.1", port, {}), "risk") == [
+            f"port: 127.0.0.1:{port} is taken (by a running gateway?)"
+        ]
+    assert said(check_address("127.0.0.1", 0, {}), "ok")
+    assert said(check_address("0.0.0.0", 0, {}), "risk")
+    assert said(check_address("127.0.0.1", 0, {"OFFRAMP_API_KEYS": "x"}), "broken")
+
+
+def shop() -> App:
+    app = App("shop", classes=[SLA("quick", p95=3.0, budget=2.0), SLA("patient", budget=100.0)])
+
+    @app.step(timeout=10, retry=Retry(attempts=3, base=1.0, factor=1.0))
+    async def slow(x: int) -> int:
+        return x
+
+    @app.step(effect="once")
+    def pay(x: int) -> int:
+        return x
+
+    @app.pipeline(sla="quick", deadline=1.0)
+    async def inner(x: int) -> int:
+        return sum([await slow(n) for n in range(x)])
+
+    @app.pipeline(sla="patient")
+    async def outer(x: int) -> int:
+        return await pay(await inner(x))
+
+    @app.pipeline
+    async def bare(x: int) -> int:
+        return x
+
+    return app
+
+
+def test_the_steps_of_a_pipeline_are_read_from_its_code():
+    app = shop()
+    used = {name: [step.name for step in steps_used(app, p.spec)] for name, p in app.pipelines.items()}
+    assert {name: sorted(steps) for name, steps in used.items()} == {
+        "inner": ["slow"],
+        "outer": ["pay", "slow"],
+        "bare": [],
+    }
+
+
+def test_declarations_that_fight_each_other_are_told():
+    found = list(check_app(shop(), Settings()))
+    assert said(found, "risk") == [
+        "class quick: aims at p95 3 s, but runs are demoted after 2 s",
+        "class patient: budget 100 s is cut to 60 s",
+        "pipeline bare: names no step: nothing of it is journaled, so a run that moves starts from nothing",
+        "step pay: has no timeout: a call that hangs holds its run for ever",
+    ]
+    notes = said(found, "note")
+    assert "pipeline inner: timeouts above its budget of 2 s: slow 10 s; a slow step is demoted" in notes
+    assert any(text.startswith("step pay: effect='once'") for text in notes)
+    assert "step slow: up to 3 attempts, at most 32 s in all" in said(found, "ok")
+    assert all(finding.fix for finding in found if finding.level in {"risk", "broken"})
+
+
+def test_an_app_without_pipelines_is_broken():
+    assert said(check_app(App("empty"), Settings()), "broken") == ["app: App 'empty' has no pipeline"]
+
+
+def test_risks_do_not_fail():
+    assert exit_code([Finding("risk", "a", "b", "c")]) == 0
+    assert report("x", [Finding("broken", "a", "b")])["counts"] == {"broken": 1, "risk": 0, "note": 0, "ok": 0}

@@ -1,0 +1,168 @@
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+
+from offramp.cli import supervisor as module
+from offramp.cli.supervisor import SUPERVISED, Supervisor, how_it_ended, restart_after_s, supervised
+from tests.cli.harness import is_alive, wait_until_gone
+
+WORKER = f"""
+import os, signal, sys
+name = os.environ["{SUPERVISED}"].replace("/", " ")
+signal.signal(signal.SIGTERM, STUBBORN)
+print(name, os.getpid(), flush=True)
+sys.stdin.read()
+"""
+POLITE, STUBBORN = "lambda *_: sys.exit(0)", "signal.SIG_IGN"
+
+
+class Crew:
+    """A supervisor of small scripts that write who they are to a pipe."""
+
+    def __init__(self, on_term: str = POLITE, count: int = 1, drain_timeout: float = 20.0) -> None:
+        self.retired: asyncio.Queue[str] = asyncio.Queue()
+        read, write = os.pipe()
+        self._pipe = read
+        script = f"import os; os.dup2({write}, 1)\n" + WORKER.replace("STUBBORN", on_term)
+        os.set_inheritable(write, True)
+        self.write = write
+        command = [sys.executable, "-c", script]
+        self.supervisor = Supervisor(command, count, self._retire, drain_timeout)
+
+    async def _retire(self, owner: str) -> int:
+        await self.retired.put(owner)
+        return 2
+
+    async def next(self) -> tuple[str, str, int]:
+        """Number, owner and process id of the next worker that runs."""
+        line = await asyncio.to_thread(self._line)
+        number, owner, pid = line.split()
+        return number, owner, int(pid)
+
+    def _line(self) -> str:
+        line = b""
+        while not line.endswith(b"\n"):
+            line += os.read(self._pipe, 1)
+        return line.decode()
+
+    def close(self) -> None:
+        os.close(self._pipe)
+        os.close(self.write)
+
+
+@pytest.fixture
+def inheriting(monkeypatch):
+    """Lets the workers of these tests have the pipe they write to."""
+    real = asyncio.create_subprocess_exec
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", lambda *a, **k: real(*a, **k, close_fds=False))
+
+
+@pytest.fixture
+def crew(inheriting):
+    made: list[Crew] = []
+
+    def make(*args, **options) -> Crew:
+        made.append(Crew(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+async def test_a_dead_worker_is_retired_and_replaced_under_a_new_id(crew, caplog):
+    caplog.set_level("INFO", "offramp")
+    one = crew()
+    one.supervisor.start()
+    number, owner, pid = await one.next()
+    os.kill(pid, signal.SIGKILL)
+    assert await one.retired.get() == owner
+    again = await one.next()
+    assert again[0] == number == "1"
+    assert again[1] != owner
+    await one.supervisor.stop()
+    assert not is_alive(again[2])
+    assert f"worker 1 (pid {pid}) died: SIGKILL (out of memory?); 2 runs taken back" in caplog.text
+    assert one.retired.empty()
+
+
+async def test_every_worker_has_its_own_number_and_id(crew):
+    one = crew(count=3)
+    one.supervisor.start()
+    workers = [await one.next() for _ in range(3)]
+    assert sorted(number for number, _, _ in workers) == ["1", "2", "3"]
+    assert len({owner for _, owner, _ in workers}) == 3
+    await one.supervisor.stop()
+    assert not any(is_alive(pid) for _, _, pid in workers)
+
+
+async def test_who_does_not_leave_is_killed_and_retired(crew, monkeypatch):
+    monkeypatch.setattr(module, "KILL_MARGIN_S", 0.0)
+    one = crew(STUBBORN, drain_timeout=0.05)
+    one.supervisor.start()
+    _, owner, pid = await one.next()
+    await one.supervisor.stop()
+    assert not is_alive(pid)
+    assert await one.retired.get() == owner
+
+
+async def test_a_stop_that_is_cut_short_leaves_nobody_behind(crew):
+    one = crew(STUBBORN)
+    one.supervisor.start()
+    _, _, pid = await one.next()
+    stopping = asyncio.create_task(one.supervisor.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await asyncio.to_thread(wait_until_gone, pid)
+
+
+async def test_a_failing_retirement_does_not_keep_the_worker_down(crew, caplog):
+    one = crew()
+
+    async def fails(owner: str) -> int:
+        raise OSError("disk full")
+
+    one.supervisor._retire = fails
+    one.supervisor.start()
+    _, _, pid = await one.next()
+    os.kill(pid, signal.SIGKILL)
+    assert (await one.next())[2] != pid
+    await one.supervisor.stop()
+    assert "could not be given back" in caplog.text
+
+
+async def test_a_command_that_cannot_start_is_tried_again(caplog):
+    tried: asyncio.Queue[int] = asyncio.Queue()
+
+    async def nobody(owner: str) -> int:
+        await tried.put(0)
+        return 0
+
+    supervisor = Supervisor(["/nonexistent/offramp"], 1, nobody, 1.0)
+    supervisor.start()
+    assert await tried.get() == await tried.get()
+    await supervisor.stop()
+    assert "could not be started" in caplog.text
+
+
+def test_restarts_wait_longer_each_time_up_to_a_bound():
+    assert [restart_after_s(n) for n in (1, 2, 3)] == pytest.approx([0.1, 0.2, 0.4])
+    assert restart_after_s(1000) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(2, "exit code 2"), (-15, "SIGTERM"), (-9, "SIGKILL (out of memory?)"), (-250, "signal 250")]
+)
+def test_an_exit_code_is_told_in_words(code, text):
+    assert how_it_ended(code) == text
+
+
+def test_a_worker_learns_its_id_once(monkeypatch):
+    monkeypatch.setenv(SUPERVISED, "3/worker-3-x")
+    assert supervised() == (3, "worker-3-x")
+    assert supervised() == (0, None)
