@@ -33,6 +33,7 @@ class FakeRun:
         self.drained = False
         self.broken = None
         self.followers = 0
+        self.unfollowed = asyncio.Event()
 
     def add(self, body):
         self.frames.append(Frame(len(self.frames) + 1, b""))
@@ -110,7 +111,7 @@ class FakeService:
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.not_ready = ""
         self.fails_with: Exception | None = None
-        self.started = self.stopped = 0
+        self.started = self.drains = self.stopped = 0
         self._numbers = itertools.count(1)
 
     async def start(self):
@@ -119,7 +120,11 @@ class FakeService:
         self.started += 1
 
     async def stop(self):
+        await self.drain()
         self.stopped += 1
+
+    async def drain(self):
+        self.drains += 1
         for run in self.runs.values():
             if not run.record.finished and run.record.path == "fast":
                 run.demote("drain")
@@ -232,6 +237,7 @@ class FakeService:
                         yield []
         finally:
             run.followers -= 1
+            run.unfollowed.set()
 
     async def cancel(self, run_id, tenant=""):
         run = self._run(run_id)

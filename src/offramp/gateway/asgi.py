@@ -85,6 +85,11 @@ class Gateway:
                 self._service = None
                 self._meter.include(())
 
+    async def drain(self) -> None:
+        """Take no more runs, hand over those that run and end their streams; everything can still be read."""
+        if self._service is not None:
+            await self._service.drain()
+
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """For a parent: `FastAPI(lifespan=gateway.lifespan)`; entered inside of others, it counts."""

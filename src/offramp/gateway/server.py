@@ -24,6 +24,7 @@ from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 
 BACKLOG = 2048
+PORT_MAX = 65_535
 HEAD_BYTES_MAX = 64 * 1024
 """Of a request's line and headers; past it 431."""
 HEAD_S_MAX = 20.0
@@ -54,9 +55,11 @@ def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) ->
         raise SettingsError(
             f"{host!r} is reachable by others and there are no API keys: bind 127.0.0.1, or say --insecure"
         )
+    if not 0 <= port <= PORT_MAX:
+        raise SettingsError(f"port is from 0 (any free one) to {PORT_MAX}, got {port}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise SettingsError(f"{host!r} is no address of this machine: {error}") from error
     family, kind, protocol, _, address = found[0]
     bound = socket.socket(family, kind, protocol)
@@ -148,7 +151,7 @@ async def _serve(
         try:
             await server.serve(sockets=[bound])
         finally:
-            await stopping.drained()
+            await stopping.finish()
     return 1 if server.force_exit else 0
 
 
@@ -230,7 +233,7 @@ class _Stopping:
         ends_at = loop.time() + self._timeout
         try:
             async with asyncio.timeout_at(ends_at):
-                await self._gateway.stop()
+                await self._gateway.drain()
         except TimeoutError:
             log.warning("the drain took more than %g s; what is left is recovered by another process", self._timeout)
         except Exception:
@@ -239,13 +242,13 @@ class _Stopping:
             self._server.config.timeout_graceful_shutdown = max(CLOSE_S_MIN, ends_at - loop.time())  # type: ignore[assignment]
             self._server.should_exit = True
 
-    async def drained(self) -> None:
-        """Wait for the drain, or do it if the server ended without a signal."""
-        if self._task is None:
+    async def finish(self) -> None:
+        """Stop the gateway once the server has ended, at once after a second signal."""
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if not self._server.force_exit:
             await self._gateway.stop()
-            return
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -293,5 +296,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._head_bytes is not None:
-            self.transport.close()
+        if self._head_bytes is None:
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The answer before is still being sent; the next request may take its time until then.
+            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
+            return
+        self.transport.close()

@@ -138,6 +138,10 @@ class EventSocket:
                         raise _Close(NORMAL)
         except RunGone:
             raise _Close(GONE, "the events were removed when their retention ended") from None
+        record = await self._call.service.get(self._run_id, self._call.tenant)
+        if record.finished and not record.purged:
+            # The reader had the terminal event before it came.
+            raise _Close(NORMAL)
         raise _Close(RESTART, f"the gateway stops: connect again with ?starting_after={last}")
 
     async def _incoming(self, receive: Receive) -> None:
