@@ -1,0 +1,41 @@
+"""One contender at one concurrency in a process and a folder of its own; prints its `Load` as JSON.
+
+Started by engine.py: `python -m bench._contender NAME CONCURRENCY RUNS SECONDS FOLDER`.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bench._load import OneRun, drive
+
+
+def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
+    # Each imports only its own, so that nobody pays for another's modules.
+    if name == "floor":
+        from bench import _floor
+
+        return _floor.contender(folder)
+    if name == "dbos":
+        from bench import _dbos
+
+        return _dbos.contender(folder)
+    from bench import _offramp
+
+    return _offramp.contender(folder, queued=name == "offramp-queued")
+
+
+async def _main(name: str, concurrency: int, runs_max: int, seconds_max: float, folder: Path) -> None:
+    async with _open(name, folder) as one_run:
+        load = await drive(name, one_run, concurrency, runs_max, seconds_max)
+    sys.stdout.write(msgspec.json.encode(load).decode() + "\n")
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    uvloop.run(_main(given[0], int(given[1]), int(given[2]), float(given[3]), Path(given[4])))

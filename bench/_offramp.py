@@ -1,0 +1,58 @@
+"""Offramp in this benchmark: a five-step pipeline on the deep path, in one process, with default settings.
+
+`queued` leaves the workers' room at its default, so that what is above it waits in the queue and is claimed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bench._load import STEP_RESULT, STEPS_PER_RUN, OneRun
+from offramp import App
+from offramp.paths.local import LocalRuntime
+from offramp.paths.submission import Submission
+
+WORKER_RUNS = 1_000
+"""Room for every run of the benchmark, where it should not be queued."""
+
+app = App("bench")
+
+
+@app.step
+async def step(number: int) -> str:
+    del number
+    return STEP_RESULT
+
+
+@app.pipeline
+async def five() -> str:
+    result = ""
+    for number in range(STEPS_PER_RUN):
+        result = await step(number)
+    return result
+
+
+SUBMISSION = Submission(pipeline="five", respond_async=True)
+
+
+@asynccontextmanager
+async def contender(folder: Path, *, queued: bool = False) -> AsyncIterator[OneRun]:
+    settings = {} if queued else {"worker_runs": WORKER_RUNS}
+    async with app.local(data=str(folder), **settings) as runtime:
+
+        async def one_run() -> float:
+            return await run_to_result(runtime)
+
+        yield one_run
+
+
+async def run_to_result(runtime: LocalRuntime) -> float:
+    """Submit for the deep path, follow to the end; returns when the acceptance was durable."""
+    handle = await runtime.submit(SUBMISSION)
+    acked = time.perf_counter()
+    if await handle.result() != STEP_RESULT:
+        raise AssertionError("the run gave another result")
+    return acked

@@ -1,0 +1,66 @@
+"""What both benchmarks print: plain tables, targets met or missed, and the circumstances of the measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A promise of the design; `measured` and `wanted` share a unit."""
+
+    name: str
+    measured: float
+    wanted: float
+    at_least: bool
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.wanted if self.at_least else self.measured <= self.wanted
+
+    def line(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        verdict = "met" if self.met else "MISSED"
+        return (
+            f"{verdict:6}  {self.name}: {self.measured:,.3g}{self.unit} (wanted {sign} {self.wanted:,.3g}{self.unit})"
+        )
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need: the first to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    lines = []
+    for row in [titles, ["-" * width for width in widths], *rows]:
+        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
+    return "\n".join(lines)
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def circumstances() -> dict[str, Any]:
+    """What the figures depend on, as far as the process can see."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+
+
+def as_json(measured: dict[str, Any], targets: Sequence[Target]) -> str:
+    """Everything as one JSON document."""
+    verdicts = [msgspec.structs.asdict(target) | {"met": target.met} for target in targets]
+    document = {"circumstances": circumstances(), **measured, "targets": verdicts}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

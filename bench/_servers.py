@@ -1,0 +1,110 @@
+"""The servers under test: started on loopback, watched for their CPU time, and gone afterwards whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+import psutil  # type: ignore[import-untyped]
+
+from bench._http import connect, get
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_S_MAX = 20.0
+STOP_S_MAX = 10.0
+PORTS = range(20_000, 30_000)
+"""Below the ephemeral range, where a client that polls for its server can be connected to itself."""
+
+
+class Server:
+    """A running server and its children."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.port = port
+        self._process = psutil.Process(process.pid)
+
+    def family(self) -> list[psutil.Process]:
+        return [self._process, *self._process.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """User and system time of the process that speaks HTTP."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def family_cpu_s(self) -> float:
+        """The same with its children, as far as they still run."""
+        total = 0.0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+def free_port() -> int:
+    for port in random.sample(PORTS, 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port found")
+
+
+@asynccontextmanager
+async def serving(arguments: Sequence[str], port: int) -> AsyncIterator[Server]:
+    """`python -m ARGUMENTS` from when it is ready; stopped, and killed with its children if that takes too long."""
+    command = [sys.executable, "-m", *arguments]
+    with tempfile.TemporaryFile() as said:
+        process = _start(command, said)
+        server = Server(process, port)
+        try:
+            await _ready(process, port, said)
+            yield server
+        finally:
+            _stop(process, server)
+
+
+def _start(command: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+
+
+async def _ready(process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -> None:
+    async with asyncio.timeout(READY_S_MAX):
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                connection = await connect(port)
+                answer = await connection.whole(get("/readyz"))
+                connection.close()
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+    said.seek(0)
+    raise RuntimeError(f"the server ended before it was ready: {said.read().decode(errors='replace')[-2000:]}")
+
+
+def _stop(process: subprocess.Popen[bytes], server: Server) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = server.family()
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=STOP_S_MAX)
+        for late in alive:
+            late.kill()
+    process.wait()
+
+
+def gateway(port: int, data: Path) -> Sequence[str]:
+    """Offramp's server with one worker."""
+    return ["offramp", "serve", "bench/_gateway_app.py:app", "--port", str(port), "--data", str(data)]
+
+
+def bare(port: int, recorded: Path) -> Sequence[str]:
+    """The bare server, playing what the gateway sent."""
+    return ["bench._bare", str(port), str(recorded)]
