@@ -29,6 +29,7 @@ from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.leases import SQLiteLeases
 from offramp.stores.sqlite.writer import Writer
+from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.app import App
@@ -61,7 +62,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         clock: the system's otherwise.
     """
     clock = clock or SystemClock()
-    store, leases = _store(settings, role)
+    metrics = Metrics()
+    store, leases = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after)
     lanes = Lanes(settings.threads, _process_lane(app, settings))
@@ -80,6 +82,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         loops=loops,
         lanes=lanes,
         feed=feed,
+        metrics=metrics,
     )
     live = LiveRuns(process, lambda _run: engine.has_room())
     deep = DeepPath(process, live)
@@ -97,7 +100,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     return Service(app.name, process, live, deep, engine, close)
 
 
-def _store(settings: Settings, role: Role) -> tuple[Store, Leases]:
+def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Leases]:
     """The store and its leases: SQLite, or memory for a process that is alone."""
     if settings.store == "memory:" and role == "local":
         memory = MemoryStore()
@@ -108,7 +111,7 @@ def _store(settings: Settings, role: Role) -> tuple[Store, Leases]:
             "(memory: is for tests in one process)"
         )
     database = Database(embedded_folder(settings))
-    writer = Writer(database, settings.sync_every, settings.backlog_bytes)
+    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer)
 
 

@@ -71,6 +71,8 @@ class OffRamp:
         )
         run.log.append(None, events.draft(body, rfc3339(demotion.at)), durable=True)
         await run.log.durable()
+        late_s = self._process.clock.monotonic() - run.began - record.budget_s
+        self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
         return True
 
     async def hand_over(self, run: LiveRun) -> None:

@@ -69,6 +69,8 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        process.metrics.live("fast", lambda: self._counts["fast"])
+        process.metrics.live("deep", lambda: self._counts["deep"])
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
         """Who in this process wants the exception itself of a run that fails here, by run id."""
 
@@ -135,6 +137,7 @@ class LiveRuns:
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> None:
         """Write a run's outcome."""
         at = self._process.clock.time()
+        self._process.metrics.ended(record, outcome, at)
         body = terminal_event(record.id, outcome)
         runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
 

@@ -13,6 +13,7 @@ from offramp.paths.deliver import Feed
 from offramp.ports.clock import Clock
 from offramp.ports.store import Store
 from offramp.settings import Settings
+from offramp.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +30,4 @@ class Process:
     loops: RunLoops
     lanes: Lanes
     feed: Feed
+    metrics: Metrics

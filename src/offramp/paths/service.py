@@ -89,6 +89,11 @@ class Service:
         return self._process.classes
 
     @property
+    def collectors(self) -> list[Any]:
+        """Prometheus collectors of this process."""
+        return self._process.metrics.collectors
+
+    @property
     def id(self) -> str:
         """How this process is called in leases and in `run.resumed`."""
         return self._process.id

@@ -64,6 +64,7 @@ class Desk:
         else:
             created = await self._engine.start(record, accepted, key)
         if created.existing is None or created.existing == record.id:
+            self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
         existing = await self._process.store.get(created.existing)
         return Accepted(existing or record, attached=True)

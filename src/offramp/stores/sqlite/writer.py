@@ -34,9 +34,12 @@ class Writer:
         database: the file.
         sync_every: seconds.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
+        committed: told the operations and seconds of each commit.
     """
 
-    def __init__(self, database: Database, sync_every: float, backlog_bytes: int) -> None:
+    def __init__(
+        self, database: Database, sync_every: float, backlog_bytes: int, committed: Callable[[int, float], object]
+    ) -> None:
         self._connection = database.connect()
         self._sync_every = sync_every
         self._backlog_bytes = backlog_bytes
@@ -50,7 +53,7 @@ class Writer:
         self._told_at = 0.0
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
-        self.observe: Callable[[int, float], object] = lambda _operations, _seconds: None
+        self._committed = committed
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
 
@@ -139,7 +142,7 @@ class Writer:
         elif self._unsynced_since is None:
             self._unsynced_since = began
         self._tell(transaction)
-        self.observe(len(operations), time.monotonic() - began)
+        self._committed(len(operations), time.monotonic() - began)
 
     def _synchronous(self, *, full: bool) -> None:
         if full is not self._is_full:

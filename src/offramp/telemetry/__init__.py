@@ -1,0 +1,1 @@
+"""What the service tells about itself; nothing here changes what it does."""

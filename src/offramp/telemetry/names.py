@@ -1,0 +1,16 @@
+"""Every metric and label name, in one table."""
+
+RUNS_ACCEPTED = "offramp_runs_accepted"
+RUNS_ENDED = "offramp_runs_ended"
+RUN_DURATION = "offramp_run_duration_seconds"
+RUNS_LIVE = "offramp_runs_live"
+DEMOTIONS = "offramp_demotions"
+DEMOTION_DELAY = "offramp_demotion_delay_seconds"
+COMMIT_DURATION = "offramp_commit_duration_seconds"
+COMMIT_OPERATIONS = "offramp_commit_operations"
+
+PIPELINE = "pipeline"
+CLASS = "class"
+PATH = "path"
+OUTCOME = "outcome"
+REASON = "reason"
