@@ -75,7 +75,10 @@ class Demotion(msgspec.Struct, frozen=True):
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """What is stored of a run beside its journal and its events. Times are epoch seconds."""
+    """What is stored of a run beside its journal and its events.
+
+    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached.
+    """
 
     id: str
     pipeline: str
@@ -102,6 +105,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     error: Failure | None = None
     cancel_requested: bool = False
     webhook: dict[str, Any] | None = None
+    mount: str = ""
 
     @property
     def finished(self) -> bool:

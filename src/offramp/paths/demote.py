@@ -67,7 +67,7 @@ class OffRamp:
             demotion.budget_ms,
             demotion.elapsed_ms,
             execution.spec.demotion_message,
-            links(record.id),
+            links(record.id, record.mount),
         )
         run.log.append(None, events.draft(body, rfc3339(demotion.at)), durable=True)
         await run.log.durable()

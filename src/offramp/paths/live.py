@@ -138,7 +138,7 @@ class LiveRuns:
         """Write a run's outcome."""
         at = self._process.clock.time()
         self._process.metrics.ended(record, outcome, at)
-        body = terminal_event(record.id, outcome)
+        body = terminal_event(record, outcome)
         runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
 
     def _forget(self, run: LiveRun) -> None:
@@ -199,12 +199,12 @@ def expired(record: RunRecord) -> Outcome:
     return Outcome("expired", error=failure_of(RunExpired(text)))
 
 
-def terminal_event(run_id: str, outcome: Outcome) -> events.Body:
+def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
     """The event that says how a run ended."""
     if outcome.status == "completed":
         result = outcome.result or b"null"
         if len(result) > events.RESULT_INLINE_BYTES_MAX:
-            return events.RunCompleted(result_url=links(run_id)["result"])
+            return events.RunCompleted(result_url=links(record.id, record.mount)["result"])
         return events.RunCompleted(result=msgspec.Raw(result))
     failure = outcome.error or Failure("internal", "no error was recorded")
     kind: Any = {"failed": events.RunFailed, "cancelled": events.RunCancelled, "expired": events.RunExpired}

@@ -120,8 +120,10 @@ class Service:
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
         """A run's document; `prefix` is where the gateway is mounted."""
-        record = await self.get(run_id, tenant)
-        steps = await steps_of(self._process.store, run_id, finished=record.finished)
+        return await self._document(await self.get(run_id, tenant), prefix)
+
+    async def _document(self, record: RunRecord, prefix: str) -> dict[str, Any]:
+        steps = await steps_of(self._process.store, record.id, finished=record.finished)
         return document(record, [step.document() for step in steps.values()], prefix)
 
     async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
@@ -230,8 +232,8 @@ class Service:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
 
     async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
-        """A page of documents, newest first, without results and steps."""
-        return [document(record, [], prefix) for record in await self._process.store.runs(wanted)]
+        """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""
+        return [await self._document(record, prefix) for record in await self._process.store.runs(wanted)]
 
 
 def _unknown(run_id: str) -> UnknownRun:

@@ -25,6 +25,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         trace: `traceparent`, `tracestate` and `baggage` as they came.
         tenant: whose run it is; empty without keys.
         webhook: where to announce events; not available yet.
+        mount: the prefix under which the gateway is reached, for the links in events.
     """
 
     pipeline: str
@@ -39,6 +40,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     trace: dict[str, str] = {}
     tenant: str = ""
     webhook: dict[str, Any] | None = None
+    mount: str = ""
 
 
 class Accepted(NamedTuple):

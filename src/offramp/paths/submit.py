@@ -106,11 +106,12 @@ class Desk:
             deadline_at=None if spec.deadline is None else now + spec.deadline,
             retention_s=spec.retention,
             webhook=submission.webhook,
+            mount=submission.mount,
         )
 
     def _idempotency(self, submission: Submission, now: float) -> Idempotency | None:
         if submission.idempotency_key is None:
             return None
-        asked = msgspec.structs.replace(submission, idempotency_key=None, trace={}, tenant="")
+        asked = msgspec.structs.replace(submission, idempotency_key=None, trace={}, tenant="", mount="")
         fingerprint = blake2b(msgspec.json.encode(asked, order="deterministic"), digest_size=16).hexdigest()
         return Idempotency(submission.idempotency_key, fingerprint, now + self._process.settings.idempotency)

@@ -109,7 +109,7 @@ class Store(Protocol):
         """The record, as far as it is visible."""
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """Records, newest first, without their inputs and results."""
+        """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""

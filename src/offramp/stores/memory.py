@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from offramp.core.events import Draft, Frame, frame
+from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost
@@ -26,6 +26,10 @@ from offramp.ports.store import (
 )
 
 EVENTS_READ_MAX = 1_000
+
+
+def _is_small(result: bytes | None) -> bool:
+    return result is not None and len(result) <= RESULT_INLINE_BYTES_MAX
 
 
 class _Run:
@@ -185,7 +189,7 @@ class MemoryStore:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
         asked = {"session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
         matching = [
-            msgspec.structs.replace(record, result=None)
+            msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
             for record in newest
             if record.tenant == wanted.tenant
             and (wanted.after is None or record.id < wanted.after)

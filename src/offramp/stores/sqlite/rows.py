@@ -6,13 +6,16 @@ from typing import Any
 
 import msgspec
 
+from offramp.core.events import RESULT_INLINE_BYTES_MAX
 from offramp.core.failure import Failure
 from offramp.core.run import Demotion, Route, RunRecord
 
 ENCODE = msgspec.msgpack.Encoder().encode
 
-SUMMARY_COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token"
-RECORD_COLUMNS = SUMMARY_COLUMNS + ", result"
+_COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
+RECORD_COLUMNS = _COLUMNS + "result"
+LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END"
+"""The same without large results: a page must not grow with them."""
 
 
 class _Kept(msgspec.Struct, array_like=True):
@@ -33,6 +36,7 @@ class _Kept(msgspec.Struct, array_like=True):
     deadline_at: float | None
     retention_s: float
     webhook: dict[str, Any] | None
+    mount: str
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
@@ -46,7 +50,7 @@ def encode_record(record: RunRecord) -> bytes:
 
 
 def decode_record(row: tuple[Any, ...]) -> RunRecord:
-    """A record from `RECORD_COLUMNS`, or from `SUMMARY_COLUMNS` without the result."""
+    """A record from `RECORD_COLUMNS` or `LISTED_COLUMNS`."""
     kept = _decode_kept(row[7])
     return RunRecord(
         id=row[0],
@@ -58,6 +62,6 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         purged=bool(row[6]),
         demotion=None if row[8] is None else _decode_demotion(row[8]),
         error=None if row[9] is None else _decode_failure(row[9]),
-        result=row[11] if len(row) > 11 else None,
+        result=row[11],
         **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
     )

@@ -16,7 +16,7 @@ from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
 from offramp.stores.sqlite.batch import Transaction
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, SUMMARY_COLUMNS, decode_record
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, LISTED_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
@@ -110,7 +110,7 @@ class SQLiteStore:
         return await self._database.read(query)
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """A page of records without their results, newest first."""
+        """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
         conditions, values = ["tenant = ?"], [wanted.tenant]
         for column in ("session_id", "status", "pipeline"):
             value = getattr(wanted, column)
@@ -120,7 +120,7 @@ class SQLiteStore:
         if wanted.after is not None:
             conditions.append("id < ?")
             values.append(wanted.after)
-        statement = f"SELECT {SUMMARY_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
+        statement = f"SELECT {LISTED_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
 
         def query(connection: sqlite3.Connection) -> list[RunRecord]:
             return [decode_record(row) for row in connection.execute(statement, (*values, wanted.limit))]
