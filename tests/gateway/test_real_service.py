@@ -8,6 +8,8 @@ import os
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from websockets.asyncio.client import connect
 
 from offramp import SLA, App, emit
@@ -48,7 +50,7 @@ def make_app():
 
     @app.step
     async def wait(gate: str) -> str:
-        while not os.path.exists(gate):  # noqa: ASYNC240, PTH110
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240, PTH110 - works from any loop
             await asyncio.sleep(0.005)
         return gate
 
@@ -242,6 +244,26 @@ async def test_the_list(web):
     assert [run["id"] for run in rest["runs"]] == made[:1]
 
 
+async def test_links_in_events_have_the_prefix_of_the_mount(gateway, gates):
+    parent = Starlette(routes=[Mount("/ai", app=gateway)])
+    gate = gates.new()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(parent), base_url="http://parent") as web:
+        body = {"input": {"gate": gate}, "class": "hasty"}
+        answer = await web.post("/ai" + runs("gated"), json=body, headers=SSE)
+        demoted = json.loads(parse_sse(answer.content)[0][-1][2])
+        assert demoted["links"]["events"].startswith("/ai/v1/runs/")
+        gates.open(gate)
+        rest = await web.get(demoted["links"]["events"])
+    assert types_of(rest.content)[-1] == "run.completed"
+
+
+async def test_metrics_of_the_runtime_are_shown(web):
+    await web.post(runs("research"), json={"input": {"question": "why"}})
+    text = (await web.get("/metrics")).text
+    assert "offramp_runs" in text
+    assert 'offramp_http_requests_total{method="POST",route="/v1/pipelines/{name}/runs",status="200"} 1.0' in text
+
+
 async def test_an_unknown_run(web):
     for path in ("", "/events", "/result"):
         assert (await web.get("/v1/runs/run_" + "0" * 26 + path)).status_code == 404
@@ -255,7 +277,7 @@ async def test_input_that_does_not_fit(web):
 
 async def test_ready(web):
     async with asyncio.timeout(30):
-        while (await web.get("/readyz")).status_code != 200:
+        while (await web.get("/readyz")).status_code != 200:  # noqa: ASYNC110 - it is asked over HTTP
             await asyncio.sleep(0.01)
 
 
@@ -263,7 +285,7 @@ async def test_a_drain_demotes_and_another_process_completes(tmp_path, gates):
     settings = Settings.load(environment={}, file=tmp_path / "none", data=str(tmp_path / "data"))
     gate, app = gates.new(), make_app()
     gateway = Gateway(lambda: build(app, settings, role="local"))
-    async with serving(gateway) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as web:
+    async with serving(gateway) as url, httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as web:  # noqa: SIM117
         async with web.stream("POST", runs("gated"), json={"input": {"gate": gate}}, headers=SSE) as answer:
             chunks = answer.aiter_bytes()
             seen = await anext(chunks)

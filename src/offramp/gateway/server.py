@@ -31,6 +31,8 @@ HEAD_S_MAX = 20.0
 """How long a connection may take to send a request's line and headers."""
 KEEP_ALIVE_S = 15
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
+FORCED_S_MAX = 2.0
+"""What the gateway gets to stop after a second signal."""
 CLOSE_S_MIN = 1.0
 """What connections get to end after the drain, even when the drain used its time up."""
 
@@ -243,12 +245,18 @@ class _Stopping:
             self._server.should_exit = True
 
     async def finish(self) -> None:
-        """Stop the gateway once the server has ended, at once after a second signal."""
+        """Stop the gateway once the server has ended; after a second signal, only as far as that goes quickly."""
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if not self._server.force_exit:
             await self._gateway.stop()
+            return
+        try:
+            async with asyncio.timeout(FORCED_S_MAX):
+                await self._gateway.stop()
+        except TimeoutError:
+            log.warning("the gateway did not stop within %g s; its runs are recovered by another", FORCED_S_MAX)
 
 
 class BoundedHttp(HttpToolsProtocol):

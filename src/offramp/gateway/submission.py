@@ -80,6 +80,7 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
             idempotency_key=key,
             trace=trace_context(trace),
             tenant=call.tenant,
+            mount=call.prefix,
         ),
         preference,
         body.follow,

@@ -16,7 +16,7 @@ from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
 from offramp.stores.sqlite.batch import Transaction
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, LISTED_COLUMNS, decode_record
+from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
