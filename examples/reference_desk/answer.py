@@ -3,9 +3,11 @@
 Yields the text in pieces, so that a step can stream it. Never answers from anything but the passages.
 """
 
+import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -85,12 +87,13 @@ def openai_client() -> "AsyncOpenAI":
 
 
 async def ask_model(
-    client: "AsyncOpenAI", model: str, question: str, passages: Sequence[Passage]
+    client_of_loop: Callable[[], "AsyncOpenAI"], model: str, question: str, passages: Sequence[Passage]
 ) -> AsyncIterator[str]:
     """Yield a model's answer from the passages as it is written."""
-    stream = await client.chat.completions.create(
-        model=model, messages=_messages(question, passages), stream=True
-    )
+    # Importing it takes about a second, in which a loop could serve nobody else: the first time is a thread's.
+    await asyncio.to_thread(import_module, "openai.resources.chat")
+    client = client_of_loop()
+    stream = await client.chat.completions.create(model=model, messages=_messages(question, passages), stream=True)
     async with stream:
         async for chunk in stream:
             # The last chunk of some servers counts tokens and has no choices.

@@ -50,7 +50,7 @@ async def write(question: str, passages: list[Passage]) -> Answer:
     pieces: list[str] = []
     model = model_configured()
     if model and passages:
-        async for piece in ask_model(client(), model, question, passages):
+        async for piece in ask_model(client, model, question, passages):
             emit(piece)
             pieces.append(piece)
     else:

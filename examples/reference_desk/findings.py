@@ -84,9 +84,7 @@ def merge(parts: Sequence[Findings]) -> Findings:
         totals=_sum(part.totals for part in parts),
         longest=_worst([each for part in parts for each in part.longest], _by_lines),
         most_branching=_worst([each for part in parts for each in part.most_branching], _by_complexity),
-        least_maintainable=_worst(
-            [each for part in parts for each in part.least_maintainable], _by_maintainability
-        ),
+        least_maintainable=_worst([each for part in parts for each in part.least_maintainable], _by_maintainability),
         undocumented=_worst([each for part in parts for each in part.undocumented], _by_lines),
         shapes=dict(shapes),
         imports=dict(imports),
@@ -110,9 +108,7 @@ def _sum(totals: Iterable[Totals]) -> Totals:
     return Totals(*map(sum, columns))
 
 
-def _worst(
-    functions: Iterable[FunctionMeasure], key: Callable[[FunctionMeasure], float]
-) -> list[FunctionMeasure]:
+def _worst(functions: Iterable[FunctionMeasure], key: Callable[[FunctionMeasure], float]) -> list[FunctionMeasure]:
     return sorted(functions, key=lambda function: (key(function), function.place))[:WORST_MAX]
 
 

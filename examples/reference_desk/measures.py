@@ -76,9 +76,7 @@ def measure_file(root: str, file: str) -> FileMeasure | Unparsed:
     try:
         source = Path(root, file).read_bytes()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of the audited code, such as invalid escapes: not ours to report
+            warnings.simplefilter("ignore")  # of the audited code, such as invalid escapes: not ours to report
             return measure_source(file, source)
     except (OSError, SyntaxError, ValueError, RecursionError, tokenize.TokenError) as error:
         return Unparsed(file=file, reason=f"{type(error).__name__}: {error}")
@@ -113,9 +111,7 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
 def _measure_function(file: str, name: str, function: Function, words: list[Word]) -> FunctionMeasure:
     """Measure one function; `words` are those of the whole file, in their order."""
     end_line = function.end_lineno or function.lineno
-    first, end = (
-        bisect_left(words, line, key=lambda word: word.line) for line in (function.lineno, end_line + 1)
-    )
+    first, end = (bisect_left(words, line, key=lambda word: word.line) for line in (function.lineno, end_line + 1))
     lines, decisions = end_line - function.lineno + 1, complexity(function)
     return FunctionMeasure(
         file=file,

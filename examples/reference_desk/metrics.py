@@ -10,14 +10,7 @@ import msgspec
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _DECISIONS = (
-    ast.If
-    | ast.IfExp
-    | ast.For
-    | ast.AsyncFor
-    | ast.While
-    | ast.ExceptHandler
-    | ast.Assert
-    | ast.comprehension
+    ast.If | ast.IfExp | ast.For | ast.AsyncFor | ast.While | ast.ExceptHandler | ast.Assert | ast.comprehension
 )
 
 
@@ -98,9 +91,7 @@ def _decisions(node: ast.AST) -> int:
             return 1 + len(ifs)
         case ast.Match(cases=cases):
             last = cases[-1]
-            always = (
-                isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None and last.guard is None
-            )
+            always = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None and last.guard is None
             return len(cases) - always
         case _:
             return int(isinstance(node, _DECISIONS))

@@ -53,9 +53,7 @@ def _lines(root: str, findings: Findings, groups: Sequence[Sequence[str]]) -> It
         f"public functions have a docstring. {len(findings.unparsed)} files could not be parsed.\n"
     )
     yield from _table("Longest functions", "lines", findings.longest, _lines_of)
-    yield from _table(
-        "Most branching functions", "complexity", findings.most_branching, lambda e: str(e.complexity)
-    )
+    yield from _table("Most branching functions", "complexity", findings.most_branching, lambda e: str(e.complexity))
     yield "Complexity is McCabe's (1976): decisions plus one.\n"
     yield from _table(
         "Hardest to maintain",
@@ -64,22 +62,13 @@ def _lines(root: str, findings: Findings, groups: Sequence[Sequence[str]]) -> It
         lambda each: f"{each.maintainability:.1f}",
     )
     yield "The index is Oman and Hagemeister's (1992) on a scale from 0 to 100; higher is better.\n"
-    yield from _table(
-        "Longest public functions without a docstring", "lines", findings.undocumented, _lines_of
-    )
+    yield from _table("Longest public functions without a docstring", "lines", findings.undocumented, _lines_of)
     yield from _list(
         f"Functions that differ only in names and literals ({len(groups):,} groups)",
-        (
-            f"{len(places)} times: " + ", ".join(f"`{place}`" for place in places[:4])
-            for places in groups[:WORST_MAX]
-        ),
+        (f"{len(places)} times: " + ", ".join(f"`{place}`" for place in places[:4]) for places in groups[:WORST_MAX]),
     )
-    yield from _list(
-        "Most imported modules", (f"`{name}` by {n} files" for name, n in most_imported(findings))
-    )
-    yield from _list(
-        "Files that could not be parsed", (f"`{each.file}`: {each.reason}" for each in findings.unparsed)
-    )
+    yield from _list("Most imported modules", (f"`{name}` by {n} files" for name, n in most_imported(findings)))
+    yield from _list("Files that could not be parsed", (f"`{each.file}`: {each.reason}" for each in findings.unparsed))
 
 
 def _lines_of(function: FunctionMeasure) -> str:

@@ -108,7 +108,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 async def test_a_model_is_given_the_passages_and_its_answer_is_streamed(asked: list[str]) -> None:
     async with openai_client() as client:
-        pieces = [piece async for piece in ask_model(client, "small", "How?", [ONE])]
+        pieces = [piece async for piece in ask_model(lambda: client, "small", "How?", [ONE])]
     assert pieces == ["On ", "foot [1]."]
     (request,) = map(json.loads, asked)
     assert request["model"] == "small"

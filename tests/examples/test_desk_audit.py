@@ -58,9 +58,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def findings_of(tree: Path) -> list[Findings]:
     """Measure the small tree, a batch for each file."""
-    return [
-        measure_batch(str(tree / "code"), [file]) for (files) in source_tree("code").batches for file in files
-    ]
+    return [measure_batch(str(tree / "code"), [file]) for (files) in source_tree("code").batches for file in files]
 
 
 def test_a_walk_finds_source_and_nothing_else_in_a_fixed_order(tree: Path) -> None:

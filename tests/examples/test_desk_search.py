@@ -91,12 +91,8 @@ def test_a_query_is_bounded() -> None:
 def test_a_heading_counts_more_than_the_text() -> None:
     index = PassageIndex(
         [
-            Passage(
-                topic="a", title="Flying", heading="Flying", number=1, text="not walking but something else"
-            ),
-            Passage(
-                topic="b", title="Walking", heading="Walking", number=1, text="not flying but something else"
-            ),
+            Passage(topic="a", title="Flying", heading="Flying", number=1, text="not walking but something else"),
+            Passage(topic="b", title="Walking", heading="Walking", number=1, text="not flying but something else"),
         ]
     )
     assert [hit.topic for hit in index.search("walk")] == ["b", "a"]

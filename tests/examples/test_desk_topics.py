@@ -67,9 +67,7 @@ def test_footnotes_and_pointers_elsewhere_are_left_out() -> None:
 
 
 def test_a_text_that_two_topics_share_belongs_to_the_shorter() -> None:
-    passages = read_topics(
-        {"walk": "Walking.", "everything": "Flying\n******\n\nWings.\n\n\nWalk\n====\n\nWalking."}
-    )
+    passages = read_topics({"walk": "Walking.", "everything": "Flying\n******\n\nWings.\n\n\nWalk\n====\n\nWalking."})
     assert [(passage.topic, passage.text) for passage in passages] == [
         ("walk", "Walking."),
         ("everything", "Wings."),
@@ -93,10 +91,5 @@ def test_the_whole_manual_is_cut(passages: list[Passage]) -> None:
 
 
 def test_no_underline_is_left_in_a_passage(passages: list[Passage]) -> None:
-    left = [
-        line
-        for passage in passages
-        for line in passage.text.splitlines()
-        if len(line) > 3 and set(line) == {"*"}
-    ]
+    left = [line for passage in passages for line in passage.text.splitlines() if len(line) > 3 and set(line) == {"*"}]
     assert left == []

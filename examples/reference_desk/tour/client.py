@@ -46,9 +46,7 @@ class Client:
         """Keep connections open until the block ends."""
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _: BaseException | None, _at: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, _: BaseException | None, _at: TracebackType | None) -> None:
         """Close all connections."""
         self._http.close()
 
@@ -67,9 +65,7 @@ class Client:
     def submit(self, pipeline: str, body: dict[str, object]) -> tuple[httpx.Response, float]:
         """Post a run to be done asynchronously; return the 202 and the seconds it took."""
         started = time.monotonic()
-        answer = self._http.post(
-            f"/v1/pipelines/{pipeline}/runs", json=body, headers={"Prefer": "respond-async"}
-        )
+        answer = self._http.post(f"/v1/pipelines/{pipeline}/runs", json=body, headers={"Prefer": "respond-async"})
         return _expect(answer, httpx.codes.ACCEPTED), time.monotonic() - started
 
     def poll_result(self, result_link: str) -> Iterator[httpx.Response]:

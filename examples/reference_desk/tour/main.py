@@ -15,7 +15,9 @@ from .scenes import Outcome, answered_on_the_fast_path, asked_for_later, demoted
 from .screen import Screen
 from .server import ServerError, command, free_port, running
 
-APPLICATION = Path(__file__).parents[1] / "app.py"
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+TARGET = "examples/reference_desk/app.py:app"
 
 Scene = Callable[[Client, Screen], Outcome]
 
@@ -36,9 +38,7 @@ def main() -> int:
     except ServerError as error:
         problems = [str(error)]
     if outcomes:
-        screen.table(
-            ("run", "path", "demoted", "steps", "time", "outcome"), [_row(each) for each in outcomes]
-        )
+        screen.table(("run", "path", "demoted", "steps", "time", "outcome"), [_row(each) for each in outcomes])
     for problem in problems:
         screen.bad(problem)
     if not problems:
@@ -51,11 +51,9 @@ def _play(screen: Screen, outcomes: list[Outcome]) -> list[str]:
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="offramp-demo-") as folder:
         port = free_port()
-        here = Path.cwd()
-        target = APPLICATION.relative_to(here) if APPLICATION.is_relative_to(here) else APPLICATION
-        arguments = command(f"{target}:app", port, Path(folder, "data"))
+        arguments = command(TARGET, port, Path(folder, "data"))
         screen.say(f"$ offramp {' '.join(arguments[3:])}", style="bold")
-        with running(arguments, port=port, folder=here, log=Path(folder, "log"), env=_offline()) as server:
+        with running(arguments, port=port, folder=REPOSITORY, log=Path(folder, "log"), env=_offline()) as server:
             screen.say(f"ready after {server.wait_until_ready():.1f} s on {server.url}")
             with Client(server.url) as client:
                 for scene in _SCENES:

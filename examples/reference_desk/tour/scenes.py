@@ -70,19 +70,20 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
         *gaps([*before, *after]),
         *differences(run, status="completed", path="deep", reason="budget"),
     ]
-    _, end = _first_and_last(after)
     if not problems:
+        _, end = _first_and_last(after)
         screen.good(f"{end.type}; events 1 to {end.seq} in two streams, none missing, none twice")
         _show_report(screen, client.get(run["links"]["result"]))
     return Outcome("audit, streamed", run, problems)
 
 
 def asked_for_later(client: Client, screen: Screen) -> Outcome:
-    """Post an audit without waiting for it, and poll for its result."""
+    """Post an audit of Offramp's own source without waiting for it, and poll for its result."""
     screen.scene(
-        "3. The same audit, asked for without waiting", "POST /v1/pipelines/audit/runs  Prefer: respond-async"
+        "3. An audit of Offramp itself, asked for without waiting",
+        'POST /v1/pipelines/audit/runs  {"input": {"path": "src"}}  Prefer: respond-async',
     )
-    answer, seconds = client.submit("audit", {"input": {}})
+    answer, seconds = client.submit("audit", {"input": {"path": "src"}})
     location = answer.headers["Location"]
     screen.say(f"202 after {_ms(seconds)}, Location: {location}")
     polls = 0

@@ -60,9 +60,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            self.stop_problem = self.with_log(
-                f"the server did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM"
-            )
+            self.stop_problem = self.with_log(f"the server did not stop within {STOP_SECONDS_MAX:.0f} s of SIGTERM")
         else:
             if code != 0:
                 self.stop_problem = self.with_log(f"the server stopped with exit code {code}, expected 0")
@@ -80,9 +78,7 @@ def command(target: str, port: int, data: Path) -> list[str]:
 
 
 @contextmanager
-def running(
-    arguments: Sequence[str], *, port: int, folder: Path, log: Path, env: dict[str, str]
-) -> Iterator[Server]:
+def running(arguments: Sequence[str], *, port: int, folder: Path, log: Path, env: dict[str, str]) -> Iterator[Server]:
     """Run the server for as long as the block lasts; whatever ends the block, the server is stopped."""
     with log.open("wb") as output:
         # A session of its own, so that Ctrl-C reaches this process only and the server is stopped once.
