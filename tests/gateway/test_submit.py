@@ -69,6 +69,24 @@ async def test_respond_async_answers_202_at_once(client, service):
     assert service.followed.empty()
 
 
+async def test_the_status_does_not_depend_on_how_fast_the_deep_path_is(client, service):
+    service.script = completes()
+    answer = await client.post(RUNS, json=BODY, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 202
+    assert "location" in answer.headers
+
+
+async def test_json_is_202_when_the_process_stops_while_it_waits(gateway, service):
+    call = AsgiCall(gateway, "POST", RUNS, body=json.dumps(BODY).encode()).start()
+    run = await service.created.get()
+    await service.followed.get()
+    run.drained = True
+    run.notify()
+    await call.done()
+    assert call.status == 202
+    assert run.disconnects == 0
+
+
 async def test_respond_async_wins_over_a_stream(client):
     answer = await client.post(RUNS, json=BODY, headers=SSE | {"Prefer": "respond-async"})
     assert answer.status_code == 202

@@ -37,7 +37,7 @@ async def submit(call: Call) -> Answer:
     asked = await read_submission(call, name)
     accepted = await service.submit(asked.submission)
     if asked.preference.at_once:
-        return await _document(call, accepted.record.id, asked.preference)
+        return await _document(call, 202, accepted.record.id, asked.preference)
     if wants_stream(call.connection.headers.getlist("accept")):
         return _stream(call, asked, accepted)
     return await _wait(call, asked, accepted)
@@ -63,27 +63,31 @@ def _stream(call: Call, asked: Asked, accepted: Accepted) -> EventStream:
 async def _wait(call: Call, asked: Asked, accepted: Accepted) -> Reply:
     """The run document once the run is finished or on the deep path; the service keeps the budget."""
     record = accepted.record
-    if record.path == "fast" and not record.finished:
+    finished = record.finished
+    if record.path == "fast" and not finished:
         try:
-            await unless_gone(_left_fast_path(call, record.id), call.receive)
+            finished = await unless_gone(_finishes_fast(call, record.id), call.receive)
         except ClientGone:
             if not accepted.attached:
                 call.service.disconnected(record.id)
             raise
-    return await _document(call, record.id, asked.preference)
+    return await _document(call, 200 if finished else 202, record.id, asked.preference)
 
 
-async def _left_fast_path(call: Call, run_id: str) -> None:
+async def _finishes_fast(call: Call, run_id: str) -> bool:
+    """True at the terminal event, False at the demotion, or when this process stops."""
     async with aclosing(call.service.follow(run_id)) as batches:
         async for frames in batches:
-            if any(frame.type in TERMINAL or frame.type == DEMOTED for frame in frames):
-                return
+            for frame in frames:
+                kind = frame.type
+                if kind == DEMOTED or kind in TERMINAL:
+                    return kind != DEMOTED
+    return False
 
 
-async def _document(call: Call, run_id: str, preference: Preference) -> Reply:
-    """200 with the run document if the run is finished, else 202 with where to look for it."""
+async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:
+    """The run document; with 202 where and when to look again."""
     document = await call.service.document(run_id, call.tenant, call.prefix)
-    status = 200 if document["finished_at"] is not None else 202
     return json_reply(status, document, _document_headers(document, status, preference))
 
 
@@ -118,7 +122,7 @@ async def result(call: Call) -> Reply:
         raise NoResult(detail, error)
     if record.status == "completed":
         return Reply(200, b"null" if record.result is None else record.result)
-    return await _document(call, record.id, Preference())
+    return await _document(call, 202, record.id, Preference())
 
 
 async def cancel(call: Call) -> Reply:
