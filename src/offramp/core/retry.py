@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from offramp.errors import DeclarationError
@@ -22,7 +23,7 @@ class Retry:
         base: seconds, the ceiling of the first delay.
         factor: growth of the ceiling per attempt.
         cap: seconds, the highest ceiling.
-        on: exception classes worth another try.
+        on: exception classes worth another try, as a tuple or one alone.
         never: exception classes that end the step at once, even when `on` covers them.
         retry_after_max: seconds; a server that asks for a longer wait makes the step fail instead.
 
@@ -34,20 +35,23 @@ class Retry:
     base: float = 0.5
     factor: float = 2.0
     cap: float = 30.0
-    on: tuple[type[Exception], ...] = (Exception,)
-    never: tuple[type[Exception], ...] = ()
+    on: type[Exception] | tuple[type[Exception], ...] = (Exception,)
+    never: type[Exception] | tuple[type[Exception], ...] = ()
     retry_after_max: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse what could not work."""
-        if not 1 <= self.attempts <= RETRY_ATTEMPTS_MAX:
-            raise DeclarationError(
-                f"Retry(attempts=) is from 1 to {RETRY_ATTEMPTS_MAX}, got {self.attempts!r}",
-            )
-        if self.base < 0 or self.factor < 1 or self.cap < 0 or self.retry_after_max < 0:
-            raise DeclarationError(
-                f"Retry needs base >= 0, factor >= 1, cap >= 0 and retry_after_max >= 0, got {self!r}",
-            )
+        if not (isinstance(self.attempts, int) and 1 <= self.attempts <= RETRY_ATTEMPTS_MAX):
+            raise DeclarationError(f"Retry(attempts=) is from 1 to {RETRY_ATTEMPTS_MAX}, got {self.attempts!r}")
+        for name, low in (("base", 0), ("factor", 1), ("cap", 0), ("retry_after_max", 0)):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= low):
+                raise DeclarationError(f"Retry({name}=) is a number, {low} or more, got {value!r}")
+        for name in ("on", "never"):
+            given = getattr(self, name)
+            for kind in given if isinstance(given, tuple) else (given,):
+                if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                    raise DeclarationError(f"Retry({name}=) takes exception classes, one or a tuple, got {given!r}")
 
 
 ONCE = Retry(attempts=1)
@@ -68,8 +72,10 @@ def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_a
         return None
     if retry_after is not None and retry_after > retry.retry_after_max:
         return None
-    # The exponent is bounded so that a hundred attempts cannot overflow a float.
-    ceiling = min(retry.cap, retry.base * retry.factor ** min(attempt - 1, 64))
+    try:
+        ceiling = min(retry.cap, retry.base * retry.factor ** (attempt - 1))
+    except OverflowError:
+        ceiling = retry.cap if retry.base else 0.0
     return max(jitter * ceiling, retry_after or 0.0)
 
 
@@ -107,5 +113,5 @@ def _from_http_date(value: object, now: float) -> float | None:
 
     try:
         return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
