@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -62,7 +63,9 @@ def _message(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything, and must not hide the failure
         text = "<the exception's own __str__ failed>"
     name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:MESSAGE_LENGTH_MAX]
+    said = (f"{name}: {text}" if text else name)[:MESSAGE_LENGTH_MAX]
+    # What came from undecodable bytes may hold halves of surrogate pairs, which no encoding can carry.
+    return said.encode("utf-8", "replace").decode()
 
 
 def _encoded_args(error: BaseException) -> bytes | None:
@@ -83,8 +86,19 @@ def exception_of(failure: Failure) -> Exception:
     """
     error = _rebuilt(failure) or StepFailed(failure.message)
     if failure.step is not None:
-        error.__offramp_step__ = (failure.step, failure.attempt)  # type: ignore[attr-defined]
+        mark(error, failure.step, failure.attempt)
     return error
+
+
+def mark(error: BaseException, step: str, attempt: int | None) -> None:
+    """Note on an exception which step raised it, whatever its class thinks of new attributes."""
+    object.__setattr__(error, "__offramp_step__", (step, attempt))
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """`add_note`, unless the exception's class refuses it, as a frozen dataclass does."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)
 
 
 def _rebuilt(failure: Failure) -> Exception | None:
@@ -99,8 +113,12 @@ def _rebuilt(failure: Failure) -> Exception | None:
     if not (isinstance(found, type) and issubclass(found, Exception)):
         return None
     try:
-        error = found.__new__(found)
-        error.args = tuple(msgspec.json.decode(failure.args))
+        args = tuple(msgspec.json.decode(failure.args))
+        try:
+            error = found.__new__(found, *args)  # where OSError keeps its errno
+        except TypeError:
+            error = found.__new__(found)
+        error.args = args
     except Exception:  # noqa: BLE001 - a class with a demanding __new__ falls back to StepFailed
         return None
     return error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from offramp.core.failure import Failure, exception_of
+from offramp.core.failure import Failure, annotate, exception_of
 from offramp.errors import LaneDied
 from offramp.execution.lanes import timed_out
 from offramp.execution.process_child import Job, Reply, main
@@ -222,5 +222,5 @@ class ProcessLane:
 def _with_remote_traceback(failure: Failure, text: str) -> Exception:
     error = exception_of(failure)
     if text:
-        error.add_note(f"in the process lane:\n{text}")
+        annotate(error, f"in the process lane:\n{text}")
     return error

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from offramp.core.failure import failure_of
+from offramp.core.failure import annotate, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
 from offramp.execution.context import current
@@ -123,8 +123,8 @@ class Execution:
 def _show_to_user(error: BaseException, where: str) -> None:
     """Say in a note where an exception comes from, and take the runtime's own frames out of its traceback."""
     step, attempt = getattr(error, "__offramp_step__", (None, 1))
-    error.__traceback__ = _user_traceback(error.__traceback__)
-    error.add_note(f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
+    error.with_traceback(_user_traceback(error.__traceback__))
+    annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
     if isinstance(error, BaseExceptionGroup):
         for cause in error.exceptions:
             _show_to_user(cause, where)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from offramp.core import events
-from offramp.core.failure import Failure, exception_of, failure_of
+from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
@@ -171,7 +171,7 @@ class Scope:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self._append(None, events.draft(body, rfc3339(now)))
             return wait
-        error.__offramp_step__ = (spec.name, number)  # type: ignore[attr-defined]
+        mark(error, spec.name, number)
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self._append(entry, events.draft(body, rfc3339(now)))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from offramp.core.events import Event, decode
-from offramp.core.failure import exception_of
+from offramp.core.failure import annotate, exception_of
 from offramp.errors import RunCancelled, RunExpired, RunFailed
 from offramp.paths.live import Watcher
 from offramp.paths.service import Service
@@ -61,7 +61,7 @@ class Handle:
             raise RunFailed(f"{self.id} is {record.status}; this process is stopping")
         again = exception_of(failure)
         where = f"step {failure.step!r} of " if failure.step else ""
-        again.add_note(f"in {where}pipeline {self._pipeline!r}, run {self.id}, executed in another process")
+        annotate(again, f"in {where}pipeline {self._pipeline!r}, run {self.id}, executed in another process")
         raise again
 
     async def document(self) -> dict[str, Any]:
