@@ -118,13 +118,11 @@ class RunLoops:
         self._pending: deque[Callable[[asyncio.AbstractEventLoop], object]] = deque()
         self._spares = spares
         self._lock = threading.Lock()
-        self.loops: list[RunLoop] = []
+        self.loops = [RunLoop("offramp-run-0")]
 
     def submit(self, start: Callable[[asyncio.AbstractEventLoop], object]) -> None:
         """Call `start(loop)` on a run loop, soon."""
         self._pending.append(start)
-        if not self.loops:
-            self._add()
         first = self.loops[0]
         first.call(self._pull, first.loop)
         if first.silent:

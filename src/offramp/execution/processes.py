@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
+_GUARD = 'A script that runs an app with process lanes starts it below `if __name__ == "__main__":`'
 
 
 class _Request:
@@ -177,10 +178,11 @@ class ProcessLane:
             if not parent.poll(START_TIMEOUT_S):
                 raise EOFError
             problem = parent.recv_bytes()
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, RuntimeError) as error:
             if not self._closed:
-                log.error("a process lane did not start: %s", str(error) or f"nothing heard for {START_TIMEOUT_S:g} s")  # noqa: TRY400
-                self._fail_one(LaneDied("no process lane could be started; see the log"))
+                text = f"a process lane did not start: {str(error) or 'its process ended at once'}. {_GUARD}"
+                log.error(text)  # noqa: TRY400 - the child's own traceback is on stderr
+                self._fail_one(LaneDied(text))
             self._reap(child)
             return None
         if problem:
