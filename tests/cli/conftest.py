@@ -9,6 +9,7 @@ from tests.cli.harness import Running, running
 DESK = '''
 import asyncio
 import os
+import time
 
 from offramp import SLA, App, Retry, emit
 
@@ -45,6 +46,19 @@ async def wait_for(name: str) -> int:
     while not os.path.exists(name):
         await asyncio.sleep(0.02)
     return os.getpid()
+
+
+@app.step(timeout=100)
+def hold(name: str) -> None:
+    """Cannot be stopped, as long as no file of this name exists."""
+    open("held", "x").close()
+    while not os.path.exists(name):
+        time.sleep(0.05)
+
+
+@app.pipeline(sla="batch")
+async def stick(gate: str) -> None:
+    await hold(gate)
 
 
 @app.pipeline(sla="interactive")

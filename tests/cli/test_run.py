@@ -66,6 +66,13 @@ def test_an_interrupted_run_is_cancelled(project, number, code):
     assert "cancelled after" in stderr
 
 
+def test_what_was_registered_for_the_end_is_called(project):
+    with (project / "desk.py").open("a") as desk:
+        desk.write("\nimport atexit\natexit.register(lambda: open('ended', 'x').close())\n")
+    assert offramp("run", "desk.py", "explain", "-i", QUESTION, cwd=project).returncode == 0
+    assert (project / "ended").exists()
+
+
 def test_on_a_terminal_what_goes_on_is_drawn_and_removed(project):
     primary, secondary = pty.openpty()
     process = subprocess.Popen(

@@ -118,6 +118,37 @@ def test_a_stop_signal_drains_and_leaves_no_worker(gateway, project, number):
         assert again.end()[0] == 0
 
 
+def stuck(gateway, project) -> str:
+    """A run in a step that nothing can stop."""
+    run = ask(gateway, "submit", "stick", "-i", '{"gate": "never"}', "--async", "--id", cwd=project).stdout.strip()
+    with running("follow", run, "--url", gateway.url, cwd=project) as follower:
+        follower.wait_for("▸ hold")
+    return run
+
+
+def test_a_thread_that_cannot_be_stopped_keeps_nobody_from_leaving(project):
+    with running("serve", "desk.py", "--port", "0", "--drain-timeout", "0.5", cwd=project) as gateway:
+        gateway.url = gateway.wait_for(r"at (http://[\d.:]+),")[1]
+        warm(gateway)
+        stuck(gateway, project)
+        gateway.send(signal.SIGTERM)
+        code, _, stderr = gateway.end()
+    assert code == 0
+    assert "did not leave in time" not in stderr
+
+
+def test_a_second_signal_does_not_wait_for_the_drain(project):
+    with running("serve", "desk.py", "--port", "0", "--drain-timeout", "600", cwd=project) as gateway:
+        gateway.url = gateway.wait_for(r"at (http://[\d.:]+),")[1]
+        warm(gateway)
+        stuck(gateway, project)
+        gateway.send(signal.SIGTERM)
+        gateway.wait_for("worker 1  stopping")
+        gateway.send(signal.SIGTERM)
+        assert gateway.end()[0] == 1
+        wait_until_gone(gateway.worker)
+
+
 def test_workers_leave_when_their_gateway_is_killed(gateway):
     gateway.send(signal.SIGKILL)
     gateway.wait_for(r"worker 1  stopping \(the serving process is gone\)")

@@ -7,7 +7,7 @@ import pytest
 
 from offramp.cli import supervisor as module
 from offramp.cli.supervisor import SUPERVISED, Supervisor, how_it_ended, restart_after_s, supervised
-from tests.cli.harness import is_alive, wait_until_gone
+from tests.cli.harness import is_alive
 
 WORKER = f"""
 import os, signal, sys
@@ -112,13 +112,15 @@ async def test_who_does_not_leave_is_killed_and_retired(crew, monkeypatch):
 async def test_a_stop_that_is_cut_short_leaves_nobody_behind(crew):
     one = crew(STUBBORN)
     one.supervisor.start()
-    _, _, pid = await one.next()
+    _, owner, pid = await one.next()
     stopping = asyncio.create_task(one.supervisor.stop())
     await asyncio.sleep(0)
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
-    await asyncio.to_thread(wait_until_gone, pid)
+    await one.supervisor.stop()
+    assert not is_alive(pid)
+    assert await one.retired.get() == owner
 
 
 async def test_a_failing_retirement_does_not_keep_the_worker_down(crew, caplog):

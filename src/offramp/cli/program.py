@@ -5,9 +5,12 @@ Commands import what they need when they run, so that `--help` and completion st
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated
@@ -117,7 +120,16 @@ _command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
 
 def main() -> None:
     """The console script: run the command, then leave with its exit code."""
-    sys.exit(_guarded())
+    code = _guarded()
+    if threading.active_count() > 1:
+        # A sync step that outlived its run cannot be stopped, and the interpreter would wait for its thread: a drained
+        # process would stay. What users registered for the end (telemetry is flushed there) is still called.
+        atexit._run_exitfuncs()  # noqa: SLF001 - there is no public name for it
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _guarded() -> int:

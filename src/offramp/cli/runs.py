@@ -13,7 +13,7 @@ from rich.text import Text
 from offramp.cli.options import ApiKey, AsJson, RunId, Session, Url
 from offramp.cli.output import OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text
-from offramp.core.run import OUTCOMES, TRANSITIONS
+from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
 
 _URL = "http://127.0.0.1:8000"
 _STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
@@ -138,12 +138,14 @@ def _steps_table(steps: list[dict[str, Any]]) -> Table:
 def _runs_table(runs: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "pipeline", "status", "path", "created", "took"):
-        table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left")
+        # An id that is cut cannot be copied.
+        least = RUN_ID_LENGTH if column == "run" else None
+        table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left", min_width=least)
     for run in runs:
         took = duration(_between_ms(run["created_at"], run["finished_at"])) if run.get("finished_at") else ""
-        path = f"{run['path']} (demoted)" if run.get("demotion") else str(run["path"])
+        path = "fast>deep" if run.get("demotion") else str(run["path"])
         status = Text(run["status"], style=_STYLES.get(run["status"], ""))
-        table.add_row(run["id"], one_line(run["pipeline"]), status, path, run["created_at"], took)
+        table.add_row(run["id"], one_line(run["pipeline"]), status, path, _day_and_clock(run["created_at"]), took)
     return table
 
 
@@ -152,6 +154,10 @@ def _between_ms(start: str, end: str) -> float:
         return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1000)
     except ValueError:
         return 0.0
+
+
+def _day_and_clock(at: str) -> str:
+    return f"{at[5:10]} {at[11:19]}"
 
 
 def _clock(at: str | None) -> str:

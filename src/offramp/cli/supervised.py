@@ -33,16 +33,19 @@ class SupervisedGateway(Gateway):
         await super().start()
         self._supervisor.start()
 
-    async def stop(self) -> None:
-        """Drain, then stop the workers, then the service, which takes back what a killed one held."""
+    async def drain(self) -> None:
+        """Drain the service, then the workers; until they have left, everything can still be read."""
         try:
-            if self.service is not None:
-                await self.service.drain()
+            await super().drain()
         finally:
-            try:
-                await self._supervisor.stop()
-            finally:
-                await super().stop()
+            await self._supervisor.stop()
+
+    async def stop(self) -> None:
+        """Drain, then stop the service, which until then takes back what a killed worker held."""
+        try:
+            await self.drain()
+        finally:
+            await super().stop()
 
     async def _retire(self, owner: str) -> int:
         service = self.service

@@ -57,7 +57,8 @@ class Supervisor:
         self._count = count
         self._retire = retire
         self._drain_timeout = drain_timeout
-        self._processes: dict[int, tuple[Process, str]] = {}
+        self._processes: dict[int, Process] = {}
+        self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
 
@@ -66,33 +67,31 @@ class Supervisor:
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
 
     async def stop(self) -> None:
-        """Ask all processes to drain and leave; kill those that do not."""
+        """Ask all processes to drain and leave; kill those that do not, or all of them if this is cancelled."""
         self._stopping.set()
-        for process, _ in self._processes.values():
+        for process in self._processes.values():
             _signal(process, signal.SIGTERM)
         try:
             if self._keepers:
                 await asyncio.wait(self._keepers, timeout=self._drain_timeout + KILL_MARGIN_S)
         finally:
             # Also when the wait was cut short: whoever stops this process at once leaves no worker behind.
-            left = list(self._processes.items())
-            for number, (process, _) in left:
+            for number, process in self._processes.items():
                 log.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
+                self._killed.add(number)
                 _kill_group(process.pid)
-            for keeper in self._keepers:
-                keeper.cancel()
-        for number, (process, owner) in left:
-            await process.wait()
-            await self._give_back(number, owner)
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._keepers:
+            await asyncio.wait(self._keepers)
 
     async def _keep(self, number: int) -> None:
         failures = 0
         while not self._stopping.is_set():
             owner = f"worker-{number}-{uuid.uuid4().hex[:12]}"
             started = time.monotonic()
-            death = await self._run_once(number, owner)
+            death = await self._run(number, owner)
             if self._stopping.is_set():
+                if number in self._killed:
+                    await self._give_back(number, owner)
                 return
             failures = 1 if time.monotonic() - started >= STABLE_S else failures + 1
             pause = restart_after_s(failures)
@@ -102,7 +101,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _run_once(self, number: int, owner: str) -> str:
+    async def _run(self, number: int, owner: str) -> str:
         """One process from start to end; how it ended, in words."""
         try:
             process = await asyncio.create_subprocess_exec(
@@ -114,7 +113,7 @@ class Supervisor:
             )
         except OSError as error:
             return f"could not be started ({error.strerror or error})"
-        self._processes[number] = (process, owner)
+        self._processes[number] = process
         log.info("worker %d started (pid %d)", number, process.pid)
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)

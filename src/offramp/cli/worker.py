@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
@@ -58,10 +59,9 @@ async def _work(app: App, settings: Settings, owner: str | None, started: float)
     return OK
 
 
-async def _drained(drain: object, stop: Stop) -> None:
+async def _drained(drain: Coroutine[Any, Any, None], stop: Stop) -> None:
     """Drain, unless told a second time to stop."""
-    draining = asyncio.ensure_future(drain)  # type: ignore[call-overload]
-    hurried = asyncio.ensure_future(stop.hurried())
+    draining, hurried = asyncio.create_task(drain), asyncio.create_task(stop.hurried())
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, hurried):
         task.cancel()
