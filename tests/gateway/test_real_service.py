@@ -204,8 +204,11 @@ async def test_cancel(web, gates):
 
 async def test_leaving_cancels_where_the_pipeline_says_so(url, web, gates):
     async with web.stream("POST", runs("gated"), json={"input": {"gate": gates.new()}}, headers=SSE) as answer:
-        run_id = answer.headers["content-location"].rpartition("/")[2]
-        await anext(answer.aiter_bytes())
+        chunks = answer.aiter_bytes()
+        seen = await anext(chunks)
+        while b"step.started" not in seen:
+            seen += await anext(chunks)
+        run_id = json.loads(parse_sse(seen)[0][0][2])["run_id"]
     await until(web, run_id, "cancelled")
 
 

@@ -35,7 +35,7 @@ _PROBLEMS = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _PREFERENCE_APPLIED = {"Preference-Applied": {"schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
-_CONTENT_LOCATION = {"Content-Location": {"description": "The run.", "schema": {"type": "string"}}}
+_CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", "schema": {"type": "string"}}}
 _VARY = {"Vary": {"schema": {"const": "Prefer"}}}
 
 

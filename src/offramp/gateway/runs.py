@@ -46,7 +46,8 @@ async def submit(call: Call) -> Answer:
 def _stream(call: Call, asked: Asked, accepted: Accepted) -> EventStream:
     # A reader that sends its request again with the same Idempotency-Key goes on where it was.
     after = position(call.connection.headers.get("last-event-id"), None) if accepted.attached else 0
-    headers: Headers = [(b"content-location", _path(call, accepted.record).encode("latin-1"))]
+    # The run's id comes with its first event and not in a header: until then other processes do not know the run.
+    headers: Headers = []
     applied = asked.preference.applied(EventStream.status)
     if applied:
         headers.append((b"preference-applied", applied.encode("latin-1")))
