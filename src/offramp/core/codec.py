@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,7 +40,6 @@ def _schema_of(wanted: type) -> dict[str, Any]:
 
 _encode = msgspec.json.Encoder(enc_hook=_to_builtin).encode
 _encode_sorted = msgspec.json.Encoder(enc_hook=_to_builtin, order="deterministic").encode
-_IMMUTABLE = (str, int, float, bool, type(None))
 
 
 def encode(value: Any, what: str) -> bytes:
@@ -78,7 +77,10 @@ class Signature:
             _require_plain(parameter, hints, what)
             fields.append((parameter.name, hints[parameter.name], _default(parameter)))
         self.names = [name for name, _, _ in fields]
+        self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in self._signature.parameters.values())
         self.returns = hints.get("return", Any)
+        # Values that JSON gives back as they are, for this annotation: they need not be decoded to be safe.
+        self._same = (str, bool, int) if self.returns is Any else tuple({self.returns} & {str, bool, int})
         required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
         self._input = msgspec.defstruct("Input", required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
         self.input_schema = _schema(self._input, f"the arguments of {what}")
@@ -112,6 +114,13 @@ class Signature:
         call = self._decode_call(encoded)
         return [getattr(call, name) for name in self.names]
 
+    def call(self, function: Callable[..., Any], values: Sequence[Any]) -> Any:
+        """Call with every argument in order, those that are keyword-only by name."""
+        if self._positional == len(self.names):
+            return function(*values)
+        named = zip(self.names[self._positional :], values[self._positional :], strict=True)
+        return function(*values[: self._positional], **dict(named))
+
     def decode_input(self, encoded: bytes) -> dict[str, Any]:
         """A JSON object as typed keyword arguments.
 
@@ -120,7 +129,7 @@ class Signature:
         """
         try:
             given = self._decode_input(encoded)
-        except msgspec.ValidationError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise validation_error(error, "/input") from error
         return {name: getattr(given, name) for name in self.names}
 
@@ -135,8 +144,8 @@ class Signature:
         return encode(value, f"the result of {self.what}")
 
     def decode_result(self, encoded: bytes, live: Any = None) -> Any:
-        """The typed result; `live`, the value it was encoded from, serves where a copy could not differ."""
-        if type(live) in _IMMUTABLE and live is not None:
+        """The typed result; `live`, the value it was encoded from, serves where a replay's copy could not differ."""
+        if type(live) in self._same:
             return live
         try:
             return self._decode_result(encoded)
@@ -144,14 +153,23 @@ class Signature:
             raise EncodingError(f"the result of {self.what} does not fit its annotation: {error}") from error
 
 
-def validation_error(error: msgspec.ValidationError, below: str) -> InputError:
-    """msgspec's error as an `InputError` with a JSON pointer (RFC 6901)."""
-    message, _, where = str(error).partition(" - at `$")
-    pointer = below + "".join(
-        "/" + (name or index).replace("~", "~0").replace("/", "~1")
-        for name, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)\]", where)
-    )
-    return InputError(f"{pointer}: {message}", [(pointer, message)])
+def validation_error(error: Exception, below: str) -> InputError:
+    """msgspec's error as an `InputError` with JSON pointers (RFC 6901); pydantic's own are below it."""
+    message, _, where = str(error).rpartition(" - at `$") if " - at `$" in str(error) else (str(error), "", "")
+    places: list[str] = []
+    for name, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)\]", where):
+        if index == "...":  # msgspec does not say which value of an object
+            break
+        places.append(name or index)
+    problems = [(below + _pointer(places), message)]
+    details = getattr(error.__cause__, "errors", None)
+    if callable(details):
+        problems = [(below + _pointer([*places, *each["loc"]]), str(each["msg"])) for each in details()]
+    return InputError("; ".join(f"{pointer}: {text}" for pointer, text in problems), problems)
+
+
+def _pointer(places: Sequence[object]) -> str:
+    return "".join("/" + str(place).replace("~", "~0").replace("/", "~1") for place in places)
 
 
 def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
@@ -188,17 +206,42 @@ def _schema(wanted: Any, what: str) -> dict[str, Any]:
         raise DeclarationError(
             f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models",
         ) from error
-    definitions: dict[str, Any] = {}
-    schema = _hoisted(schema, definitions)
-    return schema | {"$defs": definitions} if definitions else schema
+    hoist = _Hoist()
+    schema = hoist.hoisted(schema, {})
+    return schema | {"$defs": hoist.definitions} if hoist.definitions else schema
 
 
-def _hoisted(node: Any, definitions: dict[str, Any]) -> Any:
-    """Move every `$defs` to the root, where `#/$defs/…` looks for it (pydantic nests its own)."""
-    if isinstance(node, list):
-        return [_hoisted(item, definitions) for item in node]
-    if not isinstance(node, dict):
-        return node
-    for name, definition in node.get("$defs", {}).items():
-        definitions[name] = _hoisted(definition, definitions)
-    return {key: _hoisted(value, definitions) for key, value in node.items() if key != "$defs"}
+class _Hoist:
+    """Moves every `$defs` to the root, where `#/$defs/…` looks for it (pydantic nests its own)."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Any] = {}
+        self._originals: dict[str, Any] = {}
+
+    def hoisted(self, node: Any, names: dict[str, str]) -> Any:
+        """The node without its definitions; `names` says what those in scope are called at the root."""
+        if isinstance(node, list):
+            return [self.hoisted(item, names) for item in node]
+        if not isinstance(node, dict):
+            return node
+        own = node.get("$defs", {})
+        if own:
+            names = names | self._names(own)
+            self._originals |= {names[name]: definition for name, definition in own.items()}
+            for name, definition in own.items():
+                self.definitions[names[name]] = self.hoisted(definition, names)
+        made = {key: self.hoisted(value, names) for key, value in node.items() if key != "$defs"}
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            prefix, _, name = reference.rpartition("/")
+            made["$ref"] = f"{prefix}/{names.get(name, name)}"
+        return made
+
+    def _names(self, own: dict[str, Any]) -> dict[str, str]:
+        """Names at the root for a set of definitions: new ones if another set uses one of them for something else."""
+        number = 1
+        while True:
+            names = {name: name if number == 1 else f"{name}{number}" for name in own}
+            if all(self._originals.get(names[name], definition) == definition for name, definition in own.items()):
+                return names
+            number += 1

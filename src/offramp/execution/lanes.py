@@ -16,6 +16,7 @@ from offramp.execution.context import current
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
+    from offramp.core.spec import StepSpec
     from offramp.execution.attempt import Attempt
     from offramp.execution.processes import ProcessLane
 
@@ -56,18 +57,18 @@ class Lanes:
             if spec.lane == "thread":
                 live = await self._in_thread(attempt, arguments)
             elif not spec.is_async:
-                live = spec.function(*arguments)
+                live = spec.signature.call(spec.function, arguments)
             elif spec.timeout is None:
-                live = await spec.function(*arguments)
+                live = await spec.signature.call(spec.function, arguments)
             else:
-                live = await _timed(spec.function(*arguments), attempt)
+                live = await _timed(spec.signature.call(spec.function, arguments), attempt)
         finally:
             current.reset(token)
         return live, spec.signature.encode_result(live)
 
     async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
         loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt.spec.function, arguments)
+        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt.spec, arguments)
         if attempt.spec.timeout is None:
             return await loop.run_in_executor(self._threads, call)
         begun = asyncio.Event()
@@ -91,10 +92,10 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(context: contextvars.Context, spec: StepSpec, arguments: tuple[Any, ...]) -> Callable[[], Any]:
     def call() -> Any:
         try:
-            return context.run(function, *arguments)
+            return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error

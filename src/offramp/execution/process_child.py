@@ -136,7 +136,7 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
             function = _function(job)
             known[place] = function, Signature(function, f"step {job.step!r}")
         function, signature = known[place]
-        return Reply("done", signature.encode_result(function(*signature.decode_call(job.arguments))))
+        return Reply("done", signature.encode_result(signature.call(function, signature.decode_call(job.arguments))))
     except Exception as error:  # noqa: BLE001 - whatever the step raised is its outcome
         lines = traceback.format_exception(error)
         return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])

@@ -76,8 +76,8 @@ class Execution:
     async def _main(self) -> None:
         current.set(self.scope)
         try:
-            arguments = self.spec.signature.decode_input(self._input)
-            value = await self.spec.function(**arguments)
+            signature = self.spec.signature
+            value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
             self._require_no_divergence()
             outcome, error = Outcome("completed", self.spec.signature.encode_result(value)), None
         except Handoff:

@@ -139,6 +139,7 @@ class Scope:
                 if spec.effect == "once":
                     await self.log.durable()
                 live, value = await self._lanes.run(attempt, encoded, arguments)
+                result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
                 self._append(
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
@@ -152,7 +153,7 @@ class Scope:
                 if wait is None:
                     raise
             else:
-                return spec.signature.decode_result(value, live)
+                return result
             finally:
                 self._leave(attempt)
             await sleep_for(self.clock, wait)
