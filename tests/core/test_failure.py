@@ -134,14 +134,3 @@ def test_half_a_surrogate_pair_in_a_message_is_no_obstacle():
     failure = failure_of(OSError("cannot read \udcff"), "read", 1)
     assert failure.message == "OSError: cannot read ?"
     msgspec.json.encode(failure.public())
-
-
-def test_operating_system_errors_keep_their_number():
-    again = exception_of(stored(failure_of(OSError(28, "No space left on device"))))
-    assert (again.errno, str(again)) == (28, "[Errno 28] No space left on device")
-
-
-def test_half_a_surrogate_pair_in_a_message_is_no_obstacle():
-    failure = failure_of(OSError("cannot read \udcff"), "read", 1)
-    assert failure.message == "OSError: cannot read ?"
-    msgspec.json.encode(failure.public())
