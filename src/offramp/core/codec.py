@@ -84,6 +84,8 @@ class Signature:
         required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
         self._input = msgspec.defstruct("Input", required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
         self.input_schema = _schema(self._input, f"the arguments of {what}")
+        self.runs_user_code = any(_has_code(hints[name]) for name in self.names)
+        """Whether decoding an input may call validators or `__post_init__` of the user's types."""
         self.result_schema = _schema(self.returns, f"the result of {what}")
         self._call = msgspec.defstruct("Call", [(n, t) for n, t, _ in fields], array_like=True)
         self._decode_input = msgspec.json.Decoder(self._input, dec_hook=_from_builtin).decode
@@ -198,6 +200,13 @@ def _default(parameter: inspect.Parameter) -> Any:
     return msgspec.field(default_factory=lambda: parameter.default)
 
 
+def _has_code(annotation: Any) -> bool:
+    """Whether the annotation mentions any class that is not a builtin or of the standard library's simple types."""
+    parts = typing.get_args(annotation)
+    own = isinstance(annotation, type) and annotation.__module__ not in {"builtins", "datetime", "decimal", "uuid"}
+    return own or any(_has_code(part) for part in parts)
+
+
 def _schema(wanted: Any, what: str) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=_schema_of)
@@ -208,6 +217,8 @@ def _schema(wanted: Any, what: str) -> dict[str, Any]:
         ) from error
     hoist = _Hoist()
     schema = hoist.hoisted(schema, {})
+    if schema.get("$ref") == "#/$defs/Input" and issubclass(wanted, msgspec.Struct):
+        schema = hoist.definitions.pop("Input")  # the wrapper made for the parameters: show them themselves
     return schema | {"$defs": hoist.definitions} if hoist.definitions else schema
 
 

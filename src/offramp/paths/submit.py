@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import blake2b
 
 import msgspec
@@ -45,7 +46,11 @@ class Desk:
             raise Overloaded("this gateway is stopping; another one takes the request", retry_after=1.0)
         spec = self._pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
-        spec.signature.decode_input(submission.input)
+        if spec.signature.runs_user_code:
+            # Validators are the user's: they must not hold up this loop (invariant L1).
+            await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, submission.input)
+        else:
+            spec.signature.decode_input(submission.input)
         record = self._record(submission, spec, sla)
         accepted = events.draft(
             events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
@@ -110,8 +115,17 @@ class Desk:
         )
 
     def _idempotency(self, submission: Submission, now: float) -> Idempotency | None:
+        """The key with a fingerprint of the body: what came in headers, and white space, may differ on a retry."""
         if submission.idempotency_key is None:
             return None
-        asked = msgspec.structs.replace(submission, idempotency_key=None, trace={}, tenant="", mount="")
-        fingerprint = blake2b(msgspec.json.encode(asked, order="deterministic"), digest_size=16).hexdigest()
+        body = (
+            submission.pipeline,
+            msgspec.json.decode(submission.input),
+            submission.session_id,
+            submission.sla,
+            submission.metadata,
+            submission.budget,
+            submission.webhook,
+        )
+        fingerprint = blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=16).hexdigest()
         return Idempotency(submission.idempotency_key, fingerprint, now + self._process.settings.idempotency)
