@@ -201,6 +201,10 @@ def decode(framed: bytes) -> Event:
     return Event(fields.pop("type"), fields.pop("run_id"), fields.pop("seq"), fields.pop("at"), fields)
 
 
+class _SeenError(msgspec.Struct):
+    code: str = ""
+
+
 class _Seen(msgspec.Struct):
     """The part of an event that the list of steps is made of."""
 
@@ -211,6 +215,7 @@ class _Seen(msgspec.Struct):
     attempt: int = 1
     duration_ms: float | None = None
     delay_ms: float = 0.0
+    error: _SeenError | None = None
 
 
 class StepState(msgspec.Struct):
@@ -240,6 +245,8 @@ class StepState(msgspec.Struct):
         }
 
 
+INTERRUPTED = "interrupted"
+"""Code of the error in a `step.retrying` that repeats an attempt because the process that executed it ended."""
 _STATUS = {"step.retrying": "retrying", "step.completed": "completed", "step.failed": "failed"}
 _seen = msgspec.json.Decoder(_Seen)
 
@@ -258,6 +265,8 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
                 steps[seen.key] = StepState(seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at)
             else:
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
+        elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
+            continue  # its process died; the same attempt is still to be finished (D3)
         elif seen.type in _STATUS and seen.key in steps:
             known = steps[seen.key]
             known.status, known.attempts = _STATUS[seen.type], seen.attempt

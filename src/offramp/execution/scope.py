@@ -191,7 +191,8 @@ class Scope:
                 f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
                 f"by its idempotency key {self.facts.idempotency_key(key)!r}"
             )
-        failure = Failure("interrupted", "the process that executed this attempt ended", spec.name, before.attempts)
+        text = "the process that executed this attempt ended"
+        failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
         self._append(None, events.draft(body, rfc3339(self.clock.time())))
         return before.attempts
