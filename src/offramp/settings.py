@@ -77,16 +77,24 @@ class Settings:
             SettingsError: a name is unknown or a value does not fit; the message names the source.
         """
         environment = os.environ if environment is None else environment
-        values = _from_file(Path("offramp.toml") if file is None else file)
+        file = Path("offramp.toml") if file is None else file
+        values = _from_file(file)
+        sources = dict.fromkeys(values, file.name)
         for item in fields(cls):
             variable = f"OFFRAMP_{item.name.upper()}"
             if environment.get(variable):
-                values[item.name] = environment[variable]
+                values[item.name], sources[item.name] = environment[variable], variable
         values |= {name: value for name, value in given.items() if value is not None}
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             name = min(unknown)
             raise SettingsError(f"no setting {name!r}; {did_you_mean(name, [item.name for item in fields(cls)])}")
+        for item in fields(cls):
+            if item.name in sources and given.get(item.name) is None:
+                try:
+                    _checked(item.name, values[item.name], item.metadata)
+                except SettingsError as error:
+                    raise SettingsError(f"{sources[item.name]}: {error}") from None
         return cls(**values)
 
     @classmethod
@@ -118,14 +126,19 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
     if "low" not in metadata:
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
         if not isinstance(value, str):
             raise SettingsError(f"{name} is text, got {value!r}")
         return value
     wanted = type(metadata["low"])
     try:
         number = wanted(value)
+        if isinstance(value, bool) or (isinstance(value, float) and number != value):
+            raise ValueError(value)
     except (TypeError, ValueError):
-        raise SettingsError(f"{name} is a number, got {value!r}; {metadata['doc']}") from None
+        kind = "a whole number" if wanted is int else "a number"
+        raise SettingsError(f"{name} is {kind}, got {value!r}; {metadata['doc']}") from None
     if not metadata["low"] <= number <= metadata["high"]:
         raise SettingsError(
             f"{name} is from {metadata['low']:g} to {metadata['high']:g}, got {value!r}; {metadata['doc']}"

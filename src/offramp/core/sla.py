@@ -10,6 +10,7 @@ from offramp.errors import DeclarationError, InputError
 
 BUDGET_DEFAULT_S = 6.0
 BUDGET_MAX_DEFAULT_S = 60.0
+PRIORITY_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,16 @@ class SLA:
     def __post_init__(self) -> None:
         """Refuse what could not work."""
         require_name("SLA class", self.name)
-        if not (math.isfinite(self.budget) and self.budget >= 0):
+        if not (isinstance(self.budget, (int, float)) and math.isfinite(self.budget) and self.budget >= 0):
             raise DeclarationError(f"SLA({self.name!r}, budget=) is in seconds, 0 or more, got {self.budget!r}")
-        if self.p95 is not None and not (math.isfinite(self.p95) and self.p95 > 0):
-            raise DeclarationError(f"SLA({self.name!r}, p95=) is in seconds, above 0, got {self.p95!r}")
+        p95 = self.p95
+        if p95 is not None and not (isinstance(p95, (int, float)) and math.isfinite(p95) and p95 > 0):
+            raise DeclarationError(f"SLA({self.name!r}, p95=) is in seconds, above 0, got {p95!r}")
+        if not isinstance(self.priority, int) or abs(self.priority) > PRIORITY_MAX:
+            raise DeclarationError(
+                f"SLA({self.name!r}, priority=) is a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}, "
+                f"got {self.priority!r}"
+            )
 
 
 DEFAULT_CLASS = SLA("default")

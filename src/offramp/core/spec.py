@@ -117,13 +117,15 @@ def pipeline_spec(
     if not inspect.iscoroutinefunction(function):
         raise DeclarationError(f"{what}: declare it with 'async def'; steps are awaited in it")
     _require_choice(sla, sorted(classes), f"{what}: sla=")
-    if budget is not None and not (math.isfinite(budget) and budget >= 0):
+    if budget is not None and not (isinstance(budget, (int, float)) and math.isfinite(budget) and budget >= 0):
         raise DeclarationError(f"{what}: budget= is in seconds, 0 or more, got {budget!r}")
     _require_duration(deadline, f"{what}: deadline=")
     _require_duration(retention, f"{what}: retention=")
     _require_choice(on_disconnect, ("continue", "demote", "cancel"), f"{what}: on_disconnect=")
-    if demotion_message is not None and len(demotion_message) > MESSAGE_LENGTH_MAX:
-        raise DeclarationError(f"{what}: demotion_message= has at most {MESSAGE_LENGTH_MAX} characters")
+    if demotion_message is not None and not (
+        isinstance(demotion_message, str) and len(demotion_message) <= MESSAGE_LENGTH_MAX
+    ):
+        raise DeclarationError(f"{what}: demotion_message= is text of at most {MESSAGE_LENGTH_MAX} characters")
     if not isinstance(version, str) or not 1 <= len(version) <= 100:
         raise DeclarationError(f"{what}: version= is a string of 1 to 100 characters, got {version!r}")
     return PipelineSpec(
