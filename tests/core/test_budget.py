@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.core.routing import Features, decide
+from offramp.core.sla import DEFAULT_CLASS, SLA, budget_s
+from offramp.errors import DeclarationError, InputError
+
+seconds = st.floats(0, 100)
+maybe = st.none() | seconds
+
+
+@given(seconds, maybe, maybe, maybe, seconds)
+def test_the_request_beats_the_pipeline_beats_the_class_and_waiting_only_lowers(declared, pipeline, asked, wait, most):
+    sla = SLA("c", budget=declared)
+    if asked is not None and asked > most:
+        with pytest.raises(InputError) as caught:
+            budget_s(sla, pipeline, asked, wait, most)
+        assert caught.value.errors[0][0] == "/budget"
+        return
+    chosen = budget_s(sla, pipeline, asked, wait, most)
+    unhurried = budget_s(sla, pipeline, asked, None, most)
+    assert 0 <= chosen <= most
+    assert unhurried == (asked if asked is not None else min(most, declared if pipeline is None else pipeline))
+    assert chosen == (unhurried if wait is None else min(unhurried, wait))
+
+
+@pytest.mark.parametrize("asked", [-0.1, float("nan"), float("inf"), 60.1])
+def test_a_budget_nobody_can_have_is_refused_with_the_limit_and_the_setting(asked):
+    with pytest.raises(InputError, match=r"0 to 60 seconds \(OFFRAMP_MAX_BUDGET\)"):
+        budget_s(DEFAULT_CLASS, None, asked, None, 60.0)
+
+
+def test_the_largest_budget_may_be_asked_for():
+    assert budget_s(DEFAULT_CLASS, None, 60.0, None, 60.0) == 60.0
+
+
+def test_the_default_is_six_seconds():
+    assert budget_s(DEFAULT_CLASS, None, None, None, 60.0) == 6.0
+
+
+@given(st.booleans(), seconds)
+def test_a_run_goes_fast_exactly_when_it_has_a_budget_and_its_client_waits(respond_async, budget):
+    route = decide(Features(respond_async, budget, "c"))
+    assert route.path == ("fast" if budget > 0 and not respond_async else "deep")
+    assert len(route.reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "no spaces"}, "SLA class name"),
+        ({"budget": -1}, "budget="),
+        ({"budget": float("nan")}, "budget="),
+        ({"budget": "6"}, "budget="),
+        ({"p95": 0}, "p95="),
+        ({"p95": float("inf")}, "p95="),
+        ({"p95": "2"}, "p95="),
+        ({"priority": 1.5}, "priority="),
+        ({"priority": 2**80}, "priority="),
+    ],
+)
+def test_a_class_that_could_not_work_is_refused(values, said):
+    with pytest.raises(DeclarationError, match=said):
+        SLA(**({"name": "c"} | values))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.errors import SettingsError
+from offramp.settings import Settings
+
+NUMBERS = [item for item in fields(Settings) if "low" in item.metadata]
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "offramp.toml"
+
+
+def test_arguments_beat_the_environment_beats_the_file_beats_the_default(file):
+    file.write_text("lease = 20.0\npoll = 2.0\nthreads = 9\n")
+    environment = {"OFFRAMP_LEASE": "30", "OFFRAMP_POLL": "3"}
+    settings = Settings.load(environment, file, lease=40)
+    assert (settings.lease, settings.poll, settings.threads, settings.processes) == (40.0, 3.0, 9, 0)
+
+
+def test_arguments_that_are_none_and_empty_variables_do_not_count(file):
+    assert Settings.load({"OFFRAMP_POLL": ""}, file, poll=None, data=None) == Settings()
+
+
+@pytest.mark.parametrize("item", NUMBERS, ids=lambda item: item.name)
+def test_every_number_has_its_edges(item):
+    for edge in (item.metadata["low"], item.metadata["high"]):
+        assert getattr(Settings(**{item.name: edge}), item.name) == edge
+    for beyond in (item.metadata["low"] - 1, item.metadata["high"] + 1):
+        with pytest.raises(SettingsError, match=f"{item.name} is from"):
+            Settings(**{item.name: beyond})
+
+
+@given(st.text(alphabet="xyz, -", max_size=10))
+def test_text_that_is_no_number_is_a_settings_error(text):
+    with pytest.raises(SettingsError, match="poll is a number"):
+        Settings(poll=text)
+    with pytest.raises(SettingsError, match="worker_runs is a whole number"):
+        Settings(worker_runs=text)
+
+
+@pytest.mark.parametrize(("name", "value"), [("poll", "nan"), ("poll", "inf"), ("threads", 1.5), ("threads", True)])
+def test_numbers_that_mean_something_else_are_refused(name, value):
+    with pytest.raises(SettingsError, match=name):
+        Settings(**{name: value})
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(file):
+    with pytest.raises(SettingsError, match=r"no setting 'leese'; did you mean 'lease'\?"):
+        Settings.load({}, file, leese=1)
+    file.write_text("pol = 1\n")
+    with pytest.raises(SettingsError, match="did you mean 'poll'"):
+        Settings.load({}, file)
+
+
+def test_a_folder_may_be_given_as_a_path(tmp_path, file):
+    assert Settings.load({}, file, data=tmp_path).data == str(tmp_path)
+
+
+def test_text_is_text(file):
+    with pytest.raises(SettingsError, match="data is text"):
+        Settings.load({}, file, data=3)
+
+
+def test_a_file_that_is_no_toml_or_cannot_be_read_is_named(file, tmp_path):
+    file.write_text("lease = = 3")
+    with pytest.raises(SettingsError, match=r"offramp\.toml is not TOML"):
+        Settings.load({}, file)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        Settings.load({}, tmp_path)
+
+
+def test_a_wrong_value_names_where_it_came_from(file):
+    with pytest.raises(SettingsError, match="OFFRAMP_LEASE"):
+        Settings.load({"OFFRAMP_LEASE": "long"}, file)
+    file.write_text("lease = 'long'\n")
+    with pytest.raises(SettingsError, match=r"offramp\.toml"):
+        Settings.load({}, file)
+
+
+def test_settings_do_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Settings().poll = 2.0
+
+
+def test_every_setting_is_described():
+    described = Settings.describe()
+    assert [row[0] for row in described] == [item.name for item in fields(Settings)]
+    assert all(row[3] for row in described)
