@@ -311,7 +311,7 @@ def test_two_models_of_one_name_keep_their_own_definitions():
     both.__annotations__ |= {"a": numbers, "b": texts_}
     schema = Signature(both, "step 'both'").input_schema
     assert_closed(schema)
-    fields = schema["$defs"]["Input"]["properties"]
+    fields = schema["properties"]
     kinds = [
         schema["$defs"][next(references(fields[name])).rpartition("/")[2]]["properties"]["value"]["type"]
         for name in ("a", "b")
@@ -320,7 +320,7 @@ def test_two_models_of_one_name_keep_their_own_definitions():
 
 
 def test_the_input_schema_says_what_is_required_and_what_defaults():
-    fields = SIGNATURE.input_schema["$defs"]["Input"]
+    fields = SIGNATURE.input_schema
     assert sorted(fields["required"]) == ["book", "note", "point", "when"]
     assert fields["additionalProperties"] is False
     assert fields["properties"]["limit"] == {"type": "integer", "default": 3}

@@ -85,7 +85,7 @@ class TestOpenAPI:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         # Webhooks are refused for now, so they are not offered.
         assert set(schema["properties"]) == set(FIELDS) - {"webhook"}
-        arguments = resolve(spec, schema["properties"]["input"]["$ref"])
+        arguments = schema["properties"]["input"]
         assert arguments["required"] == ["question"]
         assert schema["properties"]["class"]["enum"] == ["batch", "interactive", None]
         assert schema["properties"]["budget"]["maximum"] == 60.0

@@ -57,6 +57,10 @@ def encode(value: Any, what: str) -> bytes:
         ) from error
 
 
+_WRAPPER = "_offramp_input"
+"""Name of the type made of a function's parameters; its schema shows the parameters themselves."""
+
+
 class Signature:
     """The parameters and the result of a pipeline or step, ready to encode and decode.
 
@@ -82,7 +86,7 @@ class Signature:
         # Values that JSON gives back as they are, for this annotation: they need not be decoded to be safe.
         self._same = (str, bool, int) if self.returns is Any else tuple({self.returns} & {str, bool, int})
         required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
-        self._input = msgspec.defstruct("Input", required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
+        self._input = msgspec.defstruct(_WRAPPER, required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
         self.input_schema = _schema(self._input, f"the arguments of {what}")
         self.runs_user_code = any(_has_code(hints[name]) for name in self.names)
         """Whether decoding an input may call validators or `__post_init__` of the user's types."""
@@ -217,8 +221,8 @@ def _schema(wanted: Any, what: str) -> dict[str, Any]:
         ) from error
     hoist = _Hoist()
     schema = hoist.hoisted(schema, {})
-    if schema.get("$ref") == "#/$defs/Input" and issubclass(wanted, msgspec.Struct):
-        schema = hoist.definitions.pop("Input")  # the wrapper made for the parameters: show them themselves
+    if schema.get("$ref") == f"#/$defs/{_WRAPPER}":
+        schema = hoist.definitions.pop(_WRAPPER) | {"title": "Input"}
     return schema | {"$defs": hoist.definitions} if hoist.definitions else schema
 
 
