@@ -203,7 +203,7 @@ class Service:
             for task in late:
                 task.cancel()
             if late:
-                log.warning("%d runs had a step in flight at the end of the drain; it is executed again", len(late))
+                log.warning("steps in flight at the end of the drain are executed again; runs: %d", len(late))
         for run in self._live.all():
             self._live.drop(run)
         self._process.feed.end()
