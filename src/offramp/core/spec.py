@@ -151,7 +151,8 @@ def _require_function(function: object, what: str) -> None:
 
 
 def _require_duration(value: float | None, what: str) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    if value is not None and not fits:
         raise DeclarationError(f"{what} is in seconds, above 0, got {value!r}")
 
 
