@@ -131,12 +131,14 @@ class Files:
 
     def __init__(self, folder, **writer):
         self.database = Database(Path(folder))
-        self.writer = Writer(self.database, writer.get("sync_every", 0.05), writer.get("backlog_bytes", 1 << 20))
+        self.writer = Writer(
+            self.database, writer.get("sync_every", 0.05), writer.get("backlog_bytes", 1 << 20), lambda *_: None
+        )
         self.store = SQLiteStore(self.database, self.writer)
         self.leases = SQLiteLeases(self.database, self.writer)
 
     async def close(self):
-        self.leases.close()
+        self.leases.leave()
         await self.store.close()
 
     def query(self, statement, *values):

@@ -1,0 +1,76 @@
+"""What a type checker makes of declared steps and pipelines; checked by tests/public/test_typing.py, never run."""
+
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Any, assert_type
+from uuid import UUID
+
+from offramp import SLA, App, Event, Pipeline, Retry, Run, Step, current_run, emit, now, per_loop, random, sleep, uuid4
+
+app = App("typed", classes=[SLA("fast", p95=1.0)])
+
+
+@app.step
+def bare(question: str, limit: int = 3) -> list[str]:
+    return [question] * limit
+
+
+@app.step
+async def bare_async(question: str) -> int:
+    return len(question)
+
+
+@app.step(timeout=5, retry=Retry(attempts=3, on=OSError))
+def called(question: str, *, limit: int) -> list[str]:
+    return [question] * limit
+
+
+@app.step(timeout=60, lane="loop", effect="once")
+async def called_async(question: str) -> dict[str, int]:
+    return {question: 1}
+
+
+@app.pipeline
+async def pipe(question: str) -> str:
+    assert_type(await bare(question), list[str])
+    assert_type(await bare_async(question), int)
+    assert_type(await called(question, limit=3), list[str])
+    assert_type(await called_async(question), dict[str, int])
+    coroutine: Coroutine[Any, Any, list[str]] = bare(question, 2)
+    return "".join(await coroutine)
+
+
+@app.pipeline(sla="fast", budget=2, on_disconnect="demote")
+async def outer(question: str) -> str:
+    assert_type(await pipe(question), str)
+    assert_type(now(), datetime)
+    assert_type(uuid4(), UUID)
+    assert_type(random(), float)
+    assert_type(current_run(), Run)
+    emit(question)
+    await sleep(1)
+    return question
+
+
+assert_type(bare, Step[[str, int], list[str]])  # type: ignore[assert-type]  # the names are kept too
+step: Step[..., list[str]] = bare
+pipeline: Pipeline[..., str] = outer
+
+client = per_loop(dict[str, int])
+assert_type(client(), dict[str, int])
+
+
+async def wrong() -> None:
+    await bare(3)  # type: ignore[arg-type]
+    await called("q")  # type: ignore[call-arg]
+    await called_async("q", 1)  # type: ignore[call-arg]
+    await pipe(question=1)  # type: ignore[arg-type]
+    assert bare.nothing  # type: ignore[attr-defined]
+
+
+async def local() -> None:
+    async with app.local() as runtime:
+        handle = await runtime.start("pipe", question="q")
+        async for event in handle:
+            assert_type(event, Event)
+        assert_type(await handle.document(), dict[str, Any])
