@@ -62,6 +62,9 @@ class Lanes:
                 live = await spec.signature.call(spec.function, arguments)
             else:
                 live = await _timed(spec.signature.call(spec.function, arguments), attempt)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Out of a task these would end the run loop, and every run on it.
+            raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
         finally:
             current.reset(token)
         return live, spec.signature.encode_result(live)

@@ -136,7 +136,7 @@ class ProcessLane:
     def _serve(self) -> None:
         started: tuple[SpawnProcess, Connection] | None = None
         while not self._closed:
-            if started is None or not started[0].is_alive():
+            if started is None:
                 started = self._start()
                 if started is None:
                     continue
@@ -144,6 +144,11 @@ class ProcessLane:
             request = self._requests.get()
             if request is None:
                 break
+            if not child.is_alive():  # it died while nothing was asked of it: no step's fault
+                self._requests.put(request)
+                self._reap(child)
+                started = None
+                continue
             if not request.begin(child):
                 continue
             try:
