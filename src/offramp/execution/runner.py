@@ -16,7 +16,7 @@ from offramp.core.failure import annotate, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
 from offramp.execution.context import current
-from offramp.execution.scope import Handoff, Scope
+from offramp.execution.scope import Scope
 
 if TYPE_CHECKING:
     from offramp.core.spec import PipelineSpec
@@ -80,12 +80,12 @@ class Execution:
             value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
             self._require_no_divergence()
             outcome, error = Outcome("completed", self.spec.signature.encode_result(value)), None
-        except Handoff:
-            return
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state == "closed":
                 return
             outcome, error = self._failed(raised), raised
+        if self.scope.facts.cancelled:  # however the pipeline took it
+            outcome, error = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled"))), None
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
@@ -94,6 +94,7 @@ class Execution:
             if self._finished or self.scope.state == "closed":
                 return
             self._finished = True
+        self.scope.close()  # tasks that the pipeline left behind start no step any more
         self._on_end(outcome, error)
 
     @property
@@ -114,8 +115,6 @@ class Execution:
 
     def _failed(self, error: BaseException) -> Outcome:
         facts = self.scope.facts
-        if facts.cancelled and _only_cancelled(error):
-            return Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
         _show_to_user(error, f"pipeline {facts.pipeline!r}, run {facts.run_id}")
         return Outcome("failed", error=failure_of(error))
 
@@ -128,12 +127,6 @@ def _show_to_user(error: BaseException, where: str) -> None:
     if isinstance(error, BaseExceptionGroup):
         for cause in error.exceptions:
             _show_to_user(cause, where)
-
-
-def _only_cancelled(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_only_cancelled(cause) for cause in error.exceptions)
-    return isinstance(error, (asyncio.CancelledError, Handoff))
 
 
 def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:

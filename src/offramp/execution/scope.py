@@ -204,7 +204,7 @@ class Scope:
             if self.state == "open":
                 self.in_flight[attempt.key] = attempt
                 return
-            if self.state == "closed":
+            if self.state == "closed" or self.facts.cancelled:
                 raise Handoff
             self.parked += 1
         self._changed()

@@ -100,7 +100,7 @@ class OffRamp:
             if scope.in_flight:
                 await changed.wait()
             elif (scope.parked or not await self._progress(changed)) and scope.close_if_idle():
-                return True
+                return not run.execution.finished
         return False
 
     async def _progress(self, changed: asyncio.Event) -> bool:

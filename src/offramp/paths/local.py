@@ -47,7 +47,7 @@ class Handle:
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
             async for _ in parts:
                 pass
-        if self._watcher.error is not None:
+        if isinstance(self._watcher.error, Exception):  # not a CancelledError, which would cancel who waits here
             raise self._watcher.error
         record = await self._service.get(self.id)
         if record.status == "completed":
