@@ -1,0 +1,133 @@
+"""Steps for the process lane: importable by a child process, which is why they are not in a test."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp import App, Retry, current_run, emit
+
+app = App("cpu")
+
+
+class Odd(Exception):
+    """An exception of the user's own."""
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@app.step(lane="process")
+def square(n: int, *, plus: int = 0) -> int:
+    return n * n + plus
+
+
+@app.step(lane="process")
+def mirrored(point: Point) -> Point:
+    assert isinstance(point, Point)
+    return Point(point.y, point.x)
+
+
+@app.step(lane="process")
+def pid() -> int:
+    return os.getpid()
+
+
+@app.step(lane="process")
+def raising(text: str) -> str:
+    raise Odd(text)
+
+
+@app.step(lane="process")
+def telling(words: list[str]) -> str:
+    for word in words:
+        emit(word)
+    run = current_run()
+    return f"{run.step} {run.attempt} {run.pipeline} {run.idempotency_key}"
+
+
+@app.step(lane="process")
+def dying(code: int) -> int:
+    os._exit(code)
+
+
+@app.step(lane="process", retry=Retry(attempts=2, base=0.0))
+def dying_once(marker: str) -> str:
+    if not Path(marker).exists():
+        Path(marker).touch()
+        os._exit(9)
+    return "second life"
+
+
+def _forever(marker: str) -> None:
+    Path(marker).write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.01)
+
+
+@app.step(lane="process", timeout=0.3)
+def late(marker: str) -> None:
+    _forever(marker)
+
+
+@app.step(lane="process")
+def endless(marker: str) -> None:
+    _forever(marker)
+
+
+@app.step(lane="process")
+def exiting(text: str) -> str:
+    raise SystemExit(text)
+
+
+@app.pipeline
+async def of_square(n: int) -> int:
+    return await square(n, plus=1)
+
+
+@app.pipeline
+async def of_mirrored(point: Point) -> Point:
+    return await mirrored(point)
+
+
+@app.pipeline
+async def of_pids(n: int) -> list[int]:
+    return [await pid() for _ in range(n)]
+
+
+@app.pipeline
+async def of_raising(text: str) -> str:
+    return await raising(text)
+
+
+@app.pipeline
+async def of_telling(words: list[str]) -> str:
+    return await telling(words)
+
+
+@app.pipeline
+async def of_dying(code: int) -> int:
+    return await dying(code)
+
+
+@app.pipeline
+async def of_dying_once(marker: str) -> str:
+    return await dying_once(marker)
+
+
+@app.pipeline
+async def of_late(marker: str) -> None:
+    await late(marker)
+
+
+@app.pipeline
+async def of_endless(marker: str) -> None:
+    await endless(marker)
+
+
+@app.pipeline
+async def of_exiting(text: str) -> str:
+    return await exiting(text)

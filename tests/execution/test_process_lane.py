@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from offramp import testing
+from offramp.errors import LaneDied, RunCancelled, StepTimeout
+from tests.execution import cpu
+from tests.support import eventually, failure_of, log_of, of, result_of
+
+
+@pytest.fixture
+async def runtime():
+    async with testing.runtime(cpu.app, processes=1) as runtime:
+        yield runtime
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def written(marker):
+    return marker.read_text() if marker.exists() else ""
+
+
+async def test_a_process_step_gets_typed_arguments_and_gives_a_typed_result(runtime):
+    assert await result_of(await runtime.start("of_square", n=7)) == 50
+    assert await result_of(await runtime.start("of_mirrored", point=cpu.Point(1, 2))) == cpu.Point(2, 1)
+
+
+async def test_a_process_step_runs_in_another_process_that_stays_warm(runtime):
+    pids = await result_of(await runtime.start("of_pids", n=3))
+    assert len(set(pids)) == 1
+    assert pids[0] != os.getpid()
+
+
+async def test_its_exception_arrives_with_its_own_type_and_a_note_of_where_it_was(runtime):
+    error = await failure_of(await runtime.start("of_raising", text="no"))
+    assert type(error) is cpu.Odd
+    assert error.args == ("no",)
+    notes = "\n".join(error.__notes__)
+    assert "in the process lane" in notes
+    assert "cpu.py" in notes
+    assert "step 'raising' (attempt 1) of pipeline 'of_raising'" in notes
+
+
+async def test_it_emits_and_knows_its_run(runtime):
+    handle = await runtime.start("of_telling", words=["a", "b"])
+    seen = await log_of(handle)
+    assert [event.data["delta"] for event in of(seen, "step.delta")] == ["a", "b"]
+    key = of(seen, "step.completed")[0].data["key"]
+    assert await result_of(handle) == f"telling 1 of_telling {handle.id}:{key}"
+
+
+async def test_a_child_that_dies_fails_its_step_and_the_next_step_finds_a_new_one(runtime):
+    error = await failure_of(await runtime.start("of_dying", code=3))
+    assert isinstance(error, LaneDied)
+    assert "step 'dying' ended (exit code 3)" in str(error)
+    assert await result_of(await runtime.start("of_square", n=2)) == 5
+
+
+async def test_a_death_is_retried_like_any_failure(runtime, tmp_path):
+    assert await result_of(await runtime.start("of_dying_once", marker=str(tmp_path / "died"))) == "second life"
+
+
+async def test_a_child_that_dies_idle_costs_no_step(runtime):
+    [child] = await result_of(await runtime.start("of_pids", n=1))
+    os.kill(child, signal.SIGKILL)
+    await eventually(lambda: gone(child))
+    [other] = await result_of(await runtime.start("of_pids", n=1))
+    assert other != child
+
+
+async def test_a_child_is_killed_at_its_timeout(runtime, tmp_path):
+    marker = tmp_path / "pid"
+    error = await failure_of(await runtime.start("of_late", marker=str(marker)))
+    assert isinstance(error, StepTimeout)
+    assert "'late'" in str(error)
+    assert "0.3 s" in str(error)
+    child = int(written(marker))
+    await eventually(lambda: gone(child))
+    assert await result_of(await runtime.start("of_square", n=2)) == 5
+
+
+async def test_a_child_is_killed_when_its_run_is_cancelled(runtime, tmp_path):
+    marker: Path = tmp_path / "pid"
+    handle = await runtime.start("of_endless", marker=str(marker))
+    await eventually(lambda: written(marker))
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), RunCancelled)
+    child = int(written(marker))
+    await eventually(lambda: gone(child))
+    assert await result_of(await runtime.start("of_square", n=2)) == 5
+
+
+async def test_a_step_that_exits_its_process_fails_and_nothing_else(runtime):
+    assert await failure_of(await runtime.start("of_exiting", text="bye"))
+    assert await result_of(await runtime.start("of_square", n=2)) == 5
