@@ -84,6 +84,11 @@ class Attempt:
         self.number = number
         self.live = True
 
+    @property
+    def clock(self) -> Clock:
+        """The injected clock."""
+        return self.scope.clock
+
     def run(self) -> Run:
         """The view of the run from inside the step."""
         return self.scope.facts.view(self.spec.name, self.number, self.key)

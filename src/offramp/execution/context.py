@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from offramp.core.codec import encode
 from offramp.core.run import Path
 from offramp.errors import OutsideRun
+from offramp.ports.clock import Clock
 
 
 class Run:
@@ -88,6 +89,10 @@ class Run:
 class Ambient(Protocol):
     """What the context variable holds while user code runs."""
 
+    @property
+    def clock(self) -> Clock:
+        """Where time and randomness come from."""
+
     def run(self) -> Run:
         """The view of the run."""
 
@@ -133,25 +138,26 @@ def emit(value: Any) -> None:
 def now() -> datetime:
     """The current time, aware and in UTC; in a pipeline's body a replay gets the recorded one."""
     ambient = current.get()
-    epoch = time.time() if ambient is None else ambient.value("offramp.now", time.time)
+    epoch = time.time() if ambient is None else ambient.value("offramp.now", ambient.clock.time)
     return datetime.fromtimestamp(epoch, UTC)
 
 
 def uuid4() -> uuid.UUID:
     """A random UUID; in a pipeline's body a replay gets the recorded one."""
     ambient = current.get()
-    return uuid.uuid4() if ambient is None else uuid.UUID(ambient.value("offramp.uuid4", _uuid4))
-
-
-def _uuid4() -> str:
-    return str(uuid.uuid4())
+    if ambient is None:
+        return uuid.uuid4()
+    clock = ambient.clock
+    made: str = ambient.value("offramp.uuid4", lambda: str(uuid.UUID(bytes=clock.random_bytes(16), version=4)))
+    return uuid.UUID(made)
 
 
 def random() -> float:
     """A number in [0, 1); in a pipeline's body a replay gets the recorded one."""
     ambient = current.get()
-    made = _random.random if ambient is None else None
-    return made() if made else float(ambient.value("offramp.random", _random.random))  # type: ignore[union-attr]
+    if ambient is None:
+        return _random.random()  # noqa: S311 - no secret
+    return float(ambient.value("offramp.random", ambient.clock.random))
 
 
 async def sleep(seconds: float) -> None:

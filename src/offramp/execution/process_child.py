@@ -15,6 +15,7 @@ import msgspec
 
 from offramp.core.codec import Signature
 from offramp.core.failure import Failure, failure_of
+from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
 
 
@@ -51,6 +52,7 @@ class RemoteAttempt:
         self._job = job
         self._pipe = pipe
         self._began = time.monotonic()
+        self.clock = SystemClock()
 
     def run(self) -> Run:
         """The view of the run, as it was when the step began."""

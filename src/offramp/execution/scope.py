@@ -91,15 +91,20 @@ class Scope:
         return value
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until a journaled time, so that a restart does not begin the wait anew."""
+        """Wait until a journaled time, so that a restart does not begin the wait anew; its end is journaled too."""
         key = self.journal.key("offramp.sleep", msgspec.json.encode(seconds))
         entry = self._recorded(key)
         if entry is None:
             at = self.clock.time()
             entry = Entry(key, "offramp.sleep", "sleep", msgspec.json.encode(at + seconds), started_at=at)
             self._append(entry, None)
+        over = f"{key}:over"
+        if self.journal.ask(over) is not None:
+            await self._order.turn(self.journal.position(over))
+            return
         wake_at: float = msgspec.json.decode(entry.value or b"0")
         await sleep_for(self.clock, wake_at - self.clock.time())
+        self._append(Entry(over, "offramp.sleep", "sleep", started_at=self.clock.time()), None)
 
     def _recorded(self, key: str) -> Entry | None:
         entry = self.journal.ask(key)
