@@ -74,9 +74,10 @@ class MemoryRunLog:
                 record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
             )
 
-        self._store.write(self.lease, None, event)
-        commit = self._store.change(self.lease, change)
-        self._store.forget(self.lease)
+        with self._store.lock:  # who sees the terminal event sees the outcome
+            self._store.write(self.lease, None, event)
+            commit = self._store.change(self.lease, change)
+            self._store.forget(self.lease)
         return commit
 
 
@@ -87,7 +88,7 @@ class MemoryStore:
         self._runs: dict[str, _Run] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
 
@@ -96,7 +97,7 @@ class MemoryStore:
     def change(self, lease: Lease, function: Callable[[_Run], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""
         commit: Commit[Any] = Commit()
-        with self._lock:
+        with self.lock:
             run = self._runs[lease.run_id]
             try:
                 run.require(lease)
@@ -108,7 +109,7 @@ class MemoryStore:
 
     def write(self, lease: Lease, entry: Entry | None, event: Draft | None) -> None:
         """Append to journal and events."""
-        with self._lock:
+        with self.lock:
             run = self._runs[lease.run_id]
             held = run.held(lease)
             if held and entry is not None:
@@ -120,7 +121,7 @@ class MemoryStore:
 
     def forget(self, lease: Lease) -> None:
         """Give the lease back."""
-        with self._lock:
+        with self.lock:
             run = self._runs[lease.run_id]
             if run.held(lease):
                 run.owner = None
@@ -147,7 +148,7 @@ class MemoryStore:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
         log = None if owner is None else self.log(Lease(record.id, owner, 1))
-        with self._lock:
+        with self.lock:
             existing = record.id if record.id in self._runs else None
             if idempotency is not None:
                 key = (record.tenant, idempotency.key)
@@ -179,13 +180,13 @@ class MemoryStore:
 
     async def get(self, run_id: str) -> RunRecord | None:
         """The record."""
-        with self._lock:
+        with self.lock:
             run = self._runs.get(run_id)
             return None if run is None else msgspec.structs.replace(run.record)
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """A page of records, newest first."""
-        with self._lock:
+        with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
         asked = {"session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
         matching = [
@@ -199,19 +200,19 @@ class MemoryStore:
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""
-        with self._lock:
+        with self.lock:
             return list(self._runs[run_id].entries) if run_id in self._runs else []
 
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
         """Events numbered above `after`."""
-        with self._lock:
+        with self.lock:
             frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
         return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
 
     async def purge(self, now: float) -> int:
         """Remove what runs past their retention left."""
         count = 0
-        with self._lock:
+        with self.lock:
             for run in self._runs.values():
                 record = run.record
                 due = record.finished_at is not None and record.finished_at + record.retention_s <= now
@@ -237,12 +238,12 @@ class MemoryStore:
 
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
-        with self._lock:
+        with self.lock:
             self._owners[owner.id] = owner
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Extend a lease; the owner's runs that are to be cancelled."""
-        with self._lock:
+        with self.lock:
             known = self._owners.get(owner)
             if known is not None:
                 self._owners[owner] = msgspec.structs.replace(known, expires_at=expires_at)
@@ -251,7 +252,7 @@ class MemoryStore:
 
     def expire(self, now: float) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
-        with self._lock:
+        with self.lock:
             due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
             for owner_id in due:
                 self._retire(owner_id)
@@ -271,17 +272,17 @@ class MemoryStore:
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
-        with self._lock:
+        with self.lock:
             return self._retire(owner)
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
-        with self._lock:
+        with self.lock:
             return list(self._owners.values())
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs."""
-        with self._lock:
+        with self.lock:
             due = [run for run in self._runs.values() if run.record.status == "queued"]
             due = [run for run in due if run.record.pipeline in pipelines]
             due.sort(key=lambda run: (-run.record.priority, run.record.id))
@@ -289,7 +290,7 @@ class MemoryStore:
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued."""
-        with self._lock:
+        with self.lock:
             run = self._runs.get(run_id)
             return self._take(run, owner, now) if run is not None and run.record.status == "queued" else None
 
@@ -308,7 +309,7 @@ class MemoryStore:
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""
-        with self._lock:
+        with self.lock:
             run = self._runs.get(run_id)
             if run is None:
                 return None
