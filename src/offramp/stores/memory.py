@@ -217,7 +217,7 @@ class MemoryStore:
                 record = run.record
                 due = record.finished_at is not None and record.finished_at + record.retention_s <= now
                 if due and not record.purged:
-                    run.record = msgspec.structs.replace(record, purged=True, result=None)
+                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}")
                     run.entries, run.frames = [], []
                     count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}

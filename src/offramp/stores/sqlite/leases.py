@@ -124,9 +124,9 @@ class SQLiteLeases:
                 "UPDATE runs SET status = 'queued', owner = NULL WHERE id = ? AND owner = ? AND token = ?",
                 (lease.run_id, lease.owner, lease.token),
             )
-            transaction.forget(lease.run_id)
             if changed.rowcount == 0:
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
+            transaction.forget(lease.run_id)
 
         await self._change(change, durable=True)
 

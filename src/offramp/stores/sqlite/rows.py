@@ -49,6 +49,11 @@ def encode_record(record: RunRecord) -> bytes:
     return ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))
 
 
+def without_input(encoded: bytes) -> bytes:
+    """What is left of the unchanging part when the run's data is removed."""
+    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}"))
+
+
 def decode_record(row: tuple[Any, ...]) -> RunRecord:
     """A record from `RECORD_COLUMNS` or `LISTED_COLUMNS`."""
     kept = _decode_kept(row[7])

@@ -16,7 +16,7 @@ from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
 from offramp.stores.sqlite.batch import Transaction
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record
+from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_input
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
@@ -161,13 +161,13 @@ class SQLiteStore:
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             due = connection.execute(
-                "SELECT id FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT ?", (now, PURGE_RUNS_MAX)
+                "SELECT id, record FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT ?", (now, PURGE_RUNS_MAX)
             ).fetchall()
             for table in ("journal", "events"):
-                connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", due)  # noqa: S608
+                connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
             connection.executemany(
-                "UPDATE runs SET purged = 1, result = NULL, purge_at = purge_at + ? WHERE id = ?",
-                [(TOMBSTONE_S, *row) for row in due],
+                "UPDATE runs SET purged = 1, result = NULL, record = ?, purge_at = purge_at + ? WHERE id = ?",
+                [(without_input(record), TOMBSTONE_S, run_id) for run_id, record in due],
             )
             connection.execute("DELETE FROM runs WHERE purged = 1 AND purge_at <= ?", (now,))
             connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
