@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,7 +57,7 @@ class Database:
             self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False, cached_statements=256
         )
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         if query_only:
@@ -86,3 +87,18 @@ class Database:
         self._readers.shutdown(wait=True)
         for connection in self._opened:
             connection.close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait for others while it changes a new file's mode: processes that start together must.
+    patience = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > patience:
+                connection.close()
+                raise
+            time.sleep(0.01)
+        else:
+            return

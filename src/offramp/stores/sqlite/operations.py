@@ -37,6 +37,8 @@ class Append:
     entry: Entry | None
     event: Draft | None
     durable: bool
+    size: int = 0
+    """Bytes that count towards the backlog: those of emitted values."""
 
 
 @dataclass(slots=True, eq=False)

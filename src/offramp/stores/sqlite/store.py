@@ -39,8 +39,8 @@ class SQLiteRunLog:
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
         """Write behind."""
-        size = len(event.body) if event is not None else 0
-        self._put(Append(self.lease, entry, event, durable), size)
+        size = len(event.body) if event is not None and event.type == "step.delta" else 0
+        self._put(Append(self.lease, entry, event, durable, size))
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk."""

@@ -57,12 +57,13 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
 
-    def put(self, operation: Operation, size: int = 0) -> None:
-        """Queue an operation; blocks while more than `backlog_bytes` wait, which only emit() can bring about."""
+    def put(self, operation: Operation) -> None:
+        """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
+        size = operation.size if isinstance(operation, Append) else 0
         with self._changed:
-            if self._bytes > self._backlog_bytes and size and not self._closing:
+            if size and self._bytes > self._backlog_bytes and not self._closing:
                 self._changed.wait_for(lambda: self._bytes <= self._backlog_bytes or self._closing)
-            if self._closing and not isinstance(operation, Sync):
+            if self._closing:
                 self._refuse(operation, StoreError("the store is closed"))
                 return
             idle = not self._operations
@@ -92,6 +93,7 @@ class Writer:
                 break
             try:
                 self._write(operations)
+                self._done_with(operations)
             except sqlite3.Error as error:
                 self._set_back(operations, error)
             except Exception as error:
@@ -113,11 +115,14 @@ class Writer:
                 else:
                     self._changed.wait()
             count = min(len(self._operations), BATCH_OPERATIONS_MAX)
-            taken = [self._operations.popleft() for _ in range(count)]
-            if not self._operations:
-                self._bytes = 0
+            return [self._operations.popleft() for _ in range(count)]
+
+    def _done_with(self, operations: Sequence[Operation]) -> None:
+        size = sum(operation.size for operation in operations if isinstance(operation, Append))
+        if size:
+            with self._changed:
+                self._bytes -= size
                 self._changed.notify_all()
-            return taken
 
     def _write(self, operations: Sequence[Operation]) -> None:
         began = time.monotonic()
@@ -173,21 +178,25 @@ class Writer:
             closing = self._closing
             self._changed.wait(RETRY_EVERY_S)
         if closing:
-            for operation in kept:
-                self._refuse(operation, StoreError(f"the database could not be written before the end: {error}"))
             with self._changed:
+                left = list(self._operations)
                 self._operations.clear()
+            for operation in left:
+                self._refuse(operation, StoreError(f"the database could not be written before the end: {error}"))
             self._unsynced_since = None
 
     def _isolate(self, operations: Sequence[Operation], error: Exception) -> None:
         if len(operations) == 1:
             self._refuse(operations[0], error)
+            self._done_with(operations)
             return
-        for operation in operations:
+        for place, operation in enumerate(operations):
             try:
                 self._write([operation])
+                self._done_with([operation])
             except sqlite3.Error as refused:
-                self._set_back([operation], refused)
+                self._set_back(operations[place:], refused)  # in order: what follows waits for it
+                return
             except Exception as own:  # noqa: BLE001 - already logged for the batch
                 self._isolate([operation], own)
 
