@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import sqlite3
 import threading
 from pathlib import Path
@@ -52,9 +53,14 @@ class Signal:
 
 
 async def eventually(condition):
-    """Wait for something that announces itself by no signal."""
+    """Wait for something that announces itself by no signal; the condition may be a coroutine function."""
     async with asyncio.timeout(GUARD_S):
-        while not condition():  # noqa: ASYNC110 - nothing tells
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return
             await asyncio.sleep(0.005)
 
 
