@@ -1,0 +1,180 @@
+"""The parts of the docs that are made from the code. `python tests/docs/tables.py` writes them anew.
+
+A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; test_tables.py compares it with what is made here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.run import Route, links
+from offramp.core.spec import DEMOTION_MESSAGE
+from offramp.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "run_01M80556NBCJM5ZX4VNNF0PSDB"
+AT = "2026-11-21T22:55:43.275Z"
+KEY = "write:fa8d97716c33ac4c:0"
+ERROR = {"code": "step-failed", "message": "ConnectionError: refused", "step": "write", "attempt": 1}
+
+EXAMPLES: list[events.Body] = [
+    events.RunAccepted(
+        "research", None, "fast", "interactive", Route("fast", ["class 'interactive' has a budget of 2 s"])
+    ),
+    events.StepStarted("write", KEY, 1),
+    events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),
+    events.StepRetrying("write", KEY, 1, ERROR, 412.5),
+    events.StepCompleted("write", KEY, 2, 281.4),
+    events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
+    events.RunDemoted("budget", 2000.0, 2000.326, DEMOTION_MESSAGE, links(RUN)),
+    events.RunResumed("worker-1-eb1bfd708d2b", 8),
+    events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),
+    events.RunFailed(ERROR),
+    events.RunCancelled(
+        {"code": "cancelled", "message": "RunCancelled: the run was cancelled", "step": None, "attempt": None}
+    ),
+    events.RunExpired({"code": "deadline", "message": "RunExpired: …", "step": None, "attempt": None}),
+]
+
+# Where each bound of docs/limits.md lives, how it is shown, what it bounds, and how it can be changed.
+LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
+    (
+        "Declarations",
+        [
+            ("core.names:NAME_LENGTH_MAX", "", "characters of a name of an app, pipeline, step or class"),
+            ("core.spec:MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
+            ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
+            ("core.sla:PRIORITY_MAX", "", "largest `priority` of an SLA class, and its negative the smallest"),
+            ("core.sla:BUDGET_DEFAULT_S", "s", "budget where nothing says another"),
+            ("core.spec:RETENTION_DEFAULT_S", "s", "retention where the pipeline says no other"),
+        ],
+    ),
+    (
+        "Requests",
+        [
+            ("gateway.server:HEAD_BYTES_MAX", "bytes", "of a request's line and headers; then 431"),
+            ("gateway.server:HEAD_S_MAX", "s", "for a request's line and headers to arrive"),
+            ("gateway.server:KEEP_ALIVE_S", "s", "an idle connection is kept"),
+            ("gateway.submission:DEPTH_MAX", "", "levels of objects and lists in a body"),
+            ("gateway.submission:SESSION_ID_LENGTH_MAX", "", "characters of a `session_id`"),
+            ("gateway.submission:METADATA_PAIRS_MAX", "", "pairs of metadata"),
+            ("gateway.submission:METADATA_KEY_LENGTH_MAX", "", "characters of a key of metadata"),
+            ("gateway.submission:METADATA_VALUE_LENGTH_MAX", "", "characters of a value of metadata"),
+            ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
+            ("gateway.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
+            ("gateway.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
+        ],
+    ),
+    (
+        "Answers and streams",
+        [
+            ("core.events:RESULT_INLINE_BYTES_MAX", "bytes", "of a result in `run.completed` and in listings"),
+            ("core.failure:MESSAGE_LENGTH_MAX", "", "characters of an error's message"),
+            ("core.failure:CAUSES_MAX", "", "causes of an error that are kept"),
+            ("gateway.streams:RETRY_MS", "ms", "a reader is told to wait before it connects again"),
+            ("gateway.streams:STALL_S_MAX", "s", "a stream's reader may take nothing"),
+            ("gateway.ws:SLOW_S_MAX", "s", "a WebSocket's reader may take for one batch of events"),
+            ("gateway.ws:MESSAGE_BYTES_MAX", "bytes", "of a WebSocket message from a client"),
+            ("paths.deliver:TAIL_EVENTS_MAX", "", "newest events of a followed run in memory; older ones are read"),
+            ("paths.deliver:TAIL_BYTES_MAX", "bytes", "of the same"),
+        ],
+    ),
+    (
+        "Inside",
+        [
+            ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
+            ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
+            ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
+            ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
+            ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
+            ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
+            ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
+            ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),
+            ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
+            ("cli.supervisor:KILL_MARGIN_S", "s", "a worker gets past its drain before it is killed"),
+        ],
+    ),
+]
+
+
+def settings_table() -> str:
+    rows = ["| setting | default | range | meaning |", "|---|---|---|---|"]
+    ranges = {item.name: item.metadata for item in dataclasses.fields(Settings)}
+    rows += [
+        f"| `{name}` | {_shown(default)} | {_range(ranges[name])} | {meaning} |"
+        for name, default, _, meaning in Settings.describe()
+    ]
+    return "\n".join(rows)
+
+
+def events_list() -> str:
+    parts = []
+    for body in EXAMPLES:
+        kind = type(body)
+        name = str(kind.__struct_config__.tag)
+        adds = ", ".join(f"`{field}`" for field in kind.__struct_encode_fields__)
+        example = json.loads(events.frame(events.draft(body, AT), RUN, EXAMPLES.index(body) + 1))
+        parts.append(
+            f"### {name}\n\n{(kind.__doc__ or '').strip()} Adds {adds}.\n\n"
+            f"```json\n{json.dumps(example, ensure_ascii=False)}\n```"
+        )
+    return "\n\n".join(parts)
+
+
+def limits_tables() -> str:
+    parts = []
+    for title, limits in LIMITS:
+        rows = [f"## {title}", "", "| name | in | value | bounds |", "|---|---|---|---|"]
+        for place, unit, meaning in limits:
+            module, _, constant = place.partition(":")
+            value = getattr(importlib.import_module(f"offramp.{module}"), constant)
+            shown = _shown(value) + (f" {unit}" if unit else "")
+            rows.append(f"| `{constant}` | `{module.replace('.', '/')}.py` | {shown} | {meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def _range(bounds: Mapping[str, float]) -> str:
+    # Not as `describe` shows them: it rounds large ones.
+    return f"{_shown(bounds['low'])} to {_shown(bounds['high'])}" if "low" in bounds else ""
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f"`{value}`" if value else "none"
+    number = float(value)  # type: ignore[arg-type]
+    return f"{number:,.0f}" if number.is_integer() else f"{number:g}"
+
+
+PARTS = {
+    "settings": ("docs/settings.md", settings_table),
+    "events": ("docs/events.md", events_list),
+    "limits": ("docs/limits.md", limits_tables),
+}
+
+
+def part_of(text: str, name: str) -> str:
+    found = re.search(rf"<!-- begin {name} -->\n\n(.*?)\n\n<!-- end {name} -->", text, re.DOTALL)
+    assert found, f"no part {name}"
+    return found[1]
+
+
+def write() -> None:
+    for name, (place, made) in PARTS.items():
+        path = ROOT / place
+        text = path.read_text(encoding="utf-8")
+        start, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        before, after = text.partition(start)[0], text.partition(end)[2]
+        path.write_text(f"{before}{start}\n\n{made()}\n\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

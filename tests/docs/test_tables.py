@@ -1,0 +1,62 @@
+"""The tables of settings, events and limits in the docs say what the code says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from offramp import errors
+from offramp.core.events import EVENTS, TYPES
+from offramp.gateway import problems
+from offramp.gateway.routes import ROUTES, SOCKET
+from offramp.telemetry import names
+from tests.docs import tables
+from tests.docs.pages import ROOT, blocks
+
+
+def page(name):
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", tables.PARTS)
+def test_a_part_is_what_the_code_says(name):
+    place, made = tables.PARTS[name]
+    text = (ROOT / place).read_text(encoding="utf-8")
+    assert tables.part_of(text, name) == made(), "write it anew: python tests/docs/tables.py"
+
+
+def test_every_event_has_an_example_with_all_its_fields():
+    assert [type(body) for body in tables.EXAMPLES] == list(EVENTS)
+    shown = [json.loads(block.code) for block in blocks(ROOT / "docs" / "events.md", "json")]
+    assert [event["type"] for event in shown] == list(TYPES)
+
+
+def test_every_route_is_on_the_page():
+    text = page("http.md")
+    missing = []
+    for route in ROUTES:
+        method = "GET" if route.method == SOCKET else route.method
+        path = route.template.replace("{run_id}", "{id}")
+        if f"{method} {path}" not in text and f"`{path}`" not in text:
+            missing.append(f"{method} {path}")
+    assert missing == []
+
+
+def test_every_refusal_is_on_the_page_with_its_status():
+    kinds = [each for module in (errors, problems) for each in vars(module).values() if isinstance(each, type)]
+    codes = {(kind.status, kind.code) for kind in kinds if issubclass(kind, errors.RequestError)}
+    lines = [line for line in page("http.md").splitlines() if line.startswith("| ")]
+    missing = [
+        (status, code)
+        for status, code in sorted(codes)
+        if not any(str(status) in line.split("|")[1] and f"`{code}`" in line for line in lines)
+    ]
+    assert missing == []
+
+
+def test_every_metric_is_on_the_page():
+    text = page("operations.md")
+    metrics = [value for value in vars(names).values() if isinstance(value, str) and value.startswith("offramp_")]
+    assert metrics
+    assert [name for name in metrics if name not in text] == []
