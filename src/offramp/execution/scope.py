@@ -177,11 +177,16 @@ class Scope:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self._append(None, events.draft(body, rfc3339(now)))
             return wait
+        self._fail(attempt.spec, key, number, error, at, duration_ms)
+        return None
+
+    def _fail(self, spec: StepSpec, key: str, number: int, error: Exception, at: float, duration_ms: float) -> None:
+        """Record that a step has failed for good."""
         mark(error, spec.name, number)
+        failure = failure_of(error)
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
-        self._append(entry, events.draft(body, rfc3339(now)))
-        return None
+        self._append(entry, events.draft(body, rfc3339(self.clock.time())))
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> int:
         """Where to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
@@ -192,10 +197,12 @@ class Scope:
             await sleep_for(self.clock, before.delay_ms / 1000 - (self.clock.time() - before.changed_epoch()))
             return before.attempts + 1
         if spec.effect == "once":
-            raise EffectUnknown(
+            unknown = EffectUnknown(
                 f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
                 f"by its idempotency key {self.facts.idempotency_key(key)!r}"
             )
+            self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
+            raise unknown
         text = "the process that executed this attempt ended"
         failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
