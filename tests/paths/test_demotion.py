@@ -50,11 +50,8 @@ async def test_a_run_that_makes_its_budget_stays_fast():
         document = await handle.document()
         assert types(await log_of(handle)) == ["run.accepted", "step.started", "step.completed", "run.completed"]
     assert (document["path"], document["demotion"], document["status"]) == ("fast", None, "completed")
-    assert document["route"] == {
-        "path": "fast",
-        "reasons": ["class 'default' has a budget of 6 s"],
-        "predicted_ms": None,
-    }
+    assert document["route"]["path"] == "fast"
+    assert "budget of 6 s" in document["route"]["reasons"][0]
 
 
 async def test_ten_steps_of_which_three_fit_the_budget_are_each_executed_once(tmp_path, clock):
@@ -370,15 +367,15 @@ async def test_a_body_that_computes_past_its_budget_is_cut_at_the_boundary_and_r
 
 
 @pytest.mark.parametrize(
-    ("submission", "reason"),
+    ("submission", "said"),
     [
-        ({"respond_async": True}, "the client asked for respond-async"),
-        ({"budget": 0.0}, "class 'default' leaves no budget for the fast path"),
-        ({"wait": 0.0}, "class 'default' leaves no budget for the fast path"),
-        ({"sla": "batch"}, "class 'batch' leaves no budget for the fast path"),
+        ({"respond_async": True}, ["respond-async"]),
+        ({"budget": 0.0}, ["no budget", "default"]),
+        ({"wait": 0.0}, ["no budget", "default"]),
+        ({"sla": "batch"}, ["no budget", "batch"]),
     ],
 )
-async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission, reason):
+async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission, said):
     app = App("deep", classes=[SLA("batch", budget=0)])
 
     @app.step
@@ -394,7 +391,9 @@ async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission,
         assert await result_of(handle) == "deep"
         document = await handle.document()
         names = types(await log_of(handle))
-    assert (document["path"], document["route"]["reasons"], document["demotion"]) == ("deep", [reason], None)
+    assert (document["path"], document["demotion"]) == ("deep", None)
+    [reason] = document["route"]["reasons"]
+    assert all(word in reason for word in said)
     assert names == ["run.accepted", "step.started", "step.completed", "run.completed"]
 
 
