@@ -27,7 +27,7 @@ ERROR = {"code": "step-failed", "message": "ConnectionError: refused", "step": "
 
 EXAMPLES: list[events.Body] = [
     events.RunAccepted(
-        "research", None, "fast", "interactive", Route("fast", ["class 'interactive' has a budget of 2 s"])
+        "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"])
     ),
     events.StepStarted("write", KEY, 1),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),

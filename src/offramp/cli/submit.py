@@ -32,7 +32,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     ] = False,
     respond_async: Annotated[bool, typer.Option("--async", help="Straight to the deep path, without waiting.")] = False,
     wait: Annotated[
-        float | None,
+        int | None,
         typer.Option("--wait", metavar="SECONDS", min=0, help="Wait at most this long.", show_default="the budget"),
     ] = None,
     session: Session = None,
@@ -64,7 +64,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     }
     body: dict[str, Any] = {"input": msgspec.Raw(read_input(input))}
     body |= {name: value for name, value in optional.items() if value is not None}
-    preferences = ["respond-async"] * respond_async + ([f"wait={wait:g}"] if wait is not None else [])
+    preferences = ["respond-async"] * respond_async + ([f"wait={wait:d}"] if wait is not None else [])
     headers = {"Prefer": ", ".join(preferences)} if preferences else {}
     if idempotency_key is not None:
         headers["Idempotency-Key"] = _header(idempotency_key)

@@ -195,6 +195,21 @@ class Event(msgspec.Struct, frozen=True):
     data: dict[str, Any]
 
 
+class _Completed(msgspec.Struct):
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_completed = msgspec.json.Decoder(_Completed).decode
+
+
+def result_in(framed: bytes) -> bytes | None:
+    """The JSON result that an encoded `run.completed` carries; None in other events, and where it has only a URL."""
+    if type_of(framed) != "run.completed":
+        return None
+    result = _decode_completed(framed).result
+    return None if isinstance(result, msgspec.UnsetType) else bytes(result)
+
+
 def decode(framed: bytes) -> Event:
     """An encoded event as an object."""
     fields: dict[str, Any] = msgspec.json.decode(framed)

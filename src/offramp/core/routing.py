@@ -27,5 +27,5 @@ def decide(features: Features) -> Route:
     if features.respond_async:
         return Route("deep", ["the client asked for respond-async"])
     if features.budget_s <= 0:
-        return Route("deep", [f"class {features.sla!r} leaves no budget for the fast path"])
-    return Route("fast", [f"class {features.sla!r} has a budget of {features.budget_s:g} s"])
+        return Route("deep", [f"no budget for the fast path (class {features.sla!r})"])
+    return Route("fast", [f"a budget of {features.budget_s:g} s (class {features.sla!r})"])

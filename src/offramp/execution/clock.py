@@ -14,6 +14,10 @@ from collections.abc import Callable
 log = logging.getLogger("offramp")
 
 
+RANDOM_BYTES = 1024
+"""Bytes drawn from the operating system at once."""
+
+
 class SystemTimer:
     """One pending call; cancelling leaves a dead entry that is dropped when its time comes."""
 
@@ -35,6 +39,9 @@ class SystemClock:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._random = b""
+        self._random_pid = 0
+        self._random_lock = threading.Lock()
 
     def time(self) -> float:
         """Seconds since the epoch."""
@@ -49,8 +56,12 @@ class SystemClock:
         return random.random()  # noqa: S311 - jitter, not a secret
 
     def random_bytes(self, count: int) -> bytes:
-        """Unpredictable bytes."""
-        return os.urandom(count)
+        """Unpredictable bytes, drawn in advance: each system call gives the interpreter lock away."""
+        with self._random_lock:
+            if len(self._random) < count or self._random_pid != os.getpid():  # a fork must not repeat its parent's
+                self._random, self._random_pid = os.urandom(max(count, RANDOM_BYTES)), os.getpid()
+            drawn, self._random = self._random[:count], self._random[count:]
+        return drawn
 
     def call_at(self, when: float, callback: Callable[[], object]) -> SystemTimer:
         """Call back on the clock's thread; a timer later than the next one due wakes nobody."""

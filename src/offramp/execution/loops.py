@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
+PULL_MAX = 32
+"""Runs that a loop starts before it looks at its other work again: a burst must not look like a blocked loop."""
 log = logging.getLogger("offramp")
 
 
@@ -149,12 +151,13 @@ class RunLoops:
 
     def _pull(self, loop: asyncio.AbstractEventLoop) -> None:
         # popleft is atomic, so a run that two loops were woken for is started by one of them.
-        while True:
+        for _ in range(PULL_MAX):
             try:
                 start = self._pending.popleft()
             except IndexError:
                 return
             start(loop)
+        loop.call_soon(self._pull, loop)
 
     def _add(self) -> RunLoop | None:
         with self._lock:

@@ -41,7 +41,7 @@ class Execution:
         self.spec = spec
         self.scope = scope
         self._input = encoded_input
-        self._on_end = ended
+        self._on_end: Ended | None = ended
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requested = False
@@ -94,8 +94,11 @@ class Execution:
             if self._finished or self.scope.state == "closed":
                 return
             self._finished = True
+            # Not kept: it refers to the run, which refers to this; a cycle would wait for the garbage collector.
+            ended, self._on_end = self._on_end, None
         self.scope.close()  # tasks that the pipeline left behind start no step any more
-        self._on_end(outcome, error)
+        if ended is not None:
+            ended(outcome, error)
 
     @property
     def finished(self) -> bool:

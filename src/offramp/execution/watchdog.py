@@ -51,19 +51,20 @@ class Watchdog:
                 self._loops.use_spare()
 
     def _probe(self, loop: RunLoop, now: float) -> None:
-        if loop.probed_at is None:
+        probed_at = loop.probed_at  # once: the loop sets it back when it answers
+        if probed_at is None:
             loop.probed_at = now
             loop.call(_beat, loop)
             return
-        loop.silent = now - loop.probed_at >= TAKEN_WITHIN_S
-        if not loop.reported and now - loop.probed_at >= self._blocked_after:
+        loop.silent = now - probed_at >= TAKEN_WITHIN_S
+        if not loop.reported and now - probed_at >= self._blocked_after:
             loop.reported = True
             where = blocking_line(loop.thread.ident)
             log.warning(
                 "%s has been blocked for %.2f s by %s; make the step a plain 'def' (it runs in a thread) or await "
                 "something there. New runs use a spare loop meanwhile.",
                 loop.name,
-                now - loop.probed_at,
+                now - probed_at,
                 where or "code that is not on its stack any more",
             )
 

@@ -141,17 +141,26 @@ class EventStream:
             self._call.service.disconnected(self._run_id)
 
     async def _pump(self, send: Send, sent: Counter) -> None:
+        try:
+            async with asyncio.timeout(None) as limit:
+                await self._follow(_Sender(send, limit), sent)
+        except TimeoutError as error:
+            if limit.expired():
+                raise _Stalled from error
+            raise
+
+    async def _follow(self, send: _Sender, sent: Counter) -> None:
         service = self._call.service
-        await _send(send, FIRST)
+        await send(FIRST)
         try:
             async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
                 async for frames in batches:
                     if not frames:
-                        await _send(send, HEARTBEAT)
+                        await send(HEARTBEAT)
                         continue
                     chunk, count, ended = encode(frames, self._ends)
                     self._complete = ended
-                    await _send(send, chunk, more=not ended)
+                    await send(chunk, more=not ended)
                     sent.inc(count)
                     if ended:
                         return
@@ -159,17 +168,24 @@ class EventStream:
             log.info("the events of %s were removed while a reader was behind", self._run_id)
         # Without a last event, as at a drain: the reader resumes after the last one it has.
         self._complete = True
-        await _send(send, b"", more=False)
+        await send(b"", more=False)
 
 
-async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
-    try:
-        async with asyncio.timeout(STALL_S_MAX):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
-    except TimeoutError:
-        raise _Stalled from None
-    except OSError as error:
-        raise ClientGone from error
+class _Sender:
+    """Sends parts of a body; one timer for all of them, moved with each, notices a client that takes nothing."""
+
+    def __init__(self, send: Send, limit: asyncio.Timeout) -> None:
+        self._send = send
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+
+    async def __call__(self, body: bytes, *, more: bool = True) -> None:
+        self._limit.reschedule(self._loop.time() + STALL_S_MAX)
+        try:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        except OSError as error:
+            raise ClientGone from error
+        self._limit.reschedule(None)
 
 
 async def events(call: Call) -> EventStream:

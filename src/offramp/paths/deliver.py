@@ -24,9 +24,10 @@ TAIL_BYTES_MAX = 256 * 1024
 class _Topic:
     """The newest events of one run, and who waits for the next."""
 
-    __slots__ = ("complete", "frames", "last", "loops", "readers", "size")
+    __slots__ = ("complete", "frames", "last", "loops", "readers", "run_id", "size")
 
-    def __init__(self, *, complete: bool = False) -> None:
+    def __init__(self, run_id: str, *, complete: bool = False) -> None:
+        self.run_id = run_id
         self.complete = complete
         self.frames: deque[Frame] = deque()
         self.size = 0
@@ -52,7 +53,8 @@ class _Topic:
             return [] if self.complete else None
         if self.frames[0].seq > seq + 1:
             return None
-        return list(self.frames)[max(0, seq + 1 - self.frames[0].seq) :]
+        # From the end, where readers are as a rule: a deque is indexed in constant time there.
+        return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
 
 class Feed:
@@ -81,7 +83,11 @@ class Feed:
     def notice(self, run_ids: Sequence[str]) -> None:
         """Another process wrote to these runs: their readers look into the store."""
         with self._lock:
-            self._wake([self._topics[run_id] for run_id in run_ids if run_id in self._topics])
+            known = [topic for topic in map(self._topics.get, run_ids) if topic is not None]
+            self._wake(known)
+            for topic in known:
+                if not topic.loops:  # what is kept for the first reader is not all there is
+                    del self._topics[topic.run_id]
 
     def end(self) -> None:
         """Let every reader end, as this process does."""
@@ -103,31 +109,32 @@ class Feed:
         loop = asyncio.get_running_loop()
         event = asyncio.Event()
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic())
+            topic = self._topics.setdefault(run_id, _Topic(run_id))
             topic.readers += 1
             topic.loops.setdefault(loop, set()).add(event)
         try:
             yield topic, event
         finally:
             with self._lock:
-                topic.readers -= 1
                 topic.loops[loop].discard(event)
                 if not topic.loops[loop]:
                     del topic.loops[loop]
-                if topic.readers == 0:
-                    self._topics.pop(run_id, None)
+                self._let_go(topic)
+
+    def _let_go(self, topic: _Topic) -> None:
+        topic.readers -= 1
+        if topic.readers == 0 and self._topics.get(topic.run_id) is topic:
+            del self._topics[topic.run_id]
 
     def watch(self, run_id: str) -> Callable[[], None]:
         """Keep the events of a run that this process is about to create; call the result to stop."""
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic(complete=True))
+            topic = self._topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
 
         def unwatch() -> None:
             with self._lock:
-                topic.readers -= 1
-                if topic.readers == 0:
-                    self._topics.pop(run_id, None)
+                self._let_go(topic)
 
         return unwatch
 
@@ -170,12 +177,20 @@ class Feed:
 
 
 async def _woken(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event came within that time; cheaper than asyncio.timeout(), once for every streamed event."""
+    in_time = True
+
+    def expire() -> None:
+        nonlocal in_time
+        in_time = False
+        event.set()
+
+    timer = asyncio.get_running_loop().call_later(seconds, expire)
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+        await event.wait()
+    finally:
+        timer.cancel()
+    return in_time
 
 
 def _set_all(events: list[asyncio.Event]) -> None:

@@ -22,9 +22,6 @@ class FastPath:
         """Begin; nothing is promised yet, so the disk is not waited for."""
         process = self._process
         record.status, record.started_at = "running", record.created_at
-        unwatch = process.feed.watch(record.id)
-        # The reader that the answer is streamed to comes within moments; without one the events are in the store.
-        process.clock.call_at(process.clock.monotonic() + 1.0, unwatch)
         commit, runlog = process.store.create(
             record, accepted, owner=process.id, durable=False, idempotency=idempotency
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from offramp.core.events import Event, decode
+from offramp.core.events import Event, decode, result_in
 from offramp.core.failure import annotate, exception_of
 from offramp.errors import RunCancelled, RunExpired, RunFailed
 from offramp.paths.live import Watcher
@@ -45,13 +45,18 @@ class Handle:
             RunFailed: it failed elsewhere, with an exception that cannot be made again here.
         """
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
-            async for _ in parts:
-                pass
+            last = b""
+            async for frames in parts:
+                last = frames[-1].data
         if isinstance(self._watcher.error, Exception):  # not a CancelledError, which would cancel who waits here
             raise self._watcher.error
+        decode_result = self._service.pipelines[self._pipeline].signature.decode_result
+        result = result_in(last) if last else None
+        if result is not None:
+            return decode_result(result)
         record = await self._service.get(self.id)
         if record.status == "completed":
-            return self._service.pipelines[self._pipeline].signature.decode_result(record.result or b"null")
+            return decode_result(record.result or b"null")
         failure = record.error
         if record.status == "cancelled":
             raise RunCancelled(f"{self.id} was cancelled")

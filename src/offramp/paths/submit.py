@@ -21,6 +21,9 @@ from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Idempotency
 
+FIRST_READER_WITHIN_S = 1.0
+"""How long a new run's first events are kept at hand for the reader that usually follows at once."""
+
 
 class Desk:
     """Where requests for runs are taken."""
@@ -59,6 +62,7 @@ class Desk:
         key = self._idempotency(submission, record.created_at)
         if watcher is not None:
             self._live.watchers[record.id] = watcher
+        self._expect_reader(record.id)
         if record.path == "fast":
             if self._live.count("fast") >= self._process.settings.fast_runs:
                 raise Overloaded(
@@ -73,6 +77,11 @@ class Desk:
             return Accepted(record, attached=False)
         existing = await self._process.store.get(created.existing)
         return Accepted(existing or record, attached=True)
+
+    def _expect_reader(self, run_id: str) -> None:
+        """Who asked for the run follows it within moments, as a rule; later readers find the events in the store."""
+        clock = self._process.clock
+        clock.call_at(clock.monotonic() + FIRST_READER_WITHIN_S, self._process.feed.watch(run_id))
 
     def _pipeline(self, name: str) -> PipelineSpec:
         spec = self._process.pipelines.get(name)

@@ -71,6 +71,8 @@ class EmbeddedEngine:
         self._started_at = clock.time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = False
+        self._more_wait = True
+        """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
 
     async def open(self) -> None:
         """Join: become known, renew from now on, begin to take runs."""
@@ -157,7 +159,11 @@ class EmbeddedEngine:
         return count
 
     def has_room(self) -> None:
-        """A run ended here: look whether another waits. From any thread."""
+        """A run ended here: look whether another waits, if one may. From any thread."""
+        if self._more_wait:
+            self._look()
+
+    def _look(self) -> None:
         if self._loop is not None and self._taking:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake.set)
@@ -166,6 +172,7 @@ class EmbeddedEngine:
 
     async def _take_runs(self) -> None:
         while self._taking:
+            self._more_wait = True  # before counting, so that a run that ends meanwhile is not overlooked
             free = self._host.free()
             claims: Sequence[Claim] = []
             if free > 0:
@@ -176,11 +183,14 @@ class EmbeddedEngine:
                     log.error("cannot claim runs: %s", error)  # noqa: TRY400
             for claim in claims:
                 self._host.execute(claim)
-            if len(claims) < min(free, CLAIM_MAX) or free <= 0:
+            if free > len(claims) and len(claims) < CLAIM_MAX:
+                self._more_wait = False  # whatever is queued from here on is announced
+                await self._wait_for_work()
+            elif free <= 0:
                 await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        timer = self._clock.call_at(self._clock.monotonic() + self._member.poll_s, self.has_room)
+        timer = self._clock.call_at(self._clock.monotonic() + self._member.poll_s, self._look)
         try:
             await self._wake.wait()
         finally:
@@ -188,7 +198,7 @@ class EmbeddedEngine:
         self._wake.clear()
 
     def _announce_work(self) -> None:
-        self.has_room()
+        self._look()
         self._hints.send("work")
 
     def _hinted(self, kind: Kind, ids: list[str]) -> None:

@@ -6,6 +6,7 @@ from a busy run loop costs far more than a row.
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +23,16 @@ from offramp.stores.sqlite.rows import ENCODE, encode_record
 CHUNK_BYTES_MAX = 64 * 1024
 """Events of one commit are stored together up to about this size."""
 
-_ROWS_PER_STATEMENT = (64, 8, 1)
-_RUN_COLUMNS = "id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, retention, record"
+_ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Powers of two: any number of rows takes few statements, and each stays prepared."""
+_INSERT_RUNS = (
+    "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, retention, "
+    "record) VALUES {rows}"
+)
+_FINISH_RUNS = (
+    "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
+    "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
+)
 
 
 class Tail(msgspec.Struct):
@@ -47,6 +56,7 @@ class Transaction:
         self._known = tails
         self._tails: dict[str, Tail] = {}
         self._gone: set[str] = set()
+        self._repeated: set[str] = set()
         self._runs: list[Any] = []
         self._entries: list[Any] = []
         self._frames: dict[str, Batch] = {}
@@ -58,6 +68,7 @@ class Transaction:
     def apply(self, operations: Sequence[Operation]) -> None:
         """Execute everything."""
         self._verify(operations)
+        self._find_repeated(operations)
         for operation in operations:
             if isinstance(operation, Append):
                 self._append(operation)
@@ -90,20 +101,19 @@ class Transaction:
     def _verify(self, operations: Sequence[Operation]) -> None:
         """Forget the runs whose lease was taken over by another process (J3): one query for the whole batch."""
         wanted = {op.lease.run_id for op in operations if not isinstance(op, (Create, Call)) and op.lease is not None}
-        ids = [run_id for run_id in wanted if run_id in self._known]
-        found: dict[str, int] = {}
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500]
-            marks = ",".join("?" * len(part))
-            found.update(
-                self._connection.execute(
-                    f"SELECT id, token FROM runs WHERE id IN ({marks}) AND owner IS NOT NULL",  # noqa: S608
-                    part,
-                )
-            )
-        for run_id in ids:
-            if found.get(run_id) != self._known[run_id].token:
-                self._gone.add(run_id)
+        held = [value for run_id in wanted if run_id in self._known for value in (run_id, self._known[run_id].token)]
+        # Asks for those that changed hands, which are none as a rule: each row fetched gives the interpreter lock away.
+        changed = (
+            "SELECT v.column1 FROM (VALUES {rows}) AS v LEFT JOIN runs ON runs.id = v.column1 "
+            "WHERE runs.owner IS NULL OR runs.token <> v.column2"
+        )
+        self._gone.update(run_id for (run_id,) in execute(self._connection, changed, 2, held))
+
+    def _find_repeated(self, operations: Sequence[Operation]) -> None:
+        """Starts that an engine may repeat are looked up; a fresh id of the fast path cannot be there yet."""
+        ids = [op.record.id for op in operations if isinstance(op, Create) and op.durable]
+        there = "SELECT runs.id FROM (VALUES {rows}) AS v JOIN runs ON runs.id = v.column1"
+        self._repeated = {run_id for (run_id,) in execute(self._connection, there, 1, ids)}
 
     def _tail(self, lease: Lease) -> Tail | None:
         """The end of a run's logs, if the lease is the current one."""
@@ -158,7 +168,7 @@ class Transaction:
                 "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
                 (record.tenant, key.key, key.fingerprint, record.id, key.expires_at),
             )
-        if record.id in self._known or record.id in self._tails or self._exists(operation):
+        if record.id in self._known or record.id in self._tails or record.id in self._repeated:
             self.resolved.append((operation.commit, Created(record.id), None))
             return
         self._runs += _run_row(record, operation.owner)
@@ -167,13 +177,6 @@ class Transaction:
         if operation.owner is None:
             self._gone.add(record.id)
         self.resolved.append((operation.commit, Created(None), None))
-
-    def _exists(self, operation: Create) -> bool:
-        # Only starts that an engine may repeat are looked up; a fresh id from here cannot be there yet.
-        if not operation.durable:
-            return False
-        query = "SELECT 1 FROM runs WHERE id = ?"
-        return self._connection.execute(query, (operation.record.id,)).fetchone() is not None
 
     def _finish(self, operation: Finish) -> None:
         tail = self._tail(operation.lease)
@@ -202,8 +205,8 @@ class Transaction:
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
-        insert(self._connection, f"INSERT INTO runs ({_RUN_COLUMNS}) VALUES ", 12, self._runs)  # noqa: S608
-        insert(self._connection, "INSERT INTO journal VALUES ", 3, self._entries)
+        execute(self._connection, _INSERT_RUNS, 12, self._runs)
+        execute(self._connection, "INSERT INTO journal VALUES {rows}", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():
             _chunk(batch, chunks)
@@ -212,16 +215,8 @@ class Transaction:
                 self.published[batch.run_id] = batch
             else:
                 before.frames.extend(batch.frames)
-        insert(self._connection, "INSERT INTO events VALUES ", 5, chunks)
-        for start in range(0, len(self._finished), 5 * 64):
-            part = self._finished[start : start + 5 * 64]
-            rows = ",".join(["(?,?,?,?,?)"] * (len(part) // 5))
-            self._connection.execute(
-                "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "  # noqa: S608
-                f"owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v "
-                "WHERE runs.id = v.column1",
-                part,
-            )
+        execute(self._connection, "INSERT INTO events VALUES {rows}", 5, chunks)
+        execute(self._connection, _FINISH_RUNS, 5, self._finished)
         self._runs, self._entries, self._frames, self._finished = [], [], {}, []
 
 
@@ -264,12 +259,18 @@ def _chunk(batch: Batch, rows: list[Any]) -> None:
     rows += (batch.run_id, first, seq - 1, int(was_delta), b"\n".join(part))
 
 
-def insert(connection: sqlite3.Connection, statement: str, width: int, values: list[Any]) -> None:
-    """Insert flat values, `width` to a row, with as few statements as a handful of prepared sizes allow."""
+def execute(connection: sqlite3.Connection, statement: str, width: int, values: list[Any]) -> list[Any]:
+    """Execute for flat values, `width` to a row of `{rows}`, in few statements of prepared sizes; what they found."""
+    found: list[Any] = []
     at = 0
-    row = "(" + ",".join("?" * width) + ")"
     for rows in _ROWS_PER_STATEMENT:
         step = rows * width
         while len(values) - at >= step:
-            connection.execute(statement + ",".join([row] * rows), values[at : at + step])
+            found += connection.execute(_sized(statement, width, rows), values[at : at + step]).fetchall()
             at += step
+    return found
+
+
+@functools.cache
+def _sized(statement: str, width: int, rows: int) -> str:
+    return statement.format(rows=",".join(["(" + ",".join("?" * width) + ")"] * rows))

@@ -19,7 +19,7 @@ T = TypeVar("T")
 FILE_NAME = "offramp.db"
 BUSY_TIMEOUT_S = 5.0
 READERS = 2
-PAGE_BYTES = 8192
+PAGE_BYTES = 4096
 
 
 class Database:

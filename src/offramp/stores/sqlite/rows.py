@@ -19,7 +19,7 @@ LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_M
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    """What never changes after acceptance."""
+    """What never changes after acceptance. Stored by position: new fields go to the end and have a default."""
 
     pipeline: str
     version: str
@@ -36,7 +36,7 @@ class _Kept(msgspec.Struct, array_like=True):
     deadline_at: float | None
     retention_s: float
     webhook: dict[str, Any] | None
-    mount: str
+    mount: str = ""
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode

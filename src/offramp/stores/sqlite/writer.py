@@ -45,7 +45,9 @@ class Writer:
         self._backlog_bytes = backlog_bytes
         self._operations: deque[Operation] = deque()
         self._bytes = 0
-        self._changed = threading.Condition()
+        # A plain lock: every write of every run passes through `put`, and an RLock in a Condition costs Python calls.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._tails: dict[str, Tail] = {}
         self._unsynced_since: float | None = None
         self._is_full = False
@@ -60,7 +62,7 @@ class Writer:
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
         size = operation.size if isinstance(operation, Append) else 0
-        with self._changed:
+        with self._lock:
             if size and self._bytes > self._backlog_bytes and not self._closing:
                 self._changed.wait_for(lambda: self._bytes <= self._backlog_bytes or self._closing)
             if self._closing:
@@ -79,7 +81,7 @@ class Writer:
 
     def close(self) -> None:
         """Write what is queued, make it durable, and end the thread."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(CLOSE_TIMEOUT_S)
@@ -103,7 +105,7 @@ class Writer:
 
     def _take(self) -> list[Operation] | None:
         """What has gathered, or [] when it is time to sync, or None at the end."""
-        with self._changed:
+        with self._lock:
             while not self._operations:
                 if self._unsynced_since is not None:
                     left = self._unsynced_since + self._sync_every - time.monotonic()
@@ -120,7 +122,7 @@ class Writer:
     def _done_with(self, operations: Sequence[Operation]) -> None:
         size = sum(operation.size for operation in operations if isinstance(operation, Append))
         if size:
-            with self._changed:
+            with self._lock:
                 self._bytes -= size
                 self._changed.notify_all()
 
@@ -173,12 +175,12 @@ class Writer:
         for operation in operations:
             if isinstance(operation, (Create, Call)):
                 self._refuse(operation, StoreError(f"the database cannot be written: {error}"))
-        with self._changed:
+        with self._lock:
             self._operations.extendleft(reversed(kept))
             closing = self._closing
             self._changed.wait(RETRY_EVERY_S)
         if closing:
-            with self._changed:
+            with self._lock:
                 left = list(self._operations)
                 self._operations.clear()
             for operation in left:
