@@ -56,6 +56,10 @@ class _Topic:
         # From the end, where readers are as a rule: a deque is indexed in constant time there.
         return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
+    def over(self) -> bool:
+        """Whether the newest event is the terminal one."""
+        return bool(self.frames) and self.frames[-1].type in TERMINAL
+
 
 class Feed:
     """Wakes readers when events of their run became visible."""
@@ -153,13 +157,18 @@ class Feed:
         loop = asyncio.get_running_loop()
         silent_since = loop.time()
         with self._reader(run_id) as (topic, event):
-            look = not topic.complete
+            look, told = not topic.complete, True
             while True:
                 event.clear()
                 with self._lock:
-                    frames, ended = topic.after(after), self._ended
+                    frames = topic.after(after)
+                    ended = self._ended or topic.over()
                 if frames is None or (look and not frames):
                     frames = await store.events(run_id, after)
+                    if not frames and (after or not told) and await _over(store, run_id):
+                        frames = await store.events(run_id, after)
+                        if not frames:
+                            return
                 if frames:
                     after, look = frames[-1].seq, False
                     yield frames
@@ -170,10 +179,17 @@ class Feed:
                 if ended:
                     return
                 step = poll if idle is None else min(poll, silent_since + idle - loop.time())
-                look = not await _woken(event, step) or topic.last <= after
+                told = await _woken(event, step)
+                look = not told or topic.last <= after
                 if idle is not None and loop.time() - silent_since >= idle:
                     silent_since = loop.time()
                     yield []
+
+
+async def _over(store: Store, run_id: str) -> bool:
+    """Whether nothing can follow any more: a reader may have everything, or name a number that was never given."""
+    record = await store.get(run_id)
+    return record is not None and record.finished
 
 
 async def _woken(event: asyncio.Event, seconds: float) -> bool:
