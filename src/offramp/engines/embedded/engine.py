@@ -181,6 +181,8 @@ class EmbeddedEngine:
                     claims = await self._leases.claim(self._member.id, min(free, CLAIM_MAX), self._host.pipelines, now)
                 except StoreError as error:
                     log.error("cannot claim runs: %s", error)  # noqa: TRY400
+                except Exception:  # one bad moment must not leave this process deaf
+                    log.exception("cannot claim runs")
             for claim in claims:
                 self._host.execute(claim)
             if free > len(claims) and len(claims) < CLAIM_MAX:
