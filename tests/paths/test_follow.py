@@ -1,0 +1,217 @@
+"""Readers: live, late and resumed, here and in another process, read the same bytes in the same order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+
+from offramp import App, emit
+from offramp.core import events
+from offramp.errors import RunGone
+from offramp.paths.deliver import TAIL_BYTES_MAX, TAIL_EVENTS_MAX
+from offramp.paths.submission import Submission
+from offramp.testing import FakeClock
+from tests.support import GUARD_S, Signal, assert_one_log, eventually, frames_of, member
+
+
+def talkative(count, size=10):
+    """A pipeline that emits, waits for the test halfway, and emits again."""
+    app, halfway, go_on = App("talk"), Signal(), Signal()
+
+    @app.step
+    async def talk(part: int) -> None:
+        for n in range(count):
+            emit(f"{part}.{n} ".ljust(size, "x"))
+        if part == 1:
+            halfway.set()
+            await go_on.wait()
+
+    @app.pipeline(budget=60)
+    async def pipe() -> str:
+        await talk(1)
+        await talk(2)
+        return "done"
+
+    return app, halfway, go_on
+
+
+async def one_by_one(service, run, after=0):
+    """A reader that comes back for every part with the number of the last event it has."""
+    frames = []
+    async with asyncio.timeout(GUARD_S):
+        while not frames or frames[-1].type not in events.TERMINAL:
+            async with contextlib.aclosing(service.follow(run, after)) as parts:
+                async for part in parts:
+                    frames += part
+                    after = part[-1].seq
+                    break
+    return frames
+
+
+@pytest.mark.parametrize("count", [3, 700])
+async def test_readers_read_the_same_whenever_and_wherever_they_come(tmp_path, count):
+    app, halfway, go_on = talkative(count)
+    async with (
+        member(app, tmp_path, "gateway", poll=0.1) as gateway,
+        member(app, tmp_path, "gateway", poll=0.1) as other,
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+        live = [asyncio.ensure_future(frames_of(gateway, run)) for _ in range(3)]
+        await halfway.wait()
+        await eventually(lambda: _visible(other, run, count))
+        seen = [
+            *live,
+            asyncio.ensure_future(frames_of(gateway, run)),
+            asyncio.ensure_future(frames_of(other, run)),
+            asyncio.ensure_future(one_by_one(gateway, run)),
+            asyncio.ensure_future(one_by_one(other, run)),
+        ]
+        go_on.set()
+        logs = await asyncio.gather(*seen)
+        late = [await frames_of(service, run) for service in (gateway, other)]
+        whole = late[0]
+        for log in [*logs, *late]:
+            assert log == whole
+        for after in random.Random(1).sample(range(len(whole)), 5):
+            assert await frames_of(gateway, run, after) == whole[after:]
+            assert await frames_of(other, run, after) == whole[after:]
+    assert_one_log(whole)
+    assert len(whole) == 2 * count + 6
+
+
+async def _visible(service, run, count):
+    part = await service._process.store.events(run, count)
+    return bool(part)
+
+
+async def test_a_reader_that_has_everything_ends_at_once(tmp_path):
+    app, _, go_on = talkative(2)
+    go_on.set()
+    async with member(app, tmp_path, "local") as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        whole = await frames_of(service, run)
+        for after in (len(whole), len(whole) + 1, 10**9):
+            assert await frames_of(service, run, after) == []
+
+
+async def test_a_slow_reader_misses_nothing_and_costs_bounded_memory(tmp_path):
+    app, halfway, go_on = talkative(3 * TAIL_EVENTS_MAX, size=300)
+    async with member(app, tmp_path, "gateway") as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        async with contextlib.aclosing(service.follow(run)) as slow:
+            frames = list(await anext(slow))
+            await halfway.wait()
+            await eventually(lambda: _visible(service, run, 3 * TAIL_EVENTS_MAX))
+            topic = service._process.feed._topics[run]
+            assert len(topic.frames) <= TAIL_EVENTS_MAX
+            assert topic.size <= TAIL_BYTES_MAX
+            go_on.set()
+            async for part in slow:
+                frames += part
+        await eventually(lambda: service._process.feed.unknown(run))
+    assert_one_log(frames)
+    assert len(frames) == 6 * TAIL_EVENTS_MAX + 6
+
+
+async def test_silence_yields_an_empty_part_and_loses_nothing(tmp_path):
+    app, halfway, go_on = talkative(2)
+    async with member(app, tmp_path, "gateway") as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        frames, silences = [], 0
+        async with asyncio.timeout(GUARD_S), contextlib.aclosing(service.follow(run, idle=0.02)) as parts:
+            async for part in parts:
+                frames += part
+                silences += not part
+                if silences == 3:
+                    go_on.set()
+    assert silences >= 3
+    assert_one_log(frames)
+
+
+async def test_another_processs_events_arrive_by_hint(tmp_path):
+    """No poll comes within the guard: what is read was announced."""
+    app, halfway, go_on = talkative(2)
+    async with (
+        member(app, tmp_path, "gateway", poll=60) as gateway,
+        member(app, tmp_path, "gateway", poll=60) as other,
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        await eventually(lambda: _visible(other, run, 2))
+        reader = asyncio.ensure_future(frames_of(other, run))
+        await eventually(lambda: not other._process.feed.unknown(run))
+        go_on.set()
+        assert_one_log(await reader)
+
+
+async def test_work_is_taken_by_hint(tmp_path):
+    app, _, go_on = talkative(2)
+    go_on.set()
+    async with (
+        member(app, tmp_path, "gateway", poll=60) as gateway,
+        member(app, tmp_path, "worker", poll=60),
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
+        assert_one_log(await frames_of(gateway, run))
+
+
+async def test_without_hints_the_poll_finds_work_and_events(tmp_path, monkeypatch):
+    from offramp.engines.embedded.hints import Hints
+
+    monkeypatch.setattr(Hints, "send", lambda *_: None)
+    app, _, go_on = talkative(2)
+    go_on.set()
+    async with (
+        member(app, tmp_path, "gateway", poll=0.05) as gateway,
+        member(app, tmp_path, "worker", poll=0.05),
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
+        assert_one_log(await frames_of(gateway, run))
+
+
+async def test_the_events_of_a_run_past_its_retention_are_gone(tmp_path):
+    app, clock = App("kept"), FakeClock()
+
+    @app.pipeline(retention=100)
+    async def pipe() -> str:
+        return "done"
+
+    async with member(app, tmp_path, "gateway", clock=clock) as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        await frames_of(service, run)
+        clock.advance(101)
+        assert await service._process.store.purge(clock.time()) == 1
+        with pytest.raises(RunGone, match="were kept for 100 s"):
+            await frames_of(service, run)
+        assert (await service.get(run)).purged
+        assert (await service.document(run))["steps"] == []
+
+
+async def test_a_reader_on_another_loop_reads_too(tmp_path):
+    app, halfway, go_on = talkative(5)
+    async with member(app, tmp_path, "gateway") as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        here = asyncio.ensure_future(frames_of(service, run))
+        await halfway.wait()
+        there = asyncio.ensure_future(asyncio.to_thread(lambda: asyncio.run(frames_of(service, run))))
+        go_on.set()
+        assert await there == await here
+
+
+async def test_a_gone_reader_leaves_nothing_behind(tmp_path):
+    app, halfway, go_on = talkative(2)
+    async with member(app, tmp_path, "gateway") as service:
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        readers = [asyncio.ensure_future(frames_of(service, run)) for _ in range(5)]
+        await eventually(lambda: not service._process.feed.unknown(run) and service._process.feed._topics[run].loops)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        assert all(not topic.loops for topic in service._process.feed._topics.values())
+        go_on.set()
+        assert_one_log(await frames_of(service, run))
