@@ -44,8 +44,18 @@ def process(folder, role, owner, *pipelines):
 
 
 def executed(folder):
-    file = folder / "executed"
+    file = Path(folder) / "executed"
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def in_step_two(service, run, executions=3):
+    """Step 2 is executing, and the two before it, which are written behind, have reached the file."""
+    await eventually(lambda: len(executed(service.settings.data)) == executions)
+
+    async def recorded():
+        return len(await service._process.store.journal(run)) == 2
+
+    await eventually(recorded)
 
 
 async def kill(child):
@@ -58,7 +68,7 @@ async def test_a_killed_workers_run_is_completed_by_another_without_repeating_fi
         with process(tmp_path, "worker", "first") as first:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
             reader = asyncio.ensure_future(frames_of(gateway, run))
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_step_two(gateway, run)
             await kill(first)
         (tmp_path / "go").touch()
         with process(tmp_path, "worker", "second") as second:
@@ -95,7 +105,7 @@ async def test_a_run_survives_several_deaths(tmp_path):
         run = (await gateway.submit(Submission(pipeline="five"))).record.id
         for death in range(2):
             with process(tmp_path, "worker", f"w{death}") as child:
-                await eventually(lambda seen=3 + death: len(executed(tmp_path)) == seen)
+                await in_step_two(gateway, run, 3 + death)
                 await kill(child)
             # Whoever supervises a process tells of its death at once.
             assert await gateway.retire(f"w{death}") in {0, 1}
@@ -113,7 +123,7 @@ async def test_a_killed_gateways_fast_run_is_completed_by_a_worker(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="onlooker", lease=0.5, poll=0.1) as onlooker:
         with process(tmp_path, "gateway", "doomed", "fast_five") as doomed:
             [run] = doomed.runs
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_step_two(onlooker, run)
             assert (await onlooker.get(run)).path == "fast"
             await kill(doomed)
         (tmp_path / "go").touch()
@@ -148,7 +158,7 @@ async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=0.5, poll=0.1) as gateway:
         with process(tmp_path, "worker", "frozen") as frozen:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_step_two(gateway, run)
             frozen.send_signal(signal.SIGSTOP)
             with process(tmp_path, "worker", "second"):
                 await eventually(lambda: len(executed(tmp_path)) == 4)  # step 2 again, at the second
@@ -173,7 +183,7 @@ async def test_nothing_waits_for_the_lease_when_the_death_is_known(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=600) as gateway:
         with process(tmp_path, "worker", "first") as first:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_step_two(gateway, run)
             await kill(first)
             (tmp_path / "go").touch()
             assert await gateway.retire("first") == 1
