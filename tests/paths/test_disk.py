@@ -53,9 +53,6 @@ async def test_a_deep_run_that_cannot_be_kept_is_refused(tmp_path):
         free(service)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the fast path does not look at the commit of its own start: readers wait for ever"
-)
 async def test_the_reader_of_a_fast_run_that_cannot_be_kept_is_told(tmp_path):
     app, _, hold = gated()
     hold.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
+from offramp.errors import StoreError
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
@@ -19,7 +20,11 @@ class FastPath:
         self._off_ramp = off_ramp
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Begin; nothing is promised yet, so the disk is not waited for."""
+        """Begin; nothing is promised yet, so the disk is not waited for, only the store's word that it has the run.
+
+        Raises:
+            StoreError: it has not; the run is dropped.
+        """
         process = self._process
         record.status, record.started_at = "running", record.created_at
         commit, runlog = process.store.create(
@@ -35,7 +40,11 @@ class FastPath:
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))
         )
-        return Created(None)
+        try:
+            return await commit  # it runs meanwhile; nobody hears of a run that the store refused
+        except StoreError:
+            self._live.drop(run)
+            raise
 
     def disconnected(self, run_id: str) -> None:
         """The client went away: do what the pipeline declares."""
