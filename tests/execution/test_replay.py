@@ -363,8 +363,8 @@ async def test_steps_called_while_a_cancellation_unwinds_do_not_start():
         finally:
             await clean()
 
-    # With an endless grace only the pipeline itself can end the run.
-    async with testing.runtime(app, cancel_grace=600) as runtime:
+    # With an endless grace, and no renewal to cancel it again, only the pipeline itself can end the run.
+    async with testing.runtime(app, cancel_grace=600, lease=600) as runtime:
         handle = await runtime.start("pipe")
         await begun.wait()
         await handle.cancel()

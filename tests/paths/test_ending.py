@@ -135,7 +135,7 @@ async def test_a_cancelled_run_ends_cancelled_whatever_its_code_makes_of_it():
                 return await more()
         return "survived"
 
-    async with testing.runtime(app, cancel_grace=600) as runtime:
+    async with testing.runtime(app, cancel_grace=600, lease=600) as runtime:
         for how in ("return", "raise", "step"):
             begun.__init__()
             handle = await runtime.start("pipe", how=how)
