@@ -24,8 +24,8 @@ from offramp.core.spec import (
     step_spec,
 )
 from offramp.errors import DeclarationError
+from offramp.execution.body import Body
 from offramp.execution.context import current
-from offramp.execution.scope import Scope
 
 if TYPE_CHECKING:
     from offramp.gateway.asgi import Gateway
@@ -48,12 +48,13 @@ class Step(Generic[P, R]):
 
         A step called inside another step is part of that step and not journaled by itself.
         """
-        scope = current.get()
-        if not isinstance(scope, Scope):
+        ambient = current.get()
+        if not isinstance(ambient, Body):
             return self._plain(args, kwargs)
         arguments, encoded = self.spec.signature.encode_call(args, kwargs)
         # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
         # how tasks are scheduled.
+        scope = ambient.scope
         return scope.step(self.spec, scope.journal.key(self.spec.name, encoded), encoded, arguments)
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

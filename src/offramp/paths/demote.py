@@ -13,7 +13,7 @@ from offramp.core import events
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.scope import sleep_for
+from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.engine import Engine, Handoff

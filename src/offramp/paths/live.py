@@ -12,13 +12,12 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
-from offramp.core.journal import Entry, Journal
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired
 from offramp.execution.attempt import RunFacts
 from offramp.execution.runner import Execution
-from offramp.execution.scope import Scope
+from offramp.execution.scope import History, Scope
 from offramp.paths.process import Process
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit
@@ -78,8 +77,7 @@ class LiveRuns:
         self,
         record: RunRecord,
         runlog: RunLog,
-        entries: list[Entry],
-        interrupted: dict[str, events.StepState],
+        history: History,
     ) -> LiveRun:
         """Begin to execute a run whose lease this process holds."""
         process = self._process
@@ -88,6 +86,7 @@ class LiveRuns:
         facts = RunFacts(
             run_id=record.id,
             pipeline=record.pipeline,
+            version=record.version,
             session_id=record.session_id,
             metadata=record.metadata,
             path=record.path,
@@ -95,7 +94,7 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, Journal(entries), runlog, process.lanes, clock, interrupted)
+        scope = Scope(facts, runlog, process.lanes, clock, history)
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],

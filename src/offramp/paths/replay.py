@@ -6,11 +6,11 @@ import asyncio
 from typing import NamedTuple
 
 from offramp.core.events import Draft
-from offramp.core.journal import Entry, Journal
+from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.execution.attempt import RunFacts
 from offramp.execution.runner import Execution
-from offramp.execution.scope import Scope
+from offramp.execution.scope import History, Scope
 from offramp.paths.process import Process
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
@@ -43,13 +43,14 @@ class _Notes:
         return self.durable()
 
 
-async def replay(process: Process, record: RunRecord, entries: list[Entry]) -> Replayed:
+async def replay(process: Process, record: RunRecord, history: History) -> Replayed:
     """Execute a run against its journal. A step that is not in the journal is really executed."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Outcome] = loop.create_future()
     facts = RunFacts(
         run_id=record.id,
         pipeline=record.pipeline,
+        version=record.version,
         session_id=record.session_id,
         metadata=record.metadata,
         path="deep",
@@ -58,7 +59,7 @@ async def replay(process: Process, record: RunRecord, entries: list[Entry]) -> R
         clock=process.clock,
     )
     notes = _Notes(record.id)
-    scope = Scope(facts, Journal(entries), notes, process.lanes, process.clock, {})
+    scope = Scope(facts, notes, process.lanes, process.clock, history)
     execution = Execution(
         process.pipelines[record.pipeline],
         record.input,

@@ -154,7 +154,7 @@ class Service:
         record = await self._process.store.get(run_id)
         if record is None:
             raise _unknown(run_id)
-        return await replay(self._process, record, await self._process.store.journal(run_id))
+        return await replay(self._process, record, await self._deep.history(run_id))
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.
