@@ -87,8 +87,8 @@ class Body:
         entry = await scope.replayed(key)
         if entry is None:
             at = scope.clock.time()
-            with scope.waits(due):
-                value = await scope.mailbox.wait(scope.clock, name, int(key.rpartition(":")[2]), due)
+            with scope.waits(due) as end:
+                value = await scope.mailbox.wait(scope.clock, name, int(key.rpartition(":")[2]), due, end)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))

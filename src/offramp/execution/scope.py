@@ -21,6 +21,7 @@ from offramp.errors import EffectUnknown, EncodingError
 from offramp.execution.attempt import Attempt, RunFacts
 from offramp.execution.replay import ReplayOrder
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
+from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -244,29 +245,36 @@ class Scope:
     # Waiting, which needs no process.
 
     @contextlib.contextmanager
-    def waits(self, due: float | None) -> Iterator[None]:
+    def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
-        with self._waits.until(due):
+        with self._waits.until(due) as end:
             self._resting()
-            yield
+            yield end
 
     def _resting(self) -> None:
         if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:
             self.on_rest()
 
-    def rests_until(self) -> float | None:
-        """Until when the run does nothing but wait, `inf` if for a signal alone; None when it does something."""
-        with self._lock:
-            return None if self.in_flight or self.parked else self._waits.earliest()
+    def parks(self) -> Parked | None:
+        """Until when the run does nothing but wait, and the signals it knew before it was looked at; else None.
 
-    def close_if_resting(self, beyond: float) -> float | None:
-        """End this execution if the run only waits, until after `beyond`; until when, else None."""
+        The signals are counted first: one that comes meanwhile is then one too many for the store, which queues the
+        run instead of parking it.
+        """
+        seen = self.mailbox.seen
+        with self._lock:
+            until = None if self.in_flight or self.parked else self._waits.earliest()
+        return None if until is None else Parked(until, seen)
+
+    def close_if_resting(self, beyond: float) -> Parked | None:
+        """End this execution if the run only waits, until after `beyond` in epoch seconds; else None."""
+        seen = self.mailbox.seen
         with self._lock:
             until = self._waits.earliest()
             if self.state != "open" or self.in_flight or until is None or until <= beyond:
                 return None
             self.state = "closed"
-            return until
+            return Parked(until, seen)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""

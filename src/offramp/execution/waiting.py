@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -22,14 +23,15 @@ class Waits:
         self._due: dict[object, float] = {}
 
     @contextlib.contextmanager
-    def until(self, due: float | None) -> Iterator[None]:
-        """A wait that ends at the latest at `due`, in epoch seconds; None if it may last for ever."""
+    def until(self, due: float | None) -> Iterator[Callable[[], object]]:
+        """A wait that ends at the latest at `due`, in epoch seconds, None for no end; call what it gives to end it."""
         mark = object()
         self._due[mark] = math.inf if due is None else due
+        end = functools.partial(self._due.pop, mark, None)
         try:
-            yield
+            yield end
         finally:
-            del self._due[mark]
+            end()
 
     def earliest(self) -> float | None:
         """When the first of the waits ends by itself, `inf` if none does; None when nothing is waited for."""
@@ -42,8 +44,9 @@ class Mailbox:
 
     def __init__(self, received: Sequence[tuple[str, bytes]]) -> None:
         self._values: dict[str, list[bytes]] = {}
-        self._waiting: dict[tuple[str, int], asyncio.Future[None]] = {}
+        self._waiting: dict[tuple[str, int], tuple[asyncio.Future[None], Callable[[], object]]] = {}
         self.seen = 0
+        """How many signals were received. Grows after the waits that they end have ended: see `Scope.parks`."""
         self.put(received)
 
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
@@ -51,9 +54,11 @@ class Mailbox:
         for name, value in received[self.seen :]:
             values = self._values.setdefault(name, [])
             values.append(value)
-            future = self._waiting.get((name, len(values) - 1))
-            if future is not None and not future.done():
-                future.set_result(None)
+            waiting = self._waiting.get((name, len(values) - 1))
+            if waiting is not None:
+                future, end = waiting
+                end()
+                _set(future)
         self.seen = max(self.seen, len(received))
 
     def get(self, name: str, number: int) -> bytes | None:
@@ -61,12 +66,15 @@ class Mailbox:
         values = self._values.get(name, ())
         return values[number] if number < len(values) else None
 
-    async def wait(self, clock: Clock, name: str, number: int, due: float | None) -> bytes | None:
-        """The signal, or None when `due`, in epoch seconds, passed without it."""
+    async def wait(
+        self, clock: Clock, name: str, number: int, due: float | None, end: Callable[[], object]
+    ) -> bytes | None:
+        """The signal, or None when `due`, in epoch seconds, passed without it; `end` is called as soon as it came."""
         if (value := self.get(name, number)) is not None:
             return value
         loop = asyncio.get_running_loop()
-        future = self._waiting[name, number] = loop.create_future()
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting[name, number] = future, end
         timer = None
         if due is not None:
             ends = clock.monotonic() + max(0.0, due - clock.time())

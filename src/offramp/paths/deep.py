@@ -9,7 +9,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import StoreError
 from offramp.execution.scope import History
 from offramp.execution.waiting import sleep_for
-from offramp.paths.live import LiveRun, LiveRuns, cancelled, expired
+from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Store
@@ -85,16 +85,12 @@ class DeepPath(RunHost):
         """A signal came for a run that may be executing here: pass on what it was sent."""
         run = self._live.get(run_id)
         if run is not None:
-            self._process.control.spawn(self._deliver(run))
+            self._process.control.spawn(self._live.deliver(run))
         return run is not None
-
-    async def _deliver(self, run: LiveRun) -> None:
-        received = await self._process.store.signals(run.record.id)
-        run.execution.call(run.execution.scope.mailbox.put, received)
 
     def listening(self) -> list[str]:
         """The runs here that wait for something: they look again now and then, should a notification be lost."""
-        return [run.record.id for run in self._live.all() if run.execution.scope.rests_until() is not None]
+        return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
 
     def lost(self, run_id: str) -> None:
         """Stop a run whose lease is gone."""

@@ -23,6 +23,9 @@ log = logging.getLogger("offramp")
 BOUNDARY_GRACE_S = 0.05
 """How long a body that has no step in flight may take to reach its next step, or its end, before it is cut there."""
 RETRY_EVERY_S = 0.5
+PARK_AFTER_S = 0.1
+PARK_FOR_S_MIN = 5.0
+"""A shorter wait is not worth a replay."""
 
 
 class OffRamp:
@@ -86,8 +89,29 @@ class OffRamp:
     async def _leave(self, run: LiveRun) -> None:
         """Wait until no step is in flight, then release the run; unless it ends before."""
         if await self._at_boundary(run):
+            parked = run.execution.scope.parks()
             self._live.drop(run)
-            await self._engine.release(run.lease)
+            await self._engine.release(run.lease, parked)
+
+    def watch(self, run: LiveRun) -> None:
+        """When a run begins to wait, look whether it has a signal already; park it when it does nothing but wait."""
+        process = self._process
+
+        def resting() -> None:
+            process.control.spawn(self._live.deliver(run))
+            due = process.clock.monotonic() + PARK_AFTER_S
+            process.clock.call_at(due, lambda: process.control.spawn(self._park(run)))
+
+        run.execution.scope.on_rest = resting
+
+    async def _park(self, run: LiveRun) -> None:
+        if run.leaving or run.execution.finished or run.record.path == "fast":
+            return
+        parked = run.execution.scope.close_if_resting(self._process.clock.time() + PARK_FOR_S_MIN)
+        if parked is not None:
+            run.leaving = True
+            self._live.drop(run)
+            await self._engine.release(run.lease, parked)
 
     async def _at_boundary(self, run: LiveRun) -> bool:
         """Wait for the next step boundary; False when the run ended instead."""

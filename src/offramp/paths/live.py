@@ -14,7 +14,7 @@ from offramp.core import events
 from offramp.core.failure import Failure, failure_of
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, RunCancelled, RunExpired
+from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
 from offramp.execution.attempt import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import History, Scope
@@ -68,6 +68,7 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self.on_start: Callable[[LiveRun], object] = lambda _run: None
         process.metrics.live("fast", lambda: self._counts["fast"])
         process.metrics.live("deep", lambda: self._counts["deep"])
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
@@ -109,8 +110,18 @@ class LiveRuns:
         if record.deadline_at is not None:
             due = began + max(0.0, record.deadline_at - clock.time())
             run.timers.append(clock.call_at(due, lambda: self._expire(run)))
+        self.on_start(run)
         execution.start(process.loops)
         return run
+
+    async def deliver(self, run: LiveRun) -> None:
+        """Hand a run the signals that it was sent."""
+        try:
+            received = await self._process.store.signals(run.record.id)
+        except StoreError as error:
+            log.error("signals of %s cannot be read yet: %s", run.record.id, error)  # noqa: TRY400 - tried again
+            return
+        run.execution.call(run.execution.scope.mailbox.put, received)
 
     def get(self, run_id: str) -> LiveRun | None:
         """The run, if it is executing here."""

@@ -69,6 +69,7 @@ class Service:
         self._engine = engine
         self._close = close
         self._off_ramp = OffRamp(process, engine, live)
+        live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
         self._desk = Desk(process, live, self._fast, engine)
         self._drained = False
@@ -169,6 +170,19 @@ class Service:
             raise _unknown(run_id)
         if record.finished:
             raise RunConflict(f"{run_id} has already ended: it is {record.status}")
+        return record
+
+    async def signal(self, run_id: str, name: str, value: bytes = b"null", tenant: str = "") -> RunRecord:
+        """Send a run a signal: an encoded JSON value for the next `offramp.signal(name)` that has none yet.
+
+        Raises:
+            UnknownRun: there is no such run, or it is another tenant's.
+            RunConflict: it has ended, or was sent as many signals as it may.
+        """
+        await self.get(run_id, tenant)
+        record = await self._engine.signal(run_id, name, value)
+        if record is None:
+            raise _unknown(run_id)
         return record
 
     def disconnected(self, run_id: str) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
 
@@ -86,6 +87,18 @@ class RunFilter(msgspec.Struct, frozen=True):
     pipeline: str | None = None
     after: str | None = None
     limit: int = 20
+
+
+def require_open(record: RunRecord, signals: int) -> None:
+    """What `send_signal` refuses, the same in every store.
+
+    Raises:
+        RunConflict: the run has ended, or has been sent as many signals as it may.
+    """
+    if record.finished:
+        raise RunConflict(f"{record.id} has ended ({record.status}) and takes no signal")
+    if signals >= SIGNALS_MAX:
+        raise RunConflict(f"{record.id} was sent {SIGNALS_MAX} signals, and takes no more")
 
 
 class Store(Protocol):
@@ -203,6 +216,9 @@ class Leases(Protocol):
 
     def leave(self) -> None:
         """Close what the lease thread uses."""
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed, a bounded number."""
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished; returns its record after that, None if unknown."""
