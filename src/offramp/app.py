@@ -123,6 +123,7 @@ class App:
         retry: Retry | None = None,
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
+        on_unknown: Callable[..., Any] | None = None,
         uses: object = None,
     ) -> _StepDecorator: ...
     def step(
@@ -134,6 +135,7 @@ class App:
         retry: Retry | None = None,
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
+        on_unknown: Callable[..., Any] | None = None,
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -145,6 +147,8 @@ class App:
             retry: when to try again; None for one attempt.
             lane: `auto`, `loop`, `thread` or `process` (for CPU-bound functions at module level).
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
+            on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
+                interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -154,7 +158,7 @@ class App:
             raise DeclarationError("step(uses=) is for declared resources, which this version does not have yet")
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
-            spec = step_spec(function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect)
+            spec = step_spec(function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown)
             if spec.name in self.steps:
                 raise DeclarationError(
                     f"step {spec.name!r} is declared twice in app {self.name!r}: journal keys need distinct names, "

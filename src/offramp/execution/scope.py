@@ -137,7 +137,7 @@ class Scope:
             await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
 
     async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
-        number = await self._first_attempt(spec, key)
+        spec, number = await self._first_attempt(spec, key)
         while True:
             attempt = Attempt(self, spec, key, number)
             await self._enter(attempt)
@@ -193,20 +193,20 @@ class Scope:
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
 
-    async def _first_attempt(self, spec: StepSpec, key: str) -> int:
-        """Where to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
+    async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+        """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
         before = self._interrupted.pop(key, None)
         if before is None:
-            return 1
+            return spec, 1
         if before.status == "retrying":
             due = before.changed_epoch() + before.delay_ms / 1000
             with self.waits(due):
                 await sleep_for(self.clock, due - self.clock.time())
-            return before.attempts + 1
-        if spec.effect == "once":
+            return spec, before.attempts + 1
+        if spec.effect == "once" and spec.on_unknown is None:
             unknown = EffectUnknown(
                 f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
-                f"by its idempotency key {self.facts.idempotency_key(key)!r}"
+                f"by its idempotency key {self.facts.idempotency_key(key)!r}, or declare on_unknown="
             )
             self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
             raise unknown
@@ -214,7 +214,7 @@ class Scope:
         failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
         self.append(None, events.draft(body, rfc3339(self.clock.time())))
-        return before.attempts
+        return spec.on_unknown or spec, before.attempts
 
     # Who may start a step, and when this execution ends. Called from the run loop and from the control loop.
 

@@ -18,7 +18,7 @@ from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
-from offramp.paths.replay import Replayed, replay
+from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.ports.engine import Engine
@@ -156,6 +156,15 @@ class Service:
         if record is None:
             raise _unknown(run_id)
         return await replay(self._process, record, await self._deep.history(run_id))
+
+    async def check(self) -> AsyncGenerator[Verdict, None]:
+        """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing."""
+        for status in ("running", "queued"):
+            after = None
+            while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
+                for record in page:
+                    yield await check(self._process, record, await self._deep.history(record.id))
+                after = page[-1].id
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.

@@ -79,9 +79,9 @@ class RunLog(Protocol):
 
 
 class RunFilter(msgspec.Struct, frozen=True):
-    """Which runs a listing shows; `after` is the id of the last run of the page before."""
+    """Which runs a listing shows; `tenant` None for every tenant's, `after` the last id of the page before."""
 
-    tenant: str = ""
+    tenant: str | None = ""
     session_id: str | None = None
     status: Status | None = None
     pipeline: str | None = None

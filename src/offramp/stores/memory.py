@@ -193,12 +193,11 @@ class MemoryStore:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {"session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
+        asked = {"tenant": wanted.tenant, "session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
         matching = [
             msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
             for record in newest
-            if record.tenant == wanted.tenant
-            and (wanted.after is None or record.id < wanted.after)
+            if (wanted.after is None or record.id < wanted.after)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
         ]
         return matching[: wanted.limit]

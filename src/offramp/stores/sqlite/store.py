@@ -111,8 +111,9 @@ class SQLiteStore:
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
-        conditions, values = ["tenant = ?"], [wanted.tenant]
-        for column in ("session_id", "status", "pipeline"):
+        conditions: list[str] = ["1"]
+        values: list[str] = []
+        for column in ("tenant", "session_id", "status", "pipeline"):
             value = getattr(wanted, column)
             if value is not None:
                 conditions.append(f"{column} = ?")
