@@ -158,7 +158,9 @@ class App:
             raise DeclarationError("step(uses=) is for declared resources, which this version does not have yet")
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
-            spec = step_spec(function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown)
+            spec = step_spec(
+                function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown
+            )
             if spec.name in self.steps:
                 raise DeclarationError(
                     f"step {spec.name!r} is declared twice in app {self.name!r}: journal keys need distinct names, "

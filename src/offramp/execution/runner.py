@@ -130,8 +130,8 @@ class Execution:
         began, here = self.scope.facts.version, self.spec.version
         changed = "" if began == here else f" (the run began with version {began!r}, here is {here!r})"
         return (
-            f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something that "
-            "is not journaled (time, randomness, global state): use offramp.now(), uuid4() and random(), and do "
+            f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something "
+            "that is not journaled (time, randomness, global state): use offramp.now(), uuid4() and random(), and do "
             "everything else in steps"
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from offramp.core import events
@@ -99,10 +100,20 @@ class OffRamp:
 
         def resting() -> None:
             process.control.spawn(self._live.deliver(run))
+            if run.record.path == "fast":
+                self._leave_early(run)
+                return
             due = process.clock.monotonic() + PARK_AFTER_S
             process.clock.call_at(due, lambda: process.control.spawn(self._park(run)))
 
         run.execution.scope.on_rest = resting
+
+    def _leave_early(self, run: LiveRun) -> None:
+        """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""
+        execution, clock = run.execution, self._process.clock
+        parked = execution.scope.parks()
+        if parked is not None and clock.time() + execution.scope.facts.remaining() < parked.until < math.inf:
+            self._process.control.spawn(self.demote(run, "predicted"))
 
     async def _park(self, run: LiveRun) -> None:
         if run.leaving or run.execution.finished or run.record.path == "fast":

@@ -12,6 +12,7 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
+from offramp.core.routing import Durations
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
@@ -68,6 +69,7 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self.durations = Durations()
         self.on_start: Callable[[LiveRun], object] = lambda _run: None
         process.metrics.live("fast", lambda: self._counts["fast"])
         process.metrics.live("deep", lambda: self._counts["deep"])
@@ -148,6 +150,7 @@ class LiveRuns:
         """Write a run's outcome."""
         at = self._process.clock.time()
         self._process.metrics.ended(record, outcome, at)
+        self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
         body = terminal_event(record, outcome)
         runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
 

@@ -18,7 +18,6 @@ from offramp.paths.process import Process
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
 
-
 CHECK_TIMEOUT_S = 15.0
 """What a replay without executing anything may take before it counts as standing still."""
 _MISFITS = {Divergence.code, InputError.code}

@@ -13,6 +13,7 @@ from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
+from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
@@ -71,7 +72,7 @@ class Service:
         self._off_ramp = OffRamp(process, engine, live)
         live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
-        self._desk = Desk(process, live, self._fast, engine)
+        self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
         self._drained = False
 
     @property
@@ -242,6 +243,10 @@ class Service:
         """Drain, leave the service, and close everything."""
         await self.drain()
         await self._process.control.run(self._engine.close())
+        await self.close()
+
+    async def close(self) -> None:
+        """Close what this process opened; enough for a service that was not started."""
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 

@@ -217,6 +217,9 @@ class Leases(Protocol):
     def leave(self) -> None:
         """Close what the lease thread uses."""
 
+    async def queued(self, at_most: int) -> int:
+        """How many runs wait for an owner, counted no further than `at_most`."""
+
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed, a bounded number."""
 

@@ -193,7 +193,12 @@ class MemoryStore:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {"tenant": wanted.tenant, "session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
+        asked = {
+            "tenant": wanted.tenant,
+            "session_id": wanted.session_id,
+            "status": wanted.status,
+            "pipeline": wanted.pipeline,
+        }
         matching = [
             msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
             for record in newest
@@ -339,6 +344,11 @@ class MemoryStore:
             if run.parked_until is not None:
                 self._queue(run)
             return msgspec.structs.replace(run.record)
+
+    async def queued(self, at_most: int) -> int:
+        """How many runs are queued, counted no further than `at_most`."""
+        with self.lock:
+            return min(at_most, sum(run.record.status == "queued" for run in self._runs.values()))
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""

@@ -16,13 +16,14 @@ from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.engines.embedded.hints import Hints, Kind
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
-from offramp.errors import LeaseLost, StoreError
+from offramp.errors import LeaseLost, Overloaded, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
 from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Leases, Owner, Parked, Store
 
 log = logging.getLogger("offramp")
 
+COUNT_EVERY_S = 0.25
 CLAIM_MAX = 50
 """Runs taken by one claim."""
 
@@ -36,6 +37,7 @@ class Member:
     works: bool
     lease_s: float
     poll_s: float
+    queue_max: int = 10_000
 
 
 class EmbeddedEngine:
@@ -72,6 +74,8 @@ class EmbeddedEngine:
         self._started_at = clock.time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = False
+        self._queued = 0
+        self._queue_counted_at = -COUNT_EVERY_S
         self._more_wait = True
         """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
 
@@ -108,6 +112,8 @@ class EmbeddedEngine:
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run: executed here at once if there is room, else queued (N1)."""
         here = self._taking and self._host.free() > 0
+        if not here:
+            await self._require_room()
         if here:
             record.status, record.started_at = "running", record.created_at
         owner = self._member.id if here else None
@@ -122,6 +128,22 @@ class EmbeddedEngine:
             elif idempotency is not None:
                 self._host.execute(Claim(record, runlog.lease, fresh=True))
         return created
+
+    async def _require_room(self) -> None:
+        """Refuse when too many runs wait. Counted anew after a moment only: the bound may be passed by a little.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        now = self._clock.monotonic()
+        if now >= self._queue_counted_at + COUNT_EVERY_S:
+            self._queue_counted_at = now
+            self._queued = await self._leases.queued(self._member.queue_max)
+        if self._queued >= self._member.queue_max:
+            raise Overloaded(
+                f"{self._member.queue_max} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers",
+                retry_after=5.0,
+            )
 
     async def adopt(self, handoff: Handoff) -> None:
         """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""

@@ -160,6 +160,12 @@ class SQLiteLeases:
 
         return await self._change(change, durable=True)
 
+    async def queued(self, at_most: int) -> int:
+        """How many runs are queued, counted no further than `at_most`."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = 'queued' LIMIT ?)"
+        count: int = await self._database.read(lambda connection: connection.execute(query, (at_most,)).fetchone()[0])
+        return count
+
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""
         query = "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL AND owner IS NULL LIMIT ?"
