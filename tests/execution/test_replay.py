@@ -247,8 +247,7 @@ async def test_a_journal_entry_that_is_never_asked_for_fails_the_run_as_divergen
         error = await pumped(clock, failure_of(handle))
         assert (await handle.document())["error"]["code"] == "divergence"
     assert isinstance(error, Divergence)
-    assert "'search'" in str(error)
-    assert "1 finished step" in str(error)
+    assert "calls step 'search' where the journal has other arguments" in str(error)
 
 
 async def test_code_that_depends_on_the_world_fails_the_check():
@@ -262,7 +261,7 @@ async def test_code_that_depends_on_the_world_fails_the_check():
     async def pipe() -> int:
         return await look(next(world))
 
-    with pytest.raises(AssertionError, match=r"executed \['look'\]"):
+    with pytest.raises(AssertionError, match="'look' where the journal has other arguments"):
         await testing.replays(app, "pipe")
 
 

@@ -130,9 +130,9 @@ class Scope:
         ends = clock.monotonic() + DIVERGENCE_GRACE_S
         while journal.missing:
             if self.diverged is not None or clock.monotonic() >= ends:
-                self.diverged = (
-                    f"the pipeline calls step {spec.name!r} where the journal has {journal.unasked()[0].name!r}"
-                )
+                missed = journal.unasked()[0].name
+                other = "other arguments" if missed == spec.name else repr(missed)
+                self.diverged = f"the pipeline calls step {spec.name!r} where the journal has {other}"
                 raise Handoff
             await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
 
