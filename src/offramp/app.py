@@ -24,8 +24,8 @@ from offramp.core.spec import (
     step_spec,
 )
 from offramp.errors import DeclarationError
+from offramp.execution.body import Body
 from offramp.execution.context import current
-from offramp.execution.scope import Scope
 
 if TYPE_CHECKING:
     from offramp.gateway.asgi import Gateway
@@ -48,12 +48,13 @@ class Step(Generic[P, R]):
 
         A step called inside another step is part of that step and not journaled by itself.
         """
-        scope = current.get()
-        if not isinstance(scope, Scope):
+        ambient = current.get()
+        if not isinstance(ambient, Body):
             return self._plain(args, kwargs)
         arguments, encoded = self.spec.signature.encode_call(args, kwargs)
         # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
         # how tasks are scheduled.
+        scope = ambient.scope
         return scope.step(self.spec, scope.journal.key(self.spec.name, encoded), encoded, arguments)
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
@@ -122,6 +123,7 @@ class App:
         retry: Retry | None = None,
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
+        on_unknown: Callable[..., Any] | None = None,
         uses: object = None,
     ) -> _StepDecorator: ...
     def step(
@@ -133,6 +135,7 @@ class App:
         retry: Retry | None = None,
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
+        on_unknown: Callable[..., Any] | None = None,
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -144,6 +147,8 @@ class App:
             retry: when to try again; None for one attempt.
             lane: `auto`, `loop`, `thread` or `process` (for CPU-bound functions at module level).
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
+            on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
+                interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -153,7 +158,9 @@ class App:
             raise DeclarationError("step(uses=) is for declared resources, which this version does not have yet")
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
-            spec = step_spec(function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect)
+            spec = step_spec(
+                function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown
+            )
             if spec.name in self.steps:
                 raise DeclarationError(
                     f"step {spec.name!r} is declared twice in app {self.name!r}: journal keys need distinct names, "

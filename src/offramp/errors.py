@@ -174,6 +174,14 @@ class StepTimeout(OfframpError, TimeoutError):
     fault = "pipeline"
 
 
+class SignalTimeout(OfframpError, TimeoutError):
+    """No signal came within the `timeout` of `offramp.signal`."""
+
+    code = "signal-timeout"
+    title = "No signal came"
+    fault = "pipeline"
+
+
 class LaneDied(OfframpError):
     """A process that executed a step ended before the step did."""
 

@@ -86,7 +86,14 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     )
     live = LiveRuns(process, lambda _run: engine.has_room())
     deep = DeepPath(process, live)
-    member = Member(id=member_id, kind=role, works=role != "gateway", lease_s=settings.lease, poll_s=settings.poll)
+    member = Member(
+        id=member_id,
+        kind=role,
+        works=role != "gateway",
+        lease_s=settings.lease,
+        poll_s=settings.poll,
+        queue_max=settings.queue_runs,
+    )
     engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
     store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
 

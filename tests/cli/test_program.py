@@ -2,7 +2,7 @@ import pytest
 
 from tests.cli.harness import offramp
 
-COMMANDS = ["serve", "worker", "run", "doctor", "submit", "follow", "show", "list", "cancel"]
+COMMANDS = ["serve", "worker", "run", "doctor", "submit", "follow", "show", "list", "cancel", "signal"]
 
 
 def usage(*arguments: str, cwd, **options) -> str:
@@ -69,6 +69,11 @@ def test_version(tmp_path):
         (["submit", "explain", "--url", "localhost"], "not an address"),
         (["list", "--status", "done"], "--status is one of queued, running"),
         (["follow"], "Missing argument 'RUN'"),
+        (["signal", "run_x"], "Missing argument 'NAME'"),
+        (["signal", "run_x", "not a name"], "signal name 'not a name': use a letter"),
+        (["signal", "run_x", "ok", "--data", "yes"], "--data is not JSON"),
+        (["signal", "run_x", "ok", "--data", "@none.json"], "--data @none.json: No such file"),
+        (["signal", "run_x", "ok", "--data", "-"], "stdin is not JSON"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

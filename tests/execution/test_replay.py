@@ -247,8 +247,7 @@ async def test_a_journal_entry_that_is_never_asked_for_fails_the_run_as_divergen
         error = await pumped(clock, failure_of(handle))
         assert (await handle.document())["error"]["code"] == "divergence"
     assert isinstance(error, Divergence)
-    assert "'search'" in str(error)
-    assert "1 finished step" in str(error)
+    assert "calls step 'search' where the journal has other arguments" in str(error)
 
 
 async def test_code_that_depends_on_the_world_fails_the_check():
@@ -262,7 +261,7 @@ async def test_code_that_depends_on_the_world_fails_the_check():
     async def pipe() -> int:
         return await look(next(world))
 
-    with pytest.raises(AssertionError, match=r"executed \['look'\]"):
+    with pytest.raises(AssertionError, match="'look' where the journal has other arguments"):
         await testing.replays(app, "pipe")
 
 
@@ -356,15 +355,15 @@ async def test_steps_called_while_a_cancellation_unwinds_do_not_start():
     async def clean() -> None:
         cleanups.append(1)
 
-    @app.pipeline
+    @app.pipeline(budget=60)
     async def pipe() -> None:
         try:
             await endless()
         finally:
             await clean()
 
-    # With an endless grace, and no renewal to cancel it again, only the pipeline itself can end the run.
-    async with testing.runtime(app, cancel_grace=600, lease=600) as runtime:
+    # With an endless grace and a long budget only the pipeline itself can end the run.
+    async with testing.runtime(app, cancel_grace=600) as runtime:
         handle = await runtime.start("pipe")
         await begun.wait()
         await handle.cancel()

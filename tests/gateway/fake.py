@@ -109,6 +109,7 @@ class FakeService:
         self.followed: asyncio.Queue[str] = asyncio.Queue()
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
+        self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.not_ready = ""
         self.fails_with: Exception | None = None
         self.started = self.drains = self.stopped = 0
@@ -245,6 +246,13 @@ class FakeService:
             raise RunConflict(f"{run_id} is {run.record.status} already")
         run.record.cancel_requested = True
         self.cancelled.put_nowait(run_id)
+        return run.record
+
+    async def signal(self, run_id, name, value, tenant=""):
+        run = self._run(run_id)
+        if run.record.finished:
+            raise RunConflict(f"{run_id} has ended ({run.record.status}) and takes no signal")
+        self.signals.put_nowait((run_id, name, value))
         return run.record
 
     def disconnected(self, run_id):

@@ -98,6 +98,8 @@ class TestOpenAPI:
             ("GET", f"/v1/runs/{run.record.id}/result", "/v1/runs/{run_id}/result"),
             ("GET", f"/v1/runs/{run.record.id}/ws", "/v1/runs/{run_id}/ws"),
             ("POST", f"/v1/runs/{run.record.id}/cancel", "/v1/runs/{run_id}/cancel"),
+            ("POST", f"/v1/runs/{run.record.id}/signals/ok", "/v1/runs/{run_id}/signals/{name}"),
+            ("POST", f"/v1/runs/{run.record.id}/signals/9", "/v1/runs/{run_id}/signals/{name}"),
             ("GET", "/v1/runs/x/events", "/v1/runs/{run_id}/events"),
             ("GET", "/v1/runs?limit=0", "/v1/runs"),
             ("GET", "/v1/runs", "/v1/runs"),

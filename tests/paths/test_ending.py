@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 
 import pytest
@@ -124,7 +125,7 @@ async def test_a_cancelled_run_ends_cancelled_whatever_its_code_makes_of_it():
     async def more() -> str:
         return "more"
 
-    @app.pipeline
+    @app.pipeline(budget=60)
     async def pipe(how: str) -> str:
         try:
             await endless()
@@ -135,7 +136,7 @@ async def test_a_cancelled_run_ends_cancelled_whatever_its_code_makes_of_it():
                 return await more()
         return "survived"
 
-    async with testing.runtime(app, cancel_grace=600, lease=600) as runtime:
+    async with testing.runtime(app, cancel_grace=600) as runtime:
         for how in ("return", "raise", "step"):
             begun.__init__()
             handle = await runtime.start("pipe", how=how)
@@ -144,6 +145,32 @@ async def test_a_cancelled_run_ends_cancelled_whatever_its_code_makes_of_it():
             seen = await log_of(handle)
             assert types(seen)[-1] == "run.cancelled"
             assert "more" not in [event.data.get("step") for event in seen]
+
+
+async def test_cleanup_is_not_cancelled_again_by_a_wish_that_is_repeated():
+    app, begun, cleaned = App("cleanup"), Signal(), []
+
+    @app.step
+    async def careful() -> None:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.02)
+            cleaned.append(1)
+
+    @app.pipeline
+    async def pipe() -> None:
+        await careful()
+
+    async with testing.runtime(app) as runtime:
+        handle = await runtime.start("pipe")
+        await begun.wait()
+        await handle.cancel()
+        runtime.service._deep.cancel(handle.id)  # as every renewal of the lease does
+        assert types(await log_of(handle))[-1] == "run.cancelled"
+    assert cleaned == [1]
 
 
 async def test_a_run_whose_thread_cannot_be_stopped_ends_after_the_grace():
@@ -363,19 +390,56 @@ async def test_the_same_key_and_body_attach_to_the_same_run():
         assert (again.attached, again.record.status) == (True, "cancelled")
 
 
-async def test_as_many_fast_runs_as_are_allowed_and_no_more():
+async def test_a_run_that_is_expected_to_take_longest_goes_deep_when_the_fast_path_is_full():
     app, begun, _ = endless_app(budget=60)
     async with testing.runtime(app, fast_runs=1) as runtime:
-        handle = await runtime.start("pipe")
+        first = await runtime.start("pipe")
         await begun.wait()
-        with pytest.raises(Overloaded, match="OFFRAMP_FAST_RUNS"):
-            await runtime.start("pipe")
-        deep = await runtime.submit(Submission(pipeline="pipe", respond_async=True))
-        await handle.cancel()
-        await log_of(handle)
-        third = await runtime.start("pipe")
-        for each in (deep, third):
-            await each.cancel()
+        second = await runtime.start("pipe")
+        document = await second.document()
+        assert document["path"] == "deep"
+        assert document["demotion"] is None
+        assert "OFFRAMP_FAST_RUNS" in document["route"]["reasons"][-1]
+        assert document["route"]["predicted_ms"] == 60_000
+        assert (await first.document())["path"] == "fast"
+        for handle in (first, second):
+            await handle.cancel()
+
+
+async def test_a_quick_run_takes_the_place_of_the_one_that_is_expected_to_take_longest():
+    app, begun, _ = endless_app(budget=60)
+
+    @app.pipeline
+    async def quick() -> str:
+        return "quick"
+
+    async with testing.runtime(app, fast_runs=1) as runtime:
+        assert await (await runtime.start("quick")).result() == "quick"  # now it is known to be quick
+        slow = await runtime.start("pipe")
+        await begun.wait()
+        handle = await runtime.start("quick")
+        assert await handle.result() == "quick"
+        assert (await handle.document())["path"] == "fast"
+        async for event in slow:
+            if event.type == "run.demoted":
+                assert event.data["reason"] == "overload"
+                break
+        await slow.cancel()
+
+
+async def test_a_full_queue_refuses_what_would_have_to_wait():
+    app, begun, _ = endless_app()
+    async with testing.runtime(app, worker_runs=1, queue_runs=1) as runtime:
+        deep = Submission(pipeline="pipe", respond_async=True)
+        running = await runtime.submit(deep)
+        await begun.wait()
+        queued = await runtime.submit(deep)
+        runtime.service._engine._queue_counted_at = -math.inf  # it counts anew only now and then
+        with pytest.raises(Overloaded, match="OFFRAMP_QUEUE_RUNS") as refused:
+            await runtime.submit(deep)
+        assert refused.value.retry_after > 0
+        for handle in (running, queued):
+            await handle.cancel()
 
 
 async def test_what_does_not_fit_is_refused_by_name():

@@ -1,10 +1,14 @@
-"""A run's input and metadata as they are typed: JSON, @file or stdin; KEY=VALUE. Refuses what cannot be sent."""
+"""A run's input and metadata, and a signal's value, as they are typed: JSON, @file or stdin; KEY=VALUE.
+
+Refuses what cannot be sent.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,27 +21,42 @@ def read_input(text: str) -> bytes:
     Raises:
         CommandError: it cannot be read, is not JSON, or is not an object.
     """
-    encoded, source = _source(text)
-    try:
-        decoded = msgspec.json.decode(encoded)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CommandError(f'{source} is not JSON: {error}; for example --input \'{{"question": "why?"}}\'') from error
+    encoded, source = _source(text, "--input")
+    decoded = _decoded(encoded, source, '--input \'{"question": "why?"}\'')
     if not isinstance(decoded, dict):
         kind = {list: "a list", str: "a string", type(None): "null"}.get(type(decoded), "a bare value")
         raise CommandError(f"{source} is {kind}: give an object with the pipeline's arguments by name")
     return encoded
 
 
-def _source(text: str) -> tuple[bytes, str]:
+def read_value(text: str) -> bytes:
+    """The JSON value that `--data` names, of whatever type.
+
+    Raises:
+        CommandError: it cannot be read or is not JSON.
+    """
+    encoded, source = _source(text, "--data")
+    _decoded(encoded, source, "--data true or --data '\"a text\"'")
+    return encoded
+
+
+def _decoded(encoded: bytes, source: str, example: str) -> Any:
+    try:
+        return msgspec.json.decode(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CommandError(f"{source} is not JSON: {error}; for example {example}") from error
+
+
+def _source(text: str, option: str) -> tuple[bytes, str]:
     if text == "-":
         return sys.stdin.buffer.read(), "stdin"
     if not text.startswith("@"):
-        return text.encode("utf-8", "surrogateescape"), "--input"
+        return text.encode("utf-8", "surrogateescape"), option
     file = Path(text[1:])
     try:
         return file.read_bytes(), str(file)
     except OSError as error:
-        raise CommandError(f"--input {text}: {error.strerror or error}") from error
+        raise CommandError(f"{option} {text}: {error.strerror or error}") from error
 
 
 def read_metadata(pairs: Sequence[str]) -> dict[str, str]:

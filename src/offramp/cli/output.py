@@ -25,6 +25,7 @@ EXITS_CLIENT = (
     "3 the gateway cannot be reached or refused; 130 interrupted."
 )
 EXITS_SERVER = "Exit codes: 0 stopped when told to; 1 it could not go on; 2 wrong usage or settings."
+EXITS_CHECK = "Exit codes: 0 every unfinished run fits; 1 some would break; 2 wrong usage or no App to import."
 EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage or the App cannot be imported."
 
 WIDTH_ELSEWHERE = 240

@@ -32,7 +32,7 @@ from offramp.cli.output import (
     complain,
 )
 from offramp.cli.run import run
-from offramp.cli.runs import cancel, list_runs, show
+from offramp.cli.runs import cancel, list_runs, show, signal
 from offramp.cli.serve import serve
 from offramp.cli.submit import follow, submit
 from offramp.cli.worker import worker
@@ -116,6 +116,13 @@ _command(
     name="list",
 )
 _command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
+_command(
+    signal,
+    f"offramp signal {_RUN} approved",
+    f'offramp signal {_RUN} approved --data \'{{"by": "ada"}}\'',
+    f"offramp signal {_RUN} photo --data @photo.json",
+    exits=EXITS_CLIENT,
+)
 
 
 def main() -> None:

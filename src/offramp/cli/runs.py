@@ -1,4 +1,7 @@
-"""`offramp show`, `list` and `cancel`: what a gateway knows of runs, as a table for a person or JSON for a program."""
+"""`offramp show`, `list`, `cancel` and `signal`: what a gateway knows of runs, and what it is told about them.
+
+A table for a person, or JSON for a program.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from offramp.cli.inputs import read_value
 from offramp.cli.options import ApiKey, AsJson, RunId, Session, Url
 from offramp.cli.output import OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text
+from offramp.core.names import require_name
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
 
 _URL = "http://127.0.0.1:8000"
@@ -88,6 +93,30 @@ def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
         document = gateway.cancel(run_id)
     status = document["status"]
     say(f"{document['id']} is {status}" if status in OUTCOMES else f"{document['id']} is being cancelled")
+    return OK
+
+
+def signal(
+    run_id: RunId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the pipeline waits for.")],
+    *,
+    data: Annotated[
+        str, typer.Option("--data", "-d", metavar="JSON", help="The signal's value: JSON, @FILE, or - for stdin.")
+    ] = "null",
+    url: Url = _URL,
+    api_key: ApiKey = None,
+) -> int:
+    """Send a signal to a run.
+
+    The run need not wait for it yet: a signal is kept until 'offramp.signal(NAME)' asks for it.
+    """
+    from offramp.cli.client import Gateway
+
+    value = read_value(data)
+    require_name("signal", name)
+    with Gateway(url, api_key) as gateway:
+        document = gateway.signal(run_id, name, value)
+    say(f"{document['id']} was sent {name!r}")
     return OK
 
 

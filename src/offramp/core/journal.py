@@ -13,7 +13,7 @@ import msgspec
 
 from offramp.core.failure import Failure
 
-Kind = Literal["step", "emit", "value", "sleep"]
+Kind = Literal["step", "emit", "value", "sleep", "signal"]
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -54,6 +54,8 @@ class Journal:
         self._position = {entry.key: position for position, entry in enumerate(self.entries)}
         self._asked = [False] * self.replayable
         self._calls: dict[str, int] = {}
+        self.missing = self.replayable
+        """How many recorded entries were not asked for yet."""
         if len(self._position) != self.replayable:
             raise DuplicateEntry("the recorded journal holds a key twice")
 
@@ -69,7 +71,9 @@ class Journal:
         position = self._position.get(key)
         if position is None or position >= self.replayable:
             return None
-        self._asked[position] = True
+        if not self._asked[position]:
+            self._asked[position] = True
+            self.missing -= 1
         return self.entries[position]
 
     def position(self, key: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from offramp.core.codec import Signature
@@ -38,6 +38,8 @@ class StepSpec:
     timeout: float | None
     retry: Retry
     effect: Effect
+    on_unknown: StepSpec | None
+    """What decides when an `effect="once"` step was interrupted: takes its arguments, gives its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def step_spec(
     retry: Retry | None,
     lane: LaneChoice,
     effect: Effect,
+    on_unknown: Callable[..., Any] | None = None,
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -81,7 +84,7 @@ def step_spec(
     _require_choice(effect, ("repeatable", "once"), f"{what}: effect=")
     if effect == "once" and retry is not None and retry.attempts > 1:
         raise DeclarationError(f"{what}: effect='once' and retry= exclude each other; drop one of them")
-    return StepSpec(
+    spec = StepSpec(
         chosen,
         function,
         Signature(function, what),
@@ -90,7 +93,21 @@ def step_spec(
         timeout,
         retry or Retry(attempts=1),
         effect,
+        None,
     )
+    return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
+
+
+def _decider(step: StepSpec, function: Callable[..., Any]) -> StepSpec:
+    what = f"step {step.name!r}: on_unknown="
+    if step.effect != "once":
+        raise DeclarationError(f"{what} is for steps with effect='once'")
+    decider = step_spec(function, name=step.name, timeout=step.timeout, retry=None, lane="auto", effect="repeatable")
+    if decider.signature.names != step.signature.names:
+        raise DeclarationError(
+            f"{what} takes the step's own parameters {step.signature.names}, got {decider.signature.names}"
+        )
+    return decider
 
 
 def pipeline_spec(

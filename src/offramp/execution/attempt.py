@@ -11,7 +11,9 @@ import msgspec
 from offramp.core import events
 from offramp.core.run import Path
 from offramp.core.timestamps import rfc3339
+from offramp.errors import OutsideRun
 from offramp.execution.context import Run
+from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -27,6 +29,7 @@ class RunFacts:
         *,
         run_id: str,
         pipeline: str,
+        version: str,
         session_id: str | None,
         metadata: dict[str, str],
         path: Path,
@@ -36,6 +39,7 @@ class RunFacts:
     ) -> None:
         self.run_id = run_id
         self.pipeline = pipeline
+        self.version = version
         self.session_id = session_id
         self.metadata = metadata
         self.path = path
@@ -109,6 +113,8 @@ class Attempt:
 
     async def sleep(self, seconds: float) -> None:
         """A plain wait, by the injected clock."""
-        from offramp.execution.scope import sleep_for
-
         await sleep_for(self.scope.clock, seconds)
+
+    async def signal(self, name: str, timeout: float | None) -> bytes:
+        """Signals are waited for in the pipeline's body."""
+        raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.spec.name!r}")

@@ -14,7 +14,10 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import msgspec
+
 from offramp.core.codec import encode
+from offramp.core.names import require_name
 from offramp.core.run import Path
 from offramp.errors import OutsideRun
 from offramp.ports.clock import Clock
@@ -105,6 +108,9 @@ class Ambient(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait; what was waited is not waited again after a restart."""
 
+    async def signal(self, name: str, timeout: float | None) -> bytes:
+        """The encoded value of the next signal of this name."""
+
 
 current: ContextVar[Ambient | None] = ContextVar("offramp_run", default=None)
 
@@ -164,3 +170,23 @@ async def sleep(seconds: float) -> None:
     """Wait this long; after a restart only for what is left."""
     ambient = current.get()
     await (asyncio.sleep(seconds) if ambient is None else ambient.sleep(seconds))
+
+
+async def signal(name: str, *, timeout: float | None = None) -> Any:
+    """Wait for somebody outside: the JSON value of the next signal of this name that the run is sent.
+
+    Signals are kept until they are asked for, so one may come early; two of a name are given to two calls, in order.
+    A waiting run is parked: it holds no worker, and survives restarts.
+
+    Args:
+        name: as in `POST /v1/runs/{id}/signals/{name}`.
+        timeout: seconds; None to wait as long as the run may live.
+
+    Raises:
+        SignalTimeout: none came in time; also a `TimeoutError`.
+        OutsideRun: called outside a pipeline's body.
+    """
+    ambient = current.get()
+    if ambient is None:
+        raise OutsideRun(f"signal({name!r}) works inside a pipeline that a run executes")
+    return msgspec.json.decode(await ambient.signal(require_name("signal", name), timeout))

@@ -82,6 +82,10 @@ class RemoteAttempt:
         """Inside a step nothing is journaled but its result."""
         return compute()
 
+    async def signal(self, name: str, timeout: float | None) -> bytes:
+        """Process steps are plain functions, so nothing can await this."""
+        raise NotImplementedError
+
     async def sleep(self, seconds: float) -> None:
         """Process steps are plain functions, so nothing can await this."""
         raise NotImplementedError

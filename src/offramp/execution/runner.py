@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 from offramp.core.failure import annotate, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
+from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.execution.scope import Scope
+from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
     from offramp.core.spec import PipelineSpec
@@ -67,6 +69,13 @@ class Execution:
         if task is not None and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(task.cancel)
 
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Call on the run's loop, unless it is over."""
+        with self._lock:
+            loop = self._loop
+        if loop is not None:
+            call_threadsafe(loop, function, *args)
+
     def cancel(self) -> None:
         """End the run `cancelled`: steps are cancelled, none starts any more."""
         self.scope.facts.cancelled = True
@@ -74,7 +83,7 @@ class Execution:
         self.stop_tree()
 
     async def _main(self) -> None:
-        current.set(self.scope)
+        current.set(Body(self.scope))
         try:
             signature = self.spec.signature
             value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
@@ -84,6 +93,9 @@ class Execution:
             if self.scope.state == "closed":
                 return
             outcome, error = self._failed(raised), raised
+        if self.scope.diverged is not None:
+            error = Divergence(f"{self.scope.diverged}. {self._versions()}")
+            outcome = Outcome("failed", error=failure_of(error))
         if self.scope.facts.cancelled:  # however the pipeline took it
             outcome, error = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled"))), None
         self.finish(outcome, error)
@@ -111,10 +123,17 @@ class Execution:
             first = missed[0]
             raise Divergence(
                 f"the journal holds {len(missed)} finished step(s) that this replay did not ask for; the first is "
-                f"{first.name!r} ({first.key}). Either the pipeline's code changed while the run was on its way, or "
-                "it depends on something that is not journaled (time, randomness, global state): use offramp.now(), "
-                "uuid4() and random(), and do everything else in steps"
+                f"{first.name!r} ({first.key}). {self._versions()}"
             )
+
+    def _versions(self) -> str:
+        began, here = self.scope.facts.version, self.spec.version
+        changed = "" if began == here else f" (the run began with version {began!r}, here is {here!r})"
+        return (
+            f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something "
+            "that is not journaled (time, randomness, global state): use offramp.now(), uuid4() and random(), and do "
+            "everything else in steps"
+        )
 
     def _failed(self, error: BaseException) -> Outcome:
         facts = self.scope.facts

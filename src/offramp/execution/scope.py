@@ -1,17 +1,16 @@
 """What a step call does: find its journal entry or execute it, retry, record, announce.
 
 One `Scope` per execution of a run. It decides whether a step may still start here, and is the only writer of the
-run's journal and step events. User code reaches it through `context.current`.
+run's journal and step events.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
@@ -20,8 +19,9 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError
 from offramp.execution.attempt import Attempt, RunFacts
-from offramp.execution.context import Run
 from offramp.execution.replay import ReplayOrder
+from offramp.execution.waiting import Mailbox, Waits, sleep_for
+from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -29,7 +29,20 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
 
+REPLAY_TURNS = 100
+"""Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
+DIVERGENCE_GRACE_S = 5.0
+"""What a body with waits of its own gets before a replay that stands still counts as divergence."""
+
 State = Literal["open", "stopping", "closed"]
+
+
+class History(NamedTuple):
+    """What earlier executions of a run left: finished steps, steps they began and did not finish, signals received."""
+
+    entries: Sequence[Entry] = ()
+    interrupted: Mapping[str, events.StepState] = {}
+    signals: Sequence[tuple[str, bytes]] = ()
 
 
 class Handoff(BaseException):
@@ -40,79 +53,50 @@ class Handoff(BaseException):
 
 
 class Scope:
-    """The journal side of one executing run; also what `context.current` holds in the pipeline's body."""
+    """The journal side of one executing run."""
 
     def __init__(
         self,
         facts: RunFacts,
-        journal: Journal,
         log: RunLog,
         lanes: Lanes,
         clock: Clock,
-        interrupted: dict[str, events.StepState],
+        history: History,
     ) -> None:
         self.facts = facts
-        self.journal = journal
+        self.journal = Journal(history.entries)
         self.log = log
         self.clock = clock
         self._lanes = lanes
-        self._interrupted = interrupted
-        self._order = ReplayOrder(journal.replayable)
+        self.mailbox = Mailbox(history.signals)
+        self.diverged: str | None = None
+        self._interrupted = dict(history.interrupted)
+        self._order = ReplayOrder(self.journal.replayable)
+        self._waits = Waits()
         self._lock = threading.Lock()
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
         self.on_change: Callable[[], object] | None = None
+        self.on_rest: Callable[[], object] | None = None
 
-    # What user code reaches in the pipeline's body (see context.Ambient).
+    # The journal.
 
-    def run(self) -> Run:
-        """The view of the run from the pipeline's body."""
-        return self.facts.view(None, 1, None)
-
-    def emit(self, encoded: bytes) -> None:
-        """Emit from the body: journaled, so that a replay does not emit again."""
-        key = self.journal.key("offramp.emit", encoded)
-        if self._recorded(key):
-            return
-        at = self.clock.time()
-        body = events.StepDelta(self.facts.pipeline, key, 1, msgspec.Raw(encoded))
-        self._append(Entry(key, "offramp.emit", "emit", started_at=at), events.draft(body, rfc3339(at)))
-
-    def value(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A value computed once and journaled."""
-        key = self.journal.key(name)
-        entry = self._recorded(key)
-        if entry is not None:
-            return msgspec.json.decode(entry.value or b"null")
-        value = compute()
-        encoded = msgspec.json.encode(value)
-        self._append(Entry(key, name, "value", encoded, started_at=self.clock.time()), None)
-        return value
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait until a journaled time, so that a restart does not begin the wait anew; its end is journaled too."""
-        key = self.journal.key("offramp.sleep", msgspec.json.encode(seconds))
-        entry = self._recorded(key)
-        if entry is None:
-            at = self.clock.time()
-            entry = Entry(key, "offramp.sleep", "sleep", msgspec.json.encode(at + seconds), started_at=at)
-            self._append(entry, None)
-        over = f"{key}:over"
-        if self.journal.ask(over) is not None:
-            await self._order.turn(self.journal.position(over))
-            return
-        wake_at: float = msgspec.json.decode(entry.value or b"0")
-        await sleep_for(self.clock, wake_at - self.clock.time())
-        self._append(Entry(over, "offramp.sleep", "sleep", started_at=self.clock.time()), None)
-
-    def _recorded(self, key: str) -> Entry | None:
+    def recorded(self, key: str) -> Entry | None:
+        """The entry of a call that cannot wait for its turn in the replay."""
         entry = self.journal.ask(key)
         if entry is not None:
             self._order.skip(self.journal.position(key))
         return entry
 
-    def _append(self, entry: Entry | None, event: events.Draft | None) -> None:
+    async def replayed(self, key: str) -> Entry | None:
+        """The entry of a call, when it is its turn; None when it has not finished before."""
+        entry = self.journal.ask(key)
+        if entry is not None:
+            await self._order.turn(self.journal.position(key))
+        return entry
+
+    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
         if self.state == "closed":
             raise Handoff
@@ -124,16 +108,36 @@ class Scope:
 
     async def step(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         """The result of a step call, from the journal or by executing it."""
-        entry = self.journal.ask(key)
+        entry = await self.replayed(key)
         if entry is None:
+            await self._until_replayed(spec)
             return await self._execute(spec, key, encoded, arguments)
-        await self._order.turn(self.journal.position(key))
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")
 
+    async def _until_replayed(self, spec: StepSpec) -> None:
+        """Wait until the replay has asked for all that is recorded, before anything new is executed.
+
+        In unchanged code every recorded call depends on recorded results only, so it is asked for without any new step.
+        """
+        clock, journal = self.clock, self.journal
+        turns, missing = 0, journal.missing
+        while missing and turns < REPLAY_TURNS:
+            await asyncio.sleep(0)
+            turns = turns + 1 if journal.missing == missing else 0
+            missing = journal.missing
+        ends = clock.monotonic() + DIVERGENCE_GRACE_S
+        while journal.missing:
+            if self.diverged is not None or clock.monotonic() >= ends:
+                missed = journal.unasked()[0].name
+                other = "other arguments" if missed == spec.name else repr(missed)
+                self.diverged = f"the pipeline calls step {spec.name!r} where the journal has {other}"
+                raise Handoff
+            await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
+
     async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
-        number = await self._first_attempt(spec, key)
+        spec, number = await self._first_attempt(spec, key)
         while True:
             attempt = Attempt(self, spec, key, number)
             await self._enter(attempt)
@@ -146,7 +150,7 @@ class Scope:
                 live, value = await self._lanes.run(attempt, encoded, arguments)
                 result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-                self._append(
+                self.append(
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
@@ -161,7 +165,8 @@ class Scope:
                 return result
             finally:
                 self._leave(attempt)
-            await sleep_for(self.clock, wait)
+            with self.waits(self.clock.time() + wait):
+                await sleep_for(self.clock, wait)
             number += 1
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> float | None:
@@ -175,7 +180,7 @@ class Scope:
             wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
-            self._append(None, events.draft(body, rfc3339(now)))
+            self.append(None, events.draft(body, rfc3339(now)))
             return wait
         self._fail(attempt.spec, key, number, error, at, duration_ms)
         return None
@@ -186,28 +191,30 @@ class Scope:
         failure = failure_of(error)
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
-        self._append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self.append(entry, events.draft(body, rfc3339(self.clock.time())))
 
-    async def _first_attempt(self, spec: StepSpec, key: str) -> int:
-        """Where to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
+    async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+        """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
         before = self._interrupted.pop(key, None)
         if before is None:
-            return 1
+            return spec, 1
         if before.status == "retrying":
-            await sleep_for(self.clock, before.delay_ms / 1000 - (self.clock.time() - before.changed_epoch()))
-            return before.attempts + 1
-        if spec.effect == "once":
+            due = before.changed_epoch() + before.delay_ms / 1000
+            with self.waits(due):
+                await sleep_for(self.clock, due - self.clock.time())
+            return spec, before.attempts + 1
+        if spec.effect == "once" and spec.on_unknown is None:
             unknown = EffectUnknown(
                 f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
-                f"by its idempotency key {self.facts.idempotency_key(key)!r}"
+                f"by its idempotency key {self.facts.idempotency_key(key)!r}, or declare on_unknown="
             )
             self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
             raise unknown
         text = "the process that executed this attempt ended"
         failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
-        self._append(None, events.draft(body, rfc3339(self.clock.time())))
-        return before.attempts
+        self.append(None, events.draft(body, rfc3339(self.clock.time())))
+        return spec.on_unknown or spec, before.attempts
 
     # Who may start a step, and when this execution ends. Called from the run loop and from the control loop.
 
@@ -226,13 +233,48 @@ class Scope:
         attempt.live = False
         with self._lock:
             self.in_flight.pop(attempt.key, None)
-            stopping = self.state != "open"
-        if stopping:
+        if self.state != "open":
             self._changed()
+        elif not self.in_flight:
+            self._resting()
 
     def _changed(self) -> None:
         if self.on_change is not None:
             self.on_change()
+
+    # Waiting, which needs no process.
+
+    @contextlib.contextmanager
+    def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
+        """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
+        with self._waits.until(due) as end:
+            self._resting()
+            yield end
+
+    def _resting(self) -> None:
+        if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:
+            self.on_rest()
+
+    def parks(self) -> Parked | None:
+        """Until when the run does nothing but wait, and the signals it knew before it was looked at; else None.
+
+        The signals are counted first: one that comes meanwhile is then one too many for the store, which queues the
+        run instead of parking it.
+        """
+        seen = self.mailbox.seen
+        with self._lock:
+            until = None if self.in_flight or self.parked else self._waits.earliest()
+        return None if until is None else Parked(until, seen)
+
+    def close_if_resting(self, beyond: float) -> Parked | None:
+        """End this execution if the run only waits, until after `beyond` in epoch seconds; else None."""
+        seen = self.mailbox.seen
+        with self._lock:
+            until = self._waits.earliest()
+            if self.state != "open" or self.in_flight or until is None or until <= beyond:
+                return None
+            self.state = "closed"
+            return Parked(until, seen)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
@@ -252,21 +294,3 @@ class Scope:
         """End this execution: nothing is written for the run any more, not even by what still runs."""
         with self._lock:
             self.state = "closed"
-
-
-async def sleep_for(clock: Clock, seconds: float) -> None:
-    """Wait by the clock that was injected, on the running loop."""
-    if seconds <= 0:
-        return
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
-    timer = clock.call_at(clock.monotonic() + seconds, lambda: loop.call_soon_threadsafe(_set, future))
-    try:
-        await future
-    finally:
-        timer.cancel()
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -99,9 +99,23 @@ async def read_json_body(call: Call, bytes_max: int) -> bytes:
         BodyTooLarge: it is longer.
         ClientGone: the client left before it was complete.
     """
-    headers = call.connection.headers
-    _require_json(headers.get("content-type"))
-    declared = headers.get("content-length", "")
+    _require_json(call.connection.headers.get("content-type"))
+    return await _receive(call, bytes_max)
+
+
+async def read_optional_json_body(call: Call, bytes_max: int) -> bytes:
+    """As `read_json_body`, but a request may also have no body, and then needs no content type: b"" is returned."""
+    declared = call.connection.headers.get("content-type")
+    if declared is not None:
+        return await read_json_body(call, bytes_max)
+    body = await _receive(call, bytes_max)
+    if body:
+        _require_json(declared)
+    return body
+
+
+async def _receive(call: Call, bytes_max: int) -> bytes:
+    declared = call.connection.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 18 or int(declared) > bytes_max):
         raise _too_large(bytes_max)
     chunks: list[bytes] = []

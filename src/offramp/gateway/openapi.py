@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_LENGTH_MAX
@@ -37,6 +38,12 @@ _PREFERENCE_APPLIED = {"Preference-Applied": {"schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
 _CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", "schema": {"type": "string"}}}
 _VARY = {"Vary": {"schema": {"const": "Prefer"}}}
+_NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
+_SIGNAL_BODY = {
+    "description": "Any JSON value; without a body null.",
+    "required": False,
+    "content": {JSON: {"schema": {}}},
+}
 
 
 async def document(call: Call) -> Reply:
@@ -171,6 +178,17 @@ def _runs() -> dict[str, Any]:
                 | _problems("404", "409", "500", "503"),
             ),
         },
+        "/v1/runs/{run_id}/signals/{name}": {
+            "parameters": [*run_id, _in_path("name", "As in `offramp.signal(name)`.", _NAME)],
+            "post": _operation(
+                "send_signal",
+                "Send a signal to a run",
+                "runs",
+                {"202": _json("The run has the signal, or will when it asks for it.", "Run", _LOCATION | _RETRY_AFTER)}
+                | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
+            )
+            | {"requestBody": _SIGNAL_BODY},
+        },
         "/v1/runs/{run_id}/ws": {
             "parameters": run_id,
             "get": _operation(
@@ -278,8 +296,9 @@ def _number(minimum: int) -> Schema:
     return {"type": "integer", "minimum": minimum}
 
 
-def _in_path(name: str, description: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+def _in_path(name: str, description: str, schema: Schema | None = None) -> dict[str, Any]:
+    schema = schema or {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
 def _query(name: str, description: str, schema: Schema) -> dict[str, Any]:

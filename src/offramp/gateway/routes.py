@@ -11,7 +11,7 @@ from starlette.routing import compile_path
 from starlette.types import Scope
 
 from offramp.core.names import did_you_mean
-from offramp.gateway import catalog, docs, health, openapi, runs, streams, ws
+from offramp.gateway import catalog, docs, health, openapi, runs, signals, streams, ws
 from offramp.gateway.call import Call
 from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
 from offramp.gateway.reply import Answer
@@ -38,6 +38,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/runs/{run_id}/result", runs.result),
     Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket),
     Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel),
+    Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send),
     Route("GET", "/v1/runs", runs.listing),
     Route("GET", "/v1/pipelines", catalog.pipelines),
     Route("GET", "/v1/pipelines/{name}", catalog.pipeline),

@@ -128,7 +128,11 @@ async def result(call: Call) -> Reply:
 
 async def cancel(call: Call) -> Reply:
     """`POST /v1/runs/{run_id}/cancel`: ask for it; the run ends `cancelled` at its next await."""
-    record = await call.service.cancel(call.run_id, call.tenant)
+    return await accepted(call, await call.service.cancel(call.run_id, call.tenant))
+
+
+async def accepted(call: Call, record: RunRecord) -> Reply:
+    """202 with the document of a run that something was asked of."""
     document = await call.service.document(record.id, call.tenant, call.prefix)
     return json_reply(202, document, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
 

@@ -96,19 +96,32 @@ def parse(body: bytes) -> RunRequest:
     """
     if not body.strip(b" \t\r\n"):
         raise RequestError('the body is empty; send a JSON object, for example {"input": {}}')
+    # Raw fields are skipped, not checked, by the typed decoder: their UTF-8 and numbers are checked here.
+    require_json_value(body)
+    try:
+        request = _decode_request(body)
+    except msgspec.ValidationError as error:
+        raise _pointed(error) from error
+    _check_bounds(request)
+    return request
+
+
+def require_json_value(body: bytes) -> None:
+    """Any one JSON value, strictly.
+
+    Raises:
+        RequestError: it is not JSON.
+        InputError: it is nested too deep, or has a number that cannot be read.
+    """
     if depth_exceeds(body, DEPTH_MAX):
         message = f"nested deeper than {DEPTH_MAX} levels"
         raise InputError(f"the body is {message}", [("", message)])
     try:
-        # Raw fields are skipped, not checked, by the typed decoder: their UTF-8 and numbers are checked here.
         _decode_any(body)
-        request = _decode_request(body)
     except msgspec.ValidationError as error:
         raise _pointed(error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError(f"the body is not valid JSON: {error}") from error
-    _check_bounds(request)
-    return request
 
 
 def depth_exceeds(body: bytes, levels_max: int) -> bool:

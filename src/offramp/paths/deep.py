@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 from offramp.core import events
-from offramp.core.journal import Entry
 from offramp.core.timestamps import rfc3339
 from offramp.errors import StoreError
-from offramp.execution.scope import sleep_for
+from offramp.execution.scope import History
+from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
@@ -37,7 +37,7 @@ class DeepPath(RunHost):
     def execute(self, claim: Claim) -> None:
         """Begin: at once when nothing has to be replayed."""
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
-            self._live.start(claim.record, self._process.store.log(claim.lease), [], {})
+            self._live.start(claim.record, self._process.store.log(claim.lease), History())
             return
         self._starting += 1
         self._process.control.spawn(self._resume(claim))
@@ -53,22 +53,26 @@ class DeepPath(RunHost):
             if record.deadline_at is not None and record.deadline_at <= now:
                 self._live.conclude(record, runlog, expired(record))
                 return
-            entries, steps = await self._history(record.id)
+            history = await self.history(record.id)
         finally:
             self._starting -= 1
         if not claim.fresh:
-            replayed = sum(1 for entry in entries if entry.kind == "step")
+            replayed = sum(1 for entry in history.entries if entry.kind == "step")
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
-        unfinished = {key: step for key, step in steps.items() if step.status in {"running", "retrying"}}
-        self._live.start(record, runlog, entries, unfinished)
+        self._live.start(record, runlog, history)
 
-    async def _history(self, run_id: str) -> tuple[list[Entry], dict[str, events.StepState]]:
-        """Journal and steps; a store that cannot be read for now is asked again, as the lease is held here."""
+    async def history(self, run_id: str) -> History:
+        """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
         store = self._process.store
         while True:
             try:
-                return await store.journal(run_id), await steps_of(store, run_id)
+                steps = await steps_of(store, run_id)
+                return History(
+                    await store.journal(run_id),
+                    {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
+                    await store.signals(run_id),
+                )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
                 await sleep_for(self._process.clock, 1.0)
@@ -76,6 +80,17 @@ class DeepPath(RunHost):
     def cancel(self, run_id: str) -> bool:
         """Cancel a run that is executing here."""
         return self._live.cancel(run_id)
+
+    def notice(self, run_id: str) -> bool:
+        """A signal came for a run that may be executing here: pass on what it was sent."""
+        run = self._live.get(run_id)
+        if run is not None:
+            self._process.control.spawn(self._live.deliver(run))
+        return run is not None
+
+    def listening(self) -> list[str]:
+        """The runs here that wait for something: they look again now and then, should a notification be lost."""
+        return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
 
     def lost(self, run_id: str) -> None:
         """Stop a run whose lease is gone."""

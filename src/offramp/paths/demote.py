@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from offramp.core import events
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.scope import sleep_for
+from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.engine import Engine, Handoff
@@ -23,6 +24,9 @@ log = logging.getLogger("offramp")
 BOUNDARY_GRACE_S = 0.05
 """How long a body that has no step in flight may take to reach its next step, or its end, before it is cut there."""
 RETRY_EVERY_S = 0.5
+PARK_AFTER_S = 0.1
+PARK_FOR_S_MIN = 5.0
+"""A shorter wait is not worth a replay."""
 
 
 class OffRamp:
@@ -86,8 +90,39 @@ class OffRamp:
     async def _leave(self, run: LiveRun) -> None:
         """Wait until no step is in flight, then release the run; unless it ends before."""
         if await self._at_boundary(run):
+            parked = run.execution.scope.parks()
             self._live.drop(run)
-            await self._engine.release(run.lease)
+            await self._engine.release(run.lease, parked)
+
+    def watch(self, run: LiveRun) -> None:
+        """When a run begins to wait, look whether it has a signal already; park it when it does nothing but wait."""
+        process = self._process
+
+        def resting() -> None:
+            process.control.spawn(self._live.deliver(run))
+            if run.record.path == "fast":
+                self._leave_early(run)
+                return
+            due = process.clock.monotonic() + PARK_AFTER_S
+            process.clock.call_at(due, lambda: process.control.spawn(self._park(run)))
+
+        run.execution.scope.on_rest = resting
+
+    def _leave_early(self, run: LiveRun) -> None:
+        """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""
+        execution, clock = run.execution, self._process.clock
+        parked = execution.scope.parks()
+        if parked is not None and clock.time() + execution.scope.facts.remaining() < parked.until < math.inf:
+            self._process.control.spawn(self.demote(run, "predicted"))
+
+    async def _park(self, run: LiveRun) -> None:
+        if run.leaving or run.execution.finished or run.record.path == "fast":
+            return
+        parked = run.execution.scope.close_if_resting(self._process.clock.time() + PARK_FOR_S_MIN)
+        if parked is not None:
+            run.leaving = True
+            self._live.drop(run)
+            await self._engine.release(run.lease, parked)
 
     async def _at_boundary(self, run: LiveRun) -> bool:
         """Wait for the next step boundary; False when the run ended instead."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
+from offramp.execution.scope import History
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
@@ -35,7 +36,7 @@ class FastPath:
             if created.existing is not None:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
-        run = self._live.start(record, runlog, [], {})
+        run = self._live.start(record, runlog, History())
         ends = run.began + record.budget_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))

@@ -12,13 +12,13 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
-from offramp.core.journal import Entry, Journal
+from offramp.core.routing import Durations
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, RunCancelled, RunExpired
+from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
 from offramp.execution.attempt import RunFacts
 from offramp.execution.runner import Execution
-from offramp.execution.scope import Scope
+from offramp.execution.scope import History, Scope
 from offramp.paths.process import Process
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit
@@ -69,6 +69,8 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self.durations = Durations()
+        self.on_start: Callable[[LiveRun], object] = lambda _run: None
         process.metrics.live("fast", lambda: self._counts["fast"])
         process.metrics.live("deep", lambda: self._counts["deep"])
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
@@ -78,8 +80,7 @@ class LiveRuns:
         self,
         record: RunRecord,
         runlog: RunLog,
-        entries: list[Entry],
-        interrupted: dict[str, events.StepState],
+        history: History,
     ) -> LiveRun:
         """Begin to execute a run whose lease this process holds."""
         process = self._process
@@ -88,6 +89,7 @@ class LiveRuns:
         facts = RunFacts(
             run_id=record.id,
             pipeline=record.pipeline,
+            version=record.version,
             session_id=record.session_id,
             metadata=record.metadata,
             path=record.path,
@@ -95,7 +97,7 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, Journal(entries), runlog, process.lanes, clock, interrupted)
+        scope = Scope(facts, runlog, process.lanes, clock, history)
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],
@@ -110,8 +112,18 @@ class LiveRuns:
         if record.deadline_at is not None:
             due = began + max(0.0, record.deadline_at - clock.time())
             run.timers.append(clock.call_at(due, lambda: self._expire(run)))
+        self.on_start(run)
         execution.start(process.loops)
         return run
+
+    async def deliver(self, run: LiveRun) -> None:
+        """Hand a run the signals that it was sent."""
+        try:
+            received = await self._process.store.signals(run.record.id)
+        except StoreError as error:
+            log.error("signals of %s cannot be read yet: %s", run.record.id, error)  # noqa: TRY400 - tried again
+            return
+        run.execution.call(run.execution.scope.mailbox.put, received)
 
     def get(self, run_id: str) -> LiveRun | None:
         """The run, if it is executing here."""
@@ -138,6 +150,7 @@ class LiveRuns:
         """Write a run's outcome."""
         at = self._process.clock.time()
         self._process.metrics.ended(record, outcome, at)
+        self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
         body = terminal_event(record, outcome)
         runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
 
@@ -168,6 +181,8 @@ class LiveRuns:
         run = self.get(run_id)
         if run is None:
             return False
+        if run.execution.scope.facts.cancelled:  # each renewal repeats the wish; cleanup under way is left alone
+            return True
         clock = self._process.clock
         run.execution.cancel()
         due = clock.monotonic() + self._process.settings.cancel_grace

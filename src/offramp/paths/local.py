@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from offramp.core.codec import encode
 from offramp.core.events import Event, decode, result_in
 from offramp.core.failure import annotate, exception_of
 from offramp.errors import RunCancelled, RunExpired, RunFailed
@@ -73,6 +74,10 @@ class Handle:
         """The run document."""
         document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(await self._service.document(self.id)))
         return document
+
+    async def signal(self, name: str, value: Any = None) -> None:
+        """Send the run a signal: any JSON-encodable value for `offramp.signal(name)`."""
+        await self._service.signal(self.id, name, encode(value, f"the value of signal {name!r}"))
 
     async def cancel(self) -> None:
         """Have the run end `cancelled`."""

@@ -13,12 +13,13 @@ from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
+from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
-from offramp.paths.replay import Replayed, replay
+from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.ports.engine import Engine
@@ -69,8 +70,9 @@ class Service:
         self._engine = engine
         self._close = close
         self._off_ramp = OffRamp(process, engine, live)
+        live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
-        self._desk = Desk(process, live, self._fast, engine)
+        self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
         self._drained = False
 
     @property
@@ -154,7 +156,16 @@ class Service:
         record = await self._process.store.get(run_id)
         if record is None:
             raise _unknown(run_id)
-        return await replay(self._process, record, await self._process.store.journal(run_id))
+        return await replay(self._process, record, await self._deep.history(run_id))
+
+    async def check(self) -> AsyncGenerator[Verdict, None]:
+        """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing."""
+        for status in ("running", "queued"):
+            after = None
+            while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
+                for record in page:
+                    yield await check(self._process, record, await self._deep.history(record.id))
+                after = page[-1].id
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.
@@ -169,6 +180,19 @@ class Service:
             raise _unknown(run_id)
         if record.finished:
             raise RunConflict(f"{run_id} has already ended: it is {record.status}")
+        return record
+
+    async def signal(self, run_id: str, name: str, value: bytes = b"null", tenant: str = "") -> RunRecord:
+        """Send a run a signal: an encoded JSON value for the next `offramp.signal(name)` that has none yet.
+
+        Raises:
+            UnknownRun: there is no such run, or it is another tenant's.
+            RunConflict: it has ended, or was sent as many signals as it may.
+        """
+        await self.get(run_id, tenant)
+        record = await self._engine.signal(run_id, name, value)
+        if record is None:
+            raise _unknown(run_id)
         return record
 
     def disconnected(self, run_id: str) -> None:
@@ -219,6 +243,10 @@ class Service:
         """Drain, leave the service, and close everything."""
         await self.drain()
         await self._process.control.run(self._engine.close())
+        await self.close()
+
+    async def close(self) -> None:
+        """Close what this process opened; enough for a service that was not started."""
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 

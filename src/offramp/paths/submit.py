@@ -14,6 +14,7 @@ from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import InputError, Overloaded, UnknownPipeline
+from offramp.paths.admission import Admission
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.process import Process
@@ -28,9 +29,10 @@ FIRST_READER_WITHIN_S = 1.0
 class Desk:
     """Where requests for runs are taken."""
 
-    def __init__(self, process: Process, live: LiveRuns, fast: FastPath, engine: Engine) -> None:
+    def __init__(self, process: Process, live: LiveRuns, admission: Admission, fast: FastPath, engine: Engine) -> None:
         self._process = process
         self._live = live
+        self._admission = admission
         self._fast = fast
         self._engine = engine
         self.closed = False
@@ -42,7 +44,7 @@ class Desk:
             UnknownPipeline: no pipeline has that name.
             InputError: input, class or budget do not fit.
             IdempotencyMismatch: the key came with another request before.
-            Overloaded: this process is stopping, or executes as many fast runs as it may.
+            Overloaded: this process is stopping, or as many runs are queued as may be.
             StoreError: the store cannot take it; nothing was accepted.
         """
         if self.closed:
@@ -55,6 +57,9 @@ class Desk:
         else:
             spec.signature.decode_input(submission.input)
         record = self._record(submission, spec, sla)
+        if record.path == "fast":
+            record.route = self._admission.route(record)
+            record.path = record.route.path
         accepted = events.draft(
             events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
             rfc3339(record.created_at),
@@ -64,11 +69,6 @@ class Desk:
             self._live.watchers[record.id] = watcher
         self._expect_reader(record.id)
         if record.path == "fast":
-            if self._live.count("fast") >= self._process.settings.fast_runs:
-                raise Overloaded(
-                    f"{self._process.settings.fast_runs} runs are on the fast path here (OFFRAMP_FAST_RUNS); "
-                    "try again, or ask for respond-async"
-                )
             created = await self._fast.start(record, accepted, key)
         else:
             created = await self._engine.start(record, accepted, key)

@@ -8,6 +8,8 @@ N3 A step in flight at adoption is executed again only if the process that ran i
 N4 A finished step is never executed again by recovery, release or drain (D2).
 N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it starts afterwards.
 N6 What a dead process held goes on elsewhere without anybody asking.
+N7 A signal is durable when it is taken, reaches its run once, in order per name, and wakes it if it is parked; a
+   parked run is executed by nobody.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from offramp.core.events import Draft
 from offramp.core.run import Demotion, RunRecord
-from offramp.ports.store import Claim, Created, Idempotency, Lease
+from offramp.ports.store import Claim, Created, Idempotency, Lease, Parked
 
 
 class Handoff(NamedTuple):
@@ -43,6 +45,12 @@ class RunHost(Protocol):
     def cancel(self, run_id: str) -> bool:
         """Cancel a run that is executing here; False if it is not."""
 
+    def notice(self, run_id: str) -> bool:
+        """A signal came for a run; False if it is not executing here."""
+
+    def listening(self) -> list[str]:
+        """The runs executing here that may be waiting for a signal."""
+
     def lost(self, run_id: str) -> None:
         """Stop a run whose lease is gone, without writing anything more."""
 
@@ -56,8 +64,15 @@ class Engine(Protocol):
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run from the fast path (N2)."""
 
-    async def release(self, lease: Lease) -> None:
-        """No step of the run is in flight in this process any more: let it go on at a worker."""
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """No step of the run is in flight in this process any more: let it go on at a worker, or wait at none (N7)."""
+
+    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+        """Send a signal to a run wherever it is (N7); its record, None if it is unknown.
+
+        Raises:
+            RunConflict: the run has ended, or takes no more signals.
+        """
 
     async def cancel(self, run_id: str) -> RunRecord | None:
         """Cancel a run wherever it is (N5); its record, None if it is unknown."""

@@ -21,6 +21,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
 
@@ -54,6 +55,9 @@ class Batch(NamedTuple):
     frames: list[bytes]
 
 
+SIGNALS_MAX = 1_000
+"""Signals that one run may be sent."""
+
 Listener = Callable[[list[Batch]], None]
 
 
@@ -75,14 +79,26 @@ class RunLog(Protocol):
 
 
 class RunFilter(msgspec.Struct, frozen=True):
-    """Which runs a listing shows; `after` is the id of the last run of the page before."""
+    """Which runs a listing shows; `tenant` None for every tenant's, `after` the last id of the page before."""
 
-    tenant: str = ""
+    tenant: str | None = ""
     session_id: str | None = None
     status: Status | None = None
     pipeline: str | None = None
     after: str | None = None
     limit: int = 20
+
+
+def require_open(record: RunRecord, signals: int) -> None:
+    """What `send_signal` refuses, the same in every store.
+
+    Raises:
+        RunConflict: the run has ended, or has been sent as many signals as it may.
+    """
+    if record.finished:
+        raise RunConflict(f"{record.id} has ended ({record.status}) and takes no signal")
+    if signals >= SIGNALS_MAX:
+        raise RunConflict(f"{record.id} was sent {SIGNALS_MAX} signals, and takes no more")
 
 
 class Store(Protocol):
@@ -117,6 +133,9 @@ class Store(Protocol):
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
         """Visible events numbered above `after`, in order: at least one if there is one, else a bounded batch."""
 
+    async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
+        """The signals sent to a run, as name and encoded value, in the order they came."""
+
     async def purge(self, now: float) -> int:
         """Remove journal, events, input and result of runs past their retention; returns how many."""
 
@@ -149,6 +168,13 @@ class Claim(NamedTuple):
     fresh: bool
 
 
+class Parked(NamedTuple):
+    """A run that only waits: until when, in epoch seconds (`inf` for a signal alone), having seen so many signals."""
+
+    until: float
+    signals_seen: int
+
+
 class Leases(Protocol):
     """Who may write which run. `Q` obligations:
 
@@ -156,6 +182,8 @@ class Leases(Protocol):
     Q2 What an owner held becomes claimable once it is expired or retired, never while its lease runs.
     Q3 A claimed run is one that is queued and due, highest priority first, oldest first within a priority.
     Q4 A cancel request reaches the owner at its next renewal at the latest.
+    Q5 A parked run is queued when its time comes, when it is sent a signal, or claimed by id; no signal is lost between
+       a look into the mailbox and the parking.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -176,14 +204,27 @@ class Leases(Protocol):
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs of these pipelines."""
 
-    async def release(self, lease: Lease) -> None:
-        """Queue a run again, for any owner."""
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5)."""
+
+    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+        """Keep a signal, durably, for a run that is not finished, and queue it if it is parked; its record (Q5).
+
+        Raises:
+            RunConflict: the run has ended, or has `SIGNALS_MAX` signals.
+        """
 
     def leave(self) -> None:
         """Close what the lease thread uses."""
+
+    async def queued(self, at_most: int) -> int:
+        """How many runs wait for an owner, counted no further than `at_most`."""
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed, a bounded number."""
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished; returns its record after that, None if unknown."""
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued."""
+        """Take this run if it is queued or parked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,8 +22,10 @@ from offramp.ports.store import (
     Lease,
     Listener,
     Owner,
+    Parked,
     RunFilter,
     RunLog,
+    require_open,
 )
 
 EVENTS_READ_MAX = 1_000
@@ -41,6 +44,8 @@ class _Run:
         self.token = 1
         self.entries: list[Entry] = []
         self.frames: list[Frame] = []
+        self.signals: list[tuple[str, bytes]] = []
+        self.parked_until: float | None = None
 
     def held(self, lease: Lease) -> bool:
         return self.owner == lease.owner and self.token == lease.token
@@ -188,12 +193,16 @@ class MemoryStore:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {"session_id": wanted.session_id, "status": wanted.status, "pipeline": wanted.pipeline}
+        asked = {
+            "tenant": wanted.tenant,
+            "session_id": wanted.session_id,
+            "status": wanted.status,
+            "pipeline": wanted.pipeline,
+        }
         matching = [
             msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
             for record in newest
-            if record.tenant == wanted.tenant
-            and (wanted.after is None or record.id < wanted.after)
+            if (wanted.after is None or record.id < wanted.after)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
         ]
         return matching[: wanted.limit]
@@ -209,6 +218,11 @@ class MemoryStore:
             frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
         return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
 
+    async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
+        """The signals sent to a run, in order."""
+        with self.lock:
+            return list(self._runs[run_id].signals) if run_id in self._runs else []
+
     async def purge(self, now: float) -> int:
         """Remove what runs past their retention left."""
         count = 0
@@ -218,7 +232,7 @@ class MemoryStore:
                 due = record.finished_at is not None and record.finished_at + record.retention_s <= now
                 if due and not record.purged:
                     run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}")
-                    run.entries, run.frames = [], []
+                    run.entries, run.frames, run.signals = [], [], []
                     count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
         return count
@@ -267,7 +281,7 @@ class MemoryStore:
 
     @staticmethod
     def _queue(run: _Run) -> None:
-        run.owner = None
+        run.owner = run.parked_until = None
         run.record = msgspec.structs.replace(run.record, status="queued")
 
     async def retire(self, owner: str) -> int:
@@ -283,29 +297,64 @@ class MemoryStore:
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs."""
         with self.lock:
+            for run in self._runs.values():
+                if run.parked_until is not None and run.parked_until <= now:
+                    self._queue(run)
             due = [run for run in self._runs.values() if run.record.status == "queued"]
             due = [run for run in due if run.record.pipeline in pipelines]
             due.sort(key=lambda run: (-run.record.priority, run.record.id))
             return [self._take(run, owner, now) for run in due[:limit]]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued."""
+        """Take this run if it is queued or parked."""
         with self.lock:
             run = self._runs.get(run_id)
-            return self._take(run, owner, now) if run is not None and run.record.status == "queued" else None
+            if run is None or (run.record.status != "queued" and run.parked_until is None):
+                return None
+            return self._take(run, owner, now)
 
     @staticmethod
     def _take(run: _Run, owner: str, now: float) -> Claim:
         fresh = run.record.started_at is None
-        run.owner, run.token = owner, run.token + 1
+        run.owner, run.token, run.parked_until = owner, run.token + 1, None
         run.record = msgspec.structs.replace(
             run.record, status="running", path="deep", started_at=run.record.started_at or now
         )
         return Claim(msgspec.structs.replace(run.record), Lease(run.record.id, owner, run.token), fresh)
 
-    async def release(self, lease: Lease) -> None:
-        """Queue a run again."""
-        await self.change(lease, self._queue)
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Give a run back: queued, or parked."""
+
+        def change(run: _Run) -> None:
+            self._queue(run)
+            if parked is not None and parked.signals_seen == len(run.signals):
+                run.parked_until = min(parked.until, run.record.deadline_at or math.inf)
+                run.record = msgspec.structs.replace(run.record, status="running")
+
+        await self.change(lease, change)
+
+    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+        """Keep a signal and wake its run if that is parked."""
+        with self.lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                return None
+            require_open(run.record, len(run.signals))
+            run.signals.append((name, value))
+            if run.parked_until is not None:
+                self._queue(run)
+            return msgspec.structs.replace(run.record)
+
+    async def queued(self, at_most: int) -> int:
+        """How many runs are queued, counted no further than `at_most`."""
+        with self.lock:
+            return min(at_most, sum(run.record.status == "queued" for run in self._runs.values()))
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed."""
+        with self.lock:
+            free = [run.record for run in self._runs.values() if run.owner is None and not run.record.finished]
+            return [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""

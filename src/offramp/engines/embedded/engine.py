@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,14 @@ from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.engines.embedded.hints import Hints, Kind
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
-from offramp.errors import LeaseLost, StoreError
+from offramp.errors import LeaseLost, Overloaded, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
-from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Leases, Owner, Store
+from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Leases, Owner, Parked, Store
 
 log = logging.getLogger("offramp")
 
+COUNT_EVERY_S = 0.25
 CLAIM_MAX = 50
 """Runs taken by one claim."""
 
@@ -35,6 +37,7 @@ class Member:
     works: bool
     lease_s: float
     poll_s: float
+    queue_max: int = 10_000
 
 
 class EmbeddedEngine:
@@ -71,6 +74,8 @@ class EmbeddedEngine:
         self._started_at = clock.time()
         self._tasks: set[asyncio.Task[None]] = set()
         self._taking = False
+        self._queued = 0
+        self._queue_counted_at = -COUNT_EVERY_S
         self._more_wait = True
         """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
 
@@ -107,6 +112,8 @@ class EmbeddedEngine:
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run: executed here at once if there is room, else queued (N1)."""
         here = self._taking and self._host.free() > 0
+        if not here:
+            await self._require_room()
         if here:
             record.status, record.started_at = "running", record.created_at
         owner = self._member.id if here else None
@@ -122,17 +129,45 @@ class EmbeddedEngine:
                 self._host.execute(Claim(record, runlog.lease, fresh=True))
         return created
 
+    async def _require_room(self) -> None:
+        """Refuse when too many runs wait. Counted anew after a moment only: the bound may be passed by a little.
+
+        Raises:
+            Overloaded: the queue is full.
+        """
+        now = self._clock.monotonic()
+        if now >= self._queue_counted_at + COUNT_EVERY_S:
+            self._queue_counted_at = now
+            self._queued = await self._leases.queued(self._member.queue_max)
+        if self._queued >= self._member.queue_max:
+            raise Overloaded(
+                f"{self._member.queue_max} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers",
+                retry_after=5.0,
+            )
+
     async def adopt(self, handoff: Handoff) -> None:
         """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
         await self._store.adopt(handoff.lease, handoff.demotion)
 
-    async def release(self, lease: Lease) -> None:
-        """Queue the run for a worker."""
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Queue the run for a worker, or park it."""
         try:
-            await self._leases.release(lease)
+            await self._leases.release(lease, parked)
         except LeaseLost:
             log.info("%s was taken over before it was released", lease.run_id)
+        if parked is not None and parked.until < math.inf:
+            # Whoever claims then; this process only sees to it that somebody looks.
+            clock = self._clock
+            clock.call_at(clock.monotonic() + max(0.0, parked.until - clock.time()), self._announce_work)
         self._announce_work()
+
+    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+        """Keep the signal, then reach whoever executes the run, or whoever takes it off the queue now."""
+        record = await self._leases.send_signal(run_id, name, value, self._clock.time())
+        if record is not None and not self._host.notice(run_id):
+            self._hints.send("signal", [run_id])
+            self._announce_work()
+        return record
 
     async def cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish durably, then reach whoever executes the run, or take it off the queue."""
@@ -208,6 +243,9 @@ class EmbeddedEngine:
             self._wake.set()
         elif kind == "events":
             self._on_events(ids)
+        elif kind == "signal":
+            for run_id in ids:
+                self._host.notice(run_id)
         elif kind == "cancel":
             for run_id in ids:
                 self._host.cancel(run_id)
@@ -230,7 +268,9 @@ class EmbeddedEngine:
         if expired:
             log.warning("released what silent processes held: %s", ", ".join(expired))
             loop.call_soon_threadsafe(self._announce_work)
-        loop.call_soon_threadsafe(lambda: self._spawn(self._refresh_peers()))
+        for run_id in self._host.listening():
+            self._host.notice(run_id)
+        loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
 
     async def _register(self) -> None:
         await self._leases.register(
@@ -243,6 +283,18 @@ class EmbeddedEngine:
                 self._started_at,
             )
         )
+
+    async def _look_around(self) -> None:
+        """Who else is there, and which runs met their deadline while nobody executed them."""
+        try:
+            await self._refresh_peers()
+            now = self._clock.time()
+            for run_id in await self._leases.overdue(now):
+                claim = await self._leases.claim_one(self._member.id, run_id, now)
+                if claim is not None:
+                    self._host.execute(claim)
+        except StoreError as error:
+            log.error("%s", error)  # noqa: TRY400 - an operator's matter
 
     async def _refresh_peers(self) -> None:
         self._hints.peers(owner.port for owner in await self._leases.owners())

@@ -16,7 +16,7 @@ import msgspec
 
 log = logging.getLogger("offramp")
 
-Kind = Literal["hello", "work", "events", "cancel"]
+Kind = Literal["hello", "work", "events", "cancel", "signal"]
 IDS_MAX = 1_000
 """Run ids in one datagram; 1,000 of them take 32 kB of the 64 kB that loopback carries."""
 

@@ -27,7 +27,7 @@ _ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Powers of two: any number of rows takes few statements, and each stays prepared."""
 _INSERT_RUNS = (
     "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, retention, "
-    "record) VALUES {rows}"
+    "deadline_at, record) VALUES {rows}"
 )
 _FINISH_RUNS = (
     "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
@@ -205,7 +205,7 @@ class Transaction:
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
-        execute(self._connection, _INSERT_RUNS, 12, self._runs)
+        execute(self._connection, _INSERT_RUNS, 13, self._runs)
         execute(self._connection, "INSERT INTO journal VALUES {rows}", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():
@@ -233,6 +233,7 @@ def _run_row(record: RunRecord, owner: str | None) -> tuple[Any, ...]:
         1,
         record.started_at,
         record.retention_s,
+        record.deadline_at,
         encode_record(record),
     )
 

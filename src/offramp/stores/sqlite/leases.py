@@ -14,7 +14,7 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import Claim, Lease, Owner
+from offramp.ports.store import Claim, Lease, Owner, Parked, require_open
 from offramp.stores.sqlite.batch import Tail, Transaction
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -22,6 +22,11 @@ from offramp.stores.sqlite.rows import RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
+
+FAR_FUTURE = 253_402_300_799.0
+"""The last second of the year 9999, for a run that only a signal wakes."""
+OVERDUE_MAX = 1_000
+_UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
 
 
 class SQLiteLeases:
@@ -94,6 +99,7 @@ class SQLiteLeases:
         marks = ",".join("?" * len(pipelines))
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
+            connection.execute(f"{_UNPARK} WHERE parked_until <= ?", (now,))
             due = connection.execute(
                 f"SELECT id FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
                 "ORDER BY priority DESC, id LIMIT ?",
@@ -102,33 +108,69 @@ class SQLiteLeases:
             return [_take(connection, transaction, owner, row[0], now) for row in due]
 
         # An empty queue is the common answer: look before waiting for the write lock.
-        query = f"SELECT 1 FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) LIMIT 1"  # noqa: S608
-        if not await self._database.read(lambda connection: connection.execute(query, pipelines).fetchone()):
+        query = (
+            f"SELECT 1 FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
+            "UNION ALL SELECT 1 FROM runs WHERE parked_until <= ? LIMIT 1"
+        )
+        if not await self._database.read(lambda connection: connection.execute(query, (*pipelines, now)).fetchone()):
             return []
         return await self._change(change)
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued."""
+        """Take this run if it is queued or parked."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
-            row = connection.execute("SELECT 1 FROM runs WHERE id = ? AND status = 'queued'", (run_id,)).fetchone()
+            free = "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL)"
+            row = connection.execute(free, (run_id,)).fetchone()
             return None if row is None else _take(connection, transaction, owner, run_id, now)
 
         return await self._change(change)
 
-    async def release(self, lease: Lease) -> None:
-        """Queue a run again, for any owner."""
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Give a run back: queued, or parked."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> None:
+            until = None
+            if parked is not None and parked.signals_seen == _count_signals(connection, lease.run_id):
+                until = min(parked.until, FAR_FUTURE)
             changed = connection.execute(
-                "UPDATE runs SET status = 'queued', owner = NULL WHERE id = ? AND owner = ? AND token = ?",
-                (lease.run_id, lease.owner, lease.token),
+                "UPDATE runs SET status = ?1, owner = NULL, parked_until = min(?2, coalesce(deadline_at, ?2)) "
+                "WHERE id = ?3 AND owner = ?4 AND token = ?5",
+                ("queued" if until is None else "running", until, lease.run_id, lease.owner, lease.token),
             )
             if changed.rowcount == 0:
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
             transaction.forget(lease.run_id)
 
         await self._change(change, durable=True)
+
+    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+        """Keep a signal and wake its run if that is parked."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
+            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+            if row is None:
+                return None
+            record = decode_record(row)
+            count = _count_signals(connection, run_id)
+            require_open(record, count)
+            connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?)", (run_id, count, name, value, at))
+            connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
+            return record
+
+        return await self._change(change, durable=True)
+
+    async def queued(self, at_most: int) -> int:
+        """How many runs are queued, counted no further than `at_most`."""
+        query = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = 'queued' LIMIT ?)"
+        count: int = await self._database.read(lambda connection: connection.execute(query, (at_most,)).fetchone()[0])
+        return count
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed."""
+        query = "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL AND owner IS NULL LIMIT ?"
+        rows = await self._database.read(lambda connection: connection.execute(query, (now, OVERDUE_MAX)).fetchall())
+        return [row[0] for row in rows]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""
@@ -148,6 +190,11 @@ class SQLiteLeases:
             self._own.close()
 
 
+def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
+    count: int = connection.execute("SELECT count(*) FROM signals WHERE run_id = ?", (run_id,)).fetchone()[0]
+    return count
+
+
 def _retire(connection: sqlite3.Connection, owner: str) -> int:
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
     # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
@@ -160,7 +207,8 @@ def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, 
     fresh = record.started_at is None
     record.status, record.path, record.started_at = "running", "deep", record.started_at or now
     connection.execute(
-        "UPDATE runs SET status = 'running', path = 'deep', owner = ?, token = ?, started_at = ? WHERE id = ?",
+        "UPDATE runs SET status = 'running', path = 'deep', parked_until = NULL, owner = ?, token = ?, started_at = ? "
+        "WHERE id = ?",
         (owner, token, record.started_at, run_id),
     )
     position, seq = connection.execute(

@@ -55,6 +55,17 @@ MIGRATIONS: list[str] = [
     CREATE TABLE syncs (only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL);
     INSERT INTO syncs VALUES (1, 0);
     """,
+    # Parked runs: running, owned by nobody, until a time or a signal. Deadlines, so that queued runs meet theirs.
+    """
+    ALTER TABLE runs ADD COLUMN parked_until REAL;
+    ALTER TABLE runs ADD COLUMN deadline_at REAL;
+    CREATE INDEX runs_parked ON runs (parked_until) WHERE parked_until IS NOT NULL;
+    CREATE INDEX runs_deadline ON runs (deadline_at) WHERE deadline_at IS NOT NULL AND finished_at IS NULL;
+    CREATE TABLE signals (
+        run_id TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (run_id, number)
+    ) WITHOUT ROWID;
+    """,
 ]
 
 

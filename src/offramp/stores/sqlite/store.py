@@ -111,8 +111,9 @@ class SQLiteStore:
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
-        conditions, values = ["tenant = ?"], [wanted.tenant]
-        for column in ("session_id", "status", "pipeline"):
+        conditions: list[str] = ["1"]
+        values: list[str] = []
+        for column in ("tenant", "session_id", "status", "pipeline"):
             value = getattr(wanted, column)
             if value is not None:
                 conditions.append(f"{column} = ?")
@@ -156,6 +157,15 @@ class SQLiteStore:
 
         return await self._database.read(query)
 
+    async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
+        """The signals sent to a run, in order."""
+
+        def query(connection: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            rows = connection.execute("SELECT name, value FROM signals WHERE run_id = ? ORDER BY number", (run_id,))
+            return [(name, value) for name, value in rows]
+
+        return await self._database.read(query)
+
     async def purge(self, now: float) -> int:
         """Remove what runs past their retention left, a bounded number at a time."""
 
@@ -163,7 +173,7 @@ class SQLiteStore:
             due = connection.execute(
                 "SELECT id, record FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT ?", (now, PURGE_RUNS_MAX)
             ).fetchall()
-            for table in ("journal", "events"):
+            for table in ("journal", "events", "signals"):
                 connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
             connection.executemany(
                 "UPDATE runs SET purged = 1, result = NULL, record = ?, purge_at = purge_at + ? WHERE id = ?",

@@ -1,0 +1,32 @@
+"""Signals over HTTP: a value from outside for a run that waits for it, or will.
+
+Owns what a signal's name and body may be; keeping and delivering it is the service's.
+"""
+
+from __future__ import annotations
+
+from offramp.core.names import require_name
+from offramp.errors import DeclarationError, InputError
+from offramp.gateway.call import Call, read_optional_json_body
+from offramp.gateway.reply import Reply
+from offramp.gateway.runs import accepted
+from offramp.gateway.submission import require_json_value
+
+_WHITESPACE = b" \t\r\n"
+
+
+async def send(call: Call) -> Reply:
+    """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; the body is its value."""
+    run_id, name = call.run_id, _name(call)
+    body = await read_optional_json_body(call, call.service.settings.max_body_bytes)
+    value = body.strip(_WHITESPACE) or b"null"
+    require_json_value(value)
+    return await accepted(call, await call.service.signal(run_id, name, value, call.tenant))
+
+
+def _name(call: Call) -> str:
+    try:
+        return require_name("signal", call.connection.path_params["name"])
+    except DeclarationError as error:
+        message = str(error)[:300]
+        raise InputError(message, [("/path/name", message)]) from error

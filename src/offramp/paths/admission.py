@@ -1,0 +1,38 @@
+"""Who may be on the fast path when it is full: the runs expected to take longest go deep, the others stay quick."""
+
+from __future__ import annotations
+
+from offramp.core.run import Route, RunRecord
+from offramp.paths.demote import OffRamp
+from offramp.paths.live import LiveRun, LiveRuns
+from offramp.paths.process import Process
+
+
+class Admission:
+    """Keeps the fast runs of a process within `fast_runs`."""
+
+    def __init__(self, process: Process, live: LiveRuns, off_ramp: OffRamp) -> None:
+        self._process = process
+        self._live = live
+        self._off_ramp = off_ramp
+
+    def route(self, record: RunRecord) -> Route:
+        """The route of a run that was to go fast: as it is, or deep when there is no room and it is the longest."""
+        bound = self._process.settings.fast_runs
+        if self._live.count("fast") < bound:
+            return record.route
+        durations = self._live.durations
+        staying = [run for run in self._live.all() if run.record.path == "fast" and not run.leaving]
+        if len(staying) < bound and self._live.count("fast") < 2 * bound:
+            return record.route
+        longest = max(staying, key=self._remaining_s, default=None)
+        mine = durations.expected_s(record.pipeline, record.budget_s)
+        if longest is not None and self._live.count("fast") < 2 * bound and self._remaining_s(longest) > mine:
+            self._process.control.spawn(self._off_ramp.demote(longest, "overload"))
+            return record.route
+        reason = f"the fast path is full ({bound} runs, OFFRAMP_FAST_RUNS) and this run is expected to take longest"
+        return Route("deep", [*record.route.reasons, reason], round(mine * 1000, 3))
+
+    def _remaining_s(self, run: LiveRun) -> float:
+        elapsed = self._process.clock.monotonic() - run.began
+        return max(0.0, self._live.durations.expected_s(run.record.pipeline, run.record.budget_s) - elapsed)
