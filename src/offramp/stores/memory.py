@@ -327,7 +327,8 @@ class MemoryStore:
 
         def change(run: _Run) -> None:
             self._queue(run)
-            if parked is not None and parked.signals_seen == len(run.signals):
+            wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
+            if parked is not None and not wakes:
                 run.parked_until = min(parked.until, run.record.deadline_at or math.inf)
                 run.record = msgspec.structs.replace(run.record, status="running")
 
@@ -364,6 +365,8 @@ class MemoryStore:
                 return None
             if not run.record.finished:
                 run.record = msgspec.structs.replace(run.record, cancel_requested=True)
+                if run.parked_until is not None:
+                    self._queue(run)
             return msgspec.structs.replace(run.record)
 
     def leave(self) -> None:

@@ -134,9 +134,11 @@ class SQLiteLeases:
             if parked is not None and parked.signals_seen == _count_signals(connection, lease.run_id):
                 until = min(parked.until, FAR_FUTURE)
             changed = connection.execute(
-                "UPDATE runs SET status = ?1, owner = NULL, parked_until = min(?2, coalesce(deadline_at, ?2)) "
-                "WHERE id = ?3 AND owner = ?4 AND token = ?5",
-                ("queued" if until is None else "running", until, lease.run_id, lease.owner, lease.token),
+                # One that is to be cancelled is not parked: whoever takes it off the queue ends it.
+                "UPDATE runs SET status = iif(?1 IS NULL OR cancel_requested, 'queued', 'running'), owner = NULL, "
+                "parked_until = iif(cancel_requested, NULL, min(?1, coalesce(deadline_at, ?1))) "
+                "WHERE id = ?2 AND owner = ?3 AND token = ?4",
+                (until, lease.run_id, lease.owner, lease.token),
             )
             if changed.rowcount == 0:
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
@@ -179,6 +181,7 @@ class SQLiteLeases:
             connection.execute(
                 "UPDATE runs SET cancel_requested = 1 WHERE id = ? AND status IN ('queued', 'running')", (run_id,)
             )
+            connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
             row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
             return None if row is None else decode_record(row)
 
