@@ -64,6 +64,7 @@ async def replay(process: Process, record: RunRecord, entries: list[Entry]) -> R
         record.input,
         scope,
         lambda outcome, _error: call_threadsafe(loop, ended.set_result, outcome),
+        process.settings.max_result_bytes,
     )
     execution.start(process.loops)
     try:
