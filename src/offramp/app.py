@@ -255,17 +255,19 @@ class App:
     def asgi(self, **settings: Any) -> Gateway:
         """The gateway as an ASGI application with an embedded engine and a worker in this process.
 
-        Serve it with any ASGI server, or mount it under a prefix in Starlette or FastAPI.
+        Serve it with any ASGI server, or mount it under a prefix in Starlette or FastAPI. Where the settings or the
+        data folder hold API keys, requests need one; without, who may reach it is the server's matter.
 
         Args:
             settings: see `offramp.settings.Settings`.
         """
+        from offramp.gateway.access import Access
         from offramp.gateway.asgi import create_asgi
         from offramp.settings import Settings
         from offramp.wiring import build
 
         chosen = Settings.load(**settings)
-        return create_asgi(lambda: build(self, chosen, role="local"))
+        return create_asgi(lambda: build(self, chosen, role="local"), Access.of(chosen))
 
 
 class _StepDecorator(Protocol):

@@ -105,6 +105,30 @@ class UnknownRun(RequestError):
     status = 404
 
 
+class Unauthenticated(RequestError):
+    """The request has no API key, or one that is not known (any more); `challenge` is for `WWW-Authenticate`."""
+
+    code = "unauthenticated"
+    title = "API key needed"
+    status = 401
+
+    def __init__(self, detail: str, challenge: str = "Bearer") -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class TenantLimit(RequestError):
+    """The tenant has as many runs or streams open as it may; `retry_after` is in seconds."""
+
+    code = "tenant-limit"
+    title = "Too many of yours are open"
+    status = 429
+
+    def __init__(self, detail: str, retry_after: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 class RunConflict(RequestError):
     """The run is not in a state that allows this."""
 
@@ -156,6 +180,13 @@ class EncodingError(OfframpError):
     code = "encoding"
     title = "Not JSON-encodable"
     fault = "pipeline"
+
+
+class TooLarge(EncodingError):
+    """A result or an emitted value has more bytes than the limit that the message names."""
+
+    code = "too-large"
+    title = "Value too large"
 
 
 class StepFailed(OfframpError):

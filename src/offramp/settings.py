@@ -20,8 +20,8 @@ def _setting(default: Any, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "doc": doc})
 
 
-def _text(default: str, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
+def _text(default: str, doc: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"doc": doc, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,16 @@ class Settings:
     store: str = _text("", "where runs and events are kept; empty means beside the engine")
     max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
     max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")
+    max_result_bytes: int = _setting(
+        8 << 20, 1024, 1 << 30, "bytes of a step's or a run's encoded result; a larger one fails it"
+    )
+    tenant_runs: int = _setting(20_000, 1, 10_000_000, "runs of one tenant that are queued or running; past it 429")
+    tenant_streams: int = _setting(
+        5000, 1, 1_000_000, "event streams and WebSockets of one tenant in one gateway; past it 429"
+    )
+    api_keys: str = _text("", "API keys, `[tenant/]name:secret` each, separated by commas", secret=True)
+    api_keys_file: str = _text("", "file that `offramp keys` writes; empty means keys.json in `data`")
+    allow_hosts: str = _text("", "host names, separated by commas, that a gateway without keys answers to; `*` is any")
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
     queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it 503")
@@ -80,6 +90,9 @@ class Settings:
         environment = os.environ if environment is None else environment
         file = Path("offramp.toml") if file is None else file
         values = _from_file(file)
+        for item in fields(cls):
+            if item.metadata.get("secret") and item.name in values:
+                raise SettingsError(f"{file.name}: {item.name} is a secret; give it as OFFRAMP_{item.name.upper()}")
         sources = dict.fromkeys(values, file.name)
         for item in fields(cls):
             variable = f"OFFRAMP_{item.name.upper()}"
@@ -130,7 +143,8 @@ def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str):
-            raise SettingsError(f"{name} is text, got {value!r}")
+            got = type(value).__name__ if metadata.get("secret") else repr(value)
+            raise SettingsError(f"{name} is text, got {got}")
         return value
     wanted = type(metadata["low"])
     try:

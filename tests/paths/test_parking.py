@@ -182,7 +182,6 @@ async def test_a_short_sleep_is_not_parked(place, clock):
         assert types(await log_of(handle)) == ["run.accepted", "run.completed"]
 
 
-@pytest.mark.xfail(reason="the end of a sleep is no reason to look again", strict=True)
 async def test_what_still_waits_is_parked_when_what_ended_beside_it_was_a_sleep(place, clock):
     app = App("sleeps")
 
@@ -297,7 +296,6 @@ async def test_no_signal_is_lost_whenever_it_is_sent(place, seed):
     assert set(executed.values()) == {1}
 
 
-@pytest.mark.xfail(reason="a branch whose signal has come, and that did not run yet, does not count", strict=True)
 async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock):
     app, looked = App("branches"), Signal()
 

@@ -131,7 +131,6 @@ async def test_a_signal_reaches_its_run_while_another_step_is_in_flight(place, p
         assert await result_of(handle) == ["open", 1]
 
 
-@pytest.mark.xfail(reason="an early signal is looked for only when no step is in flight", strict=True)
 async def test_a_signal_sent_before_the_run_is_claimed_does_not_wait_for_a_step_beside_it(tmp_path):
     app, hold, got = App("parallel"), Signal(), Signal()
 
@@ -230,7 +229,6 @@ async def test_a_timeout_that_nobody_catches_fails_the_run(place, clock):
         assert (await handle.document())["error"]["code"] == "signal-timeout"
 
 
-@pytest.mark.xfail(reason="a call gets the signal with its own number, whatever came of the calls before", strict=True)
 async def test_a_signal_after_a_timeout_goes_to_the_next_call(place, clock):
     app, timeouts = App("reminds"), []
 
@@ -258,7 +256,6 @@ async def test_a_signal_after_a_timeout_goes_to_the_next_call(place, clock):
     assert timeouts == [0, 1]
 
 
-@pytest.mark.xfail(reason="a call gets the signal with its own number, whatever came of the calls before", strict=True)
 async def test_a_call_that_was_cancelled_takes_no_signal(place, clock):
     app = App("either")
 

@@ -19,7 +19,7 @@ from offramp.settings import Settings
 
 FILES_SPARE = 256
 """File descriptors beside one for each fast run's connection: database, sockets, pipes of workers and lanes."""
-OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "API_KEYS", "API_KEYS_FILE",
+OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY",
                              "MAX_BUDGET", "WEBHOOK_ALLOW", "WEBHOOK_SECRET", "SUPERVISED"})  # fmt: skip
 
 _EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
@@ -97,22 +97,8 @@ def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
             )
 
 
-def check_address(host: str, port: int, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether `serve` could listen there, and who could reach it."""
-    from offramp.gateway.server import is_loopback
-
-    for name in ("OFFRAMP_API_KEYS", "OFFRAMP_API_KEYS_FILE"):
-        if environment.get(name):
-            yield Finding("broken", "keys", f"{name} is set, but this version does not check keys", f"unset {name}")
-    if is_loopback(host):
-        yield Finding("ok", "keys", "no API keys: the gateway is for this machine only")
-    else:
-        yield Finding(
-            "risk",
-            "keys",
-            f"{host} is reachable by others and this version has no API keys",
-            "serve on 127.0.0.1 behind a proxy that authenticates, or say --insecure",
-        )
+def check_address(host: str, port: int) -> Iterator[Finding]:
+    """Whether `serve` could listen there."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

@@ -65,6 +65,15 @@ Workers = Annotated[
     ),
 ]
 MaxBudget = Annotated[float | None, setting("max_budget", metavar="SECONDS")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-host",
+        metavar="NAME",
+        help="Answer to this host name too while there are no API keys; several times for several.",
+        show_default=False,
+    ),
+]
 Url = Annotated[
     str,
     typer.Option("--url", envvar="OFFRAMP_URL", help="The gateway's address, with the prefix it is mounted under."),

@@ -24,6 +24,7 @@ EXITS_CLIENT = (
     "Exit codes: 0 done; 1 the run failed, was cancelled or expired; 2 wrong usage; "
     "3 the gateway cannot be reached or refused; 130 interrupted."
 )
+EXITS_KEYS = "Exit codes: 0 done; 2 wrong usage, or the file of keys cannot be used."
 EXITS_SERVER = "Exit codes: 0 stopped when told to; 1 it could not go on; 2 wrong usage or settings."
 EXITS_CHECK = "Exit codes: 0 every unfinished run fits; 1 some would break; 2 wrong usage or no App to import."
 EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage or the App cannot be imported."

@@ -18,10 +18,12 @@ from typing import Annotated
 import typer
 
 from offramp.cli.doctor import doctor
+from offramp.cli.keys import add, list_keys, revoke
 from offramp.cli.options import epilog
 from offramp.cli.output import (
     EXITS_CLIENT,
     EXITS_DOCTOR,
+    EXITS_KEYS,
     EXITS_RUN,
     EXITS_SERVER,
     INTERRUPTED,
@@ -75,8 +77,10 @@ def options(
 _QUESTION = '--input \'{"question": "what is a slice?"}\''
 
 
-def _command(function: Callable[..., int], *examples: str, exits: str, name: str | None = None) -> None:
-    program.command(name, epilog=epilog(*examples, exits=exits))(function)
+def _command(
+    function: Callable[..., int], *examples: str, exits: str, name: str | None = None, of: typer.Typer = program
+) -> None:
+    of.command(name, epilog=epilog(*examples, exits=exits))(function)
 
 
 _command(
@@ -123,6 +127,18 @@ _command(
     f"offramp signal {_RUN} photo --data @photo.json",
     exits=EXITS_CLIENT,
 )
+
+_keys = typer.Typer(help="The API keys of a gateway: made, listed and revoked.", no_args_is_help=True)
+program.add_typer(_keys, name="keys")
+_command(
+    add,
+    "offramp keys add alice",
+    "offramp keys add billing --tenant acme --data /var/lib/desk",
+    exits=EXITS_KEYS,
+    of=_keys,
+)
+_command(list_keys, "offramp keys list", "offramp keys list --json", exits=EXITS_KEYS, name="list", of=_keys)
+_command(revoke, "offramp keys revoke alice", exits=EXITS_KEYS, of=_keys)
 
 
 def main() -> None:

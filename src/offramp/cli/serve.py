@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,18 +11,20 @@ import typer
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import Data, DrainTimeout, Engine, Host, MaxBudget, Port, Store, Target, Workers
+from offramp.cli.options import AllowHost, Data, DrainTimeout, Engine, Host, MaxBudget, Port, Store, Target, Workers
 from offramp.cli.output import CommandError
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
+from offramp.core.keys import shown_tenant
 
 if TYPE_CHECKING:
+    from offramp.gateway.access import Access
     from offramp.settings import Settings
 
 log = logging.getLogger("offramp")
 
 
-def serve(
+def serve(  # noqa: PLR0913 - each is an option of the command
     target: Target,
     *,
     host: Host = "127.0.0.1",
@@ -34,6 +35,7 @@ def serve(
     store: Store = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
+    allow_host: AllowHost = None,
     insecure: Annotated[
         bool,
         typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys."),
@@ -44,22 +46,32 @@ def serve(
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     show_logs()
-    _refuse_keys()
-    settings = load_settings(data=data, engine=engine, store=store, drain_timeout=drain_timeout, max_budget=max_budget)
+    settings = load_settings(
+        data=data,
+        engine=engine,
+        store=store,
+        drain_timeout=drain_timeout,
+        max_budget=max_budget,
+        allow_hosts=",".join(allow_host) if allow_host else None,
+    )
     app = load_app(target)
     if not app.pipelines:
         raise CommandError(f"{target} declares no pipeline: there is nothing to serve")
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
+    from offramp.gateway.access import Access
     from offramp.wiring import build
 
+    access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
         lambda retire: Supervisor(worker_command(target, settings), workers, retire, settings.drain_timeout),
+        access,
     )
 
     def started(url: str) -> None:
         log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
+        _tell_who_may_come(access, host)
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
 
@@ -69,8 +81,21 @@ def serve(
         port,
         drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
         insecure=insecure,
+        keys=access.closed,
         on_started=started,
     )
+
+
+def _tell_who_may_come(access: Access, host: str) -> None:
+    from offramp.gateway.loopback import is_loopback
+
+    if access.closed:
+        tenants = {shown_tenant(key.tenant) for key in access.keys}
+        log.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))
+    elif is_loopback(host):
+        log.info("no API keys: for this machine only; 'offramp keys add NAME' makes one")
+    else:
+        log.warning("no API keys, and others can reach %s: anybody may start, read and cancel runs", host)
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:
@@ -82,10 +107,3 @@ def worker_command(target: str, settings: Settings) -> list[str]:
 def engine_url(settings: Settings) -> str:
     """The engine with its data folder, as a worker in any working directory needs it."""
     return f"embedded:{Path(settings.data).resolve()}"
-
-
-def _refuse_keys() -> None:
-    # Keys that are set but not checked would leave the gateway open to whoever believes in them.
-    for variable in ("OFFRAMP_API_KEYS", "OFFRAMP_API_KEYS_FILE"):
-        if os.environ.get(variable):
-            raise CommandError(f"{variable} is set, but this version does not check keys yet: unset it")

@@ -9,6 +9,7 @@ from offramp.cli.supervisor import Supervisor
 from offramp.gateway.asgi import Gateway
 
 if TYPE_CHECKING:
+    from offramp.gateway.access import Access
     from offramp.paths.service import Service
 
 
@@ -18,14 +19,16 @@ class SupervisedGateway(Gateway):
     Args:
         service_factory: makes the service.
         supervisor_factory: makes the supervisor, given what takes back the runs of a dead worker.
+        access: who may ask for what.
     """
 
     def __init__(
         self,
         service_factory: Callable[[], Service],
         supervisor_factory: Callable[[Callable[[str], Awaitable[int]]], Supervisor],
+        access: Access | None = None,
     ) -> None:
-        super().__init__(service_factory)
+        super().__init__(service_factory, access)
         self._supervisor = supervisor_factory(self._retire)
 
     async def start(self) -> None:

@@ -107,7 +107,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=PIPE,
-                env={**os.environ, SUPERVISED: f"{number}/{owner}"},
+                env={**_environment(), SUPERVISED: f"{number}/{owner}"},
                 # Ctrl-C is for this process, which then stops its workers in order.
                 start_new_session=True,
             )
@@ -130,6 +130,11 @@ class Supervisor:
             # Its lease runs out by itself; the worker is restarted all the same.
             log.exception("what worker %d held could not be given back at once", number)
             return 0
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the keys of its callers: user code runs in a worker, and nobody asks it for them."""
+    return {name: value for name, value in os.environ.items() if name != "OFFRAMP_API_KEYS"}
 
 
 def how_it_ended(code: int) -> str:

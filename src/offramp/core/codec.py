@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from offramp.errors import DeclarationError, EncodingError, InputError
+from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
 
 
 def _to_builtin(value: Any) -> Any:
@@ -148,6 +148,19 @@ class Signature:
     def encode_result(self, value: Any) -> bytes:
         """A returned value as JSON."""
         return encode(value, f"the result of {self.what}")
+
+    def bounded(self, encoded: bytes, bytes_max: int) -> bytes:
+        """An encoded result, if it is not too large.
+
+        Raises:
+            TooLarge: it is.
+        """
+        if len(encoded) > bytes_max:
+            raise TooLarge(
+                f"the result of {self.what} has {len(encoded)} bytes as JSON, at most {bytes_max} "
+                "(OFFRAMP_MAX_RESULT_BYTES): keep the data elsewhere and return where it is"
+            )
+        return encoded
 
     def decode_result(self, encoded: bytes, live: Any = None) -> Any:
         """The typed result; `live`, the value it was encoded from, serves where a replay's copy could not differ."""

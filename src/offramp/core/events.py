@@ -17,6 +17,9 @@ from offramp.core.run import Path, Route
 RESULT_INLINE_BYTES_MAX = 256 * 1024
 """A larger result is not put into `run.completed`; `result_url` says where it is."""
 
+EMITTED_BYTES_MAX = 256 * 1024
+"""Of one emitted value, encoded."""
+
 
 class Body(msgspec.Struct, frozen=True, tag_field="type"):
     """What an event says beside `run_id`, `seq` and `at`."""

@@ -86,14 +86,18 @@ class Body:
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
         if entry is None:
+            await scope.all_replayed(f"signal {name!r}")  # a signal that a recorded call had is not this one's
             at = scope.clock.time()
-            with scope.waits(due) as end:
-                value = await scope.mailbox.wait(scope.clock, name, int(key.rpartition(":")[2]), due, end)
+            scope.on_signal_wait()
+            with scope.waits(due) as came:
+                value = await scope.mailbox.take(scope.clock, name, due, came)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
             entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at)
             scope.append(entry, None)
+        elif entry.failure is None:
+            scope.mailbox.skip(name)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return entry.value or b"null"

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import msgspec
 
 from offramp.core.codec import encode
+from offramp.core.events import EMITTED_BYTES_MAX
 from offramp.core.names import require_name
 from offramp.core.run import Path
-from offramp.errors import OutsideRun
+from offramp.errors import OutsideRun, TooLarge
 from offramp.ports.clock import Clock
 
 
@@ -135,10 +136,18 @@ def emit(value: Any) -> None:
 
     Raises:
         EncodingError: the value cannot be written as JSON.
+        TooLarge: it has more than `EMITTED_BYTES_MAX` (256 KiB) as JSON.
     """
     ambient = current.get()
-    if ambient is not None:
-        ambient.emit(encode(value, "an emitted value"))
+    if ambient is None:
+        return
+    encoded = encode(value, "an emitted value")
+    if len(encoded) > EMITTED_BYTES_MAX:
+        raise TooLarge(
+            f"an emitted value has {len(encoded)} bytes as JSON, at most {EMITTED_BYTES_MAX} (EMITTED_BYTES_MAX): "
+            "emit it in parts, or return it"
+        )
+    ambient.emit(encoded)
 
 
 def now() -> datetime:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Result = tuple[Any, bytes]
 
+RESULT_BYTES_MAX = 8 << 20
+"""Of one encoded result, where `max_result_bytes` does not say otherwise."""
+
 
 class Lanes:
     """The lanes of one process.
@@ -29,9 +32,11 @@ class Lanes:
     Args:
         threads: most sync steps at once.
         processes: the process lane, None where no step asks for one.
+        result_bytes_max: of one encoded result.
     """
 
-    def __init__(self, threads: int, processes: ProcessLane | None) -> None:
+    def __init__(self, threads: int, processes: ProcessLane | None, result_bytes_max: int = RESULT_BYTES_MAX) -> None:
+        self._result_bytes_max = result_bytes_max
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="offramp-step")
         self._processes = processes
 
@@ -45,13 +50,14 @@ class Lanes:
 
         Raises:
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
+            TooLarge: its result is.
             Exception: whatever the step raised.
         """
         spec = attempt.spec
         if spec.lane == "process":
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
-            return None, await self._processes.run(attempt, encoded)
+            return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
         token = current.set(attempt)
         try:
             if spec.lane == "thread":
@@ -67,7 +73,7 @@ class Lanes:
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
         finally:
             current.reset(token)
-        return live, spec.signature.encode_result(live)
+        return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
     async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
         loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.ports.commit import call_threadsafe
 
@@ -37,9 +38,18 @@ class Execution:
         scope: the journal side.
         ended: called once, on the run loop, with the outcome and the exception behind it; not called after a
             handoff.
+        result_bytes_max: of the encoded result.
     """
 
-    def __init__(self, spec: PipelineSpec, encoded_input: bytes, scope: Scope, ended: Ended) -> None:
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        encoded_input: bytes,
+        scope: Scope,
+        ended: Ended,
+        result_bytes_max: int = RESULT_BYTES_MAX,
+    ) -> None:
+        self._result_bytes_max = result_bytes_max
         self.spec = spec
         self.scope = scope
         self._input = encoded_input
@@ -88,7 +98,8 @@ class Execution:
             signature = self.spec.signature
             value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
             self._require_no_divergence()
-            outcome, error = Outcome("completed", self.spec.signature.encode_result(value)), None
+            encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
+            outcome, error = Outcome("completed", encoded), None
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state == "closed":
                 return

@@ -33,6 +33,8 @@ REPLAY_TURNS = 100
 """Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
+TIMEOUT_GRACE_S = 60.0
+"""The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
 State = Literal["open", "stopping", "closed"]
 
@@ -79,6 +81,7 @@ class Scope:
         self.parked = 0
         self.on_change: Callable[[], object] | None = None
         self.on_rest: Callable[[], object] | None = None
+        self.on_signal_wait: Callable[[], object] = lambda: None
 
     # The journal.
 
@@ -110,29 +113,33 @@ class Scope:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
-            await self._until_replayed(spec)
+            # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
+            grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+            await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             return await self._execute(spec, key, encoded, arguments)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")
 
-    async def _until_replayed(self, spec: StepSpec) -> None:
-        """Wait until the replay has asked for all that is recorded, before anything new is executed.
+    async def all_replayed(self, what: str, name: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
+        """Wait until the replay has asked for all that is recorded, before anything new (`what`) is executed.
 
         In unchanged code every recorded call depends on recorded results only, so it is asked for without any new step.
         """
+        if self.diverged is not None:
+            raise Handoff
         clock, journal = self.clock, self.journal
         turns, missing = 0, journal.missing
         while missing and turns < REPLAY_TURNS:
             await asyncio.sleep(0)
             turns = turns + 1 if journal.missing == missing else 0
             missing = journal.missing
-        ends = clock.monotonic() + DIVERGENCE_GRACE_S
+        ends = clock.monotonic() + grace_s
         while journal.missing:
             if self.diverged is not None or clock.monotonic() >= ends:
                 missed = journal.unasked()[0].name
-                other = "other arguments" if missed == spec.name else repr(missed)
-                self.diverged = f"the pipeline calls step {spec.name!r} where the journal has {other}"
+                other = "other arguments" if missed == name else repr(missed)
+                self.diverged = f"the pipeline calls {what} where the journal has {other}"
                 raise Handoff
             await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
 
@@ -247,9 +254,10 @@ class Scope:
     @contextlib.contextmanager
     def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
-        with self._waits.until(due) as end:
+        with self._waits.until(due) as came:
             self._resting()
-            yield end
+            yield came
+        self._resting()  # others may still wait, and now nothing else keeps the run from being parked
 
     def _resting(self) -> None:
         if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,17 @@ class Waits:
 
     @contextlib.contextmanager
     def until(self, due: float | None) -> Iterator[Callable[[], object]]:
-        """A wait that ends at the latest at `due`, in epoch seconds, None for no end; call what it gives to end it."""
+        """A wait that ends at the latest at `due`, in epoch seconds; None for no end.
+
+        Gives a function to call when what was waited for has come: until the waiting code has seen that, the wait
+        counts as one that is over, not as none.
+        """
         mark = object()
         self._due[mark] = math.inf if due is None else due
-        end = functools.partial(self._due.pop, mark, None)
         try:
-            yield end
+            yield functools.partial(self._due.__setitem__, mark, 0.0)
         finally:
-            end()
+            del self._due[mark]
 
     def earliest(self) -> float | None:
         """When the first of the waits ends by itself, `inf` if none does; None when nothing is waited for."""
@@ -40,11 +44,11 @@ class Waits:
 
 
 class Mailbox:
-    """The signals sent to one run, by name in the order they came; used on the run's loop only."""
+    """The signals sent to one run; each goes to one call, in order by name. Used on the run's loop only."""
 
     def __init__(self, received: Sequence[tuple[str, bytes]]) -> None:
-        self._values: dict[str, list[bytes]] = {}
-        self._waiting: dict[tuple[str, int], tuple[asyncio.Future[None], Callable[[], object]]] = {}
+        self._values: dict[str, deque[bytes]] = {}
+        self._waiting: dict[str, deque[_Waiter]] = {}
         self.seen = 0
         """How many signals were received. Grows after the waits that they end have ended: see `Scope.parks`."""
         self.put(received)
@@ -52,40 +56,57 @@ class Mailbox:
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
         """All signals of the run so far; those that are known already are skipped."""
         for name, value in received[self.seen :]:
-            values = self._values.setdefault(name, [])
-            values.append(value)
-            waiting = self._waiting.get((name, len(values) - 1))
-            if waiting is not None:
-                future, end = waiting
-                end()
-                _set(future)
+            waiting = self._waiting.get(name)
+            if waiting:
+                waiting.popleft().give(value)
+            else:
+                self._values.setdefault(name, deque()).append(value)
         self.seen = max(self.seen, len(received))
 
-    def get(self, name: str, number: int) -> bytes | None:
-        """The signal of this name with this number, from 0, if it came."""
-        values = self._values.get(name, ())
-        return values[number] if number < len(values) else None
+    def skip(self, name: str) -> None:
+        """The first signal of this name went to a call whose journal entry was replayed."""
+        self._values[name].popleft()
 
-    async def wait(
-        self, clock: Clock, name: str, number: int, due: float | None, end: Callable[[], object]
-    ) -> bytes | None:
-        """The signal, or None when `due`, in epoch seconds, passed without it; `end` is called as soon as it came."""
-        if (value := self.get(name, number)) is not None:
-            return value
+    async def take(self, clock: Clock, name: str, due: float | None, came: Callable[[], object]) -> bytes | None:
+        """The next signal, or None when `due`, in epoch seconds, passed without one; `came` is called when it comes."""
+        values = self._values.get(name)
+        if values:
+            return values.popleft()
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._waiting[name, number] = future, end
+        waiter = _Waiter(loop.create_future(), came)
+        waiting = self._waiting.setdefault(name, deque())
+        waiting.append(waiter)
         timer = None
         if due is not None:
             ends = clock.monotonic() + max(0.0, due - clock.time())
-            timer = clock.call_at(ends, _threadsafe(loop, future))
+            timer = clock.call_at(ends, _threadsafe(loop, waiter.future))
         try:
-            await future
+            await waiter.future
+        except BaseException:
+            if waiter.value is not None:  # it came as the call was cancelled: the next call gets it
+                self._values.setdefault(name, deque()).appendleft(waiter.value)
+            raise
         finally:
-            self._waiting.pop((name, number), None)
+            if waiter in waiting:
+                waiting.remove(waiter)
             if timer is not None:
                 timer.cancel()
-        return self.get(name, number)
+        return waiter.value
+
+
+class _Waiter:
+    """A call that waits for a signal."""
+
+    def __init__(self, future: asyncio.Future[None], came: Callable[[], object]) -> None:
+        self.future = future
+        self.value: bytes | None = None
+        self._came = came
+
+    def give(self, value: bytes) -> None:
+        """Its signal has come."""
+        self.value = value
+        self._came()
+        _set(self.future)
 
 
 async def sleep_for(clock: Clock, seconds: float) -> None:

@@ -16,11 +16,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from offramp.errors import LoopMismatch
+from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
 from offramp.gateway.metering import Meter
 from offramp.gateway.problems import NotReady, problem
 from offramp.gateway.reply import Answer
-from offramp.gateway.routes import ROUTES, SOCKET, UNMATCHED, Route, Table, mounted_at
+from offramp.gateway.routes import ROUTES, SOCKET, UNMATCHED, Table, mounted_at
 from offramp.gateway.ws import denied
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ class Gateway:
 
     Args:
         service_factory: makes the service; called at each start.
+        access: who may ask for what; everybody for everything otherwise.
     """
 
-    def __init__(self, service_factory: Callable[[], Service]) -> None:
+    def __init__(self, service_factory: Callable[[], Service], access: Access | None = None) -> None:
         self._make = service_factory
+        self._access = access or Access()
         self._table = Table(ROUTES)
         self._meter = Meter()
         self._service: Service | None = None
@@ -128,7 +131,10 @@ class Gateway:
             prefix, path = mounted_at(scope)
             route, scope["path_params"] = self._table.find(method, path)
             template = route.template
-            answer = await route.endpoint(await self._call(route, scope, receive, prefix))
+            connection = HTTPConnection(scope)
+            key = self._access.admit(connection, route.guard)
+            service = await self._started() if route.needs_service else self._service
+            answer = await route.endpoint(Call(connection, receive, prefix, self._meter, service, self._access, key))
         except ClientGone:
             self._answered(method, template, CLIENT_GONE_STATUS, began)
             return
@@ -136,10 +142,6 @@ class Gateway:
             answer = denied(error) if method == SOCKET else problem(error)
         self._answered(method, template, answer.status, began)
         await answer(scope, receive, send)
-
-    async def _call(self, route: Route, scope: Scope, receive: Receive, prefix: str) -> Call:
-        service = await self._started() if route.needs_service else self._service
-        return Call(HTTPConnection(scope), receive, prefix, self._meter, service)
 
     def _answered(self, method: str, template: str, status: int, began: float) -> None:
         shown = method if method in _METHODS else "other"
@@ -165,6 +167,6 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_asgi(service_factory: Callable[[], Service]) -> Gateway:
-    """The gateway of the service that `service_factory` makes."""
-    return Gateway(service_factory)
+def create_asgi(service_factory: Callable[[], Service], access: Access | None = None) -> Gateway:
+    """The gateway of the service that `service_factory` makes, open to whom `access` admits."""
+    return Gateway(service_factory, access)

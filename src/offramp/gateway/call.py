@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection
 from starlette.types import Receive
 
+from offramp.core.keys import Key
 from offramp.core.names import did_you_mean
 from offramp.core.run import is_run_id
 from offramp.errors import InputError, UnknownRun
+from offramp.gateway.access import Access
 from offramp.gateway.metering import Meter
 from offramp.gateway.problems import BodyTooLarge, UnsupportedMediaType
+from offramp.gateway.slots import Slot
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
@@ -24,12 +27,6 @@ if TYPE_CHECKING:
 
 class ClientGone(Exception):
     """The client went away before it had its answer."""
-
-
-def tenant_of(connection: HTTPConnection) -> str:
-    """Whose request this is; the one place where API keys will be looked at. Without keys: everybody's."""
-    del connection
-    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,8 @@ class Call:
     prefix: str
     meter: Meter
     running: Service | None
+    access: Access
+    key: Key | None = None
 
     @property
     def service(self) -> Service:
@@ -51,8 +50,21 @@ class Call:
 
     @property
     def tenant(self) -> str:
-        """Whose request this is."""
-        return tenant_of(self.connection)
+        """Whose request this is; without keys, everybody's."""
+        return "" if self.key is None else self.key.tenant
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the request would be refused by now: for what stays open."""
+        return not self.access.is_good(self.key)
+
+    def open_stream(self) -> Slot:
+        """Room for one stream of this tenant, to be released at its end.
+
+        Raises:
+            TenantLimit: the tenant has as many open here as it may.
+        """
+        return self.access.streams.take(self.tenant, self.service.settings.tenant_streams)
 
     @property
     def run_id(self) -> str:

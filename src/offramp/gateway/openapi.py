@@ -30,6 +30,7 @@ _PROBLEMS = {
     "413": "The body is over the limit.",
     "415": "The body is not declared as `application/json`.",
     "422": "A field does not fit (`errors` points at it), or the Idempotency-Key came with another body before.",
+    "429": "The tenant has as many runs or streams open as it may; see Retry-After.",
     "500": "Not the request's fault; `error_id` finds the cause in the log.",
     "503": "Too much at once, stopping, or the store is not available; see Retry-After.",
 }
@@ -48,11 +49,11 @@ _SIGNAL_BODY = {
 
 async def document(call: Call) -> Reply:
     """`GET /openapi.json`."""
-    return json_reply(200, describe(call.service, call.prefix))
+    return json_reply(200, describe(call.service, call.prefix, keys=call.access.closed))
 
 
-def describe(service: Service, prefix: str = "") -> dict[str, Any]:
-    """The document for a gateway mounted at `prefix`."""
+def describe(service: Service, prefix: str = "", *, keys: bool = False) -> dict[str, Any]:
+    """The document for a gateway mounted at `prefix`; `keys` where requests need one."""
     components: dict[str, Schema] = dict(COMPONENTS)
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
@@ -63,7 +64,7 @@ def describe(service: Service, prefix: str = "") -> dict[str, Any]:
     for spec in service.pipelines.values():
         paths[f"/v1/pipelines/{spec.name}/runs"] = {"post": _submit(service, spec, components)}
     paths |= _runs() | _catalog() | _operations()
-    return {
+    made = {
         "openapi": "3.1.0",
         "info": {
             "title": service.app_name,
@@ -75,6 +76,29 @@ def describe(service: Service, prefix: str = "") -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components},
     }
+    return _secured(made) if keys else made
+
+
+def _secured(made: dict[str, Any]) -> dict[str, Any]:
+    """The same, with what keys add: the scheme, who needs one, and the answers to those who have none."""
+    from offramp.gateway.routes import ROUTES  # which has this module's endpoint
+
+    guards = {route.template: route.guard for route in ROUTES}
+    made["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `offramp keys add` makes them."}
+    }
+    made["security"] = [{"key": []}]
+    challenge = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    for path, item in made["paths"].items():
+        guard = guards.get(path, "key")
+        for operation in (value for name, value in item.items() if name != "parameters"):
+            if guard in {"health", "public"}:
+                operation["security"] = []
+                continue
+            operation["responses"]["401"] = _problem("No API key, or one that is not known.", challenge)
+            if guard == "operator":
+                operation["responses"]["403"] = _problem("Not with a key of this tenant.")
+    return made
 
 
 def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, Schema]) -> dict[str, Any]:
@@ -106,7 +130,8 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
         "tags": ["runs"],
         "parameters": _submit_parameters(),
         "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
-        "responses": {"200": streamed, "202": later} | _problems("400", "404", "413", "415", "422", "500", "503"),
+        "responses": {"200": streamed, "202": later}
+        | _problems("400", "404", "413", "415", "422", "429", "500", "503"),
     }
 
 
@@ -142,32 +167,57 @@ def _runs() -> dict[str, Any]:
         "content": {SSE: {"schema": _ref("Event")}},
     }
     unfinished = _json("Not finished yet.", "Run", _LOCATION | _RETRY_AFTER | _VARY)
+    return (
+        {
+            "/v1/runs": {"get": _get("list_runs", "Runs, newest first", "runs", _list_parameters(), "RunPage", "422")},
+            "/v1/runs/{run_id}": {
+                "parameters": run_id,
+                "get": _get("get_run", "The run document", "runs", [], "Run", "404"),
+            },
+            "/v1/runs/{run_id}/events": {
+                "parameters": run_id,
+                "get": _operation(
+                    "follow_run",
+                    "Follow a run's events",
+                    "runs",
+                    {"200": stream} | _problems("400", "404", "410", "429", "500", "503"),
+                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after],
+                ),
+            },
+            "/v1/runs/{run_id}/result": {
+                "parameters": run_id,
+                "get": _operation(
+                    "get_result",
+                    "The bare result",
+                    "runs",
+                    {"200": {"description": "The result.", "content": {JSON: {"schema": {}}}}, "202": unfinished}
+                    | _problems("404", "409", "410", "500", "503"),
+                ),
+            },
+        }
+        | _told(run_id)
+        | {
+            "/v1/runs/{run_id}/ws": {
+                "parameters": run_id,
+                "get": _operation(
+                    "open_socket",
+                    'A WebSocket: the events as JSON text; takes {"type": "cancel"}',
+                    "runs",
+                    {
+                        "101": {"description": "Closes with 1000 after the terminal event; 1012: connect again."},
+                        "426": _problem("Not a WebSocket handshake."),
+                    }
+                    | _problems("400", "404", "410", "429", "500", "503"),
+                    [after],
+                ),
+            },
+        }
+    )
+
+
+def _told(run_id: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run can be told."""
     return {
-        "/v1/runs": {"get": _get("list_runs", "Runs, newest first", "runs", _list_parameters(), "RunPage", "422")},
-        "/v1/runs/{run_id}": {
-            "parameters": run_id,
-            "get": _get("get_run", "The run document", "runs", [], "Run", "404"),
-        },
-        "/v1/runs/{run_id}/events": {
-            "parameters": run_id,
-            "get": _operation(
-                "follow_run",
-                "Follow a run's events",
-                "runs",
-                {"200": stream} | _problems("400", "404", "410", "500", "503"),
-                [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after],
-            ),
-        },
-        "/v1/runs/{run_id}/result": {
-            "parameters": run_id,
-            "get": _operation(
-                "get_result",
-                "The bare result",
-                "runs",
-                {"200": {"description": "The result.", "content": {JSON: {"schema": {}}}}, "202": unfinished}
-                | _problems("404", "409", "410", "500", "503"),
-            ),
-        },
         "/v1/runs/{run_id}/cancel": {
             "parameters": run_id,
             "post": _operation(
@@ -188,20 +238,6 @@ def _runs() -> dict[str, Any]:
                 | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
             )
             | {"requestBody": _SIGNAL_BODY},
-        },
-        "/v1/runs/{run_id}/ws": {
-            "parameters": run_id,
-            "get": _operation(
-                "open_socket",
-                'A WebSocket: the events as JSON text; takes {"type": "cancel"}',
-                "runs",
-                {
-                    "101": {"description": "Closes with 1000 after the terminal event; 1012: connect again."},
-                    "426": _problem("Not a WebSocket handshake."),
-                }
-                | _problems("400", "404", "410", "500", "503"),
-                [after],
-            ),
         },
     }
 
@@ -279,7 +315,8 @@ def _json(description: str, schema: str, headers: dict[str, Any] | None = None) 
 
 def _problems(*statuses: str) -> dict[str, Any]:
     return {
-        status: _problem(_PROBLEMS[status], _RETRY_AFTER if status == "503" else None) for status in sorted(statuses)
+        status: _problem(_PROBLEMS[status], _RETRY_AFTER if status in {"429", "503"} else None)
+        for status in sorted(statuses)
     }
 
 

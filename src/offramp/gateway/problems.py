@@ -13,7 +13,15 @@ from typing import Any
 
 import msgspec
 
-from offramp.errors import InputError, OfframpError, Overloaded, RequestError, RunConflict
+from offramp.errors import (
+    InputError,
+    OfframpError,
+    Overloaded,
+    RequestError,
+    RunConflict,
+    TenantLimit,
+    Unauthenticated,
+)
 from offramp.gateway.reply import Reply
 
 CONTENT_TYPE = "application/problem+json"
@@ -75,6 +83,22 @@ class UpgradeRequired(RequestError):
     status = 426
 
 
+class WrongHost(RequestError):
+    """The request is for a host name, or from a web page, that this gateway does not answer to without keys."""
+
+    code = "wrong-host"
+    title = "Not a host of this gateway"
+    status = 421
+
+
+class Forbidden(RequestError):
+    """The key is good, but not for this."""
+
+    code = "forbidden"
+    title = "Not with this key"
+    status = 403
+
+
 class NoResult(RunConflict):
     """The run ended without a result; `error` is the run document's."""
 
@@ -129,7 +153,9 @@ def _headers(error: Exception) -> dict[str, str]:
         return {"Allow": error.allow}
     if isinstance(error, UpgradeRequired):
         return {"Upgrade": "websocket", "Connection": "Upgrade"}
-    if isinstance(error, Overloaded):
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": error.challenge}
+    if isinstance(error, (Overloaded, TenantLimit)):
         return {"Retry-After": str(retry_after(error.retry_after))}
     if isinstance(error, OfframpError) and error.status in {429, 503}:
         return {"Retry-After": str(RETRY_AFTER_S)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from starlette.routing import compile_path
@@ -16,6 +16,7 @@ from offramp.gateway.call import Call
 from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
 from offramp.gateway.reply import Answer
 
+Guard = Literal["health", "public", "key", "operator"]
 Endpoint = Callable[[Call], Awaitable[Answer]]
 SOCKET = "WEBSOCKET"
 UNMATCHED = "unmatched"
@@ -23,12 +24,17 @@ PATH_LENGTH_SHOWN = 200
 
 
 class Route(NamedTuple):
-    """`needs_service`: False where it answers even while nothing is started."""
+    """One endpoint.
+
+    `needs_service` is False where it answers even while nothing is started. `guard` says who may ask: anybody by any
+    name (`health`), anybody, whoever has a key, or whoever has one of the default tenant (`operator`).
+    """
 
     method: str
     template: str
     endpoint: Endpoint
     needs_service: bool = True
+    guard: Guard = "key"
 
 
 ROUTES: tuple[Route, ...] = (
@@ -42,11 +48,11 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/runs", runs.listing),
     Route("GET", "/v1/pipelines", catalog.pipelines),
     Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
-    Route("GET", "/healthz", health.alive, needs_service=False),
-    Route("GET", "/readyz", health.ready),
-    Route("GET", "/metrics", health.metrics, needs_service=False),
-    Route("GET", "/openapi.json", openapi.document),
-    Route("GET", "/docs", docs.page, needs_service=False),
+    Route("GET", "/healthz", health.alive, needs_service=False, guard="health"),
+    Route("GET", "/readyz", health.ready, guard="health"),
+    Route("GET", "/metrics", health.metrics, needs_service=False, guard="operator"),
+    Route("GET", "/openapi.json", openapi.document, guard="public"),
+    Route("GET", "/docs", docs.page, needs_service=False, guard="public"),
 )
 
 

@@ -17,6 +17,7 @@ from offramp.gateway.call import Call, ClientGone, query_pointer
 from offramp.gateway.negotiation import Preference, position, wants_stream
 from offramp.gateway.problems import RETRY_AFTER_S, NoResult
 from offramp.gateway.reply import Answer, Headers, Reply, json_reply
+from offramp.gateway.slots import Slot
 from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
 from offramp.gateway.submission import Asked, read_submission
 from offramp.paths.submission import Accepted
@@ -35,15 +36,24 @@ async def submit(call: Call) -> Answer:
     if name not in service.pipelines:
         raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
     asked = await read_submission(call, name)
+    if not asked.preference.at_once and wants_stream(call.connection.headers.getlist("accept")):
+        return await _stream(call, asked)
     accepted = await service.submit(asked.submission)
     if asked.preference.at_once:
         return await _document(call, 202, accepted.record.id, asked.preference)
-    if wants_stream(call.connection.headers.getlist("accept")):
-        return _stream(call, asked, accepted)
     return await _wait(call, asked, accepted)
 
 
-def _stream(call: Call, asked: Asked, accepted: Accepted) -> EventStream:
+async def _stream(call: Call, asked: Asked) -> EventStream:
+    slot = call.open_stream()  # before the run: what is refused starts nothing
+    try:
+        return _streamed(call, asked, await call.service.submit(asked.submission), slot)
+    except BaseException:
+        slot.release()
+        raise
+
+
+def _streamed(call: Call, asked: Asked, accepted: Accepted, slot: Slot) -> EventStream:
     # A reader that sends its request again with the same Idempotency-Key goes on where it was.
     after = position(call.connection.headers.get("last-event-id"), None) if accepted.attached else 0
     # The run's id comes with its first event and not in a header: until then other processes do not know the run.
@@ -58,6 +68,7 @@ def _stream(call: Call, asked: Asked, accepted: Accepted) -> EventStream:
         until_demoted=not asked.follow,
         started_run=not accepted.attached,
         headers=headers,
+        slot=slot,
     )
 
 

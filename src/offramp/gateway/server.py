@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import signal
 import socket
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
+from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
 PORT_MAX = 65_535
@@ -55,7 +55,8 @@ def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) ->
     """
     if not (keys or insecure or is_loopback(host)):
         raise SettingsError(
-            f"{host!r} is reachable by others and there are no API keys: bind 127.0.0.1, or say --insecure"
+            f"{host!r} is reachable by others and there are no API keys: make one with 'offramp keys add NAME', bind "
+            "127.0.0.1, or say --insecure"
         )
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"port is from 0 (any free one) to {PORT_MAX}, got {port}")
@@ -76,16 +77,6 @@ def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) ->
         bound.close()
         raise SettingsError(_bind_problem(host, port, error)) from error
     return bound
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _bind_problem(host: str, port: int, error: OSError) -> str:
@@ -167,6 +158,8 @@ def _config(gateway: Gateway) -> uvicorn.Config:
         # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
         lifespan="off",
         log_config=None,
+        # At DEBUG, which an application may set for everything, a handshake is logged with its Authorization.
+        log_level="info",
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -19,6 +19,7 @@ from offramp.errors import RunGone
 from offramp.gateway.call import Call, ClientGone
 from offramp.gateway.negotiation import position
 from offramp.gateway.reply import Headers
+from offramp.gateway.slots import Slot
 
 RETRY_MS = 1000
 """How long a reader waits before it reconnects."""
@@ -96,6 +97,7 @@ class EventStream:
         until_demoted: end at `run.demoted`, not only at the terminal event.
         started_run: the request created the run, so that its client's leaving means something to it.
         headers: more headers.
+        slot: the room it takes, released at its end.
     """
 
     status = 200
@@ -109,7 +111,9 @@ class EventStream:
         until_demoted: bool,
         started_run: bool = False,
         headers: Headers | None = None,
+        slot: Slot,
     ) -> None:
+        self._slot = slot
         self._call = call
         self._run_id = run_id
         self._after = after
@@ -120,6 +124,12 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the end, or until the client leaves."""
+        try:
+            await self._stream(scope, receive, send)
+        finally:
+            self._slot.release()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
@@ -155,6 +165,9 @@ class EventStream:
         try:
             async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
                 async for frames in batches:
+                    if self._call.revoked:
+                        log.info("a reader of %s has no good API key any more; its stream ends", self._run_id)
+                        break
                     if not frames:
                         await send(HEARTBEAT)
                         continue
@@ -195,4 +208,4 @@ async def events(call: Call) -> EventStream:
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventStream(call, record.id, after, until_demoted=False)
+    return EventStream(call, record.id, after, until_demoted=False, slot=call.open_stream())

@@ -17,10 +17,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from offramp.core.events import TERMINAL, Frame
 from offramp.errors import OfframpError, RequestError, RunConflict, RunGone
+from offramp.gateway.access import chosen_subprotocol
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import position
 from offramp.gateway.problems import problem
 from offramp.gateway.reply import Answer, Reply
+from offramp.gateway.slots import Slot
 
 MESSAGE_BYTES_MAX = 4096
 """Of one incoming message."""
@@ -31,8 +33,17 @@ REASON_BYTES_MAX = 120
 """A close frame holds 125 bytes, two of them the code (RFC 6455, 5.5)."""
 
 NORMAL, RESTART, TOO_BIG, INTERNAL = 1000, 1012, 1009, 1011
-MALFORMED, UNKNOWN, SLOW, GONE = 4400, 4404, 4408, 4410
-_CLOSE_OF_STATUS = {400: MALFORMED, 422: MALFORMED, 404: UNKNOWN, 410: GONE, 401: 4401, 503: 1013}
+MALFORMED, UNAUTHENTICATED, UNKNOWN, SLOW, GONE = 4400, 4401, 4404, 4408, 4410
+_CLOSE_OF_STATUS = {
+    400: MALFORMED,
+    422: MALFORMED,
+    404: UNKNOWN,
+    410: GONE,
+    401: UNAUTHENTICATED,
+    421: 4421,
+    429: 4429,
+    503: 1013,
+}
 
 log = logging.getLogger("offramp.gateway")
 
@@ -81,24 +92,31 @@ async def socket(call: Call) -> Answer:
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventSocket(call, record.id, after)
+    return EventSocket(call, record.id, after, call.open_stream())
 
 
 class EventSocket:
-    """The answer that sends a run's events after number `after` to a WebSocket."""
+    """The answer that sends a run's events after number `after` to a WebSocket; `slot` is the room it takes."""
 
     status = 101
 
-    def __init__(self, call: Call, run_id: str, after: int) -> None:
+    def __init__(self, call: Call, run_id: str, after: int, slot: Slot) -> None:
+        self._slot = slot
         self._call = call
         self._run_id = run_id
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the end, or until the client leaves or breaks a rule."""
+        try:
+            await self._talk(scope, receive, send)
+        finally:
+            self._slot.release()
+
+    async def _talk(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (await receive())["type"] != "websocket.connect":
             return
-        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.accept", "subprotocol": chosen_subprotocol(scope.get("subprotocols", []))})
         with self._call.meter.streaming("websocket") as sent:
             close = await self._both_directions(receive, send, sent)
         if close is not None:
@@ -129,20 +147,26 @@ class EventSocket:
 
     async def _outgoing(self, send: Send, sent: Counter) -> None:
         last = self._after
+        service = self._call.service
         try:
-            async with aclosing(self._call.service.follow(self._run_id, self._after)) as batches:
+            async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
                 async for frames in batches:
+                    self._require_good_key()
                     last = await _send_all(send, frames, last)
                     sent.inc(len(frames))
                     if frames and frames[-1].type in TERMINAL:
                         raise _Close(NORMAL)
         except RunGone:
             raise _Close(GONE, "the events were removed when their retention ended") from None
-        record = await self._call.service.get(self._run_id, self._call.tenant)
+        record = await service.get(self._run_id, self._call.tenant)
         if record.finished and not record.purged:
             # The reader had the terminal event before it came.
             raise _Close(NORMAL)
         raise _Close(RESTART, f"the gateway stops: connect again with ?starting_after={last}")
+
+    def _require_good_key(self) -> None:
+        if self._call.revoked:
+            raise _Close(UNAUTHENTICATED, "the API key is not good any more")
 
     async def _incoming(self, receive: Receive) -> None:
         while True:
@@ -161,6 +185,7 @@ class EventSocket:
             _decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _Close(MALFORMED, 'the only message is {"type": "cancel"}') from None
+        self._require_good_key()
         try:
             await self._call.service.cancel(self._run_id, self._call.tenant)
         except RunConflict:

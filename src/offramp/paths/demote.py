@@ -99,14 +99,15 @@ class OffRamp:
         process = self._process
 
         def resting() -> None:
-            process.control.spawn(self._live.deliver(run))
             if run.record.path == "fast":
                 self._leave_early(run)
                 return
             due = process.clock.monotonic() + PARK_AFTER_S
             process.clock.call_at(due, lambda: process.control.spawn(self._park(run)))
 
-        run.execution.scope.on_rest = resting
+        scope = run.execution.scope
+        scope.on_rest = resting
+        scope.on_signal_wait = lambda: process.control.spawn(self._live.deliver(run))
 
     def _leave_early(self, run: LiveRun) -> None:
         """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""

@@ -104,6 +104,7 @@ class LiveRuns:
             record.input,
             scope,
             lambda outcome, error: self._end(run, outcome, error),
+            process.settings.max_result_bytes,
         )
         run = LiveRun(record, runlog, execution, began)
         with self._lock:

@@ -78,7 +78,13 @@ class _Rehearsal:
         self.scope = Scope(facts, self.notes, process.lanes, process.clock, history)
         self.outcome: Outcome | None = None
         self._changed = changed
-        self.execution = Execution(process.pipelines[record.pipeline], record.input, self.scope, self._ended)
+        self.execution = Execution(
+            process.pipelines[record.pipeline],
+            record.input,
+            self.scope,
+            self._ended,
+            process.settings.max_result_bytes,
+        )
 
     def _ended(self, outcome: Outcome, _error: BaseException | None) -> None:
         self.outcome = outcome

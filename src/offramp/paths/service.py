@@ -115,8 +115,8 @@ class Service:
         Raises:
             UnknownRun: there is none, or it is another tenant's.
         """
-        record = await self._process.store.get(run_id)
-        if record is None or record.tenant != tenant:
+        record = await self._process.store.get(run_id, tenant)
+        if record is None:
             raise _unknown(run_id)
         return record
 
@@ -216,7 +216,7 @@ class Service:
         if self._drained:
             return
         self._drained = True
-        self._desk.closed = True
+        self._desk.close()
         await self._process.control.run(self._drain())
 
     async def _drain(self) -> None:

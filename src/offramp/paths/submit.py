@@ -13,14 +13,15 @@ from offramp.core.run import Route, RunRecord, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
-from offramp.errors import InputError, Overloaded, UnknownPipeline
+from offramp.errors import InputError, Overloaded, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
+from offramp.paths.bounds import OpenRuns
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
-from offramp.ports.store import Idempotency
+from offramp.ports.store import Created, Idempotency
 
 FIRST_READER_WITHIN_S = 1.0
 """How long a new run's first events are kept at hand for the reader that usually follows at once."""
@@ -35,6 +36,7 @@ class Desk:
         self._admission = admission
         self._fast = fast
         self._engine = engine
+        self._open_runs = OpenRuns(process.store, process.clock, process.settings.tenant_runs)
         self.closed = False
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
@@ -44,6 +46,7 @@ class Desk:
             UnknownPipeline: no pipeline has that name.
             InputError: input, class or budget do not fit.
             IdempotencyMismatch: the key came with another request before.
+            TenantLimit: the tenant has as many runs open as it may.
             Overloaded: this process is stopping, or as many runs are queued as may be.
             StoreError: the store cannot take it; nothing was accepted.
         """
@@ -67,16 +70,43 @@ class Desk:
         key = self._idempotency(submission, record.created_at)
         if watcher is not None:
             self._live.watchers[record.id] = watcher
-        self._expect_reader(record.id)
-        if record.path == "fast":
-            created = await self._fast.start(record, accepted, key)
-        else:
-            created = await self._engine.start(record, accepted, key)
+        created = await self._start(record, accepted, key)
         if created.existing is None or created.existing == record.id:
             self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
         existing = await self._process.store.get(created.existing)
         return Accepted(existing or record, attached=True)
+
+    async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
+        """Create the run within its tenant's bound; attaching to one that exists is always within it."""
+        taken = await self._take_room(record, key)
+        self._expect_reader(record.id)
+        start = self._fast.start if record.path == "fast" else self._engine.start
+        try:
+            created = await start(record, accepted, key)
+        except Exception:
+            self._give_back(record, taken)
+            raise
+        if created.existing is not None:
+            self._give_back(record, taken)
+        return created
+
+    async def _take_room(self, record: RunRecord, key: Idempotency | None) -> int | None:
+        try:
+            return await self._open_runs.take(record.tenant)
+        except TenantLimit:
+            if key is None or not await self._process.store.holder(record.tenant, key.key, record.created_at):
+                raise
+            return None
+
+    def _give_back(self, record: RunRecord, taken: int | None) -> None:
+        if taken is not None:
+            self._open_runs.give_back(record.tenant, taken)
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self.closed = True
+        self._open_runs.close()
 
     def _expect_reader(self, run_id: str) -> None:
         """Who asked for the run follows it within moments, as a rule; later readers find the events in the store."""
@@ -137,4 +167,6 @@ class Desk:
             submission.webhook,
         )
         fingerprint = blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=16).hexdigest()
-        return Idempotency(submission.idempotency_key, fingerprint, now + self._process.settings.idempotency)
+        # Clients may put into it what is nobody's business; a digest identifies the request as well.
+        digest = blake2b(submission.idempotency_key.encode(), digest_size=32).hexdigest()
+        return Idempotency(digest, fingerprint, now + self._process.settings.idempotency)

@@ -121,8 +121,17 @@ class Store(Protocol):
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path (D1); resolves on disk. Repeating it changes nothing."""
 
-    async def get(self, run_id: str) -> RunRecord | None:
-        """The record, as far as it is visible."""
+    async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
+        """The record, as far as it is visible; with a tenant, only if it is that tenant's.
+
+        Another tenant's run takes no more work than an unknown one: neither tells that it exists.
+        """
+
+    async def open_runs(self) -> dict[str, int]:
+        """How many runs each tenant has queued or running, all that was written here before the call included."""
+
+    async def holder(self, tenant: str, key: str, now: float) -> str | None:
+        """The run that holds an idempotency key."""
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""

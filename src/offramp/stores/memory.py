@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,11 +184,24 @@ class MemoryStore:
 
         return self.change(lease, change)
 
-    async def get(self, run_id: str) -> RunRecord | None:
+    async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
         """The record."""
         with self.lock:
             run = self._runs.get(run_id)
-            return None if run is None else msgspec.structs.replace(run.record)
+            if run is None or tenant not in {None, run.record.tenant}:
+                return None
+            return msgspec.structs.replace(run.record)
+
+    async def open_runs(self) -> dict[str, int]:
+        """How many runs each tenant has queued or running."""
+        with self.lock:
+            return dict(Counter(run.record.tenant for run in self._runs.values() if not run.record.finished))
+
+    async def holder(self, tenant: str, key: str, now: float) -> str | None:
+        """The run that holds an idempotency key."""
+        with self.lock:
+            kept = self._keys.get((tenant, key))
+        return kept[1] if kept is not None and kept[0].expires_at > now else None
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
         """A page of records, newest first."""

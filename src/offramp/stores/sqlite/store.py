@@ -100,12 +100,43 @@ class SQLiteStore:
         self._writer.put(Call(change, durable=True, commit=commit))
         return commit
 
-    async def get(self, run_id: str) -> RunRecord | None:
+    async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
         """The record with its result."""
 
         def query(connection: sqlite3.Connection) -> RunRecord | None:
-            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+            # The tenant is part of the search: nothing of another's run is read, so it takes no longer than none.
+            statement = f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = :id AND tenant = coalesce(:tenant, tenant)"  # noqa: S608
+            row = connection.execute(statement, {"id": run_id, "tenant": tenant}).fetchone()
             return None if row is None else decode_record(row)
+
+        return await self._database.read(query)
+
+    async def open_runs(self) -> dict[str, int]:
+        """Runs that are queued, owned or parked, by tenant: from partial indexes, however long the history is."""
+        # A turn of the writer: what was put before it is committed when it ends.
+        turn: Commit[None] = Commit()
+        self._writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
+        await turn
+
+        def query(connection: sqlite3.Connection) -> dict[str, int]:
+            rows = connection.execute(
+                "SELECT tenant, count(*) FROM ("
+                "SELECT tenant FROM runs INDEXED BY runs_queued WHERE status = 'queued' UNION ALL "
+                "SELECT tenant FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL AND status = 'running' "
+                "UNION ALL SELECT tenant FROM runs INDEXED BY runs_parked WHERE parked_until IS NOT NULL"
+                ") GROUP BY tenant"
+            )
+            return dict(rows.fetchall())
+
+        return await self._database.read(query)
+
+    async def holder(self, tenant: str, key: str, now: float) -> str | None:
+        """The run that holds an idempotency key."""
+
+        def query(connection: sqlite3.Connection) -> str | None:
+            statement = "SELECT run_id FROM idempotency WHERE tenant = ? AND key = ? AND expires_at > ?"
+            row = connection.execute(statement, (tenant, key, now)).fetchone()
+            return None if row is None else str(row[0])
 
         return await self._database.read(query)
 

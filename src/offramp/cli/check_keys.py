@@ -1,0 +1,58 @@
+"""What `offramp doctor` says of API keys: who could reach the gateway, and with what. Never shows a secret."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from offramp.cli.findings import Finding
+from offramp.core.keys import shown_tenant
+from offramp.errors import SettingsError
+from offramp.settings import Settings
+
+TENANTS_SHOWN_MAX = 5
+_OTHERS_MAY_READ = stat.S_IRGRP | stat.S_IROTH
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
+    """The keys that a gateway on `host` would have."""
+    from offramp.gateway.keyring import Keyring, file_of
+    from offramp.gateway.loopback import is_loopback
+
+    try:
+        keyring = Keyring.of(settings)
+    except SettingsError as error:
+        yield Finding("broken", "keys", str(error), "mend the variable, or make a file with 'offramp keys add NAME'")
+        return
+    file = file_of(settings)
+    if file.exists():
+        yield from _permissions(file)
+    if keyring.keys:
+        tenants = sorted({shown_tenant(key.tenant) for key in keyring.keys})
+        shown = ", ".join(tenants[:TENANTS_SHOWN_MAX]) + (", …" if len(tenants) > TENANTS_SHOWN_MAX else "")
+        yield Finding("ok", "keys", f"{len(keyring.keys)} API keys; tenants: {shown}")
+        if not is_loopback(host):
+            says = f"{host} is reachable by others, and keys travel in the clear without TLS"
+            yield Finding("note", "keys", says, "put a proxy that speaks TLS before it")
+    elif keyring.closed:
+        says = f"{file} holds no key: every request is refused"
+        yield Finding("risk", "keys", says, "'offramp keys add NAME', or remove it")
+    elif is_loopback(host):
+        yield Finding("ok", "keys", "no API keys: the gateway is for this machine only")
+    else:
+        yield Finding(
+            "risk",
+            "keys",
+            f"{host} is reachable by others and there are no API keys: serve refuses to start",
+            "make one with 'offramp keys add NAME', serve on 127.0.0.1, or say --insecure",
+        )
+
+
+def _permissions(file: Path) -> Iterator[Finding]:
+    mode = file.stat().st_mode
+    if mode & _OTHERS_MAY_WRITE:
+        yield Finding("broken", "keys", f"others may write {file}: they could add keys", f"chmod 600 {file}")
+    elif mode & _OTHERS_MAY_READ:
+        yield Finding("risk", "keys", f"others may read {file} (hashes and names)", f"chmod 600 {file}")

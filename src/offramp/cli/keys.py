@@ -1,0 +1,94 @@
+"""`offramp keys add`, `list` and `revoke`: the file of API keys, which a running gateway reads again by itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from offramp.cli.engines import load_settings
+from offramp.cli.options import AsJson, Data, Engine
+from offramp.cli.output import OK, console, say, write_json
+from offramp.core.keys import DEFAULT_TENANT, parse_keys, shown_tenant
+
+if TYPE_CHECKING:
+    from offramp.settings import Settings
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called; nobody has to send it.")]
+
+
+def add(
+    name: Name,
+    *,
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose runs it starts and sees.")] = DEFAULT_TENANT,
+    data: Data = None,
+    engine: Engine = None,
+) -> int:
+    """Make an API key and print its secret, this once.
+
+    Only a hash is kept. Running gateways take the key within a second.
+    """
+    from offramp.gateway.keyfile import add_key
+    from offramp.gateway.keyring import file_of
+
+    file = file_of(load_settings(data=data, engine=engine))
+    secret = add_key(file, name, tenant)
+    print(secret, flush=True)
+    say(f"key {name!r} of tenant {tenant!r} is in {file}, hashed: the secret above is not shown again")
+    return OK
+
+
+def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = None) -> int:
+    """The keys by name, with their tenants; nobody can show their secrets."""
+    settings = load_settings(data=data, engine=engine)
+    found = _listed(settings)
+    if as_json:
+        write_json({"keys": found})
+        return OK
+    if not found:
+        say("no keys; 'offramp keys add NAME' makes one")
+        return OK
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "tenant", "made at", "kept in"):
+        table.add_column(title, header_style="dim")
+    for key in found:
+        table.add_row(key["name"], key["tenant"], key["created_at"] or "", key["source"])
+    console(sys.stdout).print(table)
+    return OK
+
+
+def _listed(settings: Settings) -> list[dict[str, Any]]:
+    from offramp.gateway.keyfile import read_keys
+    from offramp.gateway.keyring import file_of
+
+    found: list[dict[str, Any]] = []
+    if settings.api_keys:
+        found += [
+            {"name": key.name, "tenant": shown_tenant(key.tenant), "created_at": None, "source": "OFFRAMP_API_KEYS"}
+            for key in parse_keys(settings.api_keys, "OFFRAMP_API_KEYS")
+        ]
+    file = file_of(settings)
+    if file.exists():
+        found += [
+            {"name": entry.name, "tenant": entry.tenant, "created_at": entry.created_at, "source": str(file)}
+            for entry in read_keys(file)
+        ]
+    return found
+
+
+def revoke(name: Name, *, data: Data = None, engine: Engine = None) -> int:
+    """Revoke an API key.
+
+    Running gateways refuse it within a second and end the streams that it opened. Its runs go on.
+    """
+    from offramp.gateway.keyfile import revoke_key
+    from offramp.gateway.keyring import file_of
+
+    file = file_of(load_settings(data=data, engine=engine))
+    left = revoke_key(file, name)
+    say(f"key {name!r} is revoked")
+    if not left:
+        say(f"it was the last one in {file}: requests still need a key; remove that file to serve without keys")
+    return OK

@@ -1,0 +1,122 @@
+"""API keys as data: what a key is, how it is written down, and which one a secret belongs to.
+
+A secret is kept as its SHA-256 and nothing else. A fast hash is right here: it is slow hashing that protects secrets
+that can be guessed, and 256 random bits cannot, while a slow one would cost every request, wrong ones included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from offramp.errors import SettingsError
+
+SECRET_LENGTH_MIN = 16
+SECRET_LENGTH_MAX = 256
+NAME_LENGTH_MAX = 64
+KEYS_MAX = 10_000
+"""In one file: each request is compared with all of them."""
+DEFAULT_TENANT = "default"
+"""How the tenant is called that runs belong to where there are no keys; stored as an empty text."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Key(NamedTuple):
+    """An API key without its secret; `digest` is the secret's SHA-256 in hexadecimal."""
+
+    name: str
+    tenant: str
+    digest: str
+
+    def __repr__(self) -> str:
+        return f"<key {self.name!r} of tenant {shown_tenant(self.tenant)!r}>"
+
+
+def digest_of(secret: str) -> str:
+    """What is kept of a secret."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def find(secret: str, keys: Iterable[Key]) -> Key | None:
+    """The key with this secret; takes as long for a wrong secret as for a right one, whichever key it is."""
+    digest = digest_of(secret)
+    found = None
+    for key in keys:
+        if hmac.compare_digest(key.digest, digest) and found is None:
+            found = key
+    return found
+
+
+def require_name(name: str, what: str) -> str:
+    """`name`, if a key or tenant may be called that.
+
+    Raises:
+        SettingsError: it may not.
+    """
+    if len(name) > NAME_LENGTH_MAX or not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"{what} is 1 to {NAME_LENGTH_MAX} letters, digits, '.', '_' or '-' and begins with a letter or digit"
+        )
+    return name
+
+
+def stored_tenant(shown: str) -> str:
+    """A tenant as runs are stored with it."""
+    return "" if shown == DEFAULT_TENANT else shown
+
+
+def shown_tenant(stored: str) -> str:
+    """A tenant as people write it."""
+    return stored or DEFAULT_TENANT
+
+
+def parse_keys(text: str, source: str) -> list[Key]:
+    """Keys from `[tenant/]name:secret`, `[tenant/]name:sha256:digest` or a bare secret each, separated by commas.
+
+    Raises:
+        SettingsError: an entry is wrong; the message says which by its place, and never what it holds.
+    """
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise SettingsError(f"{source} is set, but holds no key; unset it, or give name:secret")
+    keys: list[Key] = []
+    for place, entry in enumerate(entries, 1):
+        key = _parse_key(entry, place, f"{source}, key {place}")
+        if any(key.name == other.name for other in keys):
+            raise SettingsError(f"{source}, key {place}: its name is taken by another key before it")
+        if any(key.digest == other.digest for other in keys):
+            raise SettingsError(f"{source}, key {place}: its secret is that of another key before it")
+        keys.append(key)
+    return keys
+
+
+def _parse_key(entry: str, place: int, where: str) -> Key:
+    # A secret has no colon, as bearer tokens have none (RFC 6750, 2.1): what has none is a secret.
+    label, colon, secret = entry.partition(":")
+    if not colon:
+        label, secret = f"key-{place}", entry
+    tenant, slash, name = label.rpartition("/")
+    require_name(name, f"{where}: a name")
+    if slash:
+        require_name(tenant, f"{where}: a tenant")
+    if secret.startswith("sha256:"):
+        digest = secret.removeprefix("sha256:")
+        if not _DIGEST.fullmatch(digest):
+            raise SettingsError(f"{where}: a SHA-256 is 64 hexadecimal digits in lower case")
+        return Key(name, stored_tenant(tenant), digest)
+    if not SECRET_LENGTH_MIN <= len(secret) <= SECRET_LENGTH_MAX:
+        raise SettingsError(
+            f"{where}: its secret has {len(secret)} characters, from {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX} are "
+            "taken; 'offramp keys add' makes good ones"
+        )
+    if not _SECRET.fullmatch(secret):
+        raise SettingsError(
+            f"{where}: its secret has a character that a bearer token cannot have; letters, digits and -._~+/ are taken"
+        )
+    return Key(name, stored_tenant(tenant), digest_of(secret))

@@ -1,0 +1,134 @@
+"""Who may ask for what: API keys where there are any, and without them only this machine's own names.
+
+Owns the reading of credentials; a secret goes from here to the keyring and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+from offramp.core.keys import Key
+from offramp.errors import Unauthenticated
+from offramp.gateway.keyring import Keyring
+from offramp.gateway.loopback import is_loopback
+from offramp.gateway.problems import Forbidden, WrongHost
+from offramp.gateway.slots import Streams
+from offramp.settings import Settings
+
+if TYPE_CHECKING:
+    from offramp.gateway.routes import Guard
+
+ANY_HOST = "*"
+SUBPROTOCOL = "offramp.v1"
+"""What a WebSocket of a browser, which cannot send headers, offers beside its key."""
+SUBPROTOCOL_KEY = "offramp.bearer."
+_INVALID = 'Bearer error="invalid_token"'
+
+
+class Access:
+    """The guard of one gateway.
+
+    Args:
+        keyring: the keys; without one, nobody needs any.
+        hosts: the host names that it answers to where there are no keys, beside those of loopback; None for all.
+    """
+
+    def __init__(self, keyring: Keyring | None = None, hosts: frozenset[str] | None = None) -> None:
+        self._keyring = keyring or Keyring()
+        self._hosts = None if hosts is None or ANY_HOST in hosts else hosts
+        self.streams = Streams()
+
+    @classmethod
+    def of(cls, settings: Settings, host: str | None = None) -> Access:
+        """As the settings say, for a gateway that binds `host`; None where another server binds.
+
+        Raises:
+            SettingsError: a key or the file of keys cannot be used.
+        """
+        named = frozenset(name.strip().lower() for name in settings.allow_hosts.split(",") if name.strip())
+        local = host is not None and is_loopback(host)
+        return cls(Keyring.of(settings), named if named or local else None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether requests need a key."""
+        return self._keyring.closed
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Every key that is good now."""
+        return self._keyring.keys
+
+    def is_good(self, key: Key | None) -> bool:
+        """Whether who was admitted with this key, or without one, would be admitted again."""
+        return not self.closed if key is None else self._keyring.knows(key)
+
+    def admit(self, connection: HTTPConnection, guard: Guard) -> Key | None:
+        """The key of a request that may go on; None where there are no keys or none is needed.
+
+        Raises:
+            Unauthenticated: it has no key, or one that is not good.
+            Forbidden: its key is another tenant's, and this is the operator's.
+            WrongHost: there are no keys, and it is for a host name that is not this machine's.
+        """
+        if not self._keyring.closed:
+            if self._hosts is not None and guard != "health":
+                _require_host(connection, self._hosts)
+            return None
+        if guard in {"health", "public"}:
+            return None
+        key = self._keyring.find(_secret(connection))
+        if key is None:
+            raise Unauthenticated("the API key is not known; it may have been revoked", _INVALID)
+        if guard == "operator" and key.tenant:
+            raise Forbidden("this is about all tenants: use a key of the default tenant")
+        return key
+
+
+def _require_host(connection: HTTPConnection, hosts: frozenset[str]) -> None:
+    """A page whose name was made to point here (DNS rebinding) is of the same origin: only that name tells."""
+    given = connection.headers.getlist("host")
+    if len(given) != 1 or not _is_of(given[0], hosts):
+        raise WrongHost(
+            "without API keys this gateway answers to this machine's own names (localhost, 127.0.0.1); for another "
+            "one make keys with 'offramp keys add NAME', or serve with --allow-host"
+        )
+    # WebSockets, and requests without a body, come across origins without the browser asking first.
+    for origin in connection.headers.getlist("origin"):
+        if not _is_of(urlsplit(origin).netloc, hosts):
+            raise WrongHost(
+                "without API keys this gateway does not answer to pages of other sites; make keys with 'offramp keys "
+                "add NAME', or serve with --allow-host"
+            )
+
+
+def _is_of(netloc: str, hosts: frozenset[str]) -> bool:
+    """Whether `host[:port]` names loopback or one of these hosts."""
+    host = netloc.lower()
+    name, colon, port = host.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in name or name.endswith("]")):
+        host = name
+    return host in hosts or is_loopback(host)
+
+
+def _secret(connection: HTTPConnection) -> str:
+    """The bearer token of a request; for a WebSocket without the header, that of its subprotocols."""
+    given = connection.headers.getlist("authorization")
+    if not given and connection.scope["type"] == "websocket":
+        offered: list[str] = connection.scope.get("subprotocols", [])
+        found = [name.removeprefix(SUBPROTOCOL_KEY) for name in offered if name.startswith(SUBPROTOCOL_KEY)]
+        given = [f"Bearer {secret}" for secret in found]
+    if not given:
+        raise Unauthenticated("an API key is needed: send it as 'Authorization: Bearer KEY'")
+    scheme, _, secret = given[0].partition(" ")
+    if len(given) > 1 or scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthenticated("one API key is needed: send it as 'Authorization: Bearer KEY'")
+    return secret.strip()
+
+
+def chosen_subprotocol(offered: list[str]) -> str | None:
+    """The subprotocol to answer with: never the one that holds a key."""
+    return SUBPROTOCOL if SUBPROTOCOL in offered else None

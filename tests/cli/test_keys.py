@@ -1,0 +1,211 @@
+import json
+import re
+import signal
+import stat
+import time
+
+import httpx
+import pytest
+
+from offramp.cli.check_keys import check_keys
+from offramp.cli.findings import exit_code
+from offramp.gateway.keyfile import add_key, revoke_key
+from offramp.settings import Settings
+from tests.cli.conftest import warm
+from tests.cli.harness import WAIT_S, offramp, running
+
+QUESTION = '{"question": "why"}'
+
+
+def add(project, *arguments, env=None):
+    done = offramp("keys", "add", *arguments, cwd=project, env=env)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def bearer(secret):
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def until(condition):
+    """The gateway looks at the file once a second; nothing tells when it did."""
+    ends_at = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def test_the_secret_is_on_stdout_alone_and_nowhere_else(project):
+    done = add(project, "alice", "--tenant", "acme")
+    assert re.fullmatch(r"ofk_[A-Za-z0-9_-]{43}\n", done.stdout)
+    secret = done.stdout.strip()
+    assert secret not in done.stderr
+    assert "key 'alice' of tenant 'acme'" in done.stderr
+    file = project / ".offramp" / "keys.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert secret not in file.read_text()
+    listed = offramp("keys", "list", cwd=project)
+    assert re.search(r"alice +acme +20\d\d-", listed.stdout)
+    assert secret not in listed.stdout
+
+
+def test_a_list_has_the_keys_of_the_environment_too_without_their_secrets(project):
+    add(project, "alice")
+    env = {"OFFRAMP_API_KEYS": "acme/env:0123456789abcdef"}
+    listed = offramp("keys", "list", "--json", cwd=project, env=env)
+    found = json.loads(listed.stdout)["keys"]
+    assert [(key["name"], key["tenant"], key["source"]) for key in found] == [
+        ("env", "acme", "OFFRAMP_API_KEYS"),
+        ("alice", "default", ".offramp/keys.json"),
+    ]
+    assert "0123456789abcdef" not in listed.stdout + listed.stderr
+
+
+def test_the_file_may_be_elsewhere(project):
+    env = {"OFFRAMP_API_KEYS_FILE": "elsewhere/k.json"}
+    add(project, "alice", env=env)
+    assert (project / "elsewhere" / "k.json").exists()
+    assert not (project / ".offramp").exists()
+    add(project, "bob", "--data", "other")
+    assert (project / "other" / "keys.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "alice"), "already"),
+        (("add", "no spaces"), "is 1 to 64 letters"),
+        (("add", "x", "--tenant", "a/b"), "the tenant is 1 to 64"),
+        (("revoke", "alic"), "did you mean 'alice'?"),
+        (("revoke", "alice", "--data", "nowhere"), "--data"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(project, arguments, said):
+    add(project, "alice")
+    done = offramp("keys", *arguments, cwd=project)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_last_key_that_is_revoked_leaves_the_door_shut(project):
+    add(project, "alice")
+    done = offramp("keys", "revoke", "alice", cwd=project)
+    assert done.returncode == 0
+    assert "requests still need a key" in done.stderr
+    assert offramp("keys", "list", cwd=project).stdout == ""
+
+
+def test_without_keys_it_is_for_this_machine_and_says_so(project):
+    refused = offramp("serve", "desk.py", "--host", "0.0.0.0", "--port", "0", cwd=project)
+    assert refused.returncode == 2
+    assert "offramp keys add" in refused.stderr
+    with running("serve", "desk.py", "--port", "0", "--workers", "0", cwd=project) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        command.wait_for("no API keys: for this machine only")
+        with httpx.Client(base_url=url, trust_env=False) as web:
+            assert web.get("/v1/runs").status_code == 200
+            assert web.get("/v1/runs", headers={"Host": "evil.example"}).status_code == 421
+            assert web.get("/healthz", headers={"Host": "evil.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"), [(("--allow-host", "desk.test"), {}), ((), {"OFFRAMP_ALLOW_HOSTS": "x.test,desk.test"})]
+)
+def test_a_host_may_be_allowed(project, arguments, env):
+    with running("serve", "desk.py", "--port", "0", "--workers", "0", *arguments, cwd=project, env=env) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        with httpx.Client(base_url=url, trust_env=False) as web:
+            assert web.get("/v1/runs", headers={"Host": "desk.test"}).status_code == 200
+            assert web.get("/v1/runs", headers={"Host": "evil.test"}).status_code == 421
+
+
+def test_insecure_is_said(project):
+    arguments = ("--host", "0.0.0.0", "--port", "0", "--workers", "0", "--insecure")
+    with running("serve", "desk.py", *arguments, cwd=project) as command:
+        command.wait_for("warning: no API keys, and others can reach 0.0.0.0")
+
+
+def test_keys_let_others_in_and_keys_come_and_go_while_it_serves(project):
+    ann = add(project, "ann", "--tenant", "acme").stdout.strip()
+    with running("serve", "desk.py", "--host", "0.0.0.0", "--port", "0", cwd=project) as command:
+        port = command.wait_for(r"at http://0\.0\.0\.0:(\d+),")[1]
+        command.wait_for("1 API keys of 1 tenants")
+        warm(command)
+        url = f"http://127.0.0.1:{port}"
+        mine = ("submit", "explain", "-i", QUESTION, "--url", url)
+        refused = offramp(*mine, cwd=project)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "OFFRAMP_API_KEY" in refused.stderr
+        done = offramp(*mine, "--follow", cwd=project, env={"OFFRAMP_API_KEY": ann})
+        assert (done.returncode, done.stdout) == (0, '"why WHY"\n'), done.stderr
+        with httpx.Client(base_url=url, trust_env=False) as web:
+            runs = web.get("/v1/runs", headers=bearer(ann)).json()["runs"]
+            assert len(runs) == 1
+            bob = add(project, "bob", "--tenant", "beta").stdout.strip()
+            until(lambda: web.get("/v1/runs", headers=bearer(bob)).status_code == 200)
+            assert web.get("/v1/runs", headers=bearer(bob)).json()["runs"] == []
+            assert web.get(f"/v1/runs/{runs[0]['id']}", headers=bearer(bob)).status_code == 404
+            assert offramp("keys", "revoke", "ann", cwd=project).returncode == 0
+            until(lambda: web.get("/v1/runs", headers=bearer(ann)).status_code == 401)
+            assert web.get("/v1/runs", headers=bearer(bob)).status_code == 200
+        command.send(signal.SIGTERM)
+        code, stdout, stderr = command.end()
+    assert code == 0
+    for secret in (ann, bob):
+        assert secret not in stdout + stderr
+
+
+def test_steps_are_not_handed_the_keys_of_the_callers(project):
+    (project / "spy.py").write_text(
+        "import os\nfrom offramp import SLA, App\napp = App('spy', classes=[SLA('batch', budget=0)])\n\n"
+        "@app.step\nasync def look() -> str:\n    return os.environ.get('OFFRAMP_API_KEYS', 'nothing')\n\n"
+        "@app.pipeline(sla='batch')\nasync def spy() -> str:\n    return await look()\n"
+    )
+    secret = "0123456789abcdef"
+    env = {"OFFRAMP_API_KEYS": f"ann:{secret}"}
+    with running("serve", "spy.py", "--port", "0", cwd=project, env=env) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        warm(command)
+        asked = ("submit", "spy", "--async", "--follow", "--url", url)
+        done = offramp(*asked, cwd=project, env={"OFFRAMP_API_KEY": secret})
+        assert (done.returncode, done.stdout) == (0, '"nothing"\n'), done.stderr
+
+
+class TestDoctor:
+    @pytest.fixture
+    def settings(self, tmp_path):
+        return Settings(data=str(tmp_path))
+
+    def said(self, settings, host="127.0.0.1"):
+        return [(finding.level, finding.says) for finding in check_keys(settings, host)]
+
+    def test_without_keys(self, settings):
+        assert self.said(settings) == [("ok", "no API keys: the gateway is for this machine only")]
+        ((level, says),) = self.said(settings, "0.0.0.0")
+        assert (level, "serve refuses to start" in says) == ("risk", True)
+
+    def test_with_keys(self, settings, tmp_path):
+        add_key(tmp_path / "keys.json", "ann", "acme")
+        assert self.said(settings) == [("ok", "1 API keys; tenants: acme")]
+        assert [level for level, _ in self.said(settings, "0.0.0.0")] == ["ok", "note"]
+        revoke_key(tmp_path / "keys.json", "ann")
+        ((level, says),) = self.said(settings)
+        assert (level, "every request is refused" in says) == ("risk", True)
+
+    @pytest.mark.parametrize(("mode", "level"), [(0o644, "risk"), (0o622, "broken"), (0o600, "ok")])
+    def test_who_may_read_and_write_the_file(self, settings, tmp_path, mode, level):
+        add_key(tmp_path / "keys.json", "ann", "acme")
+        (tmp_path / "keys.json").chmod(mode)
+        assert self.said(settings)[0][0] == level
+
+    def test_what_is_broken_is_told_without_the_secret(self, tmp_path):
+        found = list(check_keys(Settings(api_keys="ann:tooshort", data=str(tmp_path)), "127.0.0.1"))
+        assert exit_code(found) == 1
+        assert "tooshort" not in repr(found)
+
+    def test_the_command_tells(self, project):
+        add(project, "ann")
+        done = offramp("doctor", "desk.py", "--port", "0", cwd=project)
+        assert done.returncode == 0, done.stdout
+        assert "keys: 1 API keys; tenants: default" in done.stdout
