@@ -213,7 +213,7 @@ class App:
             retention: seconds that result and events are kept after the end; a day otherwise.
             on_disconnect: what happens to a fast run whose client goes away.
             demotion_message: what a person reads in `run.demoted`.
-            version: a run is finished by the version it began with.
+            version: recorded with each run; a run whose journal does not fit other code says both versions.
 
         Raises:
             DeclarationError: the declaration cannot work.

@@ -69,6 +69,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.submission:METADATA_KEY_LENGTH_MAX", "", "characters of a key of metadata"),
             ("gateway.submission:METADATA_VALUE_LENGTH_MAX", "", "characters of a value of metadata"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
+            ("ports.store:SIGNALS_MAX", "", "signals that one run may be sent"),
             ("gateway.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
             ("gateway.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
         ],
@@ -103,6 +104,9 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
+            ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
+            ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
+            ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
             ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),

@@ -17,10 +17,12 @@ from typing import Annotated
 
 import typer
 
+from offramp.cli.check import check
 from offramp.cli.doctor import doctor
 from offramp.cli.keys import add, list_keys, revoke
 from offramp.cli.options import epilog
 from offramp.cli.output import (
+    EXITS_CHECK,
     EXITS_CLIENT,
     EXITS_DOCTOR,
     EXITS_KEYS,
@@ -102,6 +104,12 @@ _command(
     "offramp doctor desk/app.py:app",
     "offramp doctor desk.app:app --data /var/lib/desk --json",
     exits=EXITS_DOCTOR,
+)
+_command(
+    check,
+    "offramp check desk/app.py:app --data .offramp",
+    "offramp check desk.app:app --data /var/lib/desk --json",
+    exits=EXITS_CHECK,
 )
 _command(
     submit,

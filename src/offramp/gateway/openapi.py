@@ -228,17 +228,21 @@ def _told(run_id: list[dict[str, Any]]) -> dict[str, Any]:
                 | _problems("404", "409", "500", "503"),
             ),
         },
-        "/v1/runs/{run_id}/signals/{name}": {
-            "parameters": [*run_id, _in_path("name", "As in `offramp.signal(name)`.", _NAME)],
-            "post": _operation(
-                "send_signal",
-                "Send a signal to a run",
-                "runs",
-                {"202": _json("The run has the signal, or will when it asks for it.", "Run", _LOCATION | _RETRY_AFTER)}
-                | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
-            )
-            | {"requestBody": _SIGNAL_BODY},
-        },
+        "/v1/runs/{run_id}/signals/{name}": _signals(run_id),
+    }
+
+
+def _signals(run_id: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "parameters": [*run_id, _in_path("name", "As in `offramp.signal(name)`.", _NAME)],
+        "post": _operation(
+            "send_signal",
+            "Send a signal to a run",
+            "runs",
+            {"202": _json("The run has the signal, or will when it asks for it.", "Run", _LOCATION | _RETRY_AFTER)}
+            | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
+        )
+        | {"requestBody": _SIGNAL_BODY},
     }
 
 

@@ -1,0 +1,38 @@
+"""A person decides: the run waits, parked, for a signal.
+
+offramp serve examples/approval.py
+offramp submit release --input '{"text": "2.0"}' --async --id
+offramp signal RUN decision --data '{"approved": true, "by": "ada"}'
+"""
+
+from dataclasses import dataclass
+
+import offramp
+from offramp import SLA, App
+
+app = App("approval", classes=[SLA("batch", budget=0)])
+DAY_S = 86_400.0
+
+
+@dataclass
+class Decision:
+    approved: bool
+    by: str
+
+
+@app.step
+def ask(text: str) -> str:
+    return f"Please decide on {text!r}"  # stands for a mail
+
+
+@app.step
+def publish(text: str, by: str) -> str:
+    return f"{text} is out, approved by {by}"
+
+
+@app.pipeline(sla="batch", deadline=7 * DAY_S)
+async def release(text: str) -> str:
+    """Ask for a decision, wait for it, act on it."""
+    await ask(text)
+    decision = Decision(**await offramp.signal("decision"))
+    return await publish(text, decision.by) if decision.approved else f"{decision.by} refused {text}"
