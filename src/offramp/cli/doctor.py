@@ -35,7 +35,7 @@ def doctor(
     """
     from offramp.cli.check_app import check_app
     from offramp.cli.check_data import check_data
-    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings
+    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
 
     settings = load_settings(data=data, engine=engine, store=store)
     app = load_app(target)
@@ -45,6 +45,7 @@ def doctor(
         *check_settings(os.environ),
         *check_data(Path(settings.data)),
         *check_address(host, port, os.environ),
+        *check_webhooks(settings),
         *check_app(app, settings),
     ]
     if as_json:

@@ -13,6 +13,8 @@ import msgspec
 
 from offramp.core.codec import validation_error
 from offramp.core.names import did_you_mean
+from offramp.core.run import Webhook
+from offramp.core.webhooks import flaws
 from offramp.errors import InputError, RequestError
 from offramp.gateway.call import Call, read_json_body
 from offramp.gateway.negotiation import Preference, idempotency_key, prefer, trace_context
@@ -34,7 +36,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     sla: str | None = msgspec.field(name="class", default=None)
     metadata: dict[str, str] = {}
     budget: float | None = None
-    webhook: msgspec.Raw | None = None
+    webhook: Webhook | None = None
     follow: bool = False
 
 
@@ -79,6 +81,7 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
             respond_async=preference.at_once,
             idempotency_key=key,
             trace=trace_context(trace),
+            webhook=body.webhook,
             tenant=call.tenant,
             mount=call.prefix,
         ),
@@ -151,7 +154,7 @@ def _check_bounds(request: RunRequest) -> None:
         if len(value) > METADATA_VALUE_LENGTH_MAX:
             problems.append((pointer, f"a value has at most {METADATA_VALUE_LENGTH_MAX} characters"))
     if request.webhook is not None:
-        problems.append(("/webhook", "webhooks are not available yet; follow the run by its links"))
+        problems += flaws(request.webhook)
     if problems:
         pointer, message = problems[0]
         raise InputError(f"{pointer}: {message}", problems[: METADATA_PAIRS_MAX + 1])

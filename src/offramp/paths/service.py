@@ -21,6 +21,7 @@ from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, replay
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
+from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
@@ -56,17 +57,26 @@ class Service:
         live: its executing runs.
         deep: its end of the deep path.
         engine: what drives deep runs.
+        announcer: delivers webhooks, in a process that does.
         close: closes what `process` holds, last.
     """
 
     def __init__(
-        self, name: str, process: Process, live: LiveRuns, deep: DeepPath, engine: JoinedEngine, close: Any
+        self,
+        name: str,
+        process: Process,
+        live: LiveRuns,
+        deep: DeepPath,
+        engine: JoinedEngine,
+        announcer: Announcer | None,
+        close: Any,
     ) -> None:
         self.app_name = name
         self._process = process
         self._live = live
         self._deep = deep
         self._engine = engine
+        self._announcer = announcer
         self._close = close
         self._off_ramp = OffRamp(process, engine, live)
         self._fast = FastPath(process, live, self._off_ramp)
@@ -101,6 +111,8 @@ class Service:
     async def start(self) -> None:
         """Join the service and begin to work."""
         await self._process.control.run(self._engine.open())
+        if self._announcer is not None:
+            await self._process.control.run(self._announcer.open())
         self._process.control.spawn(self._purge())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
@@ -218,6 +230,8 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
+        if self._announcer is not None:
+            await self._process.control.run(self._announcer.close())
         await self._process.control.run(self._engine.close())
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)

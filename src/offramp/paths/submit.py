@@ -8,11 +8,13 @@ from hashlib import blake2b
 import msgspec
 
 from offramp.core import events, routing
+from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
 from offramp.core.run import Route, RunRecord, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
+from offramp.core.webhooks import refused
 from offramp.errors import InputError, Overloaded, UnknownPipeline
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
@@ -40,7 +42,7 @@ class Desk:
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: input, class or budget do not fit.
+            InputError: input, class, budget or webhook do not fit.
             IdempotencyMismatch: the key came with another request before.
             Overloaded: this process is stopping, or executes as many fast runs as it may.
             StoreError: the store cannot take it; nothing was accepted.
@@ -54,6 +56,7 @@ class Desk:
             await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, submission.input)
         else:
             spec.signature.decode_input(submission.input)
+        self._check_webhook(submission)
         record = self._record(submission, spec, sla)
         accepted = events.draft(
             events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
@@ -95,6 +98,16 @@ class Desk:
             message = f"no class {name[:100]!r}; {did_you_mean(name, self._process.classes)}"
             raise InputError(message, [("/class", message)])
         return sla
+
+    def _check_webhook(self, submission: Submission) -> None:
+        if submission.webhook is None:
+            return
+        settings = self._process.settings
+        allowed = parse_allowed(settings.webhook_allow)
+        problems = refused(submission.webhook, signed=bool(settings.webhook_secret), allowed=allowed)
+        if problems:
+            pointer, message = problems[0]
+            raise InputError(f"{pointer}: {message}", problems)
 
     def _record(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> RunRecord:
         process = self._process
