@@ -28,6 +28,7 @@ JITTER = 0.2
 GIVE_UP_AFTER_S = 86_400.0
 
 _PRINTABLE = re.compile(r"[!-~]+")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)(:[0-9]{1,5})?")
 _PORT_OF = {"http": 80, "https": 443}
 
 
@@ -88,14 +89,12 @@ def target_of(url: str) -> Target:
     host = (parts.hostname or "").removesuffix(".")
     if "%" in host or (not literal(host) and not HOST.fullmatch(host)):
         raise ValueError("an https:// (or http://) URL with a host")
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("a port from 1 to 65535")
+    authority = _AUTHORITY.fullmatch(parts.netloc)
+    port = int(authority[2][1:]) if authority and authority[2] else _PORT_OF[parts.scheme]
+    if authority is None or not 1 <= port <= 65535:
+        raise ValueError("nothing but a port from 1 to 65535 behind the host")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(parts.scheme, host, port or _PORT_OF[parts.scheme], path)
+    return Target(parts.scheme, host, port, path)
 
 
 def flaws(webhook: Webhook) -> list[tuple[str, str]]:

@@ -41,6 +41,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 FIELDS = RunRequest.__struct_encode_fields__
+WEBHOOK_FIELDS = Webhook.__struct_encode_fields__
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_request = msgspec.json.Decoder(RunRequest).decode
@@ -124,19 +125,24 @@ def depth_exceeds(body: bytes, levels_max: int) -> bool:
 
 def _pointed(error: msgspec.ValidationError) -> InputError:
     """Name the field where msgspec names the object that holds it."""
-    unknown = re.match(r"Object contains unknown field `(.*?)`$", str(error))
+    unknown = re.match(r"Object contains unknown field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if unknown:
         name = unknown[1][:60]
-        message = f"no field {name!r}; {did_you_mean(name, FIELDS)}"
-        return InputError(message, [("/" + name.replace("~", "~0").replace("/", "~1"), message)])
-    missing = re.match(r"Object missing required field `(.*?)`$", str(error))
+        message = f"no field {name!r}; {did_you_mean(name, WEBHOOK_FIELDS if unknown[2] else FIELDS)}"
+        return InputError(message, [(_below(unknown[2], name), message)])
+    missing = re.match(r"Object missing required field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if missing:
-        message = f"{missing[1]} is required: an object with the pipeline's arguments"
-        return InputError(message, [("/" + missing[1], message)])
+        what = "where to post events" if missing[2] else "an object with the pipeline's arguments"
+        message = f"{missing[1]} is required: {what}"
+        return InputError(message, [(_below(missing[2], missing[1]), message)])
     if "out of range" in str(error):
         message = str(error).partition(" - ")[0].lower()
         return InputError(f"the body has a number that cannot be read: {message}", [("", message)])
     return validation_error(error, "")
+
+
+def _below(parent: str | None, name: str) -> str:
+    return (f"/{parent}/" if parent else "/") + name.replace("~", "~0").replace("/", "~1")
 
 
 def _check_bounds(request: RunRequest) -> None:
