@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -32,8 +33,8 @@ class Memory:
 
 
 class SQLite(Files):
-    def __init__(self, folder):
-        super().__init__(folder)
+    def __init__(self, folder, **writer):
+        super().__init__(folder, **writer)
         self.outbox = SQLiteOutbox(self.database, self.writer)
 
 
@@ -163,8 +164,6 @@ async def test_w3_one_process_at_a_time_until_the_claim_runs_out(adapter):
 
 
 async def test_w3_processes_that_claim_together_share(tmp_path):
-    import asyncio
-
     members = [SQLite(tmp_path) for _ in range(3)]
     runs = set()
     for _ in range(20):
