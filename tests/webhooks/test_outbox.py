@@ -17,7 +17,7 @@ from offramp.ports.outbox import UNDELIVERED_KEPT_S, Room
 from offramp.ports.store import Idempotency, Owner
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite.outbox import SQLiteOutbox
-from tests.support import NOW, Files, a_record, accepted, drafted
+from tests.support import NOW, Files, a_record, accepted, drafted, eventually
 
 ROOM = Room(100, 100, {})
 STEPS = Webhook("https://example.com/hooks", ("step.completed", "run.completed"))
@@ -96,7 +96,7 @@ async def test_w2_an_entry_is_due_once_something_it_asks_for_happened(adapter):
     assert await claim(adapter) == []
     assert not told
     await step(log)
-    assert told
+    await eventually(lambda: told)
     [pending] = await claim(adapter)
     assert (pending.latest, pending.progress.cursor) == (3, 0)
     assert await adapter.outbox.settle(pending, Progress(3))
