@@ -120,7 +120,7 @@ async def test_a_failed_run(made, receiver):
     await start(made, receiver.url, pipeline="broken", text='"no luck"')
     message = (await arriving(receiver)).verified()
     assert message["type"] == "run.failed"
-    assert message["data"]["error"]["message"] == "no luck"
+    assert "no luck" in message["data"]["error"]["message"]
 
 
 async def test_a_cancelled_run(made, receiver):
@@ -199,15 +199,13 @@ async def test_what_would_not_be_delivered_is_refused_and_nothing_starts(setting
 # While the receiver fails.
 
 
-async def advance_until(clock, condition):
-    """Let time pass in small steps until something is the case; how much passed."""
-    passed = 0.0
+async def advance_until(clock, made, condition, step=0.5):
+    """Let time pass until something is the case, but none while a message is on its way."""
     async with asyncio.timeout(GUARD_S):
         while not condition():
-            clock.advance(0.5)
-            passed += 0.5
+            if not made.service._announcer._attempts:
+                clock.advance(step)
             await asyncio.sleep(0.001)
-    return passed
 
 
 async def test_a_message_is_tried_again_after_the_delays_of_the_table(clock, faked, receiver, caplog):
@@ -224,7 +222,7 @@ async def test_a_message_is_tried_again_after_the_delays_of_the_table(clock, fak
         await eventually(lambda: clock.next_timer() is not None)
         assert len(receiver.seen) == number
         receiver.answer = lambda _, number=number: 204 if number == 4 else 500
-        await advance_until(clock, lambda number=number: len(receiver.seen) > number)
+        await advance_until(clock, faked, lambda number=number: len(receiver.seen) > number)
     await eventually(lambda: not pending(faked))
     assert len({request.id for request in receiver.seen}) == 1
     # Each attempt is signed anew; the first four have a time that the library takes for too old or too new by now.
@@ -242,7 +240,7 @@ async def test_later_events_of_the_run_wait_for_the_one_that_fails(clock, faked,
     receiver.answer = lambda request: 500 if len(receiver.seen) < 3 else 204
     await (await start(faked, receiver.url, "run.accepted", "run.completed")).result()
     await arriving(receiver)
-    await advance_until(clock, lambda: len(receiver.seen) == 4)
+    await advance_until(clock, faked, lambda: len(receiver.seen) == 4)
     assert types(receiver.seen) == ["run.accepted"] * 3 + ["run.completed"]
 
 
@@ -268,10 +266,7 @@ async def test_after_a_day_it_is_given_up(clock, faked, receiver, caplog):
     receiver.answer = lambda _: 500
     await start(faked, receiver.url)
     began = clock.time()
-    async with asyncio.timeout(GUARD_S):
-        while pending(faked):
-            clock.advance(20)
-            await asyncio.sleep(0.001)
+    await advance_until(clock, faked, lambda: not pending(faked), step=20.0)
     assert clock.time() - began >= GIVE_UP_AFTER_S
     assert 11 <= len(receiver.seen) <= 18
     assert "given up after a day" in caplog.text
@@ -280,24 +275,23 @@ async def test_after_a_day_it_is_given_up(clock, faked, receiver, caplog):
 
 async def test_a_dead_receiver_does_not_hold_up_the_others(receiver, tmp_path):
     release = threading.Event()
-    settings = {**SETTINGS, "webhook_allow": "127.0.0.0/8", "webhook_attempts": 4, "webhook_attempts_per_host": 2}
+    settings = {**SETTINGS, "webhook_allow": "127.0.0.1 localhost", "webhook_attempts": 3}
     with receiving() as dead:
         dead.answer = lambda _: release.wait(GUARD_S) and 204
-        async with runtime(make_app(), **settings, store="", data=str(tmp_path)) as made:
+        async with runtime(make_app(), **settings, webhook_attempts_per_host=2, data=str(tmp_path), store="") as made:
             for _ in range(10):
-                await start(made, f"http://127.0.0.1:{dead.port}/")
+                await start(made, dead.url)
             await arriving(dead)
             await arriving(dead)
-            # The same server under another name is another host.
             for _ in range(10):
-                await start(made, f"http://localhost:{receiver.port}/") if False else await start(
-                    made, f"http://127.0.0.1:{dead.port}/"
-                )
+                await start(made, receiver.url.replace("127.0.0.1", "localhost"))
+            for _ in range(10):
+                await arriving(receiver)
             assert len(dead.seen) == 2
             release.set()
-            for _ in range(18):
+            for _ in range(8):
                 await arriving(dead)
-    assert len({request.id for request in dead.seen}) == 20
+    assert len({request.id for request in dead.seen}) == 10
 
 
 # Several processes.

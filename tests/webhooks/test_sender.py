@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -139,25 +140,36 @@ async def test_a_receiver_that_does_not_answer_in_time(make, receiver):
     assert "0.3 s" in answer.detail
 
 
+@contextlib.asynccontextmanager
 async def raw(handle):
     """A server that does with a connection whatever it likes; its URL."""
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    tasks = set()
+
+    async def serve(reader, writer):
+        tasks.add(asyncio.current_task())
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await handle(reader, writer)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks)
 
 
 async def test_headers_that_trickle_without_end_are_cut_off(make):
     async def trickle(_, writer):
-        try:
-            writer.write(b"HTTP/1.1 200 OK\r\n")
-            while True:
-                writer.write(b"x: y\r\n")
-                await writer.drain()
-                await asyncio.sleep(0.01)
-        except OSError:
-            writer.close()
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"x: y\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
 
-    server, url = await raw(trickle)
-    async with server:
+    async with raw(trickle) as url:
         assert (await send(make(timeout=0.5), url)).result == "timeout"
 
 
@@ -165,17 +177,13 @@ async def test_a_body_without_end_is_cut_off_and_its_status_counts(make):
     sent = []
 
     async def flood(_, writer):
-        try:
-            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-            while True:
-                writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
-                await writer.drain()
-                sent.append(4096)
-        except OSError:
-            writer.close()
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+            await writer.drain()
+            sent.append(4096)
 
-    server, url = await raw(flood)
-    async with server:
+    async with raw(flood) as url:
         answer = await send(make(), url)
     assert answer.result == "delivered"
     # What was on its way in the sockets' buffers when the sender stopped reading was sent, too.
@@ -184,17 +192,13 @@ async def test_a_body_without_end_is_cut_off_and_its_status_counts(make):
 
 async def test_a_body_that_stalls_does_not_undo_its_status(make, monkeypatch):
     monkeypatch.setattr("offramp.egress.http.RESPONSE_S_MAX", 0.05)
-    over = asyncio.Event()
 
     async def stall(_, writer):
         writer.write(b"HTTP/1.1 202 Accepted\r\ncontent-length: 10\r\n\r\nabc")
-        await over.wait()
-        writer.close()
+        await asyncio.Event().wait()
 
-    server, url = await raw(stall)
-    async with server:
+    async with raw(stall) as url:
         assert (await send(make(), url)).result == "delivered"
-        over.set()
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01", b"x" * 300_000])
@@ -202,10 +206,8 @@ async def test_what_is_no_http_is_a_failure(make, answer):
     async def say(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
-        writer.close()
 
-    server, url = await raw(say)
-    async with server:
+    async with raw(say) as url:
         assert (await send(make(), url)).result == "unreachable"
 
 
