@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 
@@ -329,8 +330,8 @@ async def test_several_gateways_deliver_each_message_once(tmp_path, receiver):
             await submit((one, other)[number % 2], receiver.url, respond_async=number % 3 == 0)
         for _ in range(20):
             await arriving(receiver)
-        await eventually(lambda: sum(s._process.metrics._webhook_attempts.labels("delivered")._value.get()
-                                     for s in (one, other)) == 20)  # fmt: skip
+        counts = [service._process.metrics._webhook_attempts.labels("delivered")._value for service in (one, other)]
+        await eventually(lambda: sum(count.get() for count in counts) == 20)
     assert len({request.id for request in receiver.seen}) == len(receiver.seen) == 20
 
 
@@ -348,12 +349,20 @@ async def test_what_was_not_delivered_before_a_stop_is_delivered_after_the_start
     assert second.verified()["type"] in TERMINAL
 
 
-async def test_without_a_secret_nothing_is_sent_and_it_is_kept(tmp_path, receiver):
+async def test_without_a_secret_nothing_is_sent_and_with_one_again_it_is(tmp_path, receiver):
     app = make_app()
-    async with member(app, tmp_path, "local", webhook_secret=SECRET) as service:
-        # Allowed by nobody: it cannot have been delivered.
-        record = await submit(service, "http://receiver.invalid/")
-        await eventually(lambda: service._process.metrics._webhook_attempts.labels("unreachable")._value.get())
+    receiver.answer = lambda _: (503, {"retry-after": "1"})
+    # A delay of the table would take too long: as if it had waited already.
+    async with member(app, tmp_path, "local", **SETTINGS) as service:
+        await submit(service, receiver.url)
+        first = await arriving(receiver)
+        refused = service._process.metrics._webhook_attempts.labels("refused")
+        await eventually(lambda: refused._value.get() == 1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "offramp.db")) as connection, connection:
+        connection.execute("UPDATE webhooks SET due_at = 1")
+    receiver.answer = lambda _: 204
     async with member(app, tmp_path, "local") as service:
-        assert (await service.get(record.id)).webhook is not None
-    assert not receiver.seen
+        assert service._announcer is None
+    assert len(receiver.seen) == 1
+    async with member(app, tmp_path, "local", **SETTINGS):
+        assert (await arriving(receiver)).id == first.id

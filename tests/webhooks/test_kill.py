@@ -119,4 +119,4 @@ def test_the_edge_refuses_what_would_not_be_delivered(project, receiver):
         assert receiver.next().verified()["type"] == "run.completed"
         metrics = httpx.get(f"{url}/metrics", trust_env=False).text
     assert "offramp_webhook_attempts_total" in metrics
-    assert not [request for request in receiver.seen[1:]]
+    assert len(receiver.seen) == 1

@@ -209,7 +209,8 @@ async def test_w5_what_is_to_be_delivered_outlives_the_retention_but_not_for_eve
         if pending.run_id == done.id:
             await adapter.outbox.settle(pending, Progress(2, done=True))
     assert await adapter.store.purge(NOW + 10) == 1
-    assert (await adapter.store.get(done.id)).purged
+    purged = await adapter.store.get(done.id)
+    assert (purged.purged, purged.webhook) == (True, None)
     assert len(await adapter.store.events(waiting.id, 0)) == 2
     assert await adapter.store.purge(NOW + 10 + UNDELIVERED_KEPT_S - 1) == 0
     assert await adapter.store.purge(NOW + 10 + UNDELIVERED_KEPT_S) == 1

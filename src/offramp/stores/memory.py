@@ -223,7 +223,7 @@ class MemoryStore:
                 kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
                 due = record.finished_at is not None and record.finished_at + kept_s <= now
                 if due and not record.purged:
-                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}")
+                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
                     run.entries, run.frames = [], []
                     self.outbox.drop(record.id)
                     count += 1
