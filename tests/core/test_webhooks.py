@@ -61,7 +61,7 @@ def test_the_host_header():
         "example.com",
         "//example.com",
         "ftp://example.com",
-        "file:///etc/passwd",
+        "file:/etc/passwd",
         "https://",
         "https:///path",
         "https://user@example.com",
