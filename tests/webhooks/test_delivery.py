@@ -11,12 +11,13 @@ import time
 
 import pytest
 
-from offramp import SLA, App, emit
+from offramp import SLA, App, emit, wiring
 from offramp.core.events import TERMINAL
 from offramp.core.run import Webhook
 from offramp.core.webhooks import DELAYS_S, EVENT_NAMES, GIVE_UP_AFTER_S, JITTER
 from offramp.errors import InputError
 from offramp.paths.submission import Submission
+from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
 from tests.support import GUARD_S, eventually, member
 from tests.webhooks.receiver import SECRET, receiving, types
@@ -366,3 +367,13 @@ async def test_without_a_secret_nothing_is_sent_and_with_one_again_it_is(tmp_pat
     assert len(receiver.seen) == 1
     async with member(app, tmp_path, "local", **SETTINGS):
         assert (await arriving(receiver)).id == first.id
+
+
+async def test_a_service_that_never_started_stops(tmp_path):
+    settings = Settings.load({}, tmp_path / "none", data=str(tmp_path), **SETTINGS)
+    service = wiring.build(make_app(), settings, role="local")
+    async with asyncio.timeout(GUARD_S):
+        await service._announcer.close()
+        await service._process.control.run(service._engine.open())
+        service._announcer = None
+        await service.stop()

@@ -112,7 +112,7 @@ class Service:
         """Join the service and begin to work."""
         await self._process.control.run(self._engine.open())
         if self._announcer is not None:
-            await self._process.control.run(self._announcer.open())
+            self._announcer.open()
         self._process.control.spawn(self._purge())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
@@ -231,7 +231,7 @@ class Service:
         """Drain, leave the service, and close everything."""
         await self.drain()
         if self._announcer is not None:
-            await self._process.control.run(self._announcer.close())
+            await self._announcer.close()
         await self._process.control.run(self._engine.close())
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)

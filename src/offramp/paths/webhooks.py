@@ -1,6 +1,7 @@
 """Announcing: what the outbox says is due is read from the event log, sent, and its outcome written back.
 
-At least once and in order per run; the receiver knows a repetition by its `webhook-id`. Runs on the control loop.
+At least once and in order per run; the receiver knows a repetition by its `webhook-id`. Runs on a loop of its own:
+handshakes and documents must not hold up the budgets on the control loop (invariant L1).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from offramp.core.events import TERMINAL, Frame
 from offramp.core.run import RunRecord, document
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
+from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
@@ -40,26 +42,32 @@ class Announcer:
         self._process = process
         self._outbox = outbox
         self._sender = sender
+        self._thread = LoopThread("offramp-webhooks")
         self._wake = asyncio.Event()
         self._busy: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.Task[None] | None = None
+        self._work_ended = asyncio.Event()
+        self._work_ended.set()
         self._closing = False
 
-    async def open(self) -> None:
+    def open(self) -> None:
         """Begin."""
-        self._loop = asyncio.create_task(self._work())
+        self._work_ended.clear()
+        self._thread.spawn(self._work())
 
     def wake(self) -> None:
         """Something may be due; from any thread."""
-        self._process.control.call(self._wake.set)
+        self._thread.call(self._wake.set)
 
     async def close(self) -> None:
         """Begin nothing more; give attempts on their way a moment to end, then leave them to others."""
+        await self._thread.run(self._close())
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
+
+    async def _close(self) -> None:
         self._closing = True
         self._wake.set()
-        if self._loop is not None:
-            await self._loop
+        await self._work_ended.wait()
         if self._attempts:
             _, late = await asyncio.wait(self._attempts, timeout=STOP_GRACE_S)
             for task in late:
@@ -68,6 +76,12 @@ class Announcer:
         await self._sender.close()
 
     async def _work(self) -> None:
+        try:
+            await self._claim_and_begin()
+        finally:
+            self._work_ended.set()
+
+    async def _claim_and_begin(self) -> None:
         while not self._closing:
             self._wake.clear()
             claimed = []
@@ -75,6 +89,8 @@ class Announcer:
                 claimed = await self._claim()
             except StoreError as error:
                 log.error("webhooks wait: %s", error)  # noqa: TRY400 - tried again
+            except Exception:
+                log.exception("webhooks wait for a fault of ours")
             for pending in claimed:
                 self._busy[pending.host] += 1
                 task = asyncio.create_task(self._attend(pending))
