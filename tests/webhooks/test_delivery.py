@@ -19,7 +19,7 @@ from offramp.errors import InputError
 from offramp.paths.submission import Submission
 from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
-from tests.support import GUARD_S, eventually, member
+from tests.support import GUARD_S, eventually, member, reach
 from tests.webhooks.receiver import SECRET, receiving, types
 
 SETTINGS = {"webhook_secret": SECRET, "webhook_allow": "127.0.0.1"}
@@ -127,7 +127,7 @@ async def test_a_failed_run(made, receiver):
 
 async def test_a_cancelled_run(made, receiver):
     handle = await start(made, receiver.url, pipeline="gated")
-    await eventually(lambda: made.app.loop)
+    await reach(handle, "step.started", "wait")
     await handle.cancel()
     assert (await arriving(receiver)).verified()["type"] == "run.cancelled"
 
