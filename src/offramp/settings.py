@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
+from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
 
 
@@ -20,8 +22,9 @@ def _setting(default: Any, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "doc": doc})
 
 
-def _text(default: str, doc: str, *, secret: bool = False) -> Any:
-    return field(default=default, repr=not secret, metadata={"doc": doc, "secret": secret})
+def _text(default: str, doc: str, *, reads: Callable[[str], object] | None = None, secret: bool = False) -> Any:
+    """`reads` raises ValueError for text that does not fit; a secret is never shown."""
+    return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,18 @@ class Settings:
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")
     purge_every: float = _setting(60.0, 1.0, 86_400.0, "seconds between removals of runs past their retention")
     backlog_bytes: int = _setting(64 << 20, 1 << 16, 1 << 34, "bytes waiting to be written before emit() waits too")
+    webhook_secret: str = _text(
+        "",
+        "what webhooks are signed with: whsec_ and base64; two, separated by a space, while receivers change over",
+        reads=parse_secrets,
+        secret=True,
+    )
+    webhook_allow: str = _text(
+        "", "hosts, addresses and CIDRs that webhooks may go to though they are not public", reads=parse_allowed
+    )
+    webhook_timeout: float = _setting(10.0, 0.1, 60.0, "seconds for one attempt to deliver a webhook message")
+    webhook_attempts: int = _setting(64, 1, 10_000, "webhook messages that one process sends at once")
+    webhook_attempts_per_host: int = _setting(4, 1, 1000, "webhook messages that one process sends to one host at once")
 
     def __post_init__(self) -> None:
         """Check every value against its type and bounds."""
@@ -143,8 +158,13 @@ def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str):
-            got = type(value).__name__ if metadata.get("secret") else repr(value)
+            got = type(value).__name__ if metadata["secret"] else repr(value)
             raise SettingsError(f"{name} is text, got {got}")
+        if metadata["reads"] is not None:
+            try:
+                metadata["reads"](value)
+            except ValueError as error:
+                raise SettingsError(f"{name}: {error}") from None
         return value
     wanted = type(metadata["low"])
     try:

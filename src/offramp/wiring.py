@@ -11,6 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from offramp.core.addresses import parse_allowed
+from offramp.core.webhooks import parse_secrets
+from offramp.egress.http import HttpSender
+from offramp.egress.signing import Signer
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
@@ -24,16 +28,19 @@ from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
 from offramp.paths.service import Service
+from offramp.paths.webhooks import Announcer
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.leases import SQLiteLeases
+from offramp.stores.sqlite.outbox import SQLiteOutbox
 from offramp.stores.sqlite.writer import Writer
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.app import App
     from offramp.ports.clock import Clock
+    from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Store
 
 Role = Literal["gateway", "worker", "local"]
@@ -63,7 +70,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics()
-    store, leases = _store(settings, role, metrics)
+    store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after)
     lanes = Lanes(settings.threads, _process_lane(app, settings), settings.max_result_bytes)
@@ -94,7 +101,11 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         poll_s=settings.poll,
         queue_max=settings.queue_runs,
     )
-    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
+    announcer = _announcer(process, outbox) if role != "worker" else None
+    engine = EmbeddedEngine(
+        member, store, leases, clock, deep, feed.notice, announcer.wake if announcer else lambda: None
+    )
+    outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
 
     def close() -> None:
@@ -104,14 +115,24 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         leases.leave()
         control.close()
 
-    return Service(app.name, process, live, deep, engine, close)
+    return Service(app.name, process, live, deep, engine, announcer, close)
 
 
-def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Leases]:
-    """The store and its leases: SQLite, or memory for a process that is alone."""
+def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
+    """What delivers webhooks; nothing is sent unsigned."""
+    secrets = parse_secrets(process.settings.webhook_secret)
+    if not secrets:
+        return None
+    allowed = parse_allowed(process.settings.webhook_allow)
+    sender = HttpSender(Signer(secrets), allowed, process.clock, process.settings.webhook_timeout)
+    return Announcer(process, outbox, sender)
+
+
+def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Leases, Outbox]:
+    """The store, its leases and its outbox: SQLite, or memory for a process that is alone."""
     if settings.store == "memory:" and role == "local":
         memory = MemoryStore()
-        return memory, memory
+        return memory, memory, memory.outbox
     if settings.store:
         raise SettingsError(
             f"store {settings.store!r}: leave it out, the embedded engine keeps its own beside the data "
@@ -119,7 +140,7 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
         )
     database = Database(embedded_folder(settings))
     writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed)
-    return SQLiteStore(database, writer), SQLiteLeases(database, writer)
+    return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
 def _process_lane(app: App, settings: Settings) -> ProcessLane | None:

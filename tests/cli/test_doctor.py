@@ -9,7 +9,7 @@ import pytest
 from offramp import SLA, App, Retry
 from offramp.cli.check_app import check_app, steps_used
 from offramp.cli.check_data import check_data, check_database, filesystem_of
-from offramp.cli.check_host import check_address, check_settings, has_wal_reset_bug
+from offramp.cli.check_host import check_address, check_settings, check_webhooks, has_wal_reset_bug
 from offramp.cli.findings import Finding, exit_code, report
 from offramp.settings import Settings
 from tests.cli.harness import offramp
@@ -166,3 +166,16 @@ def test_an_app_without_pipelines_is_broken():
 def test_risks_do_not_fail():
     assert exit_code([Finding("risk", "a", "b", "c")]) == 0
     assert report("x", [Finding("broken", "a", "b")])["counts"] == {"broken": 1, "risk": 0, "note": 0, "ok": 0}
+
+
+def test_webhooks_without_a_secret_are_told_and_what_is_allowed_is_a_risk():
+    [found] = check_webhooks(Settings())
+    assert found.level == "note"
+    assert "OFFRAMP_WEBHOOK_SECRET" in found.says
+    secret = "whsec_" + "a" * 32
+    [found] = check_webhooks(Settings(webhook_secret=secret))
+    assert (found.level, found.says) == ("ok", "signed with 1 secret")
+    both = list(check_webhooks(Settings(webhook_secret=f"{secret} {secret}", webhook_allow="10.0.0.0/8")))
+    assert [finding.level for finding in both] == ["ok", "risk"]
+    assert "10.0.0.0/8" in both[1].says
+    assert not any(secret in str(finding) for finding in [found, *both])

@@ -105,3 +105,21 @@ def test_every_setting_is_described():
     described = Settings.describe()
     assert [row[0] for row in described] == [item.name for item in fields(Settings)]
     assert all(row[3] for row in described)
+
+
+def test_a_secret_is_shown_nowhere(file):
+    secret = "whsec_" + "a" * 32
+    assert secret not in repr(Settings(webhook_secret=secret))
+    for wrong in ("hunter2", f"{secret} hunter2", 12345678):
+        with pytest.raises(SettingsError, match="webhook_secret") as caught:
+            Settings.load({}, file, webhook_secret=wrong)
+        assert "hunter2" not in str(caught.value)
+        assert "12345678" not in str(caught.value)
+    with pytest.raises(SettingsError, match="OFFRAMP_WEBHOOK_SECRET"):
+        Settings.load({"OFFRAMP_WEBHOOK_SECRET": "hunter2"}, file)
+
+
+def test_what_webhooks_may_reach_is_checked_at_the_start(file):
+    assert Settings(webhook_allow="10.0.0.0/8, hooks.internal").webhook_allow
+    with pytest.raises(SettingsError, match=r"OFFRAMP_WEBHOOK_ALLOW.*10\.0\.0\.1/8"):
+        Settings.load({"OFFRAMP_WEBHOOK_ALLOW": "10.0.0.1/8"}, file)

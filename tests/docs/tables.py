@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from offramp.core import events
+from offramp.core import events, webhooks
 from offramp.core.run import Route, links
 from offramp.core.spec import DEMOTION_MESSAGE
 from offramp.settings import Settings
@@ -101,6 +101,23 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Webhooks",
+        [
+            ("core.webhooks:URL_LENGTH_MAX", "", "characters of a URL"),
+            ("core.webhooks:BODY_BYTES_MAX", "bytes", "of a message with the run's result; a larger one goes without"),
+            ("core.webhooks:GIVE_UP_AFTER_S", "s", "an event is tried again"),
+            ("core.webhooks:SECRETS_MAX", "", "secrets that sign at a time"),
+            ("egress.http:RESPONSE_BYTES_MAX", "bytes", "of an answer's body that are read"),
+            ("egress.http:RESPONSE_S_MAX", "s", "that reading it takes"),
+            ("egress.guard:ADDRESSES_MAX", "", "addresses of one host that are tried"),
+            ("egress.guard:LOOKUPS", "", "hosts that are looked up at once"),
+            ("paths.webhooks:CLAIM_MARGIN_S", "s", "a claim lasts longer than an attempt may take"),
+            ("paths.webhooks:STOP_GRACE_S", "s", "attempts get to end when their process stops"),
+            ("ports.outbox:CANDIDATES_MAX", "", "due entries that one claim looks at"),
+            ("ports.outbox:UNDELIVERED_KEPT_S", "s", "an undelivered run is kept past its retention"),
+        ],
+    ),
+    (
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
@@ -158,6 +175,14 @@ def limits_tables() -> str:
     return "\n\n".join(parts)
 
 
+def delays_table() -> str:
+    rows = ["| failed attempts | next attempt after |", "|---|---|"]
+    for number, delay in enumerate(webhooks.DELAYS_S, 1):
+        more = " and more" if number == len(webhooks.DELAYS_S) else ""
+        rows.append(f"| {number}{more} | {_shown(delay)} s |")
+    return "\n".join(rows)
+
+
 def _range(bounds: Mapping[str, float]) -> str:
     # Not as `describe` shows them: it rounds large ones.
     return f"{_shown(bounds['low'])} to {_shown(bounds['high'])}" if "low" in bounds else ""
@@ -174,6 +199,7 @@ PARTS = {
     "settings": ("docs/settings.md", settings_table),
     "events": ("docs/events.md", events_list),
     "limits": ("docs/limits.md", limits_tables),
+    "delays": ("docs/webhooks.md", delays_table),
 }
 
 

@@ -83,8 +83,7 @@ class TestOpenAPI:
     async def test_the_body_has_the_fields_that_are_taken(self, spec):
         operation = spec["paths"]["/v1/pipelines/research/runs"]["post"]
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
-        # Webhooks are refused for now, so they are not offered.
-        assert set(schema["properties"]) == set(FIELDS) - {"webhook"}
+        assert set(schema["properties"]) == set(FIELDS)
         arguments = schema["properties"]["input"]
         assert arguments["required"] == ["question"]
         assert schema["properties"]["class"]["enum"] == ["batch", "interactive", None]

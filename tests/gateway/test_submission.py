@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offramp.core.events import TERMINAL
 from offramp.errors import InputError, RequestError
 from offramp.gateway.submission import DEPTH_MAX, depth_exceeds, parse
 
@@ -22,6 +23,15 @@ def test_a_full_body():
     assert bytes(request.input) == b'{"a": [1, "x"]}'
     assert (request.session_id, request.sla, request.metadata) == ("s", "batch", {"k": "v"})
     assert (request.budget, request.follow) == (3.0, True)
+
+
+def test_a_webhook_with_and_without_events():
+    asked = {"url": "https://example.com/hooks?key=secret", "events": ["step.completed"]}
+    webhook = parse(body(webhook=asked)).webhook
+    assert (webhook.url, webhook.events) == (asked["url"], ("step.completed",))
+    assert "secret" not in repr(webhook)
+    usual = parse(body(webhook={"url": "https://example.com"})).webhook.events
+    assert set(usual) == TERMINAL | {"run.demoted"}
 
 
 def test_defaults():
@@ -74,7 +84,16 @@ def test_malformed_json_is_400(raw):
         (body(metadata={"": "x"}), "/metadata/"),
         (body(metadata={"x" * 65: "x"}), "/metadata/" + "x" * 64),
         (body(metadata={"a/b": "x" * 513}), "/metadata/a~1b"),
-        (body(webhook={"url": "https://example.com"}), "/webhook"),
+        (body(webhook="https://example.com"), "/webhook"),
+        (body(webhook={}), "/webhook/url"),
+        (body(webhook={"url": "https://example.com", "secret": "x"}), "/webhook/secret"),
+        (body(webhook={"url": 3}), "/webhook/url"),
+        (body(webhook={"url": "ftp://example.com"}), "/webhook/url"),
+        (body(webhook={"url": "https://user:pass@example.com"}), "/webhook/url"),
+        (body(webhook={"url": "https://example.com", "events": []}), "/webhook/events"),
+        (body(webhook={"url": "https://example.com", "events": ["run.complete"]}), "/webhook/events/0"),
+        (body(webhook={"url": "https://example.com", "events": ["run.failed", "step.delta"]}), "/webhook/events/1"),
+        (body(webhook={"url": "https://example.com", "events": [1]}), "/webhook/events/0"),
         (body(**{"class": 1}), "/class"),
     ],
 )

@@ -9,7 +9,7 @@ from offramp.core import events
 from offramp.core.events import decode
 from offramp.core.failure import Failure
 from offramp.core.journal import Entry
-from offramp.core.run import Demotion, Outcome
+from offramp.core.run import Demotion, Outcome, Webhook
 from offramp.errors import IdempotencyMismatch, LeaseLost
 from offramp.ports.store import Idempotency, Lease, Owner, RunFilter
 from tests.support import NOW, a_record, accepted, drafted, eventually
@@ -63,7 +63,12 @@ async def test_writes_become_visible_in_order_and_none_is_lost(port):
 
 async def test_a_record_comes_back_as_it_was_given(port):
     run, _ = await created(
-        port, session_id="s", metadata={"k": "v"}, trace={"traceparent": "t"}, deadline_at=NOW + 9, webhook={"url": "u"}
+        port,
+        session_id="s",
+        metadata={"k": "v"},
+        trace={"traceparent": "t"},
+        deadline_at=NOW + 9,
+        webhook=Webhook("https://example.com"),
     )
     assert await port.store.get(run.id) == run
 

@@ -20,7 +20,7 @@ from offramp.settings import Settings
 FILES_SPARE = 256
 """File descriptors beside one for each fast run's connection: database, sockets, pipes of workers and lanes."""
 OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY",
-                             "MAX_BUDGET", "WEBHOOK_ALLOW", "WEBHOOK_SECRET", "SUPERVISED"})  # fmt: skip
+                             "MAX_BUDGET", "SUPERVISED"})  # fmt: skip
 
 _EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
 # Before these, a checkpoint that races with a reset of the WAL can corrupt the database:
@@ -95,6 +95,27 @@ def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
                 f"{variable} is set, but nothing reads it",
                 f"rename or unset it; {did_you_mean(variable, known)}",
             )
+
+
+def check_webhooks(settings: Settings) -> Iterator[Finding]:
+    """Whether webhooks are taken, and where they may go."""
+    if not settings.webhook_secret:
+        yield Finding(
+            "note",
+            "webhooks",
+            "no OFFRAMP_WEBHOOK_SECRET to sign with: requests that ask for a webhook are refused",
+            "if you want them: OFFRAMP_WEBHOOK_SECRET=whsec_$(openssl rand -base64 32)",
+        )
+        return
+    count = len(settings.webhook_secret.split())
+    yield Finding("ok", "webhooks", f"signed with {count} secret{'s' if count > 1 else ''}")
+    if settings.webhook_allow:
+        yield Finding(
+            "risk",
+            "webhooks",
+            f"callers may have this machine post to what is not public: {settings.webhook_allow}",
+            "keep OFFRAMP_WEBHOOK_ALLOW to receivers that expect it",
+        )
 
 
 def check_address(host: str, port: int) -> Iterator[Finding]:

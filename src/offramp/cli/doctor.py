@@ -35,7 +35,7 @@ def doctor(
     """
     from offramp.cli.check_app import check_app
     from offramp.cli.check_data import check_data
-    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings
+    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
     from offramp.cli.check_keys import check_keys
 
     settings = load_settings(data=data, engine=engine, store=store)
@@ -47,6 +47,7 @@ def doctor(
         *check_data(Path(settings.data)),
         *check_keys(settings, host),
         *check_address(host, port),
+        *check_webhooks(settings),
         *check_app(app, settings),
     ]
     if as_json:

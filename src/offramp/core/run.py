@@ -74,6 +74,16 @@ class Demotion(msgspec.Struct, frozen=True):
     budget_ms: float
 
 
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a run's events are announced, and which; the URL may hold secrets, so nothing shows it."""
+
+    url: str
+    events: tuple[str, ...] = ("run.demoted", "run.completed", "run.failed", "run.cancelled", "run.expired")
+
+    def __repr__(self) -> str:
+        return f"Webhook(events={self.events!r})"
+
+
 class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
@@ -104,7 +114,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     result: bytes | None = None
     error: Failure | None = None
     cancel_requested: bool = False
-    webhook: dict[str, Any] | None = None
+    webhook: Webhook | None = None
     mount: str = ""
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from offramp.core.events import TYPES
-from offramp.core.run import DemotionReason, Status
+from offramp.core.run import DemotionReason, Status, Webhook
+from offramp.core.webhooks import EVENT_NAMES, URL_LENGTH_MAX
 from offramp.gateway.submission import (
     METADATA_KEY_LENGTH_MAX,
     METADATA_PAIRS_MAX,
@@ -159,6 +160,26 @@ EVENT = _object(
     description="One event; each type adds fields of its own.",
 )
 
+WEBHOOK = _object(
+    {
+        "url": {
+            "type": "string",
+            "format": "uri",
+            "maxLength": URL_LENGTH_MAX,
+            "description": "Where events are posted, signed as Standard Webhooks; a public address.",
+        },
+        "events": {
+            "type": "array",
+            "items": {"enum": list(EVENT_NAMES)},
+            "minItems": 1,
+            "maxItems": len(EVENT_NAMES),
+            "default": list(Webhook("").events),
+        },
+    },
+    ["url"],
+    additionalProperties=False,
+)
+
 HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
@@ -187,6 +208,7 @@ def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> 
                 "additionalProperties": {"type": "string", "maxLength": METADATA_VALUE_LENGTH_MAX},
             },
             "budget": _nullable("number", minimum=0, maximum=budget_max, description="Seconds on the fast path."),
+            "webhook": {"oneOf": [{"type": "null"}, WEBHOOK]},
             "follow": {
                 "type": "boolean",
                 "default": False,

@@ -13,6 +13,8 @@ import msgspec
 
 from offramp.core.codec import validation_error
 from offramp.core.names import did_you_mean
+from offramp.core.run import Webhook
+from offramp.core.webhooks import flaws
 from offramp.errors import InputError, RequestError
 from offramp.gateway.call import Call, read_json_body
 from offramp.gateway.negotiation import Preference, idempotency_key, prefer, trace_context
@@ -34,11 +36,12 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
     sla: str | None = msgspec.field(name="class", default=None)
     metadata: dict[str, str] = {}
     budget: float | None = None
-    webhook: msgspec.Raw | None = None
+    webhook: Webhook | None = None
     follow: bool = False
 
 
 FIELDS = RunRequest.__struct_encode_fields__
+WEBHOOK_FIELDS = Webhook.__struct_encode_fields__
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_request = msgspec.json.Decoder(RunRequest).decode
@@ -79,6 +82,7 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
             respond_async=preference.at_once,
             idempotency_key=key,
             trace=trace_context(trace),
+            webhook=body.webhook,
             tenant=call.tenant,
             mount=call.prefix,
         ),
@@ -134,19 +138,24 @@ def depth_exceeds(body: bytes, levels_max: int) -> bool:
 
 def _pointed(error: msgspec.ValidationError) -> InputError:
     """Name the field where msgspec names the object that holds it."""
-    unknown = re.match(r"Object contains unknown field `(.*?)`$", str(error))
+    unknown = re.match(r"Object contains unknown field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if unknown:
         name = unknown[1][:60]
-        message = f"no field {name!r}; {did_you_mean(name, FIELDS)}"
-        return InputError(message, [("/" + name.replace("~", "~0").replace("/", "~1"), message)])
-    missing = re.match(r"Object missing required field `(.*?)`$", str(error))
+        message = f"no field {name!r}; {did_you_mean(name, WEBHOOK_FIELDS if unknown[2] else FIELDS)}"
+        return InputError(message, [(_below(unknown[2], name), message)])
+    missing = re.match(r"Object missing required field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if missing:
-        message = f"{missing[1]} is required: an object with the pipeline's arguments"
-        return InputError(message, [("/" + missing[1], message)])
+        what = "where to post events" if missing[2] else "an object with the pipeline's arguments"
+        message = f"{missing[1]} is required: {what}"
+        return InputError(message, [(_below(missing[2], missing[1]), message)])
     if "out of range" in str(error):
         message = str(error).partition(" - ")[0].lower()
         return InputError(f"the body has a number that cannot be read: {message}", [("", message)])
     return validation_error(error, "")
+
+
+def _below(parent: str | None, name: str) -> str:
+    return (f"/{parent}/" if parent else "/") + name.replace("~", "~0").replace("/", "~1")
 
 
 def _check_bounds(request: RunRequest) -> None:
@@ -164,7 +173,7 @@ def _check_bounds(request: RunRequest) -> None:
         if len(value) > METADATA_VALUE_LENGTH_MAX:
             problems.append((pointer, f"a value has at most {METADATA_VALUE_LENGTH_MAX} characters"))
     if request.webhook is not None:
-        problems.append(("/webhook", "webhooks are not available yet; follow the run by its links"))
+        problems += flaws(request.webhook)
     if problems:
         pointer, message = problems[0]
         raise InputError(f"{pointer}: {message}", problems[: METADATA_PAIRS_MAX + 1])

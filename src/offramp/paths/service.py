@@ -22,6 +22,7 @@ from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
+from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
@@ -57,17 +58,26 @@ class Service:
         live: its executing runs.
         deep: its end of the deep path.
         engine: what drives deep runs.
+        announcer: delivers webhooks, in a process that does.
         close: closes what `process` holds, last.
     """
 
     def __init__(
-        self, name: str, process: Process, live: LiveRuns, deep: DeepPath, engine: JoinedEngine, close: Any
+        self,
+        name: str,
+        process: Process,
+        live: LiveRuns,
+        deep: DeepPath,
+        engine: JoinedEngine,
+        announcer: Announcer | None,
+        close: Any,
     ) -> None:
         self.app_name = name
         self._process = process
         self._live = live
         self._deep = deep
         self._engine = engine
+        self._announcer = announcer
         self._close = close
         self._off_ramp = OffRamp(process, engine, live)
         live.on_start = self._off_ramp.watch
@@ -103,6 +113,8 @@ class Service:
     async def start(self) -> None:
         """Join the service and begin to work."""
         await self._process.control.run(self._engine.open())
+        if self._announcer is not None:
+            self._announcer.open()
         self._process.control.spawn(self._purge())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
@@ -242,6 +254,8 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
+        if self._announcer is not None:
+            await self._announcer.close()
         await self._process.control.run(self._engine.close())
         await self.close()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from offramp.core.run import RunRecord
+from offramp.core.run import RunRecord, Webhook
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: attaches to the run that was created with it, if there is one.
         trace: `traceparent`, `tracestate` and `baggage` as they came.
         tenant: whose run it is; empty without keys.
-        webhook: where to announce events; not available yet.
+        webhook: where to announce events.
         mount: the prefix under which the gateway is reached, for the links in events.
     """
 
@@ -39,7 +39,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     trace: dict[str, str] = {}
     tenant: str = ""
-    webhook: dict[str, Any] | None = None
+    webhook: Webhook | None = None
     mount: str = ""
 
 

@@ -8,11 +8,13 @@ from hashlib import blake2b
 import msgspec
 
 from offramp.core import events, routing
+from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
 from offramp.core.run import Route, RunRecord, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
+from offramp.core.webhooks import refused
 from offramp.errors import InputError, Overloaded, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.bounds import OpenRuns
@@ -44,7 +46,7 @@ class Desk:
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: input, class or budget do not fit.
+            InputError: input, class, budget or webhook do not fit.
             IdempotencyMismatch: the key came with another request before.
             TenantLimit: the tenant has as many runs open as it may.
             Overloaded: this process is stopping, or as many runs are queued as may be.
@@ -59,6 +61,7 @@ class Desk:
             await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, submission.input)
         else:
             spec.signature.decode_input(submission.input)
+        self._check_webhook(submission)
         record = self._record(submission, spec, sla)
         if record.path == "fast":
             record.route = self._admission.route(record)
@@ -125,6 +128,16 @@ class Desk:
             message = f"no class {name[:100]!r}; {did_you_mean(name, self._process.classes)}"
             raise InputError(message, [("/class", message)])
         return sla
+
+    def _check_webhook(self, submission: Submission) -> None:
+        if submission.webhook is None:
+            return
+        settings = self._process.settings
+        allowed = parse_allowed(settings.webhook_allow)
+        problems = refused(submission.webhook, signed=bool(settings.webhook_secret), allowed=allowed)
+        if problems:
+            pointer, message = problems[0]
+            raise InputError(f"{pointer}: {message}", problems)
 
     def _record(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> RunRecord:
         process = self._process

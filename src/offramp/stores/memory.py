@@ -15,6 +15,7 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost
 from offramp.ports.commit import Commit
+from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
     Batch,
     Claim,
@@ -28,6 +29,7 @@ from offramp.ports.store import (
     RunLog,
     require_open,
 )
+from offramp.stores.memory_outbox import MemoryOutbox
 
 EVENTS_READ_MAX = 1_000
 
@@ -97,6 +99,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
+        self.outbox = MemoryOutbox()
 
     # Writes through a lease.
 
@@ -136,6 +139,7 @@ class MemoryStore:
         seq = len(run.frames) + 1
         made = Frame(seq, frame(event, run.record.id, seq))
         run.frames.append(made)
+        self.outbox.note(run.record.id, seq, event.type)
         # Under the lock, so that listeners see the order of the log.
         for listener in self._listeners:
             listener([Batch(run.record.id, seq, [made.data])])
@@ -168,6 +172,7 @@ class MemoryStore:
                     self._keys[key] = (idempotency, record.id)
             if existing is None:
                 run = self._runs[record.id] = _Run(msgspec.structs.replace(record), owner)
+                self.outbox.add(record)
                 self._append(run, event)
         commit.resolve(Created(existing))
         return commit, log
@@ -243,10 +248,12 @@ class MemoryStore:
         with self.lock:
             for run in self._runs.values():
                 record = run.record
-                due = record.finished_at is not None and record.finished_at + record.retention_s <= now
+                kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
+                due = record.finished_at is not None and record.finished_at + kept_s <= now
                 if due and not record.purged:
-                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}")
+                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
                     run.entries, run.frames, run.signals = [], [], []
+                    self.outbox.drop(record.id)
                     count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
         return count

@@ -13,6 +13,7 @@ from offramp.telemetry import names
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 6.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _LATE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
+_WEBHOOK_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0)
 _OPERATIONS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
 
 
@@ -50,6 +51,23 @@ class Metrics:
             Histogram, names.COMMIT_OPERATIONS, "operations in one group commit", [], buckets=_OPERATIONS
         )
 
+        self._webhook_attempts = _made(
+            Counter,
+            names.WEBHOOK_ATTEMPTS,
+            "attempts to deliver a webhook message, by what came of them",
+            [names.RESULT],
+        )
+        self._webhooks_given_up = _made(
+            Counter, names.WEBHOOKS_GIVEN_UP, "webhook messages that were not delivered within a day", []
+        )
+        self._webhook_delay = _made(
+            Histogram,
+            names.WEBHOOK_DELAY,
+            "seconds from an event to the delivery of its webhook message",
+            [],
+            buckets=_WEBHOOK_SECONDS,
+        )
+
     @property
     def collectors(self) -> list[Any]:
         """Everything, for a Prometheus registry."""
@@ -78,6 +96,14 @@ class Metrics:
         """The store committed a batch."""
         self._operations.observe(operations)
         self._commit.observe(seconds)
+
+    def announced(self, result: str, delay_s: float, *, given_up: bool) -> None:
+        """An attempt to deliver a webhook message was over, `delay_s` seconds after its event."""
+        self._webhook_attempts.labels(result).inc()
+        if result == "delivered":
+            self._webhook_delay.observe(max(0.0, delay_s))
+        if given_up:
+            self._webhooks_given_up.inc()
 
 
 def _made(kind: Any, name: str, meaning: str, labels: list[str], **options: Any) -> Any:

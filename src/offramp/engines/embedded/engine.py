@@ -50,6 +50,7 @@ class EmbeddedEngine:
         clock: time.
         host: what executes runs here.
         on_events: told which runs have new events that another process wrote.
+        on_webhooks: told that another process made a webhook due.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class EmbeddedEngine:
         clock: Clock,
         host: RunHost,
         on_events: Callable[[Sequence[str]], object],
+        on_webhooks: Callable[[], object] = lambda: None,
     ) -> None:
         self._member = member
         self._store = store
@@ -67,6 +69,7 @@ class EmbeddedEngine:
         self._clock = clock
         self._host = host
         self._on_events = on_events
+        self._on_webhooks = on_webhooks
         self._hints = Hints(self._hinted)
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
@@ -203,6 +206,10 @@ class EmbeddedEngine:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake.set)
 
+    def announce_webhooks(self) -> None:
+        """This process made a webhook due and delivers none: tell those that do. From any thread."""
+        self._hints.send("webhooks")
+
     # Inside.
 
     async def _take_runs(self) -> None:
@@ -246,6 +253,8 @@ class EmbeddedEngine:
         elif kind == "signal":
             for run_id in ids:
                 self._host.notice(run_id)
+        elif kind == "webhooks":
+            self._on_webhooks()
         elif kind == "cancel":
             for run_id in ids:
                 self._host.cancel(run_id)

@@ -1,4 +1,4 @@
-"""Hints between the processes of one machine: "there is work", "this run has new events", "cancel this run".
+"""Hints between the processes of one machine: there is work, a run has new events, cancel it, a webhook is due.
 
 UDP on loopback. A hint carries no authority and may be lost: its receiver only looks into the store earlier than it
 would have anyway.
@@ -16,7 +16,7 @@ import msgspec
 
 log = logging.getLogger("offramp")
 
-Kind = Literal["hello", "work", "events", "cancel", "signal"]
+Kind = Literal["hello", "work", "events", "cancel", "signal", "webhooks"]
 IDS_MAX = 1_000
 """Run ids in one datagram; 1,000 of them take 32 kB of the 64 kB that loopback carries."""
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from offramp.core.events import frame
+from offramp.core.events import TERMINAL, frame
 from offramp.core.run import RunRecord
+from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.store import Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
@@ -33,14 +34,20 @@ _FINISH_RUNS = (
     "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
     "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
 )
+# An entry that is claimed, or waits for its next attempt, stays so.
+_ANNOUNCE = (
+    "UPDATE webhooks SET latest = v.column2, due_at = coalesce(due_at, 0) FROM (VALUES {rows}) AS v "
+    "WHERE run_id = v.column1"
+)
 
 
 class Tail(msgspec.Struct):
-    """Where a run's journal and event log end: the next position, the next number."""
+    """Where a run's journal and event log end: the next position, the next number; and what its webhook is due for."""
 
     token: int
     position: int = 0
     seq: int = 1
+    announced: frozenset[str] = frozenset()
 
 
 class Transaction:
@@ -61,6 +68,9 @@ class Transaction:
         self._entries: list[Any] = []
         self._frames: dict[str, Batch] = {}
         self._finished: list[Any] = []
+        self._webhooks: list[Any] = []
+        self._due: dict[str, int] = {}
+        self.has_announced = False
         self.published: dict[str, Batch] = {}
         self.resolved: list[tuple[Any, Any, BaseException | None]] = []
         self.lost: set[Lease] = set()
@@ -122,7 +132,7 @@ class Transaction:
             known = self._known.get(lease.run_id)
             if known is not None:
                 # A copy, so that a transaction that fails changes nothing.
-                tail = self._tails[lease.run_id] = Tail(known.token, known.position, known.seq)
+                tail = self._tails[lease.run_id] = msgspec.structs.replace(known)
         if tail is None or tail.token != lease.token or lease.run_id in self._gone:
             self.lost.add(lease)
             return None
@@ -144,6 +154,8 @@ class Transaction:
         if batch is None:
             batch = self._frames[run_id] = Batch(run_id, tail.seq, [])
         batch.frames.append(frame(event, run_id, tail.seq))
+        if event.type in tail.announced:
+            self._due[run_id] = tail.seq
         tail.seq += 1
 
     def _create(self, operation: Create) -> None:
@@ -172,7 +184,9 @@ class Transaction:
             self.resolved.append((operation.commit, Created(record.id), None))
             return
         self._runs += _run_row(record, operation.owner)
-        tail = self._tails[record.id] = Tail(1)
+        if record.webhook is not None:
+            self._webhooks += (record.id, target_of(record.webhook.url).host)
+        tail = self._tails[record.id] = Tail(1, announced=announced(record))
         self._frame(record.id, tail, operation.event)
         if operation.owner is None:
             self._gone.add(record.id)
@@ -217,7 +231,20 @@ class Transaction:
                 before.frames.extend(batch.frames)
         execute(self._connection, "INSERT INTO events VALUES {rows}", 5, chunks)
         execute(self._connection, _FINISH_RUNS, 5, self._finished)
+        self._flush_webhooks()
         self._runs, self._entries, self._frames, self._finished = [], [], {}, []
+
+    def _flush_webhooks(self) -> None:
+        execute(self._connection, "INSERT INTO webhooks (run_id, host) VALUES {rows}", 2, self._webhooks)
+        if self._due:
+            execute(self._connection, _ANNOUNCE, 2, [value for item in self._due.items() for value in item])
+            self.has_announced = True
+        self._webhooks, self._due = [], {}
+
+
+def announced(record: RunRecord) -> frozenset[str]:
+    """The events that make a run's webhook due: those it asks for, and the terminal one, which ends it."""
+    return frozenset() if record.webhook is None else TERMINAL | set(record.webhook.events)
 
 
 def _run_row(record: RunRecord, owner: str | None) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.store import Claim, Lease, Owner, Parked, require_open
-from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.rows import RECORD_COLUMNS, decode_record
@@ -219,5 +219,5 @@ def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, 
         "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = :run)",
         {"run": run_id},
     ).fetchone()
-    transaction.hold(run_id, Tail(token, position, seq))
+    transaction.hold(run_id, Tail(token, position, seq, announced(record)))
     return Claim(record, Lease(run_id, owner, token), fresh)

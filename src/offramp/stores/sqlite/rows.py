@@ -8,7 +8,7 @@ import msgspec
 
 from offramp.core.events import RESULT_INLINE_BYTES_MAX
 from offramp.core.failure import Failure
-from offramp.core.run import Demotion, Route, RunRecord
+from offramp.core.run import Demotion, Route, RunRecord, Webhook
 
 ENCODE = msgspec.msgpack.Encoder().encode
 
@@ -35,7 +35,7 @@ class _Kept(msgspec.Struct, array_like=True):
     trace: dict[str, str]
     deadline_at: float | None
     retention_s: float
-    webhook: dict[str, Any] | None
+    webhook: Webhook | None
     mount: str = ""
 
 
@@ -49,9 +49,9 @@ def encode_record(record: RunRecord) -> bytes:
     return ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))
 
 
-def without_input(encoded: bytes) -> bytes:
+def without_data(encoded: bytes) -> bytes:
     """What is left of the unchanging part when the run's data is removed."""
-    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}"))
+    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
 
 
 def decode_record(row: tuple[Any, ...]) -> RunRecord:

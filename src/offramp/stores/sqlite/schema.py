@@ -55,7 +55,22 @@ MIGRATIONS: list[str] = [
     CREATE TABLE syncs (only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL);
     INSERT INTO syncs VALUES (1, 0);
     """,
-    # Parked runs: running, owned by nobody, until a time or a signal. Deadlines, so that queued runs meet theirs.
+    # 2: webhooks as cursors over the event log. `latest` is the newest event that is asked for or terminal; `due_at`
+    # is NULL while there is none above the cursor, 0 for at once, and the end of the claim while one is sent.
+    """
+    CREATE TABLE webhooks (
+        run_id TEXT PRIMARY KEY,
+        host TEXT NOT NULL,
+        token INTEGER NOT NULL DEFAULT 0,
+        latest INTEGER NOT NULL DEFAULT 0,
+        cursor INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        failing_since REAL,
+        due_at REAL
+    ) WITHOUT ROWID;
+    CREATE INDEX webhooks_due ON webhooks (due_at, host) WHERE due_at IS NOT NULL;
+    """,
+    # 3: parked runs: running, owned by nobody, until a time or a signal. Deadlines, so that queued runs meet theirs.
     """
     ALTER TABLE runs ADD COLUMN parked_until REAL;
     ALTER TABLE runs ADD COLUMN deadline_at REAL;

@@ -12,11 +12,12 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
+from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
 from offramp.stores.sqlite.batch import Transaction
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_input
+from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_data
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
@@ -201,14 +202,17 @@ class SQLiteStore:
         """Remove what runs past their retention left, a bounded number at a time."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
+            # What a webhook is still to announce is kept, though not for ever.
             due = connection.execute(
-                "SELECT id, record FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT ?", (now, PURGE_RUNS_MAX)
+                "SELECT id, record FROM runs LEFT JOIN webhooks ON run_id = id WHERE purge_at <= :now AND purged = 0 "
+                "AND (run_id IS NULL OR purge_at <= :now - :kept) LIMIT :count",
+                {"now": now, "kept": UNDELIVERED_KEPT_S, "count": PURGE_RUNS_MAX},
             ).fetchall()
-            for table in ("journal", "events", "signals"):
+            for table in ("journal", "events", "signals", "webhooks"):
                 connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
             connection.executemany(
                 "UPDATE runs SET purged = 1, result = NULL, record = ?, purge_at = purge_at + ? WHERE id = ?",
-                [(without_input(record), TOMBSTONE_S, run_id) for run_id, record in due],
+                [(without_data(record), TOMBSTONE_S, run_id) for run_id, record in due],
             )
             connection.execute("DELETE FROM runs WHERE purged = 1 AND purge_at <= ?", (now,))
             connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))

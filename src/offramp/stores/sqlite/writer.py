@@ -55,6 +55,7 @@ class Writer:
         self._told_at = 0.0
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
+        self.on_announced: list[Callable[[], object]] = []
         self._committed = committed
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
@@ -162,6 +163,9 @@ class Writer:
             batches = list(transaction.published.values())
             for listener in self.listeners:
                 listener(batches)
+        if transaction.has_announced:
+            for told in self.on_announced:
+                told()
         for lease in transaction.lost:
             self.on_lost(lease)
 

@@ -1,0 +1,192 @@
+"""Announcing: what the outbox says is due is read from the event log, sent, and its outcome written back.
+
+At least once and in order per run; the receiver knows a repetition by its `webhook-id`. Runs on a loop of its own:
+handshakes and documents must not hold up the budgets on the control loop (invariant L1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from datetime import datetime
+
+from offramp.core import events
+from offramp.core.events import TERMINAL, Frame
+from offramp.core.run import RunRecord, document
+from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
+from offramp.errors import StoreError
+from offramp.execution.loops import LoopThread
+from offramp.paths.deep import steps_of
+from offramp.paths.process import Process
+from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
+
+log = logging.getLogger("offramp")
+
+CLAIM_MARGIN_S = 5.0
+"""How much longer a claim lasts than an attempt may take."""
+STOP_GRACE_S = 2.0
+"""How long attempts on their way may take to end when the process stops; then they are made again elsewhere."""
+
+
+class Announcer:
+    """Delivers what is due, as much at once as the settings allow.
+
+    Args:
+        process: this process.
+        outbox: what is due.
+        sender: how it is sent.
+    """
+
+    def __init__(self, process: Process, outbox: Outbox, sender: Sender) -> None:
+        self._process = process
+        self._outbox = outbox
+        self._sender = sender
+        self._thread = LoopThread("offramp-webhooks")
+        self._wake = asyncio.Event()
+        self._busy: Counter[str] = Counter()
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._work_ended = asyncio.Event()
+        self._work_ended.set()
+        self._closing = False
+
+    def open(self) -> None:
+        """Begin."""
+        self._work_ended.clear()
+        self._thread.spawn(self._work())
+
+    def wake(self) -> None:
+        """Something may be due; from any thread."""
+        self._thread.call(self._wake.set)
+
+    async def close(self) -> None:
+        """Begin nothing more; give attempts on their way a moment to end, then leave them to others."""
+        await self._thread.run(self._close())
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
+
+    async def _close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        await self._work_ended.wait()
+        if self._attempts:
+            _, late = await asyncio.wait(self._attempts, timeout=STOP_GRACE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._sender.close()
+
+    async def _work(self) -> None:
+        try:
+            await self._claim_and_begin()
+        finally:
+            self._work_ended.set()
+
+    async def _claim_and_begin(self) -> None:
+        while not self._closing:
+            self._wake.clear()
+            claimed = []
+            try:
+                claimed = await self._claim()
+            except StoreError as error:
+                log.error("webhooks wait: %s", error)  # noqa: TRY400 - tried again
+            except Exception:
+                log.exception("webhooks wait for a fault of ours")
+            for pending in claimed:
+                self._busy[pending.host] += 1
+                task = asyncio.create_task(self._attend(pending))
+                self._attempts.add(task)
+                task.add_done_callback(self._attempts.discard)
+            if not claimed:
+                await self._rest()
+
+    async def _claim(self) -> list[Pending]:
+        settings = self._process.settings
+        room = Room(settings.webhook_attempts - len(self._attempts), settings.webhook_attempts_per_host, self._busy)
+        if room.total <= 0:
+            return []
+        now = self._process.clock.time()
+        return list(await self._outbox.claim(room, now, now + settings.webhook_timeout + CLAIM_MARGIN_S))
+
+    async def _rest(self) -> None:
+        clock = self._process.clock
+        timer = clock.call_at(clock.monotonic() + self._process.settings.poll, self.wake)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+
+    async def _attend(self, pending: Pending) -> None:
+        """One claimed entry, to its next event and no further: then others have their turn."""
+        try:
+            try:
+                progress = await self._advance(pending)
+            except asyncio.CancelledError:
+                # Whether it arrived is unknown: it is sent again, under the same id.
+                await self._outbox.settle(pending, pending.progress._replace(due_at=0.0))
+                raise
+            if not await self._outbox.settle(pending, progress):
+                log.info("%s: another process has taken its webhook over meanwhile", pending.run_id)
+        except StoreError as error:
+            log.error("%s: its webhook waits: %s", pending.run_id, error)  # noqa: TRY400 - the claim runs out
+        except Exception:
+            log.exception("%s: a fault of ours holds up its webhook", pending.run_id)
+        finally:
+            self._busy[pending.host] -= 1
+            if not self._busy[pending.host]:
+                del self._busy[pending.host]
+            self._wake.set()
+
+    async def _advance(self, pending: Pending) -> Progress:
+        process = self._process
+        record = await process.store.get(pending.run_id)
+        if record is None or record.purged or record.webhook is None:
+            return Progress(done=True)
+        frame, is_over = await self._next(pending, record.webhook.events)
+        if frame is None:
+            return pending.progress._replace(cursor=pending.latest, attempts=0, due_at=None, done=is_over)
+        at = events.decode(frame.data).at
+        answer = await self._send(record, frame, at)
+        attempt = Attempt(frame.seq, datetime.fromisoformat(at).timestamp(), process.clock.time())
+        progress, given_up = after(pending.progress, attempt, answer, process.clock.random())
+        process.metrics.announced(answer.result, attempt.ended_at - attempt.happened_at, given_up=given_up)
+        self._tell(pending, frame, answer, progress)
+        is_over = is_over or (progress.cursor == frame.seq and frame.type in TERMINAL)
+        return progress._replace(done=True) if is_over else progress
+
+    async def _next(self, pending: Pending, wanted: tuple[str, ...]) -> tuple[Frame | None, bool]:
+        """The next event to announce, of those that are on disk; if there is none, whether the run is over."""
+        at = pending.progress.cursor
+        is_over = False
+        while at < pending.latest:
+            part = await self._process.store.events(pending.run_id, at, skip_deltas=True)
+            for frame in part:
+                if frame.seq > pending.latest:
+                    break
+                if frame.type in wanted:
+                    return frame, False
+                is_over = frame.type in TERMINAL
+            if not part:
+                break
+            at = part[-1].seq
+        return None, is_over
+
+    async def _send(self, record: RunRecord, frame: Frame, at: str) -> Answer:
+        assert record.webhook is not None  # noqa: S101 - looked at by the caller
+        steps = await steps_of(self._process.store, record.id, finished=record.finished)
+        shown = document(record, [step.document() for step in steps.values()], record.mount)
+        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown))
+        return await self._sender.send(target_of(record.webhook.url), made)
+
+    @staticmethod
+    def _tell(pending: Pending, frame: Frame, answer: Answer, progress: Progress) -> None:
+        """What an operator wants to know: the first failure of a row, the end of trying, a receiver that is back."""
+        told = (frame.type, pending.run_id, pending.host, answer.detail)
+        if answer.result == "delivered":
+            if pending.progress.failing_since is not None:
+                log.info("webhook %s of %s reached %s again: %s", *told)
+        elif answer.result == "gone":
+            log.warning("webhook %s of %s: %s wants no more of this run (%s)", *told)
+        elif progress.cursor == frame.seq:
+            log.error("webhook %s of %s to %s was given up after a day: %s", *told)
+        elif pending.progress.failing_since is None:
+            log.warning("webhook %s of %s did not reach %s, it is tried again for a day: %s", *told)

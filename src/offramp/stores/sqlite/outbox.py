@@ -1,0 +1,77 @@
+"""The outbox port on SQLite: entries change only inside the writer's transactions of some process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from offramp.core.webhooks import Progress
+from offramp.ports.commit import Commit
+from offramp.ports.outbox import CANDIDATES_MAX, Pending, Room
+from offramp.stores.sqlite.batch import Transaction
+from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.operations import Call
+from offramp.stores.sqlite.writer import Writer
+
+_SETTLE = (
+    "UPDATE webhooks SET cursor = :cursor, attempts = :attempts, failing_since = :failing_since, "
+    "due_at = CASE WHEN :due_at IS NOT NULL THEN :due_at WHEN latest > :cursor THEN 0 END "
+    "WHERE run_id = :run_id AND token = :token"
+)
+
+
+class SQLiteOutbox:
+    """Entries in a `Database`; see the port."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+
+    async def claim(self, room: Room, now: float, until: float) -> Sequence[Pending]:
+        """Take what is due; nothing is written where nothing is."""
+        full = room.full()
+        marks = ",".join("?" * len(full))
+        query = f"SELECT run_id, host FROM webhooks WHERE due_at <= ? AND host NOT IN ({marks}) ORDER BY due_at LIMIT ?"  # noqa: S608
+        due = await self._database.read(
+            lambda connection: connection.execute(query, (now, *full, CANDIDATES_MAX)).fetchall()
+        )
+        chosen = room.choose(due)
+        if not chosen:
+            return []
+        commit: Commit[list[Pending]] = Commit()
+        # Durable: a commit on disk takes everything before it there, whichever process wrote it (W4).
+        self._writer.put(Call(lambda connection, _: _take(connection, chosen, now, until), durable=True, commit=commit))
+        return await commit
+
+    async def settle(self, pending: Pending, progress: Progress) -> bool:
+        """Give an entry back; not waiting for the disk, as a lost cursor only repeats a message."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
+            key = {"run_id": pending.run_id, "token": pending.token}
+            if progress.done:
+                statement, values = "DELETE FROM webhooks WHERE run_id = :run_id AND token = :token", key
+            else:
+                statement, values = _SETTLE, key | progress._asdict()
+            return connection.execute(statement, values).rowcount == 1
+
+        commit: Commit[bool] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        return await commit
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Call back when this process made an entry due."""
+        self._writer.on_announced.append(listener)
+
+
+def _take(connection: sqlite3.Connection, run_ids: Sequence[str], now: float, until: float) -> list[Pending]:
+    marks = ",".join("?" * len(run_ids))
+    # Another process may have been quicker since they were looked up.
+    rows = connection.execute(
+        "SELECT run_id, host, token + 1, latest, cursor, attempts, failing_since FROM webhooks "  # noqa: S608
+        f"WHERE run_id IN ({marks}) AND due_at <= ?",
+        (*run_ids, now),
+    ).fetchall()
+    connection.executemany(
+        "UPDATE webhooks SET token = token + 1, due_at = ? WHERE run_id = ?", [(until, row[0]) for row in rows]
+    )
+    return [Pending(row[0], row[1], row[2], row[3], Progress(row[4], row[5], row[6])) for row in rows]
