@@ -57,9 +57,10 @@ class Release:
 async def handed_over(old, new, folder, clock):
     """A run that `old` executed up to its gate and `new` goes on with: its record and its frames."""
     async with member(old.app, folder, "gateway", owner="gateway", clock=clock) as gateway:
-        async with member(old.app, folder, "worker", owner="old", clock=clock, drain_timeout=0.0):
+        async with member(old.app, folder, "worker", owner="old", clock=clock, drain_timeout=0.0) as leaving:
             run = (await gateway.submit(deep("pipe"))).record.id
             await until(lambda: "gate" in old.executed, clock)
+            await leaving._live.get(run).log.durable()  # what it finished is written behind
             # Gone without its outcome, as a killed process: the gate is executed again.
             await gateway.retire("old")
         async with member(new.app, folder, "worker", owner="new", clock=clock):

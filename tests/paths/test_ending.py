@@ -274,12 +274,10 @@ async def test_a_draining_gateway_demotes_its_runs_and_takes_no_more(tmp_path):
         async with member(app, tmp_path, "gateway", drain_timeout=20) as gateway:
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
+            scope = gateway._live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
-
-            async def stopping():
-                return await gateway.ready() == (False, "stopping")
-
-            await eventually(stopping)
+            await eventually(lambda: scope.state == "stopping")
+            assert await gateway.ready() == (False, "stopping")
             with pytest.raises(Overloaded) as refused:
                 await gateway.submit(Submission(pipeline="pipe"))
             hold.set()
