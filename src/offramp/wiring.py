@@ -95,7 +95,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         queue_max=settings.queue_runs,
     )
     engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
-    store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
+    store.on_lost(lambda lease: control.call(deep.lost, lease))
 
     def close() -> None:
         watchdog.close()
