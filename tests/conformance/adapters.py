@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite.database import FILE_NAME
 from offramp.testing import FakeClock
-from tests.support import Files, eventually
+from tests.support import GUARD_S, Files
 
 EVERYTHING = frozenset({"shared", "durable", "signals", "purge"})
 ALONE = frozenset({"signals", "purge"})
@@ -27,6 +28,7 @@ STEP_S = LEASE_S / 6
 POLL_S = 1.0
 # How long nobody may say a word before what he held has been taken: his lease, and a renewal of who looks.
 TAKEOVER_S = 2 * LEASE_S
+LOOK_EVERY_S = 0.0005
 
 
 def refuse_second():
@@ -45,12 +47,11 @@ def no_engine_wrap(made, _host):
 class OpenMemory:
     """The store in memory."""
 
-    def __init__(self, wrap_store, wrap_leases):
-        made = MemoryStore()
-        self.store, self.leases = wrap_store(made), wrap_leases(made)
+    def __init__(self, made):
+        self.store = self.leases = made
 
-    def drop_pending(self):
-        pass
+    def die(self, owner):
+        """A process at this store died."""
 
     async def close(self):
         self.leases.leave()
@@ -63,11 +64,11 @@ class Memory:
     name = "memory"
     capabilities = ALONE
 
-    def __init__(self, wrap_store=no_wrap, wrap_leases=no_wrap):
-        self._wraps = wrap_store, wrap_leases
+    def __init__(self, make=MemoryStore):
+        self._make = make
 
     async def open(self):
-        return OpenMemory(*self._wraps)
+        return OpenMemory(self._make())
 
     async def reopen(self, _instance):
         refuse_second()
@@ -94,7 +95,7 @@ class OpenSQLite:
                 shutil.copy(self.folder / f"{FILE_NAME}{end}", folder)
             connection.execute("ROLLBACK")
 
-    def drop_pending(self):
+    def die(self, _owner):
         """What the writer has not begun to write dies with its process."""
         writer = self._files.writer
         with writer._changed:
@@ -123,12 +124,16 @@ class SQLite:
     async def open(self):
         return self._open(Path(tempfile.mkdtemp(prefix="offramp-store-")), first=True)
 
+    def left(self, folder):
+        """These are the files that a crash left."""
+
     async def reopen(self, instance):
         return self._open(instance.folder, first=False)
 
     async def crash(self, instance):
         folder = Path(tempfile.mkdtemp(prefix="offramp-crash-"))
         instance.copy_as_killed(folder)
+        self.left(folder)
         return self._open(folder, first=True)
 
 
@@ -164,7 +169,7 @@ class EmbeddedMember:
         embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, lambda _ids: None)
         self._embedded = embedded
         self.engine = site.wrap_engine(embedded, host)
-        self.store.on_lost(host.lost)
+        site.wire(self.store, host)
         host.ended = embedded.has_room
         await embedded.open()
 
@@ -194,7 +199,7 @@ class EmbeddedMember:
         for task in list(embedded._tasks):
             task.cancel()
         embedded._hints.close()
-        self.instance.drop_pending()
+        self.instance.die(self.owner)
         self._gone = True
 
 
@@ -215,6 +220,11 @@ class EmbeddedSite:
     def now(self):
         return self.clock.time()
 
+    @staticmethod
+    def wire(store, host):
+        """As the wiring does."""
+        store.on_lost(host.lost)
+
     async def join(self, owner, host_of, *, works=True):
         if not self._instances:
             self._instances.append(await self._stores.open())
@@ -232,7 +242,9 @@ class EmbeddedSite:
         end = self.clock.monotonic() + seconds
         while (left := end - self.clock.monotonic()) > 0:
             self.clock.advance(min(STEP_S, left))
-            await eventually(lambda: all(self._has_renewed(member) for member in self._members))
+            async with asyncio.timeout(GUARD_S):
+                while not all(self._has_renewed(member) for member in self._members):  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(LOOK_EVERY_S)
 
     def _has_renewed(self, member):
         return member.silent or self.clock.time() - member.renewals.done_at < LEASE_S / RENEWALS_PER_LEASE
@@ -250,6 +262,8 @@ class EmbeddedSite:
 class Embedded:
     """The embedded engine over one of the stores."""
 
+    site = EmbeddedSite
+
     def __init__(self, stores, wrap_engine=no_engine_wrap, capabilities=None):
         self.name = f"embedded, {stores.name}"
         self.capabilities = stores.capabilities if capabilities is None else capabilities
@@ -257,7 +271,7 @@ class Embedded:
         self._wrap_engine = wrap_engine
 
     async def open(self):
-        return EmbeddedSite(self._stores, self.capabilities, self._wrap_engine)
+        return self.site(self._stores, self.capabilities, self._wrap_engine)
 
 
 MEMORY, SQLITE = Memory(), SQLite()

@@ -116,7 +116,7 @@ class EngineSite(Protocol):
         """
 
     async def bury(self, dead: str, by: EngineMember) -> None:
-        """A supervisor tells `by` that this process is dead; nothing, for an engine that finds out at once by itself."""
+        """A supervisor tells `by` that this process is dead; not needed by an engine that finds out at once."""
 
     async def close(self) -> None:
         """End every process and remove the data."""

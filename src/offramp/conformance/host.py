@@ -132,7 +132,8 @@ class ScriptedHost:
         self._loop.call_soon_threadsafe(self._begin, live)
 
     def _begin(self, live: _Live) -> None:
-        live.task = self._loop.create_task(self._play(live))
+        if not self._dead:
+            live.task = self._loop.create_task(self._play(live))
 
     def _of(self, run_id: str) -> list[_Live]:
         with self._lock:
@@ -163,7 +164,8 @@ class ScriptedHost:
 
     def lost(self, lease: Lease) -> None:
         """The lease of a run is gone."""
-        self._ledger.lost.append((self.owner, lease.run_id))
+        if lease.owner == self.owner:
+            self._ledger.lost.append((self.owner, lease.run_id))
         for live in self._of(lease.run_id):
             if live.claim.lease == lease:
                 self._loop.call_soon_threadsafe(self._stop, live)

@@ -102,9 +102,16 @@ class StoreStage:
 async def frames_of(store: Store, run: RunRecord, after: int = 0, *, skip_deltas: bool = False) -> list[Frame]:
     """Every event above `after`, batch by batch."""
     found: list[Frame] = []
-    while part := await store.events(run.id, found[-1].seq if found else after, skip_deltas=skip_deltas):
+    while part := await store.events(run.id, after, skip_deltas=skip_deltas):
+        assert part[-1].seq > after, f"reading after {after} gives {part[-1].seq}: a reader would never get to the end"
         found += part
+        after = part[-1].seq
     return found
+
+
+async def count_of(store: Store, run: RunRecord) -> int:
+    """How many events a run has."""
+    return len(await frames_of(store, run))
 
 
 async def numbers_of(store: Store, run: RunRecord) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from offramp.conformance import (
@@ -82,22 +82,36 @@ async def prove_engine(case: Case[EngineStage], harness: EngineHarness, timeout_
     await prove(case, EngineStage.open(harness), timeout_s)
 
 
-async def run_store(harness: StoreHarness, timeout_s: float = CASE_TIMEOUT_S) -> Report:
-    """Prove the obligations of the store and lease ports."""
+async def run_store(
+    harness: StoreHarness, timeout_s: float = CASE_TIMEOUT_S, cases: Sequence[Case[StoreStage]] | None = None
+) -> Report:
+    """Prove the obligations of the store and lease ports.
+
+    Args:
+        harness: the adapter.
+        timeout_s: seconds for one case.
+        cases: all of them unless told otherwise.
+    """
     report = Report(harness.name, store_obligations())
-    await _run(report, harness, store_cases(), lambda case: prove_store(case, harness, timeout_s))
+    await _run(
+        report, harness, store_cases() if cases is None else cases, lambda case: prove_store(case, harness, timeout_s)
+    )
     return report
 
 
-async def run_engine(harness: EngineHarness, timeout_s: float = CASE_TIMEOUT_S) -> Report:
-    """Prove the obligations of the engine port."""
+async def run_engine(
+    harness: EngineHarness, timeout_s: float = CASE_TIMEOUT_S, cases: Sequence[Case[EngineStage]] | None = None
+) -> Report:
+    """Prove the obligations of the engine port; see `run_store`."""
     report = Report(harness.name, engine_obligations())
-    await _run(report, harness, engine_cases(), lambda case: prove_engine(case, harness, timeout_s))
+    await _run(
+        report, harness, engine_cases() if cases is None else cases, lambda case: prove_engine(case, harness, timeout_s)
+    )
     return report
 
 
 async def _run(
-    report: Report, harness: _Named, cases: list[Case[Any]], play: Callable[[Case[Any]], Awaitable[None]]
+    report: Report, harness: _Named, cases: Sequence[Case[Any]], play: Callable[[Case[Any]], Awaitable[None]]
 ) -> None:
     for case in cases:
         if not case.applies(harness.capabilities):
