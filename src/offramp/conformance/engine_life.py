@@ -99,7 +99,7 @@ async def a_run_waits_for_a_process_that_works(stage: EngineStage) -> None:
     assert stage.ledger.owners(run, "one") == ["a"]
 
 
-@case("N1", lacks="shared")
+@case("N1", "N3", "N6", "N8", lacks="shared")
 async def a_second_process_is_refused_where_one_is_all(stage: EngineStage) -> None:
     await stage.join("a")
     await unsupported(stage.join("b"), "shared")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from offramp.conformance.sample import DONE, PIPELINE, completed, drafted
+from offramp.conformance.sample import DONE, PIPELINE, drafted
 from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
@@ -82,6 +82,9 @@ class _Live:
         self.cancelled = False
         self.leaving = False
         self.waiting = False
+        self.begun = False
+        self.stopped = False
+        self.ending = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -147,8 +150,11 @@ class ScriptedHost:
             self._loop.call_soon_threadsafe(self._stop, live)
         return bool(mine)
 
-    def _stop(self, live: _Live) -> None:
-        if live.task is not None:
+    @staticmethod
+    def _stop(live: _Live) -> None:
+        live.stopped = True
+        # A task that is cancelled before it began would not even clear up after itself.
+        if live.task is not None and live.begun and not live.ending:
             live.task.cancel()
 
     def notice(self, run_id: str) -> bool:
@@ -180,16 +186,19 @@ class ScriptedHost:
         with self._lock:
             self._dead = True
         for live in self._lives:
-            live.cancelled = False
+            live.cancelled = live.ending = False
             self._stop(live)
 
     async def _play(self, live: _Live) -> None:
         log = self._store.log(live.claim.lease)
+        live.begun = True
         try:
+            if live.stopped:
+                raise asyncio.CancelledError
             await self._script(live, log)
         except asyncio.CancelledError:
             if live.cancelled:
-                await self._end(log, Outcome("cancelled"), events.RunCancelled({}))
+                await self._end(live, log, Outcome("cancelled"), events.RunCancelled({}))
         except (LeaseLost, StoreError):
             pass  # somebody else's run now, or the end of this process
         finally:
@@ -200,10 +209,10 @@ class ScriptedHost:
     async def _script(self, live: _Live, log: RunLog) -> None:
         record = live.claim.record
         if record.cancel_requested:
-            await self._end(log, Outcome("cancelled"), events.RunCancelled({}))
+            await self._end(live, log, Outcome("cancelled"), events.RunCancelled({}))
             return
         if record.deadline_at is not None and record.deadline_at <= self._ledger.now():
-            await self._end(log, Outcome("expired"), events.RunExpired({}))
+            await self._end(live, log, Outcome("expired"), events.RunExpired({}))
             return
         done = {entry.key for entry in await self._store.journal(record.id)}
         for step in msgspec.json.decode(record.input, type=list[str]):
@@ -217,7 +226,7 @@ class ScriptedHost:
                     return
             else:
                 await self._execute(live, log, step)
-        await log.finish(DONE, completed(), self._ledger.now())
+        await self._end(live, log, DONE, events.RunCompleted(msgspec.Raw(DONE.result or b"null")))
 
     async def _execute(self, live: _Live, log: RunLog, step: str) -> None:
         made = Executed(self.owner, live.claim.record.id, step)
@@ -248,5 +257,6 @@ class ScriptedHost:
             live.waiting = False
             live.noticed.clear()
 
-    async def _end(self, log: RunLog, outcome: Outcome, event: events.Body) -> None:
+    async def _end(self, live: _Live, log: RunLog, outcome: Outcome, event: events.Body) -> None:
+        live.ending = True
         await log.finish(outcome, drafted(event), self._ledger.now())

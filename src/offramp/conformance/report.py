@@ -1,4 +1,4 @@
-"""What a suite found: one result per case, and the matrix of adapter by obligation."""
+"""What a suite found: one result per case, and what that says of each obligation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from offramp.conformance.case import Case, Obligation
+from offramp.conformance.harness import Capabilities
 
 Verdict = Literal["passed", "failed", "not declared"]
 
@@ -27,6 +28,7 @@ class Report:
     """All cases of one adapter."""
 
     adapter: str
+    capabilities: Capabilities
     obligations: Sequence[Obligation]
     results: list[Result] = field(default_factory=list)
 
@@ -45,13 +47,18 @@ class Report:
         self.results.append(Result(case.id, case.obligations, verdict, case.lacks is not None, error))
 
     def of(self, obligation: str) -> str:
-        """`passed`, `FAILED`, `refused` (a capability that is not declared, and says so) or `unproved`."""
+        """How the adapter stands to an obligation.
+
+        `passed`; `in part`, where some cases need a capability that is not declared; `refused`, where all of them do
+        and the adapter says so; `FAILED`; `unproved`.
+        """
         mine = [result for result in self.results if obligation in result.obligations]
         if any(result.verdict == "failed" for result in mine):
             return "FAILED"
         proved = [result for result in mine if result.verdict == "passed"]
         if any(not result.is_refusal for result in proved):
-            return "passed"
+            left_out = any(result.verdict == "not declared" and not result.is_refusal for result in mine)
+            return "in part" if left_out else "passed"
         return "refused" if proved else "unproved"
 
     def __str__(self) -> str:
@@ -63,14 +70,3 @@ class Report:
             lines.append(f"  {result.case} ({', '.join(result.obligations)})")
             lines += [f"    {line}" for line in result.error.splitlines()]
         return "\n".join(lines)
-
-
-def table(reports: Sequence[Report]) -> str:
-    """Obligations by adapter, as a table in Markdown; the reports are of one suite."""
-    names = [report.adapter for report in reports]
-    lines = [f"| | obligation | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-    lines += [
-        f"| {obligation.id} | {obligation.text} | {' | '.join(report.of(obligation.id) for report in reports)} |"
-        for obligation in reports[0].obligations
-    ]
-    return "\n".join(lines)

@@ -53,6 +53,8 @@ class _LateLog(Passing):
 
 
 class _LateStore(Passing):
+    _log = None
+
     def create(self, *args, **options):
         commit, log = self._inner.create(*args, **options)
         self._log = log and _LateLog(log)
