@@ -18,7 +18,7 @@ from offramp.core.run import RunRecord
 from offramp.ports.engine import Engine, Handoff
 from offramp.ports.store import Claim, Created, Idempotency, RunLog, Store
 
-SETTLE_S = 0.02
+SETTLE_S = 0.01
 """Real time that is given to what must not happen."""
 
 

@@ -110,9 +110,9 @@ class _Audience:
 
     def __call__(self, batches: list[Batch]) -> None:
         for batch in batches:
-            self.heard += [(batch.first + place, data) for place, data in enumerate(batch.frames)]
             last = batch.first + len(batch.frames) - 1
             self._look(last, self._reader.events(batch.run_id, last - 1))
+            self.heard += [(batch.first + place, data) for place, data in enumerate(batch.frames)]
 
     def _look(self, seq: int, reading: Coroutine[Any, Any, list[Frame]]) -> None:
         async def look() -> None:
