@@ -41,6 +41,15 @@ class SettingsError(OfframpError):
     fault = "operator"
 
 
+class NotSupported(OfframpError):
+    """This store or engine lacks what was asked for; the message says which one has it, or what to leave out."""
+
+    code = "not-supported"
+    title = "Not supported by this adapter"
+    status = 501
+    fault = "operator"
+
+
 class MissingExtra(OfframpError):
     """An optional dependency is needed here; the message names the extra that installs it."""
 

@@ -106,7 +106,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         member, store, leases, clock, deep, feed.notice, announcer.wake if announcer else lambda: None
     )
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
-    store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
+    store.on_lost(lambda lease: control.call(deep.lost, lease))
 
     def close() -> None:
         watchdog.close()

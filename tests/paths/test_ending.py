@@ -494,3 +494,30 @@ async def test_an_outcome_waits_for_nobody_and_a_result_may_be_large():
         document = await handle.document()
     assert seen[-1].data == {"result_url": document["links"]["result"]}
     assert document["result"] == "x" * 300_000
+
+
+async def test_a_run_that_is_cancelled_before_its_code_began_ends_at_once():
+    app, busy, gate, begun = App("early"), Signal(), Signal(), []
+
+    @app.step
+    async def block() -> None:
+        busy.set()
+        gate.block()  # the only run loop
+
+    @app.pipeline
+    async def blocker() -> None:
+        await block()
+
+    @app.pipeline
+    async def pipe() -> None:
+        begun.append("pipe")
+
+    # Under a clock that stands still, no grace time ends.
+    async with testing.runtime(app, clock=FakeClock(), spare_loops=0) as runtime:
+        await runtime.start("blocker")
+        await busy.wait()
+        handle = await runtime.start("pipe")
+        await handle.cancel()
+        gate.set()
+        assert isinstance(await failure_of(handle), RunCancelled)
+    assert begun == []

@@ -437,3 +437,22 @@ async def test_an_operation_that_cannot_be_built_takes_no_other_with_it(files):
         await commit
     assert await numbers(files, run) == [1, 2, 3, 4]
     assert await files.store.journal(run.id) == [entry(1), entry(2)]
+
+
+async def test_a_promise_reaches_the_disk_whatever_else_is_in_its_batch(tmp_path):
+    files = Files(tmp_path, sync_every=60)
+    try:
+        _, log = await created(files)
+        log.append(entry(1), None)
+        gate, looked = Signal(), Commit()
+        files.writer.put(Call(lambda *_: gate.block(), durable=False, commit=Commit()))
+        promised = log.durable()
+        files.writer.put(Call(lambda *_: None, durable=False, commit=looked))
+        before = files.query("SELECT count FROM syncs")
+        gate.set()
+        await promised
+        await looked
+        # A transaction that writes nothing would not have made SQLite flush what came before it.
+        assert files.query("SELECT count FROM syncs") > before
+    finally:
+        await files.close()

@@ -57,6 +57,7 @@ class Execution:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requested = False
+        self._began = False
         self._finished = False
         self._lock = threading.Lock()
 
@@ -68,16 +69,19 @@ class Execution:
         with self._lock:
             self._loop = loop
             self._task = loop.create_task(self._main(), name=self.scope.facts.run_id)
-            if self._stop_requested:
-                self._task.cancel()
 
     def stop_tree(self) -> None:
         """Cancel the local coroutine tree, from any thread."""
         with self._lock:
             self._stop_requested = True
-            task, loop = self._task, self._loop
-        if task is not None and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(task.cancel)
+            loop = self._loop
+        if loop is not None:
+            call_threadsafe(loop, self._stop)
+
+    def _stop(self) -> None:
+        # A task that is cancelled before its first step never runs, and would report no end.
+        if self._task is not None and self._began:
+            self._task.cancel()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
         """Call on the run's loop, unless it is over."""
@@ -93,8 +97,11 @@ class Execution:
         self.stop_tree()
 
     async def _main(self) -> None:
+        self._began = True
         current.set(Body(self.scope))
         try:
+            if self._stop_requested:
+                raise asyncio.CancelledError
             signature = self.spec.signature
             value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
             self._require_no_divergence()

@@ -12,7 +12,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Store
+from offramp.ports.store import Claim, Lease, Store
 
 log = logging.getLogger("offramp")
 
@@ -92,9 +92,9 @@ class DeepPath(RunHost):
         """The runs here that wait for something: they look again now and then, should a notification be lost."""
         return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
 
-    def lost(self, run_id: str) -> None:
-        """Stop a run whose lease is gone."""
-        self._live.lost(run_id)
+    def lost(self, lease: Lease) -> None:
+        """Stop the execution whose lease is gone."""
+        self._live.lost(lease)
 
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:

@@ -85,6 +85,9 @@ class LiveRuns:
         """Begin to execute a run whose lease this process holds."""
         process = self._process
         clock = process.clock
+        stale = self.get(record.id)
+        if stale is not None:
+            self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
         began = clock.monotonic()
         facts = RunFacts(
             run_id=record.id,
@@ -196,11 +199,11 @@ class LiveRuns:
         run.execution.stop_tree()
         self._forget(run)
 
-    def lost(self, run_id: str) -> None:
-        """The lease of a run is gone: another process has it."""
-        run = self.get(run_id)
-        if run is not None:
-            log.warning("%s: the lease was lost; another process goes on with it", run_id)
+    def lost(self, lease: Lease) -> None:
+        """A lease is gone: the execution that holds it ends. One of the same run under a newer lease goes on."""
+        run = self.get(lease.run_id)
+        if run is not None and run.lease == lease:
+            log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)
 
 

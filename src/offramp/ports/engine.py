@@ -1,8 +1,9 @@
 """What drives deep runs.
 
-Obligations of every engine (cited by the conformance cases):
+Obligations of every engine; `offramp.conformance` proves them and cites them by id:
 
-N1 `start` resolves when the run is durable; starting the same id again changes nothing.
+N1 `start` resolves when the run is durable; starting the same id or idempotency key again changes nothing; whatever
+   number of processes there is, one executes it.
 N2 `adopt` resolves when the engine owns the run and everything its journal holds; adopting again changes nothing.
 N3 A step in flight at adoption is executed again only if the process that ran it died (D2).
 N4 A finished step is never executed again by recovery, release or drain (D2).
@@ -10,6 +11,9 @@ N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it s
 N6 What a dead process held goes on elsewhere without anybody asking.
 N7 A signal is durable when it is taken, reaches its run once, in order per name, and wakes it if it is parked; a
    parked run is executed by nobody.
+N8 A process that lost a run writes nothing more of it, and its host is told to stop (J3).
+N9 A run that nobody executes ends `expired` at its deadline.
+N10 `ready` is true while a process is there that takes runs, and not otherwise.
 """
 
 from __future__ import annotations
@@ -51,8 +55,11 @@ class RunHost(Protocol):
     def listening(self) -> list[str]:
         """The runs executing here that may be waiting for a signal."""
 
-    def lost(self, run_id: str) -> None:
-        """Stop a run whose lease is gone, without writing anything more."""
+    def lost(self, lease: Lease) -> None:
+        """Stop the execution that holds this lease, as it is gone, without writing anything more (N8).
+
+        An execution of the same run under a newer lease goes on.
+        """
 
 
 class Engine(Protocol):
@@ -65,7 +72,7 @@ class Engine(Protocol):
         """Take over a run from the fast path (N2)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
-        """No step of the run is in flight in this process any more: let it go on at a worker, or wait at none (N7)."""
+        """No step of the run is in flight in this process any more: let it go on at a worker (N4), or at none (N7)."""
 
     async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
         """Send a signal to a run wherever it is (N7); its record, None if it is unknown.
@@ -78,4 +85,4 @@ class Engine(Protocol):
         """Cancel a run wherever it is (N5); its record, None if it is unknown."""
 
     async def ready(self) -> bool:
-        """Whether some worker is warm."""
+        """Whether some worker is warm (N10)."""

@@ -1,14 +1,27 @@
 """Run records, journals, event logs and results.
 
-Obligations of every store (cited by the conformance cases):
+Obligations of every store; `offramp.conformance` proves them and cites them by id:
 
 S1 Writes of one run become visible in the order they were made, none is lost between two that are visible (J1).
 S2 A `Commit` resolves only when what it covers, and all that was written before it for that run, is on disk.
-S3 A write that carries a lease other than the run's current one is refused with `LeaseLost` (J3).
-S4 Events are numbered from 1 without a gap when they become visible, and never renumbered (E1).
-S5 After the terminal event nothing is appended.
+S3 A write that carries a lease other than the run's current one is refused with `LeaseLost` and changes nothing (J3);
+   `on_lost` is told.
+S4 Events are numbered from 1 without a gap when they become visible, and never renumbered, whoever writes (E1).
+S5 `finish` gives a run its outcome and its terminal event in one; after the terminal event nothing is appended.
 S6 A created run exists once per id, and once per tenant and idempotency key.
-S7 An event is delivered to readers only after it is visible to every process.
+S7 An event is delivered to listeners only after it is visible to every process; each once, in the order of the log.
+S8 `get` gives a record as it was created and as it became; an unknown run is None, without journal, events or signals.
+S9 `adopt` puts a leased run on the deep path with its demotion and leaves it leased; repeating it changes nothing.
+S10 `events` gives what is numbered above `after`, in order, at least one if there is one and never more than a bounded
+   batch; `skip_deltas` leaves out `step.delta` and renumbers nothing.
+S11 An idempotency key that comes with another fingerprint is refused with `IdempotencyMismatch`; an expired one is
+   free again.
+S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
+S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
+S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
+
+An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
+over a call in silence.
 """
 
 from __future__ import annotations
@@ -69,13 +82,13 @@ class RunLog(Protocol):
         """The lease that every write carries."""
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind a finished step, an event, or both as one; a `durable` one is on disk when it is seen."""
+        """Write behind a finished step, an event, or both as one; a `durable` one is on disk when seen (S1, S4)."""
 
     def durable(self) -> Commit[None]:
-        """Resolves when everything appended so far is on disk."""
+        """Resolves when everything appended so far is on disk (S2)."""
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """Give the run its outcome and its terminal event, and give the lease back; resolves on disk."""
+        """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
 
 
 class RunFilter(msgspec.Struct, frozen=True):
@@ -113,49 +126,52 @@ class Store(Protocol):
         durable: bool,
         idempotency: Idempotency | None = None,
     ) -> tuple[Commit[Created], RunLog | None]:
-        """A new run with its first event: queued, or running and leased to `owner`, whose log is returned."""
+        """A new run with its first event: queued, or running and leased to `owner`, whose log is returned (S6, S11)."""
 
     def log(self, lease: Lease) -> RunLog:
-        """The log of a run that this process has claimed."""
+        """The log of a run that this process has claimed (S3)."""
 
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
-        """Move a leased run to the deep path (D1); resolves on disk. Repeating it changes nothing."""
+        """Move a leased run to the deep path (D1); resolves on disk. Repeating it changes nothing (S9)."""
 
     async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
-        """The record, as far as it is visible; with a tenant, only if it is that tenant's.
+        """The record, as far as it is visible (S8); with a tenant, only if it is that tenant's.
 
         Another tenant's run takes no more work than an unknown one: neither tells that it exists.
         """
 
     async def open_runs(self) -> dict[str, int]:
-        """How many runs each tenant has queued or running, all that was written here before the call included."""
+        """How many runs each tenant has queued or running, all that was written here before included (S8)."""
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
-        """The run that holds an idempotency key."""
+        """The run that holds an idempotency key (S6)."""
 
     async def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
+        """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
 
     async def journal(self, run_id: str) -> list[Entry]:
-        """The finished steps, in order."""
+        """The finished steps, in order (S1)."""
 
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
-        """Visible events numbered above `after`, in order: at least one if there is one, else a bounded batch."""
+        """Visible events numbered above `after`, in order: at least one if there is one, never too many (S10)."""
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
-        """The signals sent to a run, as name and encoded value, in the order they came."""
+        """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""
 
     async def purge(self, now: float) -> int:
-        """Remove journal, events, input and result of runs past their retention; returns how many."""
+        """Remove journal, events, signals, input and result of runs past their retention (S13).
+
+        Returns how many runs that was; a bounded number, so ask again until it is 0.
+        """
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` with every batch that this process made visible, on the store's thread."""
+        """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back, from any thread, when a write was refused because its lease is gone (S3)."""
 
     async def close(self) -> None:
-        """Write what is pending, then stop."""
+        """Write what is pending, then stop (S14)."""
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -189,51 +205,64 @@ class Leases(Protocol):
 
     Q1 A run is leased to at most one owner at a time; each claim has a higher token than any before.
     Q2 What an owner held becomes claimable once it is expired or retired, never while its lease runs.
-    Q3 A claimed run is one that is queued and due, highest priority first, oldest first within a priority.
-    Q4 A cancel request reaches the owner at its next renewal at the latest.
-    Q5 A parked run is queued when its time comes, when it is sent a signal, or claimed by id; no signal is lost between
-       a look into the mailbox and the parking.
+    Q3 `claim` takes queued runs of the named pipelines, at most `limit`, highest priority first, oldest first within
+       a priority.
+    Q4 A cancel request reaches the owner at its next renewal at the latest and stays with a run that nobody owns; it
+       changes nothing of a run that has ended.
+    Q5 A parked run is queued when its time or its deadline comes, when it is sent a signal, or claimed by id, and not
+       earlier; no signal is lost between a look into the mailbox and the parking.
+    Q6 An owner is known, with what it said last, until it is expired or retired; renewing it then says that it is not.
+    Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
+    Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. A run that has ended
+       or has `SIGNALS_MAX` takes none.
+    Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others.
+    Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
+    Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
     """
 
     async def register(self, owner: Owner) -> None:
-        """Make an owner known, or change what is known of it."""
+        """Make an owner known, or change what is known of it (Q6)."""
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
-        """Blocking, for the lease thread: whether the owner is still known, and its runs that are to be cancelled."""
+        """Blocking, for the lease thread: whether the owner is known still; its runs to be cancelled (Q4, Q6)."""
 
     def expire(self, now: float) -> Sequence[str]:
-        """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids."""
+        """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2)."""
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held; returns how many runs that was."""
+        """Forget an owner and queue what it held; returns how many runs that was (Q2)."""
 
     async def owners(self) -> Sequence[Owner]:
-        """Every known owner."""
+        """Every known owner (Q6)."""
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs of these pipelines."""
+        """Take up to `limit` queued runs of these pipelines (Q1, Q3)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
-        """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5)."""
+        """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5, Q7).
+
+        Raises:
+            LeaseLost: another process owns it now (S3).
+        """
 
     async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
-        """Keep a signal, durably, for a run that is not finished, and queue it if it is parked; its record (Q5).
+        """Keep a signal, durably, for a run that has not ended, and queue it if it is parked; its record then (Q5, Q8).
 
         Raises:
             RunConflict: the run has ended, or has `SIGNALS_MAX` signals.
         """
 
     def leave(self) -> None:
-        """Close what the lease thread uses."""
+        """Close what the lease thread uses (S14)."""
 
     async def queued(self, at_most: int) -> int:
-        """How many runs wait for an owner, counted no further than `at_most`."""
+        """How many runs wait for an owner, counted no further than `at_most` (Q11)."""
 
     async def overdue(self, now: float) -> Sequence[str]:
-        """Runs that nobody owns and whose deadline has passed, a bounded number."""
+        """Runs that nobody owns and whose deadline has passed, a bounded number (Q9)."""
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
-        """Note the wish on a run that is not finished; returns its record after that, None if unknown."""
+        """Note the wish on a run that has not ended; returns its record after that, None if unknown (Q4)."""
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued or parked."""
+        """Take this run if it is queued or parked (Q10)."""

@@ -13,7 +13,7 @@ import msgspec
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
-from offramp.errors import IdempotencyMismatch, LeaseLost
+from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
@@ -52,10 +52,6 @@ class _Run:
 
     def held(self, lease: Lease) -> bool:
         return self.owner == lease.owner and self.token == lease.token
-
-    def require(self, lease: Lease) -> None:
-        if not self.held(lease):
-            raise LeaseLost(f"{lease.run_id} is owned by another process now; nothing was written")
 
 
 class MemoryRunLog:
@@ -100,39 +96,44 @@ class MemoryStore:
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
-
-    # Writes through a lease.
+        self._closed = False
 
     def change(self, lease: Lease, function: Callable[[_Run], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""
         commit: Commit[Any] = Commit()
         with self.lock:
-            run = self._runs[lease.run_id]
-            try:
-                run.require(lease)
-                value, error = function(run), None
-            except LeaseLost as lost:
-                value, error = None, lost
+            run = self._runs.get(lease.run_id)
+            value, error = None, self._refusal(lease, run)
+            if run is not None and error is None:
+                value = function(run)
         commit.resolve(value, error)
         return commit
+
+    def _refusal(self, lease: Lease, run: _Run | None) -> OfframpError | None:
+        if self._closed:
+            return StoreError("the store is closed")
+        if run is None or not run.held(lease):
+            return LeaseLost(f"{lease.run_id} is owned by another process now; nothing was written")
+        return None
 
     def write(self, lease: Lease, entry: Entry | None, event: Draft | None) -> None:
         """Append to journal and events."""
         with self.lock:
-            run = self._runs[lease.run_id]
-            held = run.held(lease)
-            if held and entry is not None:
-                run.entries.append(entry)
-            if held and event is not None:
-                self._append(run, event)
-        if not held:
+            run = self._runs.get(lease.run_id)
+            error = self._refusal(lease, run)
+            if run is not None and error is None:
+                if entry is not None:
+                    run.entries.append(entry)
+                if event is not None:
+                    self._append(run, event)
+        if isinstance(error, LeaseLost):
             self._lost(lease)
 
     def forget(self, lease: Lease) -> None:
         """Give the lease back."""
         with self.lock:
-            run = self._runs[lease.run_id]
-            if run.held(lease):
+            run = self._runs.get(lease.run_id)
+            if run is not None and run.held(lease):
                 run.owner = None
 
     def _append(self, run: _Run, event: Draft) -> None:
@@ -158,6 +159,9 @@ class MemoryStore:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
         log = None if owner is None else self.log(Lease(record.id, owner, 1))
+        if self._closed:
+            commit.resolve(error=StoreError("the store is closed"))
+            return commit, log
         with self.lock:
             existing = record.id if record.id in self._runs else None
             if idempotency is not None:
@@ -267,7 +271,8 @@ class MemoryStore:
         self._lost = callback
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Take nothing more."""
+        self._closed = True
 
     # The lease port.
 

@@ -121,15 +121,14 @@ class EmbeddedEngine:
             record.status, record.started_at = "running", record.created_at
         owner = self._member.id if here else None
         commit, runlog = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
-        if runlog is not None and idempotency is None:
-            # It may begin before the disk has it: what it writes comes behind, so recovery sees a prefix.
-            self._host.execute(Claim(record, runlog.lease, fresh=True))
         created = await commit
-        if created.existing is None:
-            if runlog is None:
-                self._announce_work()
-            elif idempotency is not None:
-                self._host.execute(Claim(record, runlog.lease, fresh=True))
+        if created.existing is not None:
+            return created
+        # Only now: until the store has answered, another process may have the run.
+        if runlog is not None:
+            self._host.execute(Claim(record, runlog.lease, fresh=True))
+        else:
+            self._announce_work()
         return created
 
     async def _require_room(self) -> None:

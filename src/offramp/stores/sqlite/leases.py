@@ -157,7 +157,8 @@ class SQLiteLeases:
             count = _count_signals(connection, run_id)
             require_open(record, count)
             connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?)", (run_id, count, name, value, at))
-            connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
+            if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
+                record.status = "queued"
             return record
 
         return await self._change(change, durable=True)

@@ -136,8 +136,9 @@ class Writer:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             transaction.apply(operations)
-            if full and (not operations or isinstance(operations[-1], Sync)):
-                # A transaction that changes nothing would not reach the disk, nor take anything before it there.
+            if full:
+                # A transaction that changes nothing would not reach the disk, nor take anything before it there; and
+                # what does change something cannot be told from outside, as a row may be written again as it was.
                 self._connection.execute("UPDATE syncs SET count = count + 1")
             self._connection.execute("COMMIT")
         except BaseException:

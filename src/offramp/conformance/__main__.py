@@ -1,0 +1,55 @@
+"""`python -m offramp.conformance MODULE:HARNESS …`: prove adapters, say what failed, exit 1 if something did.
+
+A name may stand for one harness or for a list of them. `--matrix FILE` writes the page of obligations as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from offramp.conformance.matrix import page
+from offramp.conformance.report import Report
+from offramp.conformance.suites import run_engine, run_store
+
+
+def named(name: str) -> list[Any]:
+    """The harnesses at `MODULE:NAME`."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SystemExit(f"expected MODULE:HARNESS, got {name!r}: {error}") from error
+    return list(found) if isinstance(found, Sequence) else [found]
+
+
+async def prove(harnesses: Sequence[Any]) -> tuple[list[Report], list[Report]]:
+    """Reports of the stores and of the engines among them."""
+    # Only a store is opened again at the same data; the processes of an engine join a site.
+    stores = [await run_store(harness) for harness in harnesses if hasattr(harness, "reopen")]
+    engines = [await run_engine(harness) for harness in harnesses if not hasattr(harness, "reopen")]
+    return stores, engines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 when every adapter conforms."""
+    parser = argparse.ArgumentParser(prog="python -m offramp.conformance", description="Prove adapters.")
+    parser.add_argument("harness", nargs="+", metavar="MODULE:HARNESS", help="a harness, or a list of them")
+    parser.add_argument("--matrix", type=Path, metavar="FILE", help="write the page of adapters and obligations")
+    given = parser.parse_args(arguments)
+    sys.path.insert(0, "")
+    stores, engines = asyncio.run(prove([harness for name in given.harness for harness in named(name)]))
+    for report in (*stores, *engines):
+        sys.stdout.write(f"{report}\n")
+    if given.matrix is not None:
+        given.matrix.write_text(page(stores, engines), encoding="utf-8")
+    return 0 if all(report.ok for report in (*stores, *engines)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

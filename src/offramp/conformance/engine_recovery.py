@@ -1,0 +1,104 @@
+"""Cases of processes that leave, die or fall silent, and of what they held (N4, N6, N8)."""
+
+from __future__ import annotations
+
+from offramp.conformance.case import case, until
+from offramp.conformance.engine_stage import EngineStage, Member
+from offramp.core.run import RunRecord
+
+
+async def _in_flight(stage: EngineStage) -> tuple[Member, RunRecord]:
+    """A run at the second of its three steps, in process `a`; `b` has room."""
+    member = await stage.join("a")
+    stage.ledger.hold("held")
+    run = await stage.started(member, "one", "held", "three")
+    await stage.reached(run, "held")
+    await stage.join("b")
+    return member, run
+
+
+@case("N4", needs=("shared",))
+async def recovery_repeats_no_finished_step(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    await stage.kill(member)
+    stage.ledger.let_go("held")
+    await stage.let_pass(stage.site.takeover_s)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.owners(run, "one") == ["a"], "a finished step was executed again"
+    assert await stage.recorded(run) == ["one", "held", "three"]
+
+
+@case("N4")
+async def release_repeats_no_finished_step(stage: EngineStage) -> None:
+    member = await stage.join()
+    stage.ledger.hold("held")
+    run = await stage.started(member, "one", "held", "three")
+    await stage.reached(run, "held")
+    member.host.hand_over(run.id)
+    stage.ledger.let_go("held")
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.steps(run) == ["one", "held", "three"], "a release repeated or lost a step"
+    assert len(stage.ledger.taken) == 2, "a released run was not taken again"
+
+
+@case("N4", needs=("shared",))
+async def a_process_that_leaves_takes_no_finished_step_with_it(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    member.host.hand_over(run.id)
+    stage.ledger.hold("three")
+    stage.ledger.let_go("held")
+    await stage.reached(run, "three")
+    await stage.stop(member)
+    stage.ledger.let_go("three")
+    await stage.let_pass(stage.site.notice_s)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.owners(run, "one") == stage.ledger.owners(run, "held") == ["a"]
+
+
+@case("N6", needs=("shared",))
+async def what_a_dead_process_held_goes_on(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    await stage.kill(member)
+    stage.ledger.let_go("held")
+    await stage.settle()
+    await stage.let_pass(stage.site.takeover_s)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.owners(run, "three") == ["b"]
+
+
+@case("N6", needs=("shared",))
+async def what_a_process_gave_up_by_leaving_goes_on_at_once(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    member.host.die()
+    await stage.stop(member)
+    stage.ledger.let_go("held")
+    await stage.let_pass(stage.site.notice_s)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.owners(run, "three") == ["b"]
+
+
+@case("N6", needs=("shared",))
+async def what_a_buried_process_held_goes_on_at_once(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    undertaker = await stage.join("c", works=False)
+    await stage.kill(member)
+    stage.ledger.let_go("held")
+    await stage.site.bury("a", undertaker.process)
+    await stage.let_pass(stage.site.notice_s)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.owners(run, "three") == ["b"]
+
+
+@case("N8", needs=("shared",))
+async def a_process_that_lost_a_run_writes_nothing_more(stage: EngineStage) -> None:
+    member, run = await _in_flight(stage)
+    await member.process.mute()
+    await stage.let_pass(stage.site.takeover_s)
+    await stage.reached(run, "held", times=2)
+    stage.ledger.let_go("held")
+    assert await stage.outcome(run) == "completed"
+    await until(lambda: ("a", run.id) in stage.ledger.lost)
+    await stage.settle()
+    assert await stage.recorded(run) == ["one", "held", "three"], "the journal has entries of two owners"
+    assert stage.ledger.owners(run, "three") == ["b"], "a process went on with a run that it had lost"
+    assert ("b", run.id) not in stage.ledger.lost

@@ -1,0 +1,137 @@
+"""What an adapter hands to the suites: how it is opened, what it claims to be able to do, how its process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from offramp.conformance.host import ScriptedHost
+from offramp.ports.engine import Engine
+from offramp.ports.store import Leases, Store
+
+Capability = Literal["shared", "durable", "signals", "purge"]
+"""What an adapter may lack. A declared capability has to work; one that is not declared has to be refused with
+`NotSupported` or `SettingsError`.
+
+`shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
+signals. `purge`: data past its retention is removed.
+"""
+
+Capabilities = frozenset[Capability]
+
+
+class StoreInstance(Protocol):
+    """The store as one process has it open."""
+
+    @property
+    def store(self) -> Store:
+        """Runs, journals, events."""
+
+    @property
+    def leases(self) -> Leases:
+        """Who may write them."""
+
+    async def close(self) -> None:
+        """Leave as a process does that stops; called last and once, also after `crash`."""
+
+
+class StoreHarness(Protocol):
+    """A store adapter under test."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the adapter declares."""
+
+    async def open(self) -> StoreInstance:
+        """A process at fresh, empty data of its own."""
+
+    async def reopen(self, instance: StoreInstance) -> StoreInstance:
+        """Another process at the same data.
+
+        Raises:
+            NotSupported: the adapter does not declare `shared` (or SettingsError).
+        """
+
+    async def crash(self, instance: StoreInstance) -> StoreInstance:
+        """The only process at this data dies now, without a last word; another one opens what is left.
+
+        Raises:
+            NotSupported: the adapter does not declare `durable` (or SettingsError).
+        """
+
+
+HostOf = Callable[[Store], ScriptedHost]
+
+
+class EngineMember(Protocol):
+    """One process that runs the engine."""
+
+    @property
+    def engine(self) -> Engine:
+        """Open and, if it works, taking runs."""
+
+    @property
+    def store(self) -> Store:
+        """The store as this process has it."""
+
+    async def stop(self) -> None:
+        """Leave as a process does that stops; what it holds is given back."""
+
+    async def kill(self) -> None:
+        """Die: nothing is given back, nothing that was not durable is written. The host is dead already."""
+
+    async def mute(self) -> None:
+        """Be taken for dead by the others, while host and store go on: a process that is stopped, or cut off."""
+
+
+class EngineSite(Protocol):
+    """Fresh data and a time of its own, with the processes that join."""
+
+    @property
+    def notice_s(self) -> float:
+        """Seconds after which work that was given up is taken by another process, should nobody have told it."""
+
+    @property
+    def takeover_s(self) -> float:
+        """Seconds after which what a silent process held has gone elsewhere."""
+
+    def now(self) -> float:
+        """Epoch seconds, as the members see them."""
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, leaving the living processes the chance to renew what they hold."""
+
+    async def join(self, owner: str, host_of: HostOf, *, works: bool = True) -> EngineMember:
+        """A process joins; it executes runs only if it `works`.
+
+        The adapter calls `host.lost` for a lease that the store reports as lost, and has `host.ended` tell the engine
+        that there is room.
+
+        Raises:
+            NotSupported: there is one already and the adapter does not declare `shared` (or SettingsError).
+        """
+
+    async def bury(self, dead: str, by: EngineMember) -> None:
+        """A supervisor tells `by` that this process is dead; not needed by an engine that finds out at once."""
+
+    async def close(self) -> None:
+        """End every process and remove the data."""
+
+
+class EngineHarness(Protocol):
+    """An engine adapter under test."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the adapter declares."""
+
+    async def open(self) -> EngineSite:
+        """A fresh site."""

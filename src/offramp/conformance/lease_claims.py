@@ -1,0 +1,170 @@
+"""Cases of who gets a run: claiming, releasing, claiming by id (Q1, Q3, Q7, Q10)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from offramp.conformance.case import case
+from offramp.conformance.sample import DONE, NOW, PIPELINE, completed
+from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, unsupported
+from offramp.ports.store import Claim, Leases
+
+
+@case("Q1")
+async def a_claimed_run_is_not_claimed_again(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run = await stage.queued()
+    claim = await claimed_one(stage.leases, "a")
+    assert (claim.record.id, claim.lease.owner) == (run.id, "a")
+    assert await claimed(peer.leases, "b") == [], "a run that has an owner was claimed by another"
+    assert await peer.leases.claim_one("b", run.id, NOW) is None, "a run that has an owner was claimed by its id"
+
+
+@case("Q1")
+async def each_claim_has_a_higher_token(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    _, log = await stage.running()
+    tokens = [log.lease.token]
+    lease = log.lease
+    for leases, name in [(peer.leases, "b"), (stage.leases, "a"), (peer.leases, "b")]:
+        holder = stage.leases if lease.owner == "a" else peer.leases
+        await holder.release(lease)
+        lease = (await claimed_one(leases, name)).lease
+        tokens.append(lease.token)
+    assert tokens == sorted(set(tokens)), f"tokens have to grow with every change of hands, got {tokens}"
+
+
+@case("Q1")
+async def concurrent_claims_share_the_runs_out(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    made = {(await stage.queued()).id for _ in range(12)}
+
+    async def take(leases: Leases, name: str) -> list[Claim]:
+        taken: list[Claim] = []
+        while part := await claimed(leases, name, limit=2):
+            taken += part
+        return taken
+
+    shares = await asyncio.gather(
+        *(take(leases, name) for leases, name in [(stage.leases, "a"), (peer.leases, "b")] * 2)
+    )
+    ids = [claim.record.id for share in shares for claim in share]
+    assert len(ids) == len(set(ids)), f"runs were given to two owners: {sorted(id for id in ids if ids.count(id) > 1)}"
+    assert set(ids) == made, f"runs were given to nobody: {sorted(made - set(ids))}"
+
+
+@case("Q1")
+async def one_of_two_that_ask_for_a_run_gets_it(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    for _ in range(5):
+        run = await stage.queued()
+        asked = (leases.claim_one(name, run.id, NOW) for leases, name in [(stage.leases, "a"), (peer.leases, "b")])
+        got = [claim for claim in await asyncio.gather(*asked) if claim is not None]
+        assert len(got) == 1, f"{len(got)} of two owners got {run.id}"
+
+
+@case("Q3")
+async def runs_are_claimed_by_priority_then_age(stage: StoreStage) -> None:
+    made = {name: (await stage.queued(priority=priority)).id for name, priority in _QUEUE}
+    order = [claim.record.id for _ in range(2) for claim in await claimed(stage.leases, "a", limit=2)]
+    wanted = [made[name] for name in ("urgent", "old", "new", "idle")]
+    assert order == wanted, f"expected {wanted}, got {order}"
+
+
+_QUEUE = [("idle", -1), ("old", 0), ("new", 0), ("urgent", 5)]
+
+
+@case("Q3")
+async def no_more_than_asked_for_is_claimed(stage: StoreStage) -> None:
+    for _ in range(3):
+        await stage.queued()
+    assert len(await claimed(stage.leases, "a", limit=2)) == 2
+    assert len(await claimed(stage.leases, "a", limit=2)) == 1
+
+
+@case("Q3")
+async def only_runs_of_named_pipelines_are_claimed(stage: StoreStage) -> None:
+    other = await stage.queued(pipeline="other", priority=9)
+    mine = await stage.queued()
+    assert [claim.record.id for claim in await claimed(stage.leases, "a")] == [mine.id]
+    claims = await stage.leases.claim("a", 10, ["third", "other"], NOW)
+    assert [claim.record.id for claim in claims] == [other.id]
+
+
+@case("Q3")
+async def a_claim_says_what_the_run_became(stage: StoreStage) -> None:
+    run = await stage.queued()
+    claim = await claimed_one(stage.leases, "a", now=NOW + 3)
+    assert (claim.record.status, claim.record.path, claim.record.started_at) == ("running", "deep", NOW + 3)
+    assert await stage.found(run) == claim.record
+
+
+@case("Q1", lacks="shared")
+async def a_second_process_is_refused_where_one_is_all(stage: StoreStage) -> None:
+    await unsupported(stage.reopen(), "shared")
+
+
+@case("Q7")
+async def a_released_run_is_free_for_any_owner(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, log = await stage.running()
+    await stage.leases.release(log.lease)
+    assert (await stage.found(run)).status == "queued"
+    assert (await claimed_one(peer.leases, "b")).record.id == run.id
+
+
+@case("Q7")
+async def only_the_first_claim_is_fresh(stage: StoreStage) -> None:
+    await stage.queued()
+    first = await claimed_one(stage.leases, "a")
+    assert first.fresh, "nobody has executed any of the run, but its claim is not fresh"
+    await stage.leases.release(first.lease)
+    again = await claimed_one(stage.leases, "a", now=NOW + 1)
+    assert not again.fresh, "a run that was claimed before is said to be fresh"
+    assert again.record.started_at == NOW, "a run began twice"
+
+
+@case("Q7")
+async def what_its_creator_executed_is_not_fresh(stage: StoreStage) -> None:
+    _, log = await stage.running()
+    await stage.leases.release(log.lease)
+    assert not (await claimed_one(stage.leases, "b")).fresh
+
+
+@case("Q10")
+async def a_queued_run_is_claimed_by_its_id(stage: StoreStage) -> None:
+    first = await stage.queued(priority=9)
+    run = await stage.queued()
+    claim = await stage.leases.claim_one("a", run.id, NOW)
+    assert claim is not None, "a queued run was not given to who named it"
+    assert (claim.record.id, claim.record.status, claim.lease.owner) == (run.id, "running", "a")
+    assert (await stage.found(first)).status == "queued", "another run than the named one was claimed"
+
+
+@case("Q10")
+async def what_is_not_queued_or_parked_is_not_claimed_by_its_id(stage: StoreStage) -> None:
+    running, _ = await stage.running()
+    ended, log = await stage.running()
+    await log.finish(DONE, completed(), NOW)
+    for run in (running, ended, stage.record()):
+        assert await stage.leases.claim_one("b", run.id, NOW) is None, f"a run that is {run.status} was claimed"
+
+
+@case("Q10")
+async def it_does_not_matter_which_pipeline_a_named_run_is_of(stage: StoreStage) -> None:
+    run = await stage.queued(pipeline="other")
+    assert run.pipeline != PIPELINE
+    assert await stage.leases.claim_one("a", run.id, NOW) is not None
+
+
+@case("Q11")
+async def what_is_queued_is_counted_as_far_as_asked(stage: StoreStage) -> None:
+    assert await stage.leases.queued(10) == 0
+    for _ in range(3):
+        await stage.queued()
+    run, log = await stage.running()
+    assert [await stage.leases.queued(at_most) for at_most in (10, 3, 2)] == [3, 3, 2]
+    await stage.leases.release(log.lease)
+    assert await stage.leases.queued(10) == 4, "a run that was released waits for an owner"
+    await stage.leases.claim_one("a", run.id, NOW)
+    assert await stage.leases.queued(10) == 3, "a run that was claimed waits no more"

@@ -1,0 +1,128 @@
+"""Cases of the processes that hold runs: known, renewed, expired, retired, asked to cancel (Q2, Q4, Q6)."""
+
+from __future__ import annotations
+
+from offramp.conformance.case import case
+from offramp.conformance.sample import DONE, NOW, completed, owner
+from offramp.conformance.store_stage import StoreStage, claimed, claimed_one
+from offramp.core.run import RunRecord
+from offramp.ports.store import Owner
+
+
+async def _held(stage: StoreStage) -> RunRecord:
+    """A run whose owner is known until ten seconds from now."""
+    await stage.leases.register(owner("a", NOW + 10))
+    run, _ = await stage.running()
+    return run
+
+
+@case("Q2")
+async def nothing_is_taken_while_the_lease_runs(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await _held(stage)
+    assert peer.leases.expire(NOW + 9) == [], "an owner was expired before its time"
+    assert await claimed(peer.leases, "b", now=NOW + 9) == [], "a run was taken from an owner whose lease runs"
+    stage.leases.renew("a", NOW + 20)
+    assert peer.leases.expire(NOW + 19) == [], "an owner was expired though it had renewed"
+    assert await claimed(peer.leases, "b", now=NOW + 19) == []
+
+
+@case("Q2")
+async def what_an_expired_owner_held_is_free(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run = await _held(stage)
+    assert list(peer.leases.expire(NOW + 11)) == ["a"]
+    assert (await claimed_one(peer.leases, "b")).record.id == run.id
+
+
+@case("Q2")
+async def what_a_retired_owner_held_is_free(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    mine = {(await stage.running())[0].id for _ in range(3)}
+    other, _ = await stage.running(by="b")
+    assert await peer.leases.retire("a") == 3
+    assert await peer.leases.retire("a") == 0
+    assert {claim.record.id for claim in await claimed(peer.leases, "c")} == mine
+    assert (await stage.found(other)).status == "running", "a run of another owner was given away"
+
+
+@case("Q4")
+async def a_wish_to_cancel_reaches_the_owner_with_its_renewal(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.leases.register(owner("a"))
+    run, log = await stage.running()
+    await stage.running()
+    assert list(stage.leases.renew("a", NOW + 15)[1]) == []
+    record = await peer.leases.request_cancel(run.id)
+    assert record is not None, "the run is unknown to who wants it cancelled"
+    assert record.cancel_requested, "the answer does not show the wish"
+    assert list(stage.leases.renew("a", NOW + 20)[1]) == [run.id]
+    await log.finish(DONE, completed(), NOW)
+    assert list(stage.leases.renew("a", NOW + 30)[1]) == [], "a run that has ended is to be cancelled"
+
+
+@case("Q4")
+async def a_wish_to_cancel_reaches_its_owner_alone(stage: StoreStage) -> None:
+    await stage.leases.register(owner("a"))
+    await stage.leases.register(owner("b"))
+    run, _ = await stage.running(by="b")
+    await stage.leases.request_cancel(run.id)
+    assert list(stage.leases.renew("a", NOW + 20)[1]) == []
+    assert list(stage.leases.renew("b", NOW + 20)[1]) == [run.id]
+
+
+@case("Q4")
+async def a_wish_to_cancel_stays_with_a_queued_run(stage: StoreStage) -> None:
+    run = await stage.queued()
+    await stage.leases.request_cancel(run.id)
+    claim = await claimed_one(stage.leases, "a")
+    assert claim.record.cancel_requested, "the wish was forgotten when the run was claimed"
+
+
+@case("Q4", needs=("durable",))
+async def a_wish_to_cancel_survives_a_crash(stage: StoreStage) -> None:
+    run = await stage.queued()
+    await stage.leases.request_cancel(run.id)
+    after = await stage.crash()
+    assert (await claimed_one(after.leases, "b")).record.cancel_requested, "an acknowledged wish to cancel was lost"
+
+
+@case("Q4")
+async def what_has_ended_is_not_cancelled(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await log.finish(DONE, completed(), NOW)
+    record = await stage.leases.request_cancel(run.id)
+    assert record is not None
+    assert (record.status, record.cancel_requested) == ("completed", False)
+    assert await stage.leases.request_cancel(stage.record().id) is None
+
+
+@case("Q6")
+async def an_owner_is_known_by_what_it_said_last(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.leases.register(owner("a"))
+    changed = Owner("a", "gateway", 7, ready=False, expires_at=NOW + 5, started_at=NOW)
+    await stage.leases.register(changed)
+    assert list(await peer.leases.owners()) == [changed]
+    held, _ = stage.leases.renew("a", NOW + 8)
+    assert held, "an owner that is known was said to be forgotten"
+    assert [known.expires_at for known in await peer.leases.owners()] == [NOW + 8]
+
+
+@case("Q6")
+async def an_owner_that_was_expired_or_retired_is_forgotten(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    for name in ("a", "b", "c"):
+        await stage.leases.register(owner(name, NOW + (50 if name == "c" else 10)))
+    peer.leases.expire(NOW + 11)
+    assert list(peer.leases.expire(NOW + 11)) == [], "an owner was expired twice"
+    await stage.leases.register(owner("b"))
+    await peer.leases.retire("b")
+    assert [known.id for known in await peer.leases.owners()] == ["c"]
+
+
+@case("Q6")
+async def renewing_makes_nobody_known(stage: StoreStage) -> None:
+    held, cancels = stage.leases.renew("a", NOW + 20)
+    assert (held, list(cancels)) == (False, []), "an owner that nobody knows was told that it holds its lease"
+    assert list(await stage.leases.owners()) == []

@@ -1,0 +1,268 @@
+"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from offramp.conformance.case import case
+from offramp.conformance.sample import (
+    DEMOTION,
+    DONE,
+    NOW,
+    PIPELINE,
+    accepted,
+    completed,
+    drafted,
+    entry,
+    started,
+)
+from offramp.conformance.store_stage import StoreStage, count_of, frames_of, unsupported
+from offramp.core import events
+from offramp.core.failure import Failure
+from offramp.core.run import Outcome, RunRecord, Webhook
+from offramp.errors import IdempotencyMismatch
+from offramp.ports.store import Idempotency
+
+KEY = Idempotency("key", "body", NOW + 60)
+
+
+@case("S6")
+async def a_run_is_created_once_for_its_id(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, log = await stage.running()
+    for store in (stage.store, peer.store):
+        again, _ = store.create(run, accepted(run), owner=None, durable=True)
+        assert (await again).existing == run.id, f"{run.id} was created a second time"
+    assert await stage.found(run) == run, "creating a run again changed it"
+    log.append(None, started(1))
+    await log.durable()
+    assert await count_of(stage.store, run) == 2
+
+
+@case("S6")
+async def a_run_that_ended_is_not_created_again(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await log.finish(DONE, completed(), NOW)
+    again, _ = stage.store.create(run, accepted(run), owner="a", durable=True)
+    assert (await again).existing == run.id, "a run that had ended began anew"
+    assert (await stage.found(run)).status == "completed"
+
+
+@case("S6")
+async def a_run_is_created_once_for_its_tenant_and_key(stage: StoreStage) -> None:
+    first, none = await stage.keyed(KEY, tenant="t")
+    assert none is None, "an idempotency key that nobody used is taken"
+    second, existing = await stage.keyed(KEY, tenant="t")
+    assert existing == first.id, f"the key was used by {first.id}, but the answer was {existing}"
+    assert await stage.store.get(second.id) is None, "a second run was created for the same key"
+    _, other = await stage.keyed(KEY, tenant="u")
+    assert other is None, "a key of one tenant stands in the way of another"
+
+
+@case("S6")
+async def concurrent_creations_with_one_key_make_one_run(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    records = [stage.record() for _ in range(8)]
+    commits = [
+        store.create(record, accepted(record), owner=None, durable=True, idempotency=KEY)[0]
+        for record, store in zip(records, [stage.store, peer.store] * 4, strict=True)
+    ]
+
+    async def answer(number: int) -> str | None:
+        return (await commits[number]).existing
+
+    answers = await asyncio.gather(*(answer(number) for number in range(len(commits))))
+    assert answers.count(None) == 1, f"eight requests with one key made {answers.count(None)} runs"
+    [made] = [record.id for record, existing in zip(records, answers, strict=True) if existing is None]
+    assert {existing for existing in answers if existing} == {made}
+
+
+@case("S11")
+async def a_key_with_another_body_is_refused(stage: StoreStage) -> None:
+    await stage.keyed(KEY)
+    wrong = stage.record()
+    commit, _ = stage.store.create(
+        wrong, accepted(wrong), owner="a", durable=True, idempotency=Idempotency("key", "another body", NOW + 60)
+    )
+    try:
+        await commit
+    except IdempotencyMismatch:
+        assert await stage.store.get(wrong.id) is None, "a refused request left a run"
+        return
+    raise AssertionError("a key was accepted with another body than before")
+
+
+@case("S11")
+async def an_expired_key_is_free_again(stage: StoreStage) -> None:
+    first, _ = await stage.keyed(KEY)
+    _, before = await stage.keyed(KEY, created_at=NOW + 59)
+    assert before == first.id, "the key was forgotten before it expired"
+    _, after = await stage.keyed(Idempotency("key", "another body", NOW + 120), created_at=NOW + 61)
+    assert after is None, "the key was remembered after it expired"
+
+
+@case("S8")
+async def a_record_comes_back_as_it_was_given(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, _ = await stage.running(
+        session_id="s",
+        metadata={"k": "v"},
+        trace={"traceparent": "t"},
+        deadline_at=NOW + 9,
+        webhook=Webhook("https://example.org/hook"),
+        tenant="t",
+        priority=3,
+        input=b'{"question":"why"}',
+        mount="/at",
+    )
+    assert await peer.store.get(run.id) == run
+
+
+@case("S8")
+async def an_unknown_run_has_nothing(stage: StoreStage) -> None:
+    unknown = stage.record()
+    assert await stage.store.get(unknown.id) is None
+    assert await stage.store.journal(unknown.id) == []
+    assert await stage.store.events(unknown.id, 0) == []
+    assert await stage.store.signals(unknown.id) == []
+
+
+@case("S8")
+async def a_failure_is_kept_whole(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    failure = Failure("step-failed", "no", "work", 2, causes=[Failure("x", "y")])
+    await log.finish(Outcome("failed", error=failure), drafted(events.RunFailed(failure.public())), NOW)
+    stored = await stage.found(run)
+    assert (stored.status, stored.error, stored.result) == ("failed", failure, None)
+
+
+@case("S9")
+async def an_adopted_run_is_deep_and_leased_still(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await stage.store.adopt(log.lease, DEMOTION)
+    stored = await stage.found(run)
+    assert (stored.path, stored.demotion, stored.status) == ("deep", DEMOTION, "running")
+    assert await stage.leases.claim("b", 1, [PIPELINE], NOW) == [], "the run was taken from the process that has it"
+    log.append(entry(1), None)
+    await log.durable()
+
+
+@case("S9")
+async def adopting_again_changes_nothing(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await stage.store.adopt(log.lease, DEMOTION)
+    before = await stage.found(run)
+    await stage.store.adopt(log.lease, DEMOTION)
+    assert await stage.found(run) == before
+    assert await count_of(stage.store, run) == 1
+
+
+@case("S12")
+async def runs_are_listed_newest_first_by_page(stage: StoreStage) -> None:
+    made = [(await stage.running())[0].id for _ in range(5)]
+    newest = made[::-1]
+    assert await stage.listed() == newest
+    assert await stage.listed(limit=2) == newest[:2]
+    assert await stage.listed(limit=2, after=newest[1]) == newest[2:4]
+    assert await stage.listed(limit=2, after=newest[4]) == []
+
+
+@case("S12")
+async def runs_are_listed_by_every_filter(stage: StoreStage) -> None:
+    made = []
+    for number in range(6):
+        run, log = await stage.running(session_id=f"s{number % 2}", pipeline=f"p{number % 3}", tenant="t")
+        made.append(run.id)
+        if number < 2:
+            await log.finish(DONE, completed(), NOW)
+    assert await stage.listed(tenant="t", session_id="s0") == [made[4], made[2], made[0]]
+    assert await stage.listed(tenant="t", status="completed") == [made[1], made[0]]
+    assert await stage.listed(tenant="t", pipeline="p2", session_id="s1") == [made[5]]
+    assert await stage.listed(tenant="t", status="queued") == []
+
+
+@case("S12")
+async def nobody_is_shown_the_runs_of_another_tenant(stage: StoreStage) -> None:
+    mine, _ = await stage.running(tenant="t")
+    await stage.running(tenant="u")
+    assert await stage.listed(tenant="t") == [mine.id]
+    assert await stage.listed() == []
+
+
+@case("S12")
+async def the_operator_is_shown_the_runs_of_every_tenant(stage: StoreStage) -> None:
+    made = [(await stage.running(tenant=tenant))[0].id for tenant in ("t", "u", "")]
+    assert await stage.listed(tenant=None) == made[::-1]
+
+
+@case("S12")
+async def a_listing_leaves_large_results_out(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    large = msgspec.json.encode("x" * events.RESULT_INLINE_BYTES_MAX)
+    await log.finish(Outcome("completed", large), drafted(events.RunCompleted(result_url="u")), NOW)
+    other, small = await stage.running()
+    await small.finish(DONE, completed(), NOW)
+    listed = [await stage.listed_record(made) for made in (run, other)]
+    assert [record.result for record in listed] == [None, DONE.result]
+    assert (await stage.found(run)).result == large, "a large result was lost"
+
+
+async def _ended(stage: StoreStage, retention_s: float) -> RunRecord:
+    run, log = await stage.running(input=b'{"secret":"s"}', retention_s=retention_s)
+    log.append(entry(1), started(1))
+    await log.finish(DONE, completed(), NOW)
+    return run
+
+
+async def _purged(stage: StoreStage, now: float) -> int:
+    count = 0
+    while part := await stage.store.purge(now):
+        count += part
+    return count
+
+
+@case("S13", needs=("purge",))
+async def a_purged_run_is_known_but_empty(stage: StoreStage) -> None:
+    run = await _ended(stage, 100.0)
+    assert await _purged(stage, NOW + 101) == 1
+    stored = await stage.found(run)
+    assert (stored.purged, stored.status, stored.result) == (True, "completed", None)
+    assert b"secret" not in stored.input, "the input outlived its retention"
+    assert await stage.store.journal(run.id) == [], "the journal outlived its retention"
+    assert await frames_of(stage.store, run) == [], "the events outlived their retention"
+
+
+@case("S13", needs=("purge", "signals"))
+async def signals_are_purged_with_their_run(stage: StoreStage) -> None:
+    run, log = await stage.running(retention_s=100.0)
+    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    await log.finish(DONE, completed(), NOW)
+    await _purged(stage, NOW + 101)
+    assert await stage.store.signals(run.id) == [], "the signals outlived their retention"
+
+
+@case("S13", needs=("purge",))
+async def nothing_is_purged_before_its_time(stage: StoreStage) -> None:
+    run = await _ended(stage, 100.0)
+    kept = await _ended(stage, 1_000.0)
+    assert await _purged(stage, NOW + 99) == 0, "a run was purged before its retention was over"
+    assert await count_of(stage.store, run) == 3
+    await _purged(stage, NOW + 101)
+    assert await count_of(stage.store, kept) == 3, "a run with a longer retention was purged"
+
+
+@case("S13", needs=("purge",))
+async def a_run_that_has_not_ended_is_never_purged(stage: StoreStage) -> None:
+    run, log = await stage.running(retention_s=1.0)
+    log.append(entry(1), started(1))
+    await log.durable()
+    assert await _purged(stage, NOW + 1e9) == 0
+    assert await count_of(stage.store, run) == 2
+    assert await stage.store.journal(run.id) == [entry(1)]
+
+
+@case("S13", lacks="purge")
+async def without_purging_it_is_refused(stage: StoreStage) -> None:
+    await unsupported(stage.store.purge(NOW), "purge")

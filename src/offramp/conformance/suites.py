@@ -1,0 +1,137 @@
+"""Running the suites: every case on a fresh instance, and a report of how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from offramp.conformance import (
+    engine_life,
+    engine_recovery,
+    engine_waiting,
+    lease_claims,
+    lease_owners,
+    lease_signals,
+    store_events,
+    store_records,
+    store_writes,
+)
+from offramp.conformance.case import PATIENCE_S, Case, cases_in, engine_obligations, store_obligations
+from offramp.conformance.engine_stage import EngineStage
+from offramp.conformance.harness import Capabilities, EngineHarness, StoreHarness
+from offramp.conformance.report import Report
+from offramp.conformance.store_stage import StoreStage
+
+PATIENCE_DEFAULT_S = 10.0
+BACKSTOPS_PER_PATIENCE = 10
+"""A case that hangs inside the adapter is ended after so many times the patience."""
+
+
+def store_cases() -> list[Case[StoreStage]]:
+    """Every case of the store and lease suite."""
+    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals)
+
+
+def engine_cases() -> list[Case[EngineStage]]:
+    """Every case of the engine suite."""
+    return cases_in(engine_life, engine_recovery, engine_waiting)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+
+class _Stage(Protocol):
+    async def close(self) -> None: ...
+
+
+StageT = TypeVar("StageT", bound=_Stage)
+
+
+async def prove(case: Case[StageT], stage: Awaitable[StageT], patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case on a stage that is closed afterwards.
+
+    Args:
+        case: what to play.
+        stage: opens the stage.
+        patience_s: how long it waits for what has to happen.
+
+    Raises:
+        AssertionError: the adapter does not do what the case proves.
+        Exception: whatever else came of it, which is a failure as well.
+    """
+    PATIENCE_S.set(patience_s)
+    played = await stage
+    try:
+        async with asyncio.timeout(BACKSTOPS_PER_PATIENCE * patience_s):
+            await case.prove(played)
+    finally:
+        await played.close()
+
+
+async def prove_store(case: Case[StoreStage], harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case of the store suite."""
+    await prove(case, StoreStage.open(harness), patience_s)
+
+
+async def prove_engine(case: Case[EngineStage], harness: EngineHarness, patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case of the engine suite."""
+    await prove(case, EngineStage.open(harness), patience_s)
+
+
+async def run_store(
+    harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[StoreStage]] | None = None
+) -> Report:
+    """Prove the obligations of the store and lease ports.
+
+    Args:
+        harness: the adapter.
+        patience_s: how long a case waits for what has to happen.
+        cases: all of them unless told otherwise.
+    """
+    report = Report(harness.name, harness.capabilities, store_obligations())
+    await _run(
+        report, harness, store_cases() if cases is None else cases, lambda case: prove_store(case, harness, patience_s)
+    )
+    return report
+
+
+async def run_engine(
+    harness: EngineHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[EngineStage]] | None = None
+) -> Report:
+    """Prove the obligations of the engine port; see `run_store`."""
+    report = Report(harness.name, harness.capabilities, engine_obligations())
+    await _run(
+        report,
+        harness,
+        engine_cases() if cases is None else cases,
+        lambda case: prove_engine(case, harness, patience_s),
+    )
+    return report
+
+
+async def _run(
+    report: Report, harness: _Named, cases: Sequence[Case[Any]], play: Callable[[Case[Any]], Awaitable[None]]
+) -> None:
+    for case in cases:
+        if not case.applies(harness.capabilities):
+            report.add(case, "not declared")
+            continue
+        try:
+            await play(case)
+        except Exception as error:  # noqa: BLE001 - whatever an adapter raises is its failure, and the next case goes on
+            report.add(case, "failed", _told(error))
+        else:
+            report.add(case, "passed")
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, AssertionError) and str(error):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -1,0 +1,408 @@
+"""Lease adapters with one bug each."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from offramp.ports.store import Claim, Parked
+from offramp.stores.memory import MemoryStore
+from tests.conformance.broken.marks import breaks
+
+replace = msgspec.structs.replace
+
+
+@breaks("Q1")
+class DoubleStart(MemoryStore):
+    """A run that was just claimed is given to another owner that asks at the same time."""
+
+    def __init__(self):
+        super().__init__()
+        self._again = {}
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = list(await super().claim(owner, limit, pipelines, now))
+        for claim in claims:
+            if claim.fresh and not claim.record.priority and not claim.record.cancel_requested:
+                self._again[claim.record.id] = owner
+        for run_id, first in list(self._again.items()):
+            run = self._runs[run_id]
+            if not claims and owner != first and run.owner == first:
+                del self._again[run_id]
+                claims.append(self._take(run, owner, now))
+        return claims
+
+
+@breaks("Q1")
+class SameToken(MemoryStore):
+    """The token does not grow with a change of hands."""
+
+    @staticmethod
+    def _take(run, owner, now):
+        claim = MemoryStore._take(run, owner, now)
+        run.token -= 1
+        return Claim(claim.record, replace(claim.lease, token=run.token), claim.fresh)
+
+
+@breaks("Q2")
+class EarlyExpiry(MemoryStore):
+    """An owner loses its runs while its lease runs."""
+
+    def expire(self, now):
+        return super().expire(now + 2)
+
+
+@breaks("Q2")
+class BarrenExpiry(MemoryStore):
+    """What an expired owner held is nobody's, and free for nobody."""
+
+    def expire(self, now):
+        held = {run.record.id for run in self._runs.values() if run.owner is not None}
+        due = super().expire(now)
+        for run_id in held if due else ():
+            run = self._runs[run_id]
+            if run.owner is None:
+                run.record = replace(run.record, status="running")
+        return due
+
+
+@breaks("Q2")
+class StingyRetirement(MemoryStore):
+    """Of what a retired owner held, one run is free."""
+
+    def _retire(self, owner):
+        held = [run for run in self._runs.values() if run.owner == owner]
+        count = super()._retire(owner)
+        for run in held[1:]:
+            run.record = replace(run.record, status="running")
+        return count
+
+
+@breaks("Q2")
+class GreedyRetirement(MemoryStore):
+    """A retirement frees the runs of others."""
+
+    def _retire(self, owner):
+        count = super()._retire(owner)
+        for run in self._runs.values():
+            if run.owner is not None and count > 2:
+                self._queue(run)
+        return count
+
+
+@breaks("Q3")
+class NoPriority(MemoryStore):
+    """Urgent runs wait their turn."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        kept = {run_id: run.record.priority for run_id, run in self._runs.items()}
+        for run in self._runs.values():
+            run.record = replace(run.record, priority=0)
+        claims = await super().claim(owner, limit, pipelines, now)
+        for run_id, run in self._runs.items():
+            run.record = replace(run.record, priority=kept[run_id])
+        return [
+            Claim(replace(claim.record, priority=kept[claim.record.id]), claim.lease, claim.fresh) for claim in claims
+        ]
+
+
+@breaks("Q3")
+class YoungestFirst(MemoryStore):
+    """Who waits longest waits on."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = []
+        for run in sorted(self._runs.values(), key=lambda run: (run.record.priority, run.record.id), reverse=True):
+            due = run.record.status == "queued" or (run.parked_until is not None and run.parked_until <= now)
+            if due and run.record.pipeline in pipelines and len(claims) < limit:
+                claims.append(self._take(run, owner, now))
+        return claims
+
+
+@breaks("Q3")
+class NoLimit(MemoryStore):
+    """An owner gets more than it has room for."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        return await super().claim(owner, limit + 1, pipelines, now)
+
+
+@breaks("Q3")
+class AnyPipeline(MemoryStore):
+    """An owner gets runs that it cannot execute."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        return await super().claim(owner, limit, {run.record.pipeline for run in self._runs.values()}, now)
+
+
+@breaks("Q3")
+class StaleClaim(MemoryStore):
+    """A claim shows the run as it was before."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = await super().claim(owner, limit, pipelines, now)
+        return [Claim(replace(claim.record, path="fast"), claim.lease, claim.fresh) for claim in claims]
+
+
+@breaks("Q4")
+class CancelIgnored(MemoryStore):
+    """A wish to cancel is acknowledged and forgotten."""
+
+    async def request_cancel(self, run_id):
+        record = await self.get(run_id)
+        return record and replace(record, cancel_requested=not record.finished)
+
+
+@breaks("Q4")
+class CancelUnheard(MemoryStore):
+    """The owner is not told with its renewal."""
+
+    def renew(self, owner, expires_at):
+        return super().renew(owner, expires_at)[0], []
+
+
+@breaks("Q4")
+class CancelForAll(MemoryStore):
+    """Everybody is told, owner or not."""
+
+    def renew(self, owner, expires_at):
+        known, _ = super().renew(owner, expires_at)
+        return known, [
+            run.record.id for run in self._runs.values() if run.record.cancel_requested and not run.record.finished
+        ]
+
+
+@breaks("Q4")
+class CancelledAfterTheEnd(MemoryStore):
+    """A run that has ended is marked as to be cancelled."""
+
+    async def request_cancel(self, run_id):
+        record = await super().request_cancel(run_id)
+        return record and replace(record, cancel_requested=True)
+
+
+@breaks("Q5")
+class SignalLostAtParking(MemoryStore):
+    """A run is parked past a signal that it has not seen."""
+
+    async def release(self, lease, parked=None):
+        if parked is not None:
+            parked = Parked(parked.until, len(self._runs[lease.run_id].signals))
+        await super().release(lease, parked)
+
+
+@breaks("Q5")
+class DeafWhileParked(MemoryStore):
+    """A signal does not wake a parked run."""
+
+    async def send_signal(self, run_id, name, value, at):
+        run = self._runs.get(run_id)
+        until = None if run is None else run.parked_until
+        record = await super().send_signal(run_id, name, value, at)
+        if until is not None:
+            run.parked_until = until
+            run.record = replace(run.record, status="running")
+        return record
+
+
+@breaks("Q5")
+class EarlyTimer(MemoryStore):
+    """A parked run is woken before its time."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        for run in self._runs.values():
+            if run.parked_until is not None and run.parked_until <= now + 2:
+                self._queue(run)
+        return await super().claim(owner, limit, pipelines, now)
+
+
+@breaks("Q5")
+class NoTimer(MemoryStore):
+    """A parked run is not woken by time."""
+
+    async def release(self, lease, parked=None):
+        await super().release(lease, parked and Parked(math.inf, parked.signals_seen))
+
+
+@breaks("Q5")
+class ParkedPastItsDeadline(MemoryStore):
+    """A parked run sleeps through its deadline."""
+
+    async def release(self, lease, parked=None):
+        await super().release(lease, parked)
+        if parked is not None and self._runs[lease.run_id].parked_until is not None:
+            self._runs[lease.run_id].parked_until = parked.until
+
+
+@breaks("Q5")
+class ParkedButHeld(MemoryStore):
+    """A parked run still belongs to who parked it."""
+
+    async def release(self, lease, parked=None):
+        await super().release(lease, parked)
+        run = self._runs[lease.run_id]
+        if run.parked_until is not None and run.record.deadline_at is None:
+            run.owner = lease.owner
+
+
+@breaks("Q5")
+class ParkedForever(MemoryStore):
+    """A parked run that is claimed by its id stays parked."""
+
+    async def claim_one(self, owner, run_id, now):
+        run = self._runs.get(run_id)
+        until = None if run is None else run.parked_until
+        claim = await super().claim_one(owner, run_id, now)
+        if until is not None:
+            run.parked_until = now
+        return claim
+
+
+@breaks("Q6")
+class StaleOwner(MemoryStore):
+    """What an owner says later is not noted."""
+
+    async def register(self, owner):
+        self._owners.setdefault(owner.id, owner)
+
+
+@breaks("Q6")
+class UnforgottenOwner(MemoryStore):
+    """An owner that was retired is known still."""
+
+    async def retire(self, owner):
+        known = self._owners.get(owner)
+        count = await super().retire(owner)
+        if known is not None:
+            self._owners[owner] = known
+        return count
+
+
+@breaks("Q6")
+class SelfDeclaredOwner(MemoryStore):
+    """Whoever renews is known."""
+
+    def renew(self, owner, expires_at):
+        return True, super().renew(owner, expires_at)[1]
+
+
+@breaks("Q7")
+class AlwaysFresh(MemoryStore):
+    """A run that was begun is said to be fresh."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = await super().claim(owner, limit, pipelines, now)
+        return [Claim(claim.record, claim.lease, claim.record.started_at <= now) for claim in claims]
+
+
+@breaks("Q7")
+class NeverFresh(MemoryStore):
+    """A run that nobody has begun is said to be begun."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        return [Claim(made.record, made.lease, False) for made in await super().claim(owner, limit, pipelines, now)]
+
+
+@breaks("Q7")
+class ReleaseUnseen(MemoryStore):
+    """A run that was released looks as if it was running."""
+
+    async def get(self, run_id):
+        record = await super().get(run_id)
+        begun = record is not None and record.status == "queued" and record.path == "fast"
+        return replace(record, status="running") if begun else record
+
+
+@breaks("Q8")
+class SignalsBackwards(MemoryStore):
+    """The last signal is read first."""
+
+    async def signals(self, run_id):
+        return (await super().signals(run_id))[::-1]
+
+
+@breaks("Q8")
+class SignalsAfterTheEnd(MemoryStore):
+    """A run that has ended takes signals."""
+
+    async def send_signal(self, run_id, name, value, at):
+        run = self._runs.get(run_id)
+        if run is not None and run.record.finished:
+            return run.record
+        return await super().send_signal(run_id, name, value, at)
+
+
+@breaks("Q8")
+class EndlessSignals(MemoryStore):
+    """A run takes any number of signals."""
+
+    async def send_signal(self, run_id, name, value, at):
+        run = self._runs.get(run_id)
+        if run is not None and len(run.signals) >= 999:
+            run.signals.append((name, value))
+            return run.record
+        return await super().send_signal(run_id, name, value, at)
+
+
+@breaks("Q9")
+class EarlyDeadline(MemoryStore):
+    """A run is overdue before its deadline."""
+
+    async def overdue(self, now):
+        return await super().overdue(now + 2)
+
+
+@breaks("Q9")
+class OverdueThoughOwned(MemoryStore):
+    """A run that somebody executes is overdue."""
+
+    async def overdue(self, now):
+        records = [run.record for run in self._runs.values() if not run.record.finished]
+        return [record.id for record in records if record.deadline_at is not None and record.deadline_at <= now]
+
+
+@breaks("Q9")
+class ParkedIsNeverOverdue(MemoryStore):
+    """A run that waits has no deadline."""
+
+    async def overdue(self, now):
+        return [run_id for run_id in await super().overdue(now) if self._runs[run_id].parked_until is None]
+
+
+@breaks("Q10")
+class ClaimsTheNext(MemoryStore):
+    """Who asks for a run gets the most urgent one."""
+
+    async def claim_one(self, owner, run_id, now):
+        queued = [run.record for run in self._runs.values() if run.record.status == "queued" and run.record.priority]
+        if run_id in self._runs and self._runs[run_id].record.status == "queued" and queued:
+            run_id = max(queued, key=lambda record: record.priority).id
+        return await super().claim_one(owner, run_id, now)
+
+
+@breaks("Q10")
+class ClaimsTheEnded(MemoryStore):
+    """A run that has ended is executed once more."""
+
+    async def claim_one(self, owner, run_id, now):
+        run = self._runs.get(run_id)
+        if run is not None and run.record.status == "completed":
+            return self._take(run, owner, now)
+        return await super().claim_one(owner, run_id, now)
+
+
+@breaks("Q11")
+class CountsTheRunning(MemoryStore):
+    """Runs that are executing are said to wait."""
+
+    async def queued(self, at_most):
+        return min(at_most, sum(not run.record.finished for run in self._runs.values()))
+
+
+@breaks("Q11")
+class CountsOn(MemoryStore):
+    """The whole queue is counted, however long it is."""
+
+    async def queued(self, at_most):
+        return await super().queued(1 << 40)

@@ -1,0 +1,49 @@
+"""The suites bite: a planted bug makes cases of its obligation fail, and no others."""
+
+from __future__ import annotations
+
+import pytest
+
+from offramp.conformance import engine_obligations, run_engine, run_store, store_cases, store_obligations
+from tests.conformance.adapters import Memory
+from tests.conformance.broken import engine, leases, sqlite, store
+from tests.conformance.broken.marks import bugs_in
+
+PATIENCE_S = 0.6
+
+STORES = bugs_in(store, leases)
+DATABASES = bugs_in(sqlite)
+ENGINES = bugs_in(engine)
+
+
+def assert_bitten(report, obligation):
+    """Only cases that prove the obligation failed, and at least one of them."""
+    assert report.failures, f"nobody noticed a broken {obligation}"
+    missed = {failed.case: failed.error for failed in report.failures if obligation not in failed.obligations}
+    assert not missed, f"{obligation} is broken, and so seems what has nothing to do with it: {missed}"
+
+
+@pytest.mark.parametrize("bug", STORES)
+async def test_a_broken_store_fails_at_its_obligation_alone(bug):
+    assert_bitten(await run_store(Memory(bug), PATIENCE_S), bug.breaks)
+
+
+@pytest.mark.parametrize("bug", DATABASES)
+async def test_a_database_that_breaks_its_promise_fails_at_its_obligation_alone(bug):
+    cases = [case for case in store_cases() if "durable" in case.needs]
+    assert_bitten(await run_store(bug(), PATIENCE_S, cases), bug.breaks)
+
+
+@pytest.mark.parametrize("bug", ENGINES)
+async def test_a_broken_engine_fails_at_its_obligation_alone(bug):
+    assert_bitten(await run_engine(bug(), PATIENCE_S), bug.breaks)
+
+
+async def test_the_vehicle_of_the_broken_engines_is_sound():
+    report = await run_engine(engine.Sound())
+    assert report.ok, str(report)
+
+
+def test_every_obligation_is_bitten():
+    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES}
+    assert planted == {obligation.id for obligation in store_obligations() + engine_obligations()}

@@ -1,0 +1,107 @@
+"""The page of adapters and obligations, the command that writes it, and the obligations themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from offramp.conformance import Report, engine_cases, engine_obligations, run_store, store_cases, store_obligations
+from offramp.conformance.__main__ import main, named
+from offramp.conformance.matrix import page
+from offramp.ports.engine import Engine
+from offramp.ports.store import Leases, RunLog, Store
+from tests.conformance.adapters import ALONE, ENGINES, EVERYTHING, STORES, Memory
+from tests.conformance.broken.lacking import Lacking
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+
+
+def passed(harness, cases, obligations):
+    """What a suite finds when every case that applies passes, which test_suites.py sees to case by case."""
+    report = Report(harness.name, harness.capabilities, obligations)
+    for case in cases:
+        report.add(case, "passed" if case.applies(harness.capabilities) else "not declared")
+    assert report.ok, str(report)
+    return report
+
+
+def test_the_page_is_what_the_suites_find():
+    stores = [passed(harness, store_cases(), store_obligations()) for harness in STORES]
+    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in ENGINES]
+    assert PAGE.read_text(encoding="utf-8") == page(stores, engines), (
+        "write it again: python -m offramp.conformance tests.conformance.adapters:STORES "
+        "tests.conformance.adapters:ENGINES --matrix docs/conformance.md"
+    )
+
+
+def test_the_command_says_what_it_found(capsys, tmp_path):
+    assert main(["tests.conformance.adapters:MEMORY", "--matrix", str(tmp_path / "page.md")]) == 0
+    assert re.match(r"memory: \d+ passed, 0 failed, \d+ not declared\n", capsys.readouterr().out)
+    assert "| S2 |" in (tmp_path / "page.md").read_text()
+
+
+def test_the_command_fails_with_an_adapter_that_does(capsys):
+    assert main(["tests.conformance.broken.lacking:BROKEN"]) == 1
+    out = capsys.readouterr().out
+    assert "runs_are_claimed_by_priority_then_age (Q3)" in out
+
+
+def test_a_name_that_leads_nowhere_is_said():
+    with pytest.raises(SystemExit, match=r"^expected MODULE:HARNESS, got 'tests.conformance.adapters:NONE'"):
+        named("tests.conformance.adapters:NONE")
+
+
+@pytest.mark.parametrize(
+    ("cases", "obligations"), [(store_cases, store_obligations), (engine_cases, engine_obligations)]
+)
+def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligations):
+    cited = {cited for case in cases() for cited in case.obligations}
+    assert cited == {obligation.id for obligation in obligations()}
+    assert all(case.obligations for case in cases())
+    assert not [name for name, count in Counter(case.id for case in cases()).items() if count > 1]
+
+
+@pytest.mark.parametrize("port", [Store, RunLog, Leases, Engine])
+def test_every_method_of_a_port_names_its_obligations(port):
+    known = {obligation.id for obligation in store_obligations() + engine_obligations()}
+    for name, method in vars(port).items():
+        if name.startswith("_") or not inspect.isfunction(method):
+            continue
+        cited = set(re.findall(r"\b[SQN]\d+\b", method.__doc__))
+        assert cited, f"{port.__name__}.{name} cites no obligation"
+        assert cited <= known, f"{port.__name__}.{name} cites {cited - known}"
+
+
+@pytest.mark.parametrize(("capability", "obligation"), [("signals", "Q8"), ("purge", "S13")])
+async def test_what_is_not_declared_has_to_be_refused(capability, obligation):
+    silent = Memory()
+    silent.capabilities = ALONE - {capability}
+    report = await run_store(silent)
+    assert {cited for failed in report.failures for cited in failed.obligations} == {obligation}
+    assert report.of(obligation) == "FAILED"
+
+
+@pytest.mark.parametrize(("capability", "obligation"), [("shared", "Q1"), ("durable", "S2")])
+async def test_a_process_that_is_not_declared_has_to_be_refused(capability, obligation):
+    class Silent(Memory):
+        capabilities = EVERYTHING - {capability}
+
+        async def reopen(self, instance):
+            return await self.open()
+
+        crash = reopen
+
+    cases = [case for case in store_cases() if case.lacks == capability]
+    report = await run_store(Silent(), cases=cases)
+    assert [failed.obligations for failed in report.failures] == [(obligation,)]
+
+
+async def test_what_is_refused_counts_as_kept_but_not_as_passed():
+    report = await run_store(Lacking())
+    assert report.ok, str(report)
+    assert {report.of("S2"), report.of("Q8"), report.of("S13")} == {"refused"}
+    assert report.of("S1") == "passed"
