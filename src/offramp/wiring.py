@@ -27,6 +27,7 @@ from offramp.paths.service import Service
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
+from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.leases import SQLiteLeases
 from offramp.stores.sqlite.writer import Writer
 from offramp.telemetry.metrics import Metrics
@@ -118,7 +119,8 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
             "(memory: is for tests in one process)"
         )
     database = Database(embedded_folder(settings))
-    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed)
+    crash = CrashPoint.armed(os.environ, role)
+    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer)
 
 

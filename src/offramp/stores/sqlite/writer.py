@@ -17,6 +17,7 @@ from offramp.errors import StoreError
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
 
@@ -35,10 +36,16 @@ class Writer:
         sync_every: seconds.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
         committed: told the operations and seconds of each commit.
+        crash: where a test wants this process to be killed.
     """
 
     def __init__(
-        self, database: Database, sync_every: float, backlog_bytes: int, committed: Callable[[int, float], object]
+        self,
+        database: Database,
+        sync_every: float,
+        backlog_bytes: int,
+        committed: Callable[[int, float], object],
+        crash: CrashPoint | None = None,
     ) -> None:
         self._connection = database.connect()
         self._sync_every = sync_every
@@ -56,6 +63,7 @@ class Writer:
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self._committed = committed
+        self._crash = crash
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
 
@@ -138,7 +146,11 @@ class Writer:
             if full and (not operations or isinstance(operations[-1], Sync)):
                 # A transaction that changes nothing would not reach the disk, nor take anything before it there.
                 self._connection.execute("UPDATE syncs SET count = count + 1")
+            if self._crash is not None:
+                self._crash.reach(self._connection, operations, "before")
             self._connection.execute("COMMIT")
+            if self._crash is not None:
+                self._crash.reach(self._connection, operations, "after")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
