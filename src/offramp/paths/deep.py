@@ -26,6 +26,11 @@ class DeepPath(RunHost):
         self._starting = 0
 
     @property
+    def starting(self) -> int:
+        """Claimed runs whose history is still being read."""
+        return self._starting
+
+    @property
     def pipelines(self) -> list[str]:
         """The names this process can execute."""
         return list(self._process.pipelines)

@@ -73,6 +73,7 @@ class EmbeddedEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at = clock.time()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taker: asyncio.Task[None] | None = None
         self._taking = False
         self._queued = 0
         self._queue_counted_at = -COUNT_EVERY_S
@@ -90,12 +91,14 @@ class EmbeddedEngine:
         self._keeper.start()
         self._hints.send("hello")
         if self._taking:
-            self._spawn(self._take_runs())
+            self._taker = self._spawn(self._take_runs())
 
     async def stop_taking(self) -> None:
         """Claim no further run; others may not wait for this process to be warm any more."""
         self._taking = False
         self._wake.set()
+        if self._taker is not None:
+            await asyncio.wait([self._taker])  # what it is just claiming begins here
         await self._register()
 
     async def close(self) -> None:
@@ -297,7 +300,8 @@ class EmbeddedEngine:
     async def _refresh_peers(self) -> None:
         self._hints.peers(owner.port for owner in await self._leases.owners())
 
-    def _spawn(self, coroutine: object) -> None:
+    def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
