@@ -17,6 +17,7 @@ from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
+from offramp.execution.tenure import Tenure
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -82,6 +83,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         control=control,
         loops=loops,
         lanes=lanes,
+        tenure=Tenure(),
         feed=feed,
         metrics=metrics,
     )

@@ -256,14 +256,16 @@ class EmbeddedEngine:
     def _written(self, batches: list[Batch]) -> None:
         self._hints.send("events", [batch.run_id for batch in batches])
 
-    def _renewed(self, *, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> None:
+    def _renewed(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> None:
         """On the lease thread."""
         loop = self._loop
         if loop is None or loop.is_closed():
             return
-        if not held:
+        if held_until is not None:
+            self._host.held(held_until)
+        else:
             log.warning("this process was silent for longer than its lease; its runs were taken over")
-            loop.call_soon_threadsafe(lambda: self._spawn(self._register()))
+            loop.call_soon_threadsafe(lambda: self._spawn(self._rejoin()))
         for run_id in cancels:
             self._host.cancel(run_id)
         if expired:
@@ -273,7 +275,13 @@ class EmbeddedEngine:
             self._host.notice(run_id)
         loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
 
+    async def _rejoin(self) -> None:
+        """Stop what others have by now, then be known again."""
+        await self._host.confirm()
+        await self._register()
+
     async def _register(self) -> None:
+        until = self._clock.monotonic() + self._member.lease_s
         await self._leases.register(
             Owner(
                 self._member.id,
@@ -284,6 +292,7 @@ class EmbeddedEngine:
                 self._started_at,
             )
         )
+        self._host.held(until)
 
     async def _look_around(self) -> None:
         """Who else is there, and which runs met their deadline while nobody executed them."""
