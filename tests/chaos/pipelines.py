@@ -106,9 +106,7 @@ async def sequence(steps: int, seconds: float = 0.02) -> list[str]:
 @app.pipeline(sla="interactive")
 async def fan(branches: int, seconds: float = 0.03) -> list[str]:
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(work(n, seconds * (n + 1)) if n % 2 else block(n, seconds)) for n in range(branches)
-        ]
+        tasks = [group.create_task(work(n, seconds * (n + 1)) if n % 2 else block(n, seconds)) for n in range(branches)]
     return [task.result() for task in tasks] + [await work(99, seconds)]
 
 
@@ -177,4 +175,4 @@ async def pays(steps: int, seconds: float = 0.02) -> list[str]:
 @app.pipeline(sla="interactive")
 async def endless() -> list[str]:
     """To be cancelled."""
-    return [await work(n, 0.02) for n in range(100_000)]
+    return [await work(n, 0.02) for n in range(3_000)]
