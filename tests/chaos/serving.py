@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import psutil
 
 APP = Path(__file__).with_name("pipelines.py")
@@ -83,8 +83,12 @@ class Serving:
         self._watch(self._process.pid)
 
     def is_up(self) -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        with (
+            contextlib.suppress(OSError, HTTPException),
+            contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=2)) as connection,
+        ):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
         return False
 
     def wait_until_up(self) -> None:
@@ -172,12 +176,13 @@ class Serving:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
-    def crashed(self) -> None:
-        """Note that the gateway ended by itself, at an armed point."""
+    def crashed(self, pid: int) -> None:
+        """Note that a process of this start ended at an armed point; if it was the gateway, wait for that."""
         assert self._process is not None
         self.family()
-        assert self._process.wait(GUARD_S) == -signal.SIGKILL, self.log.read_text()
-        self.interruptions.append(Interruption(self.pid, "killed", time.monotonic(), time.monotonic()))
+        if pid == self.pid:
+            assert self._process.wait(GUARD_S) == -signal.SIGKILL, self.log.read_text()
+        self.interruptions.append(Interruption(pid, "crashed", self.started_at, time.monotonic()))
 
     def terminate(self) -> int:
         """SIGTERM and the exit code."""

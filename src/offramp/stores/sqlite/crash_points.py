@@ -18,7 +18,7 @@ from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Opera
 VARIABLE = "OFFRAMP_CRASH_AT"
 """`[ROLE/]POINT.before` or `.after`, then `:N` for the Nth time in a process: `worker/claim.after`, `step.before:3`."""
 MARK = "OFFRAMP_CRASH_MARK"
-"""A file that is created by the first process that reaches its point; where it exists, nobody is killed any more."""
+"""A file for the id of the first process that reaches its point; where it exists, nobody is killed any more."""
 
 POINTS: dict[str, str] = {
     "submit": "a new run with its first event and its idempotency key",
@@ -94,9 +94,11 @@ class CrashPoint:
         if self._mark is None:
             return True
         try:
-            os.close(os.open(self._mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            mark = os.open(self._mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             return False
+        os.write(mark, b"%d" % os.getpid())
+        os.close(mark)
         return True
 
 
