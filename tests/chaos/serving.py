@@ -142,10 +142,10 @@ class Serving:
     # Harm.
 
     def _kill(self, pid: int, how: str) -> None:
+        at = time.monotonic()  # before: this process may have to wait for its turn before it can look again
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            now = time.monotonic()
-            self.interruptions.append(Interruption(pid, how, now, now))
+            self.interruptions.append(Interruption(pid, how, at, time.monotonic()))
 
     def kill(self, pid: int) -> None:
         self._kill(pid, "killed")

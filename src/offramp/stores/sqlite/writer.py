@@ -47,6 +47,7 @@ class Writer:
         committed: Callable[[int, float], object],
         crash: CrashPoint | None = None,
     ) -> None:
+        self._path = database.path
         self._connection = database.connect()
         self._sync_every = sync_every
         self._backlog_bytes = backlog_bytes
@@ -179,14 +180,15 @@ class Writer:
 
     def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
         """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
+        problem = f"the database {str(self._path)!r} cannot be written: {error}"
         now = time.monotonic()
         if now - self._told_at > 5:
             self._told_at = now
-            log.error("the database cannot be written: %s. Accepted runs wait; free space or mend the disk", error)
+            log.error("%s. Accepted runs wait; free space or mend the disk", problem)
         kept = [operation for operation in operations if isinstance(operation, (Append, Finish, Sync))]
         for operation in operations:
             if isinstance(operation, (Create, Call)):
-                self._refuse(operation, StoreError(f"the database cannot be written: {error}"))
+                self._refuse(operation, StoreError(problem))
         with self._lock:
             self._operations.extendleft(reversed(kept))
             closing = self._closing
