@@ -11,7 +11,7 @@ from offramp import App
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import GUARD_S, Files, Signal, eventually, member
+from tests.support import GUARD_S, Files, Signal, assert_one_log, eventually, frames_of, member
 
 LEASE_S = 10.0
 
@@ -104,3 +104,35 @@ async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
     finally:
         await files.close()
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
+@pytest.mark.parametrize("asked", [{}, {"respond_async": True}], ids=["fast", "deep"])
+async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path, jump, asked):
+    app, begun, gate, executed, clock = App("jumping"), Signal(), Signal(), [], FakeClock()
+
+    @app.step
+    async def step(n: int) -> int:
+        executed.append(n)
+        begun.set()
+        await gate.wait()
+        return n
+
+    @app.pipeline
+    async def pipe() -> list[int]:
+        return [await step(n) for n in range(3)]
+
+    async with (
+        member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
+        member(app, tmp_path, "worker", clock=clock, lease=LEASE_S),
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe", budget=60.0, **asked))).record.id
+        await begun.wait()
+        clock.set_wall(clock.time() + jump)
+        for _ in range(6):  # two leases go by, a third at a time
+            clock.advance(LEASE_S / 3)
+            await asyncio.sleep(0.05)  # the lease threads, which announce nothing
+        gate.set()
+        assert_one_log(await frames_of(gateway, run))
+        record = await gateway.get(run)
+    assert (record.status, executed) == ("completed", [0, 1, 2])
