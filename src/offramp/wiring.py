@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.presence import Presence
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
@@ -97,7 +98,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         poll_s=settings.poll,
         queue_max=settings.queue_runs,
     )
-    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice)
+    presence = None if isinstance(store, MemoryStore) else Presence(embedded_folder(settings) / "alive", member_id)
+    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice, presence)
     store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
 
     def close() -> None:

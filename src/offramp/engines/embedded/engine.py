@@ -16,6 +16,7 @@ from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.engines.embedded.hints import Hints, Kind
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.embedded.presence import Presence
 from offramp.errors import LeaseLost, Overloaded, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
@@ -50,6 +51,7 @@ class EmbeddedEngine:
         clock: time.
         host: what executes runs here.
         on_events: told which runs have new events that another process wrote.
+        presence: how others see that this process lives; None where it is alone.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class EmbeddedEngine:
         clock: Clock,
         host: RunHost,
         on_events: Callable[[Sequence[str]], object],
+        presence: Presence | None = None,
     ) -> None:
         self._member = member
         self._store = store
@@ -67,6 +70,7 @@ class EmbeddedEngine:
         self._clock = clock
         self._host = host
         self._on_events = on_events
+        self._presence = presence
         self._hints = Hints(self._hinted)
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
@@ -85,11 +89,14 @@ class EmbeddedEngine:
         self._loop = asyncio.get_running_loop()
         self._taking = self._member.works
         await self._hints.start()
+        if self._presence is not None:
+            self._presence.open()
         await self._register()
         await self._refresh_peers()
         self._store.listen(self._written)
         self._keeper.start()
         self._hints.send("hello")
+        self._spawn(self._look_around())
         if self._taking:
             self._taker = self._spawn(self._take_runs())
 
@@ -110,6 +117,8 @@ class EmbeddedEngine:
         with contextlib.suppress(StoreError):
             if await self._leases.retire(self._member.id):
                 self._hints.send("work")
+        if self._presence is not None:
+            self._presence.close()
         self._hints.close()
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
@@ -295,8 +304,9 @@ class EmbeddedEngine:
         self._host.held(until)
 
     async def _look_around(self) -> None:
-        """Who else is there, and which runs met their deadline while nobody executed them."""
+        """Who else is there, who died, and which runs met their deadline while nobody executed them."""
         try:
+            await self._take_back()
             await self._refresh_peers()
             now = self._clock.time()
             for run_id in await self._leases.overdue(now):
@@ -305,6 +315,15 @@ class EmbeddedEngine:
                     self._host.execute(claim)
         except StoreError as error:
             log.error("%s", error)  # noqa: TRY400 - an operator's matter
+
+    async def _take_back(self) -> None:
+        """Queue at once what processes held that died without leaving."""
+        if self._presence is None:
+            return
+        for owner in self._presence.dead():
+            count = await self.retire(owner)
+            self._presence.bury(owner)
+            log.warning("%s died; runs taken back: %d", owner, count)
 
     async def _refresh_peers(self) -> None:
         self._hints.peers(owner.port for owner in await self._leases.owners())
