@@ -204,8 +204,15 @@ def _repeated(
             excused = before["pid"] in silent or any(
                 item.until >= before["at"] and item.at <= after["at"] for item in harmed[before["pid"]]
             )
+            excused = excused or _waited_for_a_lane(after, harmed[after["pid"]])
             if not excused:
                 yield f"{key}: executed again though nothing happened to its process: {before} {after}"
+
+
+def _waited_for_a_lane(execution: Execution, harm: Sequence[Interruption]) -> bool:
+    """Whether the step was in flight when its process was stopped, in the queue of the one process lane."""
+    stops = [item for item in harm if item.how == "stopped"]
+    return ":compute:" in execution["key"] and any(item.until <= execution["at"] < item.until + 1 for item in stops)
 
 
 def _finished_again(
@@ -214,6 +221,9 @@ def _finished_again(
     """D2: nothing begins once a client has heard that it was finished; N5: nor after the run's end."""
     finished: dict[str, float] = {}
     ended: dict[str, float] = {}
+    harmed: dict[int, list[Interruption]] = defaultdict(list)
+    for interruption in interruptions:
+        harmed[interruption.pid].append(interruption)
     for one in seen:
         for frame in one.frames:
             if frame.type in {"step.completed", "step.failed"}:
@@ -222,7 +232,7 @@ def _finished_again(
                 ended[str(one.run)] = frame.at
     for key, runs in executed.items():
         for execution in runs:
-            if execution["pid"] in silent:
+            if execution["pid"] in silent or _waited_for_a_lane(execution, harmed[execution["pid"]]):
                 continue
             if execution["at"] > finished.get(key, execution["at"]):
                 late = execution["at"] - finished[key]

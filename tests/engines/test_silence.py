@@ -55,6 +55,10 @@ def test_whoever_renews_in_time_releases_what_silent_processes_held(keeper):
     assert [keeper(LEASE_S / 3) for _ in range(3)] == [1, 2, 3]
 
 
+def test_whoever_was_silent_from_its_start_lets_the_others_renew_first(keeper):
+    assert [keeper(LEASE_S * 2), keeper(LEASE_S / 3)] == [0, 0]
+
+
 def test_whoever_was_silent_itself_lets_the_others_renew_first(keeper):
     assert keeper(LEASE_S / 3) == 1
     assert keeper(LEASE_S * 2) == 1

@@ -51,13 +51,14 @@ class LeaseKeeper:
         self._due = threading.Event()
         self._closing = False
         self._timer: Timer | None = None
-        self._until = math.inf
+        self._until = -math.inf
         self._wall_ahead = clock.time() - clock.monotonic()
         self._judges_from = -math.inf
         self._thread = threading.Thread(target=self._run, name="offramp-leases", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Begin to renew a lease that was just taken."""
+        self._until = self._clock.monotonic() + self._lease_s
         self._schedule()
         self._thread.start()
 
