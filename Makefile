@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
+# How often make chaos kills.
+KILLS ?= 500
 # In CI a skipped test is a failed one: a missing tool may not turn the suite green.
 ifdef CI
 NO_SKIPS := -p tools.no_skips
@@ -15,7 +17,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check style types layers deps sizes docs fix bench lock clean
+.PHONY: help setup demo test chaos check style types layers deps sizes docs fix bench lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -43,6 +45,10 @@ demo: setup ## run the reference example, start to finish
 # worksteal: a few tests start real processes and take long; a free worker takes over what waits behind them.
 test: setup ## run the tests, in random order, on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
+
+# SEED=7 asks for the same again; without it one is drawn and printed.
+chaos: setup ## kill a service under load KILLS times, check every invariant
+	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
 

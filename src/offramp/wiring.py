@@ -16,11 +16,13 @@ from offramp.core.webhooks import parse_secrets
 from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.presence import Presence
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
+from offramp.execution.tenure import Tenure
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -32,6 +34,7 @@ from offramp.paths.webhooks import Announcer
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
+from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.leases import SQLiteLeases
 from offramp.stores.sqlite.outbox import SQLiteOutbox
 from offramp.stores.sqlite.writer import Writer
@@ -88,6 +91,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         control=control,
         loops=loops,
         lanes=lanes,
+        tenure=Tenure(),
         feed=feed,
         metrics=metrics,
     )
@@ -102,9 +106,9 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         queue_max=settings.queue_runs,
     )
     announcer = _announcer(process, outbox) if role != "worker" else None
-    engine = EmbeddedEngine(
-        member, store, leases, clock, deep, feed.notice, announcer.wake if announcer else lambda: None
-    )
+    wake = announcer.wake if announcer else lambda: None
+    presence = None if isinstance(store, MemoryStore) else Presence(embedded_folder(settings) / "alive", member_id)
+    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice, on_webhooks=wake, presence=presence)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -139,7 +143,8 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
             "(memory: is for tests in one process)"
         )
     database = Database(embedded_folder(settings))
-    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed)
+    crash = CrashPoint.armed(os.environ, role)
+    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 

@@ -295,4 +295,4 @@ async def test_a_lease_is_renewed_three_times_in_its_life_and_after_a_refusal():
     await eventually(lambda: len(found) >= 2)
     keeper.close()
     assert ledger.renewed[0] == 4.0
-    assert found[0] == {"held": True, "cancels": ["run_1"], "expired": ["dead"]}
+    assert found[0] == {"held_until": 4.0, "cancels": ["run_1"], "expired": ["dead"]}

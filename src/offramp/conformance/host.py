@@ -168,6 +168,12 @@ class ScriptedHost:
         """The runs that wait in place."""
         return [live.claim.record.id for live in self._lives if live.waiting]
 
+    def held(self, until: float) -> None:
+        """Scripted runs look at their lease when they write."""
+
+    async def confirm(self) -> None:
+        """The same."""
+
     def lost(self, lease: Lease) -> None:
         """The lease of a run is gone."""
         if lease.owner == self.owner:

@@ -17,9 +17,10 @@ from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost
 from offramp.execution.attempt import Attempt, RunFacts
 from offramp.execution.replay import ReplayOrder
+from offramp.execution.tenure import Tenure
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
 
@@ -64,12 +65,14 @@ class Scope:
         lanes: Lanes,
         clock: Clock,
         history: History,
+        tenure: Tenure | None = None,
     ) -> None:
         self.facts = facts
         self.journal = Journal(history.entries)
         self.log = log
         self.clock = clock
         self._lanes = lanes
+        self._tenure = tenure or Tenure()
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
@@ -226,6 +229,8 @@ class Scope:
     # Who may start a step, and when this execution ends. Called from the run loop and from the control loop.
 
     async def _enter(self, attempt: Attempt) -> None:
+        if not self._tenure.holds(self.clock.monotonic()):
+            await self._still_ours()
         with self._lock:
             if self.state == "open":
                 self.in_flight[attempt.key] = attempt
@@ -235,6 +240,13 @@ class Scope:
             self.parked += 1
         self._changed()
         await asyncio.get_running_loop().create_future()  # until the handoff cancels it
+
+    async def _still_ours(self) -> None:
+        """This process was silent for longer than its lease: another one may have finished the step meanwhile (D2)."""
+        try:
+            await self.log.durable()
+        except LeaseLost:
+            raise Handoff from None
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.live = False

@@ -6,7 +6,7 @@ import logging
 
 from offramp.core import events
 from offramp.core.timestamps import rfc3339
-from offramp.errors import StoreError
+from offramp.errors import LeaseLost, StoreError
 from offramp.execution.scope import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
@@ -24,6 +24,11 @@ class DeepPath(RunHost):
         self._process = process
         self._live = live
         self._starting = 0
+
+    @property
+    def starting(self) -> int:
+        """Claimed runs whose history is still being read."""
+        return self._starting
 
     @property
     def pipelines(self) -> list[str]:
@@ -91,6 +96,18 @@ class DeepPath(RunHost):
     def listening(self) -> list[str]:
         """The runs here that wait for something: they look again now and then, should a notification be lost."""
         return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
+
+    def held(self, until: float) -> None:
+        """The lease was renewed."""
+        self._process.tenure.extend(until)
+
+    async def confirm(self) -> None:
+        """Ask the store about each run; of one that is lost, it tells by itself."""
+        for commit in [run.log.durable() for run in self._live.all()]:
+            try:
+                await commit
+            except LeaseLost as error:
+                log.info("%s", error)
 
     def lost(self, lease: Lease) -> None:
         """Stop the execution whose lease is gone."""

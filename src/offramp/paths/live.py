@@ -100,7 +100,7 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, runlog, process.lanes, clock, history)
+        scope = Scope(facts, runlog, process.lanes, clock, history, process.tenure)
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],

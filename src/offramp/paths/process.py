@@ -9,6 +9,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
+from offramp.execution.tenure import Tenure
 from offramp.paths.deliver import Feed
 from offramp.ports.clock import Clock
 from offramp.ports.store import Store
@@ -29,5 +30,6 @@ class Process:
     control: LoopThread
     loops: RunLoops
     lanes: Lanes
+    tenure: Tenure
     feed: Feed
     metrics: Metrics

@@ -29,6 +29,9 @@ from offramp.settings import Settings
 
 log = logging.getLogger("offramp")
 
+ARRIVING_LOOK_S = 0.02
+"""How often a drain looks for runs that were still being accepted or claimed when it began."""
+
 
 class JoinedEngine(Engine, Protocol):
     """An engine that this process is a member of."""
@@ -232,24 +235,46 @@ class Service:
         await self._process.control.run(self._drain())
 
     async def _drain(self) -> None:
-        await self._engine.stop_taking()
-        leaving = [asyncio.ensure_future(self._send_away(run)) for run in self._live.all()]
-        if leaving:
-            _, late = await asyncio.wait(leaving, timeout=self.settings.drain_timeout)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning("steps in flight at the end of the drain are executed again; runs: %d", len(late))
+        try:
+            async with asyncio.timeout(self.settings.drain_timeout):
+                await self._engine.stop_taking()
+                await self._send_all_away()
+        except TimeoutError:
+            late = len(self._live.all())
+            log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
         for run in self._live.all():
             self._live.drop(run)
         self._process.feed.end()
 
+    async def _send_all_away(self) -> None:
+        """Every run, also those that were on their way in when the drain began."""
+        leaving: dict[LiveRun, asyncio.Task[None]] = {}
+        try:
+            while True:
+                arriving = self._desk.arriving + self._deep.starting  # looked at first: they are live when they are not
+                for run in self._live.all():
+                    if run not in leaving:
+                        leaving[run] = asyncio.ensure_future(self._send_away(run))
+                waiting = [task for task in leaving.values() if not task.done()]
+                if waiting:
+                    await asyncio.wait(waiting, timeout=ARRIVING_LOOK_S if arriving else None)
+                elif arriving:
+                    await asyncio.sleep(ARRIVING_LOOK_S)
+                else:
+                    return
+        finally:
+            for task in leaving.values():
+                task.cancel()
+
     async def _send_away(self, run: LiveRun) -> None:
-        if run.record.path == "fast":
-            await self._off_ramp.demote(run, "drain")
-        else:
-            await self._off_ramp.hand_over(run)
-        await run.gone
+        away = self._off_ramp
+        leaving = asyncio.ensure_future(away.demote(run, "drain") if run.record.path == "fast" else away.hand_over(run))
+        try:
+            await run.gone
+            if not run.execution.finished:
+                await leaving  # it left, and is given back now
+        finally:
+            leaving.cancel()
 
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""

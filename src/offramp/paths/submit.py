@@ -40,6 +40,8 @@ class Desk:
         self._engine = engine
         self._open_runs = OpenRuns(process.store, process.clock, process.settings.tenant_runs)
         self.closed = False
+        self.arriving = 0
+        """Requests that were let in and whose runs have not begun yet."""
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; `watcher` gets the exception, should the run fail in this process.
@@ -54,6 +56,13 @@ class Desk:
         """
         if self.closed:
             raise Overloaded("this gateway is stopping; another one takes the request", retry_after=1.0)
+        self.arriving += 1
+        try:
+            return await self._take(submission, watcher)
+        finally:
+            self.arriving -= 1
+
+    async def _take(self, submission: Submission, watcher: Watcher | None) -> Accepted:
         spec = self._pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
         if spec.signature.runs_user_code:

@@ -55,6 +55,12 @@ class RunHost(Protocol):
     def listening(self) -> list[str]:
         """The runs executing here that may be waiting for a signal."""
 
+    def held(self, until: float) -> None:
+        """This process holds what it executes until then, on the monotonic clock; past it, no step starts unasked."""
+
+    async def confirm(self) -> None:
+        """This process may have lost what it executes: find out which runs, and stop those."""
+
     def lost(self, lease: Lease) -> None:
         """Stop the execution that holds this lease, as it is gone, without writing anything more (N8).
 

@@ -16,6 +16,7 @@ from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.engines.embedded.hints import Hints, Kind
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.embedded.presence import Presence
 from offramp.errors import LeaseLost, Overloaded, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
@@ -51,6 +52,7 @@ class EmbeddedEngine:
         host: what executes runs here.
         on_events: told which runs have new events that another process wrote.
         on_webhooks: told that another process made a webhook due.
+        presence: how others see that this process lives; None where it is alone.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class EmbeddedEngine:
         clock: Clock,
         host: RunHost,
         on_events: Callable[[Sequence[str]], object],
+        *,
         on_webhooks: Callable[[], object] = lambda: None,
+        presence: Presence | None = None,
     ) -> None:
         self._member = member
         self._store = store
@@ -70,12 +74,14 @@ class EmbeddedEngine:
         self._host = host
         self._on_events = on_events
         self._on_webhooks = on_webhooks
+        self._presence = presence
         self._hints = Hints(self._hinted)
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at = clock.time()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._taker: asyncio.Task[None] | None = None
         self._taking = False
         self._queued = 0
         self._queue_counted_at = -COUNT_EVERY_S
@@ -87,18 +93,23 @@ class EmbeddedEngine:
         self._loop = asyncio.get_running_loop()
         self._taking = self._member.works
         await self._hints.start()
+        if self._presence is not None:
+            self._presence.open()
         await self._register()
         await self._refresh_peers()
         self._store.listen(self._written)
         self._keeper.start()
         self._hints.send("hello")
+        self._spawn(self._look_around())
         if self._taking:
-            self._spawn(self._take_runs())
+            self._taker = self._spawn(self._take_runs())
 
     async def stop_taking(self) -> None:
         """Claim no further run; others may not wait for this process to be warm any more."""
         self._taking = False
         self._wake.set()
+        if self._taker is not None:
+            await asyncio.wait([self._taker])  # what it is just claiming begins here
         await self._register()
 
     async def close(self) -> None:
@@ -110,6 +121,8 @@ class EmbeddedEngine:
         with contextlib.suppress(StoreError):
             if await self._leases.retire(self._member.id):
                 self._hints.send("work")
+        if self._presence is not None:
+            self._presence.close()
         self._hints.close()
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
@@ -263,14 +276,16 @@ class EmbeddedEngine:
     def _written(self, batches: list[Batch]) -> None:
         self._hints.send("events", [batch.run_id for batch in batches])
 
-    def _renewed(self, *, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> None:
+    def _renewed(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> None:
         """On the lease thread."""
         loop = self._loop
         if loop is None or loop.is_closed():
             return
-        if not held:
+        if held_until is not None:
+            self._host.held(held_until)
+        else:
             log.warning("this process was silent for longer than its lease; its runs were taken over")
-            loop.call_soon_threadsafe(lambda: self._spawn(self._register()))
+            loop.call_soon_threadsafe(lambda: self._spawn(self._rejoin()))
         for run_id in cancels:
             self._host.cancel(run_id)
         if expired:
@@ -280,7 +295,13 @@ class EmbeddedEngine:
             self._host.notice(run_id)
         loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
 
+    async def _rejoin(self) -> None:
+        """Stop what others have by now, then be known again."""
+        await self._host.confirm()
+        await self._register()
+
     async def _register(self) -> None:
+        until = self._clock.monotonic() + self._member.lease_s
         await self._leases.register(
             Owner(
                 self._member.id,
@@ -291,10 +312,12 @@ class EmbeddedEngine:
                 self._started_at,
             )
         )
+        self._host.held(until)
 
     async def _look_around(self) -> None:
-        """Who else is there, and which runs met their deadline while nobody executed them."""
+        """Who else is there, who died, and which runs met their deadline while nobody executed them."""
         try:
+            await self._take_back()
             await self._refresh_peers()
             now = self._clock.time()
             for run_id in await self._leases.overdue(now):
@@ -304,10 +327,20 @@ class EmbeddedEngine:
         except StoreError as error:
             log.error("%s", error)  # noqa: TRY400 - an operator's matter
 
+    async def _take_back(self) -> None:
+        """Queue at once what processes held that died without leaving."""
+        if self._presence is None:
+            return
+        for owner in self._presence.dead():
+            count = await self.retire(owner)
+            self._presence.bury(owner)
+            log.warning("%s died; runs taken back: %d", owner, count)
+
     async def _refresh_peers(self) -> None:
         self._hints.peers(owner.port for owner in await self._leases.owners())
 
-    def _spawn(self, coroutine: object) -> None:
+    def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

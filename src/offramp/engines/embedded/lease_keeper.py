@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from typing import Protocol
@@ -19,8 +20,8 @@ RENEWALS_PER_LEASE = 3
 class Found(Protocol):
     """What is done with what a renewal found."""
 
-    def __call__(self, *, held: bool, cancels: Sequence[str], expired: Sequence[str]) -> object:
-        """Whether the lease still held, the runs to cancel, the owners whose lease had run out."""
+    def __call__(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> object:
+        """Until when the lease holds, None if it was lost; the runs to cancel; the owners whose lease had run out."""
 
 
 class LeaseKeeper:
@@ -50,10 +51,14 @@ class LeaseKeeper:
         self._due = threading.Event()
         self._closing = False
         self._timer: Timer | None = None
+        self._until = -math.inf
+        self._wall_ahead = clock.time() - clock.monotonic()
+        self._judges_from = -math.inf
         self._thread = threading.Thread(target=self._run, name="offramp-leases", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Begin to renew a lease that was just taken."""
+        self._until = self._clock.monotonic() + self._lease_s
         self._schedule()
         self._thread.start()
 
@@ -70,11 +75,25 @@ class LeaseKeeper:
             # The next renewal is set before this one, which may have to wait for the disk.
             self._schedule()
             try:
-                now = self._clock.time()
+                now, began = self._clock.time(), self._clock.monotonic()
+                judges = self._judges(now, began)
                 held, cancels = self._leases.renew(self._owner, now + self._lease_s)
-                self._found(held=held, cancels=cancels, expired=self._leases.expire(now))
+                self._until = began + self._lease_s
+                expired = self._leases.expire(now) if judges else ()
+                self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
             except StoreError as error:
                 log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
+
+    def _judges(self, now: float, began: float) -> bool:
+        """Whether others may be called silent: not before they could renew, if it was this process or its clock.
+
+        Who was stopped while it held the database's write lock, for example, has kept everybody from renewing.
+        """
+        wall_ahead, before = now - began, self._wall_ahead
+        self._wall_ahead = wall_ahead
+        if began >= self._until or abs(wall_ahead - before) > self._lease_s / RENEWALS_PER_LEASE:
+            self._judges_from = began + self._lease_s
+        return began >= self._judges_from
 
     def close(self) -> None:
         """End the thread."""

@@ -41,16 +41,18 @@ class SQLiteLeases:
         self._own = database.connect()
         self._own_lock = threading.Lock()
 
-    async def _change(self, function: Callable[[sqlite3.Connection, Transaction], T], *, durable: bool = False) -> T:
+    async def _change(
+        self, point: str, function: Callable[[sqlite3.Connection, Transaction], T], *, durable: bool = False
+    ) -> T:
         commit: Commit[T] = Commit()
-        self._writer.put(Call(function, durable, commit))
+        self._writer.put(Call(function, durable, commit, point))
         return await commit
 
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
         values = (owner.id, owner.kind, owner.port, int(owner.ready), owner.expires_at, owner.started_at)
         statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?)"
-        await self._change(lambda connection, _: connection.execute(statement, values).rowcount)
+        await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
@@ -83,7 +85,7 @@ class SQLiteLeases:
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
-        return await self._change(lambda connection, _: _retire(connection, owner), durable=True)
+        return await self._change("retire", lambda connection, _: _retire(connection, owner), durable=True)
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -114,7 +116,7 @@ class SQLiteLeases:
         )
         if not await self._database.read(lambda connection: connection.execute(query, (*pipelines, now)).fetchone()):
             return []
-        return await self._change(change)
+        return await self._change("claim", change)
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
@@ -124,7 +126,7 @@ class SQLiteLeases:
             row = connection.execute(free, (run_id,)).fetchone()
             return None if row is None else _take(connection, transaction, owner, run_id, now)
 
-        return await self._change(change)
+        return await self._change("claim", change)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
@@ -144,7 +146,7 @@ class SQLiteLeases:
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
             transaction.forget(lease.run_id)
 
-        await self._change(change, durable=True)
+        await self._change("release" if parked is None else "park", change, durable=True)
 
     async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
         """Keep a signal and wake its run if that is parked."""
@@ -161,7 +163,7 @@ class SQLiteLeases:
                 record.status = "queued"
             return record
 
-        return await self._change(change, durable=True)
+        return await self._change("signal", change, durable=True)
 
     async def queued(self, at_most: int) -> int:
         """How many runs are queued, counted no further than `at_most`."""
@@ -186,7 +188,7 @@ class SQLiteLeases:
             row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
             return None if row is None else decode_record(row)
 
-        return await self._change(change, durable=True)
+        return await self._change("cancel", change, durable=True)
 
     def leave(self) -> None:
         """Close the connection of the lease thread."""

@@ -62,11 +62,15 @@ class Sync:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Run statements between the others, in order; they may take and give up runs through the transaction."""
+    """Run statements between the others, in order; they may take and give up runs through the transaction.
+
+    `point` names what they write, see `crash_points`.
+    """
 
     function: Callable[[sqlite3.Connection, Transaction], Any]
     durable: bool
     commit: Commit[Any]
+    point: str = ""
 
 
 Operation = Create | Append | Finish | Sync | Call

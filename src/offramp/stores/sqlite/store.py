@@ -98,7 +98,7 @@ class SQLiteStore:
                 raise LeaseLost(f"{lease.run_id} cannot be demoted here: another process owns it now")
 
         commit: Commit[None] = Commit()
-        self._writer.put(Call(change, durable=True, commit=commit))
+        self._writer.put(Call(change, durable=True, commit=commit, point="adopt"))
         return commit
 
     async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
@@ -219,7 +219,7 @@ class SQLiteStore:
             return len(due)
 
         commit: Commit[int] = Commit()
-        self._writer.put(Call(change, durable=False, commit=commit))
+        self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
 
     def listen(self, listener: Listener) -> None:

@@ -17,6 +17,7 @@ from offramp.errors import StoreError
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
 
@@ -35,11 +36,18 @@ class Writer:
         sync_every: seconds.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
         committed: told the operations and seconds of each commit.
+        crash: where a test wants this process to be killed.
     """
 
     def __init__(
-        self, database: Database, sync_every: float, backlog_bytes: int, committed: Callable[[int, float], object]
+        self,
+        database: Database,
+        sync_every: float,
+        backlog_bytes: int,
+        committed: Callable[[int, float], object],
+        crash: CrashPoint | None = None,
     ) -> None:
+        self._path = database.path
         self._connection = database.connect()
         self._sync_every = sync_every
         self._backlog_bytes = backlog_bytes
@@ -57,6 +65,7 @@ class Writer:
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
         self._committed = committed
+        self._crash = crash
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
 
@@ -140,7 +149,11 @@ class Writer:
                 # A transaction that changes nothing would not reach the disk, nor take anything before it there; and
                 # what does change something cannot be told from outside, as a row may be written again as it was.
                 self._connection.execute("UPDATE syncs SET count = count + 1")
+            if self._crash is not None:
+                self._crash.reach(self._connection, operations, "before")
             self._connection.execute("COMMIT")
+            if self._crash is not None:
+                self._crash.reach(self._connection, operations, "after")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -172,14 +185,15 @@ class Writer:
 
     def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
         """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
+        problem = f"the database {str(self._path)!r} cannot be written: {error}"
         now = time.monotonic()
         if now - self._told_at > 5:
             self._told_at = now
-            log.error("the database cannot be written: %s. Accepted runs wait; free space or mend the disk", error)
+            log.error("%s. Accepted runs wait; free space or mend the disk", problem)
         kept = [operation for operation in operations if isinstance(operation, (Append, Finish, Sync))]
         for operation in operations:
             if isinstance(operation, (Create, Call)):
-                self._refuse(operation, StoreError(f"the database cannot be written: {error}"))
+                self._refuse(operation, StoreError(problem))
         with self._lock:
             self._operations.extendleft(reversed(kept))
             closing = self._closing

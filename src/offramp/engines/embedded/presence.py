@@ -1,0 +1,84 @@
+"""Tells the dead from the silent: each process holds a lock on a file of its own, which the system frees when it dies.
+
+What a killed process held then goes on at once, instead of when its lease runs out. Where there are no such locks
+(Windows, a folder that cannot be written), the leases alone decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+log = logging.getLogger("offramp")
+
+
+class Presence:
+    """This process's lock, and a look at those of the others.
+
+    Args:
+        folder: where the files are, one per process; made if it is not there.
+        owner: this process's id.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self._folder = folder
+        self._path = folder / quote(owner, safe="")
+        self._own: int | None = None
+        self._dead: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Be seen, before the first lease is taken."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._own = _locked(self._path, os.O_CREAT)
+        except OSError as error:
+            log.warning("%s: %s; should this process be killed, its lease has to run out", self._folder, error.strerror)
+
+    def dead(self) -> list[str]:
+        """The ids of processes that ended without leaving; each is told to one process alone, until it is buried."""
+        if self._own is None:
+            return []
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                owner = unquote(path.name)
+                if path != self._path and owner not in self._dead:
+                    with contextlib.suppress(OSError):  # gone, or locked: alive
+                        self._dead[owner] = _locked(path)
+        return list(self._dead)
+
+    def bury(self, owner: str) -> None:
+        """What a dead process held has been given back: nobody needs to hear of it any more."""
+        _remove(self._folder / quote(owner, safe=""), self._dead.pop(owner))
+
+    def close(self) -> None:
+        """Leave."""
+        while self._dead:
+            os.close(self._dead.popitem()[1])
+        if self._own is not None:
+            _remove(self._path, self._own)
+            self._own = None
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """A descriptor that holds the file's lock and is not inherited; an OSError if another process holds it."""
+    if sys.platform == "win32":
+        raise OSError(0, "no file locks here")
+    import fcntl
+
+    file = os.open(path, os.O_RDWR | flags, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _remove(path: Path, file: int) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(file)

@@ -1,0 +1,125 @@
+"""Named points at which a test kills this process: before and after the commit of each kind of write. Off by default.
+
+Owns the names and the kill. Armed by a variable that is for tests alone, so it is no setting.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from offramp.core.names import did_you_mean
+from offramp.errors import SettingsError
+from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+
+VARIABLE = "OFFRAMP_CRASH_AT"
+"""`[ROLE/]POINT.before` or `.after`, then `:N` for the Nth time in a process: `worker/claim.after`, `step.before:3`."""
+MARK = "OFFRAMP_CRASH_MARK"
+"""A file for the id of the first process that reaches its point; where it exists, nobody is killed any more."""
+
+POINTS: dict[str, str] = {
+    "submit": "a new run with its first event and its idempotency key",
+    "event": "an event alone: a step began, emitted something, is retried; a run was resumed",
+    "step": "a finished step or journaled value, with its event",
+    "deliver": "the same of a step that was in flight when its run was demoted, from the process that demoted it",
+    "sync": "nothing new: all that was written before reaches the disk, as a demotion and an effect ask first",
+    "adopt": "the engine owns a demoted run",
+    "demoted": "`run.demoted` is in the event log",
+    "release": "a run is given back for any worker to take",
+    "park": "a run is given back until a time, or a signal",
+    "claim": "queued runs change hands",
+    "finish": "a run's outcome with its terminal event",
+    "signal": "a signal sent to a run",
+    "cancel": "the wish that a run be cancelled",
+    "register": "a process is known",
+    "retire": "what a dead process held is queued",
+    "purge": "what is past its retention is removed",
+}
+When = Literal["before", "after"]
+
+
+class CrashPoint:
+    """Kills this process when its writer reaches one point.
+
+    Args:
+        point: one of `POINTS`.
+        when: before or after the commit.
+        count: how many times the point has to be reached.
+        mark: see `MARK`.
+        kill: what is done then.
+    """
+
+    def __init__(
+        self, point: str, when: When, count: int, mark: str | None = None, kill: Callable[[], object] | None = None
+    ) -> None:
+        self._point = point
+        self._when = when
+        self._left = count
+        self._mark = mark
+        self._kill = kill or _kill
+
+    @classmethod
+    def armed(cls, environment: Mapping[str, str], role: str) -> CrashPoint | None:
+        """What the environment asks for in a process of this role; None almost always.
+
+        Raises:
+            SettingsError: it asks for something that is not there.
+        """
+        wanted = environment.get(VARIABLE)
+        if not wanted:
+            return None
+        place, _, count = wanted.partition(":")
+        where, _, name = place.rpartition("/")
+        point, _, when = name.partition(".")
+        if point not in POINTS:
+            raise SettingsError(f"{VARIABLE}: no point {point!r}; {did_you_mean(point, POINTS)}")
+        if when not in {"before", "after"} or not (count or "1").isdigit():
+            raise SettingsError(f"{VARIABLE} is [ROLE/]POINT.before or POINT.after, then :N; got {wanted!r}")
+        if where not in {"", role}:
+            return None
+        return cls(point, "before" if when == "before" else "after", int(count or 1), environment.get(MARK))
+
+    def reach(self, connection: sqlite3.Connection, operations: Sequence[Operation], when: When) -> None:
+        """Called by the writer around each commit."""
+        if when != self._when:
+            return
+        self._left -= sum(point_of(operation, connection) == self._point for operation in operations)
+        if self._left <= 0 and self._first():
+            self._kill()
+
+    def _first(self) -> bool:
+        if self._mark is None:
+            return True
+        try:
+            mark = os.open(self._mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return False
+        os.write(mark, b"%d" % os.getpid())
+        os.close(mark)
+        return True
+
+
+def point_of(operation: Operation, connection: sqlite3.Connection) -> str:
+    """The name of what an operation writes."""
+    if isinstance(operation, Call):
+        return operation.point
+    if isinstance(operation, Append):
+        if operation.entry is not None:
+            return "deliver" if _is_delivered(operation, connection) else "step"
+        return "demoted" if operation.event is not None and operation.event.type == "run.demoted" else "event"
+    points: dict[type[Operation], str] = {Create: "submit", Finish: "finish", Sync: "sync"}
+    return points[type(operation)]
+
+
+def _is_delivered(operation: Append, connection: sqlite3.Connection) -> bool:
+    # A demoted run's first lease is still the one it began with: its token grows when a worker claims it.
+    lease = operation.lease
+    query = "SELECT 1 FROM runs WHERE id = ? AND token = 1 AND demotion IS NOT NULL"
+    return lease.token == 1 and connection.execute(query, (lease.run_id,)).fetchone() is not None
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

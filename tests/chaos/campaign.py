@@ -1,0 +1,208 @@
+"""A seeded campaign of kills against `offramp serve` under load; every invariant is checked at its end.
+
+`make chaos KILLS=500 SEED=7`, or `python -m tests.chaos.campaign --kills 500 --seed 7`. The seed decides what is asked
+for and what is killed when; what the machine makes of it differs from time to time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.chaos.client import Client, Seen, any_run
+from tests.chaos.invariants import Recorded, violations
+from tests.chaos.serving import GUARD_S, LEASE_S, Serving
+
+OPEN_RUNS = 20
+SHOWN_MAX = 50
+RECOVERY_S = 10.0
+"""How long after the last restart an acknowledged run may take to end by itself."""
+HARM = {
+    "worker": 35,
+    "gateway": 20,
+    "everything": 20,
+    "lane": 8,
+    "drain": 10,
+    "stopped worker": 4,
+    "stopped gateway": 3,
+}
+
+
+class Campaign:
+    """Load, harm, and then a calm in which everything has to end.
+
+    Args:
+        home: an empty folder.
+        seed: of every choice.
+        kills: how often something is killed, drained or stopped.
+    """
+
+    def __init__(self, home: Path, seed: int, kills: int) -> None:
+        self.dice = random.Random(seed)
+        self.kills = kills
+        self.serving = Serving(home)
+        self.seen: list[Seen] = []
+        self.harm: Counter[str] = Counter()
+        self.found: list[str] = []
+        self.calm_s = 0.0
+        self._signals = False
+
+    async def run(self) -> list[str]:
+        """The violations."""
+        try:
+            await asyncio.to_thread(self._up)
+            async with Client(self.serving.url) as client:
+                document = (await client.http.get(f"{self.serving.url}/openapi.json")).json()
+                self._signals = any("/signals/" in path for path in document["paths"])
+                tasks = [asyncio.create_task(self._ask(client)) for _ in range(OPEN_RUNS)]
+                for _ in range(self.kills):
+                    await asyncio.sleep(self.dice.choice([0.05, 0.2, 0.5, 0.9]) * self.dice.random())
+                    await self._harm()
+                await self._calm(client, tasks)
+            if code := await asyncio.to_thread(self.serving.terminate):
+                self.found.append(f"SIGTERM at the end: exit code {code}\n{self.serving.log.read_text()[-2000:]}")
+        finally:
+            self.serving.close()
+        self.found += violations(self.serving.home, self.seen, self.serving.interruptions, self.serving.silent())
+        return self.found
+
+    def _up(self) -> None:
+        self.serving.start()
+        self.serving.wait_until_up()
+
+    async def _ask(self, client: Client) -> None:
+        while not client.quiet.is_set():
+            one = Seen(any_run(self.dice, signals=self._signals))
+            self.seen.append(one)
+            await self._through(client, one)
+
+    async def _through(self, client: Client, one: Seen) -> None:
+        following = asyncio.ensure_future(client.follow(one))
+        if one.asked.pipeline == "approval":
+            while one.run is None and not following.done():
+                await asyncio.wait([following], timeout=0.05)
+            if one.run is not None:
+                await asyncio.wait([following], timeout=self.dice.random())
+                await client.signal(one.run, "approved", "yes")
+                await client.signal(one.run, "released", "now")
+        try:
+            await following
+        except asyncio.CancelledError:
+            following.cancel()
+            raise
+
+    # Harm. Each restart is awaited, so that runs get somewhere.
+
+    async def _harm(self) -> None:
+        kind = self.dice.choices(list(HARM), list(HARM.values()))[0]
+        serving = self.serving
+        if not serving.alive:
+            self.found.append(f"the gateway ended by itself:\n{serving.log.read_text()[-3000:]}")
+            await asyncio.to_thread(self._up)
+        workers = serving.worker_pids()
+        lanes = serving.lane_pids()
+        if kind == "lane" and lanes:
+            serving.kill(self.dice.choice(lanes))
+        elif kind in {"worker", "lane"} and workers:
+            serving.kill(self.dice.choice(workers))
+        elif kind == "stopped worker" and workers:
+            with serving.stopped(self.dice.choice(workers)):
+                await asyncio.sleep(LEASE_S * (1.2 + self.dice.random()))
+        elif kind == "stopped gateway":
+            with serving.stopped(serving.pid):
+                await asyncio.sleep(LEASE_S * (1.2 + self.dice.random()))
+        elif kind == "drain":
+            if code := await asyncio.to_thread(serving.terminate):
+                self.found.append(f"SIGTERM: exit code {code}\n{serving.log.read_text()[-2000:]}")
+            await asyncio.to_thread(self._up)
+        elif kind == "gateway":
+            serving.family()
+            serving.kill(serving.pid)
+            await asyncio.to_thread(self._up)
+        else:
+            kind = "everything"
+            serving.kill_all()
+            await asyncio.to_thread(self._up)
+        self.harm[kind] += 1
+
+    async def _calm(self, client: Client, tasks: list[asyncio.Task[None]]) -> None:
+        """Nothing is killed any more: what was acknowledged ends by itself, and soon."""
+        client.quiet.set()
+        began = time.monotonic()
+        _, late = await asyncio.wait(tasks, timeout=RECOVERY_S)
+        self.calm_s = time.monotonic() - began
+        if late:
+            self.found.append(f"{len(late)} runs did not end within {RECOVERY_S:g} s of the last restart")
+            await asyncio.wait(late, timeout=GUARD_S)
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                self.found.append(f"a client failed: {result!r}")
+        await self._until_all_ended()
+        for one in self.seen:
+            if one.run is not None and not one.wrong:
+                await client.look_back(one)
+
+    async def _until_all_ended(self) -> None:
+        """Runs whose acknowledgement was lost in a crash must end too."""
+        ends_at = time.monotonic() + RECOVERY_S
+        while time.monotonic() < ends_at:
+            runs = Recorded(self.serving.home / "data" / "offramp.db").runs.values()
+            if all(run["finished_at"] is not None for run in runs):
+                return
+            await asyncio.sleep(0.2)
+
+    def summary(self) -> str:
+        outcomes = Counter(str(one.outcome) for one in self.seen)
+        harm = ", ".join(f"{count} {kind}" for kind, count in self.harm.most_common())
+        ended = ", ".join(f"{count} {kind}" for kind, count in outcomes.most_common())
+        lines = [
+            f"{sum(self.harm.values())} kills: {harm}",
+            f"{len(self.seen)} runs: {ended}; all ended {self.calm_s:.1f} s after the last kill",
+            f"{len(self.found)} violations",
+        ]
+        if self.serving.silent():
+            lines.append(f"note: {len(self.serving.silent())} processes lost their lease because the machine was busy")
+        return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - a program
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--kills", type=int, default=500)
+    arguments.add_argument("--seed", type=int, default=None)
+    arguments.add_argument("--keep", help="a folder for data and logs, kept; a temporary one otherwise")
+    given = arguments.parse_args()
+    seed = random.SystemRandom().randrange(1 << 32) if given.seed is None else given.seed
+    say(f"seed {seed}, {given.kills} kills")
+    home = Path(given.keep or tempfile.mkdtemp(prefix="offramp-chaos-"))
+    home.mkdir(parents=True, exist_ok=True)
+    campaign = Campaign(home, seed, given.kills)
+    found = asyncio.run(campaign.run())
+    for line in found[:SHOWN_MAX]:
+        say(line[:1000])
+    say(campaign.summary())
+    if not found and not given.keep:
+        shutil.rmtree(home, ignore_errors=True)
+    elif found:
+        campaign.serving.write_interruptions()
+        say(f"data and logs: {home}; again: make chaos KILLS={given.kills} SEED={seed}")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)

@@ -1,0 +1,224 @@
+"""`offramp serve` as a set of processes that a test kills, stops and starts again, over one data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+APP = Path(__file__).with_name("pipelines.py")
+GUARD_S = 40.0
+LEASE_S = 1.0
+PORTS = (20_000, 32_000)
+"""Below the range from which Linux takes the ports of outgoing connections."""
+
+
+class Interruption(NamedTuple):
+    """What was done to a process, and when, on the monotonic clock; `until` where it was only stopped for a while."""
+
+    pid: int
+    how: str
+    at: float
+    until: float
+
+
+def free_port() -> int:
+    while True:
+        port = random.randint(*PORTS)
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Serving:
+    """One `offramp serve` after another, in one folder and on one port."""
+
+    def __init__(self, home: Path, *, workers: int = 2, port: int | None = None, **settings: object) -> None:
+        self.home = home
+        self.data = home / "data"
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.workers = workers
+        self.interruptions: list[Interruption] = []
+        self.started_at = 0.0
+        self.log = home / "log"
+        self._settings = {"lease": LEASE_S, "poll": 0.2, "heartbeat": 1, "processes": 1, "drain_timeout": 10} | settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._known: dict[int, psutil.Process] = {}
+        self._gateways: dict[Path, int] = {}
+
+    # Starting.
+
+    def start(self, **environment: str) -> None:
+        self.log = self.home / f"log-{self.port}-{len(self._gateways) + 1}"
+        variables = {f"OFFRAMP_{name.upper()}": str(value) for name, value in self._settings.items()}
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("OFFRAMP_")}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "offramp", "serve", str(APP)),
+                    *("--port", str(self.port), "--data", str(self.data), "--workers", str(self.workers)),
+                ],
+                env={**plain, "PYTHONUNBUFFERED": "1", "CHAOS_HOME": str(self.home), **variables, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.home,
+                start_new_session=True,
+            )
+        self.started_at = time.monotonic()
+        self._gateways[self.log] = self._process.pid
+        self._watch(self._process.pid)
+
+    def is_up(self) -> bool:
+        with (
+            contextlib.suppress(OSError, HTTPException),
+            contextlib.closing(HTTPConnection("127.0.0.1", self.port, timeout=2)) as connection,
+        ):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        return False
+
+    def wait_until_up(self) -> None:
+        ends_at = time.monotonic() + GUARD_S
+        while not self.is_up():
+            assert self.alive, f"serve ended by itself:\n{self.log.read_text()}"
+            assert time.monotonic() < ends_at, f"not ready in {GUARD_S} s:\n{self.log.read_text()}"
+            time.sleep(0.02)
+        self.family()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    # Its processes.
+
+    def _watch(self, pid: int) -> psutil.Process | None:
+        with contextlib.suppress(psutil.Error):
+            return self._known.setdefault(pid, psutil.Process(pid))
+        return None
+
+    def family(self) -> list[psutil.Process]:
+        """The gateway and everything below it, workers first."""
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.pid).children(recursive=True):
+                self._watch(child.pid)
+        return [process for process in reversed(self._known.values()) if _runs(process)]
+
+    def _with(self, word: str) -> list[int]:
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                if word in process.cmdline():
+                    found.append(process.pid)
+        return found
+
+    def worker_pids(self) -> list[int]:
+        below = set()
+        with contextlib.suppress(psutil.Error):
+            below = {child.pid for child in psutil.Process(self.pid).children()}
+        return [pid for pid in self._with("worker") if pid in below]
+
+    def lane_pids(self) -> list[int]:
+        return self._with("--multiprocessing-fork")
+
+    # Harm.
+
+    def _kill(self, pid: int, how: str) -> None:
+        at = time.monotonic()  # before: this process may have to wait for its turn before it can look again
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            self.interruptions.append(Interruption(pid, how, at, time.monotonic()))
+
+    def kill(self, pid: int) -> None:
+        self._kill(pid, "killed")
+        if pid == self.pid and self._process is not None:
+            self._process.wait(GUARD_S)
+
+    def kill_all(self) -> None:
+        """SIGKILL for the gateway, its workers and their process lanes, as of a machine that goes down."""
+        family = self.family()
+        if self._process is not None and self.alive:
+            self._kill(self.pid, "killed")
+        for process in family:
+            if process.pid != self.pid and _runs(process):
+                self._kill(process.pid, "killed")
+        if self._process is not None:
+            self._process.wait(GUARD_S)
+
+    @contextlib.contextmanager
+    def stopped(self, pid: int) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        at = time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.interruptions.append(Interruption(pid, "stopped", at, time.monotonic()))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def crashed(self, pid: int) -> None:
+        """Note that a process of this start ended at an armed point; if it was the gateway, wait for that."""
+        assert self._process is not None
+        self.family()
+        if pid == self.pid:
+            assert self._process.wait(GUARD_S) == -signal.SIGKILL, self.log.read_text()
+        self.interruptions.append(Interruption(pid, "crashed", self.started_at, time.monotonic()))
+
+    def terminate(self) -> int:
+        """SIGTERM and the exit code."""
+        assert self._process is not None
+        self.family()
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(GUARD_S)
+
+    def write_interruptions(self) -> None:
+        (self.home / "interruptions").write_text("\n".join(map(str, self.interruptions)))
+
+    def close(self) -> None:
+        """Leave nothing behind, stopped processes included."""
+        self.family()
+        if self._process is not None and self.alive:
+            self._process.kill()
+            self._process.wait(GUARD_S)
+        for process in self._known.values():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def silent(self) -> set[int]:
+        """Processes that lost their lease without being stopped here: the machine did not let them run in time."""
+        found: set[int] = set()
+        for log, gateway in self._gateways.items():
+            pids: dict[str, int] = {}
+            for line in log.read_text(errors="replace").splitlines():
+                if started := re.search(r"(worker \d+) started \(pid (\d+)\)", line):
+                    pids[started[1]] = int(started[2])
+                elif "silent for longer than its lease" in line:
+                    who = re.search(r"(worker \d+)  ", line)
+                    found.add(pids.get(who[1], 0) if who else gateway)
+        return found - {item.pid for item in self.interruptions if item.how == "stopped"}
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,142 @@
+"""A process that was stopped for longer than its lease repeats nothing, and does not call others silent for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from offramp import App
+from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.paths.submission import Submission
+from offramp.testing import FakeClock
+from tests.support import GUARD_S, Files, Signal, assert_one_log, eventually, frames_of, member
+
+LEASE_S = 10.0
+
+
+class Ledger:
+    """What a keeper asks of the leases, round by round; `renewing` runs inside each renewal."""
+
+    def __init__(self):
+        self.rounds = threading.Semaphore(0)
+        self.judged = []
+
+    def renew(self, owner, expires_at):
+        return True, []
+
+    def expire(self, now):
+        self.judged.append(now)
+        return []
+
+    def found(self, **_):
+        self.rounds.release()
+
+
+@pytest.fixture
+def keeper():
+    clock, ledger = FakeClock(), Ledger()
+    made = LeaseKeeper(ledger, clock, "me", LEASE_S, ledger.found)
+    made.start()
+
+    def after(seconds):
+        """How many rounds judged others, once one more is over, this long after the last."""
+        clock.advance(seconds)
+        assert ledger.rounds.acquire(timeout=GUARD_S)
+        return len(ledger.judged)
+
+    after.clock = clock
+    yield after
+    made.close()
+
+
+def test_whoever_renews_in_time_releases_what_silent_processes_held(keeper):
+    assert [keeper(LEASE_S / 3) for _ in range(3)] == [1, 2, 3]
+
+
+def test_whoever_was_silent_from_its_start_lets_the_others_renew_first(keeper):
+    assert [keeper(LEASE_S * 2), keeper(LEASE_S / 3)] == [0, 0]
+
+
+def test_whoever_was_silent_itself_lets_the_others_renew_first(keeper):
+    assert keeper(LEASE_S / 3) == 1
+    assert keeper(LEASE_S * 2) == 1
+    assert [keeper(LEASE_S / 3) for _ in range(4)] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_nobody_is_called_silent_because_the_wall_clock_jumped(keeper, jump):
+    assert keeper(LEASE_S / 3) == 1
+    keeper.clock.set_wall(keeper.clock.time() + jump)
+    assert [keeper(LEASE_S / 3) for _ in range(5)] == [1, 1, 1, 2, 3]
+
+
+async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
+    app, begun, gate, executed, clock = App("silent"), Signal(), Signal(), [], FakeClock()
+
+    @app.step
+    async def first() -> None:
+        executed.append("first")
+        begun.set()
+        await gate.wait()
+
+    @app.step
+    async def second() -> None:
+        executed.append("second")
+
+    @app.pipeline
+    async def pipe() -> None:
+        await first()
+        await second()
+
+    files = Files(tmp_path)
+    try:
+        async with member(app, tmp_path, "gateway", clock=clock) as gateway:
+            run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+            await begun.wait()
+            # What a SIGSTOP does: the time passes for everybody else, and its own renewals stand still.
+            gateway._engine._keeper.close()
+            gateway._process.tenure.extend(clock.monotonic())
+            await files.leases.retire(gateway.id)
+            [claim] = await files.leases.claim("other", 1, ["pipe"], clock.time())
+            gate.set()
+            await eventually(lambda: not gateway._live.all())
+            assert executed == ["first"]
+            assert claim.record.id == run
+            assert await files.store.journal(run) == []
+    finally:
+        await files.close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("jump", [86_400.0, -86_400.0])
+@pytest.mark.parametrize("asked", [{}, {"respond_async": True}], ids=["fast", "deep"])
+async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path, jump, asked):
+    app, begun, gate, executed, clock = App("jumping"), Signal(), Signal(), [], FakeClock()
+
+    @app.step
+    async def step(n: int) -> int:
+        executed.append(n)
+        begun.set()
+        await gate.wait()
+        return n
+
+    @app.pipeline
+    async def pipe() -> list[int]:
+        return [await step(n) for n in range(3)]
+
+    async with (
+        member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
+        member(app, tmp_path, "worker", clock=clock, lease=LEASE_S),
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe", budget=60.0, **asked))).record.id
+        await begun.wait()
+        clock.set_wall(clock.time() + jump)
+        for _ in range(6):  # two leases go by, a third at a time
+            clock.advance(LEASE_S / 3)
+            await asyncio.sleep(0.05)  # the lease threads, which announce nothing
+        gate.set()
+        assert_one_log(await frames_of(gateway, run))
+        record = await gateway.get(run)
+    assert (record.status, executed) == ("completed", [0, 1, 2])
