@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,8 +167,8 @@ def _clients(seen: Sequence[Seen], database: Recorded) -> Iterator[str]:
         if one.outcome is None:
             yield f"{one.run} ({one.asked}) was not seen to end; last event {one.frames[-1:]}"
             continue
-        if one.asked.key is not None and by_key.get(one.asked.key) != one.run:
-            yield f"{one.run}: its key belongs to {by_key.get(one.asked.key)}"
+        if one.asked.key is not None and by_key.get(stored(one.asked.key)) != one.run:
+            yield f"{one.run}: its key belongs to {by_key.get(stored(one.asked.key))}"
         again = [(frame.seq, frame.data) for frame in one.again]
         if again != [(frame.seq, frame.data) for frame in one.frames]:
             yield f"{one.run}: read again, its log is not what was streamed"
@@ -256,3 +257,8 @@ def _results(executed: dict[str, list[Execution]], database: Recorded) -> Iterat
             steps = [token for token in json.loads(run["result"]) if isinstance(token, str) and "=" in token]
             if sorted(steps) != sorted(values.values()):
                 yield f"{run_id}: the result {steps} is not what the journal holds: {values}"
+
+
+def stored(key: str) -> str:
+    """An Idempotency-Key as the database has it."""
+    return blake2b(key.encode(), digest_size=32).hexdigest()
