@@ -13,7 +13,7 @@ WORKER = f"""
 import os, signal, sys
 name = os.environ["{SUPERVISED}"].replace("/", " ")
 signal.signal(signal.SIGTERM, STUBBORN)
-print(name, os.getpid(), flush=True)
+os.write(1, f"{{name}} {{os.getpid()}}\\n".encode())  # one write, as several processes share the pipe
 sys.stdin.read()
 """
 POLITE, STUBBORN = "lambda *_: sys.exit(0)", "signal.SIG_IGN"

@@ -48,6 +48,14 @@ def executed(folder):
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
+async def in_third_step(service, run, folder, executions=3):
+    """Step 2 of the run executes, and what came before is recorded: only then a kill repeats nothing of it."""
+    await eventually(lambda: len(executed(folder)) == executions)
+    async with asyncio.timeout(GUARD_S):
+        while len(await service._process.store.journal(run)) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+
+
 async def kill(child):
     child.send_signal(signal.SIGKILL)
     await asyncio.to_thread(child.wait, GUARD_S)
@@ -58,7 +66,7 @@ async def test_a_killed_workers_run_is_completed_by_another_without_repeating_fi
         with process(tmp_path, "worker", "first") as first:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
             reader = asyncio.ensure_future(frames_of(gateway, run))
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_third_step(gateway, run, tmp_path)
             await kill(first)
         (tmp_path / "go").touch()
         with process(tmp_path, "worker", "second") as second:
@@ -95,7 +103,7 @@ async def test_a_run_survives_several_deaths(tmp_path):
         run = (await gateway.submit(Submission(pipeline="five"))).record.id
         for death in range(2):
             with process(tmp_path, "worker", f"w{death}") as child:
-                await eventually(lambda seen=3 + death: len(executed(tmp_path)) == seen)
+                await in_third_step(gateway, run, tmp_path, 3 + death)
                 await kill(child)
             # Whoever supervises a process tells of its death at once.
             assert await gateway.retire(f"w{death}") in {0, 1}
@@ -113,7 +121,7 @@ async def test_a_killed_gateways_fast_run_is_completed_by_a_worker(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="onlooker", lease=0.5, poll=0.1) as onlooker:
         with process(tmp_path, "gateway", "doomed", "fast_five") as doomed:
             [run] = doomed.runs
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_third_step(onlooker, run, tmp_path)
             assert (await onlooker.get(run)).path == "fast"
             await kill(doomed)
         (tmp_path / "go").touch()
@@ -148,7 +156,7 @@ async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=0.5, poll=0.1) as gateway:
         with process(tmp_path, "worker", "frozen") as frozen:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
-            await eventually(lambda: len(executed(tmp_path)) == 3)
+            await in_third_step(gateway, run, tmp_path)
             frozen.send_signal(signal.SIGSTOP)
             with process(tmp_path, "worker", "second"):
                 await eventually(lambda: len(executed(tmp_path)) == 4)  # step 2 again, at the second
