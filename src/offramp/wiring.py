@@ -100,7 +100,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     )
     presence = None if isinstance(store, MemoryStore) else Presence(embedded_folder(settings) / "alive", member_id)
     engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice, presence)
-    store.on_lost(lambda lease: control.call(deep.lost, lease.run_id))
+    store.on_lost(lambda lease: control.call(deep.lost, lease))
 
     def close() -> None:
         watchdog.close()

@@ -12,7 +12,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Store
+from offramp.ports.store import Claim, Lease, Store
 
 log = logging.getLogger("offramp")
 
@@ -109,9 +109,9 @@ class DeepPath(RunHost):
             except LeaseLost as error:
                 log.info("%s", error)
 
-    def lost(self, run_id: str) -> None:
+    def lost(self, lease: Lease) -> None:
         """Stop a run whose lease is gone."""
-        self._live.lost(run_id)
+        self._live.lost(lease)
 
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:

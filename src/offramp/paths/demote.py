@@ -51,7 +51,7 @@ class OffRamp:
                 await sleep_for(clock, RETRY_EVERY_S)
         except LeaseLost:
             if not run.execution.finished:
-                self._live.lost(run.record.id)
+                self._live.lost(run.lease)
             return
         await self._leave(run)
 

@@ -106,6 +106,9 @@ class LiveRuns:
             lambda outcome, error: self._end(run, outcome, error),
         )
         run = LiveRun(record, runlog, execution, began)
+        before = self.get(record.id)
+        if before is not None:  # this process lost the run and took it again before it knew
+            self.drop(before)
         with self._lock:
             self._runs[record.id] = run
             self._counts[run.began_on] += 1
@@ -193,11 +196,11 @@ class LiveRuns:
         run.execution.stop_tree()
         self._forget(run)
 
-    def lost(self, run_id: str) -> None:
-        """The lease of a run is gone: another process has it."""
-        run = self.get(run_id)
-        if run is not None:
-            log.warning("%s: the lease was lost; another process goes on with it", run_id)
+    def lost(self, lease: Lease) -> None:
+        """The lease of a run is gone: another process has it, or this one again under a newer lease."""
+        run = self.get(lease.run_id)
+        if run is not None and run.lease == lease:
+            log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)
 
 

@@ -57,8 +57,8 @@ class RunHost(Protocol):
     async def confirm(self) -> None:
         """This process may have lost what it executes: find out which runs, and stop those."""
 
-    def lost(self, run_id: str) -> None:
-        """Stop a run whose lease is gone, without writing anything more."""
+    def lost(self, lease: Lease) -> None:
+        """Stop the run that executes under this lease, which is gone, without writing anything more."""
 
 
 class Engine(Protocol):
