@@ -205,15 +205,18 @@ def _repeated(
             excused = before["pid"] in silent or any(
                 item.until >= before["at"] and item.at <= after["at"] for item in harmed[before["pid"]]
             )
-            excused = excused or _waited_for_a_lane(after, harmed[after["pid"]])
+            excused = excused or _began_late(after, harmed[after["pid"]])
             if not excused:
                 yield f"{key}: executed again though nothing happened to its process: {before} {after}"
 
 
-def _waited_for_a_lane(execution: Execution, harm: Sequence[Interruption]) -> bool:
-    """Whether the step was in flight when its process was stopped, in the queue of the one process lane."""
-    stops = [item for item in harm if item.how == "stopped"]
-    return ":compute:" in execution["key"] and any(item.until <= execution["at"] < item.until + 1 for item in stops)
+def _began_late(execution: Execution, harm: Sequence[Interruption]) -> bool:
+    """Whether the step was in flight when its process was stopped, and its code begun when that went on.
+
+    It was on its way to a thread, or waited for the one process lane.
+    """
+    within_s = 1.0 if ":compute:" in execution["key"] else 0.01
+    return any(item.how == "stopped" and 0 <= execution["at"] - item.until < within_s for item in harm)
 
 
 def _finished_again(
@@ -233,7 +236,7 @@ def _finished_again(
                 ended[str(one.run)] = frame.at
     for key, runs in executed.items():
         for execution in runs:
-            if execution["pid"] in silent or _waited_for_a_lane(execution, harmed[execution["pid"]]):
+            if execution["pid"] in silent or _began_late(execution, harmed[execution["pid"]]):
                 continue
             if execution["at"] > finished.get(key, execution["at"]):
                 late = execution["at"] - finished[key]

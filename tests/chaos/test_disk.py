@@ -22,6 +22,8 @@ from tests.chaos.invariants import violations
 from tests.chaos.serving import GUARD_S, Serving
 
 RECOVERY_S = 10.0
+FULL_AT_BYTES = 64 * 1024
+"""Less than the write-ahead log has after a few runs, more than the steps of these tests write down."""
 pytestmark = pytest.mark.timeout(200)
 
 
@@ -108,7 +110,7 @@ async def test_a_full_disk_refuses_new_runs_and_keeps_the_accepted_ones_waiting(
     await up(service)
     seen, following = begin(client, *some())
     await in_flight(seen)
-    limit_files(service, 4096)
+    limit_files(service, FULL_AT_BYTES)
     answer = await refused(service)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
@@ -125,7 +127,7 @@ async def test_a_service_that_is_killed_while_its_disk_is_full_recovers_what_was
     await up(service)
     seen, following = begin(client, *some())
     await in_flight(seen)
-    limit_files(service, 4096)
+    limit_files(service, FULL_AT_BYTES)
     await refused(service)
     service.kill_all()
     await up(service)

@@ -65,6 +65,10 @@ def test_whoever_was_silent_itself_lets_the_others_renew_first(keeper):
     assert [keeper(LEASE_S / 3) for _ in range(4)] == [1, 1, 2, 3]
 
 
+def test_whoever_is_always_late_still_releases_what_others_held(keeper):
+    assert [keeper(LEASE_S * 2) for _ in range(4)] == [0, 1, 1, 2]
+
+
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_nobody_is_called_silent_because_the_wall_clock_jumped(keeper, jump):
     assert keeper(LEASE_S / 3) == 1
@@ -140,3 +144,58 @@ async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path,
         assert_one_log(await frames_of(gateway, run))
         record = await gateway.get(run)
     assert (record.status, executed) == ("completed", [0, 1, 2])
+
+
+async def test_a_process_that_takes_a_run_again_which_it_lost_unnoticed_executes_it_once(tmp_path):
+    app, begun, gate, executed = App("again"), [Signal(), Signal()], Signal(), []
+
+    @app.step
+    async def first() -> None:
+        executed.append("first")
+        begun[len(executed) - 1].set()
+        await gate.wait()
+
+    @app.step
+    async def second() -> None:
+        executed.append("second")
+
+    @app.pipeline
+    async def pipe() -> None:
+        await first()
+        await second()
+
+    files = Files(tmp_path)
+    try:
+        async with (
+            member(app, tmp_path, "gateway", lease=600) as gateway,
+            member(app, tmp_path, "worker", lease=600, poll=0.05) as worker,
+        ):
+            run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
+            await begun[0].wait()
+            await files.leases.retire(worker.id)
+            await begun[1].wait()  # the step in flight again, by the same process under a newer lease
+            gate.set()
+            assert_one_log(await frames_of(gateway, run))
+            assert executed == ["first", "first", "second"]
+            await eventually(lambda: worker._live.count("deep") == 0)
+    finally:
+        await files.close()
+
+
+async def test_a_process_that_may_have_been_given_up_takes_nothing(tmp_path):
+    app = App("careful")
+
+    @app.pipeline
+    async def pipe() -> None:
+        pass
+
+    async with (
+        member(app, tmp_path, "gateway", lease=600) as gateway,
+        member(app, tmp_path, "worker", lease=600, poll=0.05) as worker,
+    ):
+        worker._engine._hold(0.0)
+        run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
+        await asyncio.sleep(0.2)  # several polls
+        assert (await gateway.get(run)).status == "queued"
+        worker._engine._renewed(held_until=worker._process.clock.monotonic() + 600, cancels=[], expired=[])
+        assert_one_log(await frames_of(gateway, run))

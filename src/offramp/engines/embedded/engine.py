@@ -83,6 +83,7 @@ class EmbeddedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker: asyncio.Task[None] | None = None
         self._taking = False
+        self._held_until = -math.inf
         self._queued = 0
         self._queue_counted_at = -COUNT_EVERY_S
         self._more_wait = True
@@ -127,7 +128,7 @@ class EmbeddedEngine:
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run: executed here at once if there is room, else queued (N1)."""
-        here = self._taking and self._host.free() > 0
+        here = self._taking and self._room() > 0
         if not here:
             await self._require_room()
         if here:
@@ -227,7 +228,7 @@ class EmbeddedEngine:
     async def _take_runs(self) -> None:
         while self._taking:
             self._more_wait = True  # before counting, so that a run that ends meanwhile is not overlooked
-            free = self._host.free()
+            free = self._room()
             claims: Sequence[Claim] = []
             if free > 0:
                 try:
@@ -244,6 +245,14 @@ class EmbeddedEngine:
                 await self._wait_for_work()
             elif free <= 0:
                 await self._wait_for_work()
+
+    def _room(self) -> int:
+        """How many more runs fit; none while this process may have been given up, as they would be taken away again."""
+        return self._host.free() if self._clock.monotonic() < self._held_until else 0
+
+    def _hold(self, until: float) -> None:
+        self._held_until = until
+        self._host.held(until)
 
     async def _wait_for_work(self) -> None:
         timer = self._clock.call_at(self._clock.monotonic() + self._member.poll_s, self._look)
@@ -282,7 +291,10 @@ class EmbeddedEngine:
         if loop is None or loop.is_closed():
             return
         if held_until is not None:
-            self._host.held(held_until)
+            given_up = self._clock.monotonic() >= self._held_until
+            self._hold(held_until)
+            if given_up:
+                loop.call_soon_threadsafe(self._wake.set)
         else:
             log.warning("this process was silent for longer than its lease; its runs were taken over")
             loop.call_soon_threadsafe(lambda: self._spawn(self._rejoin()))
@@ -312,7 +324,7 @@ class EmbeddedEngine:
                 self._started_at,
             )
         )
-        self._host.held(until)
+        self._hold(until)
 
     async def _look_around(self) -> None:
         """Who else is there, who died, and which runs met their deadline while nobody executed them."""

@@ -54,6 +54,7 @@ class LeaseKeeper:
         self._until = -math.inf
         self._wall_ahead = clock.time() - clock.monotonic()
         self._judges_from = -math.inf
+        self._gave_way = False
         self._thread = threading.Thread(target=self._run, name="offramp-leases", daemon=True)
 
     def start(self) -> None:
@@ -91,9 +92,12 @@ class LeaseKeeper:
         """
         wall_ahead, before = now - began, self._wall_ahead
         self._wall_ahead = wall_ahead
-        if began >= self._until or abs(wall_ahead - before) > self._lease_s / RENEWALS_PER_LEASE:
-            self._judges_from = began + self._lease_s
-        return began >= self._judges_from
+        late = began >= self._until or abs(wall_ahead - before) > self._lease_s / RENEWALS_PER_LEASE
+        if late and not self._gave_way:  # once: a process that is always late must recover others too
+            self._gave_way, self._judges_from = True, began + self._lease_s
+        judges = began >= self._judges_from
+        self._gave_way = self._gave_way and not judges
+        return judges
 
     def close(self) -> None:
         """End the thread."""
