@@ -50,6 +50,25 @@ async def a_parked_run_is_taken_at_its_deadline(stage: StoreStage) -> None:
 
 
 @case("Q5")
+async def a_wish_to_cancel_queues_a_parked_run(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, _ = await _parked(stage, UNTIL_SIGNALLED)
+    record = await peer.leases.request_cancel(run.id)
+    assert record is not None
+    assert record.status == "queued", f"the run was woken, but the answer says that it is {record.status}"
+    claim = await claimed_one(peer.leases, "b")
+    assert (claim.record.id, claim.record.cancel_requested) == (run.id, True)
+
+
+@case("Q5")
+async def a_run_that_is_to_be_cancelled_is_not_parked(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await stage.leases.request_cancel(run.id)
+    await stage.leases.release(log.lease, UNTIL_SIGNALLED)
+    assert (await claimed_one(stage.leases, "b")).record.id == run.id
+
+
+@case("Q5", "Q10")
 async def a_parked_run_is_claimed_by_its_id(stage: StoreStage) -> None:
     run, _ = await _parked(stage, UNTIL_SIGNALLED)
     claim = await stage.leases.claim_one("b", run.id, NOW)

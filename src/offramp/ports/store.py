@@ -209,8 +209,8 @@ class Leases(Protocol):
        a priority.
     Q4 A cancel request reaches the owner at its next renewal at the latest and stays with a run that nobody owns; it
        changes nothing of a run that has ended.
-    Q5 A parked run is queued when its time or its deadline comes, when it is sent a signal, or claimed by id, and not
-       earlier; no signal is lost between a look into the mailbox and the parking.
+    Q5 A parked run is queued when its time or its deadline comes, when it is sent a signal or is to be cancelled, and
+       not earlier; neither a signal nor that wish is lost between a look into the mailbox and the parking.
     Q6 An owner is known, with what it said last, until it is expired or retired; renewing it then says that it is not.
     Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
     Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. A run that has ended

@@ -207,6 +207,41 @@ class DeafWhileParked(MemoryStore):
 
 
 @breaks("Q5")
+class UncancellableWhileParked(MemoryStore):
+    """A wish to cancel does not wake a parked run."""
+
+    async def request_cancel(self, run_id):
+        run = self._runs.get(run_id)
+        until = None if run is None else run.parked_until
+        record = await super().request_cancel(run_id)
+        if until is not None:
+            run.parked_until = until
+            run.record = replace(run.record, status="running")
+        return record
+
+
+@breaks("Q5")
+class CancelLostAtParking(MemoryStore):
+    """A run that is to be cancelled goes to sleep instead."""
+
+    async def release(self, lease, parked=None):
+        run = self._runs[lease.run_id]
+        wished, run.record.cancel_requested = run.record.cancel_requested, False
+        await super().release(lease, parked)
+        run.record.cancel_requested = wished
+
+
+@breaks("Q10")
+class LeavesTheParked(MemoryStore):
+    """A parked run cannot be claimed by its id."""
+
+    async def claim_one(self, owner, run_id, now):
+        run = self._runs.get(run_id)
+        parked = run is not None and run.parked_until is not None
+        return None if parked else await super().claim_one(owner, run_id, now)
+
+
+@breaks("Q5")
 class EarlyTimer(MemoryStore):
     """A parked run is woken before its time."""
 
