@@ -49,7 +49,7 @@ async def a_parked_run_is_taken_at_its_deadline(stage: StoreStage) -> None:
     assert (await claimed_one(stage.leases, "b", now=NOW + 10)).record.id == run.id
 
 
-@case("Q5")
+@case("Q4", "Q5")
 async def a_wish_to_cancel_queues_a_parked_run(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, _ = await _parked(stage, UNTIL_SIGNALLED)
@@ -60,7 +60,7 @@ async def a_wish_to_cancel_queues_a_parked_run(stage: StoreStage) -> None:
     assert (claim.record.id, claim.record.cancel_requested) == (run.id, True)
 
 
-@case("Q5")
+@case("Q4", "Q5")
 async def a_run_that_is_to_be_cancelled_is_not_parked(stage: StoreStage) -> None:
     run, log = await stage.running()
     await stage.leases.request_cancel(run.id)

@@ -17,7 +17,7 @@ from offramp.conformance.store_stage import (
 from offramp.core.journal import Entry
 from offramp.errors import StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import Lease
+from offramp.ports.store import Batch, Lease
 
 MANY = 200
 
@@ -139,7 +139,9 @@ async def _taken_over(stage: StoreStage) -> tuple[Lease, Lease]:
 async def an_append_without_the_lease_is_refused(stage: StoreStage) -> None:
     lost, current = await _taken_over(stage)
     told: list[Lease] = []
+    heard: list[Batch] = []
     stage.store.on_lost(told.append)
+    stage.store.listen(heard.extend)
     log = stage.store.log(lost)
     log.append(entry(1), started(1))
     await refused(log.durable(), "an append")
@@ -147,6 +149,7 @@ async def an_append_without_the_lease_is_refused(stage: StoreStage) -> None:
     assert run is not None
     assert await stage.store.journal(run.id) == [], "the journal has an entry of an owner that lost the run"
     assert await count_of(stage.store, run) == 1, "the log has an event of an owner that lost the run"
+    assert heard == [], "listeners heard of an event that was refused"
     await until(lambda: lost in told)
 
 
