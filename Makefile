@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # How often make chaos kills.
 KILLS ?= 500
+# How long make fuzz asks.
+EXAMPLES ?= 500
+ATTACKS ?= 100000
 # In CI a skipped test is a failed one: a missing tool may not turn the suite green.
 ifdef CI
 NO_SKIPS := -p tools.no_skips
@@ -17,7 +20,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check style types layers deps sizes docs fix bench lock clean
+.PHONY: help setup demo test chaos fuzz check style types layers deps sizes docs fix bench lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -50,6 +53,10 @@ test: setup ## run the tests, in random order, on up to four cores
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
 	$(BIN)/pytest -m chaos -n 1 tests/chaos
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
+fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with what is no request
+	$(BIN)/python -m tests.fuzz.longer --examples $(EXAMPLES) --attacks $(ATTACKS) $(if $(SEED),--seed $(SEED))
 
 check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
 

@@ -51,7 +51,7 @@ VALUES = (
     b'{"input": {"text": "x"}, "budget": 1e400}', b"[" * 100_000, b"{" * 5000, b'{"a":' * 50_000,
     b"[" * 60_000 + b"]" * 60_000, b'{"input": ' + b"[" * 70 + b"]" * 70 + b"}", b"\x1f\x8b\x08\x00",
     b'{"input": {"text": "x"}, "input": {"text": 1}}', b'{"input": {"text": "x"}, "webhook": {"url": "http://[::1"}}',
-    b'{"input": {"text": "x"}, "webhook": {"url": "file:///etc/passwd"}}',
+    b'{"input": {"text": "x"}, "webhook": {"url": "gopher://evil/x"}}',
     b'{"input": {"text": "x"}, "metadata": ' + json.dumps(dict.fromkeys(map(str, range(500)), "v")).encode() + b"}",
     b'{"input": {"text": "x"}, "class": "\\u0000"}', b'{"input": {"text": "x"}, "session_id": ""}',
     b'{"input": {"text": "x"}, "follow": "yes"}', b"x" * (BODY_BYTES_MAX + 1),
