@@ -75,7 +75,7 @@ class Body:
         over = f"{key}:over"
         if await scope.replayed(over) is not None:
             return
-        with scope.waits(due):
+        with scope.traced_wait("sleep"), scope.waits(due):
             await sleep_for(scope.clock, due - scope.clock.time())
         scope.append(Entry(over, "offramp.sleep", "sleep", started_at=scope.clock.time()), None)
 
@@ -89,7 +89,7 @@ class Body:
             await scope.all_replayed(f"signal {name!r}")  # a signal that a recorded call had is not this one's
             at = scope.clock.time()
             scope.on_signal_wait()
-            with scope.waits(due) as came:
+            with scope.traced_wait(name), scope.waits(due) as came:
                 value = await scope.mailbox.take(scope.clock, name, due, came)
             failure = None
             if value is None:
