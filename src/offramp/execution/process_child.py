@@ -18,7 +18,7 @@ from offramp.core.failure import Failure, failure_of
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
-from offramp.telemetry.setup import LANE_DELAY_MS, Telemetry, set_up
+from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
 
 
 class Job(msgspec.Struct):
@@ -109,7 +109,7 @@ def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
     try:
         _serve(pipe)
     finally:
-        telemetry.close()
+        telemetry.close(LANE_CLOSE_S_MAX)
 
 
 def _serve(pipe: Connection) -> None:

@@ -23,7 +23,7 @@ from offramp.errors import LaneDied
 from offramp.execution.lanes import timed_out
 from offramp.execution.process_child import Job, Reply, main
 from offramp.ports.commit import call_threadsafe
-from offramp.telemetry.setup import CLOSE_S_MAX
+from offramp.telemetry.setup import LANE_CLOSE_S_MAX
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
-LEAVE_S_MAX = CLOSE_S_MAX + 0.5
+LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
 """What a traced child gets to export its last spans and end."""
 _GUARD = 'A script that runs an app with process lanes starts it below `if __name__ == "__main__":`'
 
@@ -244,7 +244,7 @@ class ProcessLane:
         for child in list(self._children if self._traced_as is None else self._busy):
             with contextlib.suppress(ValueError, AttributeError):
                 child.kill()
-        ends = time.monotonic() + LEAVE_S_MAX + 1.0
+        ends = time.monotonic() + LEAVE_S_MAX + 0.5
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))
 

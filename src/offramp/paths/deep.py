@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.scope import History
@@ -14,7 +15,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Lease, Store
+from offramp.ports.store import Claim, Lease, RunLog, Store
 
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
@@ -60,10 +61,10 @@ class DeepPath(RunHost):
         began_ns = time.time_ns()  # spans go by the system's clock
         try:
             if record.cancel_requested:
-                self._live.conclude(record, runlog, cancelled())
+                self._conclude(claim, runlog, cancelled(), began_ns)
                 return
             if record.deadline_at is not None and record.deadline_at <= now:
-                self._live.conclude(record, runlog, expired(record))
+                self._conclude(claim, runlog, expired(record), began_ns)
                 return
             history = await self.history(record.id)
         finally:
@@ -72,6 +73,14 @@ class DeepPath(RunHost):
             body = events.RunResumed(process.id, _replayed(history))
             runlog.append(None, events.draft(body, rfc3339(now)))
         self._live.start(record, runlog, history, self._traced(claim, history, began_ns))
+
+    def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
+        """End a run that does not execute again."""
+        trace = self._traced(claim, History(resumed=True), began_ns)
+        if trace is not None:
+            trace.concluded(outcome)
+            trace.end()
+        self._live.conclude(claim.record, runlog, outcome)
 
     def _traced(self, claim: Claim, history: History, began_ns: int) -> RunTrace | None:
         tracing, record = self._process.tracing, claim.record

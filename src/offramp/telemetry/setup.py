@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CLOSE_S_MAX = 2.0
 """What is still to be exported gets this long when a process ends; the rest is lost."""
+LANE_CLOSE_S_MAX = 1.0
+"""The same for a lane's process, which its parent waits for."""
 LANE_DELAY_MS = 500
 """How long spans of a lane's process wait to be exported, as it is killed when its step times out."""
 TOLD_EVERY_S = 60.0
@@ -82,11 +84,11 @@ class Telemetry:
         """Something to be shut down at the end."""
         self._shutdowns.append(shutdown)
 
-    def close(self) -> None:
-        """Export what is left, for at most `CLOSE_S_MAX` seconds: a dead backend does not hold up the exit."""
+    def close(self, within_s: float = CLOSE_S_MAX) -> None:
+        """Export what is left, for so long at most: a dead backend does not hold up the exit."""
         threads = [threading.Thread(target=each, name="offramp-telemetry", daemon=True) for each in self._shutdowns]
         self._shutdowns = []
-        ends = time.monotonic() + CLOSE_S_MAX
+        ends = time.monotonic() + within_s
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -152,7 +154,7 @@ def _set_up_traces(
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         log.info("telemetry: the application's own TracerProvider is used")
         return
-    made = [_exporter("traces", name) for name in exporters]
+    made = [exporter_class("traces", name)() for name in exporters]
     if os.environ.get("OTEL_BSP_SCHEDULE_DELAY"):
         delay_ms = None
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -171,15 +173,22 @@ def _set_up_metrics(telemetry: Telemetry, exporters: tuple[str, ...], resource: 
     if isinstance(metrics.get_meter_provider(), MeterProvider):
         log.info("telemetry: the application's own MeterProvider is used")
         return
-    made = [_exporter("metrics", name) for name in exporters]
+    made = [exporter_class("metrics", name)() for name in exporters]
     readers = [each if isinstance(each, MetricReader) else PeriodicExportingMetricReader(each) for each in made]
     provider = MeterProvider(readers, resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     telemetry.add(provider.shutdown)
 
 
-def _exporter(signal: str, name: str) -> Any:
-    """An installed exporter, which reads its own variables.
+def endpoint(environment: Mapping[str, str], signal: str) -> str:
+    """Where OTLP over HTTP sends `traces` or `metrics` (OTLP Exporter, "Endpoint URLs for OTLP/HTTP")."""
+    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
+    own = environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    return own or f"{base.removesuffix('/')}/v1/{signal}"
+
+
+def exporter_class(signal: str, name: str) -> Any:
+    """The class of an installed exporter, by the name of its entry point.
 
     Raises:
         SettingsError: none of this name is installed.
@@ -192,7 +201,7 @@ def _exporter(signal: str, name: str) -> Any:
             f"no exporter {name!r} for {signal} is installed, there are: {', '.join(known) or 'none'}"
             + (f"; {hint}" if name == "otlp_proto_grpc" else "; pip install 'offramp[otel]' has otlp")
         )
-    return found[0].load()()
+    return found[0].load()
 
 
 class _Quiet(logging.Handler):
