@@ -53,7 +53,7 @@ class Tracing:
         provider = trace.get_tracer_provider()
         if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
             return None
-        tracer = provider.get_tracer("offramp", metadata.version("offramp"))
+        tracer = provider.get_tracer(names.SCOPE, metadata.version("offramp"))
         return None if isinstance(tracer, trace.NoOpTracer) else cls(tracer, content_bytes)
 
     # Runs.
