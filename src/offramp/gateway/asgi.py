@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from offramp.core.keys import shown_tenant
 from offramp.core.run import is_run_id
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
@@ -160,7 +161,7 @@ class Gateway:
         self._trace(request)
         call = Call(connection, receive, prefix, self._meter, service, self._access, key, request.trace)
         if request.trace is not None:
-            request.trace.of_tenant(call.tenant)
+            request.trace.of_tenant(shown_tenant(call.tenant))
         return await route.endpoint(call)
 
     def _trace(self, request: _Request) -> None:

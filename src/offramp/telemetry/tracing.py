@@ -185,7 +185,8 @@ class RequestTrace:
         if not self._span.is_recording():
             return
         origin = restored(record.trace)
-        self._span.set_attributes({**_shared(record, _session(record, origin)), **_facts(record)})
+        shared = _shared(record, _session(record, origin))
+        self._span.set_attributes({**shared, names.SPAN_KIND: "CHAIN", **_facts(record)})
         if attached:
             self._span.set_attribute(names.RUN_ATTACHED, True)
             self._span.add_link(trace.get_current_span(origin).get_span_context(), {names.LINK: "attached"})
