@@ -57,7 +57,7 @@ async def test_a_request_for_a_run_says_where_it_went_and_why(memory, tmp_path):
     assert request.kind.name == "SERVER"
     assert (attributes[names.HTTP_METHOD], attributes[names.HTTP_STATUS]) == ("POST", 200)
     assert attributes[names.HTTP_ROUTE] == "/v1/pipelines/{name}/runs"
-    assert attributes[names.URL_PATH] == "/v1/pipelines/quick/runs"
+    assert (attributes[names.URL_SCHEME], attributes[names.URL_PATH]) == ("http", "/v1/pipelines/quick/runs")
     assert (attributes[names.RUN_ID], attributes[names.RUN_PATH]) == (run["id"], "fast")
     assert attributes[names.ROUTE_REASONS] == ("a budget of 30 s (class 'patient')",)
     assert {attributes[name] for name in names.SESSION} == {"s1"}

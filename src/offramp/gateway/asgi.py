@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
@@ -169,9 +168,8 @@ class Gateway:
         _, path = mounted_at(request.scope)
         if self._tracing is None or request.trace is not None or not path.startswith(API):
             return
-        scope, method = request.scope, "GET" if request.method == SOCKET else request.method
-        headers = Headers(scope=scope)
-        request.trace = self._tracing.request(_shown(method), request.route, scope["path"], headers, request.began_ns)
+        scope, method = request.scope, "GET" if request.method == SOCKET else _shown(request.method)
+        request.trace = self._tracing.request(scope, method, request.route, request.began_ns)
         run_id = scope.get("path_params", {}).get("run_id", "")
         if is_run_id(run_id):
             request.trace.of_run(run_id)
