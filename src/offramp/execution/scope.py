@@ -19,7 +19,7 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost
 from offramp.execution.attempt import Attempt, RunFacts
-from offramp.execution.replay import ReplayOrder
+from offramp.execution.replay import SETTLE_TURNS, ReplayOrder
 from offramp.execution.tenure import Tenure
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
@@ -78,10 +78,13 @@ class Scope:
         self._interrupted = dict(history.interrupted)
         self._order = ReplayOrder(self.journal.replayable)
         self._waits = Waits()
+        self._moves = 0
         self._lock = threading.Lock()
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
+        self.rest: Parked | None = None
+        """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
         self.on_change: Callable[[], object] | None = None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
@@ -106,6 +109,7 @@ class Scope:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
         if self.state == "closed":
             raise Handoff
+        self._moves += 1
         if entry is not None:
             self.journal.add(entry)
         self.log.append(entry, event)
@@ -272,29 +276,47 @@ class Scope:
         self._resting()  # others may still wait, and now nothing else keeps the run from being parked
 
     def _resting(self) -> None:
-        if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:
+        self._moves += 1
+        if self.in_flight or self._waits.earliest() is None:
+            return
+        if self.state == "stopping":
+            self._changed()
+        elif self.on_rest is not None:
             self.on_rest()
 
-    def parks(self) -> Parked | None:
-        """Until when the run does nothing but wait, and the signals it knew before it was looked at; else None.
+    def waits_until(self) -> float | None:
+        """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
+        with self._lock:
+            return None if self.in_flight or self.parked else self._waits.earliest()
 
-        The signals are counted first: one that comes meanwhile is then one too many for the store, which queues the
-        run instead of parking it.
+    def close_at_rest(self, state: State, beyond: float, then: Callable[[], object]) -> None:
+        """On the run's loop: end this execution if, in this state, the run only waits until after `beyond`.
+
+        What the body was given last has a few turns of the loop to reach whoever waits for it: a run that goes on in
+        another branch than those that wait is not at rest, although no step of it is in flight yet.
+
+        Args:
+            state: the execution's, from now until it is ended.
+            beyond: epoch seconds.
+            then: called if it was ended so; `rest` says what to park.
         """
-        seen = self.mailbox.seen
-        with self._lock:
-            until = None if self.in_flight or self.parked else self._waits.earliest()
-        return None if until is None else Parked(until, seen)
+        loop = asyncio.get_running_loop()
 
-    def close_if_resting(self, beyond: float) -> Parked | None:
-        """End this execution if the run only waits, until after `beyond` in epoch seconds; else None."""
-        seen = self.mailbox.seen
-        with self._lock:
-            until = self._waits.earliest()
-            if self.state != "open" or self.in_flight or until is None or until <= beyond:
-                return None
-            self.state = "closed"
-            return Parked(until, seen)
+        def look(moves: int, turns: int) -> None:
+            until = self.waits_until()
+            if until is None or until <= beyond or self.state != state:
+                return
+            if moves != self._moves or turns < SETTLE_TURNS:
+                loop.call_soon(look, self._moves, turns + 1 if moves == self._moves else 0)
+                return
+            with self._lock:
+                if self.state != state:
+                    return
+                # Whoever waits has not been given any of the signals seen: both change on this loop only.
+                self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
+            then()
+
+        look(self._moves, 0)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
@@ -303,12 +325,11 @@ class Scope:
                 self.state = "stopping"
             return list(self.in_flight)
 
-    def close_if_idle(self) -> bool:
+    def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""
         with self._lock:
             if not self.in_flight:
                 self.state = "closed"
-            return self.state == "closed"
 
     def close(self) -> None:
         """End this execution: nothing is written for the run any more, not even by what still runs."""

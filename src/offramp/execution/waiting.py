@@ -50,7 +50,7 @@ class Mailbox:
         self._values: dict[str, deque[bytes]] = {}
         self._waiting: dict[str, deque[_Waiter]] = {}
         self.seen = 0
-        """How many signals were received. Grows after the waits that they end have ended: see `Scope.parks`."""
+        """How many signals were received."""
         self.put(received)
 
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
