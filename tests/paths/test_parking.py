@@ -13,7 +13,7 @@ import pytest
 
 import offramp
 from offramp import SLA, App, Retry
-from offramp.execution.replay import SETTLE_TURNS
+from offramp.execution.turns import SETTLE_TURNS
 from offramp.paths.demote import PARK_AFTER_S
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
