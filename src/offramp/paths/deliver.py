@@ -21,6 +21,17 @@ TAIL_BYTES_MAX = 256 * 1024
 """How much of a followed run's log is kept in memory, per run."""
 
 
+class _Reader:
+    """Who waits for the next event of a run: the last number it has, and whether the store is known to have more."""
+
+    __slots__ = ("after", "behind", "event")
+
+    def __init__(self, after: int) -> None:
+        self.event = asyncio.Event()
+        self.after = after
+        self.behind = False
+
+
 class _Topic:
     """The newest events of one run, and who waits for the next."""
 
@@ -33,7 +44,7 @@ class _Topic:
         self.size = 0
         self.last = 0
         self.readers = 0
-        self.loops: dict[asyncio.AbstractEventLoop, set[asyncio.Event]] = {}
+        self.loops: dict[asyncio.AbstractEventLoop, set[_Reader]] = {}
 
     def add(self, batch: Batch) -> None:
         if batch.first != self.last + 1:
@@ -56,6 +67,10 @@ class _Topic:
         # From the end, where readers are as a rule: a deque is indexed in constant time there.
         return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
+    def listening(self) -> list[_Reader]:
+        """Every reader, of whichever loop."""
+        return [reader for readers in self.loops.values() for reader in readers]
+
     def over(self) -> bool:
         """Whether the newest event is the terminal one."""
         return bool(self.frames) and self.frames[-1].type in TERMINAL
@@ -67,7 +82,8 @@ class Feed:
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
         self._lock = threading.Lock()
-        self._ended = False
+        self.ended = False
+        """Whether this process stops, so that nobody waits here any more."""
 
     def publish(self, batches: Sequence[Batch]) -> None:
         """Take what this process wrote; called on the store's thread."""
@@ -93,10 +109,25 @@ class Feed:
                 if not topic.loops:  # what is kept for the first reader is not all there is
                     del self._topics[topic.run_id]
 
+    async def catch_up(self, store: Store) -> None:
+        """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
+        with self._lock:
+            found = [(topic, topic.listening()) for topic in self._topics.values()]
+        positions = {topic.run_id: min(one.after for one in readers) for topic, readers in found if readers}
+        if not positions:
+            return
+        ahead = set(await store.ahead(positions))
+        with self._lock:
+            behind = [(topic, readers) for topic, readers in found if topic.run_id in ahead]
+            for _, readers in behind:
+                for reader in readers:
+                    reader.behind = True
+            self._wake([topic for topic, _ in behind])
+
     def end(self) -> None:
         """Let every reader end, as this process does."""
         with self._lock:
-            self._ended = True
+            self.ended = True
             self._wake(list(self._topics.values()))
 
     @staticmethod
@@ -104,23 +135,23 @@ class Feed:
         wake: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
         for topic in topics:
             for loop, readers in topic.loops.items():
-                wake.setdefault(loop, []).extend(readers)
+                wake.setdefault(loop, []).extend([reader.event for reader in readers])
         for loop, events in wake.items():
             call_threadsafe(loop, _set_all, events)
 
     @contextlib.contextmanager
-    def _reader(self, run_id: str) -> Iterator[tuple[_Topic, asyncio.Event]]:
+    def _reader(self, run_id: str, after: int) -> Iterator[tuple[_Topic, _Reader]]:
         loop = asyncio.get_running_loop()
-        event = asyncio.Event()
+        reader = _Reader(after)
         with self._lock:
             topic = self._topics.setdefault(run_id, _Topic(run_id))
             topic.readers += 1
-            topic.loops.setdefault(loop, set()).add(event)
+            topic.loops.setdefault(loop, set()).add(reader)
         try:
-            yield topic, event
+            yield topic, reader
         finally:
             with self._lock:
-                topic.loops[loop].discard(event)
+                topic.loops[loop].discard(reader)
                 if not topic.loops[loop]:
                     del topic.loops[loop]
                 self._let_go(topic)
@@ -143,7 +174,7 @@ class Feed:
         return unwatch
 
     async def follow(
-        self, store: Store, run_id: str, after: int, idle: float | None, poll: float
+        self, store: Store, run_id: str, after: int, idle: float | None
     ) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one.
 
@@ -152,38 +183,32 @@ class Feed:
             run_id: an existing run.
             after: the last number the reader has; 0 from the start.
             idle: seconds without an event after which an empty list is yielded; None for never.
-            poll: seconds after which the store is asked even though no notification came.
         """
-        loop = asyncio.get_running_loop()
-        silent_since = loop.time()
-        with self._reader(run_id) as (topic, event):
-            look, told = not topic.complete, True
+        with self._reader(run_id, after) as (topic, reader):
+            look = not topic.complete
             while True:
-                event.clear()
+                reader.event.clear()
+                behind, reader.behind = reader.behind, False
                 with self._lock:
-                    frames = topic.after(after)
-                    ended = self._ended or topic.over()
-                if frames is None or (look and not frames):
-                    frames = await store.events(run_id, after)
-                    if not frames and (after or not told) and await _over(store, run_id):
-                        frames = await store.events(run_id, after)
+                    frames = topic.after(reader.after)
+                    ended = self.ended or topic.over()
+                if frames is None or (not frames and (look or behind)):
+                    frames = await store.events(run_id, reader.after)
+                    if not frames and (reader.after or behind) and await _over(store, run_id):
+                        frames = await store.events(run_id, reader.after)
                         if not frames:
                             return
                 if frames:
-                    after, look = frames[-1].seq, False
+                    reader.after, look = frames[-1].seq, False
                     yield frames
                     if frames[-1].type in TERMINAL:
                         return
-                    silent_since = loop.time()
                     continue
                 if ended:
                     return
-                step = poll if idle is None else min(poll, silent_since + idle - loop.time())
-                told = await _woken(event, step)
-                look = not told or topic.last <= after
-                if idle is not None and loop.time() - silent_since >= idle:
-                    silent_since = loop.time()
+                while not await _woken(reader.event, idle):
                     yield []
+                look = topic.last <= reader.after
 
 
 async def _over(store: Store, run_id: str) -> bool:
@@ -192,8 +217,10 @@ async def _over(store: Store, run_id: str) -> bool:
     return record is not None and record.finished
 
 
-async def _woken(event: asyncio.Event, seconds: float) -> bool:
+async def _woken(event: asyncio.Event, seconds: float | None) -> bool:
     """Whether the event came within that time; cheaper than asyncio.timeout(), once for every streamed event."""
+    if seconds is None:
+        return await event.wait()
     in_time = True
 
     def expire() -> None:
