@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -16,20 +17,50 @@ from offramp.core.events import TERMINAL, Frame
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
+GOLDEN_RATIO = 0.618033988749895
+"""Its multiples, without their whole parts, fill the unit interval evenly however many there are."""
 TAIL_EVENTS_MAX = 512
 TAIL_BYTES_MAX = 256 * 1024
 """How much of a followed run's log is kept in memory, per run."""
 
 
 class _Reader:
-    """Who waits for the next event of a run: the last number it has, and whether the store is known to have more."""
+    """Who waits for the next event of a run: the last number it has, and whether the store is known to have more.
 
-    __slots__ = ("after", "behind", "event")
+    Belongs to one loop; only `behind` is set from elsewhere. Cheaper than an `asyncio.Event` and `asyncio.timeout()`,
+    once for every streamed event.
+    """
+
+    __slots__ = ("_wait", "after", "behind", "told")
 
     def __init__(self, after: int) -> None:
-        self.event = asyncio.Event()
         self.after = after
         self.behind = False
+        self.told = False
+        self._wait: asyncio.Future[None] | None = None
+
+    def tell(self) -> None:
+        """There may be something new."""
+        self.told = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(None)
+
+    async def woken(self, seconds: float | None) -> bool:
+        """Whether it was told something within that time, from `told = False` on; None for any time."""
+        if not self.told:
+            loop = asyncio.get_running_loop()
+            self._wait = loop.create_future()
+            timer = None if seconds is None else loop.call_later(seconds, self._go_on)
+            try:
+                await self._wait
+            finally:
+                self._wait = None
+                if timer is not None:
+                    timer.cancel()
+        return self.told
 
 
 class _Topic:
@@ -67,9 +98,15 @@ class _Topic:
         # From the end, where readers are as a rule: a deque is indexed in constant time there.
         return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
-    def listening(self) -> list[_Reader]:
-        """Every reader, of whichever loop."""
-        return [reader for readers in self.loops.values() for reader in readers]
+    def everybody_has(self) -> int:
+        """The number up to which every reader has the events; there is a reader."""
+        return min([reader.after for readers in self.loops.values() for reader in readers])
+
+    def set_behind(self) -> None:
+        """The store has more than some reader."""
+        for readers in self.loops.values():
+            for reader in readers:
+                reader.behind = True
 
     def over(self) -> bool:
         """Whether the newest event is the terminal one."""
@@ -81,6 +118,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
+        self._waits = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
         """Whether this process stops, so that nobody waits here any more."""
@@ -112,17 +150,15 @@ class Feed:
     async def catch_up(self, store: Store) -> None:
         """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
         with self._lock:
-            found = [(topic, topic.listening()) for topic in self._topics.values()]
-        positions = {topic.run_id: min(one.after for one in readers) for topic, readers in found if readers}
+            positions = {run_id: topic.everybody_has() for run_id, topic in self._topics.items() if topic.loops}
         if not positions:
             return
-        ahead = set(await store.ahead(positions))
+        ahead = await store.ahead(positions)
         with self._lock:
-            behind = [(topic, readers) for topic, readers in found if topic.run_id in ahead]
-            for _, readers in behind:
-                for reader in readers:
-                    reader.behind = True
-            self._wake([topic for topic, _ in behind])
+            topics = [topic for topic in map(self._topics.get, ahead) if topic is not None]
+            for topic in topics:
+                topic.set_behind()
+            self._wake(topics)
 
     def end(self) -> None:
         """Let every reader end, as this process does."""
@@ -130,14 +166,18 @@ class Feed:
             self.ended = True
             self._wake(list(self._topics.values()))
 
+    def _first_silence(self) -> float:
+        """From 0.5 to 1, evenly spread: readers that came together are not all served at the same moment ever after."""
+        return 0.5 + next(self._waits) * GOLDEN_RATIO % 1 / 2
+
     @staticmethod
     def _wake(topics: Sequence[_Topic]) -> None:
-        wake: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        wake: dict[asyncio.AbstractEventLoop, list[_Reader]] = {}
         for topic in topics:
             for loop, readers in topic.loops.items():
-                wake.setdefault(loop, []).extend([reader.event for reader in readers])
-        for loop, events in wake.items():
-            call_threadsafe(loop, _set_all, events)
+                wake.setdefault(loop, []).extend(readers)
+        for loop, told in wake.items():
+            call_threadsafe(loop, _tell_all, told)
 
     @contextlib.contextmanager
     def _reader(self, run_id: str, after: int) -> Iterator[tuple[_Topic, _Reader]]:
@@ -182,12 +222,13 @@ class Feed:
             store: where older events are.
             run_id: an existing run.
             after: the last number the reader has; 0 from the start.
-            idle: seconds without an event after which an empty list is yielded; None for never.
+            idle: seconds without an event after which an empty list is yielded, the first time up to half of that
+                earlier; None for never.
         """
         with self._reader(run_id, after) as (topic, reader):
             look = not topic.complete
             while True:
-                reader.event.clear()
+                reader.told = False
                 behind, reader.behind = reader.behind, False
                 with self._lock:
                     frames = topic.after(reader.after)
@@ -206,7 +247,9 @@ class Feed:
                     continue
                 if ended:
                     return
-                while not await _woken(reader.event, idle):
+                silence = None if idle is None else idle * self._first_silence()
+                while not await reader.woken(silence):
+                    silence = idle
                     yield []
                 look = topic.last <= reader.after
 
@@ -217,25 +260,6 @@ async def _over(store: Store, run_id: str) -> bool:
     return record is not None and record.finished
 
 
-async def _woken(event: asyncio.Event, seconds: float | None) -> bool:
-    """Whether the event came within that time; cheaper than asyncio.timeout(), once for every streamed event."""
-    if seconds is None:
-        return await event.wait()
-    in_time = True
-
-    def expire() -> None:
-        nonlocal in_time
-        in_time = False
-        event.set()
-
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
-    try:
-        await event.wait()
-    finally:
-        timer.cancel()
-    return in_time
-
-
-def _set_all(events: list[asyncio.Event]) -> None:
-    for event in events:
-        event.set()
+def _tell_all(readers: list[_Reader]) -> None:
+    for reader in readers:
+        reader.tell()
