@@ -56,7 +56,6 @@ class Server:
                 total += times.user + times.system
         return total
 
-
     def memory_mb(self) -> Memory:
         """Resident memory now, in MB of 1,000,000 bytes."""
         http, *others = [process.memory_info().rss / 1e6 for process in self.family()]

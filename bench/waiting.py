@@ -150,7 +150,9 @@ async def parked(data: Path, count: int) -> None:
     with closing(sqlite3.connect(f"file:{data / 'offramp.db'}?mode=ro", uri=True)) as connection:
         async with asyncio.timeout(PHASE_S_MAX):
             query = "SELECT count(*), total(parked_until IS NULL) FROM runs WHERE finished_at IS NULL"
-            while connection.execute(query).fetchone() != (count, 0):
+            while True:
+                if connection.execute(query).fetchone() == (count, 0):
+                    return
                 await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -248,7 +250,9 @@ def render(measured: Measured) -> str:
     """One row per figure, the gateway's and the worker's where both have one."""
     m = measured
     run_kb = [(late - early) * 1000 / m.runs for late, early in zip(m.memory_parked, m.memory_started, strict=True)]
-    stream_kb = [(late - early) * 1000 / m.streams for late, early in zip(m.memory_streams, m.memory_parked, strict=True)]
+    stream_kb = [
+        (late - early) * 1000 / m.streams for late, early in zip(m.memory_streams, m.memory_parked, strict=True)
+    ]
     held = f"{m.runs:,} runs wait, {m.streams:,} streams are open"
     rows = [
         ["memory after the start, MB", *_two(m.memory_started)],
@@ -261,7 +265,11 @@ def render(measured: Measured) -> str:
         [f"202 at {ACKS_PER_S}/s, nothing else: P50; P99, ms", *_both(m.acks_alone)],
         [f"202 at {ACKS_PER_S}/s, all of that open: P50; P99, ms", *_both(m.acks)],
         [f"signal to run.completed at {SIGNALS_PER_S}/s: P50; P99, ms", *_both(m.signalled)],
-        ["after kill -9: ready; first signalled run completed, s", f"{m.ready_s:.2f}", f"{m.first_after_restart_s:.2f}"],
+        [
+            "after kill -9: ready; first signalled run completed, s",
+            f"{m.ready_s:.2f}",
+            f"{m.first_after_restart_s:.2f}",
+        ],
         ["after kill -9: streams open again, s", f"{m.resumed_s:.2f}", ""],
     ]
     return table(["", "gateway", "worker"], rows)

@@ -157,9 +157,7 @@ class Service:
             record = await process.store.get(run_id)
             if record is not None and record.purged:
                 raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
-        async with contextlib.aclosing(
-            process.feed.follow(process.store, run_id, after, idle)
-        ) as frames:
+        async with contextlib.aclosing(process.feed.follow(process.store, run_id, after, idle)) as frames:
             async for part in frames:
                 yield part
 
