@@ -127,7 +127,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
-            ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
+            ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
             ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
