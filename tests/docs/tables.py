@@ -65,6 +65,13 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.connections:BODY_S_MAX", "s", "for a body to arrive, and more by what it brings; then 408"),
             ("gateway.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that give it another second"),
             ("gateway.server:KEEP_ALIVE_S", "s", "an idle connection is kept"),
+            ("gateway.descriptors:FILES_RESERVED", "", "open files kept from connections; a quarter, if that is less"),
+            ("gateway.descriptors:STREAMS_SHARE_MAX", "", "of the connections that fit may be streams; then 503"),
+            (
+                "gateway.connections:REFUSED_MAX",
+                "",
+                "connections past those that fit that get a 503; then they are closed",
+            ),
             ("gateway.submission:DEPTH_MAX", "", "levels of objects and lists in a body"),
             ("gateway.submission:SESSION_ID_LENGTH_MAX", "", "characters of a `session_id`"),
             ("gateway.submission:METADATA_PAIRS_MAX", "", "pairs of metadata"),
@@ -120,14 +127,29 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Telemetry",
+        [
+            ("telemetry.setup:CLOSE_S_MAX", "s", "that exporting what is left may hold up a process's end"),
+            ("telemetry.setup:LANE_CLOSE_S_MAX", "s", "the same for a lane's process"),
+            ("telemetry.setup:LANE_DELAY_MS", "ms", "spans of a lane's process wait to be exported"),
+            ("telemetry.setup:TOLD_EVERY_S", "s", "between two lines of log about a backend that does not answer"),
+            ("telemetry.tracing:WEBHOOK_CHILD_S_MAX", "s", "after its acceptance a run's webhooks are in its trace"),
+            ("telemetry.tracing:PATH_LENGTH_MAX", "", "characters of a request's path that its span shows"),
+            ("telemetry.context:SESSION_LENGTH_MAX", "", "characters of a session that comes as baggage"),
+            ("telemetry.content:DECODED_BYTES_MAX", "bytes", "of a value that is looked through to be shown"),
+            ("cli.check_telemetry:ANSWER_S_MAX", "s", "`offramp doctor` waits for the backend"),
+        ],
+    ),
+    (
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
-            ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
+            ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
+            ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
             ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
@@ -191,6 +213,8 @@ def _range(bounds: Mapping[str, float]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, str):
         return f"`{value}`" if value else "none"
     number = float(value)  # type: ignore[arg-type]

@@ -58,8 +58,10 @@ def run(
         folder = data or stack.enter_context(_temporary_folder())
         settings = load_settings(data=folder, engine="embedded:", store="")
         from offramp.paths.submission import Submission
+        from offramp.telemetry.setup import set_up
 
         wanted = Submission(pipeline=pipeline, input=encoded, session_id=session, budget=budget)
+        stack.callback(set_up(app.name, "local").close)
         return asyncio.run(_run(app, settings, wanted, stdout))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,8 +61,11 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access
+    from offramp.gateway.descriptors import raise_limit
+    from offramp.telemetry.setup import set_up
     from offramp.wiring import build
 
+    raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
@@ -75,15 +79,16 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
 
-    return server.serve(
-        gateway,
-        host,
-        port,
-        drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
-        insecure=insecure,
-        keys=access.closed,
-        on_started=started,
-    )
+    with closing(set_up(app.name, "gateway")):
+        return server.serve(
+            gateway,
+            host,
+            port,
+            drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
+            insecure=insecure,
+            keys=access.closed,
+            on_started=started,
+        )
 
 
 def _tell_who_may_come(access: Access, host: str) -> None:

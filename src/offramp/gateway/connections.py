@@ -19,7 +19,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from offramp.errors import RequestError
+from offramp.errors import Overloaded, RequestError
 from offramp.gateway.problems import (
     HeadTooLarge,
     MethodNotAllowed,
@@ -37,9 +37,15 @@ HEAD_S_MAX = 20.0
 BODY_S_MAX = 20.0
 """How long a body may take to arrive, and longer by what it brings at `BODY_BYTES_PER_S_MIN`; past it 408."""
 BODY_BYTES_PER_S_MIN = 4096
+REFUSED_MAX = 32
+"""Connections past those that fit that are told so at a time; more are closed at once."""
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 
 _INVALID_TEXT = 1007
+_CROWDED = (
+    "as many connections are open here as the limit on open files has room for (ulimit -n); try another gateway, "
+    "or later"
+)
 
 
 class _ErrorsOnly(logging.LoggerAdapter[logging.Logger]):
@@ -55,10 +61,12 @@ _log = _ErrorsOnly(logging.getLogger("offramp.gateway"), {})
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol with bounds on the size of a request's head, and on the time that head and body take."""
+    """uvicorn's protocol with bounds: connections at a time, a head's size, the time that head and body take."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections_max: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._connections_max = connections_max
+        self._is_crowded = False
         self.logger = _log  # type: ignore[assignment]
         self._head_bytes: int | None = 0
         """None while a body arrives."""
@@ -74,6 +82,11 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self._connections_max is not None:
+            over = len(self.connections) - self._connections_max
+            self._is_crowded = over > 0
+            if over > REFUSED_MAX:
+                transport.abort()
         self._start_timer(HEAD_S_MAX)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,6 +95,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
+            return
+        if self._is_crowded:
+            # Only now: what is closed with a request unread is reset, and nobody hears why.
+            self._refuse(Overloaded(_CROWDED))
             return
         if self._head_bytes is None:
             self._idle_bytes += len(data)

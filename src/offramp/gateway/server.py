@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import signal
 import socket
@@ -20,6 +21,7 @@ import uvicorn
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
+from offramp.gateway.descriptors import connections_max
 from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
@@ -138,7 +140,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         gateway,
         loop="none",
-        http=BoundedHttp,
+        http=functools.partial(BoundedHttp, connections_max=connections_max()),  # type: ignore[arg-type]
         ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
         # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
