@@ -21,7 +21,7 @@ from offramp.paths.bounds import OpenRuns
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.process import Process
-from offramp.paths.submission import Accepted, Submission
+from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
 
@@ -197,6 +197,5 @@ class Desk:
             submission.webhook,
         )
         fingerprint = blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=16).hexdigest()
-        # Clients may put into it what is nobody's business; a digest identifies the request as well.
-        digest = blake2b(submission.idempotency_key.encode(), digest_size=32).hexdigest()
-        return Idempotency(digest, fingerprint, now + self._process.settings.idempotency)
+        key = key_digest(submission.idempotency_key)
+        return Idempotency(key, fingerprint, now + self._process.settings.idempotency)

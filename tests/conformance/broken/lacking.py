@@ -9,7 +9,7 @@ from tests.conformance.broken.leases import NoPriority
 
 
 class _Little(MemoryStore):
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         raise NotSupported("this store keeps no signals")
 
     async def purge(self, now):

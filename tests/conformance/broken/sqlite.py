@@ -133,6 +133,13 @@ class SignalLost(Forgetful):
     undo = "DELETE FROM signals"
 
 
+@breaks("Q12")
+class KeyLost(Forgetful):
+    """A signal has lost its key."""
+
+    undo = "UPDATE signals SET key = NULL"
+
+
 class _HastyLog(_LateLog):
     """Entries that come alone are written when something else is, or when somebody asks for them."""
 
