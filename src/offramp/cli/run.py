@@ -18,10 +18,11 @@ from offramp.cli.engines import load_settings
 from offramp.cli.inputs import read_input
 from offramp.cli.logs import show_logs
 from offramp.cli.options import Budget, Input, LocalPipeline, Session, Target
-from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, write_json
+from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, say, write_json
 from offramp.cli.signals import Stop
 from offramp.cli.target import load_app
 from offramp.core.names import did_you_mean
+from offramp.settings import told_unread
 
 if TYPE_CHECKING:
     from offramp.app import App
@@ -57,6 +58,8 @@ def run(
             raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
         folder = data or stack.enter_context(_temporary_folder())
         settings = load_settings(data=folder, engine="embedded:", store="")
+        if misspelt := told_unread():
+            say(f"warning: {misspelt}")
         from offramp.paths.submission import Submission
         from offramp.telemetry.setup import set_up
 

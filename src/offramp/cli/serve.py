@@ -17,6 +17,7 @@ from offramp.cli.output import CommandError
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
 from offramp.core.keys import shown_tenant
+from offramp.settings import told_unread
 
 if TYPE_CHECKING:
     from offramp.gateway.access import Access
@@ -55,6 +56,8 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         max_budget=max_budget,
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
+    if misspelt := told_unread():
+        log.warning("%s", misspelt)
     app = load_app(target)
     if not app.pipelines:
         raise CommandError(f"{target} declares no pipeline: there is nothing to serve")

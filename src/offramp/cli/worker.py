@@ -16,6 +16,7 @@ from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
 from offramp.cli.target import load_app
+from offramp.settings import told_unread
 from offramp.telemetry.setup import set_up
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def worker(
     number, owner = supervised()
     show_logs(f"worker {number}" if number else "")
     settings = load_settings(engine=engine, store=store, drain_timeout=drain_timeout)
+    if owner is None and (misspelt := told_unread()):  # else who started it has said so
+        log.warning("%s", misspelt)
     app = load_app(target)
     with contextlib.closing(set_up(app.name, "worker")):
         return asyncio.run(_work(app, settings, owner, started))

@@ -136,7 +136,7 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
         "parameters": _submit_parameters(),
         "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
         "responses": {"200": streamed, "202": later}
-        | _problems("400", "404", "413", "415", "422", "429", "500", "503"),
+        | _problems("400", "404", "410", "413", "415", "422", "429", "500", "503"),
     }
 
 
