@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from offramp.app import App
     from offramp.ports.clock import Clock
     from offramp.ports.outbox import Outbox
-    from offramp.ports.store import Leases, Store
+    from offramp.ports.store import Leases, Owner, Store
 
 Role = Literal["gateway", "worker", "local"]
 
@@ -72,11 +73,11 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         clock: the system's otherwise.
     """
     clock = clock or SystemClock()
-    metrics = Metrics()
+    metrics = Metrics(app.classes)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
-    watchdog = Watchdog(loops, settings.blocked_after)
-    lanes = Lanes(settings.threads, _process_lane(app, settings), settings.max_result_bytes)
+    watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
+    lanes = Lanes(settings.threads, _process_lane(app, settings, metrics), settings.max_result_bytes)
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     feed = Feed()
@@ -95,7 +96,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         feed=feed,
         metrics=metrics,
     )
-    live = LiveRuns(process, lambda _run: engine.has_room())
+    live = LiveRuns(process, lambda _run: engine.has_room(), shows_levels=role != "worker")
     deep = DeepPath(process, live)
     member = Member(
         id=member_id,
@@ -108,7 +109,17 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     announcer = _announcer(process, outbox) if role != "worker" else None
     wake = announcer.wake if announcer else lambda: None
     presence = None if isinstance(store, MemoryStore) else Presence(embedded_folder(settings) / "alive", member_id)
-    engine = EmbeddedEngine(member, store, leases, clock, deep, feed.notice, on_webhooks=wake, presence=presence)
+    engine = EmbeddedEngine(
+        member,
+        store,
+        leases,
+        clock,
+        deep,
+        feed.notice,
+        on_webhooks=wake,
+        on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+        presence=presence,
+    )
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -120,6 +131,11 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         control.close()
 
     return Service(app.name, process, live, deep, engine, announcer, close)
+
+
+def _warm(owners: Sequence[Owner], now: float) -> list[str]:
+    """The processes that take deep runs."""
+    return [owner.id for owner in owners if owner.ready and owner.expires_at > now]
 
 
 def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
@@ -148,11 +164,12 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
-def _process_lane(app: App, settings: Settings) -> ProcessLane | None:
+def _process_lane(app: App, settings: Settings, metrics: Metrics) -> ProcessLane | None:
     modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
     if not modules:
         return None
-    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules))
+    started = functools.partial(metrics.cold_start, "lane")
+    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules), started)
 
 
 @asynccontextmanager

@@ -64,6 +64,8 @@ Workers = Annotated[
         help="Worker processes beside the gateway; 0 if they are started elsewhere.",
     ),
 ]
+WorkerMetrics = Annotated[str | None, setting("worker_metrics", metavar="HOST:PORT")]
+LogFormat = Annotated[str | None, setting("log_format", metavar="FORMAT")]
 MaxBudget = Annotated[float | None, setting("max_budget", metavar="SECONDS")]
 AllowHost = Annotated[
     list[str] | None,

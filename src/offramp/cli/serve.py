@@ -11,7 +11,20 @@ import typer
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import AllowHost, Data, DrainTimeout, Engine, Host, MaxBudget, Port, Store, Target, Workers
+from offramp.cli.options import (
+    AllowHost,
+    Data,
+    DrainTimeout,
+    Engine,
+    Host,
+    LogFormat,
+    MaxBudget,
+    Port,
+    Store,
+    Target,
+    WorkerMetrics,
+    Workers,
+)
 from offramp.cli.output import CommandError
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
@@ -35,6 +48,8 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     store: Store = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
+    worker_metrics: WorkerMetrics = None,
+    log_format: LogFormat = None,
     allow_host: AllowHost = None,
     insecure: Annotated[
         bool,
@@ -45,15 +60,17 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
-    show_logs()
     settings = load_settings(
         data=data,
         engine=engine,
         store=store,
         drain_timeout=drain_timeout,
         max_budget=max_budget,
+        worker_metrics=worker_metrics,
+        log_format=log_format,
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
+    show_logs("gateway", settings.log_format)
     app = load_app(target)
     if not app.pipelines:
         raise CommandError(f"{target} declares no pipeline: there is nothing to serve")
@@ -101,7 +118,8 @@ def _tell_who_may_come(access: Access, host: str) -> None:
 def worker_command(target: str, settings: Settings) -> list[str]:
     """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
     command = [sys.executable, "-m", "offramp", "worker", target, "--engine", engine_url(settings)]
-    return [*command, "--drain-timeout", f"{settings.drain_timeout:g}"]
+    command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
+    return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 
 
 def engine_url(settings: Settings) -> str:

@@ -12,6 +12,8 @@ import logging
 import multiprocessing
 import queue
 import threading
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +83,13 @@ class ProcessLane:
     Args:
         count: how many.
         modules: names to import at the start, so that the first step finds its process warm.
+        started: told after how many seconds a child was warm.
     """
 
-    def __init__(self, count: int, modules: list[str]) -> None:
+    def __init__(
+        self, count: int, modules: list[str], started: Callable[[float], object] = lambda _seconds: None
+    ) -> None:
+        self._started = started
         self._modules = modules
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._context = multiprocessing.get_context("spawn")
@@ -175,6 +181,7 @@ class ProcessLane:
 
     def _start(self) -> tuple[SpawnProcess, Connection] | None:
         parent, theirs = self._context.Pipe()
+        began = time.monotonic()
         child = self._context.Process(target=main, args=(theirs, self._modules), name="offramp-lane", daemon=True)
         try:
             child.start()
@@ -192,6 +199,7 @@ class ProcessLane:
             return None
         if problem:
             log.warning("a process lane could not import in advance: %s", problem.decode())
+        self._started(time.monotonic() - began)
         return child, parent
 
     def _fail_one(self, error: Exception) -> None:

@@ -110,6 +110,7 @@ class Gateway:
                 if self._service is None:
                     service = self._make()
                     await service.start()
+                    self._meter.show()
                     self._meter.include(getattr(service, "collectors", ()))
                     self._loop, self._service = asyncio.get_running_loop(), service
         if self._loop is not asyncio.get_running_loop():

@@ -41,6 +41,9 @@ class DeepPath(RunHost):
 
     def execute(self, claim: Claim) -> None:
         """Begin: at once when nothing has to be replayed."""
+        if claim.fresh:
+            self._process.metrics.waited(claim.record, self._process.clock.time() - claim.record.created_at)
+            self._live.first_events.of_new(claim.record)
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
             self._live.start(claim.record, self._process.store.log(claim.lease), History())
             return
@@ -62,6 +65,8 @@ class DeepPath(RunHost):
         finally:
             self._starting -= 1
         if not claim.fresh:
+            if not history.resumed:
+                self._live.first_events.of_demoted(record)
             replayed = sum(1 for entry in history.entries if entry.kind == "step")
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
@@ -72,11 +77,13 @@ class DeepPath(RunHost):
         store = self._process.store
         while True:
             try:
-                steps = await steps_of(store, run_id)
+                frames = await log_of(store, run_id)
+                steps = events.fold_steps([frame.data for frame in frames])
                 return History(
                     await store.journal(run_id),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
+                    resumed=any(frame.type == "run.resumed" for frame in frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
@@ -116,11 +123,12 @@ class DeepPath(RunHost):
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
-    frames: list[bytes] = []
-    after = 0
-    while True:
-        part = await store.events(run_id, after, skip_deltas=True)
-        if not part:
-            return events.fold_steps(frames, finished=finished)
-        frames += [frame.data for frame in part]
-        after = part[-1].seq
+    return events.fold_steps([frame.data for frame in await log_of(store, run_id)], finished=finished)
+
+
+async def log_of(store: Store, run_id: str) -> list[events.Frame]:
+    """The event log of a run, without what was emitted."""
+    frames: list[events.Frame] = []
+    while part := await store.events(run_id, frames[-1].seq if frames else 0, skip_deltas=True):
+        frames += part
+    return frames

@@ -19,6 +19,8 @@ S11 An idempotency key that comes with another fingerprint is refused with `Idem
 S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
+S15 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
+   sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -34,6 +36,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.core.slo import Counts, Tally
 from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
@@ -163,6 +166,16 @@ class Store(Protocol):
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
         """
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S15).
+
+        Raises:
+            StoreError: nothing was added.
+        """
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from minute `since` on, by class; of classes that have any (S15)."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""
