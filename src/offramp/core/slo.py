@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 from offramp.core.run import OutcomeStatus
 from offramp.core.sla import SLA
 
-OBJECTIVE = 0.95
+ERROR_BUDGET = 0.05
+OBJECTIVE = 1 - ERROR_BUDGET
 """The share of runs that the target of a class is for: it is a 95th percentile."""
-ERROR_BUDGET = 1 - OBJECTIVE
 MINUTE_S = 60
 
 WINDOWS: dict[str, int] = {"5m": 5, "30m": 30, "1h": 60, "6h": 360, "24h": 1440, "3d": 4320, "30d": 43_200}

@@ -13,6 +13,7 @@ from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, Store
+from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
 
@@ -70,6 +71,7 @@ class DeepPath(RunHost):
             replayed = sum(1 for entry in history.entries if entry.kind == "step")
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
+            log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
         self._live.start(record, runlog, history)
 
     async def history(self, run_id: str) -> History:

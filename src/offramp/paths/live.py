@@ -25,6 +25,7 @@ from offramp.paths.slo import ServiceLevels
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit
 from offramp.ports.store import Lease, RunLog
+from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
 
@@ -169,6 +170,7 @@ class LiveRuns:
         if refused is None:
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
+            _tell(record, outcome)
             return
         self.first_events.forget(record.id)
         if isinstance(refused, LeaseLost):
@@ -226,6 +228,16 @@ class LiveRuns:
             self._process.metrics.lost()
             log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)
+
+
+def _tell(record: RunRecord, outcome: Outcome) -> None:
+    """A line about a run that ended badly: where and with which code; what the error says may be anybody's secret."""
+    if outcome.status not in {"failed", "expired"} or outcome.error is None:
+        return
+    code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt
+    where = "" if step is None else f" in step {step!r} (attempt {attempt})"
+    more = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
+    log.info("%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more)
 
 
 def cancelled() -> Outcome:
