@@ -14,6 +14,8 @@ from offramp.core.timestamps import rfc3339
 from offramp.telemetry.logs import FIELDS, LogContext
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+_SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""JSON leaves these as they are, but some readers end a line at them."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -59,7 +61,7 @@ class KeyValues(logging.Formatter):
         values |= {name: value for name, value in given.items() if name not in known}
         if record.exc_info:
             values["exception"] = self.formatException(record.exc_info)
-        return printable(self.line(values))
+        return printable(self.line(values)).translate(_SEPARATORS)
 
     def line(self, values: Mapping[str, Any]) -> str:
         """The values as one line of JSON; what JSON cannot say is said as text."""

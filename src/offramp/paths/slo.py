@@ -117,6 +117,8 @@ class ServiceLevels:
             raise
 
     async def _look(self) -> list[ServiceLevel]:
+        if not self._classes:
+            return []
         now, store = self._process.clock.time(), self._process.store
         found = {window: await store.tallied(slo.since(now, window)) for window in slo.WINDOWS}
         return [
