@@ -28,6 +28,7 @@ def test_an_instrument_is_well_formed(instrument):
     assert bool(instrument.buckets) == (instrument.kind == "histogram")
     assert list(instrument.buckets) == sorted(set(instrument.buckets))
     assert instrument.name.endswith("_seconds") == (instrument.unit == "s")
+    assert instrument.name.endswith("_ratio") == (instrument.unit == "1")
     assert re.fullmatch(r"offramp\.[a-z_]+", instrument.otel_name)
     assert set(instrument.labels) <= {value for key, value in vars(names).items() if key.isupper()}
 

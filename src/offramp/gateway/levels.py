@@ -10,6 +10,8 @@ from offramp.gateway.call import Call
 from offramp.gateway.reply import Reply, json_reply
 from offramp.paths.slo import ServiceLevel
 
+DIGITS = 6
+
 
 async def report(call: Call) -> Reply:
     """`GET /v1/slo`. How many runs there were is for the operator alone: they are those of every tenant."""
@@ -23,15 +25,16 @@ def _shown(level: ServiceLevel, *, counted: bool) -> dict[str, Any]:
     return {
         "class": level.sla.name,
         "target_s": level.sla.p95,
-        "budget_left": slo.budget_left(level.windows[slo.BUDGET_WINDOW]),
+        "budget_left": round(slo.budget_left(level.windows[slo.BUDGET_WINDOW]), DIGITS),
         "windows": {window: _window(counts, counted=counted) for window, counts in level.windows.items()},
         "alerts": [rule._asdict() | {"firing": rule.fires(burn_rates)} for rule in slo.RULES],
     }
 
 
 def _window(counts: Counts, *, counted: bool) -> dict[str, Any]:
+    within = slo.within_target(counts)
     return {
         "runs": counts.total if counted else None,
-        "within_target": slo.within_target(counts),
-        "burn_rate": slo.burn_rate(counts),
+        "within_target": None if within is None else round(within, DIGITS),
+        "burn_rate": round(slo.burn_rate(counts), DIGITS),
     }

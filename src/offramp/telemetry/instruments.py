@@ -28,7 +28,10 @@ _SUFFIXES = ("_seconds", "_ratio")
 
 
 class Instrument(NamedTuple):
-    """One metric; `name` as Prometheus knows it (counters are shown with `_total`), `unit` in UCUM."""
+    """One metric; `name` as Prometheus knows it (counters are shown with `_total`), `unit` in UCUM.
+
+    A unit in braces counts things. Gauges of unit `1` are shares, and end in `_ratio`.
+    """
 
     name: str
     kind: Kind
@@ -165,7 +168,7 @@ RUNTIME: tuple[Instrument, ...] = (
     Instrument(
         names.SLO_BURN_RATE,
         "gauge",
-        "1",
+        "",
         "how fast a class spends its error budget, of all processes: 1 spends it exactly",
         (names.CLASS, names.WINDOW),
     ),
