@@ -9,9 +9,9 @@ import pytest
 
 from offramp import errors
 from offramp.core.events import EVENTS, TYPES
+from offramp.core.slo import RULES
 from offramp.gateway import problems
 from offramp.gateway.routes import ROUTES, SOCKET
-from offramp.core.slo import RULES
 from offramp.telemetry.instruments import INSTRUMENTS
 from tests.docs import tables
 from tests.docs.pages import PAGES, ROOT, blocks

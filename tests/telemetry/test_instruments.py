@@ -11,6 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
+from offramp.gateway.metering import Meter
 from offramp.telemetry import bridge, names
 from offramp.telemetry.instruments import GATEWAY, INSTRUMENTS, RUNTIME, Board, Instrument
 from offramp.telemetry.metrics import Metrics
@@ -168,6 +169,42 @@ def test_shares_of_two_services_do_not_add_up(otel):
         each.service_level("quick", "1h", 0.9, 2.0)
     assert otel.value("offramp.slo_within_target", **{"class": "quick", "window": "1h"}) == 0.9
     assert otel.value("offramp.slo_burn_rate", **{"class": "quick", "window": "1h"}) == 2.0
+
+
+def test_a_gateways_metrics_are_shown_from_its_start_on(otel):
+    meter = Meter()
+    meter.answered("GET", "/healthz", 200, 0.001)
+    meter.show()
+    meter.answered("GET", "/healthz", 200, 0.002)
+    with meter.streaming("sse") as sent:
+        sent.inc(4)
+        assert otel.value("offramp.open_streams", transport="sse") == 1
+    assert otel.value("offramp.events_sent", transport="sse") == 4
+    assert otel.value("offramp.http_requests", method="GET", route="/healthz", status="200") == 2
+    (seconds,) = [point for (name, _), point in otel.points().items() if name == "offramp.http_response"]
+    assert (seconds.count, seconds.sum) == (1, 0.002)  # histograms from then on, counters from their beginning
+    assert 'offramp_http_response_seconds_count{route="/healthz"} 2.0' in meter.exposition("")[0].decode()
+
+
+def test_only_the_start_of_a_worker_that_became_warm_counts():
+    made = Metrics()
+    registry = CollectorRegistry()
+    for collector in made.collectors:
+        registry.register(collector)
+
+    def starts():
+        names_of = ("offramp_cold_start_seconds_count", "offramp_cold_start_seconds_sum")
+        return [registry.get_sample_value(name, {"kind": "worker"}) for name in names_of]
+
+    made.worker_started("one", 10.0)
+    made.worker_started("two", 11.0)
+    made.workers_warm([], 12.0)
+    assert starts() == [None, None]
+    made.worker_ended("two")
+    made.workers_warm(["one", "two", "by hand"], 12.5)
+    made.workers_warm(["one", "two", "by hand"], 20.0)
+    assert starts() == [1, 2.5]
+    assert registry.get_sample_value("offramp_workers_warm") == 3
 
 
 def test_a_share_of_no_runs_is_no_number(otel):

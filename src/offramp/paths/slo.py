@@ -85,6 +85,8 @@ class ServiceLevels:
 
     async def close(self) -> None:
         """Write the last counts: twice, as what ended last is counted when the store has it, which is no later."""
+        if not self._classes:
+            return
         try:
             for _ in range(2):
                 await self._write()
