@@ -76,6 +76,9 @@ AllowHost = Annotated[
         show_default=False,
     ),
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys.")
+]
 Url = Annotated[
     str,
     typer.Option("--url", envvar="OFFRAMP_URL", help="The gateway's address, with the prefix it is mounted under."),

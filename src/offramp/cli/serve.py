@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
@@ -17,6 +15,7 @@ from offramp.cli.options import (
     DrainTimeout,
     Engine,
     Host,
+    Insecure,
     LogFormat,
     MaxBudget,
     Port,
@@ -51,10 +50,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
     allow_host: AllowHost = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys."),
-    ] = False,
+    insecure: Insecure = False,
 ) -> int:
     """Serve an App over HTTP, with worker processes for the deep path.
 
@@ -77,8 +73,10 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access
+    from offramp.gateway.descriptors import raise_limit
     from offramp.wiring import build
 
+    raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),

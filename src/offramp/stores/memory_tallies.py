@@ -10,7 +10,7 @@ from offramp.errors import StoreError
 
 
 class MemoryTallies:
-    """See S15 of the store port."""
+    """See S16 of the store port."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str], Counts] = {}

@@ -599,6 +599,22 @@ class NeverClosed(MemoryStore):
 
 
 @breaks("S15")
+class OverlooksEnds(MemoryStore):
+    """A reader that has everything is not told that the run has ended."""
+
+    async def ahead(self, positions):
+        return [run_id for run_id in await super().ahead(positions) if not self._runs[run_id].record.finished]
+
+
+@breaks("S15")
+class WakesEverybody(MemoryStore):
+    """Every reader looks, each time."""
+
+    async def ahead(self, positions):
+        return list(positions)
+
+
+@breaks("S16")
 class LastTallyCounts(MemoryStore):
     """Counts take the place of those before."""
 
@@ -608,7 +624,7 @@ class LastTallyCounts(MemoryStore):
         await super().tally(tallies)
 
 
-@breaks("S15")
+@breaks("S16")
 class AlwaysCounted(MemoryStore):
     """Minutes before the one that was asked for are summed, too."""
 
@@ -616,7 +632,7 @@ class AlwaysCounted(MemoryStore):
         return await super().tallied(0)
 
 
-@breaks("S15")
+@breaks("S16")
 class NewestMinuteLeftOut(MemoryStore):
     """The minute that was asked for is not summed."""
 
@@ -624,7 +640,7 @@ class NewestMinuteLeftOut(MemoryStore):
         return await super().tallied(since + 1)
 
 
-@breaks("S15")
+@breaks("S16")
 class OneClass(MemoryStore):
     """Classes are counted together."""
 
@@ -634,7 +650,7 @@ class OneClass(MemoryStore):
         return dict.fromkeys(found, total)
 
 
-@breaks("S15")
+@breaks("S16")
 class ShortMemory(MemoryStore):
     """Counts are kept for a day."""
 
