@@ -203,8 +203,8 @@ class _Sender:
 
 async def events(call: Call) -> EventStream:
     """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end."""
-    connection = call.connection
-    after = position(connection.headers.get("last-event-id"), connection.query_params.get("starting_after"))
+    query = call.query("starting_after")
+    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
