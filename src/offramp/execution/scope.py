@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -363,14 +364,13 @@ class Scope:
             beyond: epoch seconds.
             then: called if it was ended so; `rest` says what to park.
         """
-        loop = asyncio.get_running_loop()
 
-        def look(moves: int, turns: int) -> None:
+        def look(moves: int | None) -> None:
             until = self.waits_until()
             if until is None or until <= beyond or self.state != state:
                 return
-            if moves != self._moves or turns < SETTLE_TURNS:
-                loop.call_soon(look, self._moves, turns + 1 if moves == self._moves else 0)
+            if moves != self._moves:
+                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
             with self._lock:
                 if self.state != state:
@@ -379,7 +379,7 @@ class Scope:
                 self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
             then()
 
-        look(self._moves, 0)
+        look(None)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
