@@ -34,6 +34,8 @@ EXAMPLES: list[events.Body] = [
     events.StepRetrying("write", KEY, 1, ERROR, 412.5),
     events.StepCompleted("write", KEY, 2, 281.4),
     events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
+    events.WaitStarted("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "2026-11-24T22:55:43.275Z"),
+    events.WaitEnded("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "received"),
     events.RunDemoted("budget", 2000.0, 2000.326, DEMOTION_MESSAGE, links(RUN)),
     events.RunResumed("worker-1-eb1bfd708d2b", 8),
     events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),

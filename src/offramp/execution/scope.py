@@ -41,11 +41,12 @@ State = Literal["open", "stopping", "closed"]
 
 
 class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps they began and did not finish, signals received."""
+    """What earlier executions of a run left: finished steps, steps and waits they did not finish, signals received."""
 
     entries: Sequence[Entry] = ()
     interrupted: Mapping[str, events.StepState] = {}
     signals: Sequence[tuple[str, bytes]] = ()
+    waiting: frozenset[str] = frozenset()
 
 
 class Handoff(BaseException):
@@ -76,6 +77,8 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.waiting = set(history.waiting)
+        """The keys of waits that the event log knows as begun."""
         self._order = ReplayOrder(self.journal.replayable)
         self._waits = Waits()
         self._lock = threading.Lock()

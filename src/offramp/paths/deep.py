@@ -72,11 +72,13 @@ class DeepPath(RunHost):
         store = self._process.store
         while True:
             try:
-                steps = await steps_of(store, run_id)
+                frames = await _frames(store, run_id)
+                steps = events.fold_steps(frames)
                 return History(
                     await store.journal(run_id),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
+                    events.open_waits(frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
@@ -116,11 +118,14 @@ class DeepPath(RunHost):
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
+    return events.fold_steps(await _frames(store, run_id), finished=finished)
+
+
+async def _frames(store: Store, run_id: str) -> list[bytes]:
+    """The event log of a run without its deltas."""
     frames: list[bytes] = []
     after = 0
-    while True:
-        part = await store.events(run_id, after, skip_deltas=True)
-        if not part:
-            return events.fold_steps(frames, finished=finished)
+    while part := await store.events(run_id, after, skip_deltas=True):
         frames += [frame.data for frame in part]
         after = part[-1].seq
+    return frames
