@@ -128,6 +128,21 @@ async def test_a_stream(web):
     assert parse_sse(again.content)[0] == found[4:]
 
 
+async def test_the_events_so_far(web, gates):
+    gate = gates.new()
+    accepted = await web.post(
+        runs("gated"), json={"input": {"gate": gate}, "class": "batch"}, headers={"Prefer": "respond-async"}
+    )
+    events = accepted.json()["links"]["events"]
+    async with asyncio.timeout(30):
+        while types_of((await web.get(events, params={"follow": "false"})).content)[-1] != "step.started":
+            await asyncio.sleep(0.005)
+        gates.open(gate)
+        await web.get(events)
+    so_far = await web.get(events, params={"follow": "false"})
+    assert types_of(so_far.content)[-1] == "run.completed"
+
+
 async def test_a_failed_run(web):
     answer = await web.post(runs("broken"), json={"input": {"question": "why"}})
     assert answer.status_code == 200

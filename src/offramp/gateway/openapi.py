@@ -162,6 +162,7 @@ def _submit_parameters() -> list[dict[str, Any]]:
 def _runs() -> dict[str, Any]:
     run_id = [_in_path("run_id", "The run.")]
     after = _query("starting_after", "The number of the last event seen.", _number(0))
+    follow = _query("follow", "false: end after the newest event.", {"type": "boolean", "default": True})
     stream = {
         "description": "Events from the start or after a position, to the end of the run.",
         "content": {SSE: {"schema": _ref("Event")}},
@@ -180,8 +181,8 @@ def _runs() -> dict[str, Any]:
                     "follow_run",
                     "Follow a run's events",
                     "runs",
-                    {"200": stream} | _problems("400", "404", "410", "429", "500", "503"),
-                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after],
+                    {"200": stream} | _problems("400", "404", "410", "422", "429", "500", "503"),
+                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after, follow],
                 ),
             },
             "/v1/runs/{run_id}/result": {
