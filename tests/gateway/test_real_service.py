@@ -18,6 +18,7 @@ from offramp.settings import Settings
 from offramp.wiring import build
 from tests.gateway.conftest import serving
 from tests.gateway.wire import parse_sse, types_of
+from tests.support import eventually
 
 SSE = {"Accept": "text/event-stream"}
 WAITING = {"input": {"gate": ""}}
@@ -134,13 +135,17 @@ async def test_the_events_so_far(web, gates):
         runs("gated"), json={"input": {"gate": gate}, "class": "batch"}, headers={"Prefer": "respond-async"}
     )
     events = accepted.json()["links"]["events"]
-    async with asyncio.timeout(30):
-        while types_of((await web.get(events, params={"follow": "false"})).content)[-1] != "step.started":
-            await asyncio.sleep(0.005)
-        gates.open(gate)
-        await web.get(events)
-    so_far = await web.get(events, params={"follow": "false"})
-    assert types_of(so_far.content)[-1] == "run.completed"
+
+    async def so_far():
+        return types_of((await web.get(events, params={"follow": "false"})).content)
+
+    async def is_waiting():
+        return (await so_far())[-1] == "step.started"
+
+    await eventually(is_waiting)
+    gates.open(gate)
+    await web.get(events)
+    assert (await so_far())[-1] == "run.completed"
 
 
 async def test_a_failed_run(web):

@@ -82,7 +82,7 @@ class StepFailed(Body, frozen=True, tag="step.failed"):
 
 
 class WaitStarted(Body, frozen=True, tag="wait.started"):
-    """The pipeline begins to wait for a time or a signal, till `until` at the latest; once, however often it is parked."""
+    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked."""
 
     wait: Literal["sleep", "signal"]
     name: str | None
@@ -91,7 +91,7 @@ class WaitStarted(Body, frozen=True, tag="wait.started"):
 
 
 class WaitEnded(Body, frozen=True, tag="wait.ended"):
-    """A wait is over: its `until` came (`due`), its signal did (`received`), or the pipeline gave it up (`cancelled`)."""
+    """A wait ended: `until` came (`due`), the signal did (`received`), or the pipeline gave it up (`cancelled`)."""
 
     wait: Literal["sleep", "signal"]
     name: str | None

@@ -218,6 +218,4 @@ async def events(call: Call) -> EventStream:
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventStream(
-        call, record.id, after, until_demoted=False, follow=follow == "true", slot=call.open_stream()
-    )
+    return EventStream(call, record.id, after, until_demoted=False, follow=follow == "true", slot=call.open_stream())
