@@ -58,6 +58,7 @@ _CUT: dict[SpanKind, tuple[str, str]] = {"failed": ("✗", "x"), "lost": ("✗",
 _MARKS = {"demoted": ("▼", "v", "bold yellow"), "resumed": ("▶", ">", "bold cyan")}
 _GUIDE = ("╎", "|")
 _CRITICAL = "bold"
+_SAID: frozenset[SpanKind] = frozenset({"failed", "lost", "cancelled", "retry"})
 _FINE = frozenset({"completed", "received", "due"})
 
 
@@ -92,9 +93,12 @@ class _Drawing:
         if left_out:
             yield Text(f"  and {left_out} shorter ones", style="dim")
         yield Text("")
-        yield from self._wrapped(self._legend(), "   ")
-        for name, said in self._sums():
-            yield from self._wrapped(said, self._arrow() if name.startswith("critical") else " · ", f"{name:<15}")
+        if legend := self._legend():
+            yield from self._wrapped(legend, "   ")
+        dot, arrow = (" · ", " → ") if self._unicode else (", ", " > ")
+        yield from self._wrapped(self._sums(), dot, "where it went  ")
+        if path := self._path():
+            yield from self._wrapped(path, arrow, "critical path  ")
 
     # The rows.
 
@@ -184,31 +188,26 @@ class _Drawing:
             found.append(Text.assemble((fancy if self._unicode else plain, style), said))
         return found
 
-    def _sums(self) -> Iterable[tuple[str, list[Text]]]:
-        found = self._found
-        named = zip(("in steps", "waiting", "between processes", "overhead"), found.totals, strict=True)
-        yield "where it went", [Text(f"{name} {self._share(took)}") for name, took in named]
-        links = [link for link in found.critical if link.row is not None]
-        parts = [Text(f"{self._named(link.row, link.start, link.end)}") for link in links]
-        if len(parts) > LINKS_MAX:
-            middle = len(parts) - LINKS_MAX + 1
-            parts[LINKS_MAX // 2 : LINKS_MAX // 2 + middle] = [Text(f"{middle} more")]
-        if parts:
-            yield "critical path", parts
+    def _sums(self) -> list[Text]:
+        named = zip(("in steps", "waiting", "between processes", "overhead"), self._found.totals, strict=True)
+        return [Text(f"{name} {self._share(took)}") for name, took in named]
+
+    def _path(self) -> list[Text]:
+        parts = [Text(self._named(row, start, end)) for row, start, end in self._found.critical if row is not None]
+        more = len(parts) - LINKS_MAX
+        if more > 0:
+            parts[LINKS_MAX // 2 : LINKS_MAX // 2 + more + 1] = [Text(f"{more + 1} more")]
+        return parts
 
     def _share(self, seconds: float) -> str:
         share = round(100 * seconds / self._found.took) if self._found.took > 0 else 0
         return f"{duration(seconds * 1000)} ({share}%)"
 
-    def _named(self, row: int | None, start: float, end: float) -> str:
-        took = duration((end - start) * 1000)
-        if row:
-            return f"{one_line(self._found.rows[row].name)} {took}"
-        kinds = {(span.start, span.end): span.kind for span in self._found.rows[0].spans}
-        return f"{kinds.get((start, end), 'run')} {took}"
-
-    def _arrow(self) -> str:
-        return " → " if self._unicode else " > "
+    def _named(self, row: int, start: float, end: float) -> str:
+        kind = next(span.kind for span in self._found.rows[row].spans if (span.start, span.end) == (start, end))
+        name = [one_line(self._found.rows[row].name)] * bool(row)
+        said = [*name, *([kind] if kind in _SAID or not row else []), duration((end - start) * 1000)]
+        return " ".join(said)
 
     def _wrapped(self, parts: Sequence[Text], between: str, head: str = "  ") -> Iterable[Text]:
         """Parts side by side, on as many lines as the width asks for."""

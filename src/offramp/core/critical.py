@@ -29,7 +29,8 @@ def critical_path(spans: Iterable[tuple[int, float, float]], end: float) -> tupl
     """From the end of the run back to its begin: always the span that ended last before what came after it.
 
     The last-finished child of distributed traces (Zhang et al., "CRISP: Critical Path Analysis of Large-Scale
-    Microservice Architectures", USENIX ATC 2022). Of several that end together the one that began first.
+    Microservice Architectures", USENIX ATC 2022). Of several that end together it is the one that began first; of
+    those the one in the last row.
 
     Args:
         spans: `(row, start, end)`, in seconds of the run.
@@ -38,7 +39,9 @@ def critical_path(spans: Iterable[tuple[int, float, float]], end: float) -> tupl
     Returns:
         Links without gap or overlap from 0 to `end`.
     """
-    last_first = sorted((span for span in spans if span[1] < span[2] <= end), key=lambda span: (-span[2], span[1]))
+    last_first = sorted(
+        (span for span in spans if span[1] < span[2] <= end), key=lambda span: (-span[2], span[1], -span[0])
+    )
     links: list[Link] = []
     at = end
     for row, start, ended in last_first:

@@ -14,6 +14,8 @@ from offramp.core.critical import union
 
 SHORTENED_FROM = 4.0
 """An idle stretch longer than this many times all the time in steps is drawn as long as that time."""
+LEAST_S = 1e-6
+"""Of a run; events are told in milliseconds."""
 _NICE = (1.0, 2.0, 5.0)
 
 
@@ -28,6 +30,7 @@ class Scale:
 
     def __init__(self, took: float, busy: Iterable[tuple[float, float]], width: int) -> None:
         self.width = max(1, width)
+        took = took if took >= LEAST_S else 0.0
         working = union((max(0.0, start), min(stop, took)) for start, stop in busy)
         worked = sum(stop - start for start, stop in working)
         edges = sorted({0.0, took, *(edge for interval in working for edge in interval)})

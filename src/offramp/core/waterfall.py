@@ -109,7 +109,8 @@ class _Track:
     open: tuple[SpanKind, float] | None = None
 
     def begin(self, kind: SpanKind, at: float) -> None:
-        self.open = (kind, at)
+        # Clocks of two machines disagree: a span is drawn after the one before it all the same.
+        self.open = (kind, max(at, self.spans[-1].end) if self.spans else at)
 
     def end(self, at: float, kind: SpanKind | None = None, *, known: bool = True) -> None:
         """End what is open, as `kind` if that turned out to be another."""
@@ -132,6 +133,7 @@ class _Fold:
         self._run: list[Span] = []
         self._marks: list[Mark] = []
         self._path: Literal["fast", "deep"] = "fast"
+        self._pipeline = "run"
         self._queued = False
         self._since = 0.0
         self._second: float | None = None
@@ -160,6 +162,7 @@ class _Fold:
     # The run.
 
     def accepted(self, event: Event, _at: float) -> None:
+        self._pipeline = str(event.data.get("pipeline", self._pipeline))
         self._queued = event.data.get("path") == "deep"
         self._path = "deep" if self._queued else "fast"
 
@@ -168,7 +171,8 @@ class _Fold:
         self._handoff = True
 
     def resumed(self, event: Event, at: float) -> None:
-        gone = min(self.last, at)
+        gone = max(self._since, min(self.last, at))
+        at = max(gone, at)
         kind: SpanKind = "moved"
         if self._handoff:
             kind = "handoff"
@@ -253,7 +257,10 @@ class _Fold:
         for track in self._tracks.values():
             self._cut_off(track, end)
         status = self._ended or "running"
-        rows = (Row("run", "run", status, 1, tuple(self._run)), *(track.row() for track in self._tracks.values()))
+        rows = (
+            Row("run", self._pipeline, status, 1, tuple(self._run)),
+            *(track.row() for track in self._tracks.values()),
+        )
         known = [
             (number, span)
             for number, row in enumerate(rows)
@@ -286,7 +293,8 @@ class _Fold:
             self._run[0] = Span(first.kind, max(first.start, until), max(first.end, until))
         else:
             self._since = until
-        self._run.insert(0, Span("queued", 0.0, until))
+        if until > 0.0:
+            self._run.insert(0, Span("queued", 0.0, until))
 
 
 _TABLE: Mapping[str, Callable[[_Fold, Event, float], None]] = {
