@@ -133,6 +133,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
             ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
             ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),
+            ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
             ("cli.supervisor:KILL_MARGIN_S", "s", "a worker gets past its drain before it is killed"),
         ],
