@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Store
+    from offramp.telemetry.tracing import Tracing
 
 Role = Literal["gateway", "worker", "local"]
 
@@ -73,10 +74,12 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics()
+    tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after)
-    lanes = Lanes(settings.threads, _process_lane(app, settings), settings.max_result_bytes)
+    traced_as = None if tracing is None else app.name
+    lanes = Lanes(settings.threads, _process_lane(app, settings, traced_as), settings.max_result_bytes)
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     feed = Feed()
@@ -94,6 +97,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         tenure=Tenure(),
         feed=feed,
         metrics=metrics,
+        tracing=tracing,
     )
     live = LiveRuns(process, lambda _run: engine.has_room())
     deep = DeepPath(process, live)
@@ -148,11 +152,18 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
-def _process_lane(app: App, settings: Settings) -> ProcessLane | None:
+def _tracing(settings: Settings) -> Tracing | None:
+    """The spans of this process, None while it has no provider for them."""
+    from offramp.telemetry.tracing import Tracing
+
+    return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
+
+
+def _process_lane(app: App, settings: Settings, traced_as: str | None) -> ProcessLane | None:
     modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
     if not modules:
         return None
-    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules))
+    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules), traced_as)
 
 
 @asynccontextmanager

@@ -192,6 +192,8 @@ def _range(bounds: Mapping[str, float]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, str):
         return f"`{value}`" if value else "none"
     number = float(value)  # type: ignore[arg-type]

@@ -58,8 +58,11 @@ def run(
         folder = data or stack.enter_context(_temporary_folder())
         settings = load_settings(data=folder, engine="embedded:", store="")
         from offramp.paths.submission import Submission
+        from offramp.telemetry.setup import set_up
 
         wanted = Submission(pipeline=pipeline, input=encoded, session_id=session, budget=budget)
+        telemetry = set_up(app.name, "local")
+        stack.callback(telemetry.close)
         return asyncio.run(_run(app, settings, wanted, stdout))
 
 

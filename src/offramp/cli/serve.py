@@ -60,6 +60,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access
+    from offramp.telemetry.setup import set_up
     from offramp.wiring import build
 
     access = Access.of(settings, host)
@@ -69,21 +70,26 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         access,
     )
 
+    telemetry = set_up(app.name, "gateway")
+
     def started(url: str) -> None:
         log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
         _tell_who_may_come(access, host)
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
 
-    return server.serve(
-        gateway,
-        host,
-        port,
-        drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
-        insecure=insecure,
-        keys=access.closed,
-        on_started=started,
-    )
+    try:
+        return server.serve(
+            gateway,
+            host,
+            port,
+            drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
+            insecure=insecure,
+            keys=access.closed,
+            on_started=started,
+        )
+    finally:
+        telemetry.close()
 
 
 def _tell_who_may_come(access: Access, host: str) -> None:

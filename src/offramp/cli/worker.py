@@ -16,6 +16,7 @@ from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
 from offramp.cli.target import load_app
+from offramp.telemetry.setup import set_up
 
 if TYPE_CHECKING:
     from offramp.app import App
@@ -40,7 +41,11 @@ def worker(
     show_logs(f"worker {number}" if number else "")
     settings = load_settings(engine=engine, store=store, drain_timeout=drain_timeout)
     app = load_app(target)
-    return asyncio.run(_work(app, settings, owner, started))
+    telemetry = set_up(app.name, "worker")
+    try:
+        return asyncio.run(_work(app, settings, owner, started))
+    finally:
+        telemetry.close()
 
 
 async def _work(app: App, settings: Settings, owner: str | None, started: float) -> int:

@@ -89,7 +89,7 @@ class Body:
         if await scope.replayed(over) is not None:
             return
         wait = _Wait("sleep", None, key)
-        with self._waits(wait, due):
+        with scope.traced_wait("sleep"), self._waits(wait, due):
             await sleep_for(scope.clock, due - scope.clock.time())
         at = scope.clock.time()
         scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
@@ -105,7 +105,7 @@ class Body:
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
             scope.on_signal_wait()
-            with self._waits(wait, due) as came:
+            with scope.traced_wait(name), self._waits(wait, due) as came:
                 value = await scope.mailbox.take(scope.clock, name, due, came)
             failure = None
             if value is None:

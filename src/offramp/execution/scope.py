@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
+    from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 REPLAY_TURNS = 100
 """Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
@@ -41,11 +42,15 @@ State = Literal["open", "stopping", "closed"]
 
 
 class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps and waits they did not finish, signals received."""
+    """What earlier executions of a run left: finished steps, steps and waits they did not finish, signals received.
+
+    `resumed` says that one of them was no longer the first.
+    """
 
     entries: Sequence[Entry] = ()
     interrupted: Mapping[str, events.StepState] = {}
     signals: Sequence[tuple[str, bytes]] = ()
+    resumed: bool = False
     waiting: frozenset[str] = frozenset()
 
 
@@ -67,8 +72,11 @@ class Scope:
         clock: Clock,
         history: History,
         tenure: Tenure | None = None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.facts = facts
+        self.trace = trace
+        self._traced = None if trace is None or not trace.recording else trace
         self.journal = Journal(history.entries)
         self.log = log
         self.clock = clock
@@ -122,7 +130,10 @@ class Scope:
             # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
             grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
             await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
-            return await self._execute(spec, key, encoded, arguments)
+            if self._traced is None:
+                return await self._execute(spec, key, encoded, arguments, None)
+            with self._traced.step(spec, key, encoded) as trace:
+                return await self._execute(spec, key, encoded, arguments, trace)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")
@@ -149,11 +160,15 @@ class Scope:
                 raise Handoff
             await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
 
-    async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def _execute(
+        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+    ) -> Any:
         spec, number = await self._first_attempt(spec, key)
         while True:
-            attempt = Attempt(self, spec, key, number)
+            attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
+            if trace is not None:
+                trace.attempt(number)
             at = self.clock.time()
             started = self.clock.monotonic()
             try:
@@ -167,6 +182,8 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                if trace is not None:
+                    trace.completed(value)
                 if spec.effect == "once":
                     await self.log.durable()
             except Exception as error:
@@ -194,6 +211,8 @@ class Scope:
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
+            if attempt.trace is not None:
+                attempt.trace.retrying(number, failure, wait)
             return wait
         self._fail(attempt.spec, key, number, error, at, duration_ms)
         return None
@@ -273,6 +292,10 @@ class Scope:
             self._resting()
             yield came
         self._resting()  # others may still wait, and now nothing else keeps the run from being parked
+
+    def traced_wait(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """A wait of the pipeline's own, as its trace shows it."""
+        return contextlib.nullcontext() if self._traced is None else self._traced.wait(what)
 
     def _resting(self) -> None:
         if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
+from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.scope import History
@@ -12,7 +15,10 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Lease, Store
+from offramp.ports.store import Claim, Lease, RunLog, Store
+
+if TYPE_CHECKING:
+    from offramp.telemetry.run_trace import RunTrace
 
 log = logging.getLogger("offramp")
 
@@ -42,7 +48,8 @@ class DeepPath(RunHost):
     def execute(self, claim: Claim) -> None:
         """Begin: at once when nothing has to be replayed."""
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
-            self._live.start(claim.record, self._process.store.log(claim.lease), History())
+            runlog, trace = self._process.store.log(claim.lease), self._traced(claim, History(), time.time_ns())
+            self._live.start(claim.record, runlog, History(), trace)
             return
         self._starting += 1
         self._process.control.spawn(self._resume(claim))
@@ -51,33 +58,52 @@ class DeepPath(RunHost):
         process, record = self._process, claim.record
         runlog = process.store.log(claim.lease)
         now = process.clock.time()
+        began_ns = time.time_ns()  # spans go by the system's clock
         try:
             if record.cancel_requested:
-                self._live.conclude(record, runlog, cancelled())
+                self._conclude(claim, runlog, cancelled(), began_ns)
                 return
             if record.deadline_at is not None and record.deadline_at <= now:
-                self._live.conclude(record, runlog, expired(record))
+                self._conclude(claim, runlog, expired(record), began_ns)
                 return
             history = await self.history(record.id)
         finally:
             self._starting -= 1
         if not claim.fresh:
-            replayed = sum(1 for entry in history.entries if entry.kind == "step")
-            body = events.RunResumed(process.id, replayed)
+            body = events.RunResumed(process.id, _replayed(history))
             runlog.append(None, events.draft(body, rfc3339(now)))
-        self._live.start(record, runlog, history)
+        self._live.start(record, runlog, history, self._traced(claim, history, began_ns))
+
+    def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
+        """End a run that does not execute again."""
+        trace = self._traced(claim, History(resumed=True), began_ns)
+        if trace is not None:
+            trace.concluded(outcome)
+            trace.end()
+        self._live.conclude(claim.record, runlog, outcome)
+
+    def _traced(self, claim: Claim, history: History, began_ns: int) -> RunTrace | None:
+        tracing, record = self._process.tracing, claim.record
+        if tracing is None:
+            return None
+        # What a worker takes up again later, as after a death or a wait, is no part of the trace that sent it.
+        first = claim.fresh or (record.demotion is not None and not history.resumed)
+        sent_at = record.created_at if record.demotion is None else record.demotion.at
+        waited_s = self._process.clock.time() - sent_at if first else None
+        return tracing.resume(record, _replayed(history), waited_s, began_ns)
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
         store = self._process.store
         while True:
             try:
-                frames = await _frames(store, run_id)
+                frames = await frames_of(store, run_id)
                 steps = events.fold_steps(frames)
                 return History(
                     await store.journal(run_id),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
+                    any(events.type_of(frame) == "run.resumed" for frame in frames),
                     events.open_waits(frames),
                 )
             except StoreError as error:
@@ -116,16 +142,22 @@ class DeepPath(RunHost):
         self._live.lost(lease)
 
 
+def _replayed(history: History) -> int:
+    return sum(1 for entry in history.entries if entry.kind == "step")
+
+
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
-    return events.fold_steps(await _frames(store, run_id), finished=finished)
+    return events.fold_steps(await frames_of(store, run_id), finished=finished)
 
 
-async def _frames(store: Store, run_id: str) -> list[bytes]:
+async def frames_of(store: Store, run_id: str) -> list[bytes]:
     """The event log of a run without its deltas."""
     frames: list[bytes] = []
     after = 0
-    while part := await store.events(run_id, after, skip_deltas=True):
+    while True:
+        part = await store.events(run_id, after, skip_deltas=True)
+        if not part:
+            return frames
         frames += [frame.data for frame in part]
         after = part[-1].seq
-    return frames

@@ -10,6 +10,8 @@ import logging
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from offramp.core import events
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
@@ -47,13 +49,20 @@ class OffRamp:
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
         in_flight = run.execution.scope.stop_at_boundary()
         try:
-            while not await self._adopted(run, demotion, in_flight):
-                await sleep_for(clock, RETRY_EVERY_S)
+            if run.trace is None:
+                await self._hand_off(run, demotion, in_flight)
+            else:
+                with run.trace.send(run.record.pipeline) as sent:
+                    await self._hand_off(run, msgspec.structs.replace(demotion, trace=sent.headers), in_flight)
         except LeaseLost:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
         await self._leave(run)
+
+    async def _hand_off(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> None:
+        while not await self._adopted(run, demotion, in_flight):
+            await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
         """Durable, owned, told; False when the store refused for now."""
@@ -66,6 +75,8 @@ class OffRamp:
             return execution.finished
         record.path, record.demotion = "deep", demotion
         execution.scope.facts.path = "deep"
+        if run.trace is not None:
+            run.trace.demoted(demotion)
         body = events.RunDemoted(
             demotion.reason,
             demotion.budget_ms,

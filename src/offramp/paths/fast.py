@@ -28,6 +28,7 @@ class FastPath:
         """
         process = self._process
         record.status, record.started_at = "running", record.created_at
+        trace = None if process.tracing is None else process.tracing.begin(record)
         commit, runlog = process.store.create(
             record, accepted, owner=process.id, durable=False, idempotency=idempotency
         )
@@ -36,7 +37,7 @@ class FastPath:
             if created.existing is not None:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
-        run = self._live.start(record, runlog, History())
+        run = self._live.start(record, runlog, History(), trace)
         ends = run.began + record.budget_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))

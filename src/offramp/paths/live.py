@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,9 @@ from offramp.paths.process import Process
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit
 from offramp.ports.store import Lease, RunLog
+
+if TYPE_CHECKING:
+    from offramp.telemetry.run_trace import RunTrace
 
 log = logging.getLogger("offramp")
 
@@ -46,6 +49,11 @@ class LiveRun:
     def lease(self) -> Lease:
         """The right to write it."""
         return self.log.lease
+
+    @property
+    def trace(self) -> RunTrace | None:
+        """Its spans, where it is traced."""
+        return self.execution.scope.trace
 
 
 class Watcher:
@@ -81,6 +89,7 @@ class LiveRuns:
         record: RunRecord,
         runlog: RunLog,
         history: History,
+        trace: RunTrace | None = None,
     ) -> LiveRun:
         """Begin to execute a run whose lease this process holds."""
         process = self._process
@@ -100,7 +109,7 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, runlog, process.lanes, clock, history, process.tenure)
+        scope = Scope(facts, runlog, process.lanes, clock, history, process.tenure, trace)
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],
@@ -147,6 +156,8 @@ class LiveRuns:
         watcher = self.watchers.get(run.record.id)
         if watcher is not None:
             watcher.error = error
+        if run.trace is not None:
+            run.trace.concluded(outcome)
         self.conclude(run.record, run.log, outcome)
         self._forget(run)
 
@@ -167,6 +178,8 @@ class LiveRuns:
         for timer in run.timers:
             timer.cancel()
         if known:
+            if run.trace is not None:
+                run.trace.end()
             run.gone.resolve()
             self._on_end(run)
 

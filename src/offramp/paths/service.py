@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
@@ -26,6 +26,9 @@ from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
+
+if TYPE_CHECKING:
+    from offramp.telemetry.tracing import Tracing
 
 log = logging.getLogger("offramp")
 
@@ -107,6 +110,11 @@ class Service:
     def collectors(self) -> list[Any]:
         """Prometheus collectors of this process."""
         return self._process.metrics.collectors
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """The spans of this process, None where tracing is off."""
+        return self._process.tracing
 
     @property
     def id(self) -> str:
