@@ -103,7 +103,7 @@ def test_the_waits_that_are_open_are_those_that_began_last(moves):
         else:
             body = events.WaitEnded("signal", "go", key, "received")
             open_now.discard(key)
-        frames.append(frame(draft(body, AT), RUN, seq))
+        frames.append(Frame(seq, frame(draft(body, AT), RUN, seq)))
     assert events.open_waits(frames) == open_now
 
 

@@ -120,6 +120,20 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Telemetry",
+        [
+            ("telemetry.setup:CLOSE_S_MAX", "s", "that exporting what is left may hold up a process's end"),
+            ("telemetry.setup:LANE_CLOSE_S_MAX", "s", "the same for a lane's process"),
+            ("telemetry.setup:LANE_DELAY_MS", "ms", "spans of a lane's process wait to be exported"),
+            ("telemetry.setup:TOLD_EVERY_S", "s", "between two lines of log about a backend that does not answer"),
+            ("telemetry.tracing:WEBHOOK_CHILD_S_MAX", "s", "after its acceptance a run's webhooks are in its trace"),
+            ("telemetry.tracing:PATH_LENGTH_MAX", "", "characters of a request's path that its span shows"),
+            ("telemetry.context:SESSION_LENGTH_MAX", "", "characters of a session that comes as baggage"),
+            ("telemetry.content:DECODED_BYTES_MAX", "bytes", "of a value that is looked through to be shown"),
+            ("cli.check_telemetry:ANSWER_S_MAX", "s", "`offramp doctor` waits for the backend"),
+        ],
+    ),
+    (
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
@@ -128,6 +142,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
             ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
+            ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
             ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -53,6 +54,23 @@ def test_every_refusal_is_on_the_page_with_its_status():
         if not any(str(status) in line.split("|")[1] and f"`{code}`" in line for line in lines)
     ]
     assert missing == []
+
+
+def test_every_name_of_a_span_or_attribute_is_on_the_page():
+    text = page("telemetry.md")
+    dotted = re.compile(r"[a-z_]+(\.[a-z_]+)+")
+    tables = [value for name, value in vars(names).items() if name.isupper()]
+    found = {name for value in tables for name in _strings(value) if dotted.fullmatch(name)}
+    assert {"offramp.step", "gen_ai.operation.name", "session.id"} <= found
+    assert sorted(name for name in found if f"`{name}" not in text) == []
+
+
+def _strings(value):
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, tuple) else []
 
 
 def test_every_metric_is_on_the_page():

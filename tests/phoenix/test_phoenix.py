@@ -60,7 +60,9 @@ def session(phoenix, session_id, traces):
 
     def found():
         listed = phoenix.get(f"projects/{PROJECT}/sessions") or []
-        return next((each for each in listed if each["session_id"] == session_id and len(each["traces"]) == traces), None)
+        return next(
+            (each for each in listed if each["session_id"] == session_id and len(each["traces"]) == traces), None
+        )
 
     return phoenix.once(found)
 

@@ -41,11 +41,12 @@ class Memory:
 
 
 @contextlib.contextmanager
-def host_program(monkeypatch, **options):
-    """A provider that the program around us has set, as far as this test sees."""
+def host_program(monkeypatch, *, sessions=True, **options):
+    """A provider that the program around us has set, as far as this test sees; `sessions` has ours in it."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False, **options)
-    provider.add_span_processor(SessionProcessor())
+    if sessions:
+        provider.add_span_processor(SessionProcessor())
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     yield Memory(exporter)

@@ -57,7 +57,7 @@ async def test_a_request_for_a_run_says_where_it_went_and_why(memory, tmp_path):
     assert request.kind.name == "SERVER"
     assert (attributes[names.HTTP_METHOD], attributes[names.HTTP_STATUS]) == ("POST", 200)
     assert attributes[names.HTTP_ROUTE] == "/v1/pipelines/{name}/runs"
-    assert attributes[names.URL_PATH] == "/v1/pipelines/quick/runs"
+    assert (attributes[names.URL_SCHEME], attributes[names.URL_PATH]) == ("http", "/v1/pipelines/quick/runs")
     assert (attributes[names.RUN_ID], attributes[names.RUN_PATH]) == (run["id"], "fast")
     assert attributes[names.ROUTE_REASONS] == ("a budget of 30 s (class 'patient')",)
     assert {attributes[name] for name in names.SESSION} == {"s1"}
@@ -91,9 +91,15 @@ async def test_the_session_of_a_caller_comes_as_baggage(memory, tmp_path):
     async with gateway(tmp_path) as web:
         run = await submitted(web, [("baggage", "agent_session_id=upstream%2F1,other=1")])
         own = await submitted(web, [("baggage", "agent_session_id=upstream")], session_id="own")
+        long = await submitted(web, [("baggage", f"agent_session_id={'x' * 200}")])
         too_long = await submitted(web, [("baggage", f"agent_session_id={'x' * 201}")])
     sessions = {span.attributes[names.RUN_ID]: span.attributes["session.id"] for span in memory.named(POST)}
-    assert sessions == {run["id"]: "upstream/1", own["id"]: "own", too_long["id"]: too_long["id"]}
+    assert sessions == {
+        run["id"]: "upstream/1",
+        own["id"]: "own",
+        long["id"]: "x" * 200,
+        too_long["id"]: too_long["id"],
+    }
     assert {span.attributes["session.id"] for span in memory.named("GET")} == set(sessions.values())
 
 
@@ -137,6 +143,12 @@ async def test_refusals_have_spans_and_health_has_none(memory, tmp_path):
     said = "\n".join(span.to_json() for span in memory.spans)
     assert "0123456789abcdef" not in said
     assert "hidden" not in said
+
+
+async def test_a_long_path_is_cut(memory, tmp_path):
+    async with gateway(tmp_path) as web:
+        await web.get("/v1/" + "x" * 300)
+    assert memory.one("GET").attributes[names.URL_PATH] == "/v1/" + "x" * 196
 
 
 async def test_a_stream_is_covered_to_its_end(memory, tmp_path):

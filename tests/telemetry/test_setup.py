@@ -162,8 +162,8 @@ def test_exporters_complain_once_in_a_while(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == ["telemetry: failed at 0", "telemetry: failed at 60"]
 
 
-def told(settings=Settings(), **variables):
-    return {finding.says: finding for finding in check_telemetry(settings, variables)}
+def told(settings=None, **variables):
+    return {finding.says: finding for finding in check_telemetry(settings or Settings(), variables)}
 
 
 @pytest.mark.parametrize("backend", [refusing, silent])

@@ -279,6 +279,15 @@ async def test_what_is_sampled_out_opens_no_span_but_keeps_its_context(monkeypat
     assert document["trace_id"] == f"{seen.trace_id:032x}"
 
 
+async def test_our_own_spans_need_nothing_added_to_the_programs_provider(monkeypatch):
+    with host_program(monkeypatch, sessions=False) as memory:
+        document, _ = await run("ask", memory, word="w")
+    sessions = {span.name: span.attributes.get("session.id") for span in memory.spans}
+    assert sessions.pop("GET") is None
+    assert sessions.pop("the body's own") is None
+    assert set(sessions.values()) == {document["id"]}
+
+
 async def test_without_a_provider_a_run_keeps_the_callers_trace_and_has_none_of_its_own():
     caller = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "a=1"}
     async with app.local(store="memory:") as runtime:

@@ -61,8 +61,7 @@ def run(
         from offramp.telemetry.setup import set_up
 
         wanted = Submission(pipeline=pipeline, input=encoded, session_id=session, budget=budget)
-        telemetry = set_up(app.name, "local")
-        stack.callback(telemetry.close)
+        stack.callback(set_up(app.name, "local").close)
         return asyncio.run(_run(app, settings, wanted, stdout))
 
 

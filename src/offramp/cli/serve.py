@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,15 +71,13 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         access,
     )
 
-    telemetry = set_up(app.name, "gateway")
-
     def started(url: str) -> None:
         log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
         _tell_who_may_come(access, host)
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
 
-    try:
+    with closing(set_up(app.name, "gateway")):
         return server.serve(
             gateway,
             host,
@@ -88,8 +87,6 @@ def serve(  # noqa: PLR0913 - each is an option of the command
             keys=access.closed,
             on_started=started,
         )
-    finally:
-        telemetry.close()
 
 
 def _tell_who_may_come(access: Access, host: str) -> None:

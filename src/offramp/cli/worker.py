@@ -41,11 +41,8 @@ def worker(
     show_logs(f"worker {number}" if number else "")
     settings = load_settings(engine=engine, store=store, drain_timeout=drain_timeout)
     app = load_app(target)
-    telemetry = set_up(app.name, "worker")
-    try:
+    with contextlib.closing(set_up(app.name, "worker")):
         return asyncio.run(_work(app, settings, owner, started))
-    finally:
-        telemetry.close()
 
 
 async def _work(app: App, settings: Settings, owner: str | None, started: float) -> int:

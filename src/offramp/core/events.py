@@ -316,13 +316,12 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
     return steps
 
 
-def open_waits(frames: Iterable[bytes]) -> frozenset[str]:
+def open_waits(frames: Iterable[Frame]) -> frozenset[str]:
     """The keys of the waits that have begun and not ended."""
     waiting: set[str] = set()
-    for data in frames:
-        kind = type_of(data)
-        if kind == "wait.started":
-            waiting.add(_seen.decode(data).key)
-        elif kind == "wait.ended":
-            waiting.discard(_seen.decode(data).key)
+    for frame in frames:
+        if frame.type == "wait.started":
+            waiting.add(_seen.decode(frame.data).key)
+        elif frame.type == "wait.ended":
+            waiting.discard(_seen.decode(frame.data).key)
     return frozenset(waiting)

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from offramp.core.keys import shown_tenant
 from offramp.core.run import is_run_id
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
@@ -160,7 +160,7 @@ class Gateway:
         self._trace(request)
         call = Call(connection, receive, prefix, self._meter, service, self._access, key, request.trace)
         if request.trace is not None:
-            request.trace.of_tenant(call.tenant)
+            request.trace.of_tenant(shown_tenant(call.tenant))
         return await route.endpoint(call)
 
     def _trace(self, request: _Request) -> None:
@@ -168,9 +168,8 @@ class Gateway:
         _, path = mounted_at(request.scope)
         if self._tracing is None or request.trace is not None or not path.startswith(API):
             return
-        scope, method = request.scope, "GET" if request.method == SOCKET else request.method
-        headers = Headers(scope=scope)
-        request.trace = self._tracing.request(_shown(method), request.route, scope["path"], headers, request.began_ns)
+        scope, method = request.scope, "GET" if request.method == SOCKET else _shown(request.method)
+        request.trace = self._tracing.request(scope, method, request.route, request.began_ns)
         run_id = scope.get("path_params", {}).get("run_id", "")
         if is_run_id(run_id):
             request.trace.of_run(run_id)

@@ -97,14 +97,14 @@ class DeepPath(RunHost):
         store = self._process.store
         while True:
             try:
-                frames = await frames_of(store, run_id)
-                steps = events.fold_steps(frames)
+                frames = await log_of(store, run_id)
+                steps = events.fold_steps([frame.data for frame in frames])
                 return History(
                     await store.journal(run_id),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
-                    any(events.type_of(frame) == "run.resumed" for frame in frames),
-                    events.open_waits(frames),
+                    resumed=any(frame.type == "run.resumed" for frame in frames),
+                    waiting=events.open_waits(frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
@@ -148,16 +148,12 @@ def _replayed(history: History) -> int:
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
-    return events.fold_steps(await frames_of(store, run_id), finished=finished)
+    return events.fold_steps([frame.data for frame in await log_of(store, run_id)], finished=finished)
 
 
-async def frames_of(store: Store, run_id: str) -> list[bytes]:
-    """The event log of a run without its deltas."""
-    frames: list[bytes] = []
-    after = 0
-    while True:
-        part = await store.events(run_id, after, skip_deltas=True)
-        if not part:
-            return frames
-        frames += [frame.data for frame in part]
-        after = part[-1].seq
+async def log_of(store: Store, run_id: str) -> list[events.Frame]:
+    """The event log of a run, without what was emitted."""
+    frames: list[events.Frame] = []
+    while part := await store.events(run_id, frames[-1].seq if frames else 0, skip_deltas=True):
+        frames += part
+    return frames

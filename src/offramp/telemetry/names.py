@@ -22,6 +22,9 @@ RESULT = "result"
 # Traces. The GenAI conventions are in development and change: these are the names of this version of them.
 GENAI_CONVENTIONS = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev"
 
+SCOPE = "offramp"
+"""The instrumentation scope of our spans."""
+
 # Spans, by what they cover; a name follows after a space, except where the value is a whole name.
 SPAN_RUN = "invoke_workflow"
 SPAN_STEP = {"step": "offramp.step", "tool": "execute_tool", "agent": "invoke_agent", "llm": "chat"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.trace import Span, SpanProcessor
 
+from offramp.telemetry import names
 from offramp.telemetry.context import session_attributes, session_of
 
 
@@ -16,7 +17,9 @@ class SessionProcessor(SpanProcessor):
     """
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """A span begins."""
+        """A span begins; ours have the session already."""
+        if span.instrumentation_scope is not None and span.instrumentation_scope.name == names.SCOPE:
+            return
         session = session_of(get_current() if parent_context is None else parent_context)
         if session is not None:
             span.set_attributes(session_attributes(session))

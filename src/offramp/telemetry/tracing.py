@@ -5,7 +5,7 @@ Where tracing is off there is no `Tracing`, and callers skip what they would tel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,7 +24,7 @@ from offramp.telemetry.context import carried, restored, session_attributes, ses
 from offramp.telemetry.run_trace import RunTrace, SendTrace, messaging
 
 if TYPE_CHECKING:
-    from starlette.datastructures import Headers
+    from starlette.types import Scope
 
 WEBHOOK_CHILD_S_MAX = 3600.0
 """How old a run may be for its webhook to be part of its trace; a later one starts its own, with a link."""
@@ -53,7 +53,7 @@ class Tracing:
         provider = trace.get_tracer_provider()
         if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
             return None
-        tracer = provider.get_tracer("offramp", metadata.version("offramp"))
+        tracer = provider.get_tracer(names.SCOPE, metadata.version("offramp"))
         return None if isinstance(tracer, trace.NoOpTracer) else cls(tracer, content_bytes)
 
     # Runs.
@@ -130,14 +130,15 @@ class Tracing:
 
     # The edge.
 
-    def request(self, method: str, route: str | None, path: str, headers: Headers, began_ns: int) -> RequestTrace:
+    def request(self, scope: Scope, method: str, route: str | None, began_ns: int) -> RequestTrace:
         """A request came, at `began_ns` in epoch nanoseconds; `route` is its template, None where there is none."""
         here = otel.get_current()
         kind = SpanKind.INTERNAL
         if not trace.get_current_span(here).get_span_context().is_valid:  # nobody has traced it before us
-            here = self._extract(headers, here, _HEADERS)
+            here = self._extract(scope["headers"], here, _HEADERS)
             kind = SpanKind.SERVER
-        attributes = {names.HTTP_METHOD: method, names.URL_PATH: path[:PATH_LENGTH_MAX]}
+        path = scope["path"][:PATH_LENGTH_MAX]
+        attributes = {names.HTTP_METHOD: method, names.URL_PATH: path, names.URL_SCHEME: scope.get("scheme", "http")}
         if route is not None:
             attributes[names.HTTP_ROUTE] = route
         name = method if route is None else f"{method} {route}"
@@ -185,7 +186,8 @@ class RequestTrace:
         if not self._span.is_recording():
             return
         origin = restored(record.trace)
-        self._span.set_attributes({**_shared(record, _session(record, origin)), **_facts(record)})
+        shared = _shared(record, _session(record, origin))
+        self._span.set_attributes({**shared, names.SPAN_KIND: "CHAIN", **_facts(record)})
         if attached:
             self._span.set_attribute(names.RUN_ATTACHED, True)
             self._span.add_link(trace.get_current_span(origin).get_span_context(), {names.LINK: "attached"})
@@ -227,15 +229,19 @@ class WebhookTrace:
         self._span.end()
 
 
-class _HeaderGetter(Getter["Headers"]):
-    """Reads request headers; a `traceparent` that came twice is none (W3C Trace Context, 3.2.2)."""
+RawHeaders = Iterable[tuple[bytes, bytes]]
 
-    def get(self, carrier: Headers, key: str) -> list[str] | None:
-        found = carrier.getlist(key)
-        return None if not found or (key == "traceparent" and len(found) > 1) else found
 
-    def keys(self, carrier: Headers) -> list[str]:
-        return carrier.keys()
+class _HeaderGetter(Getter[RawHeaders]):
+    """Reads ASGI's headers; a `traceparent` that came twice is none (W3C Trace Context, 3.2.2)."""
+
+    def get(self, carrier: RawHeaders, key: str) -> list[str] | None:
+        wanted = key.lower().encode("latin-1")
+        found = [value.decode("latin-1") for name, value in carrier if name == wanted]
+        return None if not found or (wanted == b"traceparent" and len(found) > 1) else found
+
+    def keys(self, carrier: RawHeaders) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier]
 
 
 _HEADERS = _HeaderGetter()
