@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from offramp.telemetry import names
+from tests.docs.test_backends import Case, local, variables
 from tests.phoenix.server import serving_phoenix
 from tests.telemetry.conftest import serving, warm
 from tests.telemetry.test_one_trace import ended, submit
@@ -26,12 +27,9 @@ def phoenix(tmp_path_factory):
 
 
 def exporting(folder, phoenix):
-    """`offramp serve` that exports as the page on Phoenix says."""
-    settings = {
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{phoenix.url}/v1/traces",
-        "OTEL_RESOURCE_ATTRIBUTES": f"openinference.project.name={PROJECT}",
-    }
-    return serving(folder, None, **settings)
+    """`offramp serve` with the variables of the page on Phoenix."""
+    given = variables(Case("phoenix", "/v1/traces", "session.id"))
+    return serving(folder, None, **{name: local(value, phoenix.url) for name, value in given.items()})
 
 
 def left(serve):
