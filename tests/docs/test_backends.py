@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,7 +16,9 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
 from tests.cli.harness import offramp
 from tests.docs.pages import ROOT, blocks
+from tests.telemetry.conftest import serving
 from tests.telemetry.receiver import Receiver
+from tests.telemetry.test_one_trace import CALLER, ended, submit
 
 BACKENDS = ROOT / "docs" / "backends"
 APP = ROOT / "tests" / "telemetry" / "desk.py"
@@ -141,6 +144,22 @@ def test_metrics_find_their_way_with_the_variables_of_a_page(case, backend, monk
     assert backend.metrics == {"counted"}
     for name, value in {**case.headers, **case.metrics_headers}.items():
         assert backend.posted[case.metrics][name] == value
+
+
+def test_what_langsmith_gets_has_no_parent_elsewhere(backend, tmp_path):
+    (case,) = [case for case in CASES if case.page == "langsmith"]
+    given = {name: local(value, backend.url) for name, value in variables(case).items()}
+    with serving(tmp_path, None, **given) as serve:
+        run = submit(serve.url, "answer", {"word": "why", "gate": "open"}, CALLER, session_id=SESSION)
+        assert run["demotion"]["reason"] == "budget"
+        (tmp_path / "open").touch()
+        document = ended(serve.url, run["id"])
+        serve.send(signal.SIGTERM)
+        assert serve.end()[0] == 0
+    whole = [span for span in backend.spans if span.trace_id == document["trace_id"]]
+    ids = {span.id for span in whole}
+    assert [span.name for span in whole if span.parent not in ids] == ["POST /v1/pipelines/{name}/runs"]
+    assert {"send answer", "process answer", "chat write"} <= {span.name for span in whole}
 
 
 def test_every_page_is_in_the_list_names_its_sources_and_says_what_was_tested():
