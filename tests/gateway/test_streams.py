@@ -99,6 +99,20 @@ async def test_a_position_that_is_no_number_is_400(client, service, header):
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("startingAfter=3", "/query/startingAfter"),
+        ("starting_after=3&starting_after=1", "/query/starting_after"),
+        ("starting_after=3&x=1", "/query/x"),
+    ],
+)
+async def test_a_parameter_that_nobody_reads_is_422(client, service, query, pointer):
+    answer = await client.get(f"/v1/runs/{service.new_run().record.id}/events?{query}")
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
 async def test_removed_events_are_410(client, service):
     run = service.new_run()
     run.record.purged = True

@@ -90,6 +90,10 @@ def test_baggage_that_came_in_is_kept_for_the_run_itself(memory):
             {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "v=1"},
         ),
         ({"traceparent": "nonsense", "tracestate": "v=1", "baggage": "user=u"}, {}),
+        (
+            {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "no state\x01"},
+            {"traceparent": f"00-{TRACE}-{SPAN}-01"},
+        ),
     ],
 )
 async def test_without_tracing_the_callers_trace_goes_out_as_it_came(trace, sent):

@@ -61,9 +61,11 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access
+    from offramp.gateway.descriptors import raise_limit
     from offramp.telemetry.setup import set_up
     from offramp.wiring import build
 
+    raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),

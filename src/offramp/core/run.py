@@ -182,13 +182,6 @@ def links(run: str, prefix: str = "") -> dict[str, str]:
     }
 
 
-def caller_trace(record: RunRecord) -> dict[str, str]:
-    """The stored trace context for an outside service: without baggage, and only if there is one."""
-    if trace_id(record.trace) is None:
-        return {}
-    return {name: record.trace[name] for name in ("traceparent", "tracestate") if name in record.trace}
-
-
 def trace_id(trace: dict[str, str]) -> str | None:
     """The trace id of a W3C `traceparent` (version-traceid-spanid-flags), None without a valid one."""
     parts = trace.get("traceparent", "").split("-")

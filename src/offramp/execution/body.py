@@ -5,6 +5,7 @@ All of it is journaled, so that a replay sees what the first execution saw.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from offramp.core.failure import exception_of, failure_of
 from offramp.core.journal import Entry
 from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
-from offramp.execution.context import Run
+from offramp.execution.context import Run, current
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Body:
             await sleep_for(scope.clock, due - scope.clock.time())
         at = scope.clock.time()
         scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
+        await scope.turn(over)
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """The value of the next signal of this name, encoded."""
@@ -106,14 +108,15 @@ class Body:
             wait = _Wait("signal", name, key)
             scope.on_signal_wait()
             with scope.traced_wait(name), self._waits(wait, due) as came:
-                value = await scope.mailbox.take(scope.clock, name, due, came)
+                value = await scope.mailbox.take(scope.clock, name, due, came, scope.turnstile.settled)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
             entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at)
             scope.append(entry, wait.ended("received" if failure is None else "due", scope.clock.time()))
-        elif entry.failure is None:
-            scope.mailbox.skip(name)
+            await scope.turn(key)
+        elif entry.value is not None:
+            scope.mailbox.skip(name, entry.value)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return entry.value or b"null"
@@ -133,3 +136,11 @@ class Body:
             if scope.state != "closed":  # else the run goes on, and waits, elsewhere
                 scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
             raise
+
+
+def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    """The task factory of the run loops: with a second task, a body can see in which order results come."""
+    ambient = current.get()
+    if isinstance(ambient, Body):
+        ambient.scope.turnstile.branch()
+    return asyncio.Task(coroutine, loop=loop, **options)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from offramp.execution.body import new_task
 from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class RunLoop(LoopThread):
         self.silent = False
         self.reported = False
         super().__init__(name)
+        self.loop.set_task_factory(new_task)
 
 
 class RunLoops:

@@ -86,10 +86,10 @@ class Table:
             route = methods.get(method)
             if route is not None:
                 return route, match.groupdict()
-            if SOCKET in methods:
+            if SOCKET in methods and method in {"GET", "HEAD"}:
                 raise UpgradeRequired("connect here with a WebSocket; for HTTP use the run's events")
             if method != SOCKET:
-                allow = ", ".join(sorted(methods))
+                allow = ", ".join(sorted(methods)).replace(SOCKET, "GET")
                 raise MethodNotAllowed(f"{method} is not allowed here; use {allow}", allow)
         shown = path[:PATH_LENGTH_SHOWN]
         raise UnknownPath(f"nothing is served at {shown!r}; {did_you_mean(shown, self._templates)}")

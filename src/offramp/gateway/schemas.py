@@ -31,6 +31,8 @@ _MOMENT: Schema = {"type": "string", "format": "date-time"}
 _MOMENT_OR_NULL = _nullable("string", format="date-time")
 _NUMBER: Schema = {"type": "number"}
 
+RUN_ID: Schema = {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"}
+
 RUN_ERROR = _object(
     {
         "code": _STRING,
@@ -44,7 +46,7 @@ RUN_ERROR = _object(
 
 RUN = _object(
     {
-        "id": {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"},
+        "id": RUN_ID,
         "pipeline": _STRING,
         "status": {"enum": list(get_args(Status))},
         "path": {"enum": ["fast", "deep"]},
@@ -160,6 +162,23 @@ EVENT = _object(
     description="One event; each type adds fields of its own.",
 )
 
+MESSAGE = _object(
+    {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "The event's number."},
+        "event": {"enum": list(TYPES)},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Event"},
+        },
+    },
+    description="One message of the stream.",
+)
+
+NO_WEBHOOK: Schema = {
+    "type": "null",
+    "description": "Not available here: the operator has set no OFFRAMP_WEBHOOK_SECRET to sign with.",
+}
 WEBHOOK = _object(
     {
         "url": {
@@ -190,12 +209,13 @@ COMPONENTS: dict[str, Schema] = {
     "Pipelines": PIPELINES,
     "Problem": PROBLEM,
     "Event": EVENT,
+    "Message": MESSAGE,
     "Health": HEALTH,
 }
 
 
-def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> Schema:
-    """The body of a request for a run."""
+def run_request(input_schema: Schema, classes: list[str], budget_max: float, *, webhooks: bool) -> Schema:
+    """The body of a request for a run; `webhooks` where they are sent."""
     return _object(
         {
             "input": input_schema,
@@ -208,7 +228,7 @@ def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> 
                 "additionalProperties": {"type": "string", "maxLength": METADATA_VALUE_LENGTH_MAX},
             },
             "budget": _nullable("number", minimum=0, maximum=budget_max, description="Seconds on the fast path."),
-            "webhook": {"oneOf": [{"type": "null"}, WEBHOOK]},
+            "webhook": {"oneOf": [{"type": "null"}, WEBHOOK]} if webhooks else NO_WEBHOOK,
             "follow": {
                 "type": "boolean",
                 "default": False,

@@ -209,12 +209,12 @@ class _Sender:
 
 async def events(call: Call) -> EventStream:
     """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
-    connection = call.connection
-    follow = connection.query_params.get("follow", "true")
+    query = call.query("starting_after", "follow")
+    follow = query.get("follow", "true")
     if follow not in {"true", "false"}:
         says = f"true or false, got {follow[:20]!r}"
         raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
-    after = position(connection.headers.get("last-event-id"), connection.query_params.get("starting_after"))
+    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")

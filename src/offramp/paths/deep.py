@@ -123,7 +123,7 @@ class DeepPath(RunHost):
 
     def listening(self) -> list[str]:
         """The runs here that wait for something: they look again now and then, should a notification be lost."""
-        return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
+        return [run.record.id for run in self._live.all() if run.execution.scope.waits_until() is not None]
 
     def held(self, until: float) -> None:
         """The lease was renewed."""

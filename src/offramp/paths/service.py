@@ -127,6 +127,7 @@ class Service:
         if self._announcer is not None:
             self._announcer.open()
         self._process.control.spawn(self._purge())
+        self._process.control.spawn(self._catch_up())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -164,9 +165,7 @@ class Service:
             record = await process.store.get(run_id)
             if record is not None and record.purged:
                 raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
-        async with contextlib.aclosing(
-            process.feed.follow(process.store, run_id, after, idle, process.settings.poll)
-        ) as frames:
+        async with contextlib.aclosing(process.feed.follow(process.store, run_id, after, idle)) as frames:
             async for part in frames:
                 yield part
 
@@ -305,6 +304,16 @@ class Service:
                     pass
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+    async def _catch_up(self) -> None:
+        """Look for events that were not announced, also during the drain, when readers are still served."""
+        feed = self._process.feed
+        while not feed.ended:
+            await asyncio.sleep(self.settings.poll)
+            try:
+                await feed.catch_up(self._process.store)
+            except StoreError as error:
+                log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
 
     async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
         """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""

@@ -13,13 +13,14 @@ from datetime import datetime
 
 from offramp.core import events
 from offramp.core.events import TERMINAL, Frame
-from offramp.core.run import RunRecord, caller_trace, document
+from offramp.core.run import RunRecord, document
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
 from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
+from offramp.telemetry.context import forwarded
 
 log = logging.getLogger("offramp")
 
@@ -175,7 +176,7 @@ class Announcer:
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         shown = document(record, [step.document() for step in steps.values()], record.mount)
         target = target_of(record.webhook.url)
-        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), caller_trace(record))
+        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), forwarded(record.trace))
         tracing = self._process.tracing
         if tracing is None:
             return await self._sender.send(target, made)

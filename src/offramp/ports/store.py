@@ -19,6 +19,8 @@ S11 An idempotency key that comes with another fingerprint is refused with `Idem
 S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
+S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
+   more, those that have ended and those that are unknown, and no others.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -26,7 +28,7 @@ over a call in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -154,6 +156,9 @@ class Store(Protocol):
 
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
         """Visible events numbered above `after`, in order: at least one if there is one, never too many (S10)."""
+
+    async def ahead(self, positions: Mapping[str, int]) -> Sequence[str]:
+        """Which of these runs a reader at the given position must look at: one look for any number of readers (S15)."""
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""

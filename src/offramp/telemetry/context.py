@@ -34,6 +34,13 @@ def restored(headers: Mapping[str, str]) -> Context:
     return _BAGGAGE.extract(headers, _TRACE.extract(headers, Context()))
 
 
+def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that came in, as they may go out to somebody else: well-formed, and without baggage."""
+    sent: dict[str, str] = {}
+    _TRACE.inject(sent, _TRACE.extract(headers, Context()))
+    return sent
+
+
 def session_of(context: Context) -> str | None:
     """The session in a context's baggage."""
     found = baggage.get_baggage(names.BAGGAGE_SESSION, context)

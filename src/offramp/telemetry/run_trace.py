@@ -76,7 +76,7 @@ class RunTrace:
 
     def demoted(self, demotion: Demotion) -> None:
         """The deep path owns the run."""
-        if self.recording:
+        if self.span.is_recording():  # it may have ended meanwhile
             facts = {names.DEMOTION_REASON: demotion.reason}
             self.span.set_attributes(facts)
             times = {names.ELAPSED_MS: demotion.elapsed_ms, names.BUDGET_MS: demotion.budget_ms}
@@ -84,7 +84,7 @@ class RunTrace:
 
     def concluded(self, outcome: Outcome) -> None:
         """The run has its outcome."""
-        if not self.recording:
+        if not self.span.is_recording():
             return
         self.span.set_attribute(names.RUN_OUTCOME, outcome.status)
         if outcome.result is not None and self.content_bytes is not None:

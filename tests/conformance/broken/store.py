@@ -595,3 +595,19 @@ class NeverClosed(MemoryStore):
 
     async def close(self):
         pass
+
+
+@breaks("S15")
+class OverlooksEnds(MemoryStore):
+    """A reader that has everything is not told that the run has ended."""
+
+    async def ahead(self, positions):
+        return [run_id for run_id in await super().ahead(positions) if not self._runs[run_id].record.finished]
+
+
+@breaks("S15")
+class WakesEverybody(MemoryStore):
+    """Every reader looks, each time."""
+
+    async def ahead(self, positions):
+        return list(positions)

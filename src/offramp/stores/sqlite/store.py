@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -14,7 +14,7 @@ from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
-from offramp.stores.sqlite.batch import Transaction
+from offramp.stores.sqlite.batch import Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
 from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_data
@@ -188,6 +188,18 @@ class SQLiteStore:
             ]
 
         return await self._database.read(query)
+
+    async def ahead(self, positions: Mapping[str, int]) -> list[str]:
+        """The runs that have more than their readers, or have ended, or are unknown: two seeks each."""
+        statement = (
+            "SELECT v.column1 FROM (VALUES {rows}) AS v LEFT JOIN runs ON runs.id = v.column1 "
+            "WHERE runs.id IS NULL OR runs.finished_at IS NOT NULL OR v.column2 < "
+            "(SELECT last FROM events WHERE run_id = v.column1 ORDER BY first DESC LIMIT 1)"
+        )
+        values = [value for position in positions.items() for value in position]
+        return await self._database.read(
+            lambda connection: [run_id for (run_id,) in execute(connection, statement, 2, values)]
+        )
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, in order."""
