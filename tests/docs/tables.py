@@ -18,6 +18,7 @@ from offramp.core import events, webhooks
 from offramp.core.run import Route, links
 from offramp.core.spec import DEMOTION_MESSAGE
 from offramp.settings import Settings
+from offramp.telemetry.instruments import GATEWAY, RUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "run_01M80556NBCJM5ZX4VNNF0PSDB"
@@ -45,6 +46,8 @@ EXAMPLES: list[events.Body] = [
     ),
     events.RunExpired({"code": "deadline", "message": "RunExpired: …", "step": None, "attempt": None}),
 ]
+
+METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
 
 # Where each bound of docs/limits.md lives, how it is shown, what it bounds, and how it can be changed.
 LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
@@ -140,6 +143,9 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
+            ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
+            ("paths.slo:LOOK_EVERY_S", "s", "the metrics of service levels may be old"),
+            ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
@@ -196,6 +202,18 @@ def limits_tables() -> str:
     return "\n\n".join(parts)
 
 
+def metrics_tables() -> str:
+    parts = []
+    for title, table in METRICS.items():
+        rows = [f"## {title}", "", "| metric | labels | in OpenTelemetry | |", "|---|---|---|---|"]
+        for each in table:
+            labels = ", ".join(f"`{label}`" for label in each.labels)
+            otel = f"`{each.otel_name}`, `{each.unit}`" if each.unit else f"`{each.otel_name}`"
+            rows.append(f"| `{each.shown_name}` {each.kind} | {labels} | {otel} | {each.meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
 def delays_table() -> str:
     rows = ["| failed attempts | next attempt after |", "|---|---|"]
     for number, delay in enumerate(webhooks.DELAYS_S, 1):
@@ -223,6 +241,7 @@ PARTS = {
     "events": ("docs/events.md", events_list),
     "limits": ("docs/limits.md", limits_tables),
     "delays": ("docs/webhooks.md", delays_table),
+    "metrics": ("docs/metrics.md", metrics_tables),
 }
 
 

@@ -75,7 +75,7 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         accepted = await service.submit(wanted)
         run_id = accepted.record.id
         with Stop() as stop, Screen() as screen:
-            show_logs(level=logging.WARNING)
+            show_logs("run", level=logging.WARNING)
             if not await _watched(service, run_id, screen, stop):
                 return 128 + (stop.signal or 2)
         if stop.signal is not None:

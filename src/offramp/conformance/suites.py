@@ -16,6 +16,7 @@ from offramp.conformance import (
     lease_signals,
     store_events,
     store_records,
+    store_tallies,
     store_writes,
 )
 from offramp.conformance.case import PATIENCE_S, Case, cases_in, engine_obligations, store_obligations
@@ -31,7 +32,7 @@ BACKSTOPS_PER_PATIENCE = 10
 
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store and lease suite."""
-    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals)
+    return cases_in(store_writes, store_events, store_records, store_tallies, lease_claims, lease_owners, lease_signals)
 
 
 def engine_cases() -> list[Case[EngineStage]]:

@@ -18,12 +18,13 @@ from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
+from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -43,9 +44,11 @@ State = Literal["open", "stopping", "closed"]
 
 
 class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps and waits they did not finish, signals received.
+    """What earlier executions of a run left.
 
-    `resumed` says that one of them was no longer the first.
+
+    Finished steps, steps they began and did not finish, signals received, whether a worker has resumed it before, and
+    the keys of waits that they began and did not end.
     """
 
     entries: Sequence[Entry] = ()
@@ -72,6 +75,8 @@ class Scope:
         lanes: Lanes,
         clock: Clock,
         history: History,
+        metrics: Metrics,
+        *,
         tenure: Tenure | None = None,
         trace: RunTrace | None = None,
     ) -> None:
@@ -83,6 +88,7 @@ class Scope:
         self.clock = clock
         self._lanes = lanes
         self._tenure = tenure or Tenure()
+        self._metrics = metrics
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
@@ -216,6 +222,7 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self._metrics.step(self.facts.pipeline, spec.name, "completed")
                 if trace is not None:
                     trace.completed(value)
                 if spec.effect == "once":
@@ -239,12 +246,15 @@ class Scope:
         now = self.clock.time()
         failure = failure_of(error, spec.name, number)
         asked = retry_after_s(error, now)
+        if isinstance(error, StepTimeout):
+            self._metrics.timed_out(self.facts.pipeline, spec.name)
         wait = None
         if not isinstance(error, EncodingError):  # another try would return the same type
             wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
+            self._metrics.retrying(self.facts.pipeline, spec.name)
             if attempt.trace is not None:
                 attempt.trace.retrying(number, failure, wait)
             return wait
@@ -258,6 +268,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""

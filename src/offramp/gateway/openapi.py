@@ -282,6 +282,7 @@ def _operations() -> dict[str, Any]:
     return {
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
+        "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(

@@ -20,13 +20,13 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from offramp.core.addresses import PORT_MAX
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.descriptors import connections_max
 from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
-PORT_MAX = 65_535
 HEAD_BYTES_MAX = 64 * 1024
 """Of a request's line and headers; past it 431."""
 HEAD_S_MAX = 20.0

@@ -37,6 +37,7 @@ class FastPath:
             if created.existing is not None:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
+        self._live.first_events.of_new(record)
         run = self._live.start(record, runlog, History(), trace)
         ends = run.began + record.budget_s
         run.timers.append(

@@ -75,7 +75,7 @@ class _Rehearsal:
             clock=process.clock,
         )
         self.notes = _Notes(record.id)
-        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history)
+        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)
         self.outcome: Outcome | None = None
         self._changed = changed
         self.execution = Execution(
