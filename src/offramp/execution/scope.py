@@ -47,13 +47,16 @@ State = Literal["open", "stopping", "closed"]
 class History(NamedTuple):
     """What earlier executions of a run left.
 
-    Finished steps, steps they began and did not finish, signals received, and whether a worker has resumed it before.
+
+    Finished steps, steps they began and did not finish, signals received, whether a worker has resumed it before, and
+    the keys of waits that they began and did not end.
     """
 
     entries: Sequence[Entry] = ()
     interrupted: Mapping[str, events.StepState] = {}
     signals: Sequence[tuple[str, bytes]] = ()
     resumed: bool = False
+    waiting: frozenset[str] = frozenset()
 
 
 class Handoff(BaseException):
@@ -90,6 +93,8 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.waiting = set(history.waiting)
+        """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
         self._replays = self.journal.replayable > 0
         self._waits = Waits()

@@ -112,6 +112,7 @@ class DeepPath(RunHost):
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
                     resumed=any(frame.type == "run.resumed" for frame in frames),
+                    waiting=events.open_waits(frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
