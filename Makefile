@@ -9,6 +9,9 @@ PHOENIX := .venv-phoenix
 ARGS ?=
 # How often make chaos kills.
 KILLS ?= 500
+# How long make fuzz asks.
+EXAMPLES ?= 500
+ATTACKS ?= 100000
 # In CI a skipped test is a failed one: a missing tool may not turn the suite green.
 ifdef CI
 NO_SKIPS := -p tools.no_skips
@@ -18,7 +21,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-phoenix chaos check style types layers deps sizes docs fix bench lock clean
+.PHONY: help setup demo test test-phoenix chaos fuzz check style types layers deps sizes docs fix bench lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -59,6 +62,10 @@ test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a re
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
 	$(BIN)/pytest -m chaos -n 1 tests/chaos
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
+fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with what is no request
+	$(BIN)/python -m tests.fuzz.longer --examples $(EXAMPLES) --attacks $(ATTACKS) $(if $(SEED),--seed $(SEED))
 
 check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
 
