@@ -46,12 +46,13 @@ T = TypeVar("T")
 def encode(frames: Sequence[Frame], ends: frozenset[bytes]) -> tuple[bytes, int, bool]:
     """Frames as one chunk up to and with the first whose type is in `ends`; how many; whether there was one."""
     parts: list[bytes] = []
-    for seq, data in frames:
+    for frame in frames:
+        data = frame.data
         kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
         if b"\n" in data or b"\r" in data:
             # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
-            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # noqa: PLW2901
-        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data))
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
         if kind in ends:
             return b"".join(parts), len(parts), True
     return b"".join(parts), len(parts), False

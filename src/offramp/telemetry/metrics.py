@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,4 +109,7 @@ class Metrics:
 
 def _made(kind: Any, name: str, meaning: str, labels: list[str], **options: Any) -> Any:
     # Into no registry yet: several services may live in one process, each with its own.
-    return kind(name, meaning, labels, registry=None, **options)
+    made = kind(name, meaning, labels, registry=None, **options)
+    # Looking a child up takes longer than counting. Labels are few: what is declared, and words of ours.
+    made.labels = functools.cache(made.labels)
+    return made
