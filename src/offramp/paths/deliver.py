@@ -7,13 +7,13 @@ memory stays bounded however slow a reader is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
+from offramp.errors import RunGone
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
@@ -110,7 +110,7 @@ class _Topic:
 
     def over(self) -> bool:
         """Whether the newest event is the terminal one."""
-        return bool(self.frames) and self.frames[-1].type in TERMINAL
+        return bool(self.frames) and self.frames[-1].terminal
 
 
 class Feed:
@@ -179,22 +179,21 @@ class Feed:
         for loop, told in wake.items():
             call_threadsafe(loop, _tell_all, told)
 
-    @contextlib.contextmanager
-    def _reader(self, run_id: str, after: int) -> Iterator[tuple[_Topic, _Reader]]:
-        loop = asyncio.get_running_loop()
-        reader = _Reader(after)
+    def _join(self, run_id: str, reader: _Reader, loop: asyncio.AbstractEventLoop) -> _Topic:
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic(run_id))
+            topic = self._topics.get(run_id)
+            if topic is None:
+                topic = self._topics[run_id] = _Topic(run_id)
             topic.readers += 1
             topic.loops.setdefault(loop, set()).add(reader)
-        try:
-            yield topic, reader
-        finally:
-            with self._lock:
-                topic.loops[loop].discard(reader)
-                if not topic.loops[loop]:
-                    del topic.loops[loop]
-                self._let_go(topic)
+        return topic
+
+    def _leave(self, topic: _Topic, reader: _Reader, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            topic.loops[loop].discard(reader)
+            if not topic.loops[loop]:
+                del topic.loops[loop]
+            self._let_go(topic)
 
     def _let_go(self, topic: _Topic) -> None:
         topic.readers -= 1
@@ -224,15 +223,22 @@ class Feed:
             after: the last number the reader has; 0 from the start.
             idle: seconds without an event after which an empty list is yielded, the first time up to half of that
                 earlier; None for never.
+
+        Raises:
+            RunGone: the run's events were removed at the end of its retention.
         """
-        with self._reader(run_id, after) as (topic, reader):
+        if self.unknown(run_id):
+            await _require_kept(store, run_id)
+        loop, reader = asyncio.get_running_loop(), _Reader(after)
+        topic = self._join(run_id, reader, loop)
+        try:
             look = not topic.complete
             while True:
                 reader.told = False
                 behind, reader.behind = reader.behind, False
                 with self._lock:
                     frames = topic.after(reader.after)
-                    ended = self.ended or topic.over()
+                    ended = not frames and (self.ended or topic.over())
                 if frames is None or (not frames and (look or behind)):
                     frames = await store.events(run_id, reader.after)
                     if not frames and (reader.after or behind) and await _over(store, run_id):
@@ -242,7 +248,7 @@ class Feed:
                 if frames:
                     reader.after, look = frames[-1].seq, False
                     yield frames
-                    if frames[-1].type in TERMINAL:
+                    if frames[-1].terminal:
                         return
                     continue
                 if ended:
@@ -252,6 +258,14 @@ class Feed:
                     silence = idle
                     yield []
                 look = topic.last <= reader.after
+        finally:
+            self._leave(topic, reader, loop)
+
+
+async def _require_kept(store: Store, run_id: str) -> None:
+    record = await store.get(run_id)
+    if record is not None and record.purged:
+        raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
 
 
 async def _over(store: Store, run_id: str) -> bool:
