@@ -10,13 +10,15 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from offramp.core.events import Frame
 from offramp.errors import RunGone
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
+FIRST_READER_WITHIN_S = 1.0
+"""Who asked for a run follows it within moments, as a rule; later readers find its first events in the store."""
 GOLDEN_RATIO = 0.618033988749895
 """Its multiples, without their whole parts, fill the unit interval evenly however many there are."""
 TAIL_EVENTS_MAX = 512
@@ -118,6 +120,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
+        self._expecting: deque[tuple[float, _Topic]] = deque()
         self._waits = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
@@ -147,9 +150,10 @@ class Feed:
                 if not topic.loops:  # what is kept for the first reader is not all there is
                     del self._topics[topic.run_id]
 
-    async def catch_up(self, store: Store) -> None:
+    async def catch_up(self, store: Store, now: float) -> None:
         """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
         with self._lock:
+            self._expect_no_longer(now)
             positions = {run_id: topic.everybody_has() for run_id, topic in self._topics.items() if topic.loops}
         if not positions:
             return
@@ -200,17 +204,18 @@ class Feed:
         if topic.readers == 0 and self._topics.get(topic.run_id) is topic:
             del self._topics[topic.run_id]
 
-    def watch(self, run_id: str) -> Callable[[], None]:
-        """Keep the events of a run that this process is about to create; call the result to stop."""
+    def expect(self, run_id: str, now: float) -> None:
+        """Keep the events of a run that this process is about to create, for a moment; `now` is monotonic."""
         with self._lock:
             topic = self._topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
+            self._expecting.append((now + FIRST_READER_WITHIN_S, topic))
+            self._expect_no_longer(now)
 
-        def unwatch() -> None:
-            with self._lock:
-                self._let_go(topic)
-
-        return unwatch
+    def _expect_no_longer(self, now: float) -> None:
+        """A timer for each run would cost more than all else here: the next run, or `catch_up`, lets go of them."""
+        while self._expecting and self._expecting[0][0] <= now:
+            self._let_go(self._expecting.popleft()[1])
 
     async def follow(
         self, store: Store, run_id: str, after: int, idle: float | None

@@ -291,11 +291,11 @@ class Service:
 
     async def _catch_up(self) -> None:
         """Look for events that were not announced, also during the drain, when readers are still served."""
-        feed = self._process.feed
+        feed, clock = self._process.feed, self._process.clock
         while not feed.ended:
             await asyncio.sleep(self.settings.poll)
             try:
-                await feed.catch_up(self._process.store)
+                await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:
                 log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
 
