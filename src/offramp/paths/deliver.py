@@ -29,17 +29,20 @@ TAIL_BYTES_MAX = 256 * 1024
 class _Reader:
     """Who waits for the next event of a run: the last number it has, and whether the store is known to have more.
 
-    Belongs to one loop; only `behind` is set from elsewhere. Cheaper than an `asyncio.Event` and `asyncio.timeout()`,
-    once for every streamed event.
+    Belongs to one loop; only `behind` is set from elsewhere. Its timer is not moved with each event, but looks when it
+    is due whether there was one: a waiting stream costs little, a flowing one nothing.
     """
 
-    __slots__ = ("_wait", "after", "behind", "told")
+    __slots__ = ("_due", "_loop", "_timer", "_wait", "after", "behind", "told")
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, loop: asyncio.AbstractEventLoop) -> None:
         self.after = after
         self.behind = False
         self.told = False
+        self._loop = loop
         self._wait: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def tell(self) -> None:
         """There may be something new."""
@@ -51,18 +54,35 @@ class _Reader:
             self._wait.set_result(None)
 
     async def woken(self, seconds: float | None) -> bool:
-        """Whether it was told something within that time, from `told = False` on; None for any time."""
+        """Whether it was told something within that time, from `told = False` on; None for any time.
+
+        A time that is shorter than the one before may be exceeded, as far as that one goes.
+        """
         if not self.told:
-            loop = asyncio.get_running_loop()
-            self._wait = loop.create_future()
-            timer = None if seconds is None else loop.call_later(seconds, self._go_on)
+            self._wait = self._loop.create_future()
+            if seconds is not None:
+                self._due = self._loop.time() + seconds
+                if self._timer is None:
+                    self._timer = self._loop.call_at(self._due, self._look)
             try:
                 await self._wait
             finally:
                 self._wait = None
-                if timer is not None:
-                    timer.cancel()
         return self.told
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._wait is None:
+            return  # the next wait sets it again
+        if self._due <= self._loop.time():
+            self._go_on()
+        else:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Topic:
@@ -121,7 +141,7 @@ class Feed:
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
         self._expecting: deque[tuple[float, _Topic]] = deque()
-        self._waits = itertools.count()
+        self._joined = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
         """Whether this process stops, so that nobody waits here any more."""
@@ -170,9 +190,9 @@ class Feed:
             self.ended = True
             self._wake(list(self._topics.values()))
 
-    def _first_silence(self) -> float:
-        """From 0.5 to 1, evenly spread: readers that came together are not all served at the same moment ever after."""
-        return 0.5 + next(self._waits) * GOLDEN_RATIO % 1 / 2
+    def _first_silence(self, idle: float | None) -> float | None:
+        """A half to the whole, evenly spread: readers that came together are not all served together ever after."""
+        return None if idle is None else idle * (0.5 + next(self._joined) * GOLDEN_RATIO % 1 / 2)
 
     @staticmethod
     def _wake(topics: Sequence[_Topic]) -> None:
@@ -234,10 +254,11 @@ class Feed:
         """
         if self.unknown(run_id):
             await _require_kept(store, run_id)
-        loop, reader = asyncio.get_running_loop(), _Reader(after)
+        loop = asyncio.get_running_loop()
+        reader = _Reader(after, loop)
         topic = self._join(run_id, reader, loop)
         try:
-            look = not topic.complete
+            look, silence = not topic.complete, self._first_silence(idle)
             while True:
                 reader.told = False
                 behind, reader.behind = reader.behind, False
@@ -258,12 +279,13 @@ class Feed:
                     continue
                 if ended:
                     return
-                silence = None if idle is None else idle * self._first_silence()
-                while not await reader.woken(silence):
-                    silence = idle
+                told = await reader.woken(silence)
+                while not told:
                     yield []
+                    told = await reader.woken(idle)
                 look = topic.last <= reader.after
         finally:
+            reader.close()
             self._leave(topic, reader, loop)
 
 
