@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
 from offramp.cli.options import DrainTimeout, Engine, Store, Target
@@ -49,6 +50,7 @@ async def _work(app: App, settings: Settings, owner: str | None, started: float)
     with Stop(watch_stdin=owner is not None) as stop:
         service = build(app, settings, role="worker", owner=owner)
         await service.start()
+        relax()
         try:
             log.info("ready in %.1f s, data in %s", time.monotonic() - started, settings.data)
             await stop.asked()
