@@ -282,10 +282,11 @@ async def test_the_events_of_a_run_past_its_retention_are_gone(tmp_path):
     async def pipe() -> str:
         return "done"
 
-    async with member(app, tmp_path, "gateway", clock=clock) as service:
+    async with member(app, tmp_path, "gateway", clock=clock, poll=0.05) as service:
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await frames_of(service, run)
         clock.advance(101)
+        await eventually(lambda: service._process.feed.unknown(run))
         assert await service._process.store.purge(clock.time()) == 1
         with pytest.raises(RunGone, match="were kept for 100 s"):
             await frames_of(service, run)

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
@@ -86,6 +87,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     )
 
     def started(url: str) -> None:
+        relax()
         log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
         _tell_who_may_come(access, host)
         if not workers:

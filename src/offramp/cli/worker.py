@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
 from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerMetrics
@@ -62,6 +63,7 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
         service = build(app, settings, role="worker", owner=owner)
         with scraped(service.collectors, settings.worker_metrics, max(0, number - 1)):
             await service.start()
+            relax()
             try:
                 ready_s = time.monotonic() - started
                 log.info("ready in %.1f s, data in %s", ready_s, settings.data)

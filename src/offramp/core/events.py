@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,8 +21,11 @@ EMITTED_BYTES_MAX = 256 * 1024
 """Of one emitted value, encoded."""
 
 
-class Body(msgspec.Struct, frozen=True, tag_field="type"):
-    """What an event says beside `run_id`, `seq` and `at`."""
+class Body(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
+    """What an event says beside `run_id`, `seq` and `at`.
+
+    Events, drafts and frames refer to nothing that could refer to them: they need not be garbage-collected.
+    """
 
 
 class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}):
@@ -161,10 +164,11 @@ TYPES: tuple[str, ...] = tuple(str(event.__struct_config__.tag) for event in EVE
 TERMINAL: frozenset[str] = frozenset({"run.completed", "run.failed", "run.cancelled", "run.expired"})
 
 _TYPE_AT = len('{"type":"')
+_OF_RUN = b'{"type":"run.'
 _encode = msgspec.json.Encoder().encode
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event before it has a number: `split` is where `run_id`, `seq` and `at` go into `body`."""
 
     type: str
@@ -181,12 +185,12 @@ def draft(body: Body, at: str) -> Draft:
 
 def frame(drafted: Draft, run: str, seq: int) -> bytes:
     """The event as one line of JSON, `{"type", "run_id", "seq", "at", …}`."""
-    _, at, body, split = drafted
+    body, split = drafted.body, drafted.split
     return b'%b"run_id":"%b","seq":%d,"at":"%b",%b' % (
         body[:split],
         run.encode(),
         seq,
-        at.encode(),
+        drafted.at.encode(),
         body[split:],
     )
 
@@ -196,7 +200,7 @@ def type_of(framed: bytes) -> str:
     return framed[_TYPE_AT : framed.index(b'"', _TYPE_AT)].decode()
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """A numbered, encoded event."""
 
     seq: int
@@ -206,6 +210,11 @@ class Frame(NamedTuple):
     def type(self) -> str:
         """The event's type."""
         return type_of(self.data)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is the last event of its run."""
+        return self.data.startswith(_OF_RUN) and type_of(self.data) in TERMINAL
 
 
 class Event(msgspec.Struct, frozen=True):

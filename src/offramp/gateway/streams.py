@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
 from prometheus_client import Counter
@@ -46,12 +46,13 @@ T = TypeVar("T")
 def encode(frames: Sequence[Frame], ends: frozenset[bytes]) -> tuple[bytes, int, bool]:
     """Frames as one chunk up to and with the first whose type is in `ends`; how many; whether there was one."""
     parts: list[bytes] = []
-    for seq, data in frames:
+    for frame in frames:
+        data = frame.data
         kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
         if b"\n" in data or b"\r" in data:
             # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
-            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # noqa: PLW2901
-        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data))
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
         if kind in ends:
             return b"".join(parts), len(parts), True
     return b"".join(parts), len(parts), False
@@ -156,7 +157,8 @@ class EventStream:
     async def _pump(self, send: Send, sent: Counter) -> None:
         try:
             async with asyncio.timeout(None) as limit:
-                await self._follow(_Sender(send, limit), sent)
+                with closing(_Sender(send, limit)) as sender:
+                    await self._follow(sender, sent)
         except TimeoutError as error:
             if limit.expired():
                 raise _Stalled from error
@@ -191,20 +193,39 @@ class EventStream:
 
 
 class _Sender:
-    """Sends parts of a body; one timer for all of them, moved with each, notices a client that takes nothing."""
+    """Sends parts of a body, and notices a client that takes nothing: one look a minute costs less than a timer each.
+
+    Args:
+        send: the connection.
+        limit: made to expire when the client has taken nothing for `STALL_S_MAX`.
+    """
 
     def __init__(self, send: Send, limit: asyncio.Timeout) -> None:
         self._send = send
         self._limit = limit
         self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer = self._loop.call_later(STALL_S_MAX, self._look)
 
     async def __call__(self, body: bytes, *, more: bool = True) -> None:
-        self._limit.reschedule(self._loop.time() + STALL_S_MAX)
+        self._since = self._loop.time()
         try:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except OSError as error:
             raise ClientGone from error
-        self._limit.reschedule(None)
+        self._since = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = (now if self._since is None else self._since) + STALL_S_MAX
+        if due <= now:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_at(due, self._look)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
 
 
 async def events(call: Call) -> EventStream:

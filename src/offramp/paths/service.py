@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +11,7 @@ from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
-from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
+from offramp.errors import RunConflict, StoreError, UnknownRun
 from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
@@ -161,7 +160,7 @@ class Service:
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         return document(record, [step.document() for step in steps.values()], prefix)
 
-    async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
+    def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
 
         Ends early when this process stops; the reader then goes on elsewhere from the last number it has.
@@ -169,14 +168,7 @@ class Service:
         Raises:
             RunGone: the run's events were removed at the end of its retention.
         """
-        process = self._process
-        if process.feed.unknown(run_id):
-            record = await process.store.get(run_id)
-            if record is not None and record.purged:
-                raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
-        async with contextlib.aclosing(process.feed.follow(process.store, run_id, after, idle)) as frames:
-            async for part in frames:
-                yield part
+        return self._process.feed.follow(self._process.store, run_id, after, idle)
 
     async def replay(self, run_id: str) -> Replayed:
         """Call a run's pipeline again with its journal, writing nothing.
@@ -326,11 +318,11 @@ class Service:
 
     async def _catch_up(self) -> None:
         """Look for events that were not announced, also during the drain, when readers are still served."""
-        feed = self._process.feed
+        feed, clock = self._process.feed, self._process.clock
         while not feed.ended:
             await asyncio.sleep(self.settings.poll)
             try:
-                await feed.catch_up(self._process.store)
+                await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:
                 log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
 

@@ -25,13 +25,15 @@ from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Lease
 log = logging.getLogger("offramp")
 
 COUNT_EVERY_S = 0.25
+WITHOUT_READERS = "worker"
+"""The kind of a process that nobody follows runs in: it is not told of new events, and would find them by its polls."""
 CLAIM_MAX = 50
 """Runs taken by one claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """This process among the others: its id, its kind for a person to read, and whether it executes deep runs."""
+    """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs."""
 
     id: str
     kind: str
@@ -353,7 +355,9 @@ class EmbeddedEngine:
 
     async def _refresh_peers(self) -> None:
         owners = await self._leases.owners()
-        self._hints.peers(owner.port for owner in owners)
+        self._hints.peers(
+            [owner.port for owner in owners], [owner.port for owner in owners if owner.kind != WITHOUT_READERS]
+        )
         self._on_owners(owners)
 
     def _spawn(self, coroutine: object) -> asyncio.Task[None]:
