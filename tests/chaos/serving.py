@@ -27,7 +27,7 @@ GUARD_S = 60.0
 LEASE_S = 1.0
 RECOVERY_S = 10.0
 """Within this an acknowledged run ends by itself after the last restart, on a machine that does nothing else."""
-PATIENT = {"lease": 60, "drain_timeout": 60}
+PATIENT = {"lease": 60, "drain_timeout": 40}
 """Settings under which nothing runs out on a busy machine: whose lock is free died, and nobody else is given up."""
 PORTS = (20_000, 32_000)
 """Below the range from which Linux takes the ports of outgoing connections."""
