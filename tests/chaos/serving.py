@@ -63,8 +63,14 @@ class Serving:
         self.started_at = 0.0
         self.log = home / "log"
         self._settings = {
-            **{"lease": LEASE_S, "poll": 0.2, "heartbeat": 1, "processes": 1, "drain_timeout": 10},
-            **{"webhook_secret": SECRET, "webhook_allow": "127.0.0.1", "webhook_timeout": 2},
+            "lease": LEASE_S,
+            "poll": 0.2,
+            "heartbeat": 1,
+            "processes": 1,
+            "drain_timeout": 10,
+            "webhook_secret": SECRET,
+            "webhook_allow": "127.0.0.1",
+            "webhook_timeout": 2,
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -16,11 +16,12 @@ from offramp.errors import NotSupported
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite.database import FILE_NAME
+from offramp.stores.sqlite.outbox import SQLiteOutbox
 from offramp.testing import FakeClock
 from tests.support import GUARD_S, Files
 
-EVERYTHING = frozenset({"shared", "durable", "signals", "purge"})
-ALONE = frozenset({"signals", "purge"})
+EVERYTHING = frozenset({"shared", "durable", "signals", "purge", "webhooks"})
+ALONE = frozenset({"signals", "purge", "webhooks"})
 
 LEASE_S = 12.0
 # Exact in binary, so that no renewal is due a rounding error later than the clock stands.
@@ -49,6 +50,7 @@ class OpenMemory:
 
     def __init__(self, made):
         self.store = self.leases = made
+        self.outbox = made.outbox
 
     def die(self, owner):
         """A process at this store died."""
@@ -85,6 +87,7 @@ class OpenSQLite:
         self._files = Files(folder)
         self._first = first
         self.store, self.leases = wrap_store(self._files.store), wrap_leases(self._files.leases)
+        self.outbox = SQLiteOutbox(self._files.database, self._files.writer)
 
     def copy_as_killed(self, folder):
         """What a dead process leaves: the files as they are between two transactions."""

@@ -7,14 +7,15 @@ from typing import Literal, Protocol
 
 from offramp.conformance.host import ScriptedHost
 from offramp.ports.engine import Engine
+from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, Store
 
-Capability = Literal["shared", "durable", "signals", "purge"]
+Capability = Literal["shared", "durable", "signals", "purge", "webhooks"]
 """What an adapter may lack. A declared capability has to work; one that is not declared has to be refused with
 `NotSupported` or `SettingsError`.
 
 `shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
-signals. `purge`: data past its retention is removed.
+signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps what is still to be announced of runs.
 """
 
 Capabilities = frozenset[Capability]
@@ -30,6 +31,10 @@ class StoreInstance(Protocol):
     @property
     def leases(self) -> Leases:
         """Who may write them."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is still to be announced; not asked for where `webhooks` is not declared."""
 
     async def close(self) -> None:
         """Leave as a process does that stops; called last and once, also after `crash`."""

@@ -14,6 +14,8 @@ from offramp.conformance import (
     lease_claims,
     lease_owners,
     lease_signals,
+    outbox_claims,
+    outbox_due,
     store_events,
     store_records,
     store_writes,
@@ -30,8 +32,12 @@ BACKSTOPS_PER_PATIENCE = 10
 
 
 def store_cases() -> list[Case[StoreStage]]:
-    """Every case of the store and lease suite."""
-    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals)
+    """Every case of the store, lease and outbox suite."""
+    return cases_in(
+        *(store_writes, store_events, store_records),
+        *(lease_claims, lease_owners, lease_signals),
+        *(outbox_due, outbox_claims),
+    )
 
 
 def engine_cases() -> list[Case[EngineStage]]:
@@ -88,7 +94,7 @@ async def prove_engine(case: Case[EngineStage], harness: EngineHarness, patience
 async def run_store(
     harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[StoreStage]] | None = None
 ) -> Report:
-    """Prove the obligations of the store and lease ports.
+    """Prove the obligations of the store, lease and outbox ports.
 
     Args:
         harness: the adapter.

@@ -40,7 +40,9 @@ class SQLiteOutbox:
             return []
         commit: Commit[list[Pending]] = Commit()
         # Durable: a commit on disk takes everything before it there, whichever process wrote it (W4).
-        self._writer.put(Call(lambda connection, _: _take(connection, chosen, now, until), True, commit, "webhook-claim"))
+        self._writer.put(
+            Call(lambda connection, _: _take(connection, chosen, now, until), True, commit, "webhook-claim")
+        )
         return await commit
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
