@@ -168,7 +168,9 @@ class Campaign:
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Runs whose acknowledgement was lost in a crash must end too, and all that was asked for be announced."""
         ends_at = time.monotonic() + GUARD_S
-        while not await asyncio.to_thread(condition) and time.monotonic() < ends_at:
+        while not await asyncio.to_thread(condition):
+            if time.monotonic() > ends_at:
+                return
             await asyncio.sleep(0.2)
 
     def summary(self) -> str:

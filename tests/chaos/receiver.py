@@ -1,7 +1,7 @@
 """A process that receives webhooks: writes down every message before it answers, as the path of its URL asks.
 
-`/ok` takes everything, `/flaky` refuses each message once, `/gone` wants nothing more after the first, `/never` refuses.
-A line of the file is `{id, type, status}`, in the order in which messages came.
+`/ok` takes everything, `/flaky` refuses each message once, `/gone` wants nothing more after the first, `/never` takes
+nothing. A line of the file is `{id, type, status}`, in the order in which messages came.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock
+from typing import ClassVar
 
 from standardwebhooks import Webhook
 
@@ -27,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
 
     file = Path(FILE)
     lock = Lock()
-    met: set[str] = set()
+    met: ClassVar[set[str]] = set()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
