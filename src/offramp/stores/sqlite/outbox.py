@@ -38,11 +38,13 @@ class SQLiteOutbox:
         chosen = room.choose(due)
         if not chosen:
             return []
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> list[Pending]:
+            return _take(connection, chosen, now, until)
+
         commit: Commit[list[Pending]] = Commit()
         # Durable: a commit on disk takes everything before it there, whichever process wrote it (W4).
-        self._writer.put(
-            Call(lambda connection, _: _take(connection, chosen, now, until), True, commit, "webhook-claim")
-        )
+        self._writer.put(Call(change, durable=True, commit=commit, point="webhook-claim"))
         return await commit
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
