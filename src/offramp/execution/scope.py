@@ -194,11 +194,11 @@ class Scope:
         while True:
             attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
-            if trace is not None:
-                trace.attempt(number)
             at = self.clock.time()
             started = self.clock.monotonic()
             try:
+                if trace is not None:
+                    trace.attempt(number)
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
                 if spec.effect == "once":
                     await self.log.durable()
