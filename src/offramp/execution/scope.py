@@ -11,8 +11,8 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
@@ -21,6 +21,7 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
@@ -42,21 +43,6 @@ TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
 State = Literal["open", "stopping", "closed"]
-
-
-class History(NamedTuple):
-    """What earlier executions of a run left.
-
-
-    Finished steps, steps they began and did not finish, signals received, whether a worker has resumed it before, and
-    the keys of waits that they began and did not end.
-    """
-
-    entries: Sequence[Entry] = ()
-    interrupted: Mapping[str, events.StepState] = {}
-    signals: Sequence[tuple[str, bytes]] = ()
-    resumed: bool = False
-    waiting: frozenset[str] = frozenset()
 
 
 class Handoff(BaseException):

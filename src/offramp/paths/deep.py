@@ -10,7 +10,7 @@ from offramp.core import events
 from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.scope import History
+from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process

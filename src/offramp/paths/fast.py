@@ -5,7 +5,7 @@ from __future__ import annotations
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
-from offramp.execution.scope import History
+from offramp.execution.history import History
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process

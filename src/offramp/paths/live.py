@@ -17,8 +17,9 @@ from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
 from offramp.paths.first_events import FirstEvents
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels

@@ -12,8 +12,9 @@ from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
 from offramp.paths.process import Process
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
