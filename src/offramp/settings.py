@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from offramp.core.addresses import parse_allowed
+from offramp.core.addresses import parse_allowed, parse_listen
 from offramp.core.names import did_you_mean
 from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
 
+LOG_FORMATS = ("text", "logfmt", "json")
 _READ_ELSEWHERE = frozenset(
     f"OFFRAMP_{name}"
     for name in ("HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "SUPERVISED", "CRASH_AT", "CRASH_MARK")
@@ -35,6 +36,11 @@ def _flag(doc: str) -> Any:
 def _text(default: str, doc: str, *, reads: Callable[[str], object] | None = None, secret: bool = False) -> Any:
     """`reads` raises ValueError for text that does not fit; a secret is never shown."""
     return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=not secret)
+
+
+def _log_format(text: str) -> None:
+    if text not in LOG_FORMATS:
+        raise ValueError(f"it is one of {', '.join(LOG_FORMATS)}, got {text!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,14 @@ class Settings:
     webhook_attempts_per_host: int = _setting(4, 1, 1000, "webhook messages that one process sends to one host at once")
     trace_content: bool = _flag("whether traces show inputs, outputs and error messages, redacted and cut; on or off")
     trace_content_bytes: int = _setting(4096, 16, 1 << 20, "bytes of an input or output that a trace shows")
+    worker_metrics: str = _text(
+        "",
+        "HOST:PORT (or PORT, on loopback) where a worker serves its metrics; worker N of `serve` takes PORT + N - 1",
+        reads=parse_listen,
+    )
+    log_format: str = _text(
+        "text", "log lines of `serve` and `worker`: text for a person, logfmt or json for a program", reads=_log_format
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its type and bounds."""

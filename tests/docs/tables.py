@@ -18,6 +18,7 @@ from offramp.core import events, webhooks
 from offramp.core.run import Route, links
 from offramp.core.spec import DEMOTION_MESSAGE
 from offramp.settings import Settings
+from offramp.telemetry.instruments import GATEWAY, RUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "run_01M80556NBCJM5ZX4VNNF0PSDB"
@@ -34,6 +35,8 @@ EXAMPLES: list[events.Body] = [
     events.StepRetrying("write", KEY, 1, ERROR, 412.5),
     events.StepCompleted("write", KEY, 2, 281.4),
     events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
+    events.WaitStarted("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "2026-11-24T22:55:43.275Z"),
+    events.WaitEnded("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "received"),
     events.RunDemoted("budget", 2000.0, 2000.326, DEMOTION_MESSAGE, links(RUN)),
     events.RunResumed("worker-1-eb1bfd708d2b", 8),
     events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),
@@ -43,6 +46,8 @@ EXAMPLES: list[events.Body] = [
     ),
     events.RunExpired({"code": "deadline", "message": "RunExpired: …", "step": None, "attempt": None}),
 ]
+
+METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
 
 # Where each bound of docs/limits.md lives, how it is shown, what it bounds, and how it can be changed.
 LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
@@ -145,6 +150,9 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
+            ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
+            ("paths.slo:LOOK_EVERY_S", "s", "the metrics of service levels may be old"),
+            ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
@@ -156,6 +164,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
             ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
             ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),
+            ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
             ("cli.supervisor:KILL_MARGIN_S", "s", "a worker gets past its drain before it is killed"),
         ],
@@ -200,6 +209,18 @@ def limits_tables() -> str:
     return "\n\n".join(parts)
 
 
+def metrics_tables() -> str:
+    parts = []
+    for title, table in METRICS.items():
+        rows = [f"## {title}", "", "| metric | labels | in OpenTelemetry | |", "|---|---|---|---|"]
+        for each in table:
+            labels = ", ".join(f"`{label}`" for label in each.labels)
+            otel = f"`{each.otel_name}`, `{each.unit}`" if each.unit else f"`{each.otel_name}`"
+            rows.append(f"| `{each.shown_name}` {each.kind} | {labels} | {otel} | {each.meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
 def delays_table() -> str:
     rows = ["| failed attempts | next attempt after |", "|---|---|"]
     for number, delay in enumerate(webhooks.DELAYS_S, 1):
@@ -227,6 +248,7 @@ PARTS = {
     "events": ("docs/events.md", events_list),
     "limits": ("docs/limits.md", limits_tables),
     "delays": ("docs/webhooks.md", delays_table),
+    "metrics": ("docs/metrics.md", metrics_tables),
 }
 
 

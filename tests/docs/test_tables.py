@@ -9,11 +9,13 @@ import pytest
 
 from offramp import errors
 from offramp.core.events import EVENTS, TYPES
+from offramp.core.slo import RULES
 from offramp.gateway import problems
 from offramp.gateway.routes import ROUTES, SOCKET
 from offramp.telemetry import names
+from offramp.telemetry.instruments import INSTRUMENTS
 from tests.docs import tables
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import PAGES, ROOT, blocks
 
 
 def page(name):
@@ -73,8 +75,33 @@ def _strings(value):
     return list(value) if isinstance(value, tuple) else []
 
 
-def test_every_metric_is_on_the_page():
-    text = page("operations.md")
-    metrics = [value for value in vars(names).values() if isinstance(value, str) and value.startswith("offramp_")]
-    assert metrics
-    assert [name for name in metrics if name not in text] == []
+def test_every_metric_that_a_page_names_is_one_with_these_labels():
+    known = {instrument.shown_name: instrument for instrument in INSTRUMENTS}
+    known |= {
+        f"{each.name}{suffix}": each for each in INSTRUMENTS if each.buckets for suffix in ("_count", "_sum", "_bucket")
+    }
+    named = [
+        (path.name, *found.groups())
+        for path in PAGES
+        for found in re.finditer(r"\b(offramp_[a-z_]+)(?:\{([^}]*)\})?", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > len(INSTRUMENTS)
+    assert [(place, name) for place, name, _ in named if name not in known] == []
+    for place, name, labels in named:
+        used = set(re.findall(r"(\w+)=", labels or ""))
+        assert used <= {*known[name].labels, "le"}, f"{place}: {name} has no labels {used}"
+
+
+def test_the_alerts_on_the_page_are_the_rules():
+    rules = re.findall(
+        r'severity: (\w+)|offramp_slo_burn_rate\{window="(\w+)"\}\) > ([\d.]+)', page("service-levels.md")
+    )
+    shown = []
+    for severity, window, threshold in rules:
+        if severity:
+            shown[-1].insert(0, severity)
+        elif shown and len(shown[-1]) == 2:
+            shown[-1] += [window, float(threshold)]
+        else:
+            shown.append([window, float(threshold)])
+    assert shown == [[rule.severity, rule.long, rule.threshold, rule.short, rule.threshold] for rule in RULES]

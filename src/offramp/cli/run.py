@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from offramp.cli.engines import load_settings
+from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.inputs import read_input
 from offramp.cli.logs import show_logs
 from offramp.cli.options import Budget, Input, LocalPipeline, Session, Target
-from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, say, write_json
+from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, write_json
 from offramp.cli.signals import Stop
 from offramp.cli.target import load_app
 from offramp.core.names import did_you_mean
-from offramp.settings import told_unread
 
 if TYPE_CHECKING:
     from offramp.app import App
@@ -58,8 +57,6 @@ def run(
             raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
         folder = data or stack.enter_context(_temporary_folder())
         settings = load_settings(data=folder, engine="embedded:", store="")
-        if misspelt := told_unread():
-            say(f"warning: {misspelt}")
         from offramp.paths.submission import Submission
         from offramp.telemetry.setup import set_up
 
@@ -78,7 +75,8 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         accepted = await service.submit(wanted)
         run_id = accepted.record.id
         with Stop() as stop, Screen() as screen:
-            show_logs(level=logging.WARNING)
+            show_logs("run", level=logging.WARNING)
+            warn_of_unread()
             if not await _watched(service, run_id, screen, stop):
                 return 128 + (stop.signal or 2)
         if stop.signal is not None:

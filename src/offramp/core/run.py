@@ -31,6 +31,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 }
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 RUN_ID_LENGTH = 30
 
 
@@ -48,8 +49,7 @@ def transition(current: Status, to: Status) -> Status:
 def run_id(now_s: float, randomness: bytes) -> str:
     """`run_` and a ULID: 48 bits of milliseconds and 80 of randomness (github.com/ulid/spec)."""
     number = (int(now_s * 1000) << 80) | int.from_bytes(randomness[:10], "big")
-    digits = [_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)]
-    return "run_" + "".join(digits)
+    return "run_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_run_id(text: str) -> bool:

@@ -13,6 +13,7 @@ import multiprocessing
 import queue
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,18 @@ class ProcessLane:
     Args:
         count: how many.
         modules: names to import at the start, so that the first step finds its process warm.
+        started: told after how many seconds a child was warm.
         traced_as: the service's name in traces, None where nothing is traced.
     """
 
-    def __init__(self, count: int, modules: list[str], traced_as: str | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        modules: list[str],
+        started: Callable[[float], object] = lambda _seconds: None,
+        traced_as: str | None = None,
+    ) -> None:
+        self._started = started
         self._modules = modules
         self._traced_as = traced_as
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -189,6 +198,7 @@ class ProcessLane:
 
     def _start(self) -> tuple[SpawnProcess, Connection] | None:
         parent, theirs = self._context.Pipe()
+        began = time.monotonic()
         given = (theirs, self._modules, self._traced_as)
         child = self._context.Process(target=main, args=given, name="offramp-lane", daemon=True)
         try:
@@ -207,6 +217,7 @@ class ProcessLane:
             return None
         if problem:
             log.warning("a process lane did not start as it should: %s", problem.decode())
+        self._started(time.monotonic() - began)
         return child, parent
 
     def _fail_one(self, error: Exception) -> None:

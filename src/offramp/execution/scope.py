@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
+from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -40,18 +43,6 @@ TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
 State = Literal["open", "stopping", "closed"]
-
-
-class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps they began and did not finish, signals received.
-
-    `resumed` says that one of them was no longer the first.
-    """
-
-    entries: Sequence[Entry] = ()
-    interrupted: Mapping[str, events.StepState] = {}
-    signals: Sequence[tuple[str, bytes]] = ()
-    resumed: bool = False
 
 
 class Handoff(BaseException):
@@ -71,6 +62,8 @@ class Scope:
         lanes: Lanes,
         clock: Clock,
         history: History,
+        metrics: Metrics,
+        *,
         tenure: Tenure | None = None,
         trace: RunTrace | None = None,
     ) -> None:
@@ -82,9 +75,12 @@ class Scope:
         self.clock = clock
         self._lanes = lanes
         self._tenure = tenure or Tenure()
+        self._metrics = metrics
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.waiting = set(history.waiting)
+        """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
         self._replays = self.journal.replayable > 0
         self._waits = Waits()
@@ -198,11 +194,11 @@ class Scope:
         while True:
             attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
-            if trace is not None:
-                trace.attempt(number)
             at = self.clock.time()
             started = self.clock.monotonic()
             try:
+                if trace is not None:
+                    trace.attempt(number)
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
                 if spec.effect == "once":
                     await self.log.durable()
@@ -213,6 +209,7 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self._metrics.step(self.facts.pipeline, spec.name, "completed")
                 if trace is not None:
                     trace.completed(value)
                 if spec.effect == "once":
@@ -236,12 +233,15 @@ class Scope:
         now = self.clock.time()
         failure = failure_of(error, spec.name, number)
         asked = retry_after_s(error, now)
+        if isinstance(error, StepTimeout):
+            self._metrics.timed_out(self.facts.pipeline, spec.name)
         wait = None
         if not isinstance(error, EncodingError):  # another try would return the same type
             wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
+            self._metrics.retrying(self.facts.pipeline, spec.name)
             if attempt.trace is not None:
                 attempt.trace.retrying(number, failure, wait)
             return wait
@@ -255,6 +255,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
@@ -354,14 +355,13 @@ class Scope:
             beyond: epoch seconds.
             then: called if it was ended so; `rest` says what to park.
         """
-        loop = asyncio.get_running_loop()
 
-        def look(moves: int, turns: int) -> None:
+        def look(moves: int | None) -> None:
             until = self.waits_until()
             if until is None or until <= beyond or self.state != state:
                 return
-            if moves != self._moves or turns < SETTLE_TURNS:
-                loop.call_soon(look, self._moves, turns + 1 if moves == self._moves else 0)
+            if moves != self._moves:
+                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
             with self._lock:
                 if self.state != state:
@@ -370,7 +370,7 @@ class Scope:
                 self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
             then()
 
-        look(self._moves, 0)
+        look(None)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""

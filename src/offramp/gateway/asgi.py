@@ -116,6 +116,7 @@ class Gateway:
                 if self._service is None:
                     service = self._make()
                     await service.start()
+                    self._meter.show()
                     self._meter.include(getattr(service, "collectors", ()))
                     self._tracing = getattr(service, "tracing", None)
                     self._loop, self._service = asyncio.get_running_loop(), service

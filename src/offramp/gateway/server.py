@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from offramp.core.addresses import PORT_MAX
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
@@ -25,7 +26,6 @@ from offramp.gateway.descriptors import connections_max
 from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
-PORT_MAX = 65_535
 KEEP_ALIVE_S = 15
 FORCED_S_MAX = 2.0
 """What the gateway gets to stop after a second signal."""

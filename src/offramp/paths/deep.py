@@ -10,12 +10,13 @@ from offramp.core import events
 from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.scope import History
+from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, RunLog, Store
+from offramp.telemetry.logs import about
 
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
@@ -47,6 +48,9 @@ class DeepPath(RunHost):
 
     def execute(self, claim: Claim) -> None:
         """Begin: at once when nothing has to be replayed."""
+        if claim.fresh:
+            self._process.metrics.waited(claim.record, self._process.clock.time() - claim.record.created_at)
+            self._live.first_events.of_new(claim.record)
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
             runlog, trace = self._process.store.log(claim.lease), self._traced(claim, History(), time.time_ns())
             self._live.start(claim.record, runlog, History(), trace)
@@ -70,8 +74,12 @@ class DeepPath(RunHost):
         finally:
             self._starting -= 1
         if not claim.fresh:
-            body = events.RunResumed(process.id, _replayed(history))
+            if not history.resumed:
+                self._live.first_events.of_demoted(record)
+            replayed = _replayed(history)
+            body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
+            log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
         self._live.start(record, runlog, history, self._traced(claim, history, began_ns))
 
     def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
@@ -104,6 +112,7 @@ class DeepPath(RunHost):
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
                     resumed=any(frame.type == "run.resumed" for frame in frames),
+                    waiting=events.open_waits(frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter

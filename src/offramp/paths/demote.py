@@ -20,6 +20,7 @@ from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.engine import Engine, Handoff
+from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
 
@@ -88,6 +89,8 @@ class OffRamp:
         await run.log.durable()
         late_s = self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
+        told = (record.id, demotion.reason, demotion.elapsed_ms / 1000)
+        log.info("%s was demoted (%s) after %.2f s", *told, extra=about(record) | {"reason": demotion.reason})
         return True
 
     async def hand_over(self, run: LiveRun) -> None:

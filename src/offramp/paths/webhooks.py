@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime
 
 from offramp.core import events
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
@@ -151,7 +151,7 @@ class Announcer:
         progress, given_up = after(pending.progress, attempt, answer, process.clock.random())
         process.metrics.announced(answer.result, attempt.ended_at - attempt.happened_at, given_up=given_up)
         self._tell(pending, frame, answer, progress)
-        is_over = is_over or (progress.cursor == frame.seq and frame.type in TERMINAL)
+        is_over = is_over or (progress.cursor == frame.seq and frame.terminal)
         return progress._replace(done=True) if is_over else progress
 
     async def _next(self, pending: Pending, wanted: tuple[str, ...]) -> tuple[Frame | None, bool]:
@@ -165,7 +165,7 @@ class Announcer:
                     break
                 if frame.type in wanted:
                     return frame, False
-                is_over = frame.type in TERMINAL
+                is_over = frame.terminal
             if not part:
                 break
             at = part[-1].seq

@@ -81,7 +81,14 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
-    # 4: what a signal is known by when it is sent again.
+    # 4: how many runs kept or broke their class's promise, by minute since the epoch.
+    """
+    CREATE TABLE outcomes (
+        minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
+        PRIMARY KEY (minute, class)
+    ) WITHOUT ROWID;
+    """,
+    # 5: what a signal is known by when it is sent again.
     """
     ALTER TABLE signals ADD COLUMN key TEXT;
     CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
