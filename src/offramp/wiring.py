@@ -95,7 +95,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         feed=feed,
         metrics=metrics,
     )
-    live = LiveRuns(process, lambda _run: engine.has_room())
+    live = LiveRuns(process, lambda: engine.has_room())  # noqa: PLW0108 - made below
     deep = DeepPath(process, live)
     member = Member(
         id=member_id,

@@ -51,13 +51,12 @@ class DeepPath(RunHost):
         process, record = self._process, claim.record
         runlog = process.store.log(claim.lease)
         now = process.clock.time()
+        if record.cancel_requested or (record.deadline_at is not None and record.deadline_at <= now):
+            self._live.conclude(record, runlog, cancelled() if record.cancel_requested else expired(record))
+            self._starting -= 1
+            self._live.made_room()
+            return
         try:
-            if record.cancel_requested:
-                self._live.conclude(record, runlog, cancelled())
-                return
-            if record.deadline_at is not None and record.deadline_at <= now:
-                self._live.conclude(record, runlog, expired(record))
-                return
             history = await self.history(record.id)
         finally:
             self._starting -= 1

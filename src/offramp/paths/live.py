@@ -60,12 +60,12 @@ class LiveRuns:
 
     Args:
         process: what they execute with.
-        ended: called with each run that left, after it made room for another.
+        made_room: called when a run has left, or was not begun, and so made room for another.
     """
 
-    def __init__(self, process: Process, ended: Callable[[LiveRun], object]) -> None:
+    def __init__(self, process: Process, made_room: Callable[[], object]) -> None:
         self._process = process
-        self._on_end = ended
+        self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
@@ -168,7 +168,7 @@ class LiveRuns:
             timer.cancel()
         if known:
             run.gone.resolve()
-            self._on_end(run)
+            self.made_room()
 
     def _force(self, run: LiveRun, outcome: Outcome) -> None:
         """End a run whatever its code does."""
