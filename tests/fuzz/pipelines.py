@@ -10,6 +10,7 @@ import msgspec
 from offramp import SLA, App, emit, signal
 from offramp.errors import SignalTimeout
 
+HOLD = "hold"
 app = App("fuzzed", classes=[SLA("interactive", budget=5.0), SLA("batch", budget=0)])
 
 
@@ -51,8 +52,10 @@ async def fails(why: str) -> str:
 
 
 @app.pipeline(sla="batch")
-async def waits(seconds: float = 0.0) -> str | None:
+async def waits(seconds: float = 0.0, note: str = "") -> str | None:
+    """Wait for a signal, but not long: only who knows the word for it gets a run that lasts."""
+    longest = 600.0 if note == HOLD else 0.05
     try:
-        return str(await signal("go", timeout=min(max(seconds, 0.01), 0.05)))
+        return str(await signal("go", timeout=longest if note == HOLD else min(max(seconds, 0.01), longest)))
     except SignalTimeout:
         return None

@@ -13,7 +13,7 @@ APP = Path(__file__).with_name("pipelines.py")
 
 @contextlib.contextmanager
 def served(home):
-    gateway = Serving(home, app=APP, workers=1, lease=10, drain_timeout=5, api_keys=f"fuzz:{KEY}")
+    gateway = Serving(home, app=APP, workers=1, lease=10, drain_timeout=5, blocked_after=30, api_keys=f"fuzz:{KEY}")
     gateway.start()
     try:
         gateway.wait_until_up()

@@ -234,6 +234,23 @@ def test_the_documented_pattern_of_keys_is_what_is_taken(text):
     assert bool(re.fullmatch(IDEMPOTENCY_KEY_PATTERN.strip("^$"), text.strip(" \t"))) is taken
 
 
+@given(st.none() | st.text(), st.none() | st.text(), st.integers(0, 10**15 - 1))
+def test_a_position_is_read_or_refused(header, query, number):
+    assert position(str(number), None) == position(None, str(number)) == number
+    try:
+        found = position(header, query)
+    except RequestError:
+        return
+    assert found == int(header or query or 0)
+
+
+@given(st.dictionaries(st.sampled_from([*TRACE_LENGTH_MAX, "x"]), st.lists(st.text(), max_size=3)))
+def test_trace_context_takes_any_text(headers):
+    kept = trace_context(headers)
+    assert all(kept[name] == ",".join(headers[name]) for name in kept)
+    assert "x" not in kept
+
+
 def test_trace_context_is_kept_within_bounds():
     parent = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
     assert trace_context({"traceparent": [parent], "tracestate": ["a=1", "b=2"], "baggage": []}) == {

@@ -197,7 +197,7 @@ async def test_a_short_sleep_is_not_parked(place, clock):
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("nap"))
         await clock.run_until(result_of(handle))
-        assert types(await log_of(handle)) == ["run.accepted", "run.completed"]
+        assert types(await log_of(handle)) == ["run.accepted", "wait.started", "wait.ended", "run.completed"]
 
 
 async def test_what_still_waits_is_parked_when_what_ended_beside_it_was_a_sleep(place, clock):

@@ -440,9 +440,14 @@ async def test_events_of_a_waiting_run_say_what_happened_and_nothing_twice(place
         "run.accepted",
         "step.started",
         "step.completed",
+        "wait.started",
         "run.resumed",
+        "wait.ended",
         "step.started",
         "step.completed",
         "run.completed",
     ]
     assert of(events, "run.resumed")[0].data["replayed_steps"] == 1
+    (begun,), (over,) = of(events, "wait.started"), of(events, "wait.ended")
+    assert (begun.data["wait"], begun.data["name"], begun.data["until"]) == ("signal", "x", None)
+    assert (over.data["key"], over.data["reason"]) == (begun.data["key"], "received")

@@ -164,7 +164,7 @@ async def listeners_hear_what_everybody_can_see(stage: StoreStage) -> None:
 @case("S7")
 async def listeners_hear_every_event_once_and_in_order(stage: StoreStage) -> None:
     run, audience = await _performance(stage)
-    stored = [tuple(frame) for frame in await frames_of(stage.store, run)]
+    stored = [(frame.seq, frame.data) for frame in await frames_of(stage.store, run)]
     await audience.complete(len(stored))
     assert audience.heard == stored, f"heard {[seq for seq, _ in audience.heard]}, stored {[seq for seq, _ in stored]}"
 

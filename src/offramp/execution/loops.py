@@ -129,13 +129,16 @@ class RunLoops:
         self._pending: deque[Callable[[RunLoop], object]] = deque()
         self._spares = spares
         self._lock = threading.Lock()
+        self._is_called = False
         self.loops = [RunLoop("offramp-run-0")]
 
     def submit(self, start: Callable[[RunLoop], object]) -> None:
         """Call `start(loop)` on a run loop, soon."""
         self._pending.append(start)
         first = self.loops[0]
-        first.call(self._pull, first)
+        if not self._is_called:  # one call for a burst: each wakes the loop with a system call
+            self._is_called = True
+            first.call(self._pull_first, first)
         if first.silent:
             self.use_spare()
 
@@ -152,6 +155,10 @@ class RunLoops:
             others = [added] if added else self.loops[1:]
         for loop in others:
             loop.call(self._pull, loop)
+
+    def _pull_first(self, loop: RunLoop) -> None:
+        self._is_called = False  # before the first look: what is submitted from now on calls again
+        self._pull(loop)
 
     def _pull(self, loop: RunLoop) -> None:
         # popleft is atomic, so a run that two loops were woken for is started by one of them.

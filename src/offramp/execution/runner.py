@@ -100,6 +100,8 @@ class Execution:
     async def _main(self) -> None:
         self._began = True
         current.set(Body(self.scope))
+        if self.scope.trace is not None:
+            self.scope.trace.enter()
         try:
             if self._stop_requested:
                 raise asyncio.CancelledError

@@ -11,26 +11,29 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
+from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
+    from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 REPLAY_TURNS = 100
 """Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
@@ -40,14 +43,6 @@ TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
 State = Literal["open", "stopping", "closed"]
-
-
-class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps they began and did not finish, signals received."""
-
-    entries: Sequence[Entry] = ()
-    interrupted: Mapping[str, events.StepState] = {}
-    signals: Sequence[tuple[str, bytes]] = ()
 
 
 class Handoff(BaseException):
@@ -67,17 +62,25 @@ class Scope:
         lanes: Lanes,
         clock: Clock,
         history: History,
+        metrics: Metrics,
+        *,
         tenure: Tenure | None = None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.facts = facts
+        self.trace = trace
+        self._traced = None if trace is None or not trace.recording else trace
         self.journal = Journal(history.entries)
         self.log = log
         self.clock = clock
         self._lanes = lanes
         self._tenure = tenure or Tenure()
+        self._metrics = metrics
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.waiting = set(history.waiting)
+        """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
         self._replays = self.journal.replayable > 0
         self._waits = Waits()
@@ -135,7 +138,11 @@ class Scope:
             grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
             await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             try:
-                result = await self._execute(spec, key, encoded, arguments)
+                if self._traced is None:
+                    result = await self._execute(spec, key, encoded, arguments, None)
+                else:
+                    with self._traced.step(spec, key, encoded) as trace:
+                        result = await self._execute(spec, key, encoded, arguments, trace)
             except Exception:
                 await self.turn(key)
                 raise
@@ -180,11 +187,15 @@ class Scope:
         """Changes while a replay goes on."""
         return self.journal.missing, self.turnstile.passed
 
-    async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def _execute(
+        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+    ) -> Any:
         spec, number = await self._first_attempt(spec, key)
         while True:
-            attempt = Attempt(self, spec, key, number)
+            attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
+            if trace is not None:
+                trace.attempt(number)
             at = self.clock.time()
             started = self.clock.monotonic()
             try:
@@ -198,6 +209,9 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self._metrics.step(self.facts.pipeline, spec.name, "completed")
+                if trace is not None:
+                    trace.completed(value)
                 if spec.effect == "once":
                     await self.log.durable()
             except Exception as error:
@@ -219,12 +233,17 @@ class Scope:
         now = self.clock.time()
         failure = failure_of(error, spec.name, number)
         asked = retry_after_s(error, now)
+        if isinstance(error, StepTimeout):
+            self._metrics.timed_out(self.facts.pipeline, spec.name)
         wait = None
         if not isinstance(error, EncodingError):  # another try would return the same type
             wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
+            self._metrics.retrying(self.facts.pipeline, spec.name)
+            if attempt.trace is not None:
+                attempt.trace.retrying(number, failure, wait)
             return wait
         self._fail(attempt.spec, key, number, error, at, duration_ms)
         return None
@@ -236,6 +255,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
@@ -304,6 +324,10 @@ class Scope:
             self._resting()
             yield came
         self._resting()  # others may still wait, and now nothing else keeps the run from being parked
+
+    def traced_wait(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """A wait of the pipeline's own, as its trace shows it."""
+        return contextlib.nullcontext() if self._traced is None else self._traced.wait(what)
 
     def _resting(self) -> None:
         self._moves += 1

@@ -167,6 +167,7 @@ def _submit_parameters() -> list[dict[str, Any]]:
 def _runs() -> dict[str, Any]:
     run_id = [_in_path("run_id", "The run.", RUN_ID)]
     after = _query("starting_after", "The number of the last event seen.", _SEQ)
+    follow = _query("follow", "false: end after the newest event.", {"type": "boolean", "default": True})
     stream = {
         "description": "Events from the start or after a position, to the end of the run.",
         "content": {SSE: {"schema": _ref("Message")}},
@@ -186,7 +187,7 @@ def _runs() -> dict[str, Any]:
                     "Follow a run's events",
                     "runs",
                     {"200": stream} | _problems("400", "404", "410", "422", "429", "500", "503"),
-                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _SEQ), after],
+                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _SEQ), after, follow],
                 ),
             },
             "/v1/runs/{run_id}/result": {
@@ -281,6 +282,7 @@ def _operations() -> dict[str, Any]:
     return {
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
+        "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(

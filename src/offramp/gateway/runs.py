@@ -39,16 +39,23 @@ async def submit(call: Call) -> Answer:
     after = position(call.connection.headers.get("last-event-id"), None)
     if not asked.preference.at_once and wants_stream(call.connection.headers.getlist("accept")):
         return await _stream(call, asked, after)
-    accepted = await service.submit(asked.submission)
+    accepted = await _submitted(call, asked)
     if asked.preference.at_once:
         return await _document(call, 202, accepted.record.id, asked.preference)
     return await _wait(call, asked, accepted)
 
 
+async def _submitted(call: Call, asked: Asked) -> Accepted:
+    accepted = await call.service.submit(asked.submission)
+    if call.trace is not None:
+        call.trace.accepted(accepted.record, attached=accepted.attached)
+    return accepted
+
+
 async def _stream(call: Call, asked: Asked, after: int) -> EventStream:
     slot = call.open_stream()  # before the run: what is refused starts nothing
     try:
-        return _streamed(call, asked, await call.service.submit(asked.submission), after, slot)
+        return _streamed(call, asked, await _submitted(call, asked), after, slot)
     except BaseException:
         slot.release()
         raise

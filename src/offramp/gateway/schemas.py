@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from offramp.core.events import TYPES
 from offramp.core.run import DemotionReason, Status, Webhook
+from offramp.core.slo import WINDOWS
 from offramp.core.webhooks import EVENT_NAMES, URL_LENGTH_MAX
 from offramp.gateway.submission import (
     METADATA_KEY_LENGTH_MAX,
@@ -199,6 +200,44 @@ WEBHOOK = _object(
     additionalProperties=False,
 )
 
+_LEVEL_WINDOW = _object(
+    {
+        "runs": _nullable("integer", minimum=0, description="Null for whoever may not see all tenants' runs."),
+        "within_target": _nullable("number", minimum=0, maximum=1, description="The share; null without runs."),
+        "burn_rate": {"type": "number", "minimum": 0, "description": "1 spends the error budget exactly."},
+    }
+)
+
+LEVELS = _object(
+    {
+        "objective": {"type": "number", "description": "The share of runs that is promised within the target."},
+        "classes": {
+            "type": "array",
+            "description": "Those with a target.",
+            "items": _object(
+                {
+                    "class": _STRING,
+                    "target_s": _NUMBER,
+                    "budget_left": {"type": "number", "maximum": 1, "description": "Of 30 days; below 0: overspent."},
+                    "windows": _object(dict.fromkeys(WINDOWS, _LEVEL_WINDOW)),
+                    "alerts": {
+                        "type": "array",
+                        "items": _object(
+                            {
+                                "severity": {"enum": ["page", "ticket"]},
+                                "long": {"enum": list(WINDOWS)},
+                                "short": {"enum": list(WINDOWS)},
+                                "threshold": _NUMBER,
+                                "firing": {"type": "boolean", "description": "Both windows burn faster than that."},
+                            }
+                        ),
+                    },
+                }
+            ),
+        },
+    }
+)
+
 HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
@@ -211,6 +250,7 @@ COMPONENTS: dict[str, Schema] = {
     "Event": EVENT,
     "Message": MESSAGE,
     "Health": HEALTH,
+    "Levels": LEVELS,
 }
 
 

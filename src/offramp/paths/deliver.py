@@ -7,16 +7,18 @@ memory stays bounded however slow a reader is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
+from offramp.errors import RunGone
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
+FIRST_READER_WITHIN_S = 1.0
+"""Who asked for a run follows it within moments, as a rule; later readers find its first events in the store."""
 GOLDEN_RATIO = 0.618033988749895
 """Its multiples, without their whole parts, fill the unit interval evenly however many there are."""
 TAIL_EVENTS_MAX = 512
@@ -27,17 +29,20 @@ TAIL_BYTES_MAX = 256 * 1024
 class _Reader:
     """Who waits for the next event of a run: the last number it has, and whether the store is known to have more.
 
-    Belongs to one loop; only `behind` is set from elsewhere. Cheaper than an `asyncio.Event` and `asyncio.timeout()`,
-    once for every streamed event.
+    Belongs to one loop; only `behind` is set from elsewhere. Its timer is not moved with each event, but looks when it
+    is due whether there was one: a waiting stream costs little, a flowing one nothing.
     """
 
-    __slots__ = ("_wait", "after", "behind", "told")
+    __slots__ = ("_due", "_loop", "_timer", "_wait", "after", "behind", "told")
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, after: int, loop: asyncio.AbstractEventLoop) -> None:
         self.after = after
         self.behind = False
         self.told = False
+        self._loop = loop
         self._wait: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def tell(self) -> None:
         """There may be something new."""
@@ -49,18 +54,35 @@ class _Reader:
             self._wait.set_result(None)
 
     async def woken(self, seconds: float | None) -> bool:
-        """Whether it was told something within that time, from `told = False` on; None for any time."""
+        """Whether it was told something within that time, from `told = False` on; None for any time.
+
+        A time that is shorter than the one before may be exceeded, as far as that one goes.
+        """
         if not self.told:
-            loop = asyncio.get_running_loop()
-            self._wait = loop.create_future()
-            timer = None if seconds is None else loop.call_later(seconds, self._go_on)
+            self._wait = self._loop.create_future()
+            if seconds is not None:
+                self._due = self._loop.time() + seconds
+                if self._timer is None:
+                    self._timer = self._loop.call_at(self._due, self._look)
             try:
                 await self._wait
             finally:
                 self._wait = None
-                if timer is not None:
-                    timer.cancel()
         return self.told
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._wait is None:
+            return  # the next wait sets it again
+        if self._due <= self._loop.time():
+            self._go_on()
+        else:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Topic:
@@ -110,7 +132,7 @@ class _Topic:
 
     def over(self) -> bool:
         """Whether the newest event is the terminal one."""
-        return bool(self.frames) and self.frames[-1].type in TERMINAL
+        return bool(self.frames) and self.frames[-1].terminal
 
 
 class Feed:
@@ -118,7 +140,8 @@ class Feed:
 
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
-        self._waits = itertools.count()
+        self._expecting: deque[tuple[float, _Topic]] = deque()
+        self._joined = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
         """Whether this process stops, so that nobody waits here any more."""
@@ -147,9 +170,10 @@ class Feed:
                 if not topic.loops:  # what is kept for the first reader is not all there is
                     del self._topics[topic.run_id]
 
-    async def catch_up(self, store: Store) -> None:
+    async def catch_up(self, store: Store, now: float) -> None:
         """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
         with self._lock:
+            self._expect_no_longer(now)
             positions = {run_id: topic.everybody_has() for run_id, topic in self._topics.items() if topic.loops}
         if not positions:
             return
@@ -166,9 +190,9 @@ class Feed:
             self.ended = True
             self._wake(list(self._topics.values()))
 
-    def _first_silence(self) -> float:
-        """From 0.5 to 1, evenly spread: readers that came together are not all served at the same moment ever after."""
-        return 0.5 + next(self._waits) * GOLDEN_RATIO % 1 / 2
+    def _first_silence(self, idle: float | None) -> float | None:
+        """A half to the whole, evenly spread: readers that came together are not all served together ever after."""
+        return None if idle is None else idle * (0.5 + next(self._joined) * GOLDEN_RATIO % 1 / 2)
 
     @staticmethod
     def _wake(topics: Sequence[_Topic]) -> None:
@@ -179,39 +203,39 @@ class Feed:
         for loop, told in wake.items():
             call_threadsafe(loop, _tell_all, told)
 
-    @contextlib.contextmanager
-    def _reader(self, run_id: str, after: int) -> Iterator[tuple[_Topic, _Reader]]:
-        loop = asyncio.get_running_loop()
-        reader = _Reader(after)
+    def _join(self, run_id: str, reader: _Reader, loop: asyncio.AbstractEventLoop) -> _Topic:
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic(run_id))
+            topic = self._topics.get(run_id)
+            if topic is None:
+                topic = self._topics[run_id] = _Topic(run_id)
             topic.readers += 1
             topic.loops.setdefault(loop, set()).add(reader)
-        try:
-            yield topic, reader
-        finally:
-            with self._lock:
-                topic.loops[loop].discard(reader)
-                if not topic.loops[loop]:
-                    del topic.loops[loop]
-                self._let_go(topic)
+        return topic
+
+    def _leave(self, topic: _Topic, reader: _Reader, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            topic.loops[loop].discard(reader)
+            if not topic.loops[loop]:
+                del topic.loops[loop]
+            self._let_go(topic)
 
     def _let_go(self, topic: _Topic) -> None:
         topic.readers -= 1
         if topic.readers == 0 and self._topics.get(topic.run_id) is topic:
             del self._topics[topic.run_id]
 
-    def watch(self, run_id: str) -> Callable[[], None]:
-        """Keep the events of a run that this process is about to create; call the result to stop."""
+    def expect(self, run_id: str, now: float) -> None:
+        """Keep the events of a run that this process is about to create, for a moment; `now` is monotonic."""
         with self._lock:
             topic = self._topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
+            self._expecting.append((now + FIRST_READER_WITHIN_S, topic))
+            self._expect_no_longer(now)
 
-        def unwatch() -> None:
-            with self._lock:
-                self._let_go(topic)
-
-        return unwatch
+    def _expect_no_longer(self, now: float) -> None:
+        """A timer for each run would cost more than all else here: the next run, or `catch_up`, lets go of them."""
+        while self._expecting and self._expecting[0][0] <= now:
+            self._let_go(self._expecting.popleft()[1])
 
     async def follow(
         self, store: Store, run_id: str, after: int, idle: float | None
@@ -224,15 +248,23 @@ class Feed:
             after: the last number the reader has; 0 from the start.
             idle: seconds without an event after which an empty list is yielded, the first time up to half of that
                 earlier; None for never.
+
+        Raises:
+            RunGone: the run's events were removed at the end of its retention.
         """
-        with self._reader(run_id, after) as (topic, reader):
-            look = not topic.complete
+        if self.unknown(run_id):
+            await _require_kept(store, run_id)
+        loop = asyncio.get_running_loop()
+        reader = _Reader(after, loop)
+        topic = self._join(run_id, reader, loop)
+        try:
+            look, silence = not topic.complete, self._first_silence(idle)
             while True:
                 reader.told = False
                 behind, reader.behind = reader.behind, False
                 with self._lock:
                     frames = topic.after(reader.after)
-                    ended = self.ended or topic.over()
+                    ended = not frames and (self.ended or topic.over())
                 if frames is None or (not frames and (look or behind)):
                     frames = await store.events(run_id, reader.after)
                     if not frames and (reader.after or behind) and await _over(store, run_id):
@@ -242,16 +274,25 @@ class Feed:
                 if frames:
                     reader.after, look = frames[-1].seq, False
                     yield frames
-                    if frames[-1].type in TERMINAL:
+                    if frames[-1].terminal:
                         return
                     continue
                 if ended:
                     return
-                silence = None if idle is None else idle * self._first_silence()
-                while not await reader.woken(silence):
-                    silence = idle
+                told = await reader.woken(silence)
+                while not told:
                     yield []
+                    told = await reader.woken(idle)
                 look = topic.last <= reader.after
+        finally:
+            reader.close()
+            self._leave(topic, reader, loop)
+
+
+async def _require_kept(store: Store, run_id: str) -> None:
+    record = await store.get(run_id)
+    if record is not None and record.purged:
+        raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
 
 
 async def _over(store: Store, run_id: str) -> bool:

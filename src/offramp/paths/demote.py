@@ -9,6 +9,8 @@ import asyncio
 import logging
 import math
 
+import msgspec
+
 from offramp.core import events
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
@@ -18,6 +20,7 @@ from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.engine import Engine, Handoff
+from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
 
@@ -47,13 +50,20 @@ class OffRamp:
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
         in_flight = run.execution.scope.stop_at_boundary()
         try:
-            while not await self._adopted(run, demotion, in_flight):
-                await sleep_for(clock, RETRY_EVERY_S)
+            if run.trace is None:
+                await self._hand_off(run, demotion, in_flight)
+            else:
+                with run.trace.send(run.record.pipeline) as sent:
+                    await self._hand_off(run, msgspec.structs.replace(demotion, trace=sent.headers), in_flight)
         except LeaseLost:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
         await self._leave(run)
+
+    async def _hand_off(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> None:
+        while not await self._adopted(run, demotion, in_flight):
+            await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
         """Durable, owned, told; False when the store refused for now."""
@@ -66,6 +76,8 @@ class OffRamp:
             return execution.finished
         record.path, record.demotion = "deep", demotion
         execution.scope.facts.path = "deep"
+        if run.trace is not None:
+            run.trace.demoted(demotion)
         body = events.RunDemoted(
             demotion.reason,
             demotion.budget_ms,
@@ -77,6 +89,8 @@ class OffRamp:
         await run.log.durable()
         late_s = self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
+        told = (record.id, demotion.reason, demotion.elapsed_ms / 1000)
+        log.info("%s was demoted (%s) after %.2f s", *told, extra=about(record) | {"reason": demotion.reason})
         return True
 
     async def hand_over(self, run: LiveRun) -> None:

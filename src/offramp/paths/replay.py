@@ -12,8 +12,9 @@ from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
 from offramp.paths.process import Process
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
@@ -75,7 +76,7 @@ class _Rehearsal:
             clock=process.clock,
         )
         self.notes = _Notes(record.id)
-        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history)
+        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)
         self.outcome: Outcome | None = None
         self._changed = changed
         self.execution = Execution(
