@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from offramp.errors import IdempotencyMismatch, RunConflict
+
 OUTCOMES = {"completed", "cancelled"}
 
 
@@ -29,6 +31,7 @@ class ModelRun:
     entries: list = field(default_factory=list)
     events: list = field(default_factory=lambda: ["run.accepted"])
     signals: list = field(default_factory=list)
+    signal_keys: dict = field(default_factory=dict)
 
     @property
     def finished(self):
@@ -86,10 +89,19 @@ class Model:
         if until is not None and seen == len(run.signals) and not run.cancel:
             run.status, run.parked_until = "running", min(until, run.deadline_at or math.inf)
 
-    def signal(self, run, name, value):
+    def signal(self, run, name, value, key):
+        """What becomes of it: an error, or None."""
+        known = run.signal_keys.get(key)
+        if known is not None:
+            return None if known == (name, value) else IdempotencyMismatch
+        if run.finished:
+            return RunConflict
+        if key is not None:
+            run.signal_keys[key] = (name, value)
         run.signals.append((name, value))
         if run.parked_until is not None:
             run.queue()
+        return None
 
     def cancel(self, run):
         run.cancel = run.cancel or not run.finished
@@ -120,6 +132,6 @@ class Model:
         due = [run for run in self.runs.values() if run.finished and not run.purged]
         due = [run for run in due if run.finished_at + run.retention_s <= self.now]
         for run in due:
-            run.purged, run.entries, run.events, run.signals = True, [], [], []
+            run.purged, run.entries, run.events, run.signals, run.signal_keys = True, [], [], [], {}
         self.keys = {key: held for key, held in self.keys.items() if held[0] > self.now}
         return len(due)

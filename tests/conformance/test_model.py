@@ -36,7 +36,7 @@ from offramp.conformance.sample import (
 from offramp.conformance.store_stage import frames_of
 from offramp.core import events
 from offramp.core.run import Outcome
-from offramp.errors import LeaseLost, RunConflict
+from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
 from tests.conformance.adapters import MEMORY, SQLITE
 from tests.conformance.model import Model, ModelRun
@@ -234,19 +234,24 @@ class Processes(RuleBasedStateMachine):
             self.given(claim, run, member)
 
     @precondition(lambda self: self.model.runs)
-    @rule(member=members, place=number, name=st.sampled_from(["go", "stop"]))
-    def signal(self, member, place, name):
+    @rule(
+        member=members,
+        place=number,
+        name=st.sampled_from(["go", "stop"]),
+        again=st.booleans(),
+        key=st.sampled_from([None, "a", "b"]),
+    )
+    def signal(self, member, place, name, again, key):
         run = at(list(self.model.runs.values()), place)
-        value = str(len(run.signals)).encode()
+        value = run.signals[0][1] if again and run.signals else str(len(run.signals)).encode()
         self.touched = run.id
-        try:
-            record = self.do(self.at[member].leases.send_signal(run.id, name, value, self.model.now))
-        except RunConflict:
-            assert run.finished
-            return
-        assert not run.finished
-        self.model.signal(run, name, value)
-        assert record.status == run.status
+        error = self.model.signal(run, name, value, key)
+        sending = self.at[member].leases.send_signal(run.id, name, value, self.model.now, key)
+        if error is not None:
+            with pytest.raises(error):
+                self.do(sending)
+        else:
+            assert self.do(sending).status == run.status
 
     @precondition(lambda self: self.model.runs)
     @rule(member=members, place=number)

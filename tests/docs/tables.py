@@ -84,6 +84,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.submission:METADATA_VALUE_LENGTH_MAX", "", "characters of a value of metadata"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("ports.store:SIGNALS_MAX", "", "signals that one run may be sent"),
+            ("ports.store:SIGNALS_BYTES_MAX", "bytes", "of the values of all of them"),
             ("gateway.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
             ("gateway.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
         ],

@@ -10,9 +10,9 @@ import pytest
 
 import offramp
 from offramp import App, testing
-from offramp.errors import DeclarationError, OutsideRun, RunConflict, SignalTimeout, UnknownRun
+from offramp.errors import DeclarationError, IdempotencyMismatch, OutsideRun, RunConflict, SignalTimeout, UnknownRun
 from offramp.paths.submission import Submission
-from offramp.ports.store import SIGNALS_MAX
+from offramp.ports.store import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import (
@@ -403,6 +403,40 @@ async def test_what_takes_no_signal_says_so(place):
             await runtime.service.signal("run_" + "0" * 26, "x", b"1")
         with pytest.raises(UnknownRun):
             await runtime.service.signal(handle.id, "x", b"1", tenant="another")
+
+
+async def test_a_signal_that_is_sent_again_with_its_key_arrives_once(place):
+    app, _ = asking("x", "y")
+    async with started(app, place) as runtime:
+        send = runtime.service.signal
+        handle = await runtime.start("ask")
+        await reach(handle, "run.accepted")
+        for _ in range(3):
+            await send(handle.id, "x", b"1", key="a")
+        with pytest.raises(IdempotencyMismatch, match="another signal"):
+            await send(handle.id, "x", b"2", key="a")
+        with pytest.raises(IdempotencyMismatch):
+            await send(handle.id, "y", b"1", key="a")
+        await send(handle.id, "y", b"2", key="b")
+        assert await result_of(handle) == [1, 2]
+        # Who did not hear of it may ask after the end: it was taken.
+        assert (await send(handle.id, "x", b"1", key="a")).status == "completed"
+        with pytest.raises(RunConflict, match="has ended"):
+            await send(handle.id, "x", b"1", key="c")
+
+
+async def test_the_signals_of_a_run_are_bounded_in_bytes(place):
+    app, _ = asking("x", "done")
+    async with started(app, place) as runtime:
+        handle = await runtime.start("ask")
+        await reach(handle, "run.accepted")
+        half = "x" * (SIGNALS_BYTES_MAX // 2 - 2)
+        await handle.signal("x", half)
+        with pytest.raises(RunConflict, match=f"takes {SIGNALS_BYTES_MAX} in all"):
+            await handle.signal("other", half + "y")
+        await handle.signal("other", half[:-4])
+        await handle.signal("done", 1234)
+        assert await result_of(handle) == [half, 1234]
 
 
 async def test_the_last_signal_that_is_taken_arrives_and_the_next_is_refused(place):

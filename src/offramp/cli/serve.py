@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import load_settings
+from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
     AllowHost,
@@ -70,6 +70,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
     show_logs("gateway", settings.log_format)
+    warn_of_unread()
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server

@@ -39,7 +39,7 @@ from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.core.slo import Counts, Tally
-from offramp.errors import RunConflict
+from offramp.errors import IdempotencyMismatch, RunConflict
 from offramp.ports.commit import Commit
 
 
@@ -75,6 +75,8 @@ class Batch(NamedTuple):
 
 SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
+SIGNALS_BYTES_MAX = 8 << 20
+"""Of the values of all signals that one run is sent."""
 
 Listener = Callable[[list[Batch]], None]
 
@@ -107,16 +109,38 @@ class RunFilter(msgspec.Struct, frozen=True):
     limit: int = 20
 
 
-def require_open(record: RunRecord, signals: int) -> None:
+def require_open(record: RunRecord, signals: int, bytes_in_all: int) -> None:
     """What `send_signal` refuses, the same in every store.
 
+    Args:
+        record: of the run.
+        signals: that it was sent already.
+        bytes_in_all: of their values and of the new one's.
+
     Raises:
-        RunConflict: the run has ended, or has been sent as many signals as it may.
+        RunConflict: the run has ended, or would be sent more than it may.
     """
     if record.finished:
         raise RunConflict(f"{record.id} has ended ({record.status}) and takes no signal")
     if signals >= SIGNALS_MAX:
         raise RunConflict(f"{record.id} was sent {SIGNALS_MAX} signals, and takes no more")
+    if bytes_in_all > SIGNALS_BYTES_MAX:
+        raise RunConflict(
+            f"{record.id} would have been sent {bytes_in_all} bytes of signals, and takes {SIGNALS_BYTES_MAX} in all; "
+            "pass large data by reference"
+        )
+
+
+def require_same(kept: tuple[str, bytes], name: str, value: bytes) -> None:
+    """What `send_signal` asks of a signal whose key it knows, the same in every store.
+
+    Raises:
+        IdempotencyMismatch: it is another signal.
+    """
+    if kept != (name, value):
+        raise IdempotencyMismatch(
+            "this Idempotency-Key came with another signal to this run; use a new key for a new signal"
+        )
 
 
 class Store(Protocol):
@@ -231,11 +255,13 @@ class Leases(Protocol):
        not earlier; neither a signal nor that wish is lost between a look into the mailbox and the parking.
     Q6 An owner is known, with what it said last, until it is expired or retired; renewing it then says that it is not.
     Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
-    Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. A run that has ended
-       or has `SIGNALS_MAX` takes none.
+    Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. None is taken by a
+       run that has ended, or would have more than `SIGNALS_MAX` of them or `SIGNALS_BYTES_MAX` in them.
     Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others.
     Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
+    Q12 A signal that is sent again with its key is kept once, and taken though its run has ended since, until that is
+       purged; with another name or value its key is refused with `IdempotencyMismatch`. Keys are a run's own.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -263,11 +289,16 @@ class Leases(Protocol):
             LeaseLost: another process owns it now (S3).
         """
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal, durably, for a run that has not ended, and queue it if it is parked; its record then (Q5, Q8).
 
+        With a key that one of the run's signals came with, nothing is changed (Q12).
+
         Raises:
-            RunConflict: the run has ended, or has `SIGNALS_MAX` signals.
+            RunConflict: the run has ended, or has as many signals as it may.
+            IdempotencyMismatch: the key came with another signal.
         """
 
     def leave(self) -> None:

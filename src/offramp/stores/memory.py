@@ -28,6 +28,7 @@ from offramp.ports.store import (
     RunFilter,
     RunLog,
     require_open,
+    require_same,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, listed
@@ -244,7 +245,7 @@ class MemoryStore(MemoryTallies):
                 due = record.finished_at is not None and record.finished_at + kept_s <= now
                 if due and not record.purged:
                     run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
-                    run.entries, run.frames, run.signals = [], [], []
+                    run.entries, run.frames, run.signals, run.signal_keys = [], [], [], {}
                     self.outbox.drop(record.id)
                     count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
@@ -348,13 +349,20 @@ class MemoryStore(MemoryTallies):
 
         await self.change(lease, change)
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal and wake its run if that is parked."""
         with self.lock:
             run = self._runs.get(run_id)
             if run is None:
                 return None
-            require_open(run.record, len(run.signals))
+            if key is not None and key in run.signal_keys:
+                require_same(run.signals[run.signal_keys[key]], name, value)
+                return msgspec.structs.replace(run.record)
+            require_open(run.record, len(run.signals), sum(len(kept) for _, kept in run.signals) + len(value))
+            if key is not None:
+                run.signal_keys[key] = len(run.signals)
             run.signals.append((name, value))
             if run.parked_until is not None:
                 self._queue(run)

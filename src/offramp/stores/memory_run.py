@@ -20,6 +20,8 @@ class MemoryRun:
         self.entries: list[Entry] = []
         self.frames: list[Frame] = []
         self.signals: list[tuple[str, bytes]] = []
+        self.signal_keys: dict[str, int] = {}
+        """Which of them came with a key."""
         self.parked_until: float | None = None
 
     def held(self, lease: Lease) -> bool:

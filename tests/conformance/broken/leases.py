@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from offramp.ports.store import Claim, Parked
+from offramp.ports.store import Claim, Parked, require_open
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 
@@ -196,10 +196,10 @@ class SignalLostAtParking(MemoryStore):
 class DeafWhileParked(MemoryStore):
     """A signal does not wake a parked run."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
         until = None if run is None else run.parked_until
-        record = await super().send_signal(run_id, name, value, at)
+        record = await super().send_signal(run_id, name, value, at, key)
         if until is not None:
             run.parked_until = until
             run.record = replace(run.record, status="running")
@@ -361,23 +361,100 @@ class SignalsBackwards(MemoryStore):
 class SignalsAfterTheEnd(MemoryStore):
     """A run that has ended takes signals."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
-        if run is not None and run.record.finished:
+        if run is not None and run.record.finished and key is None and run.signals == []:
             return run.record
-        return await super().send_signal(run_id, name, value, at)
+        return await super().send_signal(run_id, name, value, at, key)
 
 
 @breaks("Q8")
 class EndlessSignals(MemoryStore):
     """A run takes any number of signals."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
         if run is not None and len(run.signals) >= 999:
             run.signals.append((name, value))
             return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q8")
+class HugeSignals(MemoryStore):
+    """A run's signals are bounded in number alone."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and 0 < len(run.signals) < 999 and len(run.signals[0][1]) > 1 << 20:
+            run.signals.append((name, value))
+            return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q8")
+class OneSizeForAll(MemoryStore):
+    """The signals of all runs together are bounded."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        others = [run for run in self._runs.values() if run.record.id != run_id]
+        record = self._runs[run_id].record if run_id in self._runs else None
+        if record is not None and not record.finished:
+            require_open(record, 0, sum(len(kept) for run in others for _, kept in run.signals) + len(value))
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class ForgetsKeys(MemoryStore):
+    """What is sent again is another signal."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
         return await super().send_signal(run_id, name, value, at)
+
+
+@breaks("Q12")
+class KeyOfAnySignal(MemoryStore):
+    """A key that came with another signal is taken for that one."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and key in run.signal_keys:
+            return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeyEndsWithTheRun(MemoryStore):
+    """Who did not hear that a signal was taken is told that its run has ended."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and run.record.finished:
+            key = None
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeysOfAllRuns(MemoryStore):
+    """A key that one run knows is known to all."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        if any(key in run.signal_keys for run in self._runs.values() if run.record.id != run_id):
+            return await self.get(run_id)
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeyOutlivesTheData(MemoryStore):
+    """A key is known when the run's data is gone."""
+
+    async def purge(self, now):
+        keys = {run_id: run.signal_keys for run_id, run in self._runs.items()}
+        count = await super().purge(now)
+        for run_id, run in self._runs.items():
+            if keys[run_id]:
+                run.signal_keys, run.signals = keys[run_id], [("go", b"1")]
+        return count
 
 
 @breaks("Q9")

@@ -182,9 +182,9 @@ class EmbeddedEngine:
             clock.call_at(clock.monotonic() + max(0.0, parked.until - clock.time()), self._announce_work)
         self._announce_work()
 
-    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Keep the signal, then reach whoever executes the run, or whoever takes it off the queue now."""
-        record = await self._leases.send_signal(run_id, name, value, self._clock.time())
+        record = await self._leases.send_signal(run_id, name, value, self._clock.time(), key)
         if record is not None and not self._host.notice(run_id):
             self._hints.send("signal", [run_id])
             self._announce_work()

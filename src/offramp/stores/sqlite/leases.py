@@ -14,7 +14,7 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import Claim, Lease, Owner, Parked, require_open
+from offramp.ports.store import Claim, Lease, Owner, Parked, require_open, require_same
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -148,7 +148,9 @@ class SQLiteLeases:
 
         await self._change("release" if parked is None else "park", change, durable=True)
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal and wake its run if that is parked."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
@@ -156,9 +158,16 @@ class SQLiteLeases:
             if row is None:
                 return None
             record = decode_record(row)
-            count = _count_signals(connection, run_id)
-            require_open(record, count)
-            connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?)", (run_id, count, name, value, at))
+            known = "SELECT name, value FROM signals WHERE run_id = ? AND key = ?"
+            kept = None if key is None else connection.execute(known, (run_id, key)).fetchone()
+            if kept is not None:
+                require_same(kept, name, value)
+                return record
+            # Of a long value only the length is read.
+            sums = "SELECT count(*), coalesce(sum(length(value)), 0) FROM signals WHERE run_id = ?"
+            count, size = connection.execute(sums, (run_id,)).fetchone()
+            require_open(record, count, size + len(value))
+            connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", (run_id, count, name, value, at, key))
             if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
                 record.status = "queued"
             return record

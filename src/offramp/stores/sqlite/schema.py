@@ -88,6 +88,11 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (minute, class)
     ) WITHOUT ROWID;
     """,
+    # 5: what a signal is known by when it is sent again.
+    """
+    ALTER TABLE signals ADD COLUMN key TEXT;
+    CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
+    """,
 ]
 
 
