@@ -65,10 +65,11 @@ class Execution:
         """Begin on a run loop, soon."""
         loops.submit(self._begin)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         with self._lock:
             self._loop = loop
             self._task = loop.create_task(self._main(), name=self.scope.facts.run_id)
+            return self._task
 
     def stop_tree(self) -> None:
         """Cancel the local coroutine tree, from any thread."""
