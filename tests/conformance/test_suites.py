@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.conformance import engine_cases, prove_engine, prove_store, store_cases
-from tests.conformance.adapters import ENGINES, STORES
+from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
+from tests.conformance.adapters import CLOCKS, ENGINES, STORES
 
 
 def plays(cases, harnesses):
@@ -25,3 +25,8 @@ async def test_store(harness, case):
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), ENGINES))
 async def test_engine(harness, case):
     await prove_engine(case, harness)
+
+
+@pytest.mark.parametrize(("harness", "case"), plays(clock_cases(), CLOCKS))
+async def test_clock(harness, case):
+    await prove_clock(case, harness)

@@ -121,7 +121,7 @@ async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypat
     beat = watchdog._beat
     monkeypatch.setattr(watchdog, "_beat", lambda loop: (beats.append(loop.name), beat(loop)))
     here, loops = asyncio.get_running_loop(), RunLoops(0)
-    dog = watchdog.Watchdog(loops, 60.0)
+    dog = watchdog.Watchdog(loops, 60.0, lambda *_, **_told: None)
     try:
         for _ in range(2):
             await eventually(lambda: not loops._busy.is_set())  # the watchdog waits for a run, and wakes nobody
@@ -130,7 +130,7 @@ async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypat
             async def run(free=free) -> None:
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(free.wait(), here))
 
-            loops.submit(lambda loop, run=run: loop.create_task(run()))
+            loops.submit(lambda on, run=run: on.loop.create_task(run()))
             await eventually(lambda before=before: len(beats) >= before + 3)
             free.set()
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 from offramp.cli import check_host
 from offramp.cli.check_host import check_machine
-from offramp.gateway import descriptors, server
+from offramp.gateway import connections, descriptors, server
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings
 from tests.gateway.conftest import serving
@@ -126,7 +126,7 @@ async def test_when_one_has_left_the_next_one_fits(crowded):
 async def test_no_more_than_a_few_wait_to_be_told(crowded):
     port, _ = crowded
     async with contextlib.AsyncExitStack() as opened:
-        silent = [await opened.enter_async_context(connection(port)) for _ in range(server.REFUSED_MAX + 1)]
+        silent = [await opened.enter_async_context(connection(port)) for _ in range(connections.REFUSED_MAX + 1)]
         async with asyncio.timeout(10):
             with contextlib.suppress(ConnectionResetError):
                 assert await silent[-1][0].read() == b""

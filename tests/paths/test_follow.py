@@ -51,6 +51,33 @@ async def one_by_one(service, run, after=0):
     return frames
 
 
+async def so_far(service, run):
+    """What a reader has before it would have to wait."""
+    frames = []
+    async with asyncio.timeout(GUARD_S), contextlib.aclosing(service.follow(run, 0, 0.0)) as parts:
+        async for part in parts:
+            if not part:
+                return frames
+            frames += part
+    raise AssertionError("the run ended")
+
+
+async def test_without_patience_a_reader_has_all_there_is_and_waits_for_nothing(tmp_path):
+    count = TAIL_EVENTS_MAX + 100
+    app, halfway, go_on = talkative(count)
+    async with (
+        member(app, tmp_path, "gateway", poll=60.0) as gateway,
+        member(app, tmp_path, "gateway", poll=60.0) as other,
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        await eventually(lambda: _visible(other, run, count))
+        for service in (gateway, other):
+            assert [frame.seq for frame in await so_far(service, run)] == list(range(1, count + 3))
+        go_on.set()
+        assert_one_log(await frames_of(gateway, run))
+
+
 @pytest.mark.parametrize("count", [3, 700])
 async def test_readers_read_the_same_whenever_and_wherever_they_come(tmp_path, count):
     app, halfway, go_on = talkative(count)

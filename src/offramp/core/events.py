@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -84,6 +84,24 @@ class StepFailed(Body, frozen=True, tag="step.failed"):
     error: dict[str, Any]
 
 
+class WaitStarted(Body, frozen=True, tag="wait.started"):
+    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked."""
+
+    wait: Literal["sleep", "signal"]
+    name: str | None
+    key: str
+    until: str | None
+
+
+class WaitEnded(Body, frozen=True, tag="wait.ended"):
+    """A wait ended: `until` came (`due`), the signal did (`received`), or the pipeline gave it up (`cancelled`)."""
+
+    wait: Literal["sleep", "signal"]
+    name: str | None
+    key: str
+    reason: Literal["due", "received", "cancelled"]
+
+
 class RunDemoted(Body, frozen=True, tag="run.demoted"):
     """The deep path owns the run from here on."""
 
@@ -133,6 +151,8 @@ EVENTS: tuple[type[Body], ...] = (
     StepRetrying,
     StepCompleted,
     StepFailed,
+    WaitStarted,
+    WaitEnded,
     RunDemoted,
     RunResumed,
     RunCompleted,
@@ -303,3 +323,14 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             if known.status in {"running", "retrying"}:
                 known.status = "cancelled"
     return steps
+
+
+def open_waits(frames: Iterable[Frame]) -> frozenset[str]:
+    """The keys of the waits that have begun and not ended."""
+    waiting: set[str] = set()
+    for frame in frames:
+        if frame.type == "wait.started":
+            waiting.add(_seen.decode(frame.data).key)
+        elif frame.type == "wait.ended":
+            waiting.discard(_seen.decode(frame.data).key)
+    return frozenset(waiting)

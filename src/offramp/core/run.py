@@ -66,12 +66,16 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Demotion(msgspec.Struct, frozen=True):
-    """The move of a run from the fast to the deep path; `at` in epoch seconds."""
+    """The move of a run from the fast to the deep path; `at` in epoch seconds.
+
+    `trace` is the context, as headers, that the deep path goes on from; nothing shows it.
+    """
 
     reason: DemotionReason
     at: float
     elapsed_ms: float
     budget_ms: float
+    trace: dict[str, str] = {}
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +91,8 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
-    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached.
+    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
+    as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's.
     """
 
     id: str
@@ -155,7 +160,14 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
 
 
 def _demotion(demotion: Demotion | None) -> dict[str, Any] | None:
-    return None if demotion is None else msgspec.structs.asdict(demotion) | {"at": rfc3339(demotion.at)}
+    if demotion is None:
+        return None
+    return {
+        "reason": demotion.reason,
+        "at": rfc3339(demotion.at),
+        "elapsed_ms": demotion.elapsed_ms,
+        "budget_ms": demotion.budget_ms,
+    }
 
 
 def links(run: str, prefix: str = "") -> dict[str, str]:

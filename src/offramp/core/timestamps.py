@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import lru_cache
 
+NEVER_S = 253_402_300_800.0
+"""The year 10000, in epoch seconds: what is due from here on cannot be written, nor waited for."""
+
 
 def rfc3339(epoch_s: float) -> str:
     """Seconds since the epoch as `2026-11-21T09:30:00.123Z`."""

@@ -76,7 +76,8 @@ class SystemClock:
             with self._changed:
                 while not self._heap or self._heap[0][0] > time.monotonic():
                     wait = self._heap[0][0] - time.monotonic() if self._heap else None
-                    self._changed.wait(None if wait is None else max(0.0, wait))
+                    # A sleep may be for ever; a condition refuses to wait for longer than it can count.
+                    self._changed.wait(None if wait is None else min(max(0.0, wait), threading.TIMEOUT_MAX))
                 callback = heapq.heappop(self._heap)[2].callback
             if callback is None:
                 continue

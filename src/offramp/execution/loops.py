@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from offramp.execution.body import new_task
+from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
-Start = Callable[[asyncio.AbstractEventLoop], "asyncio.Task[None]"]
+Start = Callable[["RunLoop"], "asyncio.Task[None]"]
 """Begins a run on a loop; the task is the run's."""
 PULL_MAX = 32
 """Runs that a loop starts before it looks at its other work again: a burst must not look like a blocked loop."""
@@ -116,6 +118,8 @@ class RunLoop(LoopThread):
         self.silent = False
         self.reported = False
         super().__init__(name)
+        self.loop.set_task_factory(new_task)
+        self.turns = Turns(self.loop)
 
     @property
     def busy(self) -> bool:
@@ -124,7 +128,7 @@ class RunLoop(LoopThread):
 
     def begin(self, start: Start) -> None:
         """Start a run; on this loop's thread."""
-        task = start(self.loop)
+        task = start(self)
         self.runs += 1
         task.add_done_callback(self._run_ended)
 

@@ -1,6 +1,6 @@
 """Runs a gateway under uvicorn: one bound socket, a drain before the end, no way to be open by accident.
 
-Owns the socket, the signals and the limits on connections. Must not know what the gateway serves.
+Owns the socket and the signals. Must not know what the gateway serves.
 """
 
 from __future__ import annotations
@@ -15,51 +15,24 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from offramp.core.addresses import PORT_MAX
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
+from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
 from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
-PORT_MAX = 65_535
-HEAD_BYTES_MAX = 64 * 1024
-"""Of a request's line and headers; past it 431."""
-HEAD_S_MAX = 20.0
-"""How long a connection may take to send a request's line and headers."""
 KEEP_ALIVE_S = 15
-REFUSED_MAX = 32
-"""Connections past those that fit that are told so at a time; more are closed at once."""
-SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 FORCED_S_MAX = 2.0
 """What the gateway gets to stop after a second signal."""
 CLOSE_S_MIN = 1.0
 """What connections get to end after the drain, even when the drain used its time up."""
 
 log = logging.getLogger("offramp.gateway")
-
-
-def _refusal(status: bytes, body: bytes) -> bytes:
-    """The answer to what is no request yet; it ends the connection."""
-    head = b"HTTP/1.1 %b\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-    return head % (status, len(body)) + body
-
-
-_TOO_LARGE = _refusal(
-    b"431 Request Header Fields Too Large",
-    b'{"type":"urn:offramp:error:head-too-large","title":"Headers too large","status":431,'
-    b'"detail":"the request line and headers have more than %d bytes"}' % HEAD_BYTES_MAX,
-)
-_CROWDED = _refusal(
-    b"503 Service Unavailable\r\nretry-after: 1",
-    b'{"type":"urn:offramp:error:overloaded","title":"Too much at once","status":503,'
-    b'"detail":"as many connections are open here as the limit on open files has room for (ulimit -n); try another '
-    b'gateway, or later"}',
-)
 
 
 def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) -> socket.socket:
@@ -168,7 +141,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
         gateway,
         loop="none",
         http=functools.partial(BoundedHttp, connections_max=connections_max()),  # type: ignore[arg-type]
-        ws="websockets-sansio",
+        ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
         # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
         lifespan="off",
@@ -265,69 +238,3 @@ class _Stopping:
                 await self._gateway.stop()
         except TimeoutError:
             log.warning("the gateway did not stop within %g s; its runs are recovered by another", FORCED_S_MAX)
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol with bounds: connections at a time, a request head's size, and the time it takes to come."""
-
-    def __init__(self, *args: Any, connections_max: int | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._connections_max = connections_max
-        self._is_crowded = False
-        self._head_bytes: int | None = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self._connections_max is not None:
-            over = len(self.connections) - self._connections_max
-            self._is_crowded = over > 0
-            if over > REFUSED_MAX:
-                transport.abort()
-        self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_crowded:
-            # Only now: what is closed with a request unread is reset, and nobody hears why.
-            self.transport.write(_CROWDED)
-            self.transport.close()
-            return
-        if self._head_bytes is None:
-            super().data_received(data)
-            return
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-        self._head_bytes += len(data)
-        super().data_received(data)
-        # Still in the head after all that: what came of the body is not counted against it.
-        if self._head_bytes is not None and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = None
-        self._stop_head_timer()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._head_bytes = 0
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self._head_bytes is None:
-            return
-        if self.cycle is not None and not self.cycle.response_complete:
-            # The answer before is still being sent; the next request may take its time until then.
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-            return
-        self.transport.close()

@@ -15,8 +15,8 @@ from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from offramp.core.events import TERMINAL, Frame
-from offramp.errors import RunGone
-from offramp.gateway.call import Call, ClientGone
+from offramp.errors import InputError, RunGone
+from offramp.gateway.call import Call, ClientGone, query_pointer
 from offramp.gateway.negotiation import position
 from offramp.gateway.reply import Headers
 from offramp.gateway.slots import Slot
@@ -96,6 +96,7 @@ class EventStream:
         run_id: whose events.
         after: the number of the last event that the reader has.
         until_demoted: end at `run.demoted`, not only at the terminal event.
+        follow: go on with what comes; else end after the newest event there is.
         started_run: the request created the run, so that its client's leaving means something to it.
         headers: more headers.
         slot: the room it takes, released at its end.
@@ -110,6 +111,7 @@ class EventStream:
         after: int,
         *,
         until_demoted: bool,
+        follow: bool = True,
         started_run: bool = False,
         headers: Headers | None = None,
         slot: Slot,
@@ -119,6 +121,7 @@ class EventStream:
         self._run_id = run_id
         self._after = after
         self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+        self._follow_on = follow
         self._started_run = started_run
         self._headers = HEADERS + (headers or [])
         self._complete = False
@@ -163,14 +166,17 @@ class EventStream:
 
     async def _follow(self, send: _Sender, sent: Counter) -> None:
         service = self._call.service
+        idle = service.settings.heartbeat if self._follow_on else 0.0
         await send(FIRST)
         try:
-            async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
+            async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
                 async for frames in batches:
                     if self._call.revoked:
                         log.info("a reader of %s has no good API key any more; its stream ends", self._run_id)
                         break
                     if not frames:
+                        if not self._follow_on:
+                            break
                         await send(HEARTBEAT)
                         continue
                     chunk, count, ended = encode(frames, self._ends)
@@ -223,10 +229,14 @@ class _Sender:
 
 
 async def events(call: Call) -> EventStream:
-    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end."""
-    connection = call.connection
-    after = position(connection.headers.get("last-event-id"), connection.query_params.get("starting_after"))
+    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
+    query = call.query("starting_after", "follow")
+    follow = query.get("follow", "true")
+    if follow not in {"true", "false"}:
+        says = f"true or false, got {follow[:20]!r}"
+        raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
+    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventStream(call, record.id, after, until_demoted=False, slot=call.open_stream())
+    return EventStream(call, record.id, after, until_demoted=False, follow=follow == "true", slot=call.open_stream())

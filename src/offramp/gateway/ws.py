@@ -88,7 +88,7 @@ def denied(error: Exception) -> Denied:
 
 async def socket(call: Call) -> Answer:
     """`GET /v1/runs/{run_id}/ws`."""
-    after = position(None, call.connection.query_params.get("starting_after"))
+    after = position(None, call.query("starting_after").get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")

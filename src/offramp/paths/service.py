@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
@@ -19,12 +19,17 @@ from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, Verdict, check, replay
+from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
+from offramp.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from offramp.telemetry.tracing import Tracing
 
 log = logging.getLogger("offramp")
 
@@ -103,9 +108,19 @@ class Service:
         return self._process.classes
 
     @property
+    def metrics(self) -> Metrics:
+        """What is counted in this process."""
+        return self._process.metrics
+
+    @property
     def collectors(self) -> list[Any]:
         """Prometheus collectors of this process."""
         return self._process.metrics.collectors
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """The spans of this process, None where tracing is off."""
+        return self._process.tracing
 
     @property
     def id(self) -> str:
@@ -114,11 +129,13 @@ class Service:
 
     async def start(self) -> None:
         """Join the service and begin to work."""
+        self._process.metrics.open()
         await self._process.control.run(self._engine.open())
         if self._announcer is not None:
             self._announcer.open()
         self._process.control.spawn(self._purge())
         self._process.control.spawn(self._catch_up())
+        self._process.control.spawn(self._live.levels.keep())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -213,6 +230,14 @@ class Service:
             return False, "no worker is warm yet"
         return True, "ready"
 
+    async def service_levels(self) -> list[ServiceLevel]:
+        """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return await self._live.levels.report()
+
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""
         return await self._engine.retire(owner)
@@ -273,19 +298,21 @@ class Service:
         if self._announcer is not None:
             await self._announcer.close()
         await self._process.control.run(self._engine.close())
+        await self._live.levels.close()
         await self.close()
 
     async def close(self) -> None:
         """Close what this process opened; enough for a service that was not started."""
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
+        self._process.metrics.close()
 
     async def _purge(self) -> None:
         while not self._drained:
             await asyncio.sleep(self.settings.purge_every)
             try:
-                while await self._process.store.purge(self._process.clock.time()):
-                    pass
+                while runs := await self._process.store.purge(self._process.clock.time()):
+                    self._process.metrics.purged(runs)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
 

@@ -90,15 +90,23 @@ class Desk:
         """Create the run within its tenant's bound; attaching to one that exists is always within it."""
         taken = await self._take_room(record, key)
         self._process.feed.expect(record.id, self._process.clock.monotonic())
-        start = self._fast.start if record.path == "fast" else self._engine.start
         try:
-            created = await start(record, accepted, key)
+            if record.path == "fast":
+                created = await self._fast.start(record, accepted, key)
+            else:
+                created = await self._send(record, accepted, key)
         except Exception:
             self._give_back(record, taken)
             raise
         if created.existing is not None:
             self._give_back(record, taken)
         return created
+
+    async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
+        if self._process.tracing is None:
+            return await self._engine.start(record, accepted, key)
+        with self._process.tracing.send(record):
+            return await self._engine.start(record, accepted, key)
 
     async def _take_room(self, record: RunRecord, key: Idempotency | None) -> int | None:
         try:

@@ -20,6 +20,7 @@ from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
+from offramp.telemetry.context import forwarded
 
 log = logging.getLogger("offramp")
 
@@ -145,7 +146,7 @@ class Announcer:
         if frame is None:
             return pending.progress._replace(cursor=pending.latest, attempts=0, due_at=None, done=is_over)
         at = events.decode(frame.data).at
-        answer = await self._send(record, frame, at)
+        answer = await self._send(record, frame, at, pending.progress.attempts + 1)
         attempt = Attempt(frame.seq, datetime.fromisoformat(at).timestamp(), process.clock.time())
         progress, given_up = after(pending.progress, attempt, answer, process.clock.random())
         process.metrics.announced(answer.result, attempt.ended_at - attempt.happened_at, given_up=given_up)
@@ -170,12 +171,20 @@ class Announcer:
             at = part[-1].seq
         return None, is_over
 
-    async def _send(self, record: RunRecord, frame: Frame, at: str) -> Answer:
+    async def _send(self, record: RunRecord, frame: Frame, at: str, attempt: int) -> Answer:
         assert record.webhook is not None  # noqa: S101 - looked at by the caller
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         shown = document(record, [step.document() for step in steps.values()], record.mount)
-        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown))
-        return await self._sender.send(target_of(record.webhook.url), made)
+        target = target_of(record.webhook.url)
+        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), forwarded(record.trace))
+        tracing = self._process.tracing
+        if tracing is None:
+            return await self._sender.send(target, made)
+        age_s = self._process.clock.time() - record.created_at
+        with tracing.webhook(record, frame.type, attempt, age_s) as trace:
+            answer = await self._sender.send(target, made._replace(headers=trace.headers))
+            trace.answered(target.host, answer)
+        return answer
 
     @staticmethod
     def _tell(pending: Pending, frame: Frame, answer: Answer, progress: Progress) -> None:

@@ -21,6 +21,8 @@ S13 `purge` empties the runs whose retention is over, once, and no others; such 
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
+S16 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
+   sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -36,6 +38,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.core.slo import Counts, Tally
 from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
@@ -168,6 +171,16 @@ class Store(Protocol):
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
         """
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S16).
+
+        Raises:
+            StoreError: nothing was added.
+        """
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from minute `since` on, by class; of classes that have any (S16)."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""

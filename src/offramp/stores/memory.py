@@ -31,6 +31,7 @@ from offramp.ports.store import (
 )
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, listed
+from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
 
@@ -66,10 +67,11 @@ class MemoryRunLog:
         return commit
 
 
-class MemoryStore:
+class MemoryStore(MemoryTallies):
     """The store and the lease port over one dictionary."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
@@ -77,7 +79,6 @@ class MemoryStore:
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
-        self._closed = False
 
     def change(self, lease: Lease, function: Callable[[MemoryRun], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""

@@ -81,6 +81,13 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
+    # 4: how many runs kept or broke their class's promise, by minute since the epoch.
+    """
+    CREATE TABLE outcomes (
+        minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
+        PRIMARY KEY (minute, class)
+    ) WITHOUT ROWID;
+    """,
 ]
 
 

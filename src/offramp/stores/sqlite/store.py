@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
@@ -233,6 +234,33 @@ class SQLiteStore:
         commit: Commit[int] = Commit()
         self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of classes; those that nobody asks for any more go."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
+            connection.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (minute, class) "
+                "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad",
+                [(tally.minute, tally.sla, *tally.counts) for tally in tallies],
+            )
+            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
+            connection.execute("DELETE FROM outcomes WHERE minute < ?", (oldest,))
+
+        commit: Commit[None] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        await commit
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from a minute on, by class."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, Counts]:
+            rows = connection.execute(
+                "SELECT class, sum(good), sum(bad) FROM outcomes WHERE minute >= ? GROUP BY class", (since,)
+            )
+            return {sla: Counts(good, bad) for sla, good, bad in rows}
+
+        return await self._database.read(query)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""

@@ -153,10 +153,10 @@ class Writer:
                 # what does change something cannot be told from outside, as a row may be written again as it was.
                 self._connection.execute("UPDATE syncs SET count = count + 1")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "before")
+                self._crash.reach(self._connection, operations, "before", announces=transaction.has_announced)
             self._connection.execute("COMMIT")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "after")
+                self._crash.reach(self._connection, operations, "after", announces=transaction.has_announced)
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
