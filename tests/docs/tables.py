@@ -155,6 +155,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
+            ("execution.turns:SETTLE_TURNS", "", "turns of the loop that a body of several tasks gets between results"),
             ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
             ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),

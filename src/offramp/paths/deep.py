@@ -64,11 +64,9 @@ class DeepPath(RunHost):
         now = process.clock.time()
         began_ns = time.time_ns()  # spans go by the system's clock
         try:
-            if record.cancel_requested:
-                self._conclude(claim, runlog, cancelled(), began_ns)
-                return
-            if record.deadline_at is not None and record.deadline_at <= now:
-                self._conclude(claim, runlog, expired(record), began_ns)
+            if record.cancel_requested or (record.deadline_at is not None and record.deadline_at <= now):
+                self._conclude(claim, runlog, cancelled() if record.cancel_requested else expired(record), began_ns)
+                self._live.made_room()
                 return
             history = await self.history(record.id)
         finally:

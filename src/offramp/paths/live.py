@@ -72,13 +72,13 @@ class LiveRuns:
 
     Args:
         process: what they execute with.
-        ended: called with each run that left, after it made room for another.
+        made_room: called when a run has left, or was not begun, and so made room for another.
         shows_levels: whether this process's metrics show the service levels of all.
     """
 
-    def __init__(self, process: Process, ended: Callable[[LiveRun], object], *, shows_levels: bool = False) -> None:
+    def __init__(self, process: Process, made_room: Callable[[], object], *, shows_levels: bool = False) -> None:
         self._process = process
-        self._on_end = ended
+        self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
@@ -203,7 +203,7 @@ class LiveRuns:
             if run.trace is not None:
                 run.trace.end()
             run.gone.resolve()
-            self._on_end(run)
+            self.made_room()
 
     def _force(self, run: LiveRun, outcome: Outcome) -> None:
         """End a run whatever its code does."""
