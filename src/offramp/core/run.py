@@ -87,7 +87,8 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
-    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached.
+    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached; `deaths` is how many
+    processes in a row died while they executed the run, with no step of it finished in between.
     """
 
     id: str
@@ -116,6 +117,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     cancel_requested: bool = False
     webhook: Webhook | None = None
     mount: str = ""
+    deaths: int = 0
 
     @property
     def finished(self) -> bool:

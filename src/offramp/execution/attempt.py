@@ -36,6 +36,7 @@ class RunFacts:
         budget_ends: float,
         deadline_at: float | None,
         clock: Clock,
+        deaths: int = 0,
     ) -> None:
         self.run_id = run_id
         self.pipeline = pipeline
@@ -43,6 +44,7 @@ class RunFacts:
         self.session_id = session_id
         self.metadata = metadata
         self.path = path
+        self.deaths = deaths
         self.cancelled = False
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at

@@ -155,8 +155,8 @@ class Scope:
             started = self.clock.monotonic()
             try:
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once":
-                    await self.log.durable()
+                if spec.effect == "once" or self.facts.deaths:
+                    await self.log.durable()  # should it kill this process, it is known which one it was
                 live, value = await self._lanes.run(attempt, encoded, arguments)
                 result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)

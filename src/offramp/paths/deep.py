@@ -9,7 +9,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.scope import History
 from offramp.execution.waiting import sleep_for
-from offramp.paths.live import LiveRuns, cancelled, expired
+from offramp.paths.live import LiveRuns, cancelled, expired, killed
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, Store
@@ -59,6 +59,10 @@ class DeepPath(RunHost):
                 self._live.conclude(record, runlog, expired(record))
                 return
             history = await self.history(record.id)
+            if record.deaths >= process.settings.process_deaths:
+                in_flight = [step for step in history.interrupted.values() if step.status == "running"]
+                self._live.conclude(record, runlog, killed(record, in_flight))
+                return
         finally:
             self._starting -= 1
         if not claim.fresh:

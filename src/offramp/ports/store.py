@@ -71,6 +71,9 @@ class Batch(NamedTuple):
 SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
 
+SUSPECT_DEATHS = 2
+"""Deaths in a row from which on a run is executed beside no other of its kind: one of them kills, the others do not."""
+
 Listener = Callable[[list[Batch]], None]
 
 
@@ -175,7 +178,10 @@ class Store(Protocol):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process that may hold leases; `port` is where it takes hints (UDP on loopback), 0 for nowhere."""
+    """A process that may hold leases.
+
+    `port` is where it takes hints (UDP on loopback), 0 for nowhere; `leaving` is whether it was told to stop.
+    """
 
     id: str
     kind: str
@@ -183,6 +189,7 @@ class Owner(msgspec.Struct, frozen=True):
     ready: bool
     expires_at: float
     started_at: float
+    leaving: bool = False
 
 
 class Claim(NamedTuple):
@@ -218,6 +225,10 @@ class Leases(Protocol):
     Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others.
     Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
+    Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
+       live. A finished step sets the count back to 0.
+    Q16 Of the runs with `SUSPECT_DEATHS` or more, `claim` gives an owner none while it holds one, and never two; the
+       others do not wait for them.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -230,13 +241,13 @@ class Leases(Protocol):
         """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2)."""
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held; returns how many runs that was (Q2)."""
+        """Forget an owner that has ended and queue what it held; returns how many runs that was (Q2, Q15)."""
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner (Q6)."""
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs of these pipelines (Q1, Q3)."""
+        """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5, Q7).

@@ -17,6 +17,7 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreEr
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
+    SUSPECT_DEATHS,
     Batch,
     Claim,
     Created,
@@ -124,6 +125,8 @@ class MemoryStore:
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
+                    if entry.kind == "step":
+                        run.record.deaths = 0
                 if event is not None:
                     self._append(run, event)
         if isinstance(error, LeaseLost):
@@ -216,12 +219,7 @@ class MemoryStore:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {
-            "tenant": wanted.tenant,
-            "session_id": wanted.session_id,
-            "status": wanted.status,
-            "pipeline": wanted.pipeline,
-        }
+        asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
         matching = [
             msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
             for record in newest
@@ -295,14 +293,15 @@ class MemoryStore:
         with self.lock:
             due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
             for owner_id in due:
-                self._retire(owner_id)
+                self._forget(owner_id, died=False)
             return due
 
-    def _retire(self, owner: str) -> int:
+    def _forget(self, owner: str, *, died: bool) -> int:
         self._owners.pop(owner, None)
         held = [run for run in self._runs.values() if run.owner == owner]
         for run in held:
             self._queue(run)
+            run.record.deaths += died
         return len(held)
 
     @staticmethod
@@ -313,7 +312,7 @@ class MemoryStore:
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
         with self.lock:
-            return self._retire(owner)
+            return self._forget(owner, died=not getattr(self._owners.get(owner), "leaving", False))
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -326,10 +325,12 @@ class MemoryStore:
             for run in self._runs.values():
                 if run.parked_until is not None and run.parked_until <= now:
                     self._queue(run)
-            due = [run for run in self._runs.values() if run.record.status == "queued"]
-            due = [run for run in due if run.record.pipeline in pipelines]
-            due.sort(key=lambda run: (-run.record.priority, run.record.id))
-            return [self._take(run, owner, now) for run in due[:limit]]
+            runs = sorted(self._runs.values(), key=lambda run: (-run.record.priority, run.record.id))
+            due = [run for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
+            suspected = [run for run in runs if run.record.deaths >= SUSPECT_DEATHS]
+            one = 0 if any(run.owner == owner for run in suspected) else 1
+            left_out = [run for run in due if run in suspected][one:]
+            return [self._take(run, owner, now) for run in [run for run in due if run not in left_out][:limit]]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""

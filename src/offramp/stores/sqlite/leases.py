@@ -14,7 +14,7 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import Claim, Lease, Owner, Parked, require_open
+from offramp.ports.store import SUSPECT_DEATHS, Claim, Lease, Owner, Parked, require_open
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -27,6 +27,18 @@ FAR_FUTURE = 253_402_300_799.0
 """The last second of the year 9999, for a run that only a signal wakes."""
 OVERDUE_MAX = 1_000
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
+
+# What is due, and the first of the suspected, which come one at a time; from partial indexes, however many wait.
+_DUE = (
+    "SELECT id FROM ("
+    "SELECT * FROM (SELECT id, priority FROM runs INDEXED BY runs_queued WHERE status = 'queued' AND deaths <= 1 "
+    "AND pipeline IN ({marks}) ORDER BY priority DESC, id LIMIT ?) UNION ALL "
+    "SELECT * FROM (SELECT id, priority FROM runs INDEXED BY runs_suspected WHERE status = 'queued' AND deaths > 1 "
+    "AND pipeline IN ({marks}) AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = ? AND deaths > 1) "
+    "ORDER BY priority DESC, id LIMIT 1)"
+    ") ORDER BY priority DESC, id LIMIT ?"
+)
+assert SUSPECT_DEATHS == 2  # noqa: S101 - in words of SQL, as an index has it
 
 
 class SQLiteLeases:
@@ -50,8 +62,9 @@ class SQLiteLeases:
 
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
-        values = (owner.id, owner.kind, owner.port, int(owner.ready), owner.expires_at, owner.started_at)
-        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?)"
+        times = owner.expires_at, owner.started_at
+        values = (owner.id, owner.kind, owner.port, int(owner.ready), *times, int(owner.leaving))
+        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?, ?)"
         await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
@@ -75,7 +88,7 @@ class SQLiteLeases:
                         "SELECT 1 FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
                     ).fetchone()
                     if still:
-                        _retire(self._own, owner)
+                        _forget(self._own, owner, died=False)
                     self._own.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._own.in_transaction:
@@ -85,14 +98,19 @@ class SQLiteLeases:
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
-        return await self._change("retire", lambda connection, _: _retire(connection, owner), durable=True)
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
+            leaves = connection.execute("SELECT 1 FROM owners WHERE id = ? AND leaving = 1", (owner,)).fetchone()
+            return _forget(connection, owner, died=leaves is None)
+
+        return await self._change("retire", change, durable=True)
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
 
         def query(connection: sqlite3.Connection) -> list[Owner]:
-            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at FROM owners")
-            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5]) for row in rows]
+            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at, leaving FROM owners")
+            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6])) for row in rows]
 
         return await self._database.read(query)
 
@@ -102,11 +120,7 @@ class SQLiteLeases:
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
             connection.execute(f"{_UNPARK} WHERE parked_until <= ?", (now,))
-            due = connection.execute(
-                f"SELECT id FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
-                "ORDER BY priority DESC, id LIMIT ?",
-                (*pipelines, limit),
-            ).fetchall()
+            due = connection.execute(_DUE.format(marks=marks), (*pipelines, limit, *pipelines, owner, limit)).fetchall()
             return [_take(connection, transaction, owner, row[0], now) for row in due]
 
         # An empty queue is the common answer: look before waiting for the write lock.
@@ -201,10 +215,11 @@ def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
     return count
 
 
-def _retire(connection: sqlite3.Connection, owner: str) -> int:
+def _forget(connection: sqlite3.Connection, owner: str, *, died: bool) -> int:
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
     # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
-    return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
+    statement = "UPDATE runs SET status = 'queued', owner = NULL, deaths = deaths + ? WHERE owner = ?"
+    return connection.execute(statement, (int(died), owner)).rowcount
 
 
 def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float) -> Claim:
@@ -222,5 +237,5 @@ def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, 
         "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = :run)",
         {"run": run_id},
     ).fetchone()
-    transaction.hold(run_id, Tail(token, position, seq, announced(record)))
+    transaction.hold(run_id, Tail(token, position, seq, announced(record), record.deaths))
     return Claim(record, Lease(run_id, owner, token), fresh)

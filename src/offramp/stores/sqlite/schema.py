@@ -81,6 +81,12 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
+    # 4: processes that died in a row while they executed a run, and those that were told to stop.
+    """
+    ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
+    """,
 ]
 
 
