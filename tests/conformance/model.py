@@ -76,9 +76,11 @@ class Model:
                 run.queue()
         queued = [run for run in self.runs.values() if run.status == "queued"]
         queued.sort(key=lambda run: (-run.priority, run.id))
-        suspects = [run for run in queued if run.deaths >= SUSPECT_DEATHS]
-        busy = any(run.owner == owner and run.deaths >= SUSPECT_DEATHS for run in self.runs.values())
-        return [run for run in queued if run not in suspects or (run is suspects[0] and not busy)][:limit]
+        held = max((run.deaths for run in self.runs.values() if run.owner == owner), default=0)
+        others = [run for run in queued if run.deaths < (1 if held >= SUSPECT_DEATHS else SUSPECT_DEATHS)][:limit]
+        suspects = [run for run in queued if run.deaths >= SUSPECT_DEATHS] or [None]
+        alone = held == 0 and not any(run.deaths for run in others)
+        return [run for run in queued if run in others or (alone and run is suspects[0])][:limit]
 
     def take(self, run, owner):
         """Whether the claim is a fresh one."""

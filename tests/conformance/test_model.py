@@ -168,8 +168,19 @@ class Processes(RuleBasedStateMachine):
         if lease is not None:
             run = self.model.runs[lease.run_id]
             run.entries += made
-            run.deaths = 0
             run.events += ["step.started"] * size
+
+    @precondition(lambda self: self.leases)
+    @rule(place=number)
+    def survive(self, place):
+        async def call(instance, lease):
+            log = instance.store.log(lease)
+            log.survived()
+            await log.durable()
+
+        lease = self.write(place, call)
+        if lease is not None:
+            self.model.runs[lease.run_id].deaths = 0
 
     @precondition(lambda self: self.leases)
     @rule(place=number, status=st.sampled_from(["completed", "cancelled"]))

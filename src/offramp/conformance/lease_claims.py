@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from offramp.conformance.case import case
-from offramp.conformance.sample import DONE, NOW, PIPELINE, completed, entry
+from offramp.conformance.sample import DONE, NOW, PIPELINE, completed
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, unsupported
 from offramp.ports.store import SUSPECT_DEATHS, Claim, Leases
 
@@ -196,10 +196,21 @@ async def suspected_runs_are_given_to_an_owner_one_at_a_time(stage: StoreStage) 
     others = await _taken(peer.leases, "b")
     assert len(others) == 1, f"another owner was given {len(others)}"
     log = stage.store.log(mine[0].lease)
-    log.append(entry(1), None)
+    log.survived()
     await log.durable()
     last = await _taken(stage.leases, "a")
-    assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it finished a step"
+    assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it survived"
+
+
+@case("Q15", "Q16")
+async def a_suspected_run_is_beside_no_other_whose_owner_died(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    [suspect] = await _suspected(stage, 0)
+    shaken, _ = await stage.running("dead")
+    await stage.leases.retire("dead")
+    both = [await _taken(stage.leases, "a"), await _taken(stage.leases, "a"), await _taken(peer.leases, "b")]
+    assert set() in both[:2], "a run that may kill its owner is beside one that may be the one that does"
+    assert set().union(*both) == {suspect, shaken.id}, f"not every run was taken by somebody: {both}"
 
 
 @case("Q15", "Q16")

@@ -88,7 +88,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
     Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached; `deaths` is how many
-    processes in a row died while they executed the run, with no step of it finished in between.
+    processes in a row died while they executed the run, in steps that did not finish in between.
     """
 
     id: str

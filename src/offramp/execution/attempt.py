@@ -45,6 +45,7 @@ class RunFacts:
         self.metadata = metadata
         self.path = path
         self.deaths = deaths
+        """Of processes that executed the run, in a row; 0 again once no step is suspected of them any more."""
         self.cancelled = False
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at

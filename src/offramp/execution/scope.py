@@ -76,6 +76,8 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self._suspects = {key for key, step in history.interrupted.items() if step.status == "running"}
+        self._is_watched = facts.deaths > 0
         self._order = ReplayOrder(self.journal.replayable)
         self._waits = Waits()
         self._lock = threading.Lock()
@@ -155,8 +157,8 @@ class Scope:
             started = self.clock.monotonic()
             try:
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once" or self.facts.deaths:
-                    await self.log.durable()  # should it kill this process, it is known which one it was
+                if spec.effect == "once" or self._is_watched:
+                    await self.log.durable()  # should this process die, it is known in which step
                 live, value = await self._lanes.run(attempt, encoded, arguments)
                 result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
                 duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
@@ -164,6 +166,7 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self._survived(key)
                 if spec.effect == "once":
                     await self.log.durable()
             except Exception as error:
@@ -202,6 +205,14 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self._survived(key)
+
+    def _survived(self, key: str) -> None:
+        """A step has ended, and this process lives: deaths are forgotten when all that they interrupted has ended."""
+        self._suspects.discard(key)
+        if self.facts.deaths and not self._suspects:
+            self.facts.deaths = 0
+            self.log.survived()
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""

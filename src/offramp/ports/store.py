@@ -72,7 +72,7 @@ SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
 
 SUSPECT_DEATHS = 2
-"""Deaths in a row from which on a run is executed beside no other of its kind: one of them kills, the others do not."""
+"""Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
 
 Listener = Callable[[list[Batch]], None]
 
@@ -89,6 +89,9 @@ class RunLog(Protocol):
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk (S2)."""
+
+    def survived(self) -> None:
+        """Write behind that the deaths of the run's processes are forgotten (Q15)."""
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
@@ -226,9 +229,9 @@ class Leases(Protocol):
     Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
     Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
-       live. A finished step sets the count back to 0.
-    Q16 Of the runs with `SUSPECT_DEATHS` or more, `claim` gives an owner none while it holds one, and never two; the
-       others do not wait for them.
+       live. `survived` sets the count back to 0, in turn with the run's other writes.
+    Q16 `claim` gives a run with `SUSPECT_DEATHS` or more to an owner that holds no run with any, and gives that owner
+       no other with any while it holds it. Runs without deaths wait for neither.
     """
 
     async def register(self, owner: Owner) -> None:

@@ -17,7 +17,6 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreEr
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
-    SUSPECT_DEATHS,
     Batch,
     Claim,
     Created,
@@ -30,13 +29,10 @@ from offramp.ports.store import (
     RunLog,
     require_open,
 )
+from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
 
 EVENTS_READ_MAX = 1_000
-
-
-def _is_small(result: bytes | None) -> bool:
-    return result is not None and len(result) <= RESULT_INLINE_BYTES_MAX
 
 
 class _Run:
@@ -69,6 +65,10 @@ class MemoryRunLog:
     def durable(self) -> Commit[None]:
         """Resolved at once: nothing here survives the process anyway."""
         return self._store.change(self.lease, lambda _run: None)
+
+    def survived(self) -> None:
+        """Forget the run's deaths."""
+        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""
@@ -125,8 +125,6 @@ class MemoryStore:
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
-                    if entry.kind == "step":
-                        run.record.deaths = 0
                 if event is not None:
                     self._append(run, event)
         if isinstance(error, LeaseLost):
@@ -221,7 +219,9 @@ class MemoryStore:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
         asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
         matching = [
-            msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
+            msgspec.structs.replace(
+                record, result=None if len(record.result or b"") > RESULT_INLINE_BYTES_MAX else record.result
+            )
             for record in newest
             if (wanted.after is None or record.id < wanted.after)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
@@ -251,8 +251,8 @@ class MemoryStore:
             for run in self._runs.values():
                 record = run.record
                 kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
-                due = record.finished_at is not None and record.finished_at + kept_s <= now
-                if due and not record.purged:
+                is_over = record.finished_at is not None and record.finished_at + kept_s <= now
+                if is_over and not record.purged:
                     run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
                     run.entries, run.frames, run.signals = [], [], []
                     self.outbox.drop(record.id)
@@ -291,10 +291,10 @@ class MemoryStore:
     def expire(self, now: float) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self.lock:
-            due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
-            for owner_id in due:
+            late = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+            for owner_id in late:
                 self._forget(owner_id, died=False)
-            return due
+            return late
 
     def _forget(self, owner: str, *, died: bool) -> int:
         self._owners.pop(owner, None)
@@ -325,12 +325,10 @@ class MemoryStore:
             for run in self._runs.values():
                 if run.parked_until is not None and run.parked_until <= now:
                     self._queue(run)
-            runs = sorted(self._runs.values(), key=lambda run: (-run.record.priority, run.record.id))
-            due = [run for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
-            suspected = [run for run in runs if run.record.deaths >= SUSPECT_DEATHS]
-            one = 0 if any(run.owner == owner for run in suspected) else 1
-            left_out = [run for run in due if run in suspected][one:]
-            return [self._take(run, owner, now) for run in [run for run in due if run not in left_out][:limit]]
+            runs = list(self._runs.values())
+            queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
+            ids = due(queued, [run.record for run in runs if run.owner == owner], limit)
+            return [self._take(self._runs[run_id], owner, now) for run_id in ids]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""

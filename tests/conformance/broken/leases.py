@@ -473,17 +473,17 @@ class DeadlySilence(MemoryStore):
 
 @breaks("Q15")
 class NothingForgotten(MemoryStore):
-    """A finished step changes nothing."""
+    """Whoever survived is suspected for ever."""
 
-    def write(self, lease, entry, event):
-        super().write(lease, entry and replace(entry, kind="value"), event)
-        if entry is not None and lease.run_id in self._runs and self._runs[lease.run_id].held(lease):
-            self._runs[lease.run_id].entries[-1] = entry
+    def log(self, lease):
+        log = super().log(lease)
+        log.survived = lambda: None
+        return log
 
 
 @breaks("Q15")
 class AnythingWillDo(MemoryStore):
-    """Deaths are forgotten for a value that was noted."""
+    """Deaths are forgotten as soon as anything is written."""
 
     def write(self, lease, entry, event):
         super().write(lease, entry, event)
@@ -512,3 +512,18 @@ class SuspectsFirst(MemoryStore):
         if any(run.record.deaths >= SUSPECT_DEATHS for run in held):
             return []
         return await super().claim(owner, limit, pipelines, now)
+
+
+@breaks("Q16")
+class NotAlone(MemoryStore):
+    """A suspected run is executed beside one whose owner died once."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        suspected = any(run.record.deaths >= SUSPECT_DEATHS for run in self._runs.values())
+        once = [run for run in self._runs.values() if run.record.deaths == 1 and suspected]
+        for run in once:
+            run.record.deaths = 0
+        claims = await super().claim(owner, limit, pipelines, now)
+        for run in once:
+            run.record.deaths = 1
+        return claims

@@ -42,16 +42,12 @@ _ANNOUNCE = (
 
 
 class Tail(msgspec.Struct):
-    """Where a run's journal and event log end: the next position, the next number; and what its webhook is due for.
-
-    `deaths` are those that its next finished step makes forgotten.
-    """
+    """Where a run's journal and event log end: the next position, the next number; and what its webhook is due for."""
 
     token: int
     position: int = 0
     seq: int = 1
     announced: frozenset[str] = frozenset()
-    deaths: int = 0
 
 
 class Transaction:
@@ -150,9 +146,6 @@ class Transaction:
         if operation.entry is not None:
             self._entries += (run_id, tail.position, ENCODE(operation.entry))
             tail.position += 1
-            if tail.deaths and operation.entry.kind == "step":
-                self._connection.execute("UPDATE runs SET deaths = 0 WHERE id = ?", (run_id,))
-                tail.deaths = 0
         if operation.event is not None:
             self._frame(run_id, tail, operation.event)
 

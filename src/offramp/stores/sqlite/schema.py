@@ -85,6 +85,7 @@ MIGRATIONS: list[str] = [
     """
     ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX runs_died ON runs (owner) WHERE deaths > 0;
     CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
     """,
 ]
