@@ -59,12 +59,6 @@ async def kills_in_thread(how: str) -> None:
     await crash_in_thread(how)
 
 
-@app.pipeline(budget=0)
-async def kills_from_its_body(how: str) -> None:
-    note("crash")
-    die(how)
-
-
 @app.pipeline(budget=60)
 async def kills_fast(how: str) -> None:
     await crash_later(how)

@@ -16,6 +16,9 @@ from offramp.ports.store import Claim, Lease, Store
 
 log = logging.getLogger("offramp")
 
+STEPLESS_DEATHS_FACTOR = 10
+"""A death between two steps is seldom the run's own doing: it takes so many times as many for a run to be given up."""
+
 
 class DeepPath(RunHost):
     """Executes claimed runs; what the engine calls."""
@@ -59,8 +62,9 @@ class DeepPath(RunHost):
                 self._live.conclude(record, runlog, expired(record))
                 return
             history = await self.history(record.id)
-            if record.deaths >= process.settings.process_deaths:
-                in_flight = [step for step in history.interrupted.values() if step.status == "running"]
+            in_flight = [step for step in history.interrupted.values() if step.status == "running"]
+            deaths_max = process.settings.process_deaths * (1 if in_flight else STEPLESS_DEATHS_FACTOR)
+            if record.deaths >= deaths_max:
                 self._live.conclude(record, runlog, killed(record, in_flight))
                 return
         finally:
