@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 from offramp.core import events
+from offramp.core.journal import Entry
+from offramp.core.run import RunRecord
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.scope import History
@@ -12,7 +14,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired, killed
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Lease, Store
+from offramp.ports.store import Claim, Lease, RunLog, Store
 
 log = logging.getLogger("offramp")
 
@@ -65,7 +67,7 @@ class DeepPath(RunHost):
             in_flight = [step for step in history.interrupted.values() if step.status == "running"]
             deaths_max = process.settings.process_deaths * (1 if in_flight else STEPLESS_DEATHS_FACTOR)
             if record.deaths >= deaths_max:
-                self._live.conclude(record, runlog, killed(record, in_flight))
+                self._give_up(record, runlog, in_flight)
                 return
         finally:
             self._starting -= 1
@@ -74,6 +76,17 @@ class DeepPath(RunHost):
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
         self._live.start(record, runlog, history)
+
+    def _give_up(self, record: RunRecord, runlog: RunLog, in_flight: list[events.StepState]) -> None:
+        """End a run that takes down its processes; if it is known which step does, that has failed."""
+        outcome = killed(record, in_flight)
+        if outcome.error is not None and outcome.error.step is not None:
+            [step] = in_flight
+            now = self._process.clock.time()
+            body = events.StepFailed(step.name, step.key, step.attempts, 0.0, outcome.error.public())
+            entry = Entry(step.key, step.name, "step", None, outcome.error, step.attempts, now)
+            runlog.append(entry, events.draft(body, rfc3339(now)))
+        self._live.conclude(record, runlog, outcome)
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
