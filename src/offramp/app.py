@@ -19,6 +19,7 @@ from offramp.core.spec import (
     LaneChoice,
     OnDisconnect,
     PipelineSpec,
+    StepKind,
     StepSpec,
     pipeline_spec,
     step_spec,
@@ -124,6 +125,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        kind: StepKind = "step",
         uses: object = None,
     ) -> _StepDecorator: ...
     def step(
@@ -136,6 +138,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        kind: StepKind = "step",
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -149,6 +152,7 @@ class App:
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
             on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
+            kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -159,7 +163,14 @@ class App:
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
             spec = step_spec(
-                function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown
+                function,
+                name=name,
+                timeout=timeout,
+                retry=retry,
+                lane=lane,
+                effect=effect,
+                on_unknown=on_unknown,
+                kind=kind,
             )
             if spec.name in self.steps:
                 raise DeclarationError(

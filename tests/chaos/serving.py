@@ -53,11 +53,14 @@ def free_port() -> int:
 class Serving:
     """One `offramp serve` after another, in one folder and on one port."""
 
-    def __init__(self, home: Path, *, workers: int = 2, port: int | None = None, **settings: object) -> None:
+    def __init__(
+        self, home: Path, *, app: Path = APP, workers: int = 2, port: int | None = None, **settings: object
+    ) -> None:
         self.home = home
         self.data = home / "data"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.app = app
         self.workers = workers
         self.interruptions: list[Interruption] = []
         self.started_at = 0.0
@@ -87,7 +90,7 @@ class Serving:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "offramp", "serve", str(APP)),
+                    *(sys.executable, "-m", "offramp", "serve", str(self.app)),
                     *("--port", str(self.port), "--data", str(self.data), "--workers", str(self.workers)),
                 ],
                 env={**plain, "PYTHONUNBUFFERED": "1", "CHAOS_HOME": str(self.home), **variables, **environment},

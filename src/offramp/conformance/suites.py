@@ -19,6 +19,7 @@ from offramp.conformance import (
     outbox_due,
     store_events,
     store_records,
+    store_tallies,
     store_writes,
 )
 from offramp.conformance.case import (
@@ -43,7 +44,7 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records),
+        *(store_writes, store_events, store_records, store_tallies),
         *(lease_claims, lease_owners, lease_signals),
         *(outbox_due, outbox_claims),
     )

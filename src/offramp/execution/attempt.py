@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.scope import Scope
     from offramp.ports.clock import Clock
+    from offramp.telemetry.run_trace import StepTrace
 
 
 class RunFacts:
@@ -36,7 +37,6 @@ class RunFacts:
         budget_ends: float,
         deadline_at: float | None,
         clock: Clock,
-        deaths: int = 0,
     ) -> None:
         self.run_id = run_id
         self.pipeline = pipeline
@@ -44,8 +44,6 @@ class RunFacts:
         self.session_id = session_id
         self.metadata = metadata
         self.path = path
-        self.deaths = deaths
-        """Of processes that executed the run, in a row; 0 again once no step is suspected of them any more."""
         self.cancelled = False
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at
@@ -82,14 +80,15 @@ class RunFacts:
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("key", "live", "number", "scope", "spec")
+    __slots__ = ("key", "live", "number", "scope", "spec", "trace")
 
-    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int) -> None:
+    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
         self.spec = spec
         self.key = key
         self.number = number
         self.live = True
+        self.trace = trace
 
     @property
     def clock(self) -> Clock:

@@ -73,10 +73,11 @@ class Outbox(Protocol):
 
 
 class Message(NamedTuple):
-    """One message; `body` is JSON."""
+    """One message; `body` is JSON, `headers` go with it beside the sender's own."""
 
     id: str
     body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class Sender(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame, frame
+from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
@@ -31,24 +31,10 @@ from offramp.ports.store import (
 )
 from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
+from offramp.stores.memory_run import MemoryRun, listed
+from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
-
-
-class _Run:
-    """All that is kept of one run."""
-
-    def __init__(self, record: RunRecord, owner: str | None) -> None:
-        self.record = record
-        self.owner = owner
-        self.token = 1
-        self.entries: list[Entry] = []
-        self.frames: list[Frame] = []
-        self.signals: list[tuple[str, bytes]] = []
-        self.parked_until: float | None = None
-
-    def held(self, lease: Lease) -> bool:
-        return self.owner == lease.owner and self.token == lease.token
 
 
 class MemoryRunLog:
@@ -73,7 +59,7 @@ class MemoryRunLog:
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             record = run.record
             run.record = msgspec.structs.replace(
                 record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
@@ -86,20 +72,20 @@ class MemoryRunLog:
         return commit
 
 
-class MemoryStore:
+class MemoryStore(MemoryTallies):
     """The store and the lease port over one dictionary."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Run] = {}
+        super().__init__()
+        self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self.lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
-        self._closed = False
 
-    def change(self, lease: Lease, function: Callable[[_Run], Any]) -> Commit[Any]:
+    def change(self, lease: Lease, function: Callable[[MemoryRun], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""
         commit: Commit[Any] = Commit()
         with self.lock:
@@ -110,7 +96,7 @@ class MemoryStore:
         commit.resolve(value, error)
         return commit
 
-    def _refusal(self, lease: Lease, run: _Run | None) -> OfframpError | None:
+    def _refusal(self, lease: Lease, run: MemoryRun | None) -> OfframpError | None:
         if self._closed:
             return StoreError("the store is closed")
         if run is None or not run.held(lease):
@@ -137,7 +123,7 @@ class MemoryStore:
             if run is not None and run.held(lease):
                 run.owner = None
 
-    def _append(self, run: _Run, event: Draft) -> None:
+    def _append(self, run: MemoryRun, event: Draft) -> None:
         seq = len(run.frames) + 1
         made = Frame(seq, frame(event, run.record.id, seq))
         run.frames.append(made)
@@ -176,7 +162,7 @@ class MemoryStore:
                 else:
                     self._keys[key] = (idempotency, record.id)
             if existing is None:
-                run = self._runs[record.id] = _Run(msgspec.structs.replace(record), owner)
+                run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner)
                 self.outbox.add(record)
                 self._append(run, event)
         commit.resolve(Created(existing))
@@ -189,7 +175,7 @@ class MemoryStore:
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             run.record = msgspec.structs.replace(run.record, path="deep", demotion=demotion)
 
         return self.change(lease, change)
@@ -219,9 +205,7 @@ class MemoryStore:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
         asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
         matching = [
-            msgspec.structs.replace(
-                record, result=None if len(record.result or b"") > RESULT_INLINE_BYTES_MAX else record.result
-            )
+            listed(record)
             for record in newest
             if (wanted.after is None or record.id < wanted.after)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
@@ -238,6 +222,12 @@ class MemoryStore:
         with self.lock:
             frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
         return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
+
+    async def ahead(self, positions: Mapping[str, int]) -> list[str]:
+        """The runs that have more than their readers, or have ended, or are unknown."""
+        with self.lock:
+            known = self._runs
+            return [run_id for run_id, seq in positions.items() if run_id not in known or known[run_id].beyond(seq)]
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, in order."""
@@ -305,7 +295,7 @@ class MemoryStore:
         return len(held)
 
     @staticmethod
-    def _queue(run: _Run) -> None:
+    def _queue(run: MemoryRun) -> None:
         run.owner = run.parked_until = None
         run.record = msgspec.structs.replace(run.record, status="queued")
 
@@ -339,7 +329,7 @@ class MemoryStore:
             return self._take(run, owner, now)
 
     @staticmethod
-    def _take(run: _Run, owner: str, now: float) -> Claim:
+    def _take(run: MemoryRun, owner: str, now: float) -> Claim:
         fresh = run.record.started_at is None
         run.owner, run.token, run.parked_until = owner, run.token + 1, None
         run.record = msgspec.structs.replace(
@@ -350,7 +340,7 @@ class MemoryStore:
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             self._queue(run)
             wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
             if parked is not None and not wakes:

@@ -81,7 +81,14 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
-    # 4: processes that died in a row while they executed a run, and those that were told to stop.
+    # 4: how many runs kept or broke their class's promise, by minute since the epoch.
+    """
+    CREATE TABLE outcomes (
+        minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
+        PRIMARY KEY (minute, class)
+    ) WITHOUT ROWID;
+    """,
+    # 5: processes that died in a row while they executed a run, and those that were told to stop.
     """
     ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;

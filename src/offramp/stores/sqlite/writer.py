@@ -126,8 +126,11 @@ class Writer:
                     return None
                 else:
                     self._changed.wait()
-            count = min(len(self._operations), BATCH_OPERATIONS_MAX)
-            return [self._operations.popleft() for _ in range(count)]
+            taken = self._operations
+            if len(taken) > BATCH_OPERATIONS_MAX:
+                return [taken.popleft() for _ in range(BATCH_OPERATIONS_MAX)]
+            self._operations = deque()
+        return list(taken)
 
     def _done_with(self, operations: Sequence[Operation]) -> None:
         size = sum(operation.size for operation in operations if isinstance(operation, Append))

@@ -1,0 +1,34 @@
+"""What earlier executions of a run left behind, as the next one is given it. Data alone; `paths/deep.py` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from offramp.core import events
+from offramp.core.journal import Entry
+
+
+class History(NamedTuple):
+    """What earlier executions of a run left; nothing for a run that has not begun.
+
+    Attributes:
+        entries: the journal.
+        interrupted: steps that they began and did not finish, by key.
+        signals: received, in order, as (name, encoded value).
+        resumed: whether a worker has taken the run up before.
+        waiting: the keys of waits that they began and did not end.
+        deaths: how many processes in a row died with the run, see `RunRecord`.
+    """
+
+    entries: Sequence[Entry] = ()
+    interrupted: Mapping[str, events.StepState] = {}
+    signals: Sequence[tuple[str, bytes]] = ()
+    resumed: bool = False
+    waiting: frozenset[str] = frozenset()
+    deaths: int = 0
+
+    @property
+    def under_way(self) -> list[events.StepState]:
+        """The steps that were in flight when the last execution ended."""
+        return [step for step in self.interrupted.values() if step.status == "running"]
