@@ -22,6 +22,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
 from offramp.execution.history import History
+from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
@@ -79,6 +80,7 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
@@ -200,7 +202,7 @@ class Scope:
                 if trace is not None:
                     trace.attempt(number)
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once":
+                if spec.effect == "once" or self.suspects.watched:
                     await self.log.durable()
                 live, value = await self._lanes.run(attempt, encoded, arguments)
                 result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
@@ -209,6 +211,7 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self.suspects.ended(key)
                 self._metrics.step(self.facts.pipeline, spec.name, "completed")
                 if trace is not None:
                     trace.completed(value)
@@ -255,6 +258,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:

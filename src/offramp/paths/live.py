@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +15,7 @@ from offramp.core.failure import Failure, failure_of
 from offramp.core.routing import Durations
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
+from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
 from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
@@ -263,6 +263,18 @@ def expired(record: RunRecord) -> Outcome:
     """The outcome of a run that reached its deadline."""
     text = f"the run did not end by its deadline {rfc3339(record.deadline_at or 0.0)}"
     return Outcome("expired", error=failure_of(RunExpired(text)))
+
+
+def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
+    """The outcome of a run whose processes died, one after the other, in these steps."""
+    names = ", ".join(sorted({step.name for step in in_flight})) or "no step that is recorded"
+    text = (
+        f"{record.deaths} processes in a row died while they executed this run, the last one in: {names}. It is not "
+        "tried again. Look for a crash in C code, os._exit, or memory; with lane='process' a step takes down no more "
+        "than a process of its own"
+    )
+    step, attempt = (in_flight[0].name, in_flight[0].attempts) if len(in_flight) == 1 else (None, None)
+    return Outcome("failed", error=failure_of(StepKilledProcess(text), step, attempt))
 
 
 def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
