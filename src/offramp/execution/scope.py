@@ -136,9 +136,10 @@ class Scope:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
-            # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
-            grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
-            await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
+            if self._replays or self.diverged is not None:
+                # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
+                grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+                await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)
@@ -192,7 +193,9 @@ class Scope:
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
     ) -> Any:
-        spec, number = await self._first_attempt(spec, key)
+        number = 1
+        if key in self._interrupted:
+            spec, number = await self._go_on(spec, self._interrupted.pop(key))
         while True:
             attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
@@ -261,11 +264,9 @@ class Scope:
         self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
-    async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+    async def _go_on(self, spec: StepSpec, before: events.StepState) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
-        before = self._interrupted.pop(key, None)
-        if before is None:
-            return spec, 1
+        key = before.key
         if before.status == "retrying":
             due = before.changed_epoch() + before.delay_ms / 1000
             with self.waits(due):
