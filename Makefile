@@ -95,6 +95,7 @@ fix: setup ## apply the formatter and every safe fix
 bench: $(VENV)/.setup-bench ## measure the engine, the gateway, and what telemetry costs
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/waiting.py
 	$(BIN)/python bench/telemetry.py
 
 lock: ## write constraints*.txt anew: the newest versions that fit pyproject.toml

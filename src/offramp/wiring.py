@@ -100,7 +100,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         metrics=metrics,
         tracing=tracing,
     )
-    live = LiveRuns(process, lambda _run: engine.has_room(), shows_levels=role != "worker")
+    live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
     deep = DeepPath(process, live)
     announcer = _announcer(process, outbox) if role != "worker" else None
     engine = _engine(process, leases, deep, role, announcer)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from offramp.errors import IdempotencyMismatch, RunConflict
+from offramp.ports.store import SUSPECT_DEATHS
 
 OUTCOMES = {"completed", "cancelled"}
 
@@ -25,6 +26,7 @@ class ModelRun:
     path: str = "fast"
     demoted: bool = False
     cancel: bool = False
+    deaths: int = 0
     purged: bool = False
     finished_at: float | None = None
     parked_until: float | None = None
@@ -51,6 +53,7 @@ class Model:
         self.now = now
         self.runs: dict[str, ModelRun] = {}
         self.owners: dict[str, float] = {}
+        self.leaving: set[str] = set()
         self.keys: dict[str, tuple[float, str]] = {}
 
     def create(self, run, key, expires_at):
@@ -68,13 +71,18 @@ class Model:
         run.status, run.owner, run.finished_at = status, None, self.now
         run.events.append(f"run.{status}")
 
-    def due(self, limit):
+    def due(self, owner, limit):
         """The runs that a claim takes, in order."""
         for run in self.runs.values():
             if run.parked_until is not None and run.parked_until <= self.now:
                 run.queue()
         queued = [run for run in self.runs.values() if run.status == "queued"]
-        return sorted(queued, key=lambda run: (-run.priority, run.id))[:limit]
+        queued.sort(key=lambda run: (-run.priority, run.id))
+        held = max((run.deaths for run in self.runs.values() if run.owner == owner), default=0)
+        others = [run for run in queued if run.deaths < (1 if held >= SUSPECT_DEATHS else SUSPECT_DEATHS)][:limit]
+        suspects = [run for run in queued if run.deaths >= SUSPECT_DEATHS] or [None]
+        alone = held == 0 and not any(run.deaths for run in others)
+        return [run for run in queued if run in others or (alone and run is suspects[0])][:limit]
 
     def take(self, run, owner):
         """Whether the claim is a fresh one."""
@@ -109,16 +117,20 @@ class Model:
             run.queue()
 
     def retire(self, owner):
+        return self.forget(owner, deaths=owner not in self.leaving or owner not in self.owners)
+
+    def forget(self, owner, deaths):
         self.owners.pop(owner, None)
         held = [run for run in self.runs.values() if run.owner == owner]
         for run in held:
             run.queue()
+            run.deaths += deaths
         return len(held)
 
     def expire(self):
         due = [owner for owner, expires_at in self.owners.items() if expires_at < self.now]
         for owner in due:
-            self.retire(owner)
+            self.forget(owner, deaths=0)
         return due
 
     def cancels(self, owner):

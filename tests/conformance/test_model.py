@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import defaultdict
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -170,6 +171,18 @@ class Processes(RuleBasedStateMachine):
             run.events += ["step.started"] * size
 
     @precondition(lambda self: self.leases)
+    @rule(place=number)
+    def survive(self, place):
+        async def call(instance, lease):
+            log = instance.store.log(lease)
+            log.survived()
+            await log.durable()
+
+        lease = self.write(place, call)
+        if lease is not None:
+            self.model.runs[lease.run_id].deaths = 0
+
+    @precondition(lambda self: self.leases)
     @rule(place=number, status=st.sampled_from(["completed", "cancelled"]))
     def finish(self, place, status):
         outcome, event = ENDS[status]
@@ -218,7 +231,7 @@ class Processes(RuleBasedStateMachine):
     def claim(self, member, limit, later_s):
         self.model.now += later_s
         claims = self.do(self.at[member].leases.claim(member, limit, [PIPELINE], self.model.now))
-        due = self.model.due(limit)
+        due = self.model.due(member, limit)
         assert [claim.record.id for claim in claims] == [run.id for run in due]
         for claim, run in zip(claims, due, strict=True):
             self.given(claim, run, member)
@@ -262,10 +275,12 @@ class Processes(RuleBasedStateMachine):
         assert (record.cancel_requested, record.status) == (run.cancel, run.status)
         self.touched = run.id
 
-    @rule(member=members)
-    def register(self, member):
-        self.do(self.at[member].leases.register(owner(member, self.model.now + 10.5)))
+    @rule(member=members, leaving=st.sampled_from([False, False, True]))
+    def register(self, member, leaving=False):
+        said = msgspec.structs.replace(owner(member, self.model.now + 10.5), leaving=leaving)
+        self.do(self.at[member].leases.register(said))
         self.model.owners[member] = self.model.now + 10.5
+        (self.model.leaving.add if leaving else self.model.leaving.discard)(member)
 
     @rule(member=members)
     def renew(self, member):
@@ -312,6 +327,7 @@ class Processes(RuleBasedStateMachine):
             run.purged,
         )
         assert (record.demotion is not None, record.finished_at) == (run.demoted, run.finished_at)
+        assert record.deaths == run.deaths
         assert await instance.store.journal(run.id) == run.entries
         assert await instance.store.signals(run.id) == run.signals
         frames = await frames_of(instance.store, run)

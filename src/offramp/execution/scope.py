@@ -22,6 +22,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Attempt, RunFacts
 from offramp.execution.history import History
+from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
@@ -79,6 +80,7 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
@@ -134,9 +136,10 @@ class Scope:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
-            # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
-            grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
-            await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
+            if self._replays or self.diverged is not None:
+                # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
+                grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+                await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)
@@ -190,7 +193,9 @@ class Scope:
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
     ) -> Any:
-        spec, number = await self._first_attempt(spec, key)
+        number = 1
+        if key in self._interrupted:
+            spec, number = await self._go_on(spec, self._interrupted.pop(key))
         while True:
             attempt = Attempt(self, spec, key, number, trace)
             await self._enter(attempt)
@@ -200,7 +205,7 @@ class Scope:
                 if trace is not None:
                     trace.attempt(number)
                 attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once":
+                if spec.effect == "once" or self.suspects.watched:
                     await self.log.durable()
                 live, value = await self._lanes.run(attempt, encoded, arguments)
                 result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
@@ -209,6 +214,7 @@ class Scope:
                     Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                     events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
                 )
+                self.suspects.ended(key)
                 self._metrics.step(self.facts.pipeline, spec.name, "completed")
                 if trace is not None:
                     trace.completed(value)
@@ -255,13 +261,12 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
-    async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+    async def _go_on(self, spec: StepSpec, before: events.StepState) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
-        before = self._interrupted.pop(key, None)
-        if before is None:
-            return spec, 1
+        key = before.key
         if before.status == "retrying":
             due = before.changed_epoch() + before.delay_ms / 1000
             with self.waits(due):

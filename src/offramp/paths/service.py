@@ -261,8 +261,8 @@ class Service:
                 await self._engine.stop_taking()
                 await self._send_all_away()
         except TimeoutError:
-            late = len(self._live.all())
-            log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
+            if late := len(self._live.all()):
+                log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
         for run in self._live.all():
             self._live.drop(run)
         self._process.feed.end()

@@ -78,6 +78,9 @@ SIGNALS_MAX = 1_000
 SIGNALS_BYTES_MAX = 8 << 20
 """Of the values of all signals that one run is sent."""
 
+SUSPECT_DEATHS = 2
+"""Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
+
 Listener = Callable[[list[Batch]], None]
 
 
@@ -93,6 +96,9 @@ class RunLog(Protocol):
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk (S2)."""
+
+    def survived(self) -> None:
+        """Write behind that the deaths of the run's processes are forgotten (Q15)."""
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
@@ -217,7 +223,10 @@ class Store(Protocol):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process that may hold leases; `port` is where it takes hints (UDP on loopback), 0 for nowhere."""
+    """A process that may hold leases.
+
+    `port` is where it takes hints (UDP on loopback), 0 for nowhere; `leaving` is whether it was told to stop.
+    """
 
     id: str
     kind: str
@@ -225,6 +234,7 @@ class Owner(msgspec.Struct, frozen=True):
     ready: bool
     expires_at: float
     started_at: float
+    leaving: bool = False
 
 
 class Claim(NamedTuple):
@@ -262,6 +272,10 @@ class Leases(Protocol):
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
     Q12 A signal that is sent again with its key is kept once, and taken though its run has ended since, until that is
        purged; with another name or value its key is refused with `IdempotencyMismatch`. Keys are a run's own.
+    Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
+       live. `survived` sets the count back to 0, in turn with the run's other writes.
+    Q16 `claim` gives a run with `SUSPECT_DEATHS` or more to an owner that holds no run with any, and gives that owner
+       no other with any while it holds it. Runs without deaths wait for neither.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -274,13 +288,13 @@ class Leases(Protocol):
         """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2)."""
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held; returns how many runs that was (Q2)."""
+        """Forget an owner that has ended and queue what it held; returns how many runs that was (Q2, Q15)."""
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner (Q6)."""
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs of these pipelines (Q1, Q3)."""
+        """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5, Q7).

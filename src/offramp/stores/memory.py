@@ -30,6 +30,7 @@ from offramp.ports.store import (
     require_open,
     require_same,
 )
+from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, listed
 from offramp.stores.memory_tallies import MemoryTallies
@@ -51,6 +52,10 @@ class MemoryRunLog:
     def durable(self) -> Commit[None]:
         """Resolved at once: nothing here survives the process anyway."""
         return self._store.change(self.lease, lambda _run: None)
+
+    def survived(self) -> None:
+        """Forget the run's deaths."""
+        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""
@@ -199,12 +204,7 @@ class MemoryStore(MemoryTallies):
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {
-            "tenant": wanted.tenant,
-            "session_id": wanted.session_id,
-            "status": wanted.status,
-            "pipeline": wanted.pipeline,
-        }
+        asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
         matching = [
             listed(record)
             for record in newest
@@ -242,8 +242,8 @@ class MemoryStore(MemoryTallies):
             for run in self._runs.values():
                 record = run.record
                 kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
-                due = record.finished_at is not None and record.finished_at + kept_s <= now
-                if due and not record.purged:
+                is_over = record.finished_at is not None and record.finished_at + kept_s <= now
+                if is_over and not record.purged:
                     run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
                     run.entries, run.frames, run.signals, run.signal_keys = [], [], [], {}
                     self.outbox.drop(record.id)
@@ -282,16 +282,17 @@ class MemoryStore(MemoryTallies):
     def expire(self, now: float) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self.lock:
-            due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
-            for owner_id in due:
-                self._retire(owner_id)
-            return due
+            late = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+            for owner_id in late:
+                self._forget(owner_id, died=False)
+            return late
 
-    def _retire(self, owner: str) -> int:
+    def _forget(self, owner: str, *, died: bool) -> int:
         self._owners.pop(owner, None)
         held = [run for run in self._runs.values() if run.owner == owner]
         for run in held:
             self._queue(run)
+            run.record.deaths += died
         return len(held)
 
     @staticmethod
@@ -302,7 +303,7 @@ class MemoryStore(MemoryTallies):
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
         with self.lock:
-            return self._retire(owner)
+            return self._forget(owner, died=not getattr(self._owners.get(owner), "leaving", False))
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -315,10 +316,10 @@ class MemoryStore(MemoryTallies):
             for run in self._runs.values():
                 if run.parked_until is not None and run.parked_until <= now:
                     self._queue(run)
-            due = [run for run in self._runs.values() if run.record.status == "queued"]
-            due = [run for run in due if run.record.pipeline in pipelines]
-            due.sort(key=lambda run: (-run.record.priority, run.record.id))
-            return [self._take(run, owner, now) for run in due[:limit]]
+            runs = list(self._runs.values())
+            queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
+            ids = due(queued, [run.record for run in runs if run.owner == owner], limit)
+            return [self._take(self._runs[run_id], owner, now) for run_id in ids]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""

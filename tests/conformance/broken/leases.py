@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from offramp.ports.store import Claim, Parked, require_open
+from offramp.ports.store import SUSPECT_DEATHS, Claim, Parked, require_open
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 
@@ -71,9 +71,9 @@ class BarrenExpiry(MemoryStore):
 class StingyRetirement(MemoryStore):
     """Of what a retired owner held, one run is free."""
 
-    def _retire(self, owner):
+    def _forget(self, owner, *, died):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._retire(owner)
+        count = super()._forget(owner, died=died)
         for run in held[1:]:
             run.record = replace(run.record, status="running")
         return count
@@ -83,8 +83,8 @@ class StingyRetirement(MemoryStore):
 class GreedyRetirement(MemoryStore):
     """A retirement frees the runs of others."""
 
-    def _retire(self, owner):
-        count = super()._retire(owner)
+    def _forget(self, owner, *, died):
+        count = super()._forget(owner, died=died)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
                 self._queue(run)
@@ -112,12 +112,13 @@ class YoungestFirst(MemoryStore):
     """Who waits longest waits on."""
 
     async def claim(self, owner, limit, pipelines, now):
-        claims = []
-        for run in sorted(self._runs.values(), key=lambda run: (run.record.priority, run.record.id), reverse=True):
-            due = run.record.status == "queued" or (run.parked_until is not None and run.parked_until <= now)
-            if due and run.record.pipeline in pipelines and len(claims) < limit:
-                claims.append(self._take(run, owner, now))
-        return claims
+        before = {run_id: (replace(run.record), run.token, run.owner) for run_id, run in self._runs.items()}
+        claims = list(await super().claim(owner, len(before), pipelines, now))
+        claims.sort(key=lambda claim: (claim.record.priority, claim.record.id), reverse=True)
+        for claim in claims[limit:]:
+            run = self._runs[claim.record.id]
+            run.record, run.token, run.owner = before[claim.record.id]
+        return claims[:limit]
 
 
 @breaks("Q3")
@@ -518,3 +519,88 @@ class CountsOn(MemoryStore):
 
     async def queued(self, at_most):
         return await super().queued(1 << 40)
+
+
+@breaks("Q15")
+class ImmortalProcesses(MemoryStore):
+    """Nobody counts deaths."""
+
+    def _forget(self, owner, *, died):
+        return super()._forget(owner, died=False)
+
+
+@breaks("Q15")
+class DeadlyGoodbye(MemoryStore):
+    """Who leaves is said to have died."""
+
+    async def retire(self, owner):
+        return self._forget(owner, died=True)
+
+
+@breaks("Q15")
+class DeadlySilence(MemoryStore):
+    """Who is silent is said to have died."""
+
+    def expire(self, now):
+        due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+        for owner in due:
+            self._forget(owner, died=True)
+        return due
+
+
+@breaks("Q15")
+class NothingForgotten(MemoryStore):
+    """Whoever survived is suspected for ever."""
+
+    def log(self, lease):
+        log = super().log(lease)
+        log.survived = lambda: None
+        return log
+
+
+@breaks("Q15")
+class AnythingWillDo(MemoryStore):
+    """Deaths are forgotten as soon as anything is written."""
+
+    def write(self, lease, entry, event):
+        super().write(lease, entry, event)
+        if entry is not None and lease.run_id in self._runs:
+            self._runs[lease.run_id].record.deaths = 0
+
+
+@breaks("Q16")
+class SuspectsTogether(MemoryStore):
+    """Those that kill are executed beside those that are killed."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = list(await super().claim(owner, limit, pipelines, now))
+        for run in list(self._runs.values()):
+            if run.record.status == "queued" and run.record.deaths >= SUSPECT_DEATHS and len(claims) < limit:
+                claims.append(self._take(run, owner, now))
+        return claims
+
+
+@breaks("Q16")
+class SuspectsFirst(MemoryStore):
+    """Nobody else is executed beside a suspected run."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        held = [run for run in self._runs.values() if run.owner == owner]
+        if any(run.record.deaths >= SUSPECT_DEATHS for run in held):
+            return []
+        return await super().claim(owner, limit, pipelines, now)
+
+
+@breaks("Q16")
+class NotAlone(MemoryStore):
+    """A suspected run is executed beside one whose owner died once."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        suspected = any(run.record.deaths >= SUSPECT_DEATHS for run in self._runs.values())
+        once = [run for run in self._runs.values() if run.record.deaths == 1 and suspected]
+        for run in once:
+            run.record.deaths = 0
+        claims = await super().claim(owner, limit, pipelines, now)
+        for run in once:
+            run.record.deaths = 1
+        return claims

@@ -140,6 +140,13 @@ class KeyLost(Forgetful):
     undo = "UPDATE signals SET key = NULL"
 
 
+@breaks("Q15")
+class DeathsForgotten(Forgetful):
+    """Deaths that were counted are forgotten."""
+
+    undo = "UPDATE runs SET deaths = 0"
+
+
 @breaks("W4")
 class AnnouncedEventLost(Forgetful):
     """An event is gone that may have been announced."""

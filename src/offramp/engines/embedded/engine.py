@@ -88,6 +88,7 @@ class EmbeddedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker: asyncio.Task[None] | None = None
         self._taking = False
+        self._leaving = False
         self._held_until = -math.inf
         self._queued = 0
         self._queue_counted_at = -COUNT_EVERY_S
@@ -112,7 +113,7 @@ class EmbeddedEngine:
 
     async def stop_taking(self) -> None:
         """Claim no further run; others may not wait for this process to be warm any more."""
-        self._taking = False
+        self._taking, self._leaving = False, True
         self._wake.set()
         if self._taker is not None:
             await asyncio.wait([self._taker])  # what it is just claiming begins here
@@ -120,11 +121,12 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         """Leave: what is still held here goes to the others."""
-        self._taking = False
+        self._taking, self._leaving = False, True
         self._keeper.close()
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(StoreError):
+            await self._register()  # whatever became of it when this process was told to stop
             if await self._leases.retire(self._member.id):
                 self._hints.send("work")
         if self._presence is not None:
@@ -327,6 +329,7 @@ class EmbeddedEngine:
                 self._taking,
                 self._clock.time() + self._member.lease_s,
                 self._started_at,
+                self._leaving,
             )
         )
         self._hold(until)

@@ -93,6 +93,13 @@ MIGRATIONS: list[str] = [
     ALTER TABLE signals ADD COLUMN key TEXT;
     CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
     """,
+    # 6: processes that died in a row while they executed a run, and those that were told to stop.
+    """
+    ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX runs_died ON runs (owner) WHERE deaths > 0;
+    CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
+    """,
 ]
 
 
