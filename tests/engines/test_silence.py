@@ -265,6 +265,11 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
     async def pipe() -> None:
         await step()
 
+    @app.pipeline
+    async def another() -> None:
+        """Executes behind it, on the same loop."""
+        await asyncio.sleep(0)
+
     files = Files(tmp_path)
     thief = Thief(files, clock)
     role = "gateway" if while_it == "accepts" else "local"
@@ -293,8 +298,8 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             else:
                 await taker.submit(asked)
             await eventually(lambda: thief.taken)
-            await victim.drain()
+            behind = (await victim.submit(Submission(pipeline="another"))).record.id
+            assert_one_log(await frames_of(victim, behind))
             assert executed == []
-            assert not victim._live.all()
     finally:
         await files.close()
