@@ -256,12 +256,16 @@ class EmbeddedEngine:
 
     async def _execute(self, claim: Claim, held_until: float) -> None:
         """Execute a run that was asked for while the lease ran until then, unless it was taken away since (D2)."""
-        if self._clock.monotonic() >= held_until:
+        while self._clock.monotonic() >= held_until:
             try:
                 await self._store.log(claim.lease).durable()
-            except (LeaseLost, StoreError) as error:
+                break
+            except LeaseLost as error:
                 log.info("%s", error)
                 return
+            except StoreError as error:  # it is held here until the store says otherwise
+                log.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
+                await self._wait_for_work()
         self._host.execute(claim)
 
     def _room(self) -> int:
