@@ -11,7 +11,7 @@ from offramp import App
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import GUARD_S, Files, Signal, assert_one_log, eventually, frames_of, member
+from tests.support import GUARD_S, Files, Signal, a_record, accepted, assert_one_log, eventually, frames_of, member
 
 LEASE_S = 10.0
 
@@ -199,3 +199,107 @@ async def test_a_process_that_may_have_been_given_up_takes_nothing(tmp_path):
         assert (await gateway.get(run)).status == "queued"
         worker._engine._renewed(held_until=worker._process.clock.monotonic() + 600, cancels=[], expired=[])
         assert_one_log(await frames_of(gateway, run))
+
+
+class Thief:
+    """Takes a run away from a process while that waits for its store, and gives the process the time to forget it."""
+
+    def __init__(self, files, clock):
+        self.files = files
+        self.clock = clock
+        self.taken = []
+        self.victim = None
+
+    async def strike(self):
+        if self.taken:
+            return
+        self.clock.advance(2 * LEASE_S)
+        await self.files.leases.retire(self.victim.id)
+        self.taken += await self.files.leases.claim("thief", 1, ["pipe"], self.clock.time())
+        assert self.taken, "there was nothing to take"
+        await self.victim._process.control.run(self.victim._engine._rejoin())
+        assert self.victim._process.tenure.holds(self.clock.monotonic())
+
+    def around(self, call):
+        """The call, and then the theft before its answer is heard."""
+
+        async def struck(*args):
+            answer = await call(*args)
+            await self.strike()
+            return answer
+
+        return struck
+
+    def behind(self, create):
+        """The same, of a run that is created."""
+
+        def struck(*args, **options):
+            commit, log = create(*args, **options)
+            return Struck(commit, self.strike), log
+
+        return struck
+
+
+class Struck:
+    def __init__(self, commit, strike):
+        self._commit, self._strike = commit, strike
+
+    def __await__(self):
+        return self._wait().__await__()
+
+    async def _wait(self):
+        created = await self._commit
+        await self._strike()
+        return created
+
+
+@pytest.mark.parametrize("while_it", ["claims", "reads", "starts", "accepts"])
+async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, monkeypatch, while_it):
+    app, executed, clock = App("robbed"), [], FakeClock()
+
+    @app.step
+    async def step() -> None:
+        executed.append("step")
+
+    @app.pipeline
+    async def pipe() -> None:
+        await step()
+
+    @app.pipeline
+    async def another() -> None:
+        """Executes behind it, on the same loop."""
+        await asyncio.sleep(0)
+
+    files = Files(tmp_path)
+    thief = Thief(files, clock)
+    role = "gateway" if while_it == "accepts" else "local"
+    try:
+        async with (
+            member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
+            member(app, tmp_path, role, clock=clock, lease=LEASE_S) as victim,
+        ):
+            thief.victim = victim
+            asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
+            engine, store = victim._engine, victim._process.store
+            monkeypatch.setattr(store._writer, "on_lost", lambda _: None)  # that a write was refused is heard too late
+            if while_it == "claims":
+                monkeypatch.setattr(engine._leases, "claim", thief.around(engine._leases.claim))
+            elif while_it == "reads":
+                monkeypatch.setattr(store, "journal", thief.around(store.journal))
+            else:
+                monkeypatch.setattr(store, "create", thief.behind(store.create))
+            taker = victim if while_it in {"starts", "accepts"} else gateway
+            if while_it == "reads":  # nothing is read of a run that nobody has executed
+                record = a_record(pipeline="pipe")
+                commit, log = files.store.create(record, accepted(record), owner="before", durable=True)
+                await commit
+                await files.leases.release(log.lease)
+                gateway._engine._announce_work()
+            else:
+                await taker.submit(asked)
+            await eventually(lambda: thief.taken)
+            behind = (await victim.submit(Submission(pipeline="another"))).record.id
+            assert_one_log(await frames_of(victim, behind))
+            assert executed == []
+    finally:
+        await files.close()

@@ -9,12 +9,13 @@ class Tenure:
     """Extended by whoever renews the lease, looked at before each step; without leases it holds for ever."""
 
     def __init__(self) -> None:
-        self._until = math.inf
+        self.until = math.inf
+        """On the monotonic clock. Whoever has waited for longer than this, seen before, asks the store again."""
 
     def extend(self, until: float) -> None:
         """The lease runs until then, on the monotonic clock."""
-        self._until = until
+        self.until = until
 
     def holds(self, now: float) -> bool:
         """False when the lease may have run out, so that another process may have taken the runs over."""
-        return now < self._until
+        return now < self.until

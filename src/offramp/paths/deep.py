@@ -60,9 +60,9 @@ class DeepPath(RunHost):
             self._live.start(claim.record, runlog, History(), trace)
             return
         self._starting += 1
-        self._process.control.spawn(self._resume(claim))
+        self._process.control.spawn(self._resume(claim, self._process.tenure.until))
 
-    async def _resume(self, claim: Claim) -> None:
+    async def _resume(self, claim: Claim, held_until: float) -> None:
         process, record = self._process, claim.record
         runlog = process.store.log(claim.lease)
         now = process.clock.time()
@@ -73,10 +73,17 @@ class DeepPath(RunHost):
                 self._live.made_room()
                 return
             history = (await self.history(record.id))._replace(deaths=record.deaths)
+            if process.clock.monotonic() >= held_until:
+                await runlog.durable()  # `confirm` does not know of a run that is still on its way in
             deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
             if record.deaths >= deaths_max:
                 self._conclude(claim, runlog, self._given_up(record, runlog, history), began_ns)
+                self._live.made_room()
                 return
+        except LeaseLost as error:
+            log.info("%s", error)
+            self._live.made_room()
+            return
         finally:
             self._starting -= 1
         if not claim.fresh:

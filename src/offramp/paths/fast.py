@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
-from offramp.errors import StoreError
+from offramp.errors import LeaseLost, StoreError
 from offramp.execution.history import History
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
-from offramp.ports.store import Created, Idempotency
+from offramp.ports.store import Created, Idempotency, RunLog
+
+log = logging.getLogger("offramp")
 
 
 class FastPath:
@@ -29,12 +33,13 @@ class FastPath:
         process = self._process
         record.status, record.started_at = "running", record.created_at
         trace = None if process.tracing is None else process.tracing.begin(record)
+        held_until = process.tenure.until
         commit, runlog = process.store.create(
             record, accepted, owner=process.id, durable=False, idempotency=idempotency
         )
         if idempotency is not None:
             created = await commit
-            if created.existing is not None:
+            if created.existing is not None or await self._is_lost(runlog, held_until):
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
         self._live.first_events.of_new(record)
@@ -48,6 +53,17 @@ class FastPath:
         except StoreError:
             self._live.drop(run)
             raise
+
+    async def _is_lost(self, runlog: RunLog | None, held_until: float) -> bool:
+        """Whether a run that was just created was taken over already: this process was silent meanwhile (D2)."""
+        if runlog is None or self._process.clock.monotonic() < held_until:
+            return False
+        try:
+            await runlog.durable()
+        except LeaseLost as error:
+            log.info("%s", error)
+            return True
+        return False
 
     def disconnected(self, run_id: str) -> None:
         """The client went away: do what the pipeline declares."""

@@ -140,14 +140,14 @@ class EmbeddedEngine:
             await self._require_room()
         if here:
             record.status, record.started_at = "running", record.created_at
-        owner = self._member.id if here else None
+        owner, held_until = self._member.id if here else None, self._held_until
         commit, runlog = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
         created = await commit
         if created.existing is not None:
             return created
         # Only now: until the store has answered, another process may have the run.
         if runlog is not None:
-            self._host.execute(Claim(record, runlog.lease, fresh=True))
+            await self._execute(Claim(record, runlog.lease, fresh=True), held_until)
         else:
             self._announce_work()
         return created
@@ -237,6 +237,7 @@ class EmbeddedEngine:
             self._more_wait = True  # before counting, so that a run that ends meanwhile is not overlooked
             free = self._room()
             claims: Sequence[Claim] = []
+            held_until = self._held_until
             if free > 0:
                 try:
                     now = self._clock.time()
@@ -246,12 +247,26 @@ class EmbeddedEngine:
                 except Exception:  # one bad moment must not leave this process deaf
                     log.exception("cannot claim runs")
             for claim in claims:
-                self._host.execute(claim)
+                await self._execute(claim, held_until)
             if free > len(claims) and len(claims) < CLAIM_MAX:
                 self._more_wait = False  # whatever is queued from here on is announced
                 await self._wait_for_work()
             elif free <= 0:
                 await self._wait_for_work()
+
+    async def _execute(self, claim: Claim, held_until: float) -> None:
+        """Execute a run that was asked for while the lease ran until then, unless it was taken away since (D2)."""
+        while self._clock.monotonic() >= held_until:
+            try:
+                await self._store.log(claim.lease).durable()
+                break
+            except LeaseLost as error:
+                log.info("%s", error)
+                return
+            except StoreError as error:  # it is held here until the store says otherwise
+                log.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
+                await self._wait_for_work()
+        self._host.execute(claim)
 
     def _room(self) -> int:
         """How many more runs fit; none while this process may have been given up, as they would be taken away again."""
