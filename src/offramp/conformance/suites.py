@@ -12,6 +12,7 @@ from offramp.conformance import (
     engine_recovery,
     engine_waiting,
     lease_claims,
+    lease_engine,
     lease_owners,
     lease_signals,
     store_events,
@@ -31,7 +32,7 @@ BACKSTOPS_PER_PATIENCE = 10
 
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store and lease suite."""
-    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals)
+    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals, lease_engine)
 
 
 def engine_cases() -> list[Case[EngineStage]]:

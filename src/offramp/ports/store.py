@@ -38,12 +38,21 @@ from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
 
+ENGINE = "engine"
+"""Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
+
+
 class Lease(msgspec.Struct, frozen=True):
-    """The right to write one run: `token` grows each time the run changes hands (J3)."""
+    """The right to write one run: `token` grows each time the run changes hands (J3).
+
+    With a `step`, the right to write what belongs to one step of an entrusted run, in a `turn` that `take_step` gave.
+    """
 
     run_id: str
     owner: str
     token: int
+    step: str = ""
+    turn: int = 0
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -70,6 +79,8 @@ class Batch(NamedTuple):
 
 SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
+ENTRUSTED_GRACE_S = 5.0
+"""What an engine gets past a run's deadline to end the run itself."""
 
 Listener = Callable[[list[Batch]], None]
 
@@ -193,6 +204,13 @@ class Claim(NamedTuple):
     fresh: bool
 
 
+class Turn(NamedTuple):
+    """A turn at a step; `finished` when its entry is in the journal, and then there is nothing left to write."""
+
+    lease: Lease
+    finished: bool
+
+
 class Parked(NamedTuple):
     """A run that only waits: until when, in epoch seconds (`inf` for a signal alone), having seen so many signals."""
 
@@ -215,9 +233,15 @@ class Leases(Protocol):
     Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
     Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. A run that has ended
        or has `SIGNALS_MAX` takes none.
-    Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others.
-    Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
+    Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others but
+       the entrusted ones whose engine let it pass by `ENTRUSTED_GRACE_S`.
+    Q10 `claim_one` takes the named run if it is queued or parked, or entrusted and overdue, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
+    Q12 `entrust` takes a run that has not ended from whoever holds it, and gives it to `ENGINE` once; from then on every
+        process may write with that lease, and what they write becomes one log (S4).
+    Q13 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
+        as is whatever is written of it after its entry.
+    Q14 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -265,4 +289,20 @@ class Leases(Protocol):
         """Note the wish on a run that has not ended; returns its record after that, None if unknown (Q4)."""
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued or parked (Q10)."""
+        """Take this run if it is queued or parked, or its engine does not end it (Q10)."""
+
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to `ENGINE`; None if it has ended or is unknown. `fresh` the first time only (Q12)."""
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step, by its journal key, under the lease of an entrusted run (Q13).
+
+        Raises:
+            LeaseLost: the run has ended, or was taken from the engine.
+        """
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of a signal or a wish to cancel, a bounded number (Q14)."""
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one of them (Q14)."""

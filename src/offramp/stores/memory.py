@@ -17,6 +17,8 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreEr
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
+    ENGINE,
+    ENTRUSTED_GRACE_S,
     Batch,
     Claim,
     Created,
@@ -27,6 +29,7 @@ from offramp.ports.store import (
     Parked,
     RunFilter,
     RunLog,
+    Turn,
     require_open,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
@@ -49,9 +52,20 @@ class _Run:
         self.frames: list[Frame] = []
         self.signals: list[tuple[str, bytes]] = []
         self.parked_until: float | None = None
+        self.turns: dict[str, tuple[int, bool]] = {}
+        self.unheard = 0
 
     def held(self, lease: Lease) -> bool:
         return self.owner == lease.owner and self.token == lease.token
+
+    def has_turn(self, lease: Lease) -> bool:
+        turn, finished = self.turns.get(lease.step, (0, False))
+        return not lease.step or (turn <= lease.turn and not finished)
+
+    def lets_pass(self, now: float) -> bool:
+        """Whether an engine does not end it though its deadline has passed."""
+        deadline = self.record.deadline_at
+        return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
 
 
 class MemoryRunLog:
@@ -121,9 +135,13 @@ class MemoryStore:
         with self.lock:
             run = self._runs.get(lease.run_id)
             error = self._refusal(lease, run)
+            if run is not None and error is None and not run.has_turn(lease):
+                error = LeaseLost(f"another process has taken step {lease.step} of {lease.run_id} over")
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
+                    if lease.step:
+                        run.turns[lease.step] = lease.turn, True
                 if event is not None:
                     self._append(run, event)
         if isinstance(error, LeaseLost):
@@ -335,7 +353,7 @@ class MemoryStore:
         """Take this run if it is queued or parked."""
         with self.lock:
             run = self._runs.get(run_id)
-            if run is None or (run.record.status != "queued" and run.parked_until is None):
+            if run is None or not (run.record.status == "queued" or run.parked_until is not None or run.lets_pass(now)):
                 return None
             return self._take(run, owner, now)
 
@@ -368,6 +386,7 @@ class MemoryStore:
                 return None
             require_open(run.record, len(run.signals))
             run.signals.append((name, value))
+            run.unheard += run.owner == ENGINE
             if run.parked_until is not None:
                 self._queue(run)
             return msgspec.structs.replace(run.record)
@@ -381,7 +400,8 @@ class MemoryStore:
         """Runs that nobody owns and whose deadline has passed."""
         with self.lock:
             free = [run.record for run in self._runs.values() if run.owner is None and not run.record.finished]
-            return [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
+            late = [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
+            return late + [run.record.id for run in self._runs.values() if run.lets_pass(now)]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""
@@ -390,10 +410,46 @@ class MemoryStore:
             if run is None:
                 return None
             if not run.record.finished:
+                run.unheard += run.owner == ENGINE
                 run.record = msgspec.structs.replace(run.record, cancel_requested=True)
                 if run.parked_until is not None:
                     self._queue(run)
             return msgspec.structs.replace(run.record)
+
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to the engine."""
+        with self.lock:
+            run = self._runs.get(run_id)
+            if run is None or run.record.finished:
+                return None
+            if run.owner == ENGINE:
+                return Claim(msgspec.structs.replace(run.record), Lease(run_id, ENGINE, run.token), fresh=False)
+            return self._take(run, ENGINE, now)._replace(fresh=True)
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step of an entrusted run."""
+
+        def change(run: _Run) -> Turn:
+            turn, finished = run.turns.get(step, (0, False))
+            if not finished:
+                turn += 1
+                run.turns[step] = turn, False
+            return Turn(msgspec.structs.replace(lease, step=step, turn=turn), finished)
+
+        taken: Turn = await self.change(lease, change)
+        return taken
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of something."""
+        with self.lock:
+            return [run.record.id for run in self._runs.values() if run.unheard and not run.record.finished]
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one thing."""
+        with self.lock:
+            run = self._runs.get(run_id)
+            if run is not None and run.unheard:
+                run.unheard -= 1
 
     def leave(self) -> None:
         """Nothing to close."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import Claim, Lease, Owner, Parked, require_open
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease, Owner, Parked, Turn, require_open
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -26,7 +26,9 @@ T = TypeVar("T")
 FAR_FUTURE = 253_402_300_799.0
 """The last second of the year 9999, for a run that only a signal wakes."""
 OVERDUE_MAX = 1_000
+UNHEARD_MAX = 1_000
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
+_UNHEARD = "UPDATE runs SET unheard = unheard + 1 WHERE id = ? AND owner = ? AND status IN ('queued', 'running')"
 
 
 class SQLiteLeases:
@@ -122,8 +124,11 @@ class SQLiteLeases:
         """Take this run if it is queued or parked."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
-            free = "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL)"
-            row = connection.execute(free, (run_id,)).fetchone()
+            free = (
+                "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL "
+                "OR (owner = ? AND deadline_at <= ?))"
+            )
+            row = connection.execute(free, (run_id, ENGINE, now - ENTRUSTED_GRACE_S)).fetchone()
             return None if row is None else _take(connection, transaction, owner, run_id, now)
 
         return await self._change("claim", change)
@@ -159,6 +164,7 @@ class SQLiteLeases:
             count = _count_signals(connection, run_id)
             require_open(record, count)
             connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?)", (run_id, count, name, value, at))
+            connection.execute(_UNHEARD, (run_id, ENGINE))
             if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
                 record.status = "queued"
             return record
@@ -173,8 +179,12 @@ class SQLiteLeases:
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""
-        query = "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL AND owner IS NULL LIMIT ?"
-        rows = await self._database.read(lambda connection: connection.execute(query, (now, OVERDUE_MAX)).fetchall())
+        query = (
+            "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL "
+            "AND (owner IS NULL OR (owner = ? AND deadline_at <= ?)) LIMIT ?"
+        )
+        values = (now, ENGINE, now - ENTRUSTED_GRACE_S, OVERDUE_MAX)
+        rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return [row[0] for row in rows]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
@@ -185,15 +195,61 @@ class SQLiteLeases:
                 "UPDATE runs SET cancel_requested = 1 WHERE id = ? AND status IN ('queued', 'running')", (run_id,)
             )
             connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
+            connection.execute(_UNHEARD, (run_id, ENGINE))
             row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
             return None if row is None else decode_record(row)
 
         return await self._change("cancel", change, durable=True)
 
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to the engine."""
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
+            known = "SELECT owner, token FROM runs WHERE id = ? AND status IN ('queued', 'running')"
+            row = connection.execute(known, (run_id,)).fetchone()
+            if row is None:
+                return None
+            if row[0] == ENGINE:
+                return Claim(_record(connection, run_id), Lease(run_id, ENGINE, row[1]), fresh=False)
+            claim = _take(connection, transaction, ENGINE, run_id, now)
+            transaction.forget(run_id)  # no process has its ends to itself
+            return claim._replace(fresh=True)
+
+        return await self._change("claim", change, durable=True)
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step of an entrusted run."""
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> Turn:
+            if not transaction.holds(lease):
+                raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
+            turn, finished = transaction.turn(lease.run_id, step)
+            if not finished:
+                turn += 1
+                transaction.set_turn(lease.run_id, step, turn)
+            return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn), finished)
+
+        return await self._change("", change)
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of something."""
+        query = "SELECT id FROM runs WHERE unheard > 0 AND status IN ('queued', 'running') LIMIT ?"
+        rows = await self._database.read(lambda connection: connection.execute(query, (UNHEARD_MAX,)).fetchall())
+        return [row[0] for row in rows]
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one thing."""
+        statement = "UPDATE runs SET unheard = unheard - 1 WHERE id = ? AND unheard > 0"
+        await self._change("", lambda connection, _: connection.execute(statement, (run_id,)).rowcount)
+
     def leave(self) -> None:
         """Close the connection of the lease thread."""
         with self._own_lock:
             self._own.close()
+
+
+def _record(connection: sqlite3.Connection, run_id: str) -> RunRecord:
+    return decode_record(connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone())  # noqa: S608
 
 
 def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:

@@ -81,6 +81,15 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
+    # 4: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
+    """
+    CREATE TABLE turns (
+        run_id TEXT NOT NULL, step TEXT NOT NULL, turn INTEGER NOT NULL, finished INTEGER NOT NULL,
+        PRIMARY KEY (run_id, step)
+    ) WITHOUT ROWID;
+    ALTER TABLE runs ADD COLUMN unheard INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX runs_unheard ON runs (id) WHERE unheard > 0;
+    """,
 ]
 
 
