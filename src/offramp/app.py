@@ -124,6 +124,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        short: bool = False,
         uses: object = None,
     ) -> _StepDecorator: ...
     def step(
@@ -136,6 +137,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        short: bool = False,
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -149,6 +151,8 @@ class App:
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
             on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
+            short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
+                executed where the body is, without a round trip through the server.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -159,7 +163,14 @@ class App:
 
         def declare(function: Callable[..., Any]) -> Step[..., Any]:
             spec = step_spec(
-                function, name=name, timeout=timeout, retry=retry, lane=lane, effect=effect, on_unknown=on_unknown
+                function,
+                name=name,
+                timeout=timeout,
+                retry=retry,
+                lane=lane,
+                effect=effect,
+                on_unknown=on_unknown,
+                short=short,
             )
             if spec.name in self.steps:
                 raise DeclarationError(

@@ -22,6 +22,8 @@ Effect = Literal["repeatable", "once"]
 OnDisconnect = Literal["continue", "demote", "cancel"]
 
 RETENTION_DEFAULT_S = 86_400.0
+SHORT_TIMEOUT_S = 5.0
+"""What a step with `short=True` may take, and its timeout unless it names a lower one."""
 DEMOTION_MESSAGE = "This takes longer than usual. It goes on in the background and nothing is lost; follow the links."
 MESSAGE_LENGTH_MAX = 500
 
@@ -40,6 +42,8 @@ class StepSpec:
     effect: Effect
     on_unknown: StepSpec | None
     """What decides when an `effect="once"` step was interrupted: takes its arguments, gives its result."""
+    short: bool = False
+    """Whether it ends within moments: an engine may then spare itself what makes a long step recoverable by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ def step_spec(
     lane: LaneChoice,
     effect: Effect,
     on_unknown: Callable[..., Any] | None = None,
+    short: bool = False,
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -84,16 +89,22 @@ def step_spec(
     _require_choice(effect, ("repeatable", "once"), f"{what}: effect=")
     if effect == "once" and retry is not None and retry.attempts > 1:
         raise DeclarationError(f"{what}: effect='once' and retry= exclude each other; drop one of them")
+    if short and timeout is not None and timeout > SHORT_TIMEOUT_S:
+        raise DeclarationError(
+            f"{what}: short=True is for steps of at most {SHORT_TIMEOUT_S:g} s, and timeout= allows {timeout:g}; "
+            "lower it, or drop short="
+        )
     spec = StepSpec(
         chosen,
         function,
         Signature(function, what),
         _lane(function, lane, what),
         inspect.iscoroutinefunction(function),
-        timeout,
+        SHORT_TIMEOUT_S if short and timeout is None else timeout,
         retry or Retry(attempts=1),
         effect,
         None,
+        short,
     )
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
 

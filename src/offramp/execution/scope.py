@@ -48,6 +48,13 @@ class History(NamedTuple):
     signals: Sequence[tuple[str, bytes]] = ()
 
 
+class Again(NamedTuple):
+    """An attempt failed, and another is to follow after so many seconds."""
+
+    delay_s: float
+    error: Exception
+
+
 class Handoff(BaseException):
     """Control flow: this execution is over here, the run goes on elsewhere or has ended.
 
@@ -147,37 +154,44 @@ class Scope:
             await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
 
     async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
-        spec, number = await self._first_attempt(spec, key)
+        spec, number = await self.first_attempt(spec, key)
         while True:
-            attempt = Attempt(self, spec, key, number)
-            await self._enter(attempt)
-            at = self.clock.time()
-            started = self.clock.monotonic()
-            try:
-                attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once":
-                    await self.log.durable()
-                live, value = await self._lanes.run(attempt, encoded, arguments)
-                result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
-                duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-                self.append(
-                    Entry(key, spec.name, "step", value, None, number, at, duration_ms),
-                    events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
-                )
-                if spec.effect == "once":
-                    await self.log.durable()
-            except Exception as error:
-                duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-                wait = self._after_failure(attempt, error, at, duration_ms)
-                if wait is None:
-                    raise
-            else:
+            result = await self.attempt(spec, key, number, encoded, arguments)
+            if not isinstance(result, Again):
                 return result
-            finally:
-                self._leave(attempt)
-            with self.waits(self.clock.time() + wait):
-                await sleep_for(self.clock, wait)
+            with self.waits(self.clock.time() + result.delay_s):
+                await sleep_for(self.clock, result.delay_s)
             number += 1
+
+    async def attempt(self, spec: StepSpec, key: str, number: int, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+        """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
+        attempt = Attempt(self, spec, key, number)
+        await self._enter(attempt)
+        at = self.clock.time()
+        started = self.clock.monotonic()
+        try:
+            attempt.announce(events.StepStarted(spec.name, key, number), at)
+            if spec.effect == "once":
+                await self.log.durable()
+            live, value = await self._lanes.run(attempt, encoded, arguments)
+            result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
+            duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
+            self.append(
+                Entry(key, spec.name, "step", value, None, number, at, duration_ms),
+                events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
+            )
+            if spec.effect == "once":
+                await self.log.durable()
+        except Exception as error:
+            duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
+            wait = self._after_failure(attempt, error, at, duration_ms)
+            if wait is None:
+                raise
+            return Again(wait, error)
+        else:
+            return result
+        finally:
+            self._leave(attempt)
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> float | None:
         """Announce a retry and return its delay in seconds, or record the failure and return None."""
@@ -203,7 +217,7 @@ class Scope:
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
 
-    async def _first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+    async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
         before = self._interrupted.pop(key, None)
         if before is None:

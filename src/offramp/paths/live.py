@@ -150,13 +150,15 @@ class LiveRuns:
         self.conclude(run.record, run.log, outcome)
         self._forget(run)
 
-    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> None:
-        """Write a run's outcome."""
+    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
+        """Write a run's outcome; resolves on disk."""
         at = self._process.clock.time()
         self._process.metrics.ended(record, outcome, at)
         self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
         body = terminal_event(record, outcome)
-        runlog.finish(outcome, events.draft(body, rfc3339(at)), at).then(_log_refusal(record.id))
+        commit = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
+        commit.then(_log_refusal(record.id))
+        return commit
 
     def _forget(self, run: LiveRun) -> None:
         with self._lock:
