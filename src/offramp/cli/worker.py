@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import DrainTimeout, Engine, Store, Target
+from offramp.cli.options import Data, DrainTimeout, Engine, Store, Target
 from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
@@ -27,6 +27,7 @@ log = logging.getLogger("offramp")
 def worker(
     target: Target,
     *,
+    data: Data = None,
     engine: Engine = None,
     store: Store = None,
     drain_timeout: DrainTimeout = None,
@@ -38,7 +39,7 @@ def worker(
     started = time.monotonic()
     number, owner = supervised()
     show_logs(f"worker {number}" if number else "")
-    settings = load_settings(engine=engine, store=store, drain_timeout=drain_timeout)
+    settings = load_settings(data=data, engine=engine, store=store, drain_timeout=drain_timeout)
     app = load_app(target)
     return asyncio.run(_work(app, settings, owner, started))
 

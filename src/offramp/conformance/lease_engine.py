@@ -1,4 +1,4 @@
-"""Cases of runs that are entrusted to an engine of many processes (Q12, Q13, Q14, and Q9, Q10, S4 as they concern them)."""
+"""Cases of runs that are entrusted to an engine of many processes (Q12, Q13, Q14; Q9, Q10 and S4 of such runs)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from offramp.conformance.sample import DONE, NOW, completed, entry, started
 from offramp.conformance.store_stage import StoreStage, frames_of
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Leases, RunLog
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Lease, Leases, RunLog
 
 
 async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:
@@ -88,6 +88,12 @@ async def a_step_is_written_by_its_newest_taker(stage: StoreStage) -> None:
     newer = stage.store.log((await stage.leases.take_step(whole.lease, "work:0:0")).lease)
     await _refused(log, whole)
     assert await stage.store.journal(run.id) == [], "a step that was taken over was written"
+    try:
+        await log.durable()
+    except LeaseLost:
+        pass
+    else:
+        raise AssertionError("who lost a step is told that what he wrote is on disk")
     newer.append(entry(0), started(0))
     stage.store.log(other.lease).append(entry(1), None)
     await newer.durable()
@@ -102,7 +108,7 @@ async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None
     log = stage.store.log(taken.lease)
     log.append(entry(0), started(0))
     await log.durable()
-    lost = []
+    lost: list[Lease] = []
     stage.store.on_lost(lost.append)
     await _refused(log, whole)
     assert await stage.store.journal(run.id) == [entry(0)], "an entry was written twice"

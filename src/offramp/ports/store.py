@@ -37,7 +37,6 @@ from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
-
 ENGINE = "engine"
 """Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
 

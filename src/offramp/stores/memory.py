@@ -56,11 +56,11 @@ class _Run:
         self.unheard = 0
 
     def held(self, lease: Lease) -> bool:
-        return self.owner == lease.owner and self.token == lease.token
+        newest = self.turns.get(lease.step, (0, False))[0]
+        return self.owner == lease.owner and self.token == lease.token and newest <= lease.turn
 
-    def has_turn(self, lease: Lease) -> bool:
-        turn, finished = self.turns.get(lease.step, (0, False))
-        return not lease.step or (turn <= lease.turn and not finished)
+    def may_write(self, lease: Lease) -> bool:
+        return not self.turns.get(lease.step, (0, False))[1]
 
     def lets_pass(self, now: float) -> bool:
         """Whether an engine does not end it though its deadline has passed."""
@@ -135,7 +135,7 @@ class MemoryStore:
         with self.lock:
             run = self._runs.get(lease.run_id)
             error = self._refusal(lease, run)
-            if run is not None and error is None and not run.has_turn(lease):
+            if run is not None and error is None and not run.may_write(lease):
                 error = LeaseLost(f"another process has taken step {lease.step} of {lease.run_id} over")
             if run is not None and error is None:
                 if entry is not None:

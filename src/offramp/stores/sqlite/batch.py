@@ -130,8 +130,13 @@ class Transaction:
         self._repeated = {run_id for (run_id,) in execute(self._connection, there, 1, ids)}
 
     def holds(self, lease: Lease) -> bool:
-        """Whether a lease is the current one."""
-        return self._tail(lease) is not None
+        """Whether a lease is the current one, and nobody has taken its step over."""
+        if self._tail(lease) is None:
+            return False
+        held = not lease.step or self.turn(lease.run_id, lease.step)[0] <= lease.turn
+        if not held:
+            self.lost.add(lease)
+        return held
 
     # Entrusted runs: many processes write them, so where their logs end is read in each transaction.
 
@@ -156,7 +161,8 @@ class Transaction:
     def _shared_tail(self, lease: Lease) -> Tail | None:
         if lease.run_id not in self._shared:
             row = self._connection.execute(
-                f"SELECT {RECORD_COLUMNS}, (SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "  # noqa: S608
+                f"SELECT {RECORD_COLUMNS}, "  # noqa: S608
+                "(SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "
                 "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = runs.id) "
                 "FROM runs WHERE id = ? AND owner = ?",
                 (lease.run_id, ENGINE),

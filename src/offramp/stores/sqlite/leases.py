@@ -220,7 +220,7 @@ class SQLiteLeases:
     async def take_step(self, lease: Lease, step: str) -> Turn:
         """Begin to execute a step of an entrusted run."""
 
-        def change(connection: sqlite3.Connection, transaction: Transaction) -> Turn:
+        def change(_connection: sqlite3.Connection, transaction: Transaction) -> Turn:
             if not transaction.holds(lease):
                 raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
             turn, finished = transaction.turn(lease.run_id, step)
