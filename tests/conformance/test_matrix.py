@@ -16,6 +16,7 @@ from offramp.ports.engine import Engine
 from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
+from tests.conformance.temporal import TEMPORAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
@@ -31,10 +32,10 @@ def passed(harness, cases, obligations):
 
 def test_the_page_is_what_the_suites_find():
     stores = [passed(harness, store_cases(), store_obligations()) for harness in STORES]
-    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in ENGINES]
+    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, TEMPORAL]]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines), (
         "write it again: python -m offramp.conformance tests.conformance.adapters:STORES "
-        "tests.conformance.adapters:ENGINES --matrix docs/conformance.md"
+        "tests.conformance.adapters:ENGINES tests.conformance.temporal:TEMPORAL --matrix docs/conformance.md"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from offramp.conformance import engine_cases, prove_engine, prove_store, store_cases
+from tests import temporal
 from tests.conformance.adapters import ENGINES, STORES
+from tests.conformance.temporal import TEMPORAL
 
 
 def plays(cases, harnesses):
@@ -24,4 +26,10 @@ async def test_store(harness, case):
 
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), ENGINES))
 async def test_engine(harness, case):
+    await prove_engine(case, harness)
+
+
+@pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL]))
+async def test_engine_on_temporal(harness, case):
     await prove_engine(case, harness)

@@ -236,7 +236,7 @@ class Leases(Protocol):
        the entrusted ones whose engine let it pass by `ENTRUSTED_GRACE_S`.
     Q10 `claim_one` takes the named run if it is queued or parked, or entrusted and overdue, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
-    Q12 `entrust` takes a run that has not ended from whoever holds it, and gives it to `ENGINE` once; from then on every
+    Q12 `entrust` takes a run that has not ended from whoever holds it and gives it to `ENGINE`, once; after that every
         process may write with that lease, and what they write becomes one log (S4).
     Q13 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
         as is whatever is written of it after its entry.

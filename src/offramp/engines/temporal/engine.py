@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -25,6 +26,7 @@ from temporalio.common import (
     WorkerDeploymentVersion,
     WorkflowIDConflictPolicy,
 )
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
@@ -259,6 +261,7 @@ class TemporalEngine:
                         tls=address.tls_config() if address.tls else (None if self._options.api_key else False),
                         data_converter=DATA_CONVERTER,
                         identity=self._id,
+                        runtime=_runtime(),
                     )
                     self._attributes = await _attributes_of(client)
                     self._client = client
@@ -426,6 +429,14 @@ def _deployment(address: Address) -> WorkerDeploymentConfig | None:
         use_worker_versioning=True,
         default_versioning_behavior=VersioningBehavior.PINNED,
     )
+
+
+@functools.cache
+def _runtime() -> Runtime:
+    """One for the process, as threads and metrics come with it; it logs where everything else does."""
+    where = LogForwardingConfig(logging.getLogger("offramp.temporal"))
+    level = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level, forwarding=where)))
 
 
 async def _attributes_of(client: Client) -> list[str]:

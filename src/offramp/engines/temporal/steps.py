@@ -7,6 +7,7 @@ to Temporal. The store has the outcome first, so a worker that dies in between r
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
@@ -146,12 +147,12 @@ class Activities:
                 return await self._host.attempt(lease, record, call, arguments)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
-            raise ApplicationError(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
+            raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
         except asyncio.CancelledError:
             if activity.is_worker_shutdown():
                 # Another worker is to have it now, not when this one's heartbeats are missed.
                 moment = timedelta(milliseconds=1)
-                raise ApplicationError("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
+                raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             raise
 
     async def _written(self, key: str) -> Entry:
@@ -212,4 +213,8 @@ class _refusals:  # noqa: N801 - reads as a word at its call
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, LeaseLost):
-            raise ApplicationError(str(error), type=LOST, non_retryable=True) from None
+            raise _told(str(error), type=LOST, non_retryable=True) from None
+
+
+# An error that the run's own log and document tell of already: Temporal's SDK need not log a traceback as well.
+_told = functools.partial(ApplicationError, category=ApplicationErrorCategory.BENIGN)
