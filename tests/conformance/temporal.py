@@ -44,7 +44,7 @@ class Line:
 
     @staticmethod
     async def _pump(reader, writer):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled as the loop ends
             while data := await reader.read(1 << 16):
                 writer.write(data)
                 await writer.drain()

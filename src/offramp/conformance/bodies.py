@@ -1,4 +1,4 @@
-"""The scripted host as an engine sees it that calls bodies itself (`offramp.ports.bodies`): the same scripts and ledger.
+"""The scripted host for an engine that calls bodies itself (`offramp.ports.bodies`): the same scripts, the same ledger.
 
 Such an engine parks nothing: a body that waits for a signal counts as parked from when it waits.
 """

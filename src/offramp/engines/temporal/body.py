@@ -1,6 +1,6 @@
 """The workflow: a pipeline's body, called by Temporal. Named after the pipeline, it schedules steps and nothing else.
 
-Runs in Temporal's deterministic loop, without its sandbox (decision 12). What it writes of the run goes through local
+Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). What it writes of the run goes through local
 activities, in order; what it must not repeat is in the journal that it begins with, or in Temporal's history.
 """
 

@@ -148,6 +148,8 @@ class Activities:
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
             raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
+        except LeaseLost as lost:  # whoever has the step now tells Temporal
+            raise _told(str(lost), type="Interrupted") from None
         except asyncio.CancelledError:
             if activity.is_worker_shutdown():
                 # Another worker is to have it now, not when this one's heartbeats are missed.
