@@ -37,7 +37,7 @@ async def workflows_of(run_id):
 
     client = await Client.connect(temporal.server().target)
     first = await client.get_workflow_handle(run_id).describe()
-    started = [event async for event in client.get_workflow_handle(run_id).fetch_history_events()][0]
+    started = await anext(client.get_workflow_handle(run_id).fetch_history_events())
     return first.run_id, started.workflow_execution_started_event_attributes.continued_execution_run_id
 
 

@@ -1,7 +1,7 @@
 """The workflow: a pipeline's body, called by Temporal. Named after the pipeline, it schedules steps and nothing else.
 
-Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). What it writes of the run goes through local
-activities, in order; what it must not repeat is in the journal that it begins with, or in Temporal's history.
+Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). What it writes of the run goes through
+local activities, in order; what it must not repeat is in the journal that it begins with, or in Temporal's history.
 """
 
 from __future__ import annotations

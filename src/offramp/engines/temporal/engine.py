@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -16,17 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from temporalio.client import Client
-from temporalio.common import (
-    Priority,
-    SearchAttributeKey,
-    SearchAttributePair,
-    TypedSearchAttributes,
-    VersioningBehavior,
-    WorkerDeploymentVersion,
-    WorkflowIDConflictPolicy,
-)
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.common import Priority, VersioningBehavior, WorkerDeploymentVersion, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
@@ -35,7 +24,9 @@ from offramp.core.failure import failure_of
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
-from offramp.engines.temporal.payloads import DATA_CONVERTER, Start, raw, require_fit
+from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
+from offramp.engines.temporal.payloads import Start, raw, require_fit
+from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
 from offramp.errors import InputError, LeaseLost, StoreError, TooLarge
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts
@@ -48,15 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 
-HANDING_MAX = 200
-"""Runs that one process hands to Temporal at the same time; the others wait in the store meanwhile."""
-RETRY_EVERY_S = 0.5
-"""Between attempts to reach Temporal."""
 RPC_TIMEOUT_S = 10.0
 REMEMBERED_RUNS = 10_000
 """Runs of which a worker remembers that it has had them, so that it does not say of each that it goes on here."""
-ATTRIBUTES = {name: SearchAttributeKey.for_keyword(f"Offramp{name}") for name in ("Session", "Class", "Tenant")}
-"""By which runs are found in Temporal's UI, beside the workflow's type and id: the pipeline's name and the run's id."""
 
 
 class TemporalHost(RunHost, BodyHost, Protocol):
@@ -74,59 +59,6 @@ class Options:
     cancel_grace_s: float = 5.0
     grace_s: float = 20.0
     history_events_max: int = 10_000
-
-
-class _Relay(RunHost):
-    """The host of the engine of leases: a claimed run is handed to Temporal, unless it only has to be ended."""
-
-    def __init__(self, host: RunHost, clock: Clock, hand: Callable[[Claim], None]) -> None:
-        self._host = host
-        self._clock = clock
-        self._hand = hand
-        self.handing: dict[str, Lease] = {}
-
-    @property
-    def pipelines(self) -> list[str]:
-        """Those of the process."""
-        return self._host.pipelines
-
-    def free(self) -> int:
-        """How many more runs may be on their way."""
-        return HANDING_MAX - len(self.handing)
-
-    def execute(self, claim: Claim) -> None:
-        """Hand it on."""
-        record = claim.record
-        overdue = record.deadline_at is not None and record.deadline_at <= self._clock.time()
-        if record.cancel_requested or overdue:
-            self._host.execute(claim)
-        else:
-            self.handing[record.id] = claim.lease
-            self._hand(claim)
-
-    def cancel(self, run_id: str) -> bool:
-        """Cancel a run of the fast path."""
-        return self._host.cancel(run_id)
-
-    def notice(self, run_id: str) -> bool:
-        """A signal came for a run of the fast path."""
-        return self._host.notice(run_id)
-
-    def listening(self) -> list[str]:
-        """Runs of the fast path that wait for a signal."""
-        return self._host.listening()
-
-    def held(self, until: float) -> None:
-        """The lease was renewed."""
-        self._host.held(until)
-
-    async def confirm(self) -> None:
-        """Find out which runs of the fast path are lost."""
-        await self._host.confirm()
-
-    def lost(self, lease: Lease) -> None:
-        """A lease is gone."""
-        self._host.lost(lease)
 
 
 class TemporalEngine:
@@ -153,7 +85,6 @@ class TemporalEngine:
         members: Callable[[RunHost], EmbeddedEngine],
     ) -> None:
         self._works = member.works
-        self._id = member.id
         self._options = options
         self._store = store
         self._leases = leases
@@ -162,13 +93,11 @@ class TemporalEngine:
         self.heartbeat_s = options.heartbeat_s
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
-        self._relay = _Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
+        self._connection = Connection(options.address, options.api_key, member.id)
+        self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._client: Client | None = None
-        self._connecting = asyncio.Lock()
-        self._attributes: list[str] = []
         self._worker: Worker | None = None
         self._stopping = False
         self._had: OrderedDict[str, None] = OrderedDict()
@@ -247,33 +176,8 @@ class TemporalEngine:
 
     # Temporal.
 
-    async def _connected(self) -> Client:
-        """The client; waits as long as Temporal is away."""
-        async with self._connecting:
-            told = False
-            while self._client is None:
-                address = self._options.address
-                try:
-                    client = await Client.connect(
-                        address.target,
-                        namespace=address.namespace,
-                        api_key=self._options.api_key or None,
-                        tls=address.tls_config() if address.tls else (None if self._options.api_key else False),
-                        data_converter=DATA_CONVERTER,
-                        identity=self._id,
-                        runtime=_runtime(),
-                    )
-                    self._attributes = await _attributes_of(client)
-                    self._client = client
-                except (RPCError, RuntimeError) as error:
-                    if not told:
-                        log.error("Temporal at %s cannot be reached: %s; trying again", address.target, error)  # noqa: TRY400
-                    told = True
-                    await asyncio.sleep(RETRY_EVERY_S)
-        return self._client
-
     async def _work(self) -> None:
-        client = await self._connected()
+        client = await self._connection.client()
         if self._stopping:
             return
         options, address = self._options, self._options.address
@@ -306,7 +210,7 @@ class TemporalEngine:
                 )
                 return
             while not self._stopping:
-                client = await self._connected()
+                client = await self._connection.client()
                 try:
                     await client.start_workflow(
                         record.pipeline,
@@ -314,7 +218,7 @@ class TemporalEngine:
                         id=record.id,
                         task_queue=self._options.address.task_queue,
                         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                        search_attributes=self._found_by(record),
+                        search_attributes=self._connection.found_by(record),
                         priority=_priority(record),
                         rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S),
                     )
@@ -326,21 +230,15 @@ class TemporalEngine:
                     log.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
                     await asyncio.sleep(RETRY_EVERY_S)
         finally:
-            self._relay.handing.pop(record.id, None)
+            self._relay.handed(claim.lease)
             self.members.has_room()
 
     async def _fail(self, claim: Claim, error: Exception) -> None:
         await self.host.conclude(claim, Outcome("failed", error=failure_of(error)))
 
-    def _found_by(self, record: RunRecord) -> TypedSearchAttributes:
-        values = {"Session": record.session_id, "Class": record.sla, "Tenant": record.tenant}
-        return TypedSearchAttributes(
-            [SearchAttributePair(ATTRIBUTES[name], value) for name in self._attributes if (value := values[name])]
-        )
-
     async def _tell(self, record: RunRecord) -> None:
         """Tell a run's workflow what the store has for it; one that is not started yet reads it when it begins."""
-        client = await self._connected()
+        client = await self._connection.client()
         handle = client.get_workflow_handle(record.id)
         timeout = timedelta(seconds=RPC_TIMEOUT_S)
         try:
@@ -429,32 +327,3 @@ def _deployment(address: Address) -> WorkerDeploymentConfig | None:
         use_worker_versioning=True,
         default_versioning_behavior=VersioningBehavior.PINNED,
     )
-
-
-@functools.cache
-def _runtime() -> Runtime:
-    """One for the process, as threads and metrics come with it; it logs where everything else does."""
-    where = LogForwardingConfig(logging.getLogger("offramp.temporal"))
-    level = TelemetryFilter(core_level="ERROR", other_level="ERROR")
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level, forwarding=where)))
-
-
-async def _attributes_of(client: Client) -> list[str]:
-    """Which search attributes the namespace has; those it lacks are added where that is allowed."""
-    from temporalio.api.enums.v1 import IndexedValueType
-    from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-
-    wanted = {key.name: name for name, key in ATTRIBUTES.items()}
-    with contextlib.suppress(RPCError):
-        listed = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
-        )
-        missing = set(wanted) - set(listed.custom_attributes)
-        if missing:
-            kinds = dict.fromkeys(missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
-            await client.operator_service.add_search_attributes(
-                AddSearchAttributesRequest(namespace=client.namespace, search_attributes=kinds)
-            )
-        return list(wanted.values())
-    log.info("runs cannot be found by session, class and tenant in Temporal: its search attributes cannot be set")
-    return []

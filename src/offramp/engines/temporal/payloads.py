@@ -11,14 +11,18 @@ from typing import Any
 
 import msgspec
 from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure as FailureMessage
 from temporalio.common import RawValue
 from temporalio.converter import (
     CompositePayloadConverter,
     DataConverter,
+    DefaultFailureConverter,
     DefaultPayloadConverter,
     EncodingPayloadConverter,
     JSONPlainPayloadConverter,
+    PayloadConverter,
 )
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.events import Draft, StepState
 from offramp.core.failure import Failure
@@ -120,7 +124,21 @@ class MsgspecPayloadConverter(CompositePayloadConverter):
         super().__init__(*(_Msgspec() if isinstance(made, JSONPlainPayloadConverter) else made for made in known))
 
 
-DATA_CONVERTER = DataConverter(payload_converter_class=MsgspecPayloadConverter)
+class QuietFailureConverter(DefaultFailureConverter):
+    """Temporal's own, without the stack of an error that the run's own log tells of: its frames would all be ours."""
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: FailureMessage
+    ) -> None:
+        """Describe an exception."""
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, ApplicationError) and exception.category is ApplicationErrorCategory.BENIGN:
+            failure.stack_trace = ""
+
+
+DATA_CONVERTER = DataConverter(
+    payload_converter_class=MsgspecPayloadConverter, failure_converter_class=QuietFailureConverter
+)
 _converter = _Msgspec()
 
 

@@ -138,7 +138,7 @@ class Activities:
         else:
             entry = await self._executed(turn.lease, record, call, args[0].payload.data)
         if entry.failure is not None:
-            raise ApplicationError(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
+            raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null")
 
     async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:

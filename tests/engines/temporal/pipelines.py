@@ -1,0 +1,42 @@
+"""What the killed processes execute: each execution of a step is a line in a file, and some wait for a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from offramp import SLA, App, emit
+
+HERE = Path(os.environ.get("STEPS_HOME", "."))
+app = App("killed", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
+
+
+def note(step: str) -> None:
+    with (HERE / "steps").open("a", encoding="utf-8") as file:
+        file.write(f"{step} {os.getpid()}\n")
+
+
+@app.step(timeout=60)
+async def free(name: str) -> str:
+    note(name)
+    emit(name)
+    return name
+
+
+@app.step(timeout=60)
+async def held(name: str) -> str:
+    note(name)
+    while not (HERE / f"go-{name}").exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.02)
+    return name
+
+
+async def body(tag: str) -> list[str]:
+    first = await free(f"{tag}-first")
+    middle = await held(f"{tag}-held")
+    return [first, middle, await free(f"{tag}-last")]
+
+
+app.pipeline(name="deep", sla="deep")(body)
+app.pipeline(name="now", sla="now")(body)
