@@ -6,12 +6,12 @@ import pytest
 
 from offramp.conformance import engine_obligations, run_engine, run_store, store_cases, store_obligations
 from tests.conformance.adapters import Memory
-from tests.conformance.broken import engine, leases, sqlite, store
+from tests.conformance.broken import engine, entrusted, leases, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
 
-STORES = bugs_in(store, leases)
+STORES = bugs_in(store, leases, entrusted)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
 

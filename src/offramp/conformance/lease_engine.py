@@ -17,7 +17,7 @@ async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:
     return run, stage.store.log(claim.lease)
 
 
-@case("Q12")
+@case("Q12", "Q1", "S1", "S3")
 async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await stage.running()
@@ -48,7 +48,7 @@ async def what_has_ended_is_not_entrusted(stage: StoreStage) -> None:
     assert await stage.leases.entrust(stage.record().id, NOW) is None
 
 
-@case("Q12", "S4", needs=("shared",))
+@case("Q12", needs=("shared",))
 async def processes_write_an_entrusted_run_as_one(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await _entrusted(stage)
@@ -78,7 +78,7 @@ async def _refused(log: RunLog, whole: RunLog) -> None:
     await whole.durable()
 
 
-@case("Q13")
+@case("Q13", "S1", "S3")
 async def a_step_is_written_by_its_newest_taker(stage: StoreStage) -> None:
     run, whole = await _entrusted(stage)
     before, other = [await stage.leases.take_step(whole.lease, step) for step in ("work:0:0", "work:1:0")]
@@ -100,7 +100,7 @@ async def a_step_is_written_by_its_newest_taker(stage: StoreStage) -> None:
     assert await stage.store.journal(run.id) == [entry(0), entry(1)]
 
 
-@case("Q13", "S3")
+@case("Q13", "S1", "S3")
 async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None:
     run, whole = await _entrusted(stage)
     taken = await stage.leases.take_step(whole.lease, "work:0:0")
@@ -127,23 +127,35 @@ async def no_step_of_a_run_that_has_ended_is_taken(stage: StoreStage) -> None:
     raise AssertionError("a step of a run that has ended was taken")
 
 
-@case("Q14")
-async def an_engine_is_told_of_signals_and_wishes(stage: StoreStage) -> None:
+@case("Q14", "Q4")
+async def an_engine_is_told_of_each_wish_to_cancel(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await _entrusted(stage)
     other = await stage.queued()
-    await stage.leases.send_signal(other.id, "go", b"1", NOW)
+    await stage.leases.request_cancel(other.id)
     assert list(await peer.leases.unheard()) == [], "a run that no engine has is to be told to one"
-    await stage.leases.send_signal(run.id, "go", b"1", NOW)
-    await stage.leases.request_cancel(run.id)
+    for _ in range(2):
+        await stage.leases.request_cancel(run.id)
     assert list(await peer.leases.unheard()) == [run.id]
     await peer.leases.heard(run.id)
-    assert list(await peer.leases.unheard()) == [run.id], "of two things one was told"
+    assert list(await peer.leases.unheard()) == [run.id], "of two wishes one was told"
     await peer.leases.heard(run.id)
     assert list(await stage.leases.unheard()) == []
-    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    await stage.leases.request_cancel(run.id)
     await log.finish(DONE, completed(), NOW)
     assert list(await stage.leases.unheard()) == [], "a run that has ended is to be told"
+
+
+@case("Q14", "Q8", needs=("signals",))
+async def an_engine_is_told_of_each_signal(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, _ = await _entrusted(stage)
+    other = await stage.queued()
+    for receiver in (run, other):
+        await stage.leases.send_signal(receiver.id, "go", b"1", NOW)
+    assert list(await peer.leases.unheard()) == [run.id]
+    await peer.leases.heard(run.id)
+    assert list(await stage.leases.unheard()) == []
 
 
 async def _is_free(leases: Leases, run: RunRecord, now: float) -> bool:

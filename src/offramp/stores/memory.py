@@ -18,7 +18,6 @@ from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
     ENGINE,
-    ENTRUSTED_GRACE_S,
     Batch,
     Claim,
     Created,
@@ -33,39 +32,13 @@ from offramp.ports.store import (
     require_open,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
+from offramp.stores.memory_run import MemoryRun
 
 EVENTS_READ_MAX = 1_000
 
 
 def _is_small(result: bytes | None) -> bool:
     return result is not None and len(result) <= RESULT_INLINE_BYTES_MAX
-
-
-class _Run:
-    """All that is kept of one run."""
-
-    def __init__(self, record: RunRecord, owner: str | None) -> None:
-        self.record = record
-        self.owner = owner
-        self.token = 1
-        self.entries: list[Entry] = []
-        self.frames: list[Frame] = []
-        self.signals: list[tuple[str, bytes]] = []
-        self.parked_until: float | None = None
-        self.turns: dict[str, tuple[int, bool]] = {}
-        self.unheard = 0
-
-    def held(self, lease: Lease) -> bool:
-        newest = self.turns.get(lease.step, (0, False))[0]
-        return self.owner == lease.owner and self.token == lease.token and newest <= lease.turn
-
-    def may_write(self, lease: Lease) -> bool:
-        return not self.turns.get(lease.step, (0, False))[1]
-
-    def lets_pass(self, now: float) -> bool:
-        """Whether an engine does not end it though its deadline has passed."""
-        deadline = self.record.deadline_at
-        return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
 
 
 class MemoryRunLog:
@@ -86,7 +59,7 @@ class MemoryRunLog:
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             record = run.record
             run.record = msgspec.structs.replace(
                 record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
@@ -103,7 +76,7 @@ class MemoryStore:
     """The store and the lease port over one dictionary."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self.lock = threading.RLock()
@@ -112,7 +85,7 @@ class MemoryStore:
         self.outbox = MemoryOutbox()
         self._closed = False
 
-    def change(self, lease: Lease, function: Callable[[_Run], Any]) -> Commit[Any]:
+    def change(self, lease: Lease, function: Callable[[MemoryRun], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""
         commit: Commit[Any] = Commit()
         with self.lock:
@@ -123,7 +96,7 @@ class MemoryStore:
         commit.resolve(value, error)
         return commit
 
-    def _refusal(self, lease: Lease, run: _Run | None) -> OfframpError | None:
+    def _refusal(self, lease: Lease, run: MemoryRun | None) -> OfframpError | None:
         if self._closed:
             return StoreError("the store is closed")
         if run is None or not run.held(lease):
@@ -154,7 +127,7 @@ class MemoryStore:
             if run is not None and run.held(lease):
                 run.owner = None
 
-    def _append(self, run: _Run, event: Draft) -> None:
+    def _append(self, run: MemoryRun, event: Draft) -> None:
         seq = len(run.frames) + 1
         made = Frame(seq, frame(event, run.record.id, seq))
         run.frames.append(made)
@@ -193,7 +166,7 @@ class MemoryStore:
                 else:
                     self._keys[key] = (idempotency, record.id)
             if existing is None:
-                run = self._runs[record.id] = _Run(msgspec.structs.replace(record), owner)
+                run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner)
                 self.outbox.add(record)
                 self._append(run, event)
         commit.resolve(Created(existing))
@@ -206,7 +179,7 @@ class MemoryStore:
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             run.record = msgspec.structs.replace(run.record, path="deep", demotion=demotion)
 
         return self.change(lease, change)
@@ -324,7 +297,7 @@ class MemoryStore:
         return len(held)
 
     @staticmethod
-    def _queue(run: _Run) -> None:
+    def _queue(run: MemoryRun) -> None:
         run.owner = run.parked_until = None
         run.record = msgspec.structs.replace(run.record, status="queued")
 
@@ -358,7 +331,7 @@ class MemoryStore:
             return self._take(run, owner, now)
 
     @staticmethod
-    def _take(run: _Run, owner: str, now: float) -> Claim:
+    def _take(run: MemoryRun, owner: str, now: float) -> Claim:
         fresh = run.record.started_at is None
         run.owner, run.token, run.parked_until = owner, run.token + 1, None
         run.record = msgspec.structs.replace(
@@ -369,7 +342,7 @@ class MemoryStore:
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
-        def change(run: _Run) -> None:
+        def change(run: MemoryRun) -> None:
             self._queue(run)
             wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
             if parked is not None and not wakes:
@@ -429,7 +402,7 @@ class MemoryStore:
     async def take_step(self, lease: Lease, step: str) -> Turn:
         """Begin to execute a step of an entrusted run."""
 
-        def change(run: _Run) -> Turn:
+        def change(run: MemoryRun) -> Turn:
             turn, finished = run.turns.get(step, (0, False))
             if not finished:
                 turn += 1
