@@ -117,21 +117,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     )
     announcer = _announcer(process, outbox) if role != "worker" else None
     wake = announcer.wake if announcer else lambda: None
-    presence = None if isinstance(store, MemoryStore) else Presence(data_folder(settings) / "alive", member_id)
-
-    def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
-        return EmbeddedEngine(member, store, leases, clock, host, feed.notice, on_webhooks=wake, presence=presence)
-
-    deep: DeepPath
-    engine: EmbeddedEngine | TemporalEngine
-    if settings.engine.startswith("temporal:"):
-        durable = deep = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
-        # Its processes wait with taking runs until Temporal is there.
-        waits = replace(member, works=False)
-        engine = _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
-    else:
-        deep = DeepPath(process, live)
-        engine = embedded(deep)
+    deep, engine = _engine(app, process, live, member, leases, wake)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -143,6 +129,30 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         control.close()
 
     return Service(app.name, process, live, deep, engine, announcer, close)
+
+
+def _engine(
+    app: App,
+    process: Process,
+    live: LiveRuns,
+    member: Member,
+    leases: Leases,
+    wake: Callable[[], object],
+) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
+    """What drives deep runs, and what executes them here for it."""
+    settings, store = process.settings, process.store
+    presence = None if isinstance(store, MemoryStore) else Presence(data_folder(settings) / "alive", member.id)
+
+    def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
+        notice = process.feed.notice
+        return EmbeddedEngine(member, store, leases, process.clock, host, notice, on_webhooks=wake, presence=presence)
+
+    if not settings.engine.startswith("temporal:"):
+        deep = DeepPath(process, live)
+        return deep, embedded(deep)
+    durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
+    waits = replace(member, works=False)  # with taking runs, until Temporal is there
+    return durable, _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
 
 
 def _temporal(

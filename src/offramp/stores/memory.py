@@ -12,7 +12,7 @@ import msgspec
 
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame, frame
 from offramp.core.journal import Entry
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
@@ -32,44 +32,13 @@ from offramp.ports.store import (
     require_open,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun
+from offramp.stores.memory_run import MemoryRun, MemoryRunLog
 
 EVENTS_READ_MAX = 1_000
 
 
 def _is_small(result: bytes | None) -> bool:
     return result is not None and len(result) <= RESULT_INLINE_BYTES_MAX
-
-
-class MemoryRunLog:
-    """Writes of one run; see the port."""
-
-    def __init__(self, store: MemoryStore, lease: Lease) -> None:
-        self._store = store
-        self.lease = lease
-
-    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write."""
-        self._store.write(self.lease, entry, event)
-
-    def durable(self) -> Commit[None]:
-        """Resolved at once: nothing here survives the process anyway."""
-        return self._store.change(self.lease, lambda _run: None)
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
-
-        def change(run: MemoryRun) -> None:
-            record = run.record
-            run.record = msgspec.structs.replace(
-                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
-            )
-
-        with self._store.lock:  # who sees the terminal event sees the outcome
-            self._store.write(self.lease, None, event)
-            commit = self._store.change(self.lease, change)
-            self._store.forget(self.lease)
-        return commit
 
 
 class MemoryStore:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from offramp.core.events import Frame
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
-from offramp.core.run import RunRecord
+from offramp.core.run import Outcome, RunRecord
+from offramp.ports.commit import Commit
 from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Lease
+
+if TYPE_CHECKING:
+    from offramp.stores.memory import MemoryStore
 
 
 class MemoryRun:
@@ -33,3 +41,34 @@ class MemoryRun:
         """Whether an engine does not end it though its deadline has passed."""
         deadline = self.record.deadline_at
         return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
+
+
+class MemoryRunLog:
+    """Writes of one run; see the port."""
+
+    def __init__(self, store: MemoryStore, lease: Lease) -> None:
+        self._store = store
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write."""
+        self._store.write(self.lease, entry, event)
+
+    def durable(self) -> Commit[None]:
+        """Resolved at once: nothing here survives the process anyway."""
+        return self._store.change(self.lease, lambda _run: None)
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+
+        def change(run: MemoryRun) -> None:
+            record = run.record
+            run.record = msgspec.structs.replace(
+                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
+            )
+
+        with self._store.lock:  # who sees the terminal event sees the outcome
+            self._store.write(self.lease, None, event)
+            commit = self._store.change(self.lease, change)
+            self._store.forget(self.lease)
+        return commit
