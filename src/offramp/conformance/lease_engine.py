@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, started
 from offramp.conformance.store_stage import StoreStage, frames_of
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Lease, Leases, RunLog
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Lease, Leases, RunLog
 
 
 async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:
@@ -81,23 +83,28 @@ async def _refused(log: RunLog, whole: RunLog) -> None:
 @case("Q13", "S1", "S3")
 async def a_step_is_written_by_its_newest_taker(stage: StoreStage) -> None:
     run, whole = await _entrusted(stage)
-    before, other = [await stage.leases.take_step(whole.lease, step) for step in ("work:0:0", "work:1:0")]
-    log = stage.store.log(before.lease)
-    log.append(None, started(0))
-    await log.durable()
-    newer = stage.store.log((await stage.leases.take_step(whole.lease, "work:0:0")).lease)
-    await _refused(log, whole)
+    other = await stage.leases.take_step(whole.lease, "work:1:0")
+    for first in (replace(whole.lease, step="work:0:0", turn=FIRST_TURN), None):
+        await _is_taken_over(stage, whole, first or (await stage.leases.take_step(whole.lease, "work:0:0")).lease)
     assert await stage.store.journal(run.id) == [], "a step that was taken over was written"
-    try:
-        await log.durable()
-    except LeaseLost:
-        pass
-    else:
-        raise AssertionError("who lost a step is told that what he wrote is on disk")
+    newer = stage.store.log((await stage.leases.take_step(whole.lease, "work:0:0")).lease)
     newer.append(entry(0), started(0))
     stage.store.log(other.lease).append(entry(1), None)
     await newer.durable()
     assert await stage.store.journal(run.id) == [entry(0), entry(1)]
+
+
+async def _is_taken_over(stage: StoreStage, whole: RunLog, lease: Lease) -> None:
+    log = stage.store.log(lease)
+    log.append(None, started(0))
+    await log.durable()
+    await stage.leases.take_step(whole.lease, "work:0:0")
+    await _refused(log, whole)
+    try:
+        await log.durable()
+    except LeaseLost:
+        return
+    raise AssertionError("who lost a step is told that what he wrote is on disk")
 
 
 @case("Q13", "S1", "S3")

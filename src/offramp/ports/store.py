@@ -41,10 +41,15 @@ ENGINE = "engine"
 """Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
 
 
+FIRST_TURN = 1
+"""For who knows that no other process can have begun the step; `take_step` gives higher ones only."""
+
+
 class Lease(msgspec.Struct, frozen=True):
     """The right to write one run: `token` grows each time the run changes hands (J3).
 
-    With a `step`, the right to write what belongs to one step of an entrusted run, in a `turn` that `take_step` gave.
+    With a `step`, the right to write what belongs to one step of an entrusted run: in the `turn` that `take_step` gave,
+    or in `FIRST_TURN`, which needs no taking.
     """
 
     run_id: str

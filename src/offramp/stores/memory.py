@@ -18,6 +18,7 @@ from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
     ENGINE,
+    FIRST_TURN,
     Batch,
     Claim,
     Created,
@@ -374,7 +375,7 @@ class MemoryStore:
         def change(run: MemoryRun) -> Turn:
             turn, finished = run.turns.get(step, (0, False))
             if not finished:
-                turn += 1
+                turn = max(turn, FIRST_TURN) + 1
                 run.turns[step] = turn, False
             return Turn(msgspec.structs.replace(lease, step=step, turn=turn), finished)
 

@@ -134,7 +134,7 @@ class PipelineWorkflow:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
         known = await self._unbroken(_whole(begun))
-        outside = _Outside(home, begun.token, len(known.entries))
+        outside = _Outside(home, begun, len(known.entries))
         playing = home.host.play(self._start.facts, self._input, known, outside)
         outcome = await self._play(home, playing, outside, known)
         if outcome is None:
@@ -235,13 +235,16 @@ class _Clock:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, token: int, replayed_steps: int) -> None:
-        self.token = token
+    def __init__(self, home: Home, begun: Begun, replayed_steps: int) -> None:
+        self.token = begun.token
         self.lost = False
         self.under_way = 0
         self._home = home
         self._steps = replayed_steps
         self._clock = _Clock()
+        # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
+        # body is then rebuilt from history, or begins anew on another worker.
+        self._first = begun.first and not self.repeats
         self._rebuilt = not home.has_had(workflow.info().workflow_id) and self.repeats
         self._pending: list[tuple[Entry | None, Draft | None]] = []
         self._writing: asyncio.Task[None] | None = None
@@ -292,7 +295,8 @@ class _Outside(Outside):
         terms = self._home.host.terms(call.name)
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
-        ticket = Ticket(self.token, call.key, call.attempt, call.decides)
+        first = self._first or not terms.short
+        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first)
         self.under_way += 1
         try:
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])

@@ -56,10 +56,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """What a body begins with; `over` when the run has its outcome already."""
+    """What a body begins with; `over` when the run has its outcome already, `first` when no worker had it before."""
 
     over: bool = False
     token: int = 0
+    first: bool = False
     cancel: bool = False
     signals: bool = False
     page: Page = Page()
@@ -94,12 +95,16 @@ class End(msgspec.Struct, frozen=True):
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """Second argument of a step's activity, after its own: what it writes under."""
+    """Second argument of a step's activity, after its own: what it writes under.
+
+    `first` when no other worker can have begun the step, as far as the body knows.
+    """
 
     token: int
     key: str
     attempt: int = 1
     decides: bool = False
+    first: bool = False
 
 
 class _Msgspec(EncodingPayloadConverter):

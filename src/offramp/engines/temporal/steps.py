@@ -40,7 +40,7 @@ from offramp.engines.temporal.payloads import (
 from offramp.errors import LeaseLost, TooLarge
 from offramp.ports.bodies import BodyHost, StepCall, TryAgain
 from offramp.ports.clock import Clock
-from offramp.ports.store import ENGINE, Claim, Lease, Leases, Store
+from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
 
 HEARTBEATS_PER_TIMEOUT = 3
 RECORDS_KEPT = 1_000
@@ -81,7 +81,7 @@ class Activities:
         self._remember(claim.record)
         token, cancel = claim.lease.token, claim.record.cancel_requested
         if asked.fresh and claim.fresh:
-            return Begun(token=token, cancel=cancel, signals=bool(await self._store.signals(run_id)))
+            return Begun(token=token, first=True, cancel=cancel, signals=bool(await self._store.signals(run_id)))
         known = await self._host.known(run_id)
         await self._host.resumed(claim.lease, sum(1 for entry in known.entries if entry.kind == "step"))
         large = oversized(known.entries)
@@ -132,7 +132,10 @@ class Activities:
             raise ApplicationError(f"step {call.name!r} is not declared here: this worker has other code")
         with _refusals():
             record = await self._known_record()
-            turn = await self._leases.take_step(Lease(record.id, ENGINE, ticket.token), call.key)
+            if ticket.first and info.attempt == 1:  # which Temporal gives to one worker, once
+                turn = Turn(Lease(record.id, ENGINE, ticket.token, call.key, FIRST_TURN), finished=False)
+            else:
+                turn = await self._leases.take_step(Lease(record.id, ENGINE, ticket.token), call.key)
         if turn.finished:
             entry = await self._written(call.key)
         else:
@@ -182,7 +185,7 @@ class Activities:
         run_id = _run_id()
         whole = Lease(run_id, ENGINE, notes.token)
         for entry, event in notes.written:
-            lease = whole if entry is None else Lease(run_id, ENGINE, notes.token, entry.key, 1)
+            lease = whole if entry is None else Lease(run_id, ENGINE, notes.token, entry.key, FIRST_TURN)
             self._store.log(lease).append(entry, event)
         await self._store.log(whole).durable()
 

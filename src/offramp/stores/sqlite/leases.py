@@ -14,7 +14,7 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease, Owner, Parked, Turn, require_open
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Claim, Lease, Owner, Parked, Turn, require_open
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -225,7 +225,7 @@ class SQLiteLeases:
                 raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
             turn, finished = transaction.turn(lease.run_id, step)
             if not finished:
-                turn += 1
+                turn = max(turn, FIRST_TURN) + 1
                 transaction.set_turn(lease.run_id, step, turn)
             return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn), finished)
 
