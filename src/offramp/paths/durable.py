@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 
 from offramp.core import events
+from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
@@ -24,7 +25,7 @@ from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Playing, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import ENGINE, Claim, Lease
+from offramp.ports.store import ENGINE, Claim, Lease, RunLog
 
 
 class DurablePath(DeepPath, BodyHost):
@@ -87,8 +88,10 @@ class DurablePath(DeepPath, BodyHost):
             clock=process.clock,
         )
         history = History((), before, ())
-        scope = Scope(facts, process.store.log(lease), process.lanes, process.clock, history)
-        attempt = self._attempts[lease] = _Attempt(scope, self._steps[call.name], call)
+        spec = self._steps[call.name]
+        log: RunLog = process.store.log(lease)
+        scope = Scope(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history)
+        attempt = self._attempts[lease] = _Attempt(scope, spec, call)
         process.loops.submit(lambda loop: attempt.begin(loop, arguments))
         try:
             return await attempt.done
@@ -108,6 +111,35 @@ class DurablePath(DeepPath, BodyHost):
         attempt = self._attempts.get(lease)
         if attempt is not None:
             attempt.stop()
+
+
+class _Gathered:
+    """The log of a short step: its start is written with its end, in one transaction, unless it emits before."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.lease = log.lease
+        self._log = log
+        self._waiting: list[tuple[Entry | None, Draft | None]] = []
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Keep it until there is something to be seen at once."""
+        self._waiting.append((entry, event))
+        if durable or (event is not None and event.type == "step.delta"):
+            self._flush()
+
+    def durable(self) -> Commit[None]:
+        """Write everything; resolves when it is on disk."""
+        self._flush()
+        return self._log.durable()
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """A step does not end its run."""
+        raise AssertionError("a step was to end its run")
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for entry, event in waiting:
+            self._log.append(entry, event)
 
 
 class _Attempt:
