@@ -60,10 +60,13 @@ def data_folder(settings: Settings) -> Path:
     """Where the database is: in the engine URL (`embedded:DIR`), else `data`.
 
     Raises:
-        SettingsError: the engine URL names something this version does not have.
+        SettingsError: the engine URL does not fit, or names something this version does not have.
     """
     scheme, _, place = settings.engine.partition(":")
     if scheme == "temporal":
+        from offramp.engines.temporal.address import Address
+
+        Address.parse(settings.engine)
         return Path(settings.data)
     if scheme != "embedded":
         raise SettingsError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import Data, DrainTimeout, Engine, Store, Target
+from offramp.cli.options import DrainTimeout, Engine, Store, Target, WorkerData
 from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
@@ -27,7 +27,7 @@ log = logging.getLogger("offramp")
 def worker(
     target: Target,
     *,
-    data: Data = None,
+    data: WorkerData = None,
     engine: Engine = None,
     store: Store = None,
     drain_timeout: DrainTimeout = None,
