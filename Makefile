@@ -76,9 +76,10 @@ fix: setup ## apply the formatter and every safe fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.setup-bench ## measure the engine and the gateway
+bench: $(VENV)/.setup-bench ## measure the engines and the gateway
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/engines.py
 
 lock: ## write constraints.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py

@@ -82,11 +82,13 @@ def main() -> None:
     rounds = 1 if given.quick else max(1, given.rounds)
     loads: dict[Case, list[Load]] = {case: [] for case in cases}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
-            with _temporal.server(Path(folder)) as target:
-                os.environ[_temporal.TARGET] = target
-                for case in cases:
-                    loads[case].append(measure(case, case.runs, given.folder))
+        with (
+            tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder,
+            _temporal.server(Path(folder)) as target,
+        ):
+            os.environ[_temporal.TARGET] = target
+            for case in cases:
+                loads[case].append(measure(case, case.runs, given.folder))
     results = [medians(measured) for measured in loads.values()]
     if given.json:
         each = [load for measured in loads.values() for load in measured]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 from offramp import SLA, App, emit
@@ -30,6 +31,32 @@ async def held(name: str) -> str:
     while not (HERE / f"go-{name}").exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.02)
     return name
+
+
+@app.step(timeout=60, effect="once")
+async def charge(name: str) -> str:
+    note(name)
+    await asyncio.sleep(60)
+    return name
+
+
+@app.step(short=True)
+async def brief(name: str, *, dies: bool) -> str:
+    note(name)
+    if dies and not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+@app.pipeline(sla="deep")
+async def charges(tag: str) -> str:
+    return await charge(tag)
+
+
+@app.pipeline(sla="deep")
+async def briefly(tag: str) -> list[str]:
+    return [await brief(f"{tag}-{number}", dies=number == 1) for number in range(3)]
 
 
 async def body(tag: str) -> list[str]:

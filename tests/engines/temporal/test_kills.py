@@ -111,6 +111,26 @@ def test_a_killed_workers_step_goes_on_at_another(place):
     assert Counter(step for step, _ in place.executed()) == {"a-first": 1, "a-held": 2, "a-last": 1}
 
 
+def test_a_step_with_an_effect_is_not_repeated_when_its_worker_died(place):
+    with place.worker() as one, place.worker() as two, place.gateway() as gateway:
+        run = submit(gateway, "charges", "once")
+        pid = place.reached("once")
+        (one if one.process.pid == pid else two).send(signal.SIGKILL)
+        document = outcome(gateway, run)
+    assert (document["status"], document["error"]["code"]) == ("failed", "effect-unknown")
+    assert [step for step, _ in place.executed()] == ["once"]
+
+
+def test_a_finished_short_step_is_not_repeated_when_its_worker_died(place):
+    with place.worker(), place.worker(), place.gateway() as gateway:
+        run = submit(gateway, "briefly", "s")
+        assert outcome(gateway, run)["result"] == ["s-0", "s-1", "s-2"]
+        seen = events(gateway, run)
+        assert_whole(seen)
+        assert [event["worker"] for event in seen if event["type"] == "run.resumed"]
+    assert Counter(step for step, _ in place.executed()) == {"s-0": 1, "s-1": 2, "s-2": 1}
+
+
 def test_all_workers_killed_lose_nothing(place):
     with place.worker() as one, place.gateway() as gateway:
         runs = [submit(gateway, "deep", f"r{number}") for number in range(5)]

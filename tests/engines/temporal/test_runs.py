@@ -312,3 +312,17 @@ async def test_runs_are_found_by_session_class_and_tenant(service, url):
         assert await found() == [accepted.record.id]
         description = await client.get_workflow_handle(accepted.record.id).describe()
     assert description.raw_description.workflow_execution_info.priority.fairness_key == "acme"
+
+
+async def test_a_run_whose_workflow_was_terminated_can_be_cancelled(service):
+    from temporalio.client import Client
+
+    from tests import temporal
+
+    async with service(app) as runtime:
+        handle = await runtime.start("holds", name="never")
+        await reach(handle, "step.started")
+        client = await Client.connect(temporal.server().target)
+        await client.get_workflow_handle(handle.id).terminate()
+        await handle.cancel()
+        assert types(await log_of(handle))[-1] == "run.cancelled"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import Priority, VersioningBehavior, WorkerDeploymentVersion, WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
@@ -28,7 +29,7 @@ from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
 from offramp.engines.temporal.payloads import Start, raw, require_fit
 from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
-from offramp.errors import InputError, LeaseLost, StoreError, TooLarge
+from offramp.errors import InputError, LeaseLost, RunCancelled, StoreError, TooLarge
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
@@ -177,12 +178,24 @@ class TemporalEngine:
     # Temporal.
 
     async def _work(self) -> None:
+        """Execute bodies and steps until told to stop; a worker that cannot go on is followed by another."""
         client = await self._connection.client()
-        if self._stopping:
-            return
+        while not self._stopping:
+            self._worker = self._new_worker(client)
+            running = asyncio.create_task(self._worker.run())
+            await self.members.start_taking()
+            try:
+                await running
+            except Exception as error:  # noqa: BLE001 - whatever it is, runs wait for a worker
+                log.error("the worker for Temporal ended: %s; another one is started", error)  # noqa: TRY400
+            if not self._stopping:
+                await self.members.stop_taking()
+                await asyncio.sleep(RETRY_EVERY_S)
+
+    def _new_worker(self, client: Client) -> Worker:
         options, address = self._options, self._options.address
         activities = Activities(self.host, self._store, self._leases, self._clock, options.heartbeat_s)
-        self._worker = Worker(
+        return Worker(
             client,
             task_queue=address.task_queue,
             workflows=[PipelineWorkflow],
@@ -196,13 +209,10 @@ class TemporalEngine:
             graceful_shutdown_timeout=timedelta(seconds=options.grace_s),
             deployment_config=_deployment(address),
         )
-        running = asyncio.create_task(self._worker.run())
-        await self.members.start_taking()
-        await running
 
     async def _hand(self, claim: Claim) -> None:
         """Start the run's workflow; again if it is there already. Its first act takes the run from this process."""
-        record = claim.record
+        record, told = claim.record, False
         try:
             if len(record.input) > PAYLOAD_BYTES_MAX:
                 await self._fail(
@@ -227,7 +237,9 @@ class TemporalEngine:
                     if error.status is RPCStatusCode.INVALID_ARGUMENT:
                         await self._fail(claim, error)
                         return
-                    log.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
+                    if not told:
+                        log.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
+                    told = True
                     await asyncio.sleep(RETRY_EVERY_S)
         finally:
             self._relay.handed(claim.lease)
@@ -244,13 +256,27 @@ class TemporalEngine:
         try:
             if record.cancel_requested:
                 await handle.cancel(rpc_timeout=timeout)
+                found = await handle.describe(rpc_timeout=timeout)
+                # One that was terminated by somebody takes a cancellation, and does nothing.
+                if found.status not in {WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW}:
+                    await self._end_without_workflow(record.id)
             else:
                 await handle.signal(WAKE, rpc_timeout=timeout)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 log.error("%s was not told yet: %s", record.id, error)  # noqa: TRY400 - tried again
                 return
+            if record.cancel_requested:
+                await self._end_without_workflow(record.id)
         await self._leases.heard(record.id)
+
+    async def _end_without_workflow(self, run_id: str) -> None:
+        """A run is to be cancelled whose workflow has not begun, or was terminated by somebody."""
+        claim = await self._leases.entrust(run_id, self._clock.time())
+        if claim is not None:
+            outcome = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
+            with contextlib.suppress(LeaseLost):
+                await self.host.conclude(claim, outcome)
 
     async def _tell_what_is_unheard(self) -> None:
         """What a process could not tell, since it died or Temporal was away."""
