@@ -4,10 +4,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PHOENIX := .venv-phoenix
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
 # How often make chaos kills.
 KILLS ?= 500
+# How long make fuzz asks.
+EXAMPLES ?= 500
+ATTACKS ?= 100000
 # In CI a skipped test is a failed one: a missing tool may not turn the suite green.
 ifdef CI
 NO_SKIPS := -p tools.no_skips
@@ -17,12 +21,12 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check style types layers deps sizes docs fix bench lock clean
+.PHONY: help setup demo test test-phoenix chaos fuzz check style types layers deps sizes docs fix bench lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.setup-dev ## create .venv and install offramp with everything for development
 
@@ -46,10 +50,22 @@ demo: setup ## run the reference example, start to finish
 test: setup ## run the tests, in random order, on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
 
+$(PHOENIX)/.setup: constraints-phoenix.txt | $(BIN)/python
+	$(PYTHON) -m venv $(PHOENIX)
+	$(PHOENIX)/bin/python -m pip install --quiet --requirement constraints-phoenix.txt
+	@touch $@
+
+test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a real Arize Phoenix, on loopback
+	$(BIN)/python -m pytest -m phoenix -n 0 tests/phoenix $(NO_SKIPS) $(ARGS)
+
 # SEED=7 asks for the same again; without it one is drawn and printed.
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
-	$(BIN)/pytest -m chaos -n 1 tests/chaos
+	$(BIN)/pytest -m "" -n 1 tests/chaos
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
+fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with what is no request
+	$(BIN)/python -m tests.fuzz.longer --examples $(EXAMPLES) --attacks $(ATTACKS) $(if $(SEED),--seed $(SEED))
 
 check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
 
@@ -76,14 +92,15 @@ fix: setup ## apply the formatter and every safe fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.setup-bench ## measure the engines and the gateway
+bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what telemetry costs
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/telemetry.py
 	$(BIN)/python bench/engines.py
 
-lock: ## write constraints.txt anew: the newest versions that fit pyproject.toml
+lock: ## write constraints*.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py
 
-clean: ## remove .venv and every cache
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the environments and every cache
+	rm -rf $(VENV) $(PHOENIX) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

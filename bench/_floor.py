@@ -28,7 +28,7 @@ ROWS_PER_STATEMENT = (64, 8, 1)
 """Statements give the interpreter lock away, so few large ones are the fastest way in from Python."""
 
 FINISH = (
-    "UPDATE runs SET status = 'completed', finished_at = v.column2, result = v.column3, owner = NULL, "
+    "UPDATE OR ROLLBACK runs SET status = 'completed', finished_at = v.column2, result = v.column3, owner = NULL, "
     "purge_at = v.column2 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
 )
 
@@ -83,7 +83,7 @@ class GroupCommit:
 
     def __init__(self, database: Database, columns: list[str]) -> None:
         self._connection = database.connect()
-        self._run_insert = f"INSERT INTO runs ({', '.join(columns)}) VALUES "
+        self._run_insert = f"INSERT OR ROLLBACK INTO runs ({', '.join(columns)}) VALUES "
         self._parts: deque[Part] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -136,8 +136,8 @@ class GroupCommit:
         ]
         self._connection.execute("BEGIN IMMEDIATE")
         self._insert(self._run_insert + "{rows}", runs)
-        self._insert("INSERT INTO journal VALUES {rows}", entries)
-        self._insert("INSERT INTO events VALUES {rows}", chunks)
+        self._insert("INSERT OR ROLLBACK INTO journal VALUES {rows}", entries)
+        self._insert("INSERT OR ROLLBACK INTO events VALUES {rows}", chunks)
         self._insert(FINISH, finished)
         self._connection.execute("COMMIT")
 

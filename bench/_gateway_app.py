@@ -1,13 +1,15 @@
-"""What the gateway serves in this benchmark: token streams on the fast path, five small steps on the deep path."""
+"""What the gateway serves in these benchmarks: token streams, five small steps on the deep path, and a long wait."""
 
 from __future__ import annotations
 
 import asyncio
 
 from bench._load import STEP_RESULT, STEPS_PER_RUN
-from offramp import App, emit
+from offramp import App, emit, signal
 
 TOKEN = "token "
+APPROVAL = "approval"
+SIGNAL = "go"
 NOTE_S = 0.02
 """Long enough for a run not to be finished before its 202 is sent, which would make it a 200."""
 
@@ -41,3 +43,9 @@ async def five() -> str:
     for number in range(STEPS_PER_RUN):
         result = await note(number)
     return result
+
+
+@app.pipeline(name=APPROVAL)
+async def approval() -> str:
+    answer: str = await signal(SIGNAL)
+    return answer

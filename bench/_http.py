@@ -35,7 +35,7 @@ class Streamed(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time."""
+    """One keep-alive connection, one request at a time; `events` counts those of the stream so far."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -48,8 +48,13 @@ class Connection(asyncio.Protocol):
         self._received.clear()
         self._tail = b""
         self._needed: int | None = None
-        self._events = 0
+        self.events = 0
         self._first_event = self._first_delta = 0.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer to the last request has begun."""
+        return bool(self._received)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -74,8 +79,8 @@ class Connection(asyncio.Protocol):
 
     def _streamed(self, data: bytes) -> None:
         seen = self._tail + data
-        self._events += seen.count(_EVENT)
-        if not self._first_event and self._events:
+        self.events += seen.count(_EVENT)
+        if not self._first_event and self.events:
             self._first_event = time.perf_counter()
         if not self._first_delta and _DELTA in seen:
             self._first_delta = time.perf_counter()
@@ -114,7 +119,7 @@ class Connection(asyncio.Protocol):
         ended = await self._exchange(request, streams=True)
         if not self._received.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"no stream: {bytes(self._received)!r}")
-        return Streamed(began, self._first_event, self._first_delta, self._events, ended)
+        return Streamed(began, self._first_event, self._first_delta, self.events, ended)
 
     def close(self) -> None:
         if self._transport is not None:

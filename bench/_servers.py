@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
 
@@ -23,6 +23,13 @@ READY_S_MAX = 20.0
 STOP_S_MAX = 10.0
 PORTS = range(20_000, 30_000)
 """Below the ephemeral range, where a client that polls for its server can be connected to itself."""
+
+
+class Memory(NamedTuple):
+    """Of the process that speaks HTTP, and of its workers together."""
+
+    http: float
+    workers: float
 
 
 class Server:
@@ -48,6 +55,18 @@ class Server:
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
+
+    def memory_mb(self) -> Memory:
+        """Resident memory now, in MB of 1,000,000 bytes."""
+        http, *others = [process.memory_info().rss / 1e6 for process in self.family()]
+        return Memory(http, sum(others))
+
+    def kill(self) -> None:
+        """SIGKILL for all of them, as when the machine goes down."""
+        family = self.family()
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family, timeout=STOP_S_MAX)
 
 
 def free_port() -> int:
@@ -85,7 +104,7 @@ async def _ready(process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -
                 connection.close()
                 if answer.status == 200:
                     return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
     said.seek(0)
     raise RuntimeError(f"the server ended before it was ready: {said.read().decode(errors='replace')[-2000:]}")
 

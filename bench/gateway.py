@@ -24,6 +24,7 @@ sys.path[0] = str(ROOT)
 
 from bench._http import Connection, Streamed, connect, post  # noqa: E402 - found through the line above
 from bench._load import percentile  # noqa: E402
+from bench._open_loop import steady  # noqa: E402
 from bench._report import Target, as_json, circumstances, median, table  # noqa: E402
 from bench._servers import Server, bare, free_port, gateway, serving  # noqa: E402
 
@@ -94,32 +95,16 @@ async def read(connection: Connection, tokens: int, pause_ms: float) -> Streamed
 
 
 async def acks(port: int, seconds: float, streams: int) -> Acks:
-    """Open loop: a request is due every 5 ms, whether the one before was answered or not."""
+    """202s on a schedule, beside streams that emit meanwhile."""
     tokens = round((seconds + 1.0) * 1000 / OPEN_PAUSE_MS)
     open_streams = [await connect(port) for _ in range(streams)]
     readers = [asyncio.create_task(read(connection, tokens, OPEN_PAUSE_MS)) for connection in open_streams]
     await asyncio.sleep(0.5)
-    idle = [await connect(port) for _ in range(20)]
-    latencies: list[float] = []
-
-    async def send(due: float) -> None:
-        connection = idle.pop() if idle else await connect(port)
-        answer = await connection.whole(ASYNC)
-        if answer.status != 202:
-            raise RuntimeError(f"expected 202, got {answer.status}: {answer.body[:200]!r}")
-        latencies.append((answer.ended - due) * 1000)
-        idle.append(connection)
-
-    began = time.perf_counter()
-    sent = []
-    for number in range(round(seconds * REQUESTS_PER_S)):
-        due = began + number / REQUESTS_PER_S
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        sent.append(asyncio.create_task(send(due)))
-    await asyncio.gather(*sent)
+    answers = await steady(port, [ASYNC] * round(seconds * REQUESTS_PER_S), REQUESTS_PER_S)
+    latencies = [answer.late_ms for answer in answers]
     seen = await asyncio.gather(*readers)
     wall_s = max((one.ended for one in seen), default=1.0) - min((one.began for one in seen), default=0.0)
-    for connection in [*open_streams, *idle]:
+    for connection in open_streams:
         connection.close()
     rate = sum(one.events for one in seen) / wall_s
     return Acks(streams, len(latencies), percentile(latencies, 0.5), percentile(latencies, 0.99), max(latencies), rate)

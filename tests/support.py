@@ -114,6 +114,19 @@ async def frames_of(service, run_id, after=0):
     return frames
 
 
+def reading(service, name, **labels):
+    """What a service's metrics show under a name and labels; 0 where nothing was recorded.
+
+    Names as a scraper sees them: counters end in `_total`, histograms have `_count` and `_sum`.
+    """
+    for collector in service.collectors:
+        for family in collector.collect():
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return sample.value
+    return 0.0
+
+
 def types(seen):
     return [event.type for event in seen]
 

@@ -19,6 +19,7 @@ from offramp.core.spec import (
     LaneChoice,
     OnDisconnect,
     PipelineSpec,
+    StepKind,
     StepSpec,
     pipeline_spec,
     step_spec,
@@ -125,6 +126,7 @@ class App:
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
         short: bool = False,
+        kind: StepKind = "step",
         uses: object = None,
     ) -> _StepDecorator: ...
     def step(
@@ -138,6 +140,7 @@ class App:
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
         short: bool = False,
+        kind: StepKind = "step",
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -153,6 +156,7 @@ class App:
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
             short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
                 executed where the body is, without a round trip through the server.
+            kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -171,6 +175,7 @@ class App:
                 effect=effect,
                 on_unknown=on_unknown,
                 short=short,
+                kind=kind,
             )
             if spec.name in self.steps:
                 raise DeclarationError(

@@ -12,19 +12,30 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from offramp.core.addresses import parse_allowed
+from offramp.core.addresses import parse_allowed, parse_listen
 from offramp.core.names import did_you_mean
 from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
+
+LOG_FORMATS = ("text", "logfmt", "json")
 
 
 def _setting(default: Any, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "doc": doc})
 
 
+def _flag(doc: str) -> Any:
+    return field(default=False, metadata={"doc": doc, "flag": True})
+
+
 def _text(default: str, doc: str, *, reads: Callable[[str], object] | None = None, secret: bool = False) -> Any:
     """`reads` raises ValueError for text that does not fit; a secret is never shown."""
     return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=not secret)
+
+
+def _log_format(text: str) -> None:
+    if text not in LOG_FORMATS:
+        raise ValueError(f"it is one of {', '.join(LOG_FORMATS)}, got {text!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +94,16 @@ class Settings:
     webhook_timeout: float = _setting(10.0, 0.1, 60.0, "seconds for one attempt to deliver a webhook message")
     webhook_attempts: int = _setting(64, 1, 10_000, "webhook messages that one process sends at once")
     webhook_attempts_per_host: int = _setting(4, 1, 1000, "webhook messages that one process sends to one host at once")
+    trace_content: bool = _flag("whether traces show inputs, outputs and error messages, redacted and cut; on or off")
+    trace_content_bytes: int = _setting(4096, 16, 1 << 20, "bytes of an input or output that a trace shows")
+    worker_metrics: str = _text(
+        "",
+        "HOST:PORT (or PORT, on loopback) where a worker serves its metrics; worker N of `serve` takes PORT + N - 1",
+        reads=parse_listen,
+    )
+    log_format: str = _text(
+        "text", "log lines of `serve` and `worker`: text for a person, logfmt or json for a program", reads=_log_format
+    )
 
     def __post_init__(self) -> None:
         """Check every value against its type and bounds."""
@@ -144,6 +165,9 @@ class Settings:
         ]
 
 
+_FLAGS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+
+
 def _from_file(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
@@ -158,6 +182,11 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
+    if "flag" in metadata:
+        chosen = _FLAGS.get(str(value).strip().lower())
+        if chosen is None:
+            raise SettingsError(f"{name} is on or off, got {value!r}; {metadata['doc']}")
+        return chosen
     if "low" not in metadata:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)

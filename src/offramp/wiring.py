@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.engine import RunHost
     from offramp.ports.outbox import Outbox
-    from offramp.ports.store import Leases, Store
+    from offramp.ports.store import Leases, Owner, Store
+    from offramp.telemetry.tracing import Tracing
 
 Role = Literal["gateway", "worker", "local"]
 DRAIN_MARGIN_S = 3.0
@@ -86,11 +88,13 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         clock: the system's otherwise.
     """
     clock = clock or SystemClock()
-    metrics = Metrics()
+    metrics = Metrics(app.classes)
+    tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
-    watchdog = Watchdog(loops, settings.blocked_after)
-    lanes = Lanes(settings.threads, _process_lane(app, settings), _step_bytes_max(settings))
+    watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
+    traced_as = None if tracing is None else app.name
+    lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), _step_bytes_max(settings))
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     feed = Feed()
@@ -108,19 +112,11 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         tenure=Tenure(),
         feed=feed,
         metrics=metrics,
+        tracing=tracing,
     )
-    live = LiveRuns(process, lambda _run: engine.has_room())
-    member = Member(
-        id=member_id,
-        kind=role,
-        works=role != "gateway",
-        lease_s=settings.lease,
-        poll_s=settings.poll,
-        queue_max=settings.queue_runs,
-    )
+    live = LiveRuns(process, lambda _run: engine.has_room(), shows_levels=role != "worker")
     announcer = _announcer(process, outbox) if role != "worker" else None
-    wake = announcer.wake if announcer else lambda: None
-    deep, engine = _engine(app, process, live, member, leases, wake)
+    deep, engine = _engine(app, process, live, leases, role, announcer)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -135,20 +131,33 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
 
 
 def _engine(
-    app: App,
-    process: Process,
-    live: LiveRuns,
-    member: Member,
-    leases: Leases,
-    wake: Callable[[], object],
+    app: App, process: Process, live: LiveRuns, leases: Leases, role: Role, announcer: Announcer | None
 ) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
     """What drives deep runs, and what executes them here for it."""
-    settings, store = process.settings, process.store
-    presence = None if isinstance(store, MemoryStore) else Presence(data_folder(settings) / "alive", member.id)
+    settings, clock, metrics = process.settings, process.clock, process.metrics
+    member = Member(
+        id=process.id,
+        kind=role,
+        works=role != "gateway",
+        lease_s=settings.lease,
+        poll_s=settings.poll,
+        queue_max=settings.queue_runs,
+    )
+    alone = isinstance(process.store, MemoryStore)
+    presence = None if alone else Presence(data_folder(settings) / "alive", process.id)
 
     def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
-        notice = process.feed.notice
-        return EmbeddedEngine(member, store, leases, process.clock, host, notice, on_webhooks=wake, presence=presence)
+        return EmbeddedEngine(
+            member,
+            process.store,
+            leases,
+            clock,
+            host,
+            process.feed.notice,
+            on_webhooks=announcer.wake if announcer else lambda: None,
+            on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+            presence=presence,
+        )
 
     if not settings.engine.startswith("temporal:"):
         deep = DeepPath(process, live)
@@ -156,6 +165,11 @@ def _engine(
     durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
     waits = replace(member, works=False)  # with taking runs, until Temporal is there
     return durable, _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
+
+
+def _warm(owners: Sequence[Owner], now: float) -> list[str]:
+    """The processes that take deep runs."""
+    return [owner.id for owner in owners if owner.ready and owner.expires_at > now]
 
 
 def _temporal(
@@ -222,11 +236,19 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
-def _process_lane(app: App, settings: Settings) -> ProcessLane | None:
+def _tracing(settings: Settings) -> Tracing | None:
+    """The spans of this process, None while it has no provider for them."""
+    from offramp.telemetry.tracing import Tracing
+
+    return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
+
+
+def _process_lane(app: App, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:
     modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
     if not modules:
         return None
-    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules))
+    started = functools.partial(metrics.cold_start, "lane")
+    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules), started, traced_as)
 
 
 @asynccontextmanager

@@ -15,16 +15,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+from tests.chaos.announced import receipts
 from tests.chaos.client import Client, Seen, any_run
 from tests.chaos.invariants import Recorded, violations
-from tests.chaos.serving import GUARD_S, LEASE_S, Serving
+from tests.chaos.receiver import receiving
+from tests.chaos.serving import GUARD_S, LEASE_S, PATIENT, RECOVERY_S, Serving
 
 OPEN_RUNS = 20
 SHOWN_MAX = 50
-RECOVERY_S = 10.0
-"""How long after the last restart an acknowledged run may take to end by itself."""
 HARM = {
     "worker": 35,
     "gateway": 20,
@@ -43,12 +44,16 @@ class Campaign:
         home: an empty folder.
         seed: of every choice.
         kills: how often something is killed, drained or stopped.
+        patient: for a busy machine: no lease runs out, so nobody is stopped for that, and no time is too long.
     """
 
-    def __init__(self, home: Path, seed: int, kills: int) -> None:
+    def __init__(self, home: Path, seed: int, kills: int, *, patient: bool = False) -> None:
         self.dice = random.Random(seed)
         self.kills = kills
-        self.serving = Serving(home)
+        self.serving = Serving(home, **(PATIENT if patient else {}))
+        self.harms = {kind: weight for kind, weight in HARM.items() if not (patient and kind.startswith("stopped"))}
+        self.recovery_s = GUARD_S if patient else RECOVERY_S
+        self.receiver = ""
         self.seen: list[Seen] = []
         self.harm: Counter[str] = Counter()
         self.found: list[str] = []
@@ -57,6 +62,12 @@ class Campaign:
 
     async def run(self) -> list[str]:
         """The violations."""
+        with receiving(self.serving.home) as self.receiver:
+            await self._run()
+        self.found += violations(self.serving.home, self.seen, self.serving.interruptions, self.serving.silent())
+        return self.found
+
+    async def _run(self) -> None:
         try:
             await asyncio.to_thread(self._up)
             async with Client(self.serving.url) as client:
@@ -71,8 +82,6 @@ class Campaign:
                 self.found.append(f"SIGTERM at the end: exit code {code}\n{self.serving.log.read_text()[-2000:]}")
         finally:
             self.serving.close()
-        self.found += violations(self.serving.home, self.seen, self.serving.interruptions, self.serving.silent())
-        return self.found
 
     def _up(self) -> None:
         self.serving.start()
@@ -80,7 +89,7 @@ class Campaign:
 
     async def _ask(self, client: Client) -> None:
         while not client.quiet.is_set():
-            one = Seen(any_run(self.dice, signals=self._signals))
+            one = Seen(any_run(self.dice, self.receiver, signals=self._signals))
             self.seen.append(one)
             await self._through(client, one)
 
@@ -102,7 +111,7 @@ class Campaign:
     # Harm. Each restart is awaited, so that runs get somewhere.
 
     async def _harm(self) -> None:
-        kind = self.dice.choices(list(HARM), list(HARM.values()))[0]
+        kind = self.dice.choices(list(self.harms), list(self.harms.values()))[0]
         serving = self.serving
         if not serving.alive:
             self.found.append(f"the gateway ended by itself:\n{serving.log.read_text()[-3000:]}")
@@ -137,27 +146,30 @@ class Campaign:
         """Nothing is killed any more: what was acknowledged ends by itself, and soon."""
         client.quiet.set()
         began = time.monotonic()
-        _, late = await asyncio.wait(tasks, timeout=RECOVERY_S)
+        _, late = await asyncio.wait(tasks, timeout=self.recovery_s)
         self.calm_s = time.monotonic() - began
         if late:
-            self.found.append(f"{len(late)} runs did not end within {RECOVERY_S:g} s of the last restart")
+            self.found.append(f"{len(late)} runs did not end within {self.recovery_s:g} s of the last restart")
             await asyncio.wait(late, timeout=GUARD_S)
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
                 self.found.append(f"a client failed: {result!r}")
-        await self._until_all_ended()
+        await self._until(lambda: all(run["finished_at"] is not None for run in self._recorded().runs.values()))
+        await self._until(lambda: not self.serving.left_to_announce())
         for one in self.seen:
-            if one.run is not None and not one.wrong:
+            if one.outcome is not None and not one.wrong:
                 await client.look_back(one)
 
-    async def _until_all_ended(self) -> None:
-        """Runs whose acknowledgement was lost in a crash must end too."""
-        ends_at = time.monotonic() + RECOVERY_S
-        while time.monotonic() < ends_at:
-            runs = Recorded(self.serving.home / "data" / "offramp.db").runs.values()
-            if all(run["finished_at"] is not None for run in runs):
+    def _recorded(self) -> Recorded:
+        return Recorded(self.serving.home / "data" / "offramp.db")
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Runs whose acknowledgement was lost in a crash must end too, and all that was asked for be announced."""
+        ends_at = time.monotonic() + GUARD_S
+        while not await asyncio.to_thread(condition):
+            if time.monotonic() > ends_at:
                 return
             await asyncio.sleep(0.2)
 
@@ -168,6 +180,7 @@ class Campaign:
         lines = [
             f"{sum(self.harm.values())} kills: {harm}",
             f"{len(self.seen)} runs: {ended}; all ended {self.calm_s:.1f} s after the last kill",
+            f"{sum(map(len, receipts(self.serving.home).values()))} webhook messages received",
             f"{len(self.found)} violations",
         ]
         if self.serving.silent():

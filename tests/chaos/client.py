@@ -40,6 +40,7 @@ class Asked:
     cancel_after: int | None = None
     leaves_after: int | None = None
     key: str | None = field(default_factory=lambda: uuid.uuid4().hex)
+    webhook: dict[str, Any] | None = None
 
 
 @dataclass
@@ -110,7 +111,7 @@ class Client:
 
     async def _submit(self, seen: Seen) -> None:
         asked = seen.asked
-        body = {"input": asked.input, "class": asked.sla, "budget": asked.budget}
+        body = {"input": asked.input, "class": asked.sla, "budget": asked.budget, "webhook": asked.webhook}
         headers = {"accept": "text/event-stream" if asked.how == "stream" else "application/json"}
         if asked.how == "deep":
             headers["prefer"] = "respond-async"
@@ -210,7 +211,16 @@ KINDS: list[tuple[str, Any]] = [
 ]
 
 
-def any_run(dice: random.Random, *, signals: bool = False) -> Asked:
+WEBHOOKS: list[tuple[str, list[str]]] = [
+    ("ok", ["run.demoted", "run.completed", "run.failed", "run.cancelled", "run.expired"]),
+    ("ok", ["run.accepted", "step.completed", "run.completed"]),
+    ("flaky", ["run.completed", "run.cancelled"]),
+    ("gone", ["step.started", "run.completed"]),
+]
+"""How a receiver answers (see `receiver.py`), and what it is told."""
+
+
+def any_run(dice: random.Random, receiver: str, *, signals: bool = False) -> Asked:
     """A run of any kind, in any way a client may ask."""
     kinds = [*KINDS, ("approval", lambda _: {})] if signals else KINDS
     pipeline, arguments = dice.choice(kinds)
@@ -223,6 +233,9 @@ def any_run(dice: random.Random, *, signals: bool = False) -> Asked:
         asked.sla, asked.cancel_after = dice.choice(["brief", "batch"]), dice.randint(2, 60)
     if dice.random() < 0.3:
         asked.leaves_after = dice.randint(1, 10)
+    if dice.random() < 0.4:
+        answers, events = dice.choice(WEBHOOKS)
+        asked.webhook = {"url": f"{receiver}/{answers}", "events": events}
     if how == "json":
         asked.sla = "brief"  # waits for an answer no longer than that
         if dice.random() < 0.5:

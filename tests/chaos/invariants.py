@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from offramp.core.journal import Entry
+from tests.chaos.announced import unannounced
 from tests.chaos.client import TERMINAL, Seen
 from tests.chaos.serving import Interruption
 
@@ -52,6 +53,7 @@ def violations(
         *_repeated(executed, interruptions, silent),
         *_finished_again(executed, seen, interruptions, silent),
         *_results(executed, database),
+        *unannounced(home, seen, database.events, database.unannounced),
     ]
 
 
@@ -78,6 +80,7 @@ class Recorded:
                 assert last == first + len(lines) - 1
                 self.events[run] += [(first + place, json.loads(line)) for place, line in enumerate(lines)]
             self.keys = connection.execute("SELECT key, run_id FROM idempotency").fetchall()
+            self.unannounced = [run for (run,) in connection.execute("SELECT run_id FROM webhooks")]
 
     def violations(self) -> Iterator[str]:
         if self.integrity != "ok":

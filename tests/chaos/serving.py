@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,9 +19,16 @@ from typing import NamedTuple
 
 import psutil
 
+from tests.chaos.receiver import SECRET
+
 APP = Path(__file__).with_name("pipelines.py")
-GUARD_S = 40.0
+GUARD_S = 60.0
+"""Against hanging, for a machine on which everything takes ten times as long."""
 LEASE_S = 1.0
+RECOVERY_S = 10.0
+"""Within this an acknowledged run ends by itself after the last restart, on a machine that does nothing else."""
+PATIENT = {"lease": 60, "drain_timeout": 40}
+"""Settings under which nothing runs out on a busy machine: whose lock is free died, and nobody else is given up."""
 PORTS = (20_000, 32_000)
 """Below the range from which Linux takes the ports of outgoing connections."""
 
@@ -45,16 +53,29 @@ def free_port() -> int:
 class Serving:
     """One `offramp serve` after another, in one folder and on one port."""
 
-    def __init__(self, home: Path, *, workers: int = 2, port: int | None = None, **settings: object) -> None:
+    def __init__(
+        self, home: Path, *, app: Path = APP, workers: int = 2, port: int | None = None, **settings: object
+    ) -> None:
         self.home = home
         self.data = home / "data"
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.app = app
         self.workers = workers
         self.interruptions: list[Interruption] = []
         self.started_at = 0.0
         self.log = home / "log"
-        self._settings = {"lease": LEASE_S, "poll": 0.2, "heartbeat": 1, "processes": 1, "drain_timeout": 10} | settings
+        self._settings = {
+            "lease": LEASE_S,
+            "poll": 0.2,
+            "heartbeat": 1,
+            "processes": 1,
+            "drain_timeout": 10,
+            "webhook_secret": SECRET,
+            "webhook_allow": "127.0.0.1",
+            "webhook_timeout": 2,
+            **settings,
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._known: dict[int, psutil.Process] = {}
         self._gateways: dict[Path, int] = {}
@@ -68,7 +89,7 @@ class Serving:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "offramp", "serve", str(APP)),
+                    *(sys.executable, "-m", "offramp", "serve", str(self.app)),
                     *("--port", str(self.port), "--data", str(self.data), "--workers", str(self.workers)),
                 ],
                 env={**plain, "PYTHONUNBUFFERED": "1", "CHAOS_HOME": str(self.home), **variables, **environment},
@@ -107,6 +128,11 @@ class Serving:
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    def left_to_announce(self) -> list[str]:
+        """The runs whose webhooks are not done."""
+        with contextlib.closing(sqlite3.connect(self.data / "offramp.db")) as connection:
+            return [run for (run,) in connection.execute("SELECT run_id FROM webhooks")]
 
     # Its processes.
 

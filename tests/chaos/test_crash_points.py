@@ -5,24 +5,14 @@ Afterwards everything that was acknowledged ends by itself, and the invariants a
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
-
 import httpx
 import pytest
 
-from offramp.stores.sqlite.crash_points import MARK, POINTS, VARIABLE
-from tests.chaos.client import Asked, Client, Seen
-from tests.chaos.invariants import violations
-from tests.chaos.serving import GUARD_S, Serving
-
-RECOVERY_S = 10.0
-REACHED_WITHIN_S = 20.0
+from offramp.stores.sqlite.crash_points import POINTS, VARIABLE
+from tests.chaos.attack import attack
+from tests.chaos.client import Asked
+from tests.chaos.serving import GUARD_S, PATIENT, RECOVERY_S, Serving
+from tests.chaos.test_webhook_points import POINTS as WEBHOOK_POINTS
 
 # Grouped to start fewer processes: one service goes through the points of its line one after the other.
 GATEWAY = [
@@ -33,6 +23,8 @@ GATEWAY = [
     ("signal", "register", "retire", "purge"),
 ]
 WORKER = [("claim", "event", "step"), ("sync", "park", "finish"), ("release", "register")]
+ALWAYS = [("gateway", ("adopt", "demoted")), ("worker", ("claim", "step", "finish"))]
+"""What every run of the tests goes through; the rest is for `make chaos`."""
 
 
 def load() -> list[Asked]:
@@ -48,101 +40,37 @@ def load() -> list[Asked]:
     ]
 
 
-class Attack:
-    """A service that is brought down at one point after the other, while clients go on as if nothing happened."""
-
-    def __init__(self, home: Path, client: Client, serving: Serving) -> None:
-        self.home = home
-        self.serving = serving
-        self.seen: list[Seen] = []
-        self._client = client
-        self._clients: list[asyncio.Task[None]] = []
-
-    async def crash_at(self, role: str, point: str, when: str) -> None:
-        """Start, let clients come, and wait until the point was reached."""
-        mark = self.home / f"reached-{role}-{point}-{when}"
-        serving = self.serving
-        serving.start(**{VARIABLE: f"{role}/{point}.{when}", MARK: str(mark), "OFFRAMP_PURGE_EVERY": "1"})
-        if not await self._until(lambda: mark.exists() or serving.is_up(), GUARD_S):
-            raise AssertionError(f"not ready in {GUARD_S} s:\n{serving.log.read_text()}")
-        for asked in load():
-            seen = Seen(asked)
-            self.seen.append(seen)
-            self._clients.append(asyncio.create_task(self._through(seen)))
-        if (role, point) == ("worker", "release"):
-            await asyncio.sleep(0.3)
-            for pid in serving.worker_pids():
-                os.kill(pid, signal.SIGTERM)
-        elif point == "retire" and not mark.exists():  # else: whoever a crash before this one left behind
-            serving.kill(serving.worker_pids()[0])
-        reached = await self._until(mark.exists, REACHED_WITHIN_S)
-        assert reached, f"{mark.name} within {REACHED_WITHIN_S} s:\n{serving.log.read_text()}"
-        await self._until(lambda: mark.read_text() != "", GUARD_S)
-        await asyncio.to_thread(serving.crashed, int(mark.read_text()))
-        if role == "worker":
-            # Its supervisor restarts it. Only the next start arms the next point.
-            assert await asyncio.to_thread(serving.terminate) == 0, serving.log.read_text()
-
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        ends_at = time.monotonic() + seconds
-        while not await asyncio.to_thread(condition):
-            if time.monotonic() > ends_at:
-                return False
-            await asyncio.sleep(0.02)
-        return True
-
-    async def _through(self, seen: Seen) -> None:
-        following = asyncio.ensure_future(self._client.follow(seen))
-        if seen.asked.pipeline == "approval":
-            while seen.run is None and not following.done():
-                await asyncio.wait([following], timeout=0.02)
-            await asyncio.wait([following], timeout=0.4)  # it is parked meanwhile
-            await self._client.signal(str(seen.run), "approved", "yes")
-            await self._client.signal(str(seen.run), "released", "now")
-        await following
-
-    async def recover(self) -> None:
-        """Start without any crash: everything ends by itself, soon."""
-        await asyncio.to_thread(self.serving.start)
-        await asyncio.to_thread(self.serving.wait_until_up)
-        _, late = await asyncio.wait(self._clients, timeout=RECOVERY_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        for seen in self.seen:
-            if seen.run is not None:
-                await self._client.look_back(seen)
-        assert await asyncio.to_thread(self.serving.terminate) == 0, self.serving.log.read_text()
+def named(cases):
+    return [pytest.param(role, points, id=f"{role}-{'-'.join(points)}") for role, points in cases]
 
 
-@contextlib.asynccontextmanager
-async def attack(home: Path):
-    serving = Serving(home)
-    try:
-        async with Client(serving.url) as client:
-            yield Attack(home, client, serving)
-    finally:
-        serving.close()
-
-
-pytestmark = pytest.mark.timeout(300)  # each start of a service takes about a second of a core
-
-CASES = [("gateway", points) for points in GATEWAY] + [("worker", points) for points in WORKER]
-
-
-@pytest.mark.parametrize(("role", "points"), CASES, ids=[f"{role}-{'-'.join(points)}" for role, points in CASES])
-async def test_a_crash_at_any_write_loses_and_repeats_nothing(tmp_path, role, points):
-    async with attack(tmp_path) as under:
+async def crashed(folder, role, points, within_s, **settings):
+    async with attack(folder, load, **settings) as under:
         for point in points:
             for when in ("before", "after"):
                 await under.crash_at(role, point, when)
-        await under.recover()
-    found = violations(tmp_path, under.seen, under.serving.interruptions, under.serving.silent())
+        await under.recover(within_s)
+    found = under.violations()
     assert not found, "\n".join(found)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("role", "points"), named(ALWAYS))
+async def test_a_crash_at_a_write_loses_and_repeats_nothing(tmp_path, role, points):
+    await crashed(tmp_path, role, points, GUARD_S, **PATIENT)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("role", "points"), named([("gateway", points) for points in GATEWAY] + [("worker", points) for points in WORKER])
+)
+async def test_a_crash_at_any_write_is_recovered_soon(tmp_path, role, points):
+    await crashed(tmp_path, role, points, RECOVERY_S)
+
+
 def test_every_point_is_a_place_to_crash():
-    assert {point for points in GATEWAY for point in points} == set(POINTS)
+    assert {point for points in GATEWAY for point in points} | set(WEBHOOK_POINTS) == set(POINTS)
 
 
 def test_a_point_that_is_not_there_is_refused_by_name(tmp_path):

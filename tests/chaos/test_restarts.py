@@ -12,9 +12,8 @@ import pytest
 
 from tests.chaos.client import Asked, Client, Seen
 from tests.chaos.invariants import executions, violations
-from tests.chaos.serving import Serving
+from tests.chaos.serving import GUARD_S, PATIENT, RECOVERY_S, Serving
 
-RECOVERY_S = 10.0
 pytestmark = pytest.mark.timeout(200)
 
 
@@ -36,8 +35,8 @@ async def stopped(service):
     assert await asyncio.to_thread(service.terminate) == 0, service.log.read_text()
 
 
-async def until(condition, seconds=20.0):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(GUARD_S):
         while not condition():  # noqa: ASYNC110 - nothing tells what another process does
             await asyncio.sleep(0.01)
 
@@ -60,6 +59,7 @@ def assert_kept(home, seen, *services):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.chaos
 async def test_kill_9_of_everything_with_a_demoted_and_a_deep_run_in_flight(tmp_path):
     with serving(tmp_path, lease=10) as service:  # the default lease: whoever restarts does not wait for it to tune it
         async with Client(service.url) as client:
@@ -74,7 +74,7 @@ async def test_kill_9_of_everything_with_a_demoted_and_a_deep_run_in_flight(tmp_
             service.kill_all()
             began = time.monotonic()
             await up(service)
-            await asyncio.wait_for(asyncio.gather(*following), RECOVERY_S + GRACE_S)
+            await asyncio.wait_for(asyncio.gather(*following), GUARD_S)
             took = time.monotonic() - began
             await looked_back(client, seen)
             await stopped(service)
@@ -88,15 +88,12 @@ async def test_kill_9_of_everything_with_a_demoted_and_a_deep_run_in_flight(tmp_
     assert_kept(tmp_path, seen, service)
 
 
-GRACE_S = 10.0
-
-
 def finished(one):
     return sum(frame.type == "step.completed" for frame in one.frames)
 
 
 async def test_sigterm_with_30_fast_and_10_deep_runs_in_flight(tmp_path):
-    with serving(tmp_path) as service:
+    with serving(tmp_path, **PATIENT) as service:
         async with Client(service.url) as client:
             await up(service)
             fast = [Asked("sequence", {"steps": 5, "seconds": 0.3}) for _ in range(30)]
@@ -107,7 +104,7 @@ async def test_sigterm_with_30_fast_and_10_deep_runs_in_flight(tmp_path):
             told = [one for one in seen if one.asked.how == "stream"]
             await until(lambda: all(one.streams for one in told))
             await up(service)
-            await asyncio.wait_for(asyncio.gather(*following), RECOVERY_S)
+            await asyncio.wait_for(asyncio.gather(*following), GUARD_S)
             await looked_back(client, seen)
             await stopped(service)
     assert len(told) == 30
@@ -121,7 +118,7 @@ async def test_sigterm_with_30_fast_and_10_deep_runs_in_flight(tmp_path):
 
 
 async def test_a_rolling_restart_of_two_gateways_under_load_loses_nothing(tmp_path):
-    with serving(tmp_path, workers=1) as one, serving(tmp_path, workers=1) as other:
+    with serving(tmp_path, workers=1, **PATIENT) as one, serving(tmp_path, workers=1, **PATIENT) as other:
         async with Client(one.url, other.url) as client:
             await asyncio.gather(up(one), up(other))
             seen, ending = [], asyncio.Event()
@@ -143,7 +140,7 @@ async def test_a_rolling_restart_of_two_gateways_under_load_loses_nothing(tmp_pa
                 await stopped(service)
                 await up(service)
             ending.set()
-            await asyncio.wait_for(asyncio.gather(*loads), RECOVERY_S)
+            await asyncio.wait_for(asyncio.gather(*loads), GUARD_S)
             await looked_back(client, seen)
             await asyncio.gather(stopped(one), stopped(other))
     assert {one.outcome for one in seen} == {"run.completed"}

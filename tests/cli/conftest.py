@@ -11,7 +11,7 @@ import asyncio
 import os
 import time
 
-from offramp import SLA, App, Retry, emit
+from offramp import SLA, App, Retry, emit, signal
 
 app = App("desk", classes=[SLA("interactive", budget=5.0), SLA("batch", budget=0)])
 failed = set()
@@ -75,6 +75,12 @@ async def stumble(question: str) -> str:
 @app.pipeline(sla="batch")
 async def audit(gates: list[str]) -> list[int]:
     return [await wait_for(gate) for gate in gates]
+
+
+@app.pipeline(sla="batch")
+async def ask(question: str) -> str:
+    await look_up(question)
+    return await signal("answer")
 
 
 @app.pipeline

@@ -108,6 +108,18 @@ def test_what_was_pending_is_shown_when_the_run_ends_without_its_step(status):
     ]
 
 
+def test_waits_are_told_and_what_is_waited_for_is_shown():
+    story = Story().accepted("deep").then("wait.started", 1.0, wait="signal", name="go", key="a", until=None)
+    story.then("wait.started", 1.0, wait="sleep", name=None, key="b", until=None)
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(below(story.told()[0], 0.0, Spinner("line"), console))
+    assert "waiting: signal go, a sleep" in console.export_text()
+    story.then("wait.ended", 2.0, wait="sleep", name=None, key="b", reason="due")
+    story.then("wait.ended", 3.0, wait="signal", name="go", key="a", reason="received")
+    assert story.texts()[1:] == ["waits for signal go", "sleeps", "a sleep is over", "signal go came"]
+    assert story.told()[0].waits == {}
+
+
 def test_an_event_that_was_seen_changes_nothing():
     story = Story().accepted().step("started")
     view, _ = story.told()

@@ -13,19 +13,22 @@ from offramp.app import App
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.engines.embedded.lease_keeper import RENEWALS_PER_LEASE
 from offramp.errors import NotSupported
+from offramp.execution.clock import SystemClock
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite.database import FILE_NAME
+from offramp.stores.sqlite.outbox import SQLiteOutbox
 from offramp.testing import FakeClock
 from tests.support import GUARD_S, Files
 
-EVERYTHING = frozenset({"shared", "durable", "signals", "purge"})
-ALONE = frozenset({"signals", "purge"})
+EVERYTHING = frozenset({"shared", "durable", "signals", "purge", "webhooks"})
+ALONE = frozenset({"signals", "purge", "webhooks"})
 
 LEASE_S = 12.0
 # Exact in binary, so that no renewal is due a rounding error later than the clock stands.
 STEP_S = LEASE_S / 6
 POLL_S = 1.0
+QUEUE_MAX = 12
 # How long nobody may say a word before what he held has been taken: his lease, and a renewal of who looks.
 TAKEOVER_S = 2 * LEASE_S
 LOOK_EVERY_S = 0.0005
@@ -49,6 +52,7 @@ class OpenMemory:
 
     def __init__(self, made):
         self.store = self.leases = made
+        self.outbox = made.outbox
 
     def die(self, owner):
         """A process at this store died."""
@@ -85,6 +89,7 @@ class OpenSQLite:
         self._files = Files(folder)
         self._first = first
         self.store, self.leases = wrap_store(self._files.store), wrap_leases(self._files.leases)
+        self.outbox = SQLiteOutbox(self._files.database, self._files.writer)
 
     def copy_as_killed(self, folder):
         """What a dead process leaves: the files as they are between two transactions."""
@@ -165,7 +170,9 @@ class EmbeddedMember:
         self._works = works
 
     async def open(self, site, host):
-        member = Member(id=self.owner, kind="worker", works=self._works, lease_s=LEASE_S, poll_s=POLL_S)
+        member = Member(
+            id=self.owner, kind="worker", works=self._works, lease_s=LEASE_S, poll_s=POLL_S, queue_max=QUEUE_MAX
+        )
         embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, lambda _ids: None)
         self._embedded = embedded
         self.engine = site.wrap_engine(embedded, host)
@@ -208,6 +215,7 @@ class EmbeddedSite:
 
     notice_s = POLL_S
     takeover_s = TAKEOVER_S
+    queue_max = QUEUE_MAX
 
     def __init__(self, stores, capabilities, wrap_engine):
         self.clock = FakeClock()
@@ -274,7 +282,39 @@ class Embedded:
         return self.site(self._stores, self.capabilities, self._wrap_engine)
 
 
+class FakeTime:
+    """The clock of `offramp.testing`, which jumps."""
+
+    name = "fake"
+    capabilities = frozenset({"wall"})
+
+    def __init__(self, make=FakeClock):
+        self.make = make
+
+    async def let_pass(self, clock, seconds):
+        clock.advance(seconds)
+
+    def set_wall(self, clock, epoch):
+        clock.set_wall(epoch)
+
+
+class SystemTime:
+    """The operating system's clock."""
+
+    name = "system"
+    capabilities = frozenset()
+    make = SystemClock
+
+    async def let_pass(self, _clock, seconds):
+        await asyncio.sleep(seconds)
+
+    def set_wall(self, _clock, _epoch):
+        raise NotSupported("the operating system's clock is not a test's to set; use FakeClock")
+
+
 MEMORY, SQLITE = Memory(), SQLite()
 EMBEDDED_SQLITE, EMBEDDED_MEMORY = Embedded(SQLITE), Embedded(MEMORY)
 STORES = [SQLITE, MEMORY]
 ENGINES = [EMBEDDED_SQLITE, EMBEDDED_MEMORY]
+CLOCKS = [SystemTime(), FakeTime()]
+ADAPTERS = [*STORES, *ENGINES, *CLOCKS]

@@ -10,7 +10,7 @@ from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
-from tests.conformance.adapters import SQLITE
+from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
 
 LEASE_S = 1.0
 POLL_S = 0.1
@@ -82,14 +82,16 @@ class TemporalMember:
         port = await self._line.open()
         address = Address.parse(f"temporal://127.0.0.1:{port}/default?task_queue={site.task_queue}")
         leases, kind = self.instance.leases, "worker" if works else "gateway"
-        waiting = Member(id=self.owner, kind=kind, works=False, lease_s=LEASE_S, poll_s=POLL_S)
+        waiting = Member(
+            id=self.owner, kind=kind, works=False, lease_s=LEASE_S, poll_s=POLL_S, queue_max=site.queue_max
+        )
 
         def members(relay):
             return EmbeddedEngine(waiting, self.store, leases, self._clock, relay, lambda _runs: None)
 
         self.engine = TemporalEngine(
             Member(id=self.owner, kind=kind, works=works, lease_s=LEASE_S, poll_s=POLL_S),
-            Options(address=address, activities_max=host.free(), heartbeat_s=LEASE_S, grace_s=0.3),
+            Options(address=address, activities_max=host.free() or site.queue_max, heartbeat_s=LEASE_S, grace_s=0.3),
             self.store,
             leases,
             self._clock,
@@ -138,6 +140,7 @@ class TemporalSite:
 
     notice_s = POLL_S
     takeover_s = TAKEOVER_S
+    queue_max = QUEUE_MAX
 
     def __init__(self):
         self.clock = SystemClock()
@@ -190,3 +193,4 @@ class Temporal:
 
 
 TEMPORAL = Temporal()
+EVERY = [*ADAPTERS, TEMPORAL]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.conformance import engine_obligations, run_engine, run_store, store_cases, store_obligations
-from tests.conformance.adapters import Memory
-from tests.conformance.broken import engine, entrusted, leases, sqlite, store
+from offramp.conformance import (
+    clock_obligations,
+    engine_obligations,
+    run_clock,
+    run_engine,
+    run_store,
+    store_cases,
+    store_obligations,
+)
+from tests.conformance.adapters import FakeTime, Memory
+from tests.conformance.broken import clock, engine, entrusted, leases, outbox, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
 
-STORES = bugs_in(store, leases, entrusted)
+STORES = bugs_in(store, leases, entrusted, outbox)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
+CLOCKS = bugs_in(clock)
 
 
 def assert_bitten(report, obligation):
@@ -39,11 +48,17 @@ async def test_a_broken_engine_fails_at_its_obligation_alone(bug):
     assert_bitten(await run_engine(bug(), PATIENCE_S), bug.breaks)
 
 
+@pytest.mark.parametrize("bug", CLOCKS)
+async def test_a_broken_clock_fails_at_its_obligation_alone(bug):
+    assert_bitten(await run_clock(FakeTime(bug), PATIENCE_S), bug.breaks)
+
+
 async def test_the_vehicle_of_the_broken_engines_is_sound():
     report = await run_engine(engine.Sound())
     assert report.ok, str(report)
 
 
 def test_every_obligation_is_bitten():
-    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES}
-    assert planted == {obligation.id for obligation in store_obligations() + engine_obligations()}
+    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES + CLOCKS}
+    known = store_obligations() + engine_obligations() + clock_obligations()
+    assert planted == {obligation.id for obligation in known}

@@ -9,14 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from offramp.conformance import Report, engine_cases, engine_obligations, run_store, store_cases, store_obligations
+from offramp.conformance import (
+    Report,
+    clock_cases,
+    clock_obligations,
+    engine_cases,
+    engine_obligations,
+    run_store,
+    store_cases,
+    store_obligations,
+)
 from offramp.conformance.__main__ import main, named
 from offramp.conformance.matrix import page
+from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
+from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, RunLog, Store
-from tests.conformance.adapters import ALONE, ENGINES, EVERYTHING, STORES, Memory
+from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
-from tests.conformance.temporal import TEMPORAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
@@ -33,9 +43,9 @@ def passed(harness, cases, obligations):
 def test_the_page_is_what_the_suites_find():
     stores = [passed(harness, store_cases(), store_obligations()) for harness in STORES]
     engines = [passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, TEMPORAL]]
-    assert PAGE.read_text(encoding="utf-8") == page(stores, engines), (
-        "write it again: python -m offramp.conformance tests.conformance.adapters:STORES "
-        "tests.conformance.adapters:ENGINES tests.conformance.temporal:TEMPORAL --matrix docs/conformance.md"
+    clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
+    assert PAGE.read_text(encoding="utf-8") == page(stores, engines, clocks), (
+        "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY --matrix docs/conformance.md"
     )
 
 
@@ -57,7 +67,8 @@ def test_a_name_that_leads_nowhere_is_said():
 
 
 @pytest.mark.parametrize(
-    ("cases", "obligations"), [(store_cases, store_obligations), (engine_cases, engine_obligations)]
+    ("cases", "obligations"),
+    [(store_cases, store_obligations), (engine_cases, engine_obligations), (clock_cases, clock_obligations)],
 )
 def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligations):
     cited = {cited for case in cases() for cited in case.obligations}
@@ -66,28 +77,31 @@ def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligat
     assert not [name for name, count in Counter(case.id for case in cases()).items() if count > 1]
 
 
-@pytest.mark.parametrize("port", [Store, RunLog, Leases, Engine])
+@pytest.mark.parametrize("port", [Store, RunLog, Leases, Outbox, Engine, Clock])
 def test_every_method_of_a_port_names_its_obligations(port):
-    known = {obligation.id for obligation in store_obligations() + engine_obligations()}
+    known = {obligation.id for obligation in store_obligations() + engine_obligations() + clock_obligations()}
     for name, method in vars(port).items():
         if name.startswith("_") or not inspect.isfunction(method):
             continue
-        cited = set(re.findall(r"\b[SQN]\d+\b", method.__doc__))
+        cited = set(re.findall(r"\b[SQWNC]\d+\b", method.__doc__))
         assert cited, f"{port.__name__}.{name} cites no obligation"
         assert cited <= known, f"{port.__name__}.{name} cites {cited - known}"
 
 
-@pytest.mark.parametrize(("capability", "obligation"), [("signals", "Q8"), ("purge", "S13")])
-async def test_what_is_not_declared_has_to_be_refused(capability, obligation):
+@pytest.mark.parametrize(
+    ("capability", "obligations"),
+    [("signals", {"Q8"}), ("purge", {"S13"}), ("webhooks", {"W1", "W2", "W3", "W4", "W5", "W6"})],
+)
+async def test_what_is_not_declared_has_to_be_refused(capability, obligations):
     silent = Memory()
     silent.capabilities = ALONE - {capability}
     report = await run_store(silent)
-    assert {cited for failed in report.failures for cited in failed.obligations} == {obligation}
-    assert report.of(obligation) == "FAILED"
+    assert {cited for failed in report.failures for cited in failed.obligations} == obligations
+    assert {report.of(obligation) for obligation in obligations} == {"FAILED"}
 
 
-@pytest.mark.parametrize(("capability", "obligation"), [("shared", "Q1"), ("durable", "S2")])
-async def test_a_process_that_is_not_declared_has_to_be_refused(capability, obligation):
+@pytest.mark.parametrize(("capability", "obligations"), [("shared", ("Q1",)), ("durable", ("S2", "W4"))])
+async def test_a_process_that_is_not_declared_has_to_be_refused(capability, obligations):
     class Silent(Memory):
         capabilities = EVERYTHING - {capability}
 
@@ -98,11 +112,11 @@ async def test_a_process_that_is_not_declared_has_to_be_refused(capability, obli
 
     cases = [case for case in store_cases() if case.lacks == capability]
     report = await run_store(Silent(), cases=cases)
-    assert [failed.obligations for failed in report.failures] == [(obligation,)]
+    assert [failed.obligations for failed in report.failures] == [obligations]
 
 
 async def test_what_is_refused_counts_as_kept_but_not_as_passed():
     report = await run_store(Lacking())
     assert report.ok, str(report)
-    assert {report.of("S2"), report.of("Q8"), report.of("S13")} == {"refused"}
+    assert {report.of("S2"), report.of("Q8"), report.of("S13"), report.of("W1")} == {"refused"}
     assert report.of("S1") == "passed"

@@ -325,7 +325,7 @@ class Processes(RuleBasedStateMachine):
             assert {known.id for known in await instance.leases.owners()} == set(self.model.owners)
         for run in self.model.runs.values():
             if not run.purged:
-                whole = [tuple(frame) for frame in await frames_of(self.first.store, run)]
+                whole = [(frame.seq, frame.data) for frame in await frames_of(self.first.store, run)]
                 await eventually(lambda whole=whole, run=run: len(self.heard[run.id]) >= len(whole))
                 assert sorted(self.heard[run.id]) == whole
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.conformance import engine_cases, prove_engine, prove_store, store_cases
+from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
 from tests import temporal
-from tests.conformance.adapters import ENGINES, STORES
+from tests.conformance.adapters import CLOCKS, ENGINES, STORES
 from tests.conformance.temporal import TEMPORAL
 
 
@@ -27,6 +27,11 @@ async def test_store(harness, case):
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), ENGINES))
 async def test_engine(harness, case):
     await prove_engine(case, harness)
+
+
+@pytest.mark.parametrize(("harness", "case"), plays(clock_cases(), CLOCKS))
+async def test_clock(harness, case):
+    await prove_clock(case, harness)
 
 
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))

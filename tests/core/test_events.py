@@ -42,6 +42,8 @@ def bodies(kind):
             fields[name] = st.dictionaries(texts, texts, max_size=3)
         elif name == "path":
             fields[name] = st.sampled_from(["fast", "deep"])
+        elif typing.get_origin(hint) is typing.Literal:
+            fields[name] = st.sampled_from(typing.get_args(hint))
         elif hint == str | None:
             fields[name] = st.none() | texts
         elif msgspec.UnsetType in typing.get_args(hint):
@@ -75,6 +77,7 @@ def test_the_table_is_complete_and_says_what_ends_a_run():
     assert set(events.TYPES) == {
         *("run.accepted", "run.demoted", "run.resumed", "run.completed", "run.failed", "run.cancelled", "run.expired"),
         *("step.started", "step.delta", "step.retrying", "step.completed", "step.failed"),
+        *("wait.started", "wait.ended"),
     }
     assert set(events.TYPES) >= events.TERMINAL
     subclasses = {kind for kind in events.Body.__subclasses__() if kind.__module__ == events.__name__}
@@ -86,6 +89,22 @@ def test_times_are_rfc_3339_in_utc_with_milliseconds(epoch):
     text = rfc3339(epoch)
     assert len(text) == len(AT)
     assert text.endswith("Z")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["wait.started", "wait.ended", "step.started"]), st.sampled_from("abc"))))
+def test_the_waits_that_are_open_are_those_that_began_last(moves):
+    frames, open_now = [], set()
+    for seq, (kind, key) in enumerate(moves, 1):
+        if kind == "step.started":
+            body = events.StepStarted("write", key, 1)
+        elif kind == "wait.started":
+            body = events.WaitStarted("signal", "go", key, None)
+            open_now.add(key)
+        else:
+            body = events.WaitEnded("signal", "go", key, "received")
+            open_now.discard(key)
+        frames.append(Frame(seq, frame(draft(body, AT), RUN, seq)))
+    assert events.open_waits(frames) == open_now
 
 
 # The list of steps.

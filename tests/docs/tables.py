@@ -18,6 +18,7 @@ from offramp.core import events, webhooks
 from offramp.core.run import Route, links
 from offramp.core.spec import DEMOTION_MESSAGE
 from offramp.settings import Settings
+from offramp.telemetry.instruments import GATEWAY, RUNTIME
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "run_01M80556NBCJM5ZX4VNNF0PSDB"
@@ -34,6 +35,8 @@ EXAMPLES: list[events.Body] = [
     events.StepRetrying("write", KEY, 1, ERROR, 412.5),
     events.StepCompleted("write", KEY, 2, 281.4),
     events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
+    events.WaitStarted("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "2026-11-24T22:55:43.275Z"),
+    events.WaitEnded("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "received"),
     events.RunDemoted("budget", 2000.0, 2000.326, DEMOTION_MESSAGE, links(RUN)),
     events.RunResumed("worker-1-eb1bfd708d2b", 8),
     events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),
@@ -43,6 +46,8 @@ EXAMPLES: list[events.Body] = [
     ),
     events.RunExpired({"code": "deadline", "message": "RunExpired: …", "step": None, "attempt": None}),
 ]
+
+METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
 
 # Where each bound of docs/limits.md lives, how it is shown, what it bounds, and how it can be changed.
 LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
@@ -61,9 +66,18 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Requests",
         [
-            ("gateway.server:HEAD_BYTES_MAX", "bytes", "of a request's line and headers; then 431"),
-            ("gateway.server:HEAD_S_MAX", "s", "for a request's line and headers to arrive"),
+            ("gateway.connections:HEAD_BYTES_MAX", "bytes", "of a request's line and headers; then 431"),
+            ("gateway.connections:HEAD_S_MAX", "s", "for a request's line and headers to arrive; then 408"),
+            ("gateway.connections:BODY_S_MAX", "s", "for a body to arrive, and more by what it brings; then 408"),
+            ("gateway.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that give it another second"),
             ("gateway.server:KEEP_ALIVE_S", "s", "an idle connection is kept"),
+            ("gateway.descriptors:FILES_RESERVED", "", "open files kept from connections; a quarter, if that is less"),
+            ("gateway.descriptors:STREAMS_SHARE_MAX", "", "of the connections that fit may be streams; then 503"),
+            (
+                "gateway.connections:REFUSED_MAX",
+                "",
+                "connections past those that fit that get a 503; then they are closed",
+            ),
             ("gateway.submission:DEPTH_MAX", "", "levels of objects and lists in a body"),
             ("gateway.submission:SESSION_ID_LENGTH_MAX", "", "characters of a `session_id`"),
             ("gateway.submission:METADATA_PAIRS_MAX", "", "pairs of metadata"),
@@ -119,6 +133,20 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Telemetry",
+        [
+            ("telemetry.setup:CLOSE_S_MAX", "s", "that exporting what is left may hold up a process's end"),
+            ("telemetry.setup:LANE_CLOSE_S_MAX", "s", "the same for a lane's process"),
+            ("telemetry.setup:LANE_DELAY_MS", "ms", "spans of a lane's process wait to be exported"),
+            ("telemetry.setup:TOLD_EVERY_S", "s", "between two lines of log about a backend that does not answer"),
+            ("telemetry.tracing:WEBHOOK_CHILD_S_MAX", "s", "after its acceptance a run's webhooks are in its trace"),
+            ("telemetry.tracing:PATH_LENGTH_MAX", "", "characters of a request's path that its span shows"),
+            ("telemetry.context:SESSION_LENGTH_MAX", "", "characters of a session that comes as baggage"),
+            ("telemetry.content:DECODED_BYTES_MAX", "bytes", "of a value that is looked through to be shown"),
+            ("cli.check_telemetry:ANSWER_S_MAX", "s", "`offramp doctor` waits for the backend"),
+        ],
+    ),
+    (
         "On Temporal",
         [
             ("ports.bodies:PAYLOAD_BYTES_MAX", "bytes", "of a step's arguments, its result, an input, a signal"),
@@ -135,16 +163,21 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
+            ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
+            ("paths.slo:LOOK_EVERY_S", "s", "the metrics of service levels may be old"),
+            ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
-            ("execution.replay:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
+            ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
+            ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
             ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
             ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
             ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),
+            ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
             ("cli.supervisor:KILL_MARGIN_S", "s", "a worker gets past its drain before it is killed"),
         ],
@@ -189,6 +222,18 @@ def limits_tables() -> str:
     return "\n\n".join(parts)
 
 
+def metrics_tables() -> str:
+    parts = []
+    for title, table in METRICS.items():
+        rows = [f"## {title}", "", "| metric | labels | in OpenTelemetry | |", "|---|---|---|---|"]
+        for each in table:
+            labels = ", ".join(f"`{label}`" for label in each.labels)
+            otel = f"`{each.otel_name}`, `{each.unit}`" if each.unit else f"`{each.otel_name}`"
+            rows.append(f"| `{each.shown_name}` {each.kind} | {labels} | {otel} | {each.meaning} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
 def delays_table() -> str:
     rows = ["| failed attempts | next attempt after |", "|---|---|"]
     for number, delay in enumerate(webhooks.DELAYS_S, 1):
@@ -203,6 +248,8 @@ def _range(bounds: Mapping[str, float]) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, str):
         return f"`{value}`" if value else "none"
     number = float(value)  # type: ignore[arg-type]
@@ -214,6 +261,7 @@ PARTS = {
     "events": ("docs/events.md", events_list),
     "limits": ("docs/limits.md", limits_tables),
     "delays": ("docs/webhooks.md", delays_table),
+    "metrics": ("docs/metrics.md", metrics_tables),
 }
 
 

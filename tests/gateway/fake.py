@@ -15,8 +15,10 @@ from offramp.core.names import did_you_mean
 from offramp.core.routing import Features, decide
 from offramp.core.run import Demotion, RunRecord, document, links, run_id
 from offramp.core.sla import SLA, budget_s
+from offramp.core.slo import WINDOWS, Counts
 from offramp.core.spec import pipeline_spec
 from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
+from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
@@ -111,6 +113,7 @@ class FakeService:
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.not_ready = ""
+        self.levels = dict.fromkeys(WINDOWS, Counts())
         self.fails_with: Exception | None = None
         self.started = self.drains = self.stopped = 0
         self._numbers = itertools.count(1)
@@ -131,6 +134,9 @@ class FakeService:
                 run.demote("drain")
             run.drained = True
             run.notify()
+
+    async def service_levels(self):
+        return [ServiceLevel(self.classes["interactive"], self.levels)]
 
     async def ready(self):
         return not self.not_ready, self.not_ready

@@ -14,6 +14,8 @@ from offramp.gateway.schemas import rebased
 from offramp.gateway.submission import FIELDS
 from tests.gateway.fake import FakeService, spec_of
 
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
+
 
 class TestPipelines:
     async def test_all(self, client):
@@ -88,6 +90,13 @@ class TestOpenAPI:
         assert arguments["required"] == ["question"]
         assert schema["properties"]["class"]["enum"] == ["batch", "interactive", None]
         assert schema["properties"]["budget"]["maximum"] == 60.0
+
+    @pytest.mark.parametrize(("secret", "kinds"), [("", {"null"}), (WEBHOOK_SECRET, {"null", "object"})])
+    def test_a_webhook_may_be_asked_for_where_one_can_be_signed(self, secret, kinds):
+        made = describe(FakeService(webhook_secret=secret))
+        operation = made["paths"]["/v1/pipelines/research/runs"]["post"]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]["webhook"]
+        assert {each["type"] for each in schema.get("oneOf", [schema])} == kinds
 
     async def test_what_is_answered_is_described(self, spec, client, service):
         run = service.new_run()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import string
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from offramp.errors import RequestError
 from offramp.gateway.negotiation import (
     IDEMPOTENCY_KEY_LENGTH_MAX,
+    IDEMPOTENCY_KEY_PATTERN,
     TRACE_LENGTH_MAX,
     WAIT_S_MAX,
     Preference,
@@ -213,6 +215,40 @@ def test_a_position_is_an_event_number(text):
     assert caught.value.status == 400
     with pytest.raises(RequestError, match="starting_after is the number"):
         position(None, text)
+
+
+@pytest.mark.parametrize(("header", "query"), [("7", "x"), ("x", "7"), ("x", "x")])
+def test_both_positions_are_checked_whichever_counts(header, query):
+    with pytest.raises(RequestError):
+        position(header, query)
+
+
+@given(st.text() | PRINTABLE | PRINTABLE.map(quoted) | st.integers(253, 257).map("x".__mul__))
+def test_the_documented_pattern_of_keys_is_what_is_taken(text):
+    try:
+        idempotency_key([text])
+    except RequestError:
+        taken = False
+    else:
+        taken = True
+    assert bool(re.fullmatch(IDEMPOTENCY_KEY_PATTERN.strip("^$"), text.strip(" \t"))) is taken
+
+
+@given(st.none() | st.text(), st.none() | st.text(), st.integers(0, 10**15 - 1))
+def test_a_position_is_read_or_refused(header, query, number):
+    assert position(str(number), None) == position(None, str(number)) == number
+    try:
+        found = position(header, query)
+    except RequestError:
+        return
+    assert found == int(header or query or 0)
+
+
+@given(st.dictionaries(st.sampled_from([*TRACE_LENGTH_MAX, "x"]), st.lists(st.text(), max_size=3)))
+def test_trace_context_takes_any_text(headers):
+    kept = trace_context(headers)
+    assert all(kept[name] == ",".join(headers[name]) for name in kept)
+    assert "x" not in kept
 
 
 def test_trace_context_is_kept_within_bounds():

@@ -18,6 +18,7 @@ from offramp.settings import Settings
 from offramp.wiring import build
 from tests.gateway.conftest import serving
 from tests.gateway.wire import parse_sse, types_of
+from tests.support import eventually
 
 SSE = {"Accept": "text/event-stream"}
 WAITING = {"input": {"gate": ""}}
@@ -126,6 +127,25 @@ async def test_a_stream(web):
     run_id = json.loads(found[0][2])["run_id"]
     again = await web.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": "4"})
     assert parse_sse(again.content)[0] == found[4:]
+
+
+async def test_the_events_so_far(web, gates):
+    gate = gates.new()
+    accepted = await web.post(
+        runs("gated"), json={"input": {"gate": gate}, "class": "batch"}, headers={"Prefer": "respond-async"}
+    )
+    events = accepted.json()["links"]["events"]
+
+    async def so_far():
+        return types_of((await web.get(events, params={"follow": "false"})).content)
+
+    async def is_waiting():
+        return (await so_far())[-1] == "step.started"
+
+    await eventually(is_waiting)
+    gates.open(gate)
+    await web.get(events)
+    assert (await so_far())[-1] == "run.completed"
 
 
 async def test_a_failed_run(web):

@@ -74,6 +74,22 @@ async def test_a_reader_resumes_after_the_last_event_it_has(client, service, hea
     assert [seq for seq, _, _ in parse_sse(answer.content)[0]] == seqs
 
 
+async def test_a_reader_that_does_not_follow_gets_what_is_there(client, service):
+    run = service.new_run()
+    run.delta("a")
+    answer = await client.get(f"/v1/runs/{run.record.id}/events", params={"follow": "false"})
+    assert types_of(answer.content) == ["run.accepted", "step.delta"]
+    rest = await client.get(f"/v1/runs/{run.record.id}/events", params={"follow": "false", "starting_after": 2})
+    assert (rest.status_code, types_of(rest.content)) == (200, [])
+    assert b"heartbeat" not in rest.content
+
+
+async def test_whether_to_follow_is_true_or_false(client, service):
+    answer = await client.get(f"/v1/runs/{service.new_run().record.id}/events", params={"follow": "no"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"pointer": "/query/follow", "message": "true or false, got 'no'"}]
+
+
 @pytest.mark.parametrize("header", ["-1", "x", "1.0"])
 async def test_a_position_that_is_no_number_is_400(client, service, header):
     run = service.new_run()
@@ -81,6 +97,20 @@ async def test_a_position_that_is_no_number_is_400(client, service, header):
     assert answer.status_code == 400
     answer = await client.get(f"/v1/runs/{run.record.id}/events", params={"starting_after": header})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("startingAfter=3", "/query/startingAfter"),
+        ("starting_after=3&starting_after=1", "/query/starting_after"),
+        ("starting_after=3&x=1", "/query/x"),
+    ],
+)
+async def test_a_parameter_that_nobody_reads_is_422(client, service, query, pointer):
+    answer = await client.get(f"/v1/runs/{service.new_run().record.id}/events?{query}")
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
 
 
 async def test_removed_events_are_410(client, service):

@@ -208,6 +208,7 @@ async def test_all_fields_reach_the_service(client, service):
         (RUNS, {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "malformed", None),
         (RUNS, {"content": b"", "headers": {"Content-Type": "application/json"}}, 400, "malformed", None),
         (RUNS, {"json": BODY, "headers": {"Idempotency-Key": ""}}, 400, "malformed", None),
+        (RUNS, {"json": BODY, "headers": {"Last-Event-ID": "x"}}, 400, "malformed", None),
         (RUNS, {"json": {"input": {"question": 1}}}, 422, "input", "/input/question"),
         (RUNS, {"json": {"input": {}}}, 422, "input", "/input"),
         (RUNS, {"json": BODY | {"class": "nope"}}, 422, "input", "/class"),

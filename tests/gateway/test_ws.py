@@ -95,10 +95,11 @@ async def test_an_unknown_run_denies_the_handshake(address, where, status):
     assert json.loads(caught.value.response.body)["status"] == status
 
 
-async def test_a_bad_position_denies_the_handshake(address, service):
+@pytest.mark.parametrize(("query", "status"), [("starting_after=x", 400), ("startingAfter=1", 422)])
+async def test_a_bad_position_denies_the_handshake(address, service, query, status):
     with pytest.raises(InvalidStatus) as caught:
-        await connect(address + path(service.new_run(), "?starting_after=x"))
-    assert caught.value.response.status_code == 400
+        await connect(address + path(service.new_run(), f"?{query}"))
+    assert caught.value.response.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -221,6 +222,13 @@ async def test_a_get_without_a_handshake_is_426(client, service):
     answer = await client.get(path(service.new_run()))
     assert answer.status_code == 426
     assert answer.headers["upgrade"] == "websocket"
+    assert (await client.head(path(service.new_run()))).status_code == 426
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "TRACE"])
+async def test_other_methods_are_405(client, service, method):
+    answer = await client.request(method, path(service.new_run()))
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
 
 
 async def test_open_sockets_are_counted(gateway, service, client):

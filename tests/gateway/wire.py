@@ -29,7 +29,7 @@ def parse_sse(raw: bytes):
             data.append(value)
         elif name == "id" and "\0" not in value:
             last_id = value
-        elif name == "retry" and value.isdigit():
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
             retry = int(value)
     return found, retry, comments
 

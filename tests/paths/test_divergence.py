@@ -215,7 +215,7 @@ SHAPES = st.recursive(
 )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=SHAPES, seed=st.integers(0, 1 << 30), interruptions=st.lists(st.integers(0, 60), max_size=4))
 def test_unchanged_code_never_diverges(tmp_path_factory, shape, seed, interruptions):
     asyncio.run(_survives(tmp_path_factory.mktemp("shape"), shape, seed, interruptions))

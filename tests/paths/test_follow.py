@@ -51,6 +51,33 @@ async def one_by_one(service, run, after=0):
     return frames
 
 
+async def so_far(service, run):
+    """What a reader has before it would have to wait."""
+    frames = []
+    async with asyncio.timeout(GUARD_S), contextlib.aclosing(service.follow(run, 0, 0.0)) as parts:
+        async for part in parts:
+            if not part:
+                return frames
+            frames += part
+    raise AssertionError("the run ended")
+
+
+async def test_without_patience_a_reader_has_all_there_is_and_waits_for_nothing(tmp_path):
+    count = TAIL_EVENTS_MAX + 100
+    app, halfway, go_on = talkative(count)
+    async with (
+        member(app, tmp_path, "gateway", poll=60.0) as gateway,
+        member(app, tmp_path, "gateway", poll=60.0) as other,
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        await eventually(lambda: _visible(other, run, count))
+        for service in (gateway, other):
+            assert [frame.seq for frame in await so_far(service, run)] == list(range(1, count + 3))
+        go_on.set()
+        assert_one_log(await frames_of(gateway, run))
+
+
 @pytest.mark.parametrize("count", [3, 700])
 async def test_readers_read_the_same_whenever_and_wherever_they_come(tmp_path, count):
     app, halfway, go_on = talkative(count)
@@ -132,6 +159,81 @@ async def test_silence_yields_an_empty_part_and_loses_nothing(tmp_path):
     assert_one_log(frames)
 
 
+class Reads:
+    """Counts what a service reads from its store."""
+
+    def __init__(self, service):
+        self.looks = 0
+        self.of_one_run = 0
+        store = service._process.store
+        events, get, ahead = store.events, store.get, store.ahead
+
+        async def counted_events(*args, **options):
+            self.of_one_run += 1
+            return await events(*args, **options)
+
+        async def counted_get(*args):
+            self.of_one_run += 1
+            return await get(*args)
+
+        async def counted_ahead(positions):
+            found = await ahead(positions)
+            self.looks += 1
+            return found
+
+        store.events, store.get, store.ahead = counted_events, counted_get, counted_ahead
+
+    async def more_looks(self):
+        before = self.looks
+        await eventually(lambda: self.looks >= before + 3)
+
+
+async def test_silent_readers_cost_one_look_for_all_of_them(tmp_path):
+    app, halfway, go_on = talkative(2)
+    async with member(app, tmp_path, "gateway", poll=0.05) as service, asyncio.timeout(GUARD_S):
+        run = (await service.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        waiting, silences = [contextlib.aclosing(service.follow(run, idle=0.02)) for _ in range(5)], []
+        async with contextlib.AsyncExitStack() as opened:
+            readers = [await opened.enter_async_context(one) for one in waiting]
+            for reader in readers:
+                while await anext(reader):
+                    pass  # until there is a silence
+            reads = Reads(service)
+            silent = [asyncio.ensure_future(silence(reader, silences)) for reader in readers]
+            await reads.more_looks()
+            assert len(silences) > 5
+            assert reads.of_one_run == 0
+            go_on.set()
+            await asyncio.gather(*silent)
+    assert {seen[-1].type for seen in silences if seen} == {"run.completed"}
+
+
+async def silence(reader, parts):
+    async for part in reader:
+        parts.append(part)
+
+
+async def test_a_reader_beyond_the_end_is_let_go_when_the_run_ends(tmp_path, monkeypatch):
+    """No notification tells it, as nothing is written that it does not have."""
+    from offramp.engines.embedded.hints import Hints
+
+    monkeypatch.setattr(Hints, "send", lambda *_: None)
+    app, halfway, go_on = talkative(2)
+    async with (
+        member(app, tmp_path, "gateway", poll=0.05) as gateway,
+        member(app, tmp_path, "gateway", poll=0.05) as other,
+    ):
+        run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+        await halfway.wait()
+        await eventually(lambda: _visible(other, run, 2))
+        reader = asyncio.ensure_future(frames_of(other, run, 10**6))
+        await Reads(other).more_looks()
+        assert not reader.done()
+        go_on.set()
+        assert await reader == []
+
+
 async def test_another_processs_events_arrive_by_hint(tmp_path):
     """No poll comes within the guard: what is read was announced."""
     app, halfway, go_on = talkative(2)
@@ -180,10 +282,11 @@ async def test_the_events_of_a_run_past_its_retention_are_gone(tmp_path):
     async def pipe() -> str:
         return "done"
 
-    async with member(app, tmp_path, "gateway", clock=clock) as service:
+    async with member(app, tmp_path, "gateway", clock=clock, poll=0.05) as service:
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await frames_of(service, run)
         clock.advance(101)
+        await eventually(lambda: service._process.feed.unknown(run))
         assert await service._process.store.purge(clock.time()) == 1
         with pytest.raises(RunGone, match="were kept for 100 s"):
             await frames_of(service, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 import offramp
 from offramp import SLA, App, Retry
+from offramp.execution.turns import SETTLE_TURNS
+from offramp.paths.demote import PARK_AFTER_S
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
-from tests.support import Signal, assert_one_log, frames_of, log_of, member, pumped, reach, result_of, types
+from tests.support import GUARD_S, Signal, assert_one_log, frames_of, log_of, member, pumped, reach, result_of, types
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -179,7 +182,7 @@ async def test_a_short_sleep_is_not_parked(place, clock):
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("nap"))
         await pumped(clock, result_of(handle))
-        assert types(await log_of(handle)) == ["run.accepted", "run.completed"]
+        assert types(await log_of(handle)) == ["run.accepted", "wait.started", "wait.ended", "run.completed"]
 
 
 async def test_what_still_waits_is_parked_when_what_ended_beside_it_was_a_sleep(place, clock):
@@ -259,6 +262,27 @@ async def test_what_a_stopping_process_had_waiting_goes_on_in_another(tmp_path):
     assert len(executed) == 10
 
 
+@pytest.mark.parametrize("path", ["fast", "deep"])
+async def test_a_run_that_waits_is_parked_at_once_when_its_process_stops(tmp_path, clock, path):
+    """The clock stands still: neither the moment that a body gets at a handoff nor the drain's end is waited for."""
+    app, executed = waiting()
+    role = "worker" if path == "deep" else "gateway"
+    async with member(app, tmp_path, "gateway", owner="other", clock=clock) as other:
+        stopping = member(app, tmp_path, role, owner="stopping", clock=clock, drain_timeout=10 * GUARD_S)
+        async with asyncio.timeout(GUARD_S), stopping as leaving:
+            taker = other if path == "deep" else leaving
+            asked = Submission(pipeline="ask", input=b'{"number":1}', respond_async=path == "deep")
+            run = (await taker.submit(asked)).record.id
+            scope = (await live(leaving, run)).execution.scope
+            await until(lambda: scope.waits_until() is not None)
+        assert is_parked(other, run)
+        await other.signal(run, "go", b"1")
+        async with member(app, tmp_path, "worker", owner="next", clock=clock):
+            await frames_of(other, run)
+        assert (await other.get(run)).result == b'"after 1 1"'
+    assert executed == {"before 1": 1, "after 1 1": 1}
+
+
 @pytest.mark.parametrize("seed", range(3))
 async def test_no_signal_is_lost_whenever_it_is_sent(place, seed):
     """Runs that wait, park, wake and wait again, while their signals come at random moments."""
@@ -296,13 +320,62 @@ async def test_no_signal_is_lost_whenever_it_is_sent(place, seed):
     assert set(executed.values()) == {1}
 
 
-async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock):
-    app, looked = App("branches"), Signal()
+class Hasty(FakeClock):
+    """Makes a short timed call in the middle of asking for it, and lets the control loop do what follows from that."""
+
+    def __init__(self):
+        super().__init__()
+        self.control = None
+
+    def call_at(self, when, callback):
+        timer = super().call_at(when, callback)
+        if self.control is not None and when <= self.monotonic() + PARK_AFTER_S:
+            callback()
+            done = threading.Event()
+            self.control.call(done.set)
+            assert done.wait(GUARD_S)
+        return timer
+
+
+async def test_a_run_is_not_parked_while_it_takes_a_signal_that_came_early():
+    app, hold, clock = App("early"), Signal(), Hasty()
+
+    @app.step
+    async def gate() -> None:
+        await hold.wait()
+
+    @app.pipeline
+    async def ask() -> list[Any]:
+        await gate()
+        return [await offramp.signal("x"), await offramp.signal("x")]
+
+    async with started(app, None, clock) as runtime:
+        handle = await runtime.submit(deep("ask"))
+        await reach(handle, "step.started")
+        scope = (await live(runtime.service, handle.id)).execution.scope
+        for number in (1, 2):
+            await handle.signal("x", number)
+        await until(lambda: scope.mailbox.seen == 2)
+        clock.control = runtime.service._process.control
+        hold.set()
+        assert await pumped(clock, result_of(handle)) == [1, 2]
+
+
+@pytest.mark.parametrize("turns", [0, SETTLE_TURNS - 2])
+async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock, turns):
+    app, executed = App("branches"), []
+
+    @app.step
+    async def work(name: str) -> str:
+        executed.append(name)
+        return name
 
     @app.pipeline
     async def branch(name: str) -> str:
         await offramp.signal(name)
-        return name
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await work(name)
 
     @app.pipeline
     async def both() -> list[str]:
@@ -310,18 +383,20 @@ async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock):
 
     async with started(app, None, clock) as runtime:
         handle = await runtime.submit(deep("both"))
-        scope = (await live(runtime.service, handle.id)).execution.scope
+        run = await live(runtime.service, handle.id)
+        scope = run.execution.scope
         await until(lambda: len(scope.mailbox._waiting) == 2)
-        found = []
+        await runtime.service._process.store.send_signal(handle.id, "a", b"1", clock.time())
 
-        def look():  # on the run's loop, in one turn, as the control loop may look while that is busy
+        def look():  # on the run's loop, in one turn
             scope.mailbox.put([("a", b"1")])
-            found.append(scope.close_if_resting(clock.time()))
-            looked.set()
+            scope.close_at_rest("open", clock.time(), lambda: executed.append("parked"))
 
-        runtime.service._live.get(handle.id).execution.call(look)
-        await looked.wait()
-        assert found == [None]
+        run.execution.call(look)
+        await until(lambda: executed)
+        assert executed == ["a"]
+        await handle.signal("b")
+        assert await pumped(clock, result_of(handle)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -281,6 +281,34 @@ async def test_a_call_that_was_cancelled_takes_no_signal(place, clock):
         assert await pumped(clock, result_of(handle)) == ["approved", 1, 2]
 
 
+@pytest.mark.parametrize("sent", [1, 2])
+async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sent):
+    """Two calls wait for x; the first is cancelled in the turn of the loop in which its signal comes."""
+    app = App("cancels")
+
+    @app.pipeline
+    async def ask() -> list[Any]:
+        first, second = (asyncio.create_task(offramp.signal("x")) for _ in range(2))
+        await offramp.signal("stop")
+        first.cancel()
+        values = [await second, await offramp.signal("go")]
+        return [*values, *[await offramp.signal("x") for _ in range(sent - 1)]]
+
+    async with started(app, place, clock) as runtime:
+        handle = await runtime.submit(deep("ask"))
+        await until(lambda: runtime.service._live.get(handle.id) is not None)
+        mailbox = runtime.service._live.get(handle.id).execution.scope.mailbox
+        await until(lambda: len(mailbox._waiting) == 2)
+        leases = runtime.service._engine._leases
+        for name, value in (("stop", b"0"), ("x", b"1"), ("x", b"2"))[: sent + 1]:
+            await leases.send_signal(handle.id, name, value, clock.time())  # they arrive together
+        runtime.service._deep.notice(handle.id)
+        await parked(runtime.service, handle.id, clock=clock)
+        await handle.signal("go", 0)
+        assert await pumped(clock, result_of(handle)) == [sent, 0, 1][: sent + 1]
+        assert not (await runtime.service.replay(handle.id)).executed
+
+
 async def test_a_branch_goes_on_while_another_still_waits(place):
     app, done = App("branches"), []
 
@@ -413,9 +441,14 @@ async def test_events_of_a_waiting_run_say_what_happened_and_nothing_twice(place
         "run.accepted",
         "step.started",
         "step.completed",
+        "wait.started",
         "run.resumed",
+        "wait.ended",
         "step.started",
         "step.completed",
         "run.completed",
     ]
     assert of(events, "run.resumed")[0].data["replayed_steps"] == 1
+    (begun,), (over,) = of(events, "wait.started"), of(events, "wait.ended")
+    assert (begun.data["wait"], begun.data["name"], begun.data["until"]) == ("signal", "x", None)
+    assert (over.data["key"], over.data["reason"]) == (begun.data["key"], "received")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
@@ -19,7 +20,7 @@ from offramp.errors import InputError
 from offramp.paths.submission import Submission
 from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
-from tests.support import GUARD_S, eventually, member, reach
+from tests.support import GUARD_S, eventually, member, reach, reading
 from tests.webhooks.receiver import SECRET, receiving, types
 
 SETTINGS = {"webhook_secret": SECRET, "webhook_allow": "127.0.0.1"}
@@ -95,7 +96,7 @@ async def arriving(receiver):
 
 
 def counted(made, result):
-    return made.service._process.metrics._webhook_attempts.labels(result)._value.get()
+    return reading(made.service, "offramp_webhook_attempts_total", result=result)
 
 
 def pending(made):
@@ -272,7 +273,7 @@ async def test_after_a_day_it_is_given_up(clock, faked, receiver, caplog):
     assert clock.time() - began >= GIVE_UP_AFTER_S
     assert 11 <= len(receiver.seen) <= 18
     assert "given up after a day" in caplog.text
-    assert faked.service._process.metrics._webhooks_given_up._value.get() == 1
+    assert reading(faked.service, "offramp_webhooks_given_up_total") == 1
 
 
 async def test_a_dead_receiver_does_not_hold_up_the_others(receiver, tmp_path):
@@ -331,8 +332,8 @@ async def test_several_gateways_deliver_each_message_once(tmp_path, receiver):
             await submit((one, other)[number % 2], receiver.url, respond_async=number % 3 == 0)
         for _ in range(20):
             await arriving(receiver)
-        counts = [service._process.metrics._webhook_attempts.labels("delivered")._value for service in (one, other)]
-        await eventually(lambda: sum(count.get() for count in counts) == 20)
+        delivered = functools.partial(reading, name="offramp_webhook_attempts_total", result="delivered")
+        await eventually(lambda: delivered(one) + delivered(other) == 20)
     assert len({request.id for request in receiver.seen}) == len(receiver.seen) == 20
 
 
@@ -357,8 +358,7 @@ async def test_without_a_secret_nothing_is_sent_and_with_one_again_it_is(tmp_pat
     async with member(app, tmp_path, "local", **SETTINGS) as service:
         await submit(service, receiver.url)
         first = await arriving(receiver)
-        refused = service._process.metrics._webhook_attempts.labels("refused")
-        await eventually(lambda: refused._value.get() == 1)
+        await eventually(lambda: reading(service, "offramp_webhook_attempts_total", result="refused") == 1)
     with contextlib.closing(sqlite3.connect(tmp_path / "offramp.db")) as connection, connection:
         connection.execute("UPDATE webhooks SET due_at = 1")
     receiver.answer = lambda _: 204

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from offramp.cli.findings import Finding
 from offramp.core.names import did_you_mean
+from offramp.gateway.descriptors import FILES_RESERVED, files_allowed
 from offramp.settings import Settings
 
-FILES_SPARE = 256
-"""File descriptors beside one for each fast run's connection: database, sockets, pipes of workers and lanes."""
 OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY",
                              "MAX_BUDGET", "SUPERVISED"})  # fmt: skip
 
@@ -72,14 +71,14 @@ def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "cores", says)
-    files = _open_files()
-    needed = settings.fast_runs + FILES_SPARE
+    files = files_allowed()
+    needed = settings.fast_runs + FILES_RESERVED
     if files is not None and files < needed:
         yield Finding(
             "risk",
             "open files",
-            f"{files} files may be open, {settings.fast_runs} fast runs at once need about {needed}",
-            f"raise the limit (ulimit -n {needed}; LimitNOFILE= in systemd) or lower OFFRAMP_FAST_RUNS",
+            f"{files} files may be open at most, {settings.fast_runs} fast runs at once need about {needed}",
+            f"raise the hard limit (ulimit -Hn {needed}; LimitNOFILE= in systemd) or lower OFFRAMP_FAST_RUNS",
         )
 
 
@@ -176,12 +175,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "?"
-
-
-def _open_files() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return None if limit == resource.RLIM_INFINITY else limit

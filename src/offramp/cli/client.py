@@ -140,6 +140,14 @@ class Gateway:
             self.note(f"{problem}; resuming after event {after} in {pause:.1f} s")
             self._sleep(pause)
 
+    def so_far(self, run_id: str) -> Iterator[Event]:
+        """Yield the events that a run has by now."""
+        try:
+            with self._open("GET", f"/v1/runs/{_part(run_id)}/events", params={"follow": "false"}) as answer:
+                yield from _events(answer, EventStream(), 0)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def document(self, run_id: str) -> dict[str, Any]:
         """The run document."""
         return _document(self._call("GET", f"/v1/runs/{_part(run_id)}"))

@@ -37,6 +37,7 @@ def doctor(
     from offramp.cli.check_data import check_data
     from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
     from offramp.cli.check_keys import check_keys
+    from offramp.cli.check_telemetry import check_telemetry
     from offramp.cli.check_temporal import check_temporal
 
     settings = load_settings(data=data, engine=engine, store=store)
@@ -50,6 +51,7 @@ def doctor(
         *check_keys(settings, host),
         *check_address(host, port),
         *check_webhooks(settings),
+        *check_telemetry(settings, os.environ),
         *check_app(app, settings),
     ]
     if as_json:

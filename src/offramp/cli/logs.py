@@ -1,14 +1,22 @@
-"""Shows what the logger `offramp` says as one line an event on stderr: time, who, message."""
+"""Shows what the logger `offramp` says as one line an event on stderr, for a person or for a program."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from offramp.cli.output import coloured, printable
+from offramp.core.timestamps import rfc3339
+from offramp.telemetry.logs import FIELDS, LogContext
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
+_SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""JSON leaves these as they are, but some readers end a line at them."""
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class CompactFormatter(logging.Formatter):
@@ -31,13 +39,69 @@ class CompactFormatter(logging.Formatter):
         return line
 
 
-def show_logs(who: str = "", level: int = logging.INFO) -> None:
-    """Send the logger `offramp` to stderr, and to nowhere else; `who` names this process in each line."""
+class KeyValues(logging.Formatter):
+    """One line of named values: time (UTC), level, process, logger, message, `FIELDS`, extras, exception."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message has in it."""
+        values = {
+            "time": rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        given = vars(record)
+        values |= {name: given[name] for name in FIELDS if given.get(name)}
+        known = _STANDARD | values.keys() | set(FIELDS)
+        values |= {name: value for name, value in given.items() if name not in known}
+        if record.exc_info:
+            values["exception"] = self.formatException(record.exc_info)
+        return printable(self.line(values)).translate(_SEPARATORS)
+
+    def line(self, values: Mapping[str, Any]) -> str:
+        """The values as one line of JSON; what JSON cannot say is said as text."""
+        return json.dumps(values, default=str, ensure_ascii=False)
+
+
+class Logfmt(KeyValues):
+    """The same as `name=value`, with quotes (and JSON's escapes) where a value needs them."""
+
+    def line(self, values: Mapping[str, Any]) -> str:
+        """The values in one line."""
+        return " ".join(f"{name}={_quoted(str(value))}" for name, value in values.items())
+
+
+def _quoted(value: str) -> str:
+    plain = value.isprintable() and not set(value) & set(' "=\\')
+    return value if plain and value else json.dumps(value, ensure_ascii=False)
+
+
+def show_logs(process: str = "gateway", style: str = "text", *, who: str = "", level: int = logging.INFO) -> None:
+    """Send the logger `offramp` to stderr, and to nowhere else.
+
+    Args:
+        process: what lines for a program call this process.
+        style: `text` for a person, `logfmt` or `json` for a program.
+        who: what lines for a person call this process; nothing where there is no other.
+        level: the lowest that is shown.
+    """
     logger = logging.getLogger("offramp")
-    for handler in [handler for handler in logger.handlers if isinstance(handler.formatter, CompactFormatter)]:
+    for handler in [handler for handler in logger.handlers if isinstance(handler.formatter, _FORMATTERS)]:
         logger.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(CompactFormatter(who, colour=coloured(sys.stderr)))
+    if style == "text":
+        handler.setFormatter(CompactFormatter(who, colour=coloured(sys.stderr)))
+    else:
+        handler.setFormatter(KeyValues(process) if style == "json" else Logfmt(process))
+        handler.addFilter(LogContext())
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+_FORMATTERS = (CompactFormatter, KeyValues)

@@ -69,6 +69,8 @@ Workers = Annotated[
         help="Worker processes beside the gateway; 0 if they are started elsewhere.",
     ),
 ]
+WorkerMetrics = Annotated[str | None, setting("worker_metrics", metavar="HOST:PORT")]
+LogFormat = Annotated[str | None, setting("log_format", metavar="FORMAT")]
 MaxBudget = Annotated[float | None, setting("max_budget", metavar="SECONDS")]
 AllowHost = Annotated[
     list[str] | None,
@@ -78,6 +80,9 @@ AllowHost = Annotated[
         help="Answer to this host name too while there are no API keys; several times for several.",
         show_default=False,
     ),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys.")
 ]
 Url = Annotated[
     str,

@@ -30,6 +30,7 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
     "done": ("✓", "+", "green"),
     "failed": ("✗", "x", "red"),
     "retry": ("↻", "~", "yellow"),
+    "wait": ("…", ".", "magenta"),
     "text": (" ", " ", ""),
     "data": ("·", ".", "dim"),
     "demoted": ("⤵", "v", "bold yellow"),
@@ -125,6 +126,8 @@ def below(view: RunView, since_s: float, spinner: Spinner, on: Console) -> Rende
         table.add_row(spinner, name, elapsed, Text((step.pending or step.data)[-room:], style="italic", no_wrap=True))
     if not steps:
         what = "waiting for a worker" if view.path == "deep" else "running" if view.run_id else "connecting"
+        if view.waits:
+            what = f"waiting: {', '.join(view.waits.values())}"
         table.add_row(spinner, Text(what, style="dim"))
     if len(steps) > STEPS_SHOWN_MAX:
         return Group(table, Text(f"  and {len(steps) - STEPS_SHOWN_MAX} more", style="dim"))

@@ -58,8 +58,10 @@ def run(
         folder = data or stack.enter_context(_temporary_folder())
         settings = load_settings(data=folder, engine="embedded:", store="")
         from offramp.paths.submission import Submission
+        from offramp.telemetry.setup import set_up
 
         wanted = Submission(pipeline=pipeline, input=encoded, session_id=session, budget=budget)
+        stack.callback(set_up(app.name, "local").close)
         return asyncio.run(_run(app, settings, wanted, stdout))
 
 
@@ -73,7 +75,7 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         accepted = await service.submit(wanted)
         run_id = accepted.record.id
         with Stop() as stop, Screen() as screen:
-            show_logs(level=logging.WARNING)
+            show_logs("run", level=logging.WARNING)
             if not await _watched(service, run_id, screen, stop):
                 return 128 + (stop.signal or 2)
         if stop.signal is not None:

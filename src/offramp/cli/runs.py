@@ -6,8 +6,9 @@ A table for a person, or JSON for a program.
 from __future__ import annotations
 
 import sys
+import time
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,31 +21,55 @@ from offramp.cli.view import duration, error_text
 from offramp.core.names import require_name
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
 
+if TYPE_CHECKING:
+    from offramp.cli.client import Gateway
+    from offramp.core.waterfall import Waterfall
+
 _URL = "http://127.0.0.1:8000"
 _STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
 RESULT_SHOWN_MAX = 2_000
+GONE = 410
 
 
 def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
-    """What became of a run: its steps, times, demotion and result."""
+    """What became of a run: its steps and waits over time, what took it so long, its result."""
     from offramp.cli.client import Gateway
 
     with Gateway(url, api_key) as gateway:
         document = gateway.document(run_id)
-    if as_json:
-        write_json(document)
-        return OK
+        if as_json:
+            write_json(document)
+            return OK
+        found = _waterfall(gateway, document)
+        if found is not None and found.status in OUTCOMES - {document["status"]}:
+            document = gateway.document(run_id)  # it ended between the two answers
     out = console(sys.stdout)
     for name, value in facts(document):
         out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
-    steps = document.get("steps") or []
-    if steps:
+    if found is not None:
+        from offramp.cli.waterfall import draw
+
         out.print()
-        out.print(_steps_table(steps))
+        for line in draw(found, out):
+            out.print(line)
     if document.get("result") is not None:
         out.print()
         out.print(Text(_shortened(document)))
     return OK
+
+
+def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
+    """The run's events as rows over time; None when its retention has removed them."""
+    from offramp.cli.client import Refused
+    from offramp.core.waterfall import layout
+
+    started = document.get("started_at")
+    try:
+        return layout(gateway.so_far(document["id"]), time.time(), _epoch(started) if started else None)
+    except Refused as refused:
+        if refused.status == GONE:
+            return None
+        raise
 
 
 def list_runs(
@@ -147,23 +172,6 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _steps_table(steps: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("step", "status", "attempts", "started", "took"):
-        table.add_column(column, justify="right" if column in {"attempts", "took"} else "left", no_wrap=True)
-    for step in steps:
-        took = duration(step["duration_ms"]) if step.get("duration_ms") is not None else ""
-        status = str(step["status"])
-        table.add_row(
-            Text(one_line(str(step["name"]))),
-            Text(status, style=_STYLES.get(status, "")),
-            str(step.get("attempts", 1)),
-            _clock(step.get("started_at")),
-            took,
-        )
-    return table
-
-
 def _runs_table(runs: list[dict[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "pipeline", "status", "path", "created", "took"):
@@ -185,12 +193,15 @@ def _between_ms(start: str, end: str) -> float:
         return 0.0
 
 
+def _epoch(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return None
+
+
 def _day_and_clock(at: str) -> str:
     return f"{at[5:10]} {at[11:19]}"
-
-
-def _clock(at: str | None) -> str:
-    return at[11:23] if at else ""
 
 
 def _shortened(document: dict[str, Any]) -> str:

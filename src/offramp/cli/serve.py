@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import AllowHost, Data, DrainTimeout, Engine, Host, MaxBudget, Port, Store, Target, Workers
+from offramp.cli.options import (
+    AllowHost,
+    Data,
+    DrainTimeout,
+    Engine,
+    Host,
+    Insecure,
+    LogFormat,
+    MaxBudget,
+    Port,
+    Store,
+    Target,
+    WorkerMetrics,
+    Workers,
+)
 from offramp.cli.output import CommandError
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
 from offramp.core.keys import shown_tenant
 
 if TYPE_CHECKING:
+    from offramp.app import App
     from offramp.gateway.access import Access
     from offramp.settings import Settings
 
@@ -35,33 +50,35 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     store: Store = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
+    worker_metrics: WorkerMetrics = None,
+    log_format: LogFormat = None,
     allow_host: AllowHost = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys."),
-    ] = False,
+    insecure: Insecure = False,
 ) -> int:
     """Serve an App over HTTP, with worker processes for the deep path.
 
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
-    show_logs()
     settings = load_settings(
         data=data,
         engine=engine,
         store=store,
         drain_timeout=drain_timeout,
         max_budget=max_budget,
+        worker_metrics=worker_metrics,
+        log_format=log_format,
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
-    app = load_app(target)
-    if not app.pipelines:
-        raise CommandError(f"{target} declares no pipeline: there is nothing to serve")
+    show_logs("gateway", settings.log_format)
+    app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access
+    from offramp.gateway.descriptors import raise_limit
+    from offramp.telemetry.setup import set_up
     from offramp.wiring import build
 
+    raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
@@ -70,20 +87,29 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     )
 
     def started(url: str) -> None:
+        relax()
         log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
         _tell_who_may_come(access, host)
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s %s", target, " ".join(engine_options(settings)))
 
-    return server.serve(
-        gateway,
-        host,
-        port,
-        drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
-        insecure=insecure,
-        keys=access.closed,
-        on_started=started,
-    )
+    with closing(set_up(app.name, "gateway")):
+        return server.serve(
+            gateway,
+            host,
+            port,
+            drain_timeout=settings.drain_timeout + KILL_MARGIN_S,
+            insecure=insecure,
+            keys=access.closed,
+            on_started=started,
+        )
+
+
+def _served(target: str) -> App:
+    app = load_app(target)
+    if not app.pipelines:
+        raise CommandError(f"{target} declares no pipeline: there is nothing to serve")
+    return app
 
 
 def _tell_who_may_come(access: Access, host: str) -> None:
@@ -101,7 +127,8 @@ def _tell_who_may_come(access: Access, host: str) -> None:
 def worker_command(target: str, settings: Settings) -> list[str]:
     """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
-    return [*command, "--drain-timeout", f"{settings.drain_timeout:g}"]
+    command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
+    return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 
 
 def engine_options(settings: Settings) -> list[str]:

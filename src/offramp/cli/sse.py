@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+RETRY_DIGITS_MAX = 9
+"""A longer `retry` is no time that anybody waits, and too long a number for Python to read."""
+_BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 
 
@@ -22,13 +25,19 @@ class EventStream:
     def __init__(self) -> None:
         self.retry_ms: int | None = None
         self._rest = b""
+        self._is_new = True
         self._id = ""
         self._event = ""
         self._data: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[Message]:
         """The messages that this chunk completes."""
-        *lines, self._rest = _LINE_END.split(self._rest + chunk)
+        self._rest += chunk
+        if self._is_new:
+            if _BOM.startswith(self._rest):  # the first bytes of one, or nothing yet
+                return []
+            self._is_new, self._rest = False, self._rest.removeprefix(_BOM)
+        *lines, self._rest = _LINE_END.split(self._rest)
         return [message for line in lines if (message := self._line(line)) is not None]
 
     def _line(self, line: bytes) -> Message | None:
@@ -42,7 +51,7 @@ class EventStream:
             self._event = value.decode(errors="replace")
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode(errors="replace")
-        elif name == b"retry" and value.isdigit():
+        elif name == b"retry" and value.isdigit() and len(value) <= RETRY_DIGITS_MAX:
             self.retry_ms = int(value)
         return None
 

@@ -34,6 +34,10 @@ class SupervisedGateway(Gateway):
     async def start(self) -> None:
         """Start the service, then the workers."""
         await super().start()
+        if self.service is not None:
+            metrics = self.service.metrics
+            metrics.workers_wanted(self._supervisor.count)
+            self._supervisor.on_start, self._supervisor.on_end = metrics.worker_started, metrics.worker_ended
         self._supervisor.start()
 
     async def drain(self) -> None:

@@ -61,6 +61,14 @@ class Supervisor:
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
+        self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
+        """Told the owner id of each process when it is started, and when that was on the monotonic clock."""
+        self.on_end: Callable[[str], object] = lambda _owner: None
+
+    @property
+    def count(self) -> int:
+        """How many processes are kept running."""
+        return self._count
 
     def start(self) -> None:
         """Start all processes; from here on each is kept running."""
@@ -88,7 +96,9 @@ class Supervisor:
         while not self._stopping.is_set():
             owner = f"worker-{number}-{uuid.uuid4().hex[:12]}"
             started = time.monotonic()
+            self.on_start(owner, started)
             death = await self._run(number, owner)
+            self.on_end(owner)
             if self._stopping.is_set():
                 if number in self._killed:
                     await self._give_back(number, owner)

@@ -15,7 +15,9 @@ import msgspec
 from offramp.cli.output import one_line, printable
 from offramp.core.events import TERMINAL, Event
 
-Mark = Literal["run", "start", "done", "failed", "retry", "text", "data", "demoted", "resumed", "ended", "broken"]
+Mark = Literal[
+    "run", "start", "done", "failed", "retry", "wait", "text", "data", "demoted", "resumed", "ended", "broken"
+]
 
 TEXT_PENDING_MAX = 2_000
 """Characters of an unfinished line that are kept; past it the line is shown as far as it goes."""
@@ -43,7 +45,10 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What is known of a run after some of its events; times in epoch seconds of the runtime's clock."""
+    """What is known of a run after some of its events; times in epoch seconds of the runtime's clock.
+
+    `running` are steps and `waits` what is waited for, both by key.
+    """
 
     run_id: str = ""
     pipeline: str = ""
@@ -53,6 +58,7 @@ class RunView:
     accepted_at: float = 0.0
     at: float = 0.0
     running: Mapping[str, StepView] = field(default_factory=dict)
+    waits: Mapping[str, str] = field(default_factory=dict)
     ended: Event | None = None
 
 
@@ -154,6 +160,21 @@ def _failed(view: RunView, event: Event) -> Shown:
     return Shown(view, lines)
 
 
+def _waits(view: RunView, event: Event) -> Shown:
+    name = event.data.get("name")
+    what = one_line(f"signal {name}") if name else "a sleep"
+    view = replace(view, waits={**view.waits, _key(event): what})
+    return Shown(view, [_line(view, "wait", f"waits for {what}" if name else "sleeps")])
+
+
+def _waited(view: RunView, event: Event) -> Shown:
+    key = _key(event)
+    ends = {"received": "came", "cancelled": "is not waited for any more"}
+    text = f"{view.waits.get(key, 'a wait')} {ends.get(str(event.data.get('reason')), 'is over')}"
+    view = replace(view, waits={each: what for each, what in view.waits.items() if each != key})
+    return Shown(view, [_line(view, "wait", text)])
+
+
 def _demoted(view: RunView, event: Event) -> Shown:
     view = replace(view, path="deep")
     data = event.data
@@ -188,6 +209,8 @@ _TABLE: Mapping[str, Callable[[RunView, Event], Shown]] = {
     "step.retrying": _retrying,
     "step.completed": _completed,
     "step.failed": _failed,
+    "wait.started": _waits,
+    "wait.ended": _waited,
     "run.demoted": _demoted,
     "run.resumed": _resumed,
 }

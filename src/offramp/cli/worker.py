@@ -9,13 +9,15 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings
 from offramp.cli.logs import show_logs
-from offramp.cli.options import DrainTimeout, Engine, Store, Target, WorkerData
+from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
 from offramp.cli.target import load_app
+from offramp.telemetry.setup import set_up
 
 if TYPE_CHECKING:
     from offramp.app import App
@@ -31,6 +33,8 @@ def worker(
     engine: Engine = None,
     store: Store = None,
     drain_timeout: DrainTimeout = None,
+    worker_metrics: WorkerMetrics = None,
+    log_format: LogFormat = None,
 ) -> int:
     """Execute the deep runs of an App.
 
@@ -38,25 +42,40 @@ def worker(
     """
     started = time.monotonic()
     number, owner = supervised()
-    show_logs(f"worker {number}" if number else "")
-    settings = load_settings(data=data, engine=engine, store=store, drain_timeout=drain_timeout)
+    settings = load_settings(
+        data=data,
+        engine=engine,
+        store=store,
+        drain_timeout=drain_timeout,
+        worker_metrics=worker_metrics,
+        log_format=log_format,
+    )
+    name = f"worker {number}" if number else ""
+    show_logs(name or "worker", settings.log_format, who=name)
     app = load_app(target)
-    return asyncio.run(_work(app, settings, owner, started))
+    with contextlib.closing(set_up(app.name, "worker")):
+        return asyncio.run(_work(app, settings, number, owner, started))
 
 
-async def _work(app: App, settings: Settings, owner: str | None, started: float) -> int:
+async def _work(app: App, settings: Settings, number: int, owner: str | None, started: float) -> int:
+    from offramp.telemetry.scrape import scraped
     from offramp.wiring import build
 
     with Stop(watch_stdin=owner is not None) as stop:
         service = build(app, settings, role="worker", owner=owner)
-        await service.start()
-        try:
-            log.info("ready in %.1f s, data in %s", time.monotonic() - started, settings.data)
-            await stop.asked()
-            log.info("stopping (%s): running work is handed over", stop.reason)
-            await _drained(service.drain(), stop)
-        finally:
-            await service.stop()
+        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1)):
+            await service.start()
+            relax()
+            try:
+                ready_s = time.monotonic() - started
+                log.info("ready in %.1f s, data in %s", ready_s, settings.data)
+                if owner is None:  # else it counts where it was started
+                    service.metrics.cold_start("worker", ready_s)
+                await stop.asked()
+                log.info("stopping (%s): running work is handed over", stop.reason)
+                await _drained(service.drain(), stop)
+            finally:
+                await service.stop()
     return OK
 
 

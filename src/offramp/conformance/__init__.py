@@ -1,4 +1,4 @@
-"""The suites that every store and every engine has to pass, usable by anyone who writes an adapter.
+"""The suites that every store, engine and clock has to pass, usable by anyone who writes an adapter.
 
 An adapter is handed in as a harness (see `harness.py`); it declares its capabilities. Each case proves obligations
 that the ports' docstrings word and number, on a fresh instance. Free of any test framework:
@@ -7,9 +7,10 @@ that the ports' docstrings word and number, on a fresh instance. Free of any tes
     assert report.ok, report
 """
 
-from offramp.conformance.case import Case, Obligation, engine_obligations, store_obligations
+from offramp.conformance.case import Case, Obligation, clock_obligations, engine_obligations, store_obligations
 from offramp.conformance.harness import (
     Capability,
+    ClockHarness,
     EngineHarness,
     EngineMember,
     EngineSite,
@@ -18,11 +19,22 @@ from offramp.conformance.harness import (
 )
 from offramp.conformance.host import ScriptedHost
 from offramp.conformance.report import Report, Result
-from offramp.conformance.suites import engine_cases, prove_engine, prove_store, run_engine, run_store, store_cases
+from offramp.conformance.suites import (
+    clock_cases,
+    engine_cases,
+    prove_clock,
+    prove_engine,
+    prove_store,
+    run_clock,
+    run_engine,
+    run_store,
+    store_cases,
+)
 
 __all__ = [
     "Capability",
     "Case",
+    "ClockHarness",
     "EngineHarness",
     "EngineMember",
     "EngineSite",
@@ -32,10 +44,14 @@ __all__ = [
     "ScriptedHost",
     "StoreHarness",
     "StoreInstance",
+    "clock_cases",
+    "clock_obligations",
     "engine_cases",
     "engine_obligations",
+    "prove_clock",
     "prove_engine",
     "prove_store",
+    "run_clock",
     "run_engine",
     "run_store",
     "store_cases",

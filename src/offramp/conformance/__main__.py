@@ -15,7 +15,7 @@ from typing import Any
 
 from offramp.conformance.matrix import page
 from offramp.conformance.report import Report
-from offramp.conformance.suites import run_engine, run_store
+from offramp.conformance.suites import run_clock, run_engine, run_store
 
 
 def named(name: str) -> list[Any]:
@@ -28,12 +28,18 @@ def named(name: str) -> list[Any]:
     return list(found) if isinstance(found, Sequence) else [found]
 
 
-async def prove(harnesses: Sequence[Any]) -> tuple[list[Report], list[Report]]:
-    """Reports of the stores and of the engines among them."""
-    # Only a store is opened again at the same data; the processes of an engine join a site.
-    stores = [await run_store(harness) for harness in harnesses if hasattr(harness, "reopen")]
-    engines = [await run_engine(harness) for harness in harnesses if not hasattr(harness, "reopen")]
-    return stores, engines
+async def prove(harnesses: Sequence[Any]) -> tuple[list[Report], list[Report], list[Report]]:
+    """Reports of the stores, the engines and the clocks among them."""
+    stores, engines, clocks = [], [], []
+    for harness in harnesses:
+        # Only a store is opened again at the same data, and only for a clock can time be let pass.
+        if hasattr(harness, "reopen"):
+            stores.append(await run_store(harness))
+        elif hasattr(harness, "let_pass"):
+            clocks.append(await run_clock(harness))
+        else:
+            engines.append(await run_engine(harness))
+    return stores, engines, clocks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--matrix", type=Path, metavar="FILE", help="write the page of adapters and obligations")
     given = parser.parse_args(arguments)
     sys.path.insert(0, "")
-    stores, engines = asyncio.run(prove([harness for name in given.harness for harness in named(name)]))
-    for report in (*stores, *engines):
+    stores, engines, clocks = asyncio.run(prove([harness for name in given.harness for harness in named(name)]))
+    reports = (*stores, *engines, *clocks)
+    for report in reports:
         sys.stdout.write(f"{report}\n")
     if given.matrix is not None:
-        given.matrix.write_text(page(stores, engines), encoding="utf-8")
-    return 0 if all(report.ok for report in (*stores, *engines)) else 1
+        given.matrix.write_text(page(stores, engines, clocks), encoding="utf-8")
+    return 0 if all(report.ok for report in reports) else 1
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from offramp.conformance.harness import Capability
-from offramp.ports import engine, store
+from offramp.ports import clock, engine, outbox, store
 
 StageT = TypeVar("StageT")
 _MARK = "__conformance_case__"
-_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQN]\d+) (?P<text>\S.*)$")
+_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNC]\d+) (?P<text>\S.*)$")
 
 LOOK_EVERY_S = 0.002
 PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=10.0)
@@ -67,13 +67,18 @@ class Obligation(NamedTuple):
 
 
 def store_obligations() -> list[Obligation]:
-    """Those of the store and the lease port."""
-    return [*_read(store), *_read(store.Leases)]
+    """Those of the store, the lease and the outbox port."""
+    return [*_read(store), *_read(store.Leases), *_read(outbox)]
 
 
 def engine_obligations() -> list[Obligation]:
     """Those of the engine port."""
     return list(_read(engine))
+
+
+def clock_obligations() -> list[Obligation]:
+    """Those of the clock port."""
+    return list(_read(clock.Clock))
 
 
 def _read(documented: object) -> Iterator[Obligation]:

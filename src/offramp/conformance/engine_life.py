@@ -1,12 +1,17 @@
-"""Cases of how runs come to an engine: started, adopted, and whether somebody is there for them (N1, N2, N3, N10)."""
+"""Cases of how runs come to an engine: started, adopted, and whether there is somebody, and room, for them.
+
+N1, N2, N3, N10, N11.
+"""
 
 from __future__ import annotations
 
 from offramp.conformance.case import case, until
-from offramp.conformance.engine_stage import EngineStage
+from offramp.conformance.engine_stage import EngineStage, Member
 from offramp.conformance.sample import DEMOTION
 from offramp.conformance.store_stage import unsupported
 from offramp.core.journal import Entry
+from offramp.core.run import RunRecord
+from offramp.errors import Overloaded
 from offramp.ports.engine import Handoff
 from offramp.ports.store import Idempotency
 
@@ -103,6 +108,36 @@ async def a_run_waits_for_a_process_that_works(stage: EngineStage) -> None:
 async def a_second_process_is_refused_where_one_is_all(stage: EngineStage) -> None:
     await stage.join("a")
     await unsupported(stage.join("b"), "shared")
+
+
+async def _filled(stage: EngineStage, member: Member) -> list[RunRecord]:
+    """Runs that wait, as many as may; another is refused."""
+    runs = [await stage.started(member, "one") for _ in range(stage.site.queue_max)]
+    await stage.let_pass(stage.site.notice_s)
+    late = stage.record("one")
+    retry_after_s = 0.0
+    try:
+        await stage.start(member, late)
+    except Overloaded as refusal:
+        retry_after_s = refusal.retry_after
+    assert retry_after_s > 0, (
+        f"{len(runs)} runs wait, as many as may: another was taken, or not told when to come again"
+    )
+    assert await member.store.get(late.id) is None, "a run that was refused is there"
+    return runs
+
+
+@case("N11")
+async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    runs = await _filled(stage, member)
+    member.host.room = len(runs)
+    member.host.ended()
+    for run in runs:
+        assert await stage.outcome(run) == "completed"
+    member.host.room = 0
+    await stage.let_pass(stage.site.notice_s)
+    await stage.started(member, "one")
 
 
 @case("N2")

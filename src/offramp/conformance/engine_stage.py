@@ -15,7 +15,6 @@ from offramp.conformance.harness import EngineHarness, EngineMember, EngineSite
 from offramp.conformance.host import Ledger
 from offramp.conformance.sample import DEMOTION, accepted, record_of
 from offramp.conformance.store_stage import frames_of
-from offramp.core import events
 from offramp.core.run import RunRecord
 from offramp.ports.engine import Engine, Handoff
 from offramp.ports.store import Claim, Created, Idempotency, RunLog, Store
@@ -150,7 +149,7 @@ class EngineStage:
         frames = await frames_of(self._members[0].store, record)
         numbers = [frame.seq for frame in frames]
         assert numbers == list(range(1, len(numbers) + 1)), f"the log has a gap: {numbers}"
-        ends = [frame.seq for frame in frames if frame.type in events.TERMINAL]
+        ends = [frame.seq for frame in frames if frame.terminal]
         assert ends == numbers[-1:], f"one terminal event has to end the log of {len(numbers)}, got {ends}"
         return (await self.seen(record)).status
 

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from offramp.conformance.bodies import ScriptedBodyHost
+from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
+from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, Store
 
-Capability = Literal["shared", "durable", "signals", "purge"]
+Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall"]
 """What an adapter may lack. A declared capability has to work; one that is not declared has to be refused with
 `NotSupported` or `SettingsError`.
 
 `shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
-signals. `purge`: data past its retention is removed.
+signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps what is still to be announced of runs.
+`wall`: a clock's wall time can be set by a test.
 """
 
 Capabilities = frozenset[Capability]
@@ -30,6 +33,10 @@ class StoreInstance(Protocol):
     @property
     def leases(self) -> Leases:
         """Who may write them."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What is still to be announced; not asked for where `webhooks` is not declared."""
 
     async def close(self) -> None:
         """Leave as a process does that stops; called last and once, also after `crash`."""
@@ -99,6 +106,10 @@ class EngineSite(Protocol):
     def takeover_s(self) -> float:
         """Seconds after which what a silent process held has gone elsewhere."""
 
+    @property
+    def queue_max(self) -> int:
+        """Runs that may wait; at least 10, and few, as a case fills the queue."""
+
     def now(self) -> float:
         """Epoch seconds, as the members see them."""
 
@@ -135,3 +146,28 @@ class EngineHarness(Protocol):
 
     async def open(self) -> EngineSite:
         """A fresh site."""
+
+
+class ClockHarness(Protocol):
+    """A clock under test."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the clock declares: `wall`, or nothing."""
+
+    def make(self) -> Clock:
+        """A clock of a case's own."""
+
+    async def let_pass(self, clock: Clock, seconds: float) -> None:
+        """Let time pass for this clock."""
+
+    def set_wall(self, clock: Clock, epoch: float) -> None:
+        """Let its wall time jump to this many seconds since the epoch.
+
+        Raises:
+            NotSupported: `wall` is not declared.
+        """

@@ -95,7 +95,7 @@ class ScriptedHost:
         owner: the process.
         store: as it has it.
         ledger: shared by the hosts of a case.
-        room: how many runs it executes at once.
+        room: how many runs it executes at once; may be changed.
     """
 
     def __init__(self, owner: str, store: Store, ledger: Ledger, room: int) -> None:
@@ -104,7 +104,7 @@ class ScriptedHost:
         """Called when a run left: an adapter has it tell the engine that there is room."""
         self._store = store
         self._ledger = ledger
-        self._room = room
+        self.room = room
         self._loop = asyncio.get_running_loop()
         self._engine: asyncio.Future[Engine] = self._loop.create_future()
         self._lives: list[_Live] = []
@@ -122,7 +122,7 @@ class ScriptedHost:
 
     def free(self) -> int:
         """How many more runs fit."""
-        return self._room - len(self._lives)
+        return self.room - len(self._lives)
 
     def execute(self, claim: Claim) -> None:
         """Begin a claimed run."""

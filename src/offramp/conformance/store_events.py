@@ -1,4 +1,4 @@
-"""Cases of the event log: numbers, the end, what listeners and readers get (S4, S5, S7, S10)."""
+"""Cases of the event log: numbers, the end, what listeners and readers get (S4, S5, S7, S10, S15)."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def listeners_hear_what_everybody_can_see(stage: StoreStage) -> None:
 @case("S7")
 async def listeners_hear_every_event_once_and_in_order(stage: StoreStage) -> None:
     run, audience = await _performance(stage)
-    stored = [tuple(frame) for frame in await frames_of(stage.store, run)]
+    stored = [(frame.seq, frame.data) for frame in await frames_of(stage.store, run)]
     await audience.complete(len(stored))
     assert audience.heard == stored, f"heard {[seq for seq, _ in audience.heard]}, stored {[seq for seq, _ in stored]}"
 
@@ -213,3 +213,26 @@ async def line_breaks_in_an_event_make_no_second_one(stage: StoreStage) -> None:
     await log.durable()
     frames = await stage.store.events(run.id, 1)
     assert [decode(frame.data).data["delta"] for frame in frames] == [text]
+
+
+@case("S15")
+async def only_readers_that_are_behind_have_to_look(stage: StoreStage) -> None:
+    runs = [await stage.running() for _ in range(30)]
+    for run, log in runs:
+        log.append(None, started(1))
+        await log.durable()
+        assert await count_of(stage.store, run) == 2
+    positions = {run.id: place % 3 for place, (run, _) in enumerate(runs)}
+    behind = {run_id for run_id, position in positions.items() if position < 2}
+    assert set(await stage.store.ahead(positions)) == behind
+    assert not await stage.store.ahead({})
+
+
+@case("S15")
+async def a_reader_of_what_has_ended_or_is_unknown_has_to_look(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    far = {run.id: 1_000}
+    assert not await stage.store.ahead(far), "nothing follows yet, and the run goes on"
+    await log.finish(DONE, completed(), NOW)
+    assert list(await stage.store.ahead(far)) == [run.id]
+    assert list(await stage.store.ahead({"run_unknown": 0})) == ["run_unknown"]

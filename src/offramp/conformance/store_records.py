@@ -21,7 +21,7 @@ from offramp.conformance.sample import (
 from offramp.conformance.store_stage import StoreStage, count_of, frames_of, unsupported
 from offramp.core import events
 from offramp.core.failure import Failure
-from offramp.core.run import Outcome, RunRecord, Webhook
+from offramp.core.run import Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch
 from offramp.ports.store import Idempotency
 
@@ -111,7 +111,6 @@ async def a_record_comes_back_as_it_was_given(stage: StoreStage) -> None:
         metadata={"k": "v"},
         trace={"traceparent": "t"},
         deadline_at=NOW + 9,
-        webhook=Webhook("https://example.org/hook"),
         tenant="t",
         priority=3,
         input=b'{"question":"why"}',

@@ -13,6 +13,7 @@ from offramp.core.events import Frame
 from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, NotSupported, SettingsError
+from offramp.ports.outbox import Outbox
 from offramp.ports.store import Claim, Idempotency, Leases, RunFilter, RunLog, Store
 
 
@@ -26,6 +27,11 @@ class StoreStage:
         self._numbers = itertools.count(1)
         self.store: Store = instance.store
         self.leases: Leases = instance.leases
+
+    @property
+    def outbox(self) -> Outbox:
+        """What its first process has to announce."""
+        return self._first.outbox
 
     @classmethod
     async def open(cls, harness: StoreHarness) -> StoreStage:

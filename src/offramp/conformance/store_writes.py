@@ -122,7 +122,7 @@ async def an_adoption_survives_with_all_before_it(stage: StoreStage) -> None:
     assert names(await after.store.journal(run.id)) == names([entry(1)])
 
 
-@case("S2", lacks="durable")
+@case("S2", "W4", lacks="durable")
 async def without_durability_a_crash_is_not_played_down(stage: StoreStage) -> None:
     await unsupported(stage.crash(), "durable")
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from offramp.conformance import (
+    clock_timers,
     engine_life,
     engine_recovery,
     engine_waiting,
@@ -15,13 +16,24 @@ from offramp.conformance import (
     lease_engine,
     lease_owners,
     lease_signals,
+    outbox_claims,
+    outbox_due,
     store_events,
     store_records,
+    store_tallies,
     store_writes,
 )
-from offramp.conformance.case import PATIENCE_S, Case, cases_in, engine_obligations, store_obligations
+from offramp.conformance.case import (
+    PATIENCE_S,
+    Case,
+    cases_in,
+    clock_obligations,
+    engine_obligations,
+    store_obligations,
+)
+from offramp.conformance.clock_stage import ClockStage
 from offramp.conformance.engine_stage import EngineStage
-from offramp.conformance.harness import Capabilities, EngineHarness, StoreHarness
+from offramp.conformance.harness import Capabilities, ClockHarness, EngineHarness, StoreHarness
 from offramp.conformance.report import Report
 from offramp.conformance.store_stage import StoreStage
 
@@ -31,13 +43,22 @@ BACKSTOPS_PER_PATIENCE = 10
 
 
 def store_cases() -> list[Case[StoreStage]]:
-    """Every case of the store and lease suite."""
-    return cases_in(store_writes, store_events, store_records, lease_claims, lease_owners, lease_signals, lease_engine)
+    """Every case of the store, lease and outbox suite."""
+    return cases_in(
+        *(store_writes, store_events, store_records, store_tallies),
+        *(lease_claims, lease_owners, lease_signals, lease_engine),
+        *(outbox_due, outbox_claims),
+    )
 
 
 def engine_cases() -> list[Case[EngineStage]]:
     """Every case of the engine suite."""
     return cases_in(engine_life, engine_recovery, engine_waiting)
+
+
+def clock_cases() -> list[Case[ClockStage]]:
+    """Every case of the clock suite."""
+    return cases_in(clock_timers)
 
 
 class _Named(Protocol):
@@ -86,10 +107,15 @@ async def prove_engine(case: Case[EngineStage], harness: EngineHarness, patience
     await prove(case, EngineStage.open(harness), patience_s)
 
 
+async def prove_clock(case: Case[ClockStage], harness: ClockHarness, patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case of the clock suite."""
+    await prove(case, ClockStage.open(harness), patience_s)
+
+
 async def run_store(
     harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[StoreStage]] | None = None
 ) -> Report:
-    """Prove the obligations of the store and lease ports.
+    """Prove the obligations of the store, lease and outbox ports.
 
     Args:
         harness: the adapter.
@@ -114,6 +140,13 @@ async def run_engine(
         engine_cases() if cases is None else cases,
         lambda case: prove_engine(case, harness, patience_s),
     )
+    return report
+
+
+async def run_clock(harness: ClockHarness, patience_s: float = PATIENCE_DEFAULT_S) -> Report:
+    """Prove the obligations of the clock port; see `run_store`."""
+    report = Report(harness.name, harness.capabilities, clock_obligations())
+    await _run(report, harness, clock_cases(), lambda case: prove_clock(case, harness, patience_s))
     return report
 
 

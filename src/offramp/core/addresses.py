@@ -12,6 +12,8 @@ from typing import NamedTuple
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+PORT_MAX = 65_535
+
 HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 """A host name in lower case, without a trailing dot: labels of letters, digits, hyphens and underscores."""
 
@@ -80,6 +82,24 @@ def parse_allowed(text: str) -> Allowed:
                 raise ValueError(f"{entry!r} is no host name, address or CIDR ({error})") from None
             hosts.add(entry)
     return Allowed(frozenset(hosts), tuple(networks))
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """`HOST:PORT` to listen on, `[HOST]:PORT` for IPv6, or `PORT` on 127.0.0.1; None for "".
+
+    Raises:
+        ValueError: it is nothing of that.
+    """
+    if not text.strip():
+        return None
+    host, _, port = text.strip().rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) <= PORT_MAX):
+        raise ValueError(f"{text!r} is no HOST:PORT with a port from 0 (any free one) to {PORT_MAX}")
+    if host.startswith("[") and host.endswith("]"):
+        return str(IPv6Address(host[1:-1])), int(port)
+    if ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address stands in brackets, as in [::1]:9464")
+    return host or "127.0.0.1", int(port)
 
 
 def kind_of(address: Address) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,8 +21,11 @@ EMITTED_BYTES_MAX = 256 * 1024
 """Of one emitted value, encoded."""
 
 
-class Body(msgspec.Struct, frozen=True, tag_field="type"):
-    """What an event says beside `run_id`, `seq` and `at`."""
+class Body(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
+    """What an event says beside `run_id`, `seq` and `at`.
+
+    Events, drafts and frames refer to nothing that could refer to them: they need not be garbage-collected.
+    """
 
 
 class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}):
@@ -81,6 +84,24 @@ class StepFailed(Body, frozen=True, tag="step.failed"):
     error: dict[str, Any]
 
 
+class WaitStarted(Body, frozen=True, tag="wait.started"):
+    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked."""
+
+    wait: Literal["sleep", "signal"]
+    name: str | None
+    key: str
+    until: str | None
+
+
+class WaitEnded(Body, frozen=True, tag="wait.ended"):
+    """A wait ended: `until` came (`due`), the signal did (`received`), or the pipeline gave it up (`cancelled`)."""
+
+    wait: Literal["sleep", "signal"]
+    name: str | None
+    key: str
+    reason: Literal["due", "received", "cancelled"]
+
+
 class RunDemoted(Body, frozen=True, tag="run.demoted"):
     """The deep path owns the run from here on."""
 
@@ -130,6 +151,8 @@ EVENTS: tuple[type[Body], ...] = (
     StepRetrying,
     StepCompleted,
     StepFailed,
+    WaitStarted,
+    WaitEnded,
     RunDemoted,
     RunResumed,
     RunCompleted,
@@ -141,10 +164,11 @@ TYPES: tuple[str, ...] = tuple(str(event.__struct_config__.tag) for event in EVE
 TERMINAL: frozenset[str] = frozenset({"run.completed", "run.failed", "run.cancelled", "run.expired"})
 
 _TYPE_AT = len('{"type":"')
+_OF_RUN = b'{"type":"run.'
 _encode = msgspec.json.Encoder().encode
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """An event before it has a number: `split` is where `run_id`, `seq` and `at` go into `body`."""
 
     type: str
@@ -161,12 +185,12 @@ def draft(body: Body, at: str) -> Draft:
 
 def frame(drafted: Draft, run: str, seq: int) -> bytes:
     """The event as one line of JSON, `{"type", "run_id", "seq", "at", …}`."""
-    _, at, body, split = drafted
+    body, split = drafted.body, drafted.split
     return b'%b"run_id":"%b","seq":%d,"at":"%b",%b' % (
         body[:split],
         run.encode(),
         seq,
-        at.encode(),
+        drafted.at.encode(),
         body[split:],
     )
 
@@ -176,7 +200,7 @@ def type_of(framed: bytes) -> str:
     return framed[_TYPE_AT : framed.index(b'"', _TYPE_AT)].decode()
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """A numbered, encoded event."""
 
     seq: int
@@ -186,6 +210,11 @@ class Frame(NamedTuple):
     def type(self) -> str:
         """The event's type."""
         return type_of(self.data)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it is the last event of its run."""
+        return self.data.startswith(_OF_RUN) and type_of(self.data) in TERMINAL
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -294,3 +323,14 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             if known.status in {"running", "retrying"}:
                 known.status = "cancelled"
     return steps
+
+
+def open_waits(frames: Iterable[Frame]) -> frozenset[str]:
+    """The keys of the waits that have begun and not ended."""
+    waiting: set[str] = set()
+    for frame in frames:
+        if frame.type == "wait.started":
+            waiting.add(_seen.decode(frame.data).key)
+        elif frame.type == "wait.ended":
+            waiting.discard(_seen.decode(frame.data).key)
+    return frozenset(waiting)

@@ -31,6 +31,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
 }
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 RUN_ID_LENGTH = 30
 
 
@@ -48,8 +49,7 @@ def transition(current: Status, to: Status) -> Status:
 def run_id(now_s: float, randomness: bytes) -> str:
     """`run_` and a ULID: 48 bits of milliseconds and 80 of randomness (github.com/ulid/spec)."""
     number = (int(now_s * 1000) << 80) | int.from_bytes(randomness[:10], "big")
-    digits = [_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5)]
-    return "run_" + "".join(digits)
+    return "run_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_run_id(text: str) -> bool:
@@ -66,12 +66,16 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Demotion(msgspec.Struct, frozen=True):
-    """The move of a run from the fast to the deep path; `at` in epoch seconds."""
+    """The move of a run from the fast to the deep path; `at` in epoch seconds.
+
+    `trace` is the context, as headers, that the deep path goes on from; nothing shows it.
+    """
 
     reason: DemotionReason
     at: float
     elapsed_ms: float
     budget_ms: float
+    trace: dict[str, str] = {}
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +91,8 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
-    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached.
+    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
+    as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's.
     """
 
     id: str
@@ -155,7 +160,14 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
 
 
 def _demotion(demotion: Demotion | None) -> dict[str, Any] | None:
-    return None if demotion is None else msgspec.structs.asdict(demotion) | {"at": rfc3339(demotion.at)}
+    if demotion is None:
+        return None
+    return {
+        "reason": demotion.reason,
+        "at": rfc3339(demotion.at),
+        "elapsed_ms": demotion.elapsed_ms,
+        "budget_ms": demotion.budget_ms,
+    }
 
 
 def links(run: str, prefix: str = "") -> dict[str, str]:

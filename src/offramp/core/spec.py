@@ -19,6 +19,7 @@ from offramp.errors import DeclarationError
 Lane = Literal["loop", "thread", "process"]
 LaneChoice = Literal["auto", "loop", "thread", "process"]
 Effect = Literal["repeatable", "once"]
+StepKind = Literal["step", "tool", "agent", "llm"]
 OnDisconnect = Literal["continue", "demote", "cancel"]
 
 RETENTION_DEFAULT_S = 86_400.0
@@ -44,6 +45,8 @@ class StepSpec:
     """What decides when an `effect="once"` step was interrupted: takes its arguments, gives its result."""
     short: bool = False
     """Whether it ends within moments: an engine may then spare itself what makes a long step recoverable by itself."""
+    kind: StepKind = "step"
+    """What it is to whoever reads its trace; changes nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ def step_spec(
     effect: Effect,
     on_unknown: Callable[..., Any] | None = None,
     short: bool = False,
+    kind: StepKind = "step",
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -87,6 +91,7 @@ def step_spec(
         raise DeclarationError(f"{what}: retry= takes a Retry, for example Retry(attempts=3), got {retry!r}")
     _require_choice(lane, ("auto", "loop", "thread", "process"), f"{what}: lane=")
     _require_choice(effect, ("repeatable", "once"), f"{what}: effect=")
+    _require_choice(kind, ("step", "tool", "agent", "llm"), f"{what}: kind=")
     if effect == "once" and retry is not None and retry.attempts > 1:
         raise DeclarationError(f"{what}: effect='once' and retry= exclude each other; drop one of them")
     if short and timeout is not None and timeout > SHORT_TIMEOUT_S:
@@ -105,6 +110,7 @@ def step_spec(
         effect,
         None,
         short,
+        kind,
     )
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
 
@@ -113,7 +119,15 @@ def _decider(step: StepSpec, function: Callable[..., Any]) -> StepSpec:
     what = f"step {step.name!r}: on_unknown="
     if step.effect != "once":
         raise DeclarationError(f"{what} is for steps with effect='once'")
-    decider = step_spec(function, name=step.name, timeout=step.timeout, retry=None, lane="auto", effect="repeatable")
+    decider = step_spec(
+        function,
+        name=step.name,
+        timeout=step.timeout,
+        retry=None,
+        lane="auto",
+        effect="repeatable",
+        kind=step.kind,
+    )
     if decider.signature.names != step.signature.names:
         raise DeclarationError(
             f"{what} takes the step's own parameters {step.signature.names}, got {decider.signature.names}"

@@ -63,6 +63,7 @@ class HttpSender:
             "host": target.authority,
             "content-type": "application/json",
             "user-agent": self._agent,
+            **message.headers,
             **self._signer.headers(message, self._clock.time()),
         }
         url = httpcore.URL(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.scope import Scope
     from offramp.ports.clock import Clock
+    from offramp.telemetry.run_trace import StepTrace
 
 
 class RunFacts:
@@ -76,17 +77,25 @@ class RunFacts:
         )
 
 
+class Again(NamedTuple):
+    """An attempt failed, and another is to follow after so many seconds."""
+
+    delay_s: float
+    error: Exception
+
+
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("key", "live", "number", "scope", "spec")
+    __slots__ = ("key", "live", "number", "scope", "spec", "trace")
 
-    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int) -> None:
+    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
         self.spec = spec
         self.key = key
         self.number = number
         self.live = True
+        self.trace = trace
 
     @property
     def clock(self) -> Clock:

@@ -5,22 +5,36 @@ All of it is journaled, so that a replay sees what the first execution saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from offramp.core import events
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.journal import Entry
-from offramp.core.timestamps import rfc3339
+from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
-from offramp.execution.context import Run
+from offramp.execution.context import Run, current
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
     from offramp.execution.scope import Scope
     from offramp.ports.clock import Clock
+
+
+class _Wait(NamedTuple):
+    """A wait as the event log names it."""
+
+    kind: Literal["sleep", "signal"]
+    name: str | None
+    key: str
+
+    def ended(self, reason: Literal["due", "received", "cancelled"], at: float) -> events.Draft:
+        """The event of its end; `at` in epoch seconds."""
+        return events.draft(events.WaitEnded(self.kind, self.name, self.key, reason), rfc3339(at))
 
 
 class Body:
@@ -75,9 +89,12 @@ class Body:
         over = f"{key}:over"
         if await scope.replayed(over) is not None:
             return
-        with scope.waits(due):
+        wait = _Wait("sleep", None, key)
+        with scope.traced_wait("sleep"), self._waits(wait, due):
             await sleep_for(scope.clock, due - scope.clock.time())
-        scope.append(Entry(over, "offramp.sleep", "sleep", started_at=scope.clock.time()), None)
+        at = scope.clock.time()
+        scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
+        await scope.turn(over)
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """The value of the next signal of this name, encoded."""
@@ -88,16 +105,42 @@ class Body:
         if entry is None:
             await scope.all_replayed(f"signal {name!r}")  # a signal that a recorded call had is not this one's
             at = scope.clock.time()
+            wait = _Wait("signal", name, key)
             scope.on_signal_wait()
-            with scope.waits(due) as came:
-                value = await scope.mailbox.take(scope.clock, name, due, came)
+            with scope.traced_wait(name), self._waits(wait, due) as came:
+                value = await scope.mailbox.take(scope.clock, name, due, came, scope.turnstile.settled)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
             entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at)
-            scope.append(entry, None)
-        elif entry.failure is None:
-            scope.mailbox.skip(name)
+            scope.append(entry, wait.ended("received" if failure is None else "due", scope.clock.time()))
+            await scope.turn(key)
+        elif entry.value is not None:
+            scope.mailbox.skip(name, entry.value)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return entry.value or b"null"
+
+    @contextlib.contextmanager
+    def _waits(self, wait: _Wait, due: float | None) -> Iterator[Callable[[], object]]:
+        """A wait of the run, in its event log too: begun, and given up if the pipeline cancels it."""
+        scope = self.scope
+        if wait.key not in scope.waiting:
+            until = rfc3339(due) if due is not None and due < NEVER_S else None
+            started = events.WaitStarted(wait.kind, wait.name, wait.key, until)
+            scope.append(None, events.draft(started, rfc3339(scope.clock.time())))
+        try:
+            with scope.waits(due) as came:
+                yield came
+        except BaseException:
+            if scope.state != "closed":  # else the run goes on, and waits, elsewhere
+                scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
+            raise
+
+
+def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    """The task factory of the run loops: with a second task, a body can see in which order results come."""
+    ambient = current.get()
+    if isinstance(ambient, Body):
+        ambient.scope.turnstile.branch()
+    return asyncio.Task(coroutine, loop=loop, **options)

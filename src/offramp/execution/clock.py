@@ -43,13 +43,9 @@ class SystemClock:
         self._random_pid = 0
         self._random_lock = threading.Lock()
 
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds since some start."""
-        return time.monotonic()
+    # The functions themselves: each is called several times in every step.
+    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(time.time)
 
     def random(self) -> float:
         """A number in [0, 1)."""
@@ -80,7 +76,8 @@ class SystemClock:
             with self._changed:
                 while not self._heap or self._heap[0][0] > time.monotonic():
                     wait = self._heap[0][0] - time.monotonic() if self._heap else None
-                    self._changed.wait(None if wait is None else max(0.0, wait))
+                    # A sleep may be for ever; a condition refuses to wait for longer than it can count.
+                    self._changed.wait(None if wait is None else min(max(0.0, wait), threading.TIMEOUT_MAX))
                 callback = heapq.heappop(self._heap)[2].callback
             if callback is None:
                 continue

@@ -22,6 +22,7 @@ from offramp.core.names import require_name
 from offramp.core.run import Path
 from offramp.errors import OutsideRun, TooLarge
 from offramp.ports.clock import Clock
+from offramp.telemetry import logs
 
 
 class Run:
@@ -113,7 +114,7 @@ class Ambient(Protocol):
         """The encoded value of the next signal of this name."""
 
 
-current: ContextVar[Ambient | None] = ContextVar("offramp_run", default=None)
+current: ContextVar[Ambient | None] = logs.current
 
 
 def current_run() -> Run:

@@ -15,8 +15,10 @@ from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import BodyNotRepeatable, RunCancelled, RunExpired
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
+from offramp.execution.turns import Turns
 from offramp.ports.bodies import Facts, Known, Outside, Playing, StepCall
 from offramp.ports.commit import Commit
 from offramp.ports.store import Lease
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from offramp.core.events import Draft
     from offramp.core.journal import Entry
     from offramp.core.spec import PipelineSpec, StepSpec
+    from offramp.telemetry.metrics import Metrics
+    from offramp.telemetry.run_trace import StepTrace
 
 _LOOP_METHODS = "asyncio/events.py"
 _NO_LANES: Any = None
@@ -53,7 +57,7 @@ class _Notes:
 class DurableScope(Scope):
     """The journal side of a body whose steps are executed outside."""
 
-    def __init__(self, facts: Facts, known: Known, outside: Outside) -> None:
+    def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics) -> None:
         clock = outside.clock
         run = RunFacts(
             run_id=facts.run_id,
@@ -66,16 +70,24 @@ class DurableScope(Scope):
             deadline_at=facts.deadline_at,
             clock=clock,
         )
-        history = History(known.entries, known.interrupted, known.signals)
-        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history)
+        history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, metrics)
+        self.turnstile.turns = Turns(asyncio.get_running_loop())
+        self.turnstile.branch()  # this loop does not tell of tasks that a body begins
         self._outside = outside
 
-    async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def _execute(
+        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+    ) -> Any:
         chosen, number = await self.first_attempt(spec, key)
-        attempt = Attempt(self, chosen, key, number)
+        attempt = Attempt(self, chosen, key, number, trace)
         await self._enter(attempt)
+        at = self.clock.time()
         try:
             entry = await self._outside.step(StepCall(spec.name, key, number, chosen is not spec), encoded)
+        except Exception as error:  # it was not executed
+            self._fail(spec, key, number, error, at, 0.0)
+            raise
         finally:
             self._leave(attempt)
         self.journal.add(entry)
@@ -94,10 +106,11 @@ class PlayedBody(Playing):
         encoded_input: bytes,
         known: Known,
         outside: Outside,
+        metrics: Metrics,
         result_bytes_max: int,
     ) -> None:
         self._facts = facts
-        self._scope = DurableScope(facts, known, outside)
+        self._scope = DurableScope(facts, known, outside, metrics)
         self._outcome: Outcome | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution = Execution(spec, encoded_input, self._scope, self._ended, result_bytes_max)
@@ -156,7 +169,10 @@ class PlayedBody(Playing):
 
     def cut(self) -> bool:
         """End it without an outcome unless a step is under way."""
-        if self._outcome is not None or not self._scope.close_if_idle():
+        if self._outcome is not None:
+            return False
+        self._scope.close_if_idle()
+        if self._scope.state != "closed":
             return False
         self._task.cancel()
         return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from offramp.execution.context import current
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
-    from offramp.core.spec import StepSpec
     from offramp.execution.attempt import Attempt
     from offramp.execution.processes import ProcessLane
 
@@ -77,7 +77,7 @@ class Lanes:
 
     async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
         loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt.spec, arguments)
+        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments)
         if attempt.spec.timeout is None:
             return await loop.run_in_executor(self._threads, call)
         begun = asyncio.Event()
@@ -101,8 +101,13 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, spec: StepSpec, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+    spec, trace = attempt.spec, attempt.trace
+    queued_at = time.perf_counter() if trace is not None else 0.0
+
     def call() -> Any:
+        if trace is not None:
+            trace.queued(time.perf_counter() - queued_at)
         try:
             return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from offramp.execution.body import new_task
+from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
@@ -112,6 +114,8 @@ class RunLoop(LoopThread):
         self.silent = False
         self.reported = False
         super().__init__(name)
+        self.loop.set_task_factory(new_task)
+        self.turns = Turns(self.loop)
 
 
 class RunLoops:
@@ -122,16 +126,19 @@ class RunLoops:
     """
 
     def __init__(self, spares: int) -> None:
-        self._pending: deque[Callable[[asyncio.AbstractEventLoop], object]] = deque()
+        self._pending: deque[Callable[[RunLoop], object]] = deque()
         self._spares = spares
         self._lock = threading.Lock()
+        self._is_called = False
         self.loops = [RunLoop("offramp-run-0")]
 
-    def submit(self, start: Callable[[asyncio.AbstractEventLoop], object]) -> None:
+    def submit(self, start: Callable[[RunLoop], object]) -> None:
         """Call `start(loop)` on a run loop, soon."""
         self._pending.append(start)
         first = self.loops[0]
-        first.call(self._pull, first.loop)
+        if not self._is_called:  # one call for a burst: each wakes the loop with a system call
+            self._is_called = True
+            first.call(self._pull_first, first)
         if first.silent:
             self.use_spare()
 
@@ -147,9 +154,13 @@ class RunLoops:
             added = self._add() if len(self.loops) <= self._spares else None
             others = [added] if added else self.loops[1:]
         for loop in others:
-            loop.call(self._pull, loop.loop)
+            loop.call(self._pull, loop)
 
-    def _pull(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _pull_first(self, loop: RunLoop) -> None:
+        self._is_called = False  # before the first look: what is submitted from now on calls again
+        self._pull(loop)
+
+    def _pull(self, loop: RunLoop) -> None:
         # popleft is atomic, so a run that two loops were woken for is started by one of them.
         for _ in range(PULL_MAX):
             try:
@@ -157,7 +168,7 @@ class RunLoops:
             except IndexError:
                 return
             start(loop)
-        loop.call_soon(self._pull, loop)
+        loop.loop.call_soon(self._pull, loop)
 
     def _add(self) -> RunLoop | None:
         with self._lock:

@@ -15,12 +15,14 @@ import msgspec
 
 from offramp.core.codec import Signature
 from offramp.core.failure import Failure, failure_of
+from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
+from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
 
 
 class Job(msgspec.Struct):
-    """One attempt to execute; `arguments` is a JSON list, `remaining_s` None for no end."""
+    """One attempt to execute; `arguments` is a JSON list, `remaining_s` None for no end, `trace` empty for none."""
 
     module: str
     qualname: str
@@ -34,6 +36,7 @@ class Job(msgspec.Struct):
     idempotency_key: str
     path: Literal["fast", "deep"]
     remaining_s: float | None
+    trace: dict[str, str]
 
 
 class Reply(msgspec.Struct):
@@ -91,11 +94,25 @@ class RemoteAttempt:
         raise NotImplementedError
 
 
-def main(pipe: Connection, modules: list[str]) -> None:
-    """Serve jobs until the pipe closes."""
+def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
+    """Serve jobs until the pipe closes; `traced_as` is the service's name, None where nothing is traced."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pipe.send_bytes(_imported(modules).encode())
+    problems = _imported(modules)
+    telemetry = Telemetry()
+    if traced_as is not None:
+        try:
+            telemetry = set_up(traced_as, "lane", LANE_DELAY_MS)
+        except SettingsError as error:
+            problems.append(str(error))
+    pipe.send_bytes("; ".join(problems).encode())
+    try:
+        _serve(pipe)
+    finally:
+        telemetry.close(LANE_CLOSE_S_MAX)
+
+
+def _serve(pipe: Connection) -> None:
     known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]] = {}
     while True:
         try:
@@ -109,14 +126,14 @@ def main(pipe: Connection, modules: list[str]) -> None:
             return
 
 
-def _imported(modules: list[str]) -> str:
+def _imported(modules: list[str]) -> list[str]:
     problems = []
     for name in modules:
         try:
             _module(name)
         except Exception as error:  # noqa: BLE001 - reported, and again when a step needs the module
             problems.append(f"{name}: {error!r}")
-    return "; ".join(problems)
+    return problems
 
 
 def _module(name: str) -> Any:
@@ -136,6 +153,7 @@ def _function(job: Job) -> Callable[..., Any]:
 
 def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
     token = current.set(RemoteAttempt(job, pipe))
+    leave = _entered(job.trace) if job.trace else None
     try:
         place = (job.module, job.qualname)
         if place not in known:
@@ -148,3 +166,15 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
         return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])
     finally:
         current.reset(token)
+        if leave is not None:
+            leave()
+
+
+def _entered(trace: dict[str, str]) -> Callable[[], object]:
+    """Make the span of the step that runs here the current one; gives back what undoes that."""
+    from opentelemetry import context
+
+    from offramp.telemetry.context import restored
+
+    token = context.attach(restored(trace))
+    return lambda: context.detach(token)

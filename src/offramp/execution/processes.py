@@ -12,6 +12,8 @@ import logging
 import multiprocessing
 import queue
 import threading
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from offramp.errors import LaneDied
 from offramp.execution.lanes import timed_out
 from offramp.execution.process_child import Job, Reply, main
 from offramp.ports.commit import call_threadsafe
+from offramp.telemetry.setup import LANE_CLOSE_S_MAX
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
+LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
+"""What a traced child gets to export its last spans and end."""
 _GUARD = 'A script that runs an app with process lanes starts it below `if __name__ == "__main__":`'
 
 
@@ -81,14 +86,25 @@ class ProcessLane:
     Args:
         count: how many.
         modules: names to import at the start, so that the first step finds its process warm.
+        started: told after how many seconds a child was warm.
+        traced_as: the service's name in traces, None where nothing is traced.
     """
 
-    def __init__(self, count: int, modules: list[str]) -> None:
+    def __init__(
+        self,
+        count: int,
+        modules: list[str],
+        started: Callable[[float], object] = lambda _seconds: None,
+        traced_as: str | None = None,
+    ) -> None:
+        self._started = started
         self._modules = modules
+        self._traced_as = traced_as
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._context = multiprocessing.get_context("spawn")
         self._closed = False
         self._children: set[SpawnProcess] = set()
+        self._busy: set[SpawnProcess] = set()
         self._threads = [
             threading.Thread(target=self._serve, name=f"offramp-process-{n}", daemon=True) for n in range(count)
         ]
@@ -119,11 +135,15 @@ class ProcessLane:
             idempotency_key=view.idempotency_key or "",
             path=view.path,
             remaining_s=None if remaining == float("inf") else remaining,
+            trace={} if self._traced_as is None else _current_trace(),
         )
         request = _Request(attempt, job)
+        queued_at = time.perf_counter()
         self._requests.put(request)
         try:
             await request.begun
+            if attempt.trace is not None:
+                attempt.trace.queued(time.perf_counter() - queued_at)
             async with asyncio.timeout(spec.timeout) as limit:
                 return await request.done
         except TimeoutError as error:
@@ -151,14 +171,17 @@ class ProcessLane:
                 continue
             if not request.begin(child):
                 continue
+            self._busy.add(child)
             try:
                 self._work(request, pipe)
             except (EOFError, OSError, msgspec.DecodeError):
                 request.end(None, self._death(request, child))
                 self._reap(child)
                 started = None
+            finally:
+                self._busy.discard(child)
         if started is not None:
-            self._reap(started[0])
+            self._let_go(*started)
 
     def _work(self, request: _Request, pipe: Connection) -> None:
         pipe.send_bytes(msgspec.msgpack.encode(request.job))
@@ -175,7 +198,9 @@ class ProcessLane:
 
     def _start(self) -> tuple[SpawnProcess, Connection] | None:
         parent, theirs = self._context.Pipe()
-        child = self._context.Process(target=main, args=(theirs, self._modules), name="offramp-lane", daemon=True)
+        began = time.monotonic()
+        given = (theirs, self._modules, self._traced_as)
+        child = self._context.Process(target=main, args=given, name="offramp-lane", daemon=True)
         try:
             child.start()
             theirs.close()
@@ -191,7 +216,8 @@ class ProcessLane:
             self._reap(child)
             return None
         if problem:
-            log.warning("a process lane could not import in advance: %s", problem.decode())
+            log.warning("a process lane did not start as it should: %s", problem.decode())
+        self._started(time.monotonic() - began)
         return child, parent
 
     def _fail_one(self, error: Exception) -> None:
@@ -214,16 +240,30 @@ class ProcessLane:
             child.kill()
             child.join(1.0)
 
+    def _let_go(self, child: SpawnProcess, pipe: Connection) -> None:
+        """End an idle child: one that is traced ends by itself, as it has spans to export."""
+        pipe.close()
+        if self._traced_as is not None:
+            child.join(LEAVE_S_MAX)
+        self._reap(child)
+
     def close(self) -> None:
-        """Kill the children and end the threads."""
+        """Kill the children, or let those go that are traced and idle, and end the threads."""
         self._closed = True
         for _ in self._threads:
             self._requests.put(None)
-        for child in list(self._children):
+        for child in list(self._children if self._traced_as is None else self._busy):
             with contextlib.suppress(ValueError, AttributeError):
                 child.kill()
+        ends = time.monotonic() + LEAVE_S_MAX + 0.5
         for thread in self._threads:
-            thread.join(1.0)
+            thread.join(max(0.0, ends - time.monotonic()))
+
+
+def _current_trace() -> dict[str, str]:
+    from offramp.telemetry.context import carried
+
+    return carried()
 
 
 def _with_remote_traceback(failure: Failure, text: str) -> Exception:

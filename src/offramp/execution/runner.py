@@ -23,7 +23,7 @@ from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
     from offramp.core.spec import PipelineSpec
-    from offramp.execution.loops import RunLoops
+    from offramp.execution.loops import RunLoop, RunLoops
 
 Ended = Callable[[Outcome, BaseException | None], object]
 _OWN = str(Path(__file__).resolve().parent.parent)
@@ -65,10 +65,11 @@ class Execution:
         """Begin on a run loop, soon."""
         loops.submit(self._begin)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, on: RunLoop) -> None:
         with self._lock:
-            self._loop = loop
-            self._task = loop.create_task(self._main(), name=self.scope.facts.run_id)
+            self._loop = on.loop
+            self.scope.turnstile.turns = on.turns
+            self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
 
     async def run(self) -> None:
         """Execute in the running task, on a loop that is not a run loop."""
@@ -103,6 +104,8 @@ class Execution:
     async def _main(self) -> None:
         self._began = True
         current.set(Body(self.scope))
+        if self.scope.trace is not None:
+            self.scope.trace.enter()
         try:
             if self._stop_requested:
                 raise asyncio.CancelledError

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost
-from offramp.execution.attempt import Attempt, RunFacts
-from offramp.execution.replay import ReplayOrder
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
+from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
+from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
+from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
+    from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 REPLAY_TURNS = 100
 """Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
@@ -38,21 +43,6 @@ TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
 State = Literal["open", "stopping", "closed"]
-
-
-class History(NamedTuple):
-    """What earlier executions of a run left: finished steps, steps they began and did not finish, signals received."""
-
-    entries: Sequence[Entry] = ()
-    interrupted: Mapping[str, events.StepState] = {}
-    signals: Sequence[tuple[str, bytes]] = ()
-
-
-class Again(NamedTuple):
-    """An attempt failed, and another is to follow after so many seconds."""
-
-    delay_s: float
-    error: Exception
 
 
 class Handoff(BaseException):
@@ -72,23 +62,35 @@ class Scope:
         lanes: Lanes,
         clock: Clock,
         history: History,
+        metrics: Metrics,
+        *,
         tenure: Tenure | None = None,
+        trace: RunTrace | None = None,
     ) -> None:
         self.facts = facts
+        self.trace = trace
+        self._traced = None if trace is None or not trace.recording else trace
         self.journal = Journal(history.entries)
         self.log = log
         self.clock = clock
         self._lanes = lanes
         self._tenure = tenure or Tenure()
+        self._metrics = metrics
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
-        self._order = ReplayOrder(self.journal.replayable)
+        self.waiting = set(history.waiting)
+        """The keys of waits that the event log knows as begun."""
+        self.turnstile = Turnstile(self.journal.replayable)
+        self._replays = self.journal.replayable > 0
         self._waits = Waits()
+        self._moves = 0
         self._lock = threading.Lock()
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
+        self.rest: Parked | None = None
+        """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
         self.on_change: Callable[[], object] | None = None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
@@ -99,20 +101,29 @@ class Scope:
         """The entry of a call that cannot wait for its turn in the replay."""
         entry = self.journal.ask(key)
         if entry is not None:
-            self._order.skip(self.journal.position(key))
+            self.turnstile.skip(self.journal.position(key))
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
         """The entry of a call, when it is its turn; None when it has not finished before."""
         entry = self.journal.ask(key)
         if entry is not None:
-            await self._order.turn(self.journal.position(key))
+            await self.turn(key)
         return entry
+
+    async def turn(self, key: str) -> None:
+        """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
+
+        Called last: nothing of the run waits or is in flight for the call any more.
+        """
+        if await self.turnstile.turn(self.journal.position(key)):
+            self._resting()
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
         if self.state == "closed":
             raise Handoff
+        self._moves += 1
         if entry is not None:
             self.journal.add(entry)
         self.log.append(entry, event)
@@ -126,47 +137,74 @@ class Scope:
             # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
             grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
             await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
-            return await self._execute(spec, key, encoded, arguments)
+            try:
+                if self._traced is None:
+                    result = await self._execute(spec, key, encoded, arguments, None)
+                else:
+                    with self._traced.step(spec, key, encoded) as trace:
+                        result = await self._execute(spec, key, encoded, arguments, trace)
+            except Exception:
+                await self.turn(key)
+                raise
+            await self.turn(key)
+            return result
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")
 
     async def all_replayed(self, what: str, name: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
-        """Wait until the replay has asked for all that is recorded, before anything new (`what`) is executed.
+        """Wait until the body has asked for all that is recorded and seen it, before anything new (`what`) is executed.
 
         In unchanged code every recorded call depends on recorded results only, so it is asked for without any new step.
+        And what is asked for now may be given up, as in the first execution, once the body sees what is recorded.
         """
         if self.diverged is not None:
             raise Handoff
+        if not self._replays:
+            return
         clock, journal = self.clock, self.journal
-        turns, missing = 0, journal.missing
-        while missing and turns < REPLAY_TURNS:
-            await asyncio.sleep(0)
-            turns = turns + 1 if journal.missing == missing else 0
-            missing = journal.missing
-        ends = clock.monotonic() + grace_s
+        turns, before, ends = 0, self._progress, math.inf
         while journal.missing:
-            if self.diverged is not None or clock.monotonic() >= ends:
+            if turns < REPLAY_TURNS:
+                await asyncio.sleep(0)
+                turns += 1
+            elif clock.monotonic() < ends:
+                ends = min(ends, clock.monotonic() + grace_s)
+                await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
+            else:
                 missed = journal.unasked()[0].name
                 other = "other arguments" if missed == name else repr(missed)
                 self.diverged = f"the pipeline calls {what} where the journal has {other}"
+            if self.diverged is not None:
                 raise Handoff
-            await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
+            if self._progress != before:
+                turns, before, ends = 0, self._progress, math.inf
+        await self.turnstile.settled()
+        self._replays = False
 
-    async def _execute(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Changes while a replay goes on."""
+        return self.journal.missing, self.turnstile.passed
+
+    async def _execute(
+        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+    ) -> Any:
         spec, number = await self.first_attempt(spec, key)
         while True:
-            result = await self.attempt(spec, key, number, encoded, arguments)
+            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, arguments)
             if not isinstance(result, Again):
                 return result
             with self.waits(self.clock.time() + result.delay_s):
                 await sleep_for(self.clock, result.delay_s)
             number += 1
 
-    async def attempt(self, spec: StepSpec, key: str, number: int, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
-        attempt = Attempt(self, spec, key, number)
+        spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
+        if trace is not None:
+            trace.attempt(number)
         at = self.clock.time()
         started = self.clock.monotonic()
         try:
@@ -180,6 +218,9 @@ class Scope:
                 Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                 events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
             )
+            self._metrics.step(self.facts.pipeline, spec.name, "completed")
+            if trace is not None:
+                trace.completed(value)
             if spec.effect == "once":
                 await self.log.durable()
         except Exception as error:
@@ -199,12 +240,17 @@ class Scope:
         now = self.clock.time()
         failure = failure_of(error, spec.name, number)
         asked = retry_after_s(error, now)
+        if isinstance(error, StepTimeout):
+            self._metrics.timed_out(self.facts.pipeline, spec.name)
         wait = None
         if not isinstance(error, EncodingError):  # another try would return the same type
             wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
+            self._metrics.retrying(self.facts.pipeline, spec.name)
+            if attempt.trace is not None:
+                attempt.trace.retrying(number, failure, wait)
             return wait
         self._fail(attempt.spec, key, number, error, at, duration_ms)
         return None
@@ -216,6 +262,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
@@ -285,30 +332,52 @@ class Scope:
             yield came
         self._resting()  # others may still wait, and now nothing else keeps the run from being parked
 
+    def traced_wait(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """A wait of the pipeline's own, as its trace shows it."""
+        return contextlib.nullcontext() if self._traced is None else self._traced.wait(what)
+
     def _resting(self) -> None:
-        if self.on_rest is not None and not self.in_flight and self._waits.earliest() is not None:
+        self._moves += 1
+        if self.in_flight or self._waits.earliest() is None:
+            return
+        if self.state == "stopping":
+            self._changed()
+        elif self.on_rest is not None:
             self.on_rest()
 
-    def parks(self) -> Parked | None:
-        """Until when the run does nothing but wait, and the signals it knew before it was looked at; else None.
+    def waits_until(self) -> float | None:
+        """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
+        with self._lock:
+            busy = self.in_flight or self.parked or self.turnstile.waiting
+            return None if busy else self._waits.earliest()
 
-        The signals are counted first: one that comes meanwhile is then one too many for the store, which queues the
-        run instead of parking it.
+    def close_at_rest(self, state: State, beyond: float, then: Callable[[], object]) -> None:
+        """On the run's loop: end this execution if, in this state, the run only waits until after `beyond`.
+
+        What the body was given last has a few turns of the loop to reach whoever waits for it: a run that goes on in
+        another branch than those that wait is not at rest, although no step of it is in flight yet.
+
+        Args:
+            state: the execution's, from now until it is ended.
+            beyond: epoch seconds.
+            then: called if it was ended so; `rest` says what to park.
         """
-        seen = self.mailbox.seen
-        with self._lock:
-            until = None if self.in_flight or self.parked else self._waits.earliest()
-        return None if until is None else Parked(until, seen)
 
-    def close_if_resting(self, beyond: float) -> Parked | None:
-        """End this execution if the run only waits, until after `beyond` in epoch seconds; else None."""
-        seen = self.mailbox.seen
-        with self._lock:
-            until = self._waits.earliest()
-            if self.state != "open" or self.in_flight or until is None or until <= beyond:
-                return None
-            self.state = "closed"
-            return Parked(until, seen)
+        def look(moves: int | None) -> None:
+            until = self.waits_until()
+            if until is None or until <= beyond or self.state != state:
+                return
+            if moves != self._moves:
+                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
+                return
+            with self._lock:
+                if self.state != state:
+                    return
+                # Whoever waits has not been given any of the signals seen: both change on this loop only.
+                self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
+            then()
+
+        look(None)
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
@@ -317,12 +386,11 @@ class Scope:
                 self.state = "stopping"
             return list(self.in_flight)
 
-    def close_if_idle(self) -> bool:
+    def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""
         with self._lock:
             if not self.in_flight:
                 self.state = "closed"
-            return self.state == "closed"
 
     def close(self) -> None:
         """End this execution: nothing is written for the run any more, not even by what still runs."""

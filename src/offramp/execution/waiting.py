@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,40 +50,57 @@ class Mailbox:
         self._values: dict[str, deque[bytes]] = {}
         self._waiting: dict[str, deque[_Waiter]] = {}
         self.seen = 0
-        """How many signals were received. Grows after the waits that they end have ended: see `Scope.parks`."""
+        """How many signals were received."""
         self.put(received)
 
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
         """All signals of the run so far; those that are known already are skipped."""
         for name, value in received[self.seen :]:
-            waiting = self._waiting.get(name)
-            if waiting:
-                waiting.popleft().give(value)
-            else:
+            if not self._handed(name, value):
                 self._values.setdefault(name, deque()).append(value)
         self.seen = max(self.seen, len(received))
 
-    def skip(self, name: str) -> None:
-        """The first signal of this name went to a call whose journal entry was replayed."""
-        self._values[name].popleft()
+    def _handed(self, name: str, value: bytes) -> bool:
+        """Whether a call waited for it."""
+        waiting = self._waiting.get(name)
+        if not waiting:
+            return False
+        waiting.popleft().give(value)
+        return True
 
-    async def take(self, clock: Clock, name: str, due: float | None, came: Callable[[], object]) -> bytes | None:
-        """The next signal, or None when `due`, in epoch seconds, passed without one; `came` is called when it comes."""
-        values = self._values.get(name)
-        if values:
-            return values.popleft()
+    def skip(self, name: str, value: bytes) -> None:
+        """A signal went to a call whose journal entry was replayed: not always the first, see `take`."""
+        self._values[name].remove(value)
+
+    async def take(
+        self,
+        clock: Clock,
+        name: str,
+        due: float | None,
+        came: Callable[[], object],
+        settled: Callable[[], Awaitable[object]],
+    ) -> bytes | None:
+        """The next signal, or None when `due`, in epoch seconds, passed without one.
+
+        `came` is called when it comes, and `settled` awaited before it is given: until then, the call may be cancelled.
+        """
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(loop.create_future(), came)
+        waiter, timer = _Waiter(loop.create_future(), came), None
+        values = self._values.get(name)
         waiting = self._waiting.setdefault(name, deque())
-        waiting.append(waiter)
-        timer = None
-        if due is not None:
-            ends = clock.monotonic() + max(0.0, due - clock.time())
-            timer = clock.call_at(ends, _threadsafe(loop, waiter.future))
+        if values:
+            waiter.give(values.popleft())
+        else:
+            waiting.append(waiter)
+            if due is not None:
+                ends = clock.monotonic() + max(0.0, due - clock.time())
+                timer = clock.call_at(ends, _threadsafe(loop, waiter.future))
         try:
             await waiter.future
+            await settled()
         except BaseException:
-            if waiter.value is not None:  # it came as the call was cancelled: the next call gets it
+            # Cancelled: another call gets it.
+            if waiter.value is not None and not self._handed(name, waiter.value):
                 self._values.setdefault(name, deque()).appendleft(waiter.value)
             raise
         finally:

@@ -12,8 +12,13 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Protocol
 
+from offramp.execution.attempt import Attempt
+from offramp.execution.lanes import Lanes
 from offramp.execution.loops import RunLoop, RunLoops
+from offramp.execution.runner import Execution
 
 log = logging.getLogger("offramp")
 
@@ -27,12 +32,35 @@ _FOREIGN = tuple(
 )
 
 
-class Watchdog:
-    """Probes each run loop; `blocked_after` in seconds."""
+class Blocker(NamedTuple):
+    """The code that blocks a loop; pipeline and step are empty where it runs in none, or in a task of its own."""
 
-    def __init__(self, loops: RunLoops, blocked_after: float) -> None:
+    pipeline: str = ""
+    step: str = ""
+    line: str = "code that is not on its stack any more"
+
+
+class Blocked(Protocol):
+    """Who is told of blocked loops."""
+
+    def __call__(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> object:
+        """A loop is blocked by this step, for so many seconds since it was told last."""
+
+
+class Watchdog:
+    """Probes each run loop.
+
+    Args:
+        loops: which.
+        blocked_after: seconds after which one is reported.
+        blocked: told while one is.
+    """
+
+    def __init__(self, loops: RunLoops, blocked_after: float, blocked: Blocked) -> None:
         self._loops = loops
         self._blocked_after = blocked_after
+        self._blocked = blocked
+        self._blockers: dict[RunLoop, tuple[Blocker, float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="offramp-watchdog", daemon=True)
         self._thread.start()
@@ -52,6 +80,8 @@ class Watchdog:
 
     def _probe(self, loop: RunLoop, now: float) -> None:
         probed_at = loop.probed_at  # once: the loop sets it back when it answers
+        if loop in self._blockers:
+            self._count(loop, now)
         if probed_at is None:
             loop.probed_at = now
             loop.call(_beat, loop)
@@ -59,14 +89,25 @@ class Watchdog:
         loop.silent = now - probed_at >= TAKEN_WITHIN_S
         if not loop.reported and now - probed_at >= self._blocked_after:
             loop.reported = True
-            where = blocking_line(loop.thread.ident)
+            blocker = blocker_of(loop.thread.ident)
+            self._blockers[loop] = blocker, now
+            self._blocked(blocker.pipeline, blocker.step, now - probed_at, newly=True)
             log.warning(
                 "%s has been blocked for %.2f s by %s; make the step a plain 'def' (it runs in a thread) or await "
                 "something there. New runs use a spare loop meanwhile.",
                 loop.name,
                 now - probed_at,
-                where or "code that is not on its stack any more",
+                blocker.line,
+                extra={"pipeline": blocker.pipeline, "step": blocker.step} if blocker.step else None,
             )
+
+    def _count(self, loop: RunLoop, now: float) -> None:
+        blocker, told_at = self._blockers[loop]
+        self._blocked(blocker.pipeline, blocker.step, now - told_at, newly=False)
+        if loop.reported:
+            self._blockers[loop] = blocker, now
+        else:
+            del self._blockers[loop]
 
 
 def _beat(loop: RunLoop) -> None:
@@ -77,15 +118,32 @@ def _beat(loop: RunLoop) -> None:
     loop.probed_at = None
 
 
-def blocking_line(thread_id: int | None) -> str | None:
-    """`file:line in function (source)` of the innermost user code on a thread's stack; any code if there is none."""
+def blocker_of(thread_id: int | None) -> Blocker:
+    """What runs on a thread now.
+
+    Its line is `file:line in function (source)` of the innermost user code on the stack, any code if there is none.
+    """
     frame = sys._current_frames().get(thread_id or 0)
     if frame is None:
-        return None
+        return Blocker()
+    pipeline, step = _step_of(frame)
     stack = traceback.extract_stack(frame)
     mine = [line for line in stack if _is_user_code(line.filename)]
     line = (mine or stack)[-1]
-    return f"{line.filename}:{line.lineno} in {line.name} ({line.line})"
+    return Blocker(pipeline, step, f"{line.filename}:{line.lineno} in {line.name} ({line.line})")
+
+
+def _step_of(frame: FrameType | None) -> tuple[str, str]:
+    """The pipeline and step that a stack is inside of: a coroutine's callers are on it while it runs."""
+    while frame is not None:
+        attempt = frame.f_locals.get("attempt") if frame.f_code is Lanes.run.__code__ else None
+        if isinstance(attempt, Attempt):
+            return attempt.scope.facts.pipeline, attempt.spec.name
+        execution = frame.f_locals.get("self") if frame.f_code is Execution._main.__code__ else None  # noqa: SLF001
+        if isinstance(execution, Execution):
+            return execution.scope.facts.pipeline, ""
+        frame = frame.f_back
+    return "", ""
 
 
 def _is_user_code(filename: str) -> bool:

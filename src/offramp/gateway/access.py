@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from offramp.core.keys import Key
 from offramp.errors import Unauthenticated
+from offramp.gateway.descriptors import streams_max
 from offramp.gateway.keyring import Keyring
 from offramp.gateway.loopback import is_loopback
 from offramp.gateway.problems import Forbidden, WrongHost
@@ -39,7 +40,7 @@ class Access:
     def __init__(self, keyring: Keyring | None = None, hosts: frozenset[str] | None = None) -> None:
         self._keyring = keyring or Keyring()
         self._hosts = None if hosts is None or ANY_HOST in hosts else hosts
-        self.streams = Streams()
+        self.streams = Streams(streams_max())
 
     @classmethod
     def of(cls, settings: Settings, host: str | None = None) -> Access:

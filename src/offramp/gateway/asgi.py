@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+from offramp.core.keys import shown_tenant
+from offramp.core.run import is_run_id
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
@@ -26,7 +28,10 @@ from offramp.gateway.ws import denied
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
+    from offramp.telemetry.tracing import RequestTrace, Tracing
 
+API = "/v1/"
+"""Requests below this path have a span."""
 CLIENT_GONE_STATUS = 499
 """In metrics only: the client left before it had an answer (nginx's number)."""
 
@@ -52,6 +57,7 @@ class Gateway:
         self._table = Table(ROUTES)
         self._meter = Meter()
         self._service: Service | None = None
+        self._tracing: Tracing | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._holders = 0
@@ -110,7 +116,9 @@ class Gateway:
                 if self._service is None:
                     service = self._make()
                     await service.start()
+                    self._meter.show()
                     self._meter.include(getattr(service, "collectors", ()))
+                    self._tracing = getattr(service, "tracing", None)
                     self._loop, self._service = asyncio.get_running_loop(), service
         if self._loop is not asyncio.get_running_loop():
             raise LoopMismatch(
@@ -123,29 +131,52 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        began = time.perf_counter()
-        method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
-        template = UNMATCHED
+        request = _Request(scope)
         answer: Answer
         try:
-            prefix, path = mounted_at(scope)
-            route, scope["path_params"] = self._table.find(method, path)
-            template = route.template
-            connection = HTTPConnection(scope)
-            key = self._access.admit(connection, route.guard)
-            service = await self._started() if route.needs_service else self._service
-            answer = await route.endpoint(Call(connection, receive, prefix, self._meter, service, self._access, key))
+            answer = await self._answer(request, receive)
         except ClientGone:
-            self._answered(method, template, CLIENT_GONE_STATUS, began)
+            self._answered(request, CLIENT_GONE_STATUS)
+            if request.trace is not None:
+                request.trace.end(CLIENT_GONE_STATUS)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem document
-            answer = denied(error) if method == SOCKET else problem(error)
-        self._answered(method, template, answer.status, began)
-        await answer(scope, receive, send)
+            answer = denied(error) if request.method == SOCKET else problem(error)
+            self._trace(request)
+        self._answered(request, answer.status)
+        try:
+            await answer(scope, receive, send)
+        finally:
+            if request.trace is not None:
+                request.trace.end(answer.status)
 
-    def _answered(self, method: str, template: str, status: int, began: float) -> None:
-        shown = method if method in _METHODS else "other"
-        self._meter.answered(shown, template, status, time.perf_counter() - began)
+    async def _answer(self, request: _Request, receive: Receive) -> Answer:
+        scope = request.scope
+        prefix, path = mounted_at(scope)
+        route, scope["path_params"] = self._table.find(request.method, path)
+        request.template, request.route = route.template, prefix + route.template
+        connection = HTTPConnection(scope)
+        key = self._access.admit(connection, route.guard)
+        service = await self._started() if route.needs_service else self._service
+        self._trace(request)
+        call = Call(connection, receive, prefix, self._meter, service, self._access, key, request.trace)
+        if request.trace is not None:
+            request.trace.of_tenant(shown_tenant(call.tenant))
+        return await route.endpoint(call)
+
+    def _trace(self, request: _Request) -> None:
+        """Open the request's span, if it is not and the request is for the API."""
+        _, path = mounted_at(request.scope)
+        if self._tracing is None or request.trace is not None or not path.startswith(API):
+            return
+        scope, method = request.scope, "GET" if request.method == SOCKET else _shown(request.method)
+        request.trace = self._tracing.request(scope, method, request.route, request.began_ns)
+        run_id = scope.get("path_params", {}).get("run_id", "")
+        if is_run_id(run_id):
+            request.trace.of_run(run_id)
+
+    def _answered(self, request: _Request, status: int) -> None:
+        self._meter.answered(_shown(request.method), request.template, status, time.perf_counter() - request.began)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol (ASGI specification, Lifespan)."""
@@ -165,6 +196,24 @@ class Gateway:
             await send({"type": "lifespan.shutdown.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Request:
+    """One request on its way: when it began, what it is for, and its span where it has one."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
+        self.template = UNMATCHED
+        self.route: str | None = None
+        self.trace: RequestTrace | None = None
+        self.began = time.perf_counter()
+        self.began_ns = time.time_ns()
+
+
+def _shown(method: str) -> str:
+    """A method as a label: clients may make up any number of others."""
+    return method if method in _METHODS else "other"
 
 
 def create_asgi(service_factory: Callable[[], Service], access: Access | None = None) -> Gateway:

@@ -23,6 +23,7 @@ from offramp.gateway.slots import Slot
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
+    from offramp.telemetry.tracing import RequestTrace
 
 
 class ClientGone(Exception):
@@ -40,6 +41,7 @@ class Call:
     running: Service | None
     access: Access
     key: Key | None = None
+    trace: RequestTrace | None = None
 
     @property
     def service(self) -> Service:

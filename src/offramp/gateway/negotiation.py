@@ -14,9 +14,15 @@ from offramp.errors import RequestError
 WAIT_S_MAX = 10**9
 """A larger `Prefer: wait=N` means the same: longer than any budget."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
+IDEMPOTENCY_KEY_PATTERN = (
+    rf"^(?:[!#-~]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}"
+    rf'|"(?:[ !#-\[\]-~]|\\["\\]){{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")$'
+)
+"""What `idempotency_key` takes, for JSON Schema."""
 TRACE_LENGTH_MAX = {"traceparent": 256, "tracestate": 4096, "baggage": 8192}
 """Characters; a longer header is dropped, as W3C Trace Context tells receivers to do with what they cannot use."""
 SEQ_DIGITS_MAX = 15
+SEQ_MAX = 10**SEQ_DIGITS_MAX - 1
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SF_STRING = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -168,12 +174,13 @@ def position(last_event_id: str | None, starting_after: str | None) -> int:
     Raises:
         RequestError: it is no event number.
     """
-    for name, text in (("Last-Event-ID", last_event_id), ("starting_after", starting_after)):
+    found = [0]
+    for name, text in (("starting_after", starting_after), ("Last-Event-ID", last_event_id)):
         if text:
             if not (text.isascii() and text.isdigit() and len(text) <= SEQ_DIGITS_MAX):
                 raise RequestError(f"{name} is the number of the last event seen, 0 or more, got {text[:50]!r}")
-            return int(text)
-    return 0
+            found.append(int(text))
+    return found[-1]
 
 
 def trace_context(headers: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
 from offramp.gateway.call import Call
-from offramp.gateway.negotiation import IDEMPOTENCY_KEY_LENGTH_MAX
+from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
 from offramp.gateway.reply import JSON, Reply, json_reply
 from offramp.gateway.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
-from offramp.gateway.schemas import COMPONENTS, Schema, rebased, run_request
+from offramp.gateway.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
@@ -40,6 +40,8 @@ _LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"
 _CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", "schema": {"type": "string"}}}
 _VARY = {"Vary": {"schema": {"const": "Prefer"}}}
 _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
+_SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
+"""Left empty it is as if it was not there."""
 _SIGNAL_BODY = {
     "description": "Any JSON value; without a body null.",
     "required": False,
@@ -70,7 +72,8 @@ def describe(service: Service, prefix: str = "", *, keys: bool = False) -> dict[
             "title": service.app_name,
             "version": metadata.version("offramp"),
             "description": "Runs start on a streamed fast path under a budget; one that will not make it goes on "
-            "the durable deep path under the same id.",
+            "the durable deep path under the same id. Whatever is asked, the answer may also be a Problem with 405 "
+            "(method), 408 (the request takes too long to arrive), 421 (host) or 431 (headers too large).",
         },
         "servers": [{"url": prefix or "/"}],
         "paths": paths,
@@ -113,12 +116,14 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
             "summary": f"Start a run of {spec.name}",
             "description": spec.doc,
         }
-    body = run_request(input_schema, sorted(service.classes), service.settings.max_budget)
+    settings = service.settings
+    webhooks = bool(settings.webhook_secret)
+    body = run_request(input_schema, sorted(service.classes), settings.max_budget, webhooks=webhooks)
     streamed = {
         "description": "The event stream, with `Accept: text/event-stream`; it ends at the terminal event, or at "
         "`run.demoted` unless `follow` is true. With JSON: the finished run's document.",
         "headers": _PREFERENCE_APPLIED | _CONTENT_LOCATION,
-        "content": {SSE: {"schema": _ref("Event")}, JSON: {"schema": _run_of(spec)}},
+        "content": {SSE: {"schema": _ref("Message")}, JSON: {"schema": _run_of(spec)}},
     }
     later = {
         "description": "Accepted, and not finished: at once with `Prefer: respond-async` or on the deep path, "
@@ -152,19 +157,20 @@ def _submit_parameters() -> list[dict[str, Any]]:
         _header(
             "Idempotency-Key",
             "The same key and body attach to the same run; quoted or bare.",
-            {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_LENGTH_MAX + 2},
+            {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN},
         ),
-        _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _number(0)),
+        _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _SEQ),
         _header("traceparent", "W3C Trace Context; `tracestate` and `baggage` too.", {"type": "string"}),
     ]
 
 
 def _runs() -> dict[str, Any]:
-    run_id = [_in_path("run_id", "The run.")]
-    after = _query("starting_after", "The number of the last event seen.", _number(0))
+    run_id = [_in_path("run_id", "The run.", RUN_ID)]
+    after = _query("starting_after", "The number of the last event seen.", _SEQ)
+    follow = _query("follow", "false: end after the newest event.", {"type": "boolean", "default": True})
     stream = {
         "description": "Events from the start or after a position, to the end of the run.",
-        "content": {SSE: {"schema": _ref("Event")}},
+        "content": {SSE: {"schema": _ref("Message")}},
     }
     unfinished = _json("Not finished yet.", "Run", _LOCATION | _RETRY_AFTER | _VARY)
     return (
@@ -180,8 +186,8 @@ def _runs() -> dict[str, Any]:
                     "follow_run",
                     "Follow a run's events",
                     "runs",
-                    {"200": stream} | _problems("400", "404", "410", "429", "500", "503"),
-                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _number(0)), after],
+                    {"200": stream} | _problems("400", "404", "410", "422", "429", "500", "503"),
+                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _SEQ), after, follow],
                 ),
             },
             "/v1/runs/{run_id}/result": {
@@ -207,7 +213,7 @@ def _runs() -> dict[str, Any]:
                         "101": {"description": "Closes with 1000 after the terminal event; 1012: connect again."},
                         "426": _problem("Not a WebSocket handshake."),
                     }
-                    | _problems("400", "404", "410", "429", "500", "503"),
+                    | _problems("400", "404", "410", "422", "429", "500", "503"),
                     [after],
                 ),
             },
@@ -253,7 +259,7 @@ def _list_parameters() -> list[dict[str, Any]]:
         _query("status", "Only runs in this state.", {"enum": list(STATUSES)}),
         _query("pipeline", "Only runs of this pipeline.", text),
         _query("limit", "Runs in a page.", _number(1) | {"maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}),
-        _query("after", "The id of the last run of the page before.", {"type": "string"}),
+        _query("after", "The id of the last run of the page before.", RUN_ID),
     ]
 
 
@@ -276,6 +282,7 @@ def _operations() -> dict[str, Any]:
     return {
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
+        "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(

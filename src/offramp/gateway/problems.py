@@ -40,6 +40,22 @@ class BodyTooLarge(RequestError):
     status = 413
 
 
+class HeadTooLarge(RequestError):
+    """The request's line and headers are over their bound."""
+
+    code = "head-too-large"
+    title = "Headers too large"
+    status = 431
+
+
+class RequestTimeout(RequestError):
+    """The request did not arrive in the time it has."""
+
+    code = "request-timeout"
+    title = "Request takes too long to arrive"
+    status = 408
+
+
 class UnsupportedMediaType(RequestError):
     """The request's body is not declared to be JSON."""
 

@@ -11,7 +11,7 @@ from starlette.routing import compile_path
 from starlette.types import Scope
 
 from offramp.core.names import did_you_mean
-from offramp.gateway import catalog, docs, health, openapi, runs, signals, streams, ws
+from offramp.gateway import catalog, docs, health, levels, openapi, runs, signals, streams, ws
 from offramp.gateway.call import Call
 from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
 from offramp.gateway.reply import Answer
@@ -48,6 +48,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/runs", runs.listing),
     Route("GET", "/v1/pipelines", catalog.pipelines),
     Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
+    Route("GET", "/v1/slo", levels.report),
     Route("GET", "/healthz", health.alive, needs_service=False, guard="health"),
     Route("GET", "/readyz", health.ready, guard="health"),
     Route("GET", "/metrics", health.metrics, needs_service=False, guard="operator"),
@@ -86,10 +87,10 @@ class Table:
             route = methods.get(method)
             if route is not None:
                 return route, match.groupdict()
-            if SOCKET in methods:
+            if SOCKET in methods and method in {"GET", "HEAD"}:
                 raise UpgradeRequired("connect here with a WebSocket; for HTTP use the run's events")
             if method != SOCKET:
-                allow = ", ".join(sorted(methods))
+                allow = ", ".join(sorted(methods)).replace(SOCKET, "GET")
                 raise MethodNotAllowed(f"{method} is not allowed here; use {allow}", allow)
         shown = path[:PATH_LENGTH_SHOWN]
         raise UnknownPath(f"nothing is served at {shown!r}; {did_you_mean(shown, self._templates)}")

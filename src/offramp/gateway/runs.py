@@ -36,26 +36,32 @@ async def submit(call: Call) -> Answer:
     if name not in service.pipelines:
         raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
     asked = await read_submission(call, name)
+    after = position(call.connection.headers.get("last-event-id"), None)
     if not asked.preference.at_once and wants_stream(call.connection.headers.getlist("accept")):
-        return await _stream(call, asked)
-    accepted = await service.submit(asked.submission)
+        return await _stream(call, asked, after)
+    accepted = await _submitted(call, asked)
     if asked.preference.at_once:
         return await _document(call, 202, accepted.record.id, asked.preference)
     return await _wait(call, asked, accepted)
 
 
-async def _stream(call: Call, asked: Asked) -> EventStream:
+async def _submitted(call: Call, asked: Asked) -> Accepted:
+    accepted = await call.service.submit(asked.submission)
+    if call.trace is not None:
+        call.trace.accepted(accepted.record, attached=accepted.attached)
+    return accepted
+
+
+async def _stream(call: Call, asked: Asked, after: int) -> EventStream:
     slot = call.open_stream()  # before the run: what is refused starts nothing
     try:
-        return _streamed(call, asked, await call.service.submit(asked.submission), slot)
+        return _streamed(call, asked, await _submitted(call, asked), after, slot)
     except BaseException:
         slot.release()
         raise
 
 
-def _streamed(call: Call, asked: Asked, accepted: Accepted, slot: Slot) -> EventStream:
-    # A reader that sends its request again with the same Idempotency-Key goes on where it was.
-    after = position(call.connection.headers.get("last-event-id"), None) if accepted.attached else 0
+def _streamed(call: Call, asked: Asked, accepted: Accepted, after: int, slot: Slot) -> EventStream:
     # The run's id comes with its first event and not in a header: until then other processes do not know the run.
     headers: Headers = []
     applied = asked.preference.applied(EventStream.status)
@@ -64,7 +70,8 @@ def _streamed(call: Call, asked: Asked, accepted: Accepted, slot: Slot) -> Event
     return EventStream(
         call,
         accepted.record.id,
-        after,
+        # A reader that sends its request again with the same Idempotency-Key goes on where it was.
+        after if accepted.attached else 0,
         until_demoted=not asked.follow,
         started_run=not accepted.attached,
         headers=headers,

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from offramp.core.events import TYPES
 from offramp.core.run import DemotionReason, Status, Webhook
+from offramp.core.slo import WINDOWS
 from offramp.core.webhooks import EVENT_NAMES, URL_LENGTH_MAX
 from offramp.gateway.submission import (
     METADATA_KEY_LENGTH_MAX,
@@ -31,6 +32,8 @@ _MOMENT: Schema = {"type": "string", "format": "date-time"}
 _MOMENT_OR_NULL = _nullable("string", format="date-time")
 _NUMBER: Schema = {"type": "number"}
 
+RUN_ID: Schema = {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"}
+
 RUN_ERROR = _object(
     {
         "code": _STRING,
@@ -44,7 +47,7 @@ RUN_ERROR = _object(
 
 RUN = _object(
     {
-        "id": {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"},
+        "id": RUN_ID,
         "pipeline": _STRING,
         "status": {"enum": list(get_args(Status))},
         "path": {"enum": ["fast", "deep"]},
@@ -160,6 +163,23 @@ EVENT = _object(
     description="One event; each type adds fields of its own.",
 )
 
+MESSAGE = _object(
+    {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "The event's number."},
+        "event": {"enum": list(TYPES)},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Event"},
+        },
+    },
+    description="One message of the stream.",
+)
+
+NO_WEBHOOK: Schema = {
+    "type": "null",
+    "description": "Not available here: the operator has set no OFFRAMP_WEBHOOK_SECRET to sign with.",
+}
 WEBHOOK = _object(
     {
         "url": {
@@ -180,6 +200,44 @@ WEBHOOK = _object(
     additionalProperties=False,
 )
 
+_LEVEL_WINDOW = _object(
+    {
+        "runs": _nullable("integer", minimum=0, description="Null for whoever may not see all tenants' runs."),
+        "within_target": _nullable("number", minimum=0, maximum=1, description="The share; null without runs."),
+        "burn_rate": {"type": "number", "minimum": 0, "description": "1 spends the error budget exactly."},
+    }
+)
+
+LEVELS = _object(
+    {
+        "objective": {"type": "number", "description": "The share of runs that is promised within the target."},
+        "classes": {
+            "type": "array",
+            "description": "Those with a target.",
+            "items": _object(
+                {
+                    "class": _STRING,
+                    "target_s": _NUMBER,
+                    "budget_left": {"type": "number", "maximum": 1, "description": "Of 30 days; below 0: overspent."},
+                    "windows": _object(dict.fromkeys(WINDOWS, _LEVEL_WINDOW)),
+                    "alerts": {
+                        "type": "array",
+                        "items": _object(
+                            {
+                                "severity": {"enum": ["page", "ticket"]},
+                                "long": {"enum": list(WINDOWS)},
+                                "short": {"enum": list(WINDOWS)},
+                                "threshold": _NUMBER,
+                                "firing": {"type": "boolean", "description": "Both windows burn faster than that."},
+                            }
+                        ),
+                    },
+                }
+            ),
+        },
+    }
+)
+
 HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
@@ -190,12 +248,14 @@ COMPONENTS: dict[str, Schema] = {
     "Pipelines": PIPELINES,
     "Problem": PROBLEM,
     "Event": EVENT,
+    "Message": MESSAGE,
     "Health": HEALTH,
+    "Levels": LEVELS,
 }
 
 
-def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> Schema:
-    """The body of a request for a run."""
+def run_request(input_schema: Schema, classes: list[str], budget_max: float, *, webhooks: bool) -> Schema:
+    """The body of a request for a run; `webhooks` where they are sent."""
     return _object(
         {
             "input": input_schema,
@@ -208,7 +268,7 @@ def run_request(input_schema: Schema, classes: list[str], budget_max: float) -> 
                 "additionalProperties": {"type": "string", "maxLength": METADATA_VALUE_LENGTH_MAX},
             },
             "budget": _nullable("number", minimum=0, maximum=budget_max, description="Seconds on the fast path."),
-            "webhook": {"oneOf": [{"type": "null"}, WEBHOOK]},
+            "webhook": {"oneOf": [{"type": "null"}, WEBHOOK]} if webhooks else NO_WEBHOOK,
             "follow": {
                 "type": "boolean",
                 "default": False,

@@ -1,6 +1,6 @@
 """Runs a gateway under uvicorn: one bound socket, a drain before the end, no way to be open by accident.
 
-Owns the socket, the signals and the limits on connections. Must not know what the gateway serves.
+Owns the socket and the signals. Must not know what the gateway serves.
 """
 
 from __future__ import annotations
@@ -8,43 +8,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from offramp.core.addresses import PORT_MAX
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
+from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
+from offramp.gateway.descriptors import connections_max
 from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
-PORT_MAX = 65_535
-HEAD_BYTES_MAX = 64 * 1024
-"""Of a request's line and headers; past it 431."""
-HEAD_S_MAX = 20.0
-"""How long a connection may take to send a request's line and headers."""
 KEEP_ALIVE_S = 15
-SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 FORCED_S_MAX = 2.0
 """What the gateway gets to stop after a second signal."""
 CLOSE_S_MIN = 1.0
 """What connections get to end after the drain, even when the drain used its time up."""
 
 log = logging.getLogger("offramp.gateway")
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-type: application/problem+json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-)
-_TOO_LARGE_BODY = (
-    b'{"type":"urn:offramp:error:head-too-large","title":"Headers too large","status":431,'
-    b'"detail":"the request line and headers have more than %d bytes"}' % HEAD_BYTES_MAX
-)
 
 
 def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) -> socket.socket:
@@ -152,8 +140,8 @@ def _config(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         gateway,
         loop="none",
-        http=BoundedHttp,
-        ws="websockets-sansio",
+        http=functools.partial(BoundedHttp, connections_max=connections_max()),  # type: ignore[arg-type]
+        ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
         # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
         lifespan="off",
@@ -250,57 +238,3 @@ class _Stopping:
                 await self._gateway.stop()
         except TimeoutError:
             log.warning("the gateway did not stop within %g s; its runs are recovered by another", FORCED_S_MAX)
-
-
-class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol with a bound on the size of a request's head, and on the time it takes to come."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._head_bytes: int | None = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._head_bytes is None:
-            super().data_received(data)
-            return
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-        self._head_bytes += len(data)
-        super().data_received(data)
-        # Still in the head after all that: what came of the body is not counted against it.
-        if self._head_bytes is not None and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE % (len(_TOO_LARGE_BODY), _TOO_LARGE_BODY))
-            self.transport.close()
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = None
-        self._stop_head_timer()
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._head_bytes = 0
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self._head_bytes is None:
-            return
-        if self.cycle is not None and not self.cycle.response_complete:
-            # The answer before is still being sent; the next request may take its time until then.
-            self._head_timer = self.loop.call_later(HEAD_S_MAX, self._head_is_late)
-            return
-        self.transport.close()

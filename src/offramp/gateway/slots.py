@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from offramp.core.keys import shown_tenant
-from offramp.errors import TenantLimit
+from offramp.errors import Overloaded, TenantLimit
+
+RETRY_AFTER_S = 5.0
+"""When a stream that did not fit into this process is worth another try."""
 
 
 class Slot:
@@ -29,10 +32,15 @@ class Slot:
 
 
 class Streams:
-    """The open streams by tenant."""
+    """The open streams by tenant.
 
-    def __init__(self) -> None:
+    Args:
+        most: of all tenants together; None for any number.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
         self._counts: Counter[str] = Counter()
+        self._most = most
 
     def count(self, tenant: str) -> int:
         """How many are open."""
@@ -43,10 +51,17 @@ class Streams:
 
         Raises:
             TenantLimit: the tenant has `limit` open.
+            Overloaded: as many are open as this process may have.
         """
         if self._counts[tenant] >= limit:
             raise TenantLimit(
                 f"tenant {shown_tenant(tenant)!r} has {limit} streams open here (OFFRAMP_TENANT_STREAMS): close some, "
                 "or read the run document instead"
+            )
+        if self._most is not None and self._counts.total() >= self._most:
+            raise Overloaded(
+                f"{self._most} streams are open here, as many as the limit on open files has room for (ulimit -n): try "
+                "another gateway, or later",
+                RETRY_AFTER_S,
             )
         return Slot(self._counts, tenant)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any, TypeVar
 
 from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from offramp.core.events import TERMINAL, Frame
-from offramp.errors import RunGone
-from offramp.gateway.call import Call, ClientGone
+from offramp.errors import InputError, RunGone
+from offramp.gateway.call import Call, ClientGone, query_pointer
 from offramp.gateway.negotiation import position
 from offramp.gateway.reply import Headers
 from offramp.gateway.slots import Slot
@@ -46,12 +46,13 @@ T = TypeVar("T")
 def encode(frames: Sequence[Frame], ends: frozenset[bytes]) -> tuple[bytes, int, bool]:
     """Frames as one chunk up to and with the first whose type is in `ends`; how many; whether there was one."""
     parts: list[bytes] = []
-    for seq, data in frames:
+    for frame in frames:
+        data = frame.data
         kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
         if b"\n" in data or b"\r" in data:
             # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
-            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # noqa: PLW2901
-        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, kind, data))
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
         if kind in ends:
             return b"".join(parts), len(parts), True
     return b"".join(parts), len(parts), False
@@ -95,6 +96,7 @@ class EventStream:
         run_id: whose events.
         after: the number of the last event that the reader has.
         until_demoted: end at `run.demoted`, not only at the terminal event.
+        follow: go on with what comes; else end after the newest event there is.
         started_run: the request created the run, so that its client's leaving means something to it.
         headers: more headers.
         slot: the room it takes, released at its end.
@@ -109,6 +111,7 @@ class EventStream:
         after: int,
         *,
         until_demoted: bool,
+        follow: bool = True,
         started_run: bool = False,
         headers: Headers | None = None,
         slot: Slot,
@@ -118,6 +121,7 @@ class EventStream:
         self._run_id = run_id
         self._after = after
         self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+        self._follow_on = follow
         self._started_run = started_run
         self._headers = HEADERS + (headers or [])
         self._complete = False
@@ -153,7 +157,8 @@ class EventStream:
     async def _pump(self, send: Send, sent: Counter) -> None:
         try:
             async with asyncio.timeout(None) as limit:
-                await self._follow(_Sender(send, limit), sent)
+                with closing(_Sender(send, limit)) as sender:
+                    await self._follow(sender, sent)
         except TimeoutError as error:
             if limit.expired():
                 raise _Stalled from error
@@ -161,14 +166,17 @@ class EventStream:
 
     async def _follow(self, send: _Sender, sent: Counter) -> None:
         service = self._call.service
+        idle = service.settings.heartbeat if self._follow_on else 0.0
         await send(FIRST)
         try:
-            async with aclosing(service.follow(self._run_id, self._after, service.settings.heartbeat)) as batches:
+            async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
                 async for frames in batches:
                     if self._call.revoked:
                         log.info("a reader of %s has no good API key any more; its stream ends", self._run_id)
                         break
                     if not frames:
+                        if not self._follow_on:
+                            break
                         await send(HEARTBEAT)
                         continue
                     chunk, count, ended = encode(frames, self._ends)
@@ -185,27 +193,50 @@ class EventStream:
 
 
 class _Sender:
-    """Sends parts of a body; one timer for all of them, moved with each, notices a client that takes nothing."""
+    """Sends parts of a body, and notices a client that takes nothing: one look a minute costs less than a timer each.
+
+    Args:
+        send: the connection.
+        limit: made to expire when the client has taken nothing for `STALL_S_MAX`.
+    """
 
     def __init__(self, send: Send, limit: asyncio.Timeout) -> None:
         self._send = send
         self._limit = limit
         self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer = self._loop.call_later(STALL_S_MAX, self._look)
 
     async def __call__(self, body: bytes, *, more: bool = True) -> None:
-        self._limit.reschedule(self._loop.time() + STALL_S_MAX)
+        self._since = self._loop.time()
         try:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except OSError as error:
             raise ClientGone from error
-        self._limit.reschedule(None)
+        self._since = None
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = (now if self._since is None else self._since) + STALL_S_MAX
+        if due <= now:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_at(due, self._look)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
 
 
 async def events(call: Call) -> EventStream:
-    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end."""
-    connection = call.connection
-    after = position(connection.headers.get("last-event-id"), connection.query_params.get("starting_after"))
+    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
+    query = call.query("starting_after", "follow")
+    follow = query.get("follow", "true")
+    if follow not in {"true", "false"}:
+        says = f"true or false, got {follow[:20]!r}"
+        raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
+    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventStream(call, record.id, after, until_demoted=False, slot=call.open_stream())
+    return EventStream(call, record.id, after, until_demoted=False, follow=follow == "true", slot=call.open_stream())

@@ -15,7 +15,7 @@ import msgspec
 from prometheus_client import Counter
 from starlette.types import Message, Receive, Scope, Send
 
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
 from offramp.errors import OfframpError, RequestError, RunConflict, RunGone
 from offramp.gateway.access import chosen_subprotocol
 from offramp.gateway.call import Call
@@ -88,7 +88,7 @@ def denied(error: Exception) -> Denied:
 
 async def socket(call: Call) -> Answer:
     """`GET /v1/runs/{run_id}/ws`."""
-    after = position(None, call.connection.query_params.get("starting_after"))
+    after = position(None, call.query("starting_after").get("starting_after"))
     record = await call.service.get(call.run_id, call.tenant)
     if record.purged:
         raise RunGone(f"the events of {record.id} were removed when their retention ended")
@@ -154,7 +154,7 @@ class EventSocket:
                     self._require_good_key()
                     last = await _send_all(send, frames, last)
                     sent.inc(len(frames))
-                    if frames and frames[-1].type in TERMINAL:
+                    if frames and frames[-1].terminal:
                         raise _Close(NORMAL)
         except RunGone:
             raise _Close(GONE, "the events were removed when their retention ended") from None

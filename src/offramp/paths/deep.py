@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import time
+from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.scope import History
+from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Claim, Lease, Store
+from offramp.ports.store import Claim, Lease, RunLog, Store
+from offramp.telemetry.logs import about
+
+if TYPE_CHECKING:
+    from offramp.telemetry.run_trace import RunTrace
 
 log = logging.getLogger("offramp")
 
@@ -41,8 +48,12 @@ class DeepPath(RunHost):
 
     def execute(self, claim: Claim) -> None:
         """Begin: at once when nothing has to be replayed."""
+        if claim.fresh:
+            self._process.metrics.waited(claim.record, self._process.clock.time() - claim.record.created_at)
+            self._live.first_events.of_new(claim.record)
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
-            self._live.start(claim.record, self._process.store.log(claim.lease), History())
+            runlog, trace = self._process.store.log(claim.lease), self._traced(claim, History(), time.time_ns())
+            self._live.start(claim.record, runlog, History(), trace)
             return
         self._starting += 1
         self._process.control.spawn(self._resume(claim))
@@ -51,32 +62,57 @@ class DeepPath(RunHost):
         process, record = self._process, claim.record
         runlog = process.store.log(claim.lease)
         now = process.clock.time()
+        began_ns = time.time_ns()  # spans go by the system's clock
         try:
             if record.cancel_requested:
-                self._live.conclude(record, runlog, cancelled())
+                self._conclude(claim, runlog, cancelled(), began_ns)
                 return
             if record.deadline_at is not None and record.deadline_at <= now:
-                self._live.conclude(record, runlog, expired(record))
+                self._conclude(claim, runlog, expired(record), began_ns)
                 return
             history = await self.history(record.id)
         finally:
             self._starting -= 1
         if not claim.fresh:
-            replayed = sum(1 for entry in history.entries if entry.kind == "step")
+            if not history.resumed:
+                self._live.first_events.of_demoted(record)
+            replayed = _replayed(history)
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
-        self._live.start(record, runlog, history)
+            log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
+        self._live.start(record, runlog, history, self._traced(claim, history, began_ns))
+
+    def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
+        """End a run that does not execute again."""
+        trace = self._traced(claim, History(resumed=True), began_ns)
+        if trace is not None:
+            trace.concluded(outcome)
+            trace.end()
+        self._live.conclude(claim.record, runlog, outcome)
+
+    def _traced(self, claim: Claim, history: History, began_ns: int) -> RunTrace | None:
+        tracing, record = self._process.tracing, claim.record
+        if tracing is None:
+            return None
+        # What a worker takes up again later, as after a death or a wait, is no part of the trace that sent it.
+        first = claim.fresh or (record.demotion is not None and not history.resumed)
+        sent_at = record.created_at if record.demotion is None else record.demotion.at
+        waited_s = self._process.clock.time() - sent_at if first else None
+        return tracing.resume(record, _replayed(history), waited_s, began_ns)
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
         store = self._process.store
         while True:
             try:
-                steps = await steps_of(store, run_id)
+                frames = await log_of(store, run_id)
+                steps = events.fold_steps([frame.data for frame in frames])
                 return History(
                     await store.journal(run_id),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
+                    resumed=any(frame.type == "run.resumed" for frame in frames),
+                    waiting=events.open_waits(frames),
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
@@ -95,7 +131,7 @@ class DeepPath(RunHost):
 
     def listening(self) -> list[str]:
         """The runs here that wait for something: they look again now and then, should a notification be lost."""
-        return [run.record.id for run in self._live.all() if run.execution.scope.parks() is not None]
+        return [run.record.id for run in self._live.all() if run.execution.scope.waits_until() is not None]
 
     def held(self, until: float) -> None:
         """The lease was renewed."""
@@ -114,13 +150,18 @@ class DeepPath(RunHost):
         self._live.lost(lease)
 
 
+def _replayed(history: History) -> int:
+    return sum(1 for entry in history.entries if entry.kind == "step")
+
+
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
-    frames: list[bytes] = []
-    after = 0
-    while True:
-        part = await store.events(run_id, after, skip_deltas=True)
-        if not part:
-            return events.fold_steps(frames, finished=finished)
-        frames += [frame.data for frame in part]
-        after = part[-1].seq
+    return events.fold_steps([frame.data for frame in await log_of(store, run_id)], finished=finished)
+
+
+async def log_of(store: Store, run_id: str) -> list[events.Frame]:
+    """The event log of a run, without what was emitted."""
+    frames: list[events.Frame] = []
+    while part := await store.events(run_id, frames[-1].seq if frames else 0, skip_deltas=True):
+        frames += part
+    return frames

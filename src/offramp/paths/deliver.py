@@ -7,18 +7,82 @@ memory stays bounded however slow a reader is.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
+from offramp.errors import RunGone
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
+FIRST_READER_WITHIN_S = 1.0
+"""Who asked for a run follows it within moments, as a rule; later readers find its first events in the store."""
+GOLDEN_RATIO = 0.618033988749895
+"""Its multiples, without their whole parts, fill the unit interval evenly however many there are."""
 TAIL_EVENTS_MAX = 512
 TAIL_BYTES_MAX = 256 * 1024
 """How much of a followed run's log is kept in memory, per run."""
+
+
+class _Reader:
+    """Who waits for the next event of a run: the last number it has, and whether the store is known to have more.
+
+    Belongs to one loop; only `behind` is set from elsewhere. Its timer is not moved with each event, but looks when it
+    is due whether there was one: a waiting stream costs little, a flowing one nothing.
+    """
+
+    __slots__ = ("_due", "_loop", "_timer", "_wait", "after", "behind", "told")
+
+    def __init__(self, after: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.after = after
+        self.behind = False
+        self.told = False
+        self._loop = loop
+        self._wait: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def tell(self) -> None:
+        """There may be something new."""
+        self.told = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._wait is not None and not self._wait.done():
+            self._wait.set_result(None)
+
+    async def woken(self, seconds: float | None) -> bool:
+        """Whether it was told something within that time, from `told = False` on; None for any time.
+
+        A time that is shorter than the one before may be exceeded, as far as that one goes.
+        """
+        if not self.told:
+            self._wait = self._loop.create_future()
+            if seconds is not None:
+                self._due = self._loop.time() + seconds
+                if self._timer is None:
+                    self._timer = self._loop.call_at(self._due, self._look)
+            try:
+                await self._wait
+            finally:
+                self._wait = None
+        return self.told
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._wait is None:
+            return  # the next wait sets it again
+        if self._due <= self._loop.time():
+            self._go_on()
+        else:
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Topic:
@@ -33,7 +97,7 @@ class _Topic:
         self.size = 0
         self.last = 0
         self.readers = 0
-        self.loops: dict[asyncio.AbstractEventLoop, set[asyncio.Event]] = {}
+        self.loops: dict[asyncio.AbstractEventLoop, set[_Reader]] = {}
 
     def add(self, batch: Batch) -> None:
         if batch.first != self.last + 1:
@@ -56,9 +120,19 @@ class _Topic:
         # From the end, where readers are as a rule: a deque is indexed in constant time there.
         return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
+    def everybody_has(self) -> int:
+        """The number up to which every reader has the events; there is a reader."""
+        return min([reader.after for readers in self.loops.values() for reader in readers])
+
+    def set_behind(self) -> None:
+        """The store has more than some reader."""
+        for readers in self.loops.values():
+            for reader in readers:
+                reader.behind = True
+
     def over(self) -> bool:
         """Whether the newest event is the terminal one."""
-        return bool(self.frames) and self.frames[-1].type in TERMINAL
+        return bool(self.frames) and self.frames[-1].terminal
 
 
 class Feed:
@@ -66,8 +140,11 @@ class Feed:
 
     def __init__(self) -> None:
         self._topics: dict[str, _Topic] = {}
+        self._expecting: deque[tuple[float, _Topic]] = deque()
+        self._joined = itertools.count()
         self._lock = threading.Lock()
-        self._ended = False
+        self.ended = False
+        """Whether this process stops, so that nobody waits here any more."""
 
     def publish(self, batches: Sequence[Batch]) -> None:
         """Take what this process wrote; called on the store's thread."""
@@ -93,57 +170,75 @@ class Feed:
                 if not topic.loops:  # what is kept for the first reader is not all there is
                     del self._topics[topic.run_id]
 
+    async def catch_up(self, store: Store, now: float) -> None:
+        """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
+        with self._lock:
+            self._expect_no_longer(now)
+            positions = {run_id: topic.everybody_has() for run_id, topic in self._topics.items() if topic.loops}
+        if not positions:
+            return
+        ahead = await store.ahead(positions)
+        with self._lock:
+            topics = [topic for topic in map(self._topics.get, ahead) if topic is not None]
+            for topic in topics:
+                topic.set_behind()
+            self._wake(topics)
+
     def end(self) -> None:
         """Let every reader end, as this process does."""
         with self._lock:
-            self._ended = True
+            self.ended = True
             self._wake(list(self._topics.values()))
+
+    def _first_silence(self, idle: float | None) -> float | None:
+        """A half to the whole, evenly spread: readers that came together are not all served together ever after."""
+        return None if idle is None else idle * (0.5 + next(self._joined) * GOLDEN_RATIO % 1 / 2)
 
     @staticmethod
     def _wake(topics: Sequence[_Topic]) -> None:
-        wake: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        wake: dict[asyncio.AbstractEventLoop, list[_Reader]] = {}
         for topic in topics:
             for loop, readers in topic.loops.items():
                 wake.setdefault(loop, []).extend(readers)
-        for loop, events in wake.items():
-            call_threadsafe(loop, _set_all, events)
+        for loop, told in wake.items():
+            call_threadsafe(loop, _tell_all, told)
 
-    @contextlib.contextmanager
-    def _reader(self, run_id: str) -> Iterator[tuple[_Topic, asyncio.Event]]:
-        loop = asyncio.get_running_loop()
-        event = asyncio.Event()
+    def _join(self, run_id: str, reader: _Reader, loop: asyncio.AbstractEventLoop) -> _Topic:
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic(run_id))
+            topic = self._topics.get(run_id)
+            if topic is None:
+                topic = self._topics[run_id] = _Topic(run_id)
             topic.readers += 1
-            topic.loops.setdefault(loop, set()).add(event)
-        try:
-            yield topic, event
-        finally:
-            with self._lock:
-                topic.loops[loop].discard(event)
-                if not topic.loops[loop]:
-                    del topic.loops[loop]
-                self._let_go(topic)
+            topic.loops.setdefault(loop, set()).add(reader)
+        return topic
+
+    def _leave(self, topic: _Topic, reader: _Reader, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            topic.loops[loop].discard(reader)
+            if not topic.loops[loop]:
+                del topic.loops[loop]
+            self._let_go(topic)
 
     def _let_go(self, topic: _Topic) -> None:
         topic.readers -= 1
         if topic.readers == 0 and self._topics.get(topic.run_id) is topic:
             del self._topics[topic.run_id]
 
-    def watch(self, run_id: str) -> Callable[[], None]:
-        """Keep the events of a run that this process is about to create; call the result to stop."""
+    def expect(self, run_id: str, now: float) -> None:
+        """Keep the events of a run that this process is about to create, for a moment; `now` is monotonic."""
         with self._lock:
             topic = self._topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
+            self._expecting.append((now + FIRST_READER_WITHIN_S, topic))
+            self._expect_no_longer(now)
 
-        def unwatch() -> None:
-            with self._lock:
-                self._let_go(topic)
-
-        return unwatch
+    def _expect_no_longer(self, now: float) -> None:
+        """A timer for each run would cost more than all else here: the next run, or `catch_up`, lets go of them."""
+        while self._expecting and self._expecting[0][0] <= now:
+            self._let_go(self._expecting.popleft()[1])
 
     async def follow(
-        self, store: Store, run_id: str, after: int, idle: float | None, poll: float
+        self, store: Store, run_id: str, after: int, idle: float | None
     ) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one.
 
@@ -151,39 +246,53 @@ class Feed:
             store: where older events are.
             run_id: an existing run.
             after: the last number the reader has; 0 from the start.
-            idle: seconds without an event after which an empty list is yielded; None for never.
-            poll: seconds after which the store is asked even though no notification came.
+            idle: seconds without an event after which an empty list is yielded, the first time up to half of that
+                earlier; None for never.
+
+        Raises:
+            RunGone: the run's events were removed at the end of its retention.
         """
+        if self.unknown(run_id):
+            await _require_kept(store, run_id)
         loop = asyncio.get_running_loop()
-        silent_since = loop.time()
-        with self._reader(run_id) as (topic, event):
-            look, told = not topic.complete, True
+        reader = _Reader(after, loop)
+        topic = self._join(run_id, reader, loop)
+        try:
+            look, silence = not topic.complete, self._first_silence(idle)
             while True:
-                event.clear()
+                reader.told = False
+                behind, reader.behind = reader.behind, False
                 with self._lock:
-                    frames = topic.after(after)
-                    ended = self._ended or topic.over()
-                if frames is None or (look and not frames):
-                    frames = await store.events(run_id, after)
-                    if not frames and (after or not told) and await _over(store, run_id):
-                        frames = await store.events(run_id, after)
+                    frames = topic.after(reader.after)
+                    ended = not frames and (self.ended or topic.over())
+                if frames is None or (not frames and (look or behind)):
+                    frames = await store.events(run_id, reader.after)
+                    if not frames and (reader.after or behind) and await _over(store, run_id):
+                        frames = await store.events(run_id, reader.after)
                         if not frames:
                             return
                 if frames:
-                    after, look = frames[-1].seq, False
+                    reader.after, look = frames[-1].seq, False
                     yield frames
-                    if frames[-1].type in TERMINAL:
+                    if frames[-1].terminal:
                         return
-                    silent_since = loop.time()
                     continue
                 if ended:
                     return
-                step = poll if idle is None else min(poll, silent_since + idle - loop.time())
-                told = await _woken(event, step)
-                look = not told or topic.last <= after
-                if idle is not None and loop.time() - silent_since >= idle:
-                    silent_since = loop.time()
+                told = await reader.woken(silence)
+                while not told:
                     yield []
+                    told = await reader.woken(idle)
+                look = topic.last <= reader.after
+        finally:
+            reader.close()
+            self._leave(topic, reader, loop)
+
+
+async def _require_kept(store: Store, run_id: str) -> None:
+    record = await store.get(run_id)
+    if record is not None and record.purged:
+        raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
 
 
 async def _over(store: Store, run_id: str) -> bool:
@@ -192,23 +301,6 @@ async def _over(store: Store, run_id: str) -> bool:
     return record is not None and record.finished
 
 
-async def _woken(event: asyncio.Event, seconds: float) -> bool:
-    """Whether the event came within that time; cheaper than asyncio.timeout(), once for every streamed event."""
-    in_time = True
-
-    def expire() -> None:
-        nonlocal in_time
-        in_time = False
-        event.set()
-
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
-    try:
-        await event.wait()
-    finally:
-        timer.cancel()
-    return in_time
-
-
-def _set_all(events: list[asyncio.Event]) -> None:
-    for event in events:
-        event.set()
+def _tell_all(readers: list[_Reader]) -> None:
+    for reader in readers:
+        reader.tell()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+
+import msgspec
 
 from offramp.core import events
 from offramp.core.run import Demotion, DemotionReason, links
@@ -17,7 +18,9 @@ from offramp.errors import LeaseLost, StoreError
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
+from offramp.ports.commit import call_threadsafe
 from offramp.ports.engine import Engine, Handoff
+from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
 
@@ -47,13 +50,20 @@ class OffRamp:
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
         in_flight = run.execution.scope.stop_at_boundary()
         try:
-            while not await self._adopted(run, demotion, in_flight):
-                await sleep_for(clock, RETRY_EVERY_S)
+            if run.trace is None:
+                await self._hand_off(run, demotion, in_flight)
+            else:
+                with run.trace.send(run.record.pipeline) as sent:
+                    await self._hand_off(run, msgspec.structs.replace(demotion, trace=sent.headers), in_flight)
         except LeaseLost:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
         await self._leave(run)
+
+    async def _hand_off(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> None:
+        while not await self._adopted(run, demotion, in_flight):
+            await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
         """Durable, owned, told; False when the store refused for now."""
@@ -66,6 +76,8 @@ class OffRamp:
             return execution.finished
         record.path, record.demotion = "deep", demotion
         execution.scope.facts.path = "deep"
+        if run.trace is not None:
+            run.trace.demoted(demotion)
         body = events.RunDemoted(
             demotion.reason,
             demotion.budget_ms,
@@ -77,6 +89,8 @@ class OffRamp:
         await run.log.durable()
         late_s = self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
+        told = (record.id, demotion.reason, demotion.elapsed_ms / 1000)
+        log.info("%s was demoted (%s) after %.2f s", *told, extra=about(record) | {"reason": demotion.reason})
         return True
 
     async def hand_over(self, run: LiveRun) -> None:
@@ -88,11 +102,31 @@ class OffRamp:
         await self._leave(run)
 
     async def _leave(self, run: LiveRun) -> None:
-        """Wait until no step is in flight, then release the run; unless it ends before."""
-        if await self._at_boundary(run):
-            parked = run.execution.scope.parks()
-            self._live.drop(run)
-            await self._engine.release(run.lease, parked)
+        """Release the run as soon as no step is in flight and the body waits or was given a moment, unless it ends."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        execution, scope = run.execution, run.execution.scope
+
+        def change() -> None:
+            call_threadsafe(loop, changed.set)
+
+        scope.on_change = change
+        while not (execution.finished or scope.state == "closed"):
+            changed.clear()
+            if scope.in_flight:
+                await changed.wait()
+                continue
+            execution.call(scope.close_at_rest, "stopping", 0.0, change)
+            if scope.parked or not await self._progress(changed):
+                scope.close_if_idle()
+        await self._give_back(run)
+
+    async def _give_back(self, run: LiveRun) -> None:
+        """Release a run whose execution was ended between two steps: queued, or parked where it was at rest."""
+        if run.execution.finished or self._live.get(run.record.id) is not run:
+            return  # it has its outcome, was lost, or is given back already
+        run.leaving = True
+        self._live.drop(run)
+        await self._engine.release(run.lease, run.execution.scope.rest)
 
     def watch(self, run: LiveRun) -> None:
         """When a run begins to wait, look whether it has a signal already; park it when it does nothing but wait."""
@@ -103,7 +137,11 @@ class OffRamp:
                 self._leave_early(run)
                 return
             due = process.clock.monotonic() + PARK_AFTER_S
-            process.clock.call_at(due, lambda: process.control.spawn(self._park(run)))
+            process.clock.call_at(due, lambda: run.execution.call(park))
+
+        def park() -> None:
+            beyond = process.clock.time() + PARK_FOR_S_MIN
+            scope.close_at_rest("open", beyond, lambda: process.control.spawn(self._give_back(run)))
 
         scope = run.execution.scope
         scope.on_rest = resting
@@ -111,33 +149,10 @@ class OffRamp:
 
     def _leave_early(self, run: LiveRun) -> None:
         """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""
-        execution, clock = run.execution, self._process.clock
-        parked = execution.scope.parks()
-        if parked is not None and clock.time() + execution.scope.facts.remaining() < parked.until < math.inf:
+        scope, clock = run.execution.scope, self._process.clock
+        until = scope.waits_until()
+        if until is not None and clock.time() + scope.facts.remaining() < until < math.inf:
             self._process.control.spawn(self.demote(run, "predicted"))
-
-    async def _park(self, run: LiveRun) -> None:
-        if run.leaving or run.execution.finished or run.record.path == "fast":
-            return
-        parked = run.execution.scope.close_if_resting(self._process.clock.time() + PARK_FOR_S_MIN)
-        if parked is not None:
-            run.leaving = True
-            self._live.drop(run)
-            await self._engine.release(run.lease, parked)
-
-    async def _at_boundary(self, run: LiveRun) -> bool:
-        """Wait for the next step boundary; False when the run ended instead."""
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        scope = run.execution.scope
-        scope.on_change = _threadsafe(loop, changed)
-        while not (run.execution.finished or scope.state == "closed"):
-            changed.clear()
-            if scope.in_flight:
-                await changed.wait()
-            elif (scope.parked or not await self._progress(changed)) and scope.close_if_idle():
-                return not run.execution.finished
-        return False
 
     async def _progress(self, changed: asyncio.Event) -> bool:
         clock = self._process.clock
@@ -148,11 +163,7 @@ class OffRamp:
             grace_over.set()
             changed.set()
 
-        timer = clock.call_at(clock.monotonic() + BOUNDARY_GRACE_S, lambda: loop.call_soon_threadsafe(end))
+        timer = clock.call_at(clock.monotonic() + BOUNDARY_GRACE_S, lambda: call_threadsafe(loop, end))
         await changed.wait()
         timer.cancel()
         return not grace_over.is_set()
-
-
-def _threadsafe(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], object]:
-    return lambda: loop.call_soon_threadsafe(event.set)

@@ -17,9 +17,11 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
-from offramp.execution.attempt import RunFacts
+from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.durable import PlayedBody
-from offramp.execution.scope import Again, Handoff, History, Scope
+from offramp.execution.history import History
+from offramp.execution.loops import RunLoop
+from offramp.execution.scope import Handoff, Scope
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
@@ -55,12 +57,14 @@ class DurablePath(DeepPath, BodyHost):
             raise UnknownPipeline(
                 f"no pipeline {facts.pipeline!r} here; {did_you_mean(facts.pipeline, self.pipelines)}"
             )
-        return PlayedBody(spec, facts, encoded_input, known, outside, process.settings.max_result_bytes)
+        return PlayedBody(
+            spec, facts, encoded_input, known, outside, process.metrics, process.settings.max_result_bytes
+        )
 
     async def known(self, run_id: str) -> Known:
         """What the store has of a run."""
-        entries, interrupted, signals = await self.history(run_id)
-        return Known(list(entries), dict(interrupted), list(signals))
+        found = await self.history(run_id)
+        return Known(list(found.entries), dict(found.interrupted), list(found.signals), sorted(found.waiting))
 
     async def resumed(self, lease: Lease, replayed_steps: int) -> None:
         """Say that this process goes on with a run."""
@@ -87,12 +91,14 @@ class DurablePath(DeepPath, BodyHost):
             deadline_at=record.deadline_at,
             clock=process.clock,
         )
-        history = History((), before, ())
+        history = History(interrupted=before)
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
-        scope = Scope(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history)
+        scope = Scope(
+            facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics
+        )
         attempt = self._attempts[lease] = _Attempt(scope, spec, call)
-        process.loops.submit(lambda loop: attempt.begin(loop, arguments))
+        process.loops.submit(lambda on: attempt.begin(on, arguments))
         try:
             return await attempt.done
         finally:
@@ -154,10 +160,10 @@ class _Attempt:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    def begin(self, loop: asyncio.AbstractEventLoop, encoded: bytes) -> None:
+    def begin(self, on: RunLoop, encoded: bytes) -> None:
         """Execute it on this run loop."""
-        self._loop = loop
-        self._task = loop.create_task(self._run(encoded), name=self._call.name)
+        self._loop, self._scope.turnstile.turns = on.loop, on.turns
+        self._task = on.loop.create_task(self._run(encoded), name=self._call.name)
 
     def stop(self) -> None:
         """Cancel it, from any thread; nothing is written of it any more."""
@@ -186,7 +192,7 @@ class _Attempt:
             spec, begun = await scope.first_attempt(spec, call.key)
             number = max(call.attempt, begun)
             arguments = tuple(spec.signature.decode_call(encoded))
-            result = await scope.attempt(spec, call.key, number, encoded, arguments)
+            result = await scope.attempt(Attempt(scope, spec, call.key, number, None), encoded, arguments)
             if isinstance(result, Again):
                 await scope.log.durable()
                 raise TryAgain(failure_of(result.error, spec.name, number), result.delay_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
-from offramp.execution.scope import History
+from offramp.execution.history import History
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
@@ -28,6 +28,7 @@ class FastPath:
         """
         process = self._process
         record.status, record.started_at = "running", record.created_at
+        trace = None if process.tracing is None else process.tracing.begin(record)
         commit, runlog = process.store.create(
             record, accepted, owner=process.id, durable=False, idempotency=idempotency
         )
@@ -36,7 +37,8 @@ class FastPath:
             if created.existing is not None:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
-        run = self._live.start(record, runlog, History())
+        self._live.first_events.of_new(record)
+        run = self._live.start(record, runlog, History(), trace)
         ends = run.began + record.budget_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,12 +17,19 @@ from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
+from offramp.paths.first_events import FirstEvents
 from offramp.paths.process import Process
+from offramp.paths.slo import ServiceLevels
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit
 from offramp.ports.store import Lease, RunLog
+from offramp.telemetry.logs import about
+
+if TYPE_CHECKING:
+    from offramp.telemetry.run_trace import RunTrace
 
 log = logging.getLogger("offramp")
 
@@ -47,6 +54,11 @@ class LiveRun:
         """The right to write it."""
         return self.log.lease
 
+    @property
+    def trace(self) -> RunTrace | None:
+        """Its spans, where it is traced."""
+        return self.execution.scope.trace
+
 
 class Watcher:
     """Gets the exception behind a failed run, if the run fails in this process; kept alive by who made it."""
@@ -61,9 +73,10 @@ class LiveRuns:
     Args:
         process: what they execute with.
         ended: called with each run that left, after it made room for another.
+        shows_levels: whether this process's metrics show the service levels of all.
     """
 
-    def __init__(self, process: Process, ended: Callable[[LiveRun], object]) -> None:
+    def __init__(self, process: Process, ended: Callable[[LiveRun], object], *, shows_levels: bool = False) -> None:
         self._process = process
         self._on_end = ended
         self._runs: dict[str, LiveRun] = {}
@@ -71,6 +84,9 @@ class LiveRuns:
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
         self.durations = Durations()
         self.on_start: Callable[[LiveRun], object] = lambda _run: None
+        self.levels = ServiceLevels(process, shows=shows_levels)
+        self.first_events = FirstEvents(process.clock, process.metrics)
+        process.store.listen(self.first_events.seen)
         process.metrics.live("fast", lambda: self._counts["fast"])
         process.metrics.live("deep", lambda: self._counts["deep"])
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
@@ -81,6 +97,7 @@ class LiveRuns:
         record: RunRecord,
         runlog: RunLog,
         history: History,
+        trace: RunTrace | None = None,
     ) -> LiveRun:
         """Begin to execute a run whose lease this process holds."""
         process = self._process
@@ -100,7 +117,7 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, runlog, process.lanes, clock, history, process.tenure)
+        scope = Scope(facts, runlog, process.lanes, clock, history, process.metrics, tenure=process.tenure, trace=trace)
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],
@@ -147,18 +164,33 @@ class LiveRuns:
         watcher = self.watchers.get(run.record.id)
         if watcher is not None:
             watcher.error = error
+        if run.trace is not None:
+            run.trace.concluded(outcome)
         self.conclude(run.record, run.log, outcome)
         self._forget(run)
 
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
         """Write a run's outcome; resolves on disk."""
         at = self._process.clock.time()
-        self._process.metrics.ended(record, outcome, at)
         self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
         body = terminal_event(record, outcome)
-        commit = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
-        commit.then(_log_refusal(record.id))
-        return commit
+        written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
+        written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
+        return written
+
+    def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
+        """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
+        if refused is None:
+            self._process.metrics.ended(record, outcome, at)
+            self.levels.ended(record, outcome, at)
+            _tell(record, outcome)
+            return
+        self.first_events.forget(record.id)
+        if isinstance(refused, LeaseLost):
+            self._process.metrics.lost()
+            log.warning("%s: its outcome was not written, another process has taken it over", record.id)
+        else:
+            log.error("%s: its outcome was not written: %s", record.id, refused)
 
     def _forget(self, run: LiveRun) -> None:
         with self._lock:
@@ -169,6 +201,8 @@ class LiveRuns:
         for timer in run.timers:
             timer.cancel()
         if known:
+            if run.trace is not None:
+                run.trace.end()
             run.gone.resolve()
             self._on_end(run)
 
@@ -200,13 +234,25 @@ class LiveRuns:
         run.execution.scope.close()
         run.execution.stop_tree()
         self._forget(run)
+        self.first_events.forget(run.record.id)
 
     def lost(self, lease: Lease) -> None:
         """A lease is gone: the execution that holds it ends. One of the same run under a newer lease goes on."""
         run = self.get(lease.run_id)
         if run is not None and run.lease == lease:
+            self._process.metrics.lost()
             log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)
+
+
+def _tell(record: RunRecord, outcome: Outcome) -> None:
+    """A line about a run that ended badly: where and with which code; what the error says may be anybody's secret."""
+    if outcome.status not in {"failed", "expired"} or outcome.error is None:
+        return
+    code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt
+    where = "" if step is None else f" in step {step!r} (attempt {attempt})"
+    more = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
+    log.info("%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more)
 
 
 def cancelled() -> Outcome:
@@ -231,13 +277,3 @@ def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
     kind: Any = {"failed": events.RunFailed, "cancelled": events.RunCancelled, "expired": events.RunExpired}
     body: events.Body = kind[outcome.status](failure.public())
     return body
-
-
-def _log_refusal(run_id: str) -> Callable[[Commit[None]], None]:
-    def look(commit: Commit[None]) -> None:
-        if isinstance(commit.error, LeaseLost):
-            log.warning("%s: its outcome was not written, another process has taken it over", run_id)
-        elif commit.error is not None:
-            log.error("%s: its outcome was not written: %s", run_id, commit.error)
-
-    return look

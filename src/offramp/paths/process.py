@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
@@ -16,10 +17,16 @@ from offramp.ports.store import Store
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from offramp.telemetry.tracing import Tracing
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """`id` names the process in leases and `run.resumed`; `control` is a loop that no user code runs on."""
+    """`id` names the process in leases and `run.resumed`; `control` is a loop that no user code runs on.
+
+    `tracing` is None where it is off.
+    """
 
     id: str
     settings: Settings
@@ -33,3 +40,4 @@ class Process:
     tenure: Tenure
     feed: Feed
     metrics: Metrics
+    tracing: Tracing | None = None

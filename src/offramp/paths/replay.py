@@ -12,8 +12,9 @@ from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.history import History
 from offramp.execution.runner import Execution
-from offramp.execution.scope import History, Scope
+from offramp.execution.scope import Scope
 from offramp.paths.process import Process
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
@@ -75,7 +76,7 @@ class _Rehearsal:
             clock=process.clock,
         )
         self.notes = _Notes(record.id)
-        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history)
+        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)
         self.outcome: Outcome | None = None
         self._changed = changed
         self.execution = Execution(
@@ -122,7 +123,7 @@ async def check(process: Process, record: RunRecord, history: History) -> Verdic
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
     scope = rehearsal.scope
     scope.stop_at_boundary()  # a step that is not in the journal waits instead of being executed
-    scope.on_change = scope.on_rest = lambda: call_threadsafe(loop, changed.set)
+    scope.on_change = lambda: call_threadsafe(loop, changed.set)
     rehearsal.execution.start(process.loops)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
@@ -132,7 +133,7 @@ async def check(process: Process, record: RunRecord, history: History) -> Verdic
                 failure = rehearsal.outcome.error if rehearsal.outcome is not None else None
                 if rehearsal.outcome is not None:
                     return verdict(failure.message if failure is not None and failure.code in _MISFITS else None)
-                if (scope.parked or scope.parks()) and not scope.journal.missing:
+                if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
                     return verdict(None)
     except TimeoutError:
         missed = scope.journal.unasked()

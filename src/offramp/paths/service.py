@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
-from offramp.errors import RunConflict, RunGone, StoreError, UnknownRun
+from offramp.errors import RunConflict, StoreError, UnknownRun
 from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
@@ -20,12 +19,17 @@ from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, Verdict, check, replay
+from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
+from offramp.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from offramp.telemetry.tracing import Tracing
 
 log = logging.getLogger("offramp")
 
@@ -104,9 +108,19 @@ class Service:
         return self._process.classes
 
     @property
+    def metrics(self) -> Metrics:
+        """What is counted in this process."""
+        return self._process.metrics
+
+    @property
     def collectors(self) -> list[Any]:
         """Prometheus collectors of this process."""
         return self._process.metrics.collectors
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """The spans of this process, None where tracing is off."""
+        return self._process.tracing
 
     @property
     def id(self) -> str:
@@ -115,10 +129,13 @@ class Service:
 
     async def start(self) -> None:
         """Join the service and begin to work."""
+        self._process.metrics.open()
         await self._process.control.run(self._engine.open())
         if self._announcer is not None:
             self._announcer.open()
         self._process.control.spawn(self._purge())
+        self._process.control.spawn(self._catch_up())
+        self._process.control.spawn(self._live.levels.keep())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -143,7 +160,7 @@ class Service:
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         return document(record, [step.document() for step in steps.values()], prefix)
 
-    async def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
+    def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
 
         Ends early when this process stops; the reader then goes on elsewhere from the last number it has.
@@ -151,16 +168,7 @@ class Service:
         Raises:
             RunGone: the run's events were removed at the end of its retention.
         """
-        process = self._process
-        if process.feed.unknown(run_id):
-            record = await process.store.get(run_id)
-            if record is not None and record.purged:
-                raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
-        async with contextlib.aclosing(
-            process.feed.follow(process.store, run_id, after, idle, process.settings.poll)
-        ) as frames:
-            async for part in frames:
-                yield part
+        return self._process.feed.follow(self._process.store, run_id, after, idle)
 
     async def replay(self, run_id: str) -> Replayed:
         """Call a run's pipeline again with its journal, writing nothing.
@@ -222,6 +230,14 @@ class Service:
             return False, "no worker is warm yet"
         return True, "ready"
 
+    async def service_levels(self) -> list[ServiceLevel]:
+        """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return await self._live.levels.report()
+
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""
         return await self._engine.retire(owner)
@@ -282,21 +298,33 @@ class Service:
         if self._announcer is not None:
             await self._announcer.close()
         await self._process.control.run(self._engine.close())
+        await self._live.levels.close()
         await self.close()
 
     async def close(self) -> None:
         """Close what this process opened; enough for a service that was not started."""
         await self._process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
+        self._process.metrics.close()
 
     async def _purge(self) -> None:
         while not self._drained:
             await asyncio.sleep(self.settings.purge_every)
             try:
-                while await self._process.store.purge(self._process.clock.time()):
-                    pass
+                while runs := await self._process.store.purge(self._process.clock.time()):
+                    self._process.metrics.purged(runs)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+    async def _catch_up(self) -> None:
+        """Look for events that were not announced, also during the drain, when readers are still served."""
+        feed, clock = self._process.feed, self._process.clock
+        while not feed.ended:
+            await asyncio.sleep(self.settings.poll)
+            try:
+                await feed.catch_up(self._process.store, clock.monotonic())
+            except StoreError as error:
+                log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
 
     async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
         """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""

@@ -25,9 +25,6 @@ from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
 
-FIRST_READER_WITHIN_S = 1.0
-"""How long a new run's first events are kept at hand for the reader that usually follows at once."""
-
 
 class Desk:
     """Where requests for runs are taken."""
@@ -92,16 +89,24 @@ class Desk:
     async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
         """Create the run within its tenant's bound; attaching to one that exists is always within it."""
         taken = await self._take_room(record, key)
-        self._expect_reader(record.id)
-        start = self._fast.start if record.path == "fast" else self._engine.start
+        self._process.feed.expect(record.id, self._process.clock.monotonic())
         try:
-            created = await start(record, accepted, key)
+            if record.path == "fast":
+                created = await self._fast.start(record, accepted, key)
+            else:
+                created = await self._send(record, accepted, key)
         except Exception:
             self._give_back(record, taken)
             raise
         if created.existing is not None:
             self._give_back(record, taken)
         return created
+
+    async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
+        if self._process.tracing is None:
+            return await self._engine.start(record, accepted, key)
+        with self._process.tracing.send(record):
+            return await self._engine.start(record, accepted, key)
 
     async def _take_room(self, record: RunRecord, key: Idempotency | None) -> int | None:
         try:
@@ -119,11 +124,6 @@ class Desk:
         """Take no more requests."""
         self.closed = True
         self._open_runs.close()
-
-    def _expect_reader(self, run_id: str) -> None:
-        """Who asked for the run follows it within moments, as a rule; later readers find the events in the store."""
-        clock = self._process.clock
-        clock.call_at(clock.monotonic() + FIRST_READER_WITHIN_S, self._process.feed.watch(run_id))
 
     def _pipeline(self, name: str) -> PipelineSpec:
         spec = self._process.pipelines.get(name)

@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime
 
 from offramp.core import events
-from offramp.core.events import TERMINAL, Frame
+from offramp.core.events import Frame
 from offramp.core.run import RunRecord, document
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
@@ -20,6 +20,7 @@ from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
+from offramp.telemetry.context import forwarded
 
 log = logging.getLogger("offramp")
 
@@ -145,12 +146,12 @@ class Announcer:
         if frame is None:
             return pending.progress._replace(cursor=pending.latest, attempts=0, due_at=None, done=is_over)
         at = events.decode(frame.data).at
-        answer = await self._send(record, frame, at)
+        answer = await self._send(record, frame, at, pending.progress.attempts + 1)
         attempt = Attempt(frame.seq, datetime.fromisoformat(at).timestamp(), process.clock.time())
         progress, given_up = after(pending.progress, attempt, answer, process.clock.random())
         process.metrics.announced(answer.result, attempt.ended_at - attempt.happened_at, given_up=given_up)
         self._tell(pending, frame, answer, progress)
-        is_over = is_over or (progress.cursor == frame.seq and frame.type in TERMINAL)
+        is_over = is_over or (progress.cursor == frame.seq and frame.terminal)
         return progress._replace(done=True) if is_over else progress
 
     async def _next(self, pending: Pending, wanted: tuple[str, ...]) -> tuple[Frame | None, bool]:
@@ -164,18 +165,26 @@ class Announcer:
                     break
                 if frame.type in wanted:
                     return frame, False
-                is_over = frame.type in TERMINAL
+                is_over = frame.terminal
             if not part:
                 break
             at = part[-1].seq
         return None, is_over
 
-    async def _send(self, record: RunRecord, frame: Frame, at: str) -> Answer:
+    async def _send(self, record: RunRecord, frame: Frame, at: str, attempt: int) -> Answer:
         assert record.webhook is not None  # noqa: S101 - looked at by the caller
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         shown = document(record, [step.document() for step in steps.values()], record.mount)
-        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown))
-        return await self._sender.send(target_of(record.webhook.url), made)
+        target = target_of(record.webhook.url)
+        made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), forwarded(record.trace))
+        tracing = self._process.tracing
+        if tracing is None:
+            return await self._sender.send(target, made)
+        age_s = self._process.clock.time() - record.created_at
+        with tracing.webhook(record, frame.type, attempt, age_s) as trace:
+            answer = await self._sender.send(target, made._replace(headers=trace.headers))
+            trace.answered(target.host, answer)
+        return answer
 
     @staticmethod
     def _tell(pending: Pending, frame: Frame, answer: Answer, progress: Progress) -> None:

@@ -40,11 +40,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What earlier executions left: finished steps, steps they began and did not finish, signals received."""
+    """What earlier executions left: see `execution.History`."""
 
     entries: list[Entry] = []
     interrupted: dict[str, StepState] = {}
     signals: list[tuple[str, bytes]] = []
+    waiting: list[str] = []
 
 
 class StepCall(msgspec.Struct, frozen=True):

@@ -14,24 +14,25 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """Where time and randomness come from.
+    """Where time and randomness come from. Safe to use from any thread; `offramp.conformance` proves:
 
-    C1 `monotonic` never goes back, whatever happens to `time`.
-    C2 A timer's callback is called once, at or after its time, on a thread that runs no user code; it must return
-       at once and may be called from any thread.
+    C1 `monotonic` never goes back, whatever happens to `time`; timers go by it.
+    C2 A timer that is not cancelled is called once, at or after its time, earlier ones first, and never before
+       `call_at` has returned: on a thread that runs no user code, so that the callback has to return at once.
+    C3 `random` is in [0, 1); `random_bytes` gives as many as are asked for, and not the same again.
     """
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Seconds since the epoch; may be set, and then jumps (C1)."""
 
     def monotonic(self) -> float:
-        """Seconds from an arbitrary start."""
+        """Seconds from an arbitrary start (C1)."""
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Call back at this monotonic time."""
+        """Call back at this monotonic time, or soon if that is past (C2)."""
 
     def random(self) -> float:
-        """A number in [0, 1)."""
+        """A number in [0, 1) (C3)."""
 
     def random_bytes(self, count: int) -> bytes:
-        """Unpredictable bytes, for ids."""
+        """Unpredictable bytes, for ids (C3)."""

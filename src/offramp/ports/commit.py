@@ -51,7 +51,14 @@ class Commit(Generic[T]):
 
     def resolve(self, value: T | None = None, error: BaseException | None = None) -> None:
         """Resolve this one commit."""
-        resolve_all([(self, value, error)])
+        with self._lock:
+            self._value, self._error, self._done = value, error, True
+            waiters, self._waiters = self._waiters, []
+            callbacks, self._callbacks = self._callbacks, []
+        for loop, future in waiters:
+            call_threadsafe(loop, _wake, [future])
+        for callback in callbacks:
+            callback(self)
 
 
 def resolve_all(resolved: Iterable[tuple[Commit[Any], Any, BaseException | None]]) -> None:

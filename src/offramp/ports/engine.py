@@ -14,6 +14,8 @@ N7 A signal is durable when it is taken, reaches its run once, in order per name
 N8 A process that lost a run writes nothing more of it, and its host is told to stop (J3).
 N9 A run that nobody executes ends `expired` at its deadline.
 N10 `ready` is true while a process is there that takes runs, and not otherwise.
+N11 `start` is refused with `Overloaded`, and changes nothing, while as many runs wait as may. The bound is passed by no
+   more than what is started before it is seen to be reached.
 """
 
 from __future__ import annotations
@@ -72,7 +74,11 @@ class Engine(Protocol):
     """See the obligations at the top of this module."""
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Take a new run that goes deep at once (N1)."""
+        """Take a new run that goes deep at once (N1).
+
+        Raises:
+            Overloaded: as many runs wait as may (N11).
+        """
 
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run from the fast path (N2)."""

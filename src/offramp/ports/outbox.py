@@ -1,6 +1,7 @@
 """What is still to be announced by webhooks, and how a message is sent.
 
-The outbox is a cursor over each run's durable event log, not a copy of events. Obligations of every outbox:
+The outbox is a cursor over each run's durable event log, not a copy of events. Obligations of every outbox, which
+`offramp.conformance` proves and cites by id:
 
 W1 A run created with a webhook has its entry in the outbox from the same moment on, or neither exists.
 W2 An entry is due as soon as an event it asks for, or the terminal one, is visible; no event is left out.
@@ -62,20 +63,21 @@ class Outbox(Protocol):
     """See the obligations at the top of this module."""
 
     async def claim(self, room: Room, now: float, until: float) -> Sequence[Pending]:
-        """Take what is due, for this process alone until `until` (epoch seconds)."""
+        """Take what is due and fits (W6), for this process alone until `until`, in epoch seconds (W3, W4)."""
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
-        """Give a claimed entry back with its progress, or remove it if it is done; False if the claim ran out."""
+        """Give a claimed entry back with its progress, or remove it if it is done; False if the claim ran out (W3)."""
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call back, on the store's thread, when this process made an entry due."""
+        """Call back, on the store's thread, when this process made an entry due (W2)."""
 
 
 class Message(NamedTuple):
-    """One message; `body` is JSON."""
+    """One message; `body` is JSON, `headers` go with it beside the sender's own."""
 
     id: str
     body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class Sender(Protocol):

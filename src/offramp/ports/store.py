@@ -19,6 +19,10 @@ S11 An idempotency key that comes with another fingerprint is refused with `Idem
 S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
+S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
+   more, those that have ended and those that are unknown, and no others.
+S16 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
+   sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -26,7 +30,7 @@ over a call in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -34,6 +38,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.core.slo import Counts, Tally
 from offramp.errors import RunConflict
 from offramp.ports.commit import Commit
 
@@ -170,6 +175,9 @@ class Store(Protocol):
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
         """Visible events numbered above `after`, in order: at least one if there is one, never too many (S10)."""
 
+    async def ahead(self, positions: Mapping[str, int]) -> Sequence[str]:
+        """Which of these runs a reader at the given position must look at: one look for any number of readers (S15)."""
+
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""
 
@@ -178,6 +186,16 @@ class Store(Protocol):
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
         """
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S16).
+
+        Raises:
+            StoreError: nothing was added.
+        """
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from minute `since` on, by class; of classes that have any (S16)."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame, frame
+from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
@@ -33,19 +33,17 @@ from offramp.ports.store import (
     require_open,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun, MemoryRunLog
+from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
+from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
 
 
-def _is_small(result: bytes | None) -> bool:
-    return result is not None and len(result) <= RESULT_INLINE_BYTES_MAX
-
-
-class MemoryStore:
+class MemoryStore(MemoryTallies):
     """The store and the lease port over one dictionary."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
@@ -53,7 +51,6 @@ class MemoryStore:
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
-        self._closed = False
 
     def change(self, lease: Lease, function: Callable[[MemoryRun], Any]) -> Commit[Any]:
         """Change a run if the lease is the current one."""
@@ -184,7 +181,7 @@ class MemoryStore:
             "pipeline": wanted.pipeline,
         }
         matching = [
-            msgspec.structs.replace(record, result=record.result if _is_small(record.result) else None)
+            listed(record)
             for record in newest
             if (wanted.after is None or record.id < wanted.after)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
@@ -201,6 +198,12 @@ class MemoryStore:
         with self.lock:
             frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
         return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
+
+    async def ahead(self, positions: Mapping[str, int]) -> list[str]:
+        """The runs that have more than their readers, or have ended, or are unknown."""
+        with self.lock:
+            known = self._runs
+            return [run_id for run_id, seq in positions.items() if run_id not in known or known[run_id].beyond(seq)]
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, in order."""
@@ -379,8 +382,7 @@ class MemoryStore:
                 run.turns[step] = turn, False
             return Turn(msgspec.structs.replace(lease, step=step, turn=turn), finished)
 
-        taken: Turn = await self.change(lease, change)
-        return taken
+        return await self.change(lease, change)  # type: ignore[no-any-return]
 
     async def unheard(self) -> Sequence[str]:
         """Entrusted runs whose engine is still to be told of something."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from offramp.core.events import Draft, Frame
+from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MemoryRun:
-    """All that is kept of one run."""
+    """The record, who holds it, and its logs."""
 
     def __init__(self, record: RunRecord, owner: str | None) -> None:
         self.record = record
@@ -41,6 +41,16 @@ class MemoryRun:
         """Whether an engine does not end it though its deadline has passed."""
         deadline = self.record.deadline_at
         return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
+
+    def beyond(self, seq: int) -> bool:
+        """Whether a reader that has the events up to `seq` has to look: there are more, or no more to come."""
+        return self.record.finished or len(self.frames) > seq
+
+
+def listed(record: RunRecord) -> RunRecord:
+    """A copy as listings show it, without a large result."""
+    small = record.result is not None and len(record.result) <= RESULT_INLINE_BYTES_MAX
+    return msgspec.structs.replace(record, result=record.result if small else None)
 
 
 class MemoryRunLog:

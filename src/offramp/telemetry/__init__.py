@@ -1,1 +1,5 @@
 """What the service tells about itself; nothing here changes what it does."""
+
+from offramp.telemetry.logs import LogContext
+
+__all__ = ["LogContext"]

@@ -1,111 +1,177 @@
-"""Prometheus metrics of one process. They count what happens in this process; a scraper adds processes up."""
+"""What happens in one process, counted; a scraper adds processes up.
+
+Each method is one thing that happened, in the words of the runtime; the table of instruments says what is made of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from prometheus_client import Counter, Gauge, Histogram
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 from offramp.core.run import Outcome, RunRecord
+from offramp.core.sla import SLA
 from offramp.telemetry import names
-
-_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 6.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-_LATE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-_COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
-_WEBHOOK_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0)
-_OPERATIONS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
+from offramp.telemetry.bridge import show
+from offramp.telemetry.instruments import RUNTIME, Board
 
 
 class Metrics:
-    """What is counted; `collectors` go into a registry."""
+    """What is counted; `collectors` go into a registry.
 
-    def __init__(self) -> None:
-        kinds = [names.PIPELINE, names.CLASS, names.PATH]
-        self._accepted = _made(
-            Counter, names.RUNS_ACCEPTED, "runs accepted here, by the path they were routed to", kinds
-        )
-        self._ended = _made(Counter, names.RUNS_ENDED, "runs that ended here", [*kinds, names.OUTCOME])
-        self._duration = _made(
-            Histogram,
-            names.RUN_DURATION,
-            "seconds from acceptance to outcome, of runs that ended here",
-            [names.CLASS, names.PATH],
-            buckets=_SECONDS,
-        )
-        self._live = _made(
-            Gauge, names.RUNS_LIVE, "runs that execute here now, by the path they began on", [names.PATH]
-        )
-        self._demotions = _made(Counter, names.DEMOTIONS, "runs that left the fast path here", [names.REASON])
-        self._delay = _made(
-            Histogram,
-            names.DEMOTION_DELAY,
-            "seconds from the end of the budget to the durable run.demoted event",
-            [],
-            buckets=_LATE_SECONDS,
-        )
-        self._commit = _made(
-            Histogram, names.COMMIT_DURATION, "seconds of one group commit", [], buckets=_COMMIT_SECONDS
-        )
-        self._operations = _made(
-            Histogram, names.COMMIT_OPERATIONS, "operations in one group commit", [], buckets=_OPERATIONS
-        )
+    Args:
+        classes: whose targets are shown.
+    """
 
-        self._webhook_attempts = _made(
-            Counter,
-            names.WEBHOOK_ATTEMPTS,
-            "attempts to deliver a webhook message, by what came of them",
-            [names.RESULT],
-        )
-        self._webhooks_given_up = _made(
-            Counter, names.WEBHOOKS_GIVEN_UP, "webhook messages that were not delivered within a day", []
-        )
-        self._webhook_delay = _made(
-            Histogram,
-            names.WEBHOOK_DELAY,
-            "seconds from an event to the delivery of its webhook message",
-            [],
-            buckets=_WEBHOOK_SECONDS,
-        )
+    def __init__(self, classes: Mapping[str, SLA] | None = None) -> None:
+        board = self._board = Board(RUNTIME)
+        self._accepted = board[names.RUNS_ACCEPTED]
+        self._ended = board[names.RUNS_ENDED]
+        self._duration = board[names.RUN_DURATION]
+        self._first_event = board[names.FIRST_EVENT]
+        self._queue_wait = board[names.QUEUE_WAIT]
+        self._steps = board[names.STEPS]
+        self._slo_runs = board[names.SLO_RUNS]
+        self._commit = board[names.COMMIT_DURATION][()]
+        self._operations = board[names.COMMIT_OPERATIONS][()]
+        self._expected: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._hide: Callable[[], None] = lambda: None
+        for sla in (classes or {}).values():
+            if sla.p95 is not None:
+                board[names.SLA_TARGET][sla.name,].set(sla.p95)
 
     @property
     def collectors(self) -> list[Any]:
         """Everything, for a Prometheus registry."""
-        return list(vars(self).values())
+        return self._board.collectors
+
+    def open(self) -> None:
+        """Show all of it to OpenTelemetry, too, if the program has set a meter provider."""
+        self._hide = show(self._board)
+        # These two are at hand without a look-up, as every commit records them.
+        self._commit = self._board[names.COMMIT_DURATION][()]
+        self._operations = self._board[names.COMMIT_OPERATIONS][()]
+
+    def close(self) -> None:
+        """Show it to OpenTelemetry no longer."""
+        self._hide()
+
+    # Runs.
 
     def accepted(self, record: RunRecord) -> None:
         """A request became a run."""
-        self._accepted.labels(record.pipeline, record.sla, record.path).inc()
+        self._accepted[record.pipeline, record.sla, record.path].inc()
 
     def ended(self, record: RunRecord, outcome: Outcome, now: float) -> None:
         """A run got its outcome at `now`, in epoch seconds."""
-        self._ended.labels(record.pipeline, record.sla, record.path, outcome.status).inc()
-        self._duration.labels(record.sla, record.path).observe(max(0.0, now - record.created_at))
+        self._ended[record.pipeline, record.sla, record.path, outcome.status].inc()
+        self._duration[record.sla, record.path].observe(max(0.0, now - record.created_at))
 
     def live(self, path: str, count: Callable[[], int]) -> None:
         """Where to ask how many runs execute."""
-        self._live.labels(path).set_function(count)
+        self._board[names.RUNS_LIVE][path,].set_function(count)
+
+    def first_event(self, record: RunRecord, seconds: float) -> None:
+        """Readers could see a run's first event after run.accepted so long after its acceptance."""
+        self._first_event[record.sla, record.path].observe(max(0.0, seconds))
+
+    def waited(self, record: RunRecord, seconds: float) -> None:
+        """A run that was sent deep at once was taken by this worker after so long."""
+        self._queue_wait[record.sla,].observe(max(0.0, seconds))
+
+    def purged(self, runs: int) -> None:
+        """The data of so many runs was removed at the end of their retention."""
+        self._board[names.RUNS_PURGED][()].inc(runs)
+
+    # Demotions.
 
     def demoted(self, reason: str, late_s: float | None) -> None:
         """A run was demoted, `late_s` seconds after the end of its budget if that was the reason."""
-        self._demotions.labels(reason).inc()
+        self._board[names.DEMOTIONS][reason,].inc()
         if late_s is not None:
-            self._delay.observe(max(0.0, late_s))
+            self._board[names.DEMOTION_DELAY][()].observe(max(0.0, late_s))
+
+    def went_on(self, reason: str, seconds: float) -> None:
+        """Readers could see a worker's first event of a demoted run so long after its demotion."""
+        self._board[names.DEMOTION_GAP][reason,].observe(max(0.0, seconds))
+
+    # Steps.
+
+    def step(self, pipeline: str, step: str, outcome: Literal["completed", "failed"]) -> None:
+        """A step ended."""
+        self._steps[pipeline, step, outcome].inc()
+
+    def retrying(self, pipeline: str, step: str) -> None:
+        """An attempt failed and another one follows."""
+        self._board[names.STEP_RETRIES][pipeline, step].inc()
+
+    def timed_out(self, pipeline: str, step: str) -> None:
+        """An attempt reached its step's timeout."""
+        self._board[names.STEP_TIMEOUTS][pipeline, step].inc()
+
+    def blocked(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> None:
+        """A run loop is blocked, for so long since it was last looked at; names are empty where they are not known."""
+        if newly:
+            self._board[names.LOOP_BLOCKS][pipeline, step].inc()
+        self._board[names.LOOP_BLOCKED][pipeline, step].inc(max(0.0, seconds))
+
+    # The store and its leases.
 
     def committed(self, operations: int, seconds: float) -> None:
         """The store committed a batch."""
         self._operations.observe(operations)
         self._commit.observe(seconds)
 
+    def lost(self) -> None:
+        """Another process took a run over from this one."""
+        self._board[names.LEASES_LOST][()].inc()
+
+    # Processes.
+
+    def cold_start(self, kind: Literal["worker", "lane"], seconds: float) -> None:
+        """A process can work, so long after it was started."""
+        self._board[names.COLD_START][kind,].observe(max(0.0, seconds))
+
+    def workers_wanted(self, count: int) -> None:
+        """So many workers are kept running from here."""
+        self._board[names.WORKERS_WANTED][()].set(count)
+
+    def worker_started(self, owner: str, at: float) -> None:
+        """A worker was started from here, `at` on the monotonic clock; when it is warm, its start counts."""
+        with self._lock:
+            self._expected[owner] = at
+
+    def worker_ended(self, owner: str) -> None:
+        """A worker that was started from here is no more."""
+        with self._lock:
+            self._expected.pop(owner, None)
+
+    def workers_warm(self, owners: Collection[str], at: float) -> None:
+        """These processes take deep runs, seen `at` on the monotonic clock."""
+        self._board[names.WORKERS_WARM][()].set(len(owners))
+        with self._lock:
+            new = [self._expected.pop(owner) for owner in owners if owner in self._expected]
+        for since in new:
+            self.cold_start("worker", at - since)
+
+    # Webhooks.
+
     def announced(self, result: str, delay_s: float, *, given_up: bool) -> None:
         """An attempt to deliver a webhook message was over, `delay_s` seconds after its event."""
-        self._webhook_attempts.labels(result).inc()
+        self._board[names.WEBHOOK_ATTEMPTS][result,].inc()
         if result == "delivered":
-            self._webhook_delay.observe(max(0.0, delay_s))
+            self._board[names.WEBHOOK_DELAY][()].observe(max(0.0, delay_s))
         if given_up:
-            self._webhooks_given_up.inc()
+            self._board[names.WEBHOOKS_GIVEN_UP][()].inc()
 
+    # Service levels.
 
-def _made(kind: Any, name: str, meaning: str, labels: list[str], **options: Any) -> Any:
-    # Into no registry yet: several services may live in one process, each with its own.
-    return kind(name, meaning, labels, registry=None, **options)
+    def counted(self, sla: str, *, good: bool) -> None:
+        """A run that ended here counts for its class's target."""
+        self._slo_runs[sla, "good" if good else "bad"].inc()
+
+    def service_level(self, sla: str, window: str, within: float | None, burn_rate: float) -> None:
+        """What became of a class's runs over a window, in all processes."""
+        self._board[names.SLO_WITHIN_TARGET][sla, window].set(float("nan") if within is None else within)
+        self._board[names.SLO_BURN_RATE][sla, window].set(burn_rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from offramp.errors import Overloaded
 from offramp.ports.engine import Handoff
 from offramp.ports.store import Claim, Lease, Parked
 from offramp.stores.memory import MemoryStore
@@ -408,3 +409,55 @@ class NeverReady(Broken):
 
     def wrap(self, engine, host):
         return _NeverReady(engine)
+
+
+class _TakesMore(Passing):
+    def __init__(self, inner):
+        super().__init__(inner)
+
+        async def room():
+            pass
+
+        inner._require_room = room
+
+
+@breaks("N11")
+class NoBound(Broken):
+    """Any number of runs may wait."""
+
+    def wrap(self, engine, host):
+        return _TakesMore(engine)
+
+
+class _KeepsRefused(Passing):
+    async def start(self, record, accepted, idempotency):
+        try:
+            return await self._inner.start(record, accepted, idempotency)
+        except Overloaded:
+            self._inner._store.create(record, accepted, owner=None, durable=True)
+            raise
+
+
+@breaks("N11")
+class RefusedButKept(Broken):
+    """A run that was refused is executed."""
+
+    def wrap(self, engine, host):
+        return _KeepsRefused(engine)
+
+
+class _OnceFull(MemoryStore):
+    def __init__(self):
+        super().__init__()
+        self._most = 0
+
+    async def queued(self, at_most):
+        self._most = max(self._most, await super().queued(at_most))
+        return self._most
+
+
+@breaks("N11")
+class FullForEver(Broken):
+    """A queue that was full once is full for ever."""
+
+    make = _OnceFull

@@ -9,6 +9,11 @@ from tests.conformance.broken.leases import NoPriority
 
 
 class _Little(MemoryStore):
+    def create(self, record, event, **options):
+        if record.webhook is not None:
+            raise NotSupported("this store announces nothing")
+        return super().create(record, event, **options)
+
     async def send_signal(self, run_id, name, value, at):
         raise NotSupported("this store keeps no signals")
 
@@ -17,7 +22,7 @@ class _Little(MemoryStore):
 
 
 class Lacking(Memory):
-    """Neither shared nor durable, without signals and purging."""
+    """Neither shared nor durable, without signals, purging and webhooks."""
 
     name = "lacking"
     capabilities = frozenset()

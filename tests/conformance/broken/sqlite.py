@@ -133,6 +133,20 @@ class SignalLost(Forgetful):
     undo = "DELETE FROM signals"
 
 
+@breaks("W4")
+class AnnouncedEventLost(Forgetful):
+    """An event is gone that may have been announced."""
+
+    undo = "DELETE FROM events WHERE first > 1 AND run_id IN (SELECT run_id FROM webhooks WHERE token > 0)"
+
+
+@breaks("W5")
+class EntryLost(Forgetful):
+    """What was to be announced is forgotten."""
+
+    undo = "DELETE FROM webhooks"
+
+
 class _HastyLog(_LateLog):
     """Entries that come alone are written when something else is, or when somebody asks for them."""
 

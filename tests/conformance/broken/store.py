@@ -8,6 +8,7 @@ import msgspec
 
 from offramp.core.events import Frame
 from offramp.core.run import Outcome
+from offramp.core.slo import Counts
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created
 from offramp.stores.memory import MemoryRunLog, MemoryStore
@@ -595,3 +596,65 @@ class NeverClosed(MemoryStore):
 
     async def close(self):
         pass
+
+
+@breaks("S15")
+class OverlooksEnds(MemoryStore):
+    """A reader that has everything is not told that the run has ended."""
+
+    async def ahead(self, positions):
+        return [run_id for run_id in await super().ahead(positions) if not self._runs[run_id].record.finished]
+
+
+@breaks("S15")
+class WakesEverybody(MemoryStore):
+    """Every reader looks, each time."""
+
+    async def ahead(self, positions):
+        return list(positions)
+
+
+@breaks("S16")
+class LastTallyCounts(MemoryStore):
+    """Counts take the place of those before."""
+
+    async def tally(self, tallies):
+        for tally in tallies:
+            self._counts.pop((tally.minute, tally.sla), None)
+        await super().tally(tallies)
+
+
+@breaks("S16")
+class AlwaysCounted(MemoryStore):
+    """Minutes before the one that was asked for are summed, too."""
+
+    async def tallied(self, since):
+        return await super().tallied(0)
+
+
+@breaks("S16")
+class NewestMinuteLeftOut(MemoryStore):
+    """The minute that was asked for is not summed."""
+
+    async def tallied(self, since):
+        return await super().tallied(since + 1)
+
+
+@breaks("S16")
+class OneClass(MemoryStore):
+    """Classes are counted together."""
+
+    async def tallied(self, since):
+        found = await super().tallied(since)
+        total = Counts(sum(each.good for each in found.values()), sum(each.bad for each in found.values()))
+        return dict.fromkeys(found, total)
+
+
+@breaks("S16")
+class ShortMemory(MemoryStore):
+    """Counts are kept for a day."""
+
+    async def tally(self, tallies):
+        await super().tally(tallies)
+        newest = max((minute for minute, _ in self._counts), default=0)
+        self._counts = {key: counts for key, counts in self._counts.items() if key[0] > newest - 1440}

@@ -73,7 +73,7 @@ async def play(stage, count, chance):
         else:
             assert place not in finished, f"{place} was executed again by {made.owner}, though it had finished"
     moved = sum(owner.startswith("w") for owner, _ in stage.ledger.taken)
-    assert moved >= len(runs) / 2, f"only {moved} of {len(runs)} runs came to a worker"
+    assert moved >= len(runs) / 4, f"only {moved} of {len(runs)} runs came to a worker"
 
 
 async def campaign(count, seed):

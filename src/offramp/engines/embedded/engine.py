@@ -25,13 +25,15 @@ from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Lease
 log = logging.getLogger("offramp")
 
 COUNT_EVERY_S = 0.25
+WITHOUT_READERS = "worker"
+"""The kind of a process that nobody follows runs in: it is not told of new events, and would find them by its polls."""
 CLAIM_MAX = 50
 """Runs taken by one claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """This process among the others: its id, its kind for a person to read, and whether it executes deep runs."""
+    """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs."""
 
     id: str
     kind: str
@@ -52,6 +54,7 @@ class EmbeddedEngine:
         host: what executes runs here.
         on_events: told which runs have new events that another process wrote.
         on_webhooks: told that another process made a webhook due.
+        on_owners: told who is there, whenever that was looked up.
         presence: how others see that this process lives; None where it is alone.
     """
 
@@ -65,6 +68,7 @@ class EmbeddedEngine:
         on_events: Callable[[Sequence[str]], object],
         *,
         on_webhooks: Callable[[], object] = lambda: None,
+        on_owners: Callable[[Sequence[Owner]], object] = lambda _owners: None,
         presence: Presence | None = None,
     ) -> None:
         self._member = member
@@ -74,6 +78,7 @@ class EmbeddedEngine:
         self._host = host
         self._on_events = on_events
         self._on_webhooks = on_webhooks
+        self._on_owners = on_owners
         self._presence = presence
         self._hints = Hints(self._hinted)
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
@@ -355,7 +360,11 @@ class EmbeddedEngine:
             log.warning("%s died; runs taken back: %d", owner, count)
 
     async def _refresh_peers(self) -> None:
-        self._hints.peers(owner.port for owner in await self._leases.owners())
+        owners = await self._leases.owners()
+        self._hints.peers(
+            [owner.port for owner in owners], [owner.port for owner in owners if owner.kind != WITHOUT_READERS]
+        )
+        self._on_owners(owners)
 
     def _spawn(self, coroutine: object) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)  # type: ignore[arg-type]

@@ -42,6 +42,7 @@ class Hints(asyncio.DatagramProtocol):
         self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._out.setblocking(False)
         self._peers: list[int] = []
+        self._readers: list[int] = []
         self.port = 0
 
     async def start(self) -> None:
@@ -50,9 +51,10 @@ class Hints(asyncio.DatagramProtocol):
         self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
         self.port = self._transport.get_extra_info("sockname")[1]
 
-    def peers(self, ports: Iterable[int]) -> None:
-        """Set the ports of the other processes."""
+    def peers(self, ports: Iterable[int], readers: Iterable[int]) -> None:
+        """Set the ports of the other processes, and of those among them that have readers of events."""
         self._peers = [port for port in ports if port not in {0, self.port}]
+        self._readers = [port for port in readers if port in self._peers]
 
     def datagram_received(self, data: bytes, _address: object) -> None:
         """Pass a well-formed hint on; anything else is not for us."""
@@ -63,12 +65,13 @@ class Hints(asyncio.DatagramProtocol):
         self._received(hint.kind, hint.ids[:IDS_MAX])
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
-        """Tell every peer; from any thread, never blocks."""
-        if not self._peers:
+        """Tell every peer whom it concerns; from any thread, never blocks."""
+        peers = self._readers if kind == "events" else self._peers
+        if not peers:
             return
         for start in range(0, max(1, len(ids)), IDS_MAX):
             data = msgspec.msgpack.encode(_Hint(kind, list(ids[start : start + IDS_MAX])))
-            for port in self._peers:
+            for port in peers:
                 try:
                     self._out.sendto(data, ("127.0.0.1", port))
                 except OSError as error:  # a full buffer or a peer that is gone: it polls, or is no more

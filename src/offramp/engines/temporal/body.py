@@ -354,7 +354,7 @@ async def _whole(begun: Begun) -> Known:
         page = await _local(JOURNAL, Read(following), Page)
         entries += page.entries
         following = page.following
-    return Known(entries, begun.interrupted, await _signals_after(0) if begun.signals else [])
+    return Known(entries, begun.interrupted, await _signals_after(0) if begun.signals else [], begun.waiting)
 
 
 async def _signals_after(count: int) -> list[tuple[str, bytes]]:

@@ -65,6 +65,7 @@ class Begun(msgspec.Struct, frozen=True):
     signals: bool = False
     page: Page = Page()
     interrupted: dict[str, StepState] = {}
+    waiting: list[str] = []
 
 
 class Read(msgspec.Struct, frozen=True):

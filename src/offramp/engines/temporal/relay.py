@@ -34,7 +34,7 @@ class Relay(RunHost):
 
     def free(self) -> int:
         """How many more runs may be on their way."""
-        return HANDING_MAX - len(self._handing)
+        return min(HANDING_MAX - len(self._handing), self._host.free())
 
     def execute(self, claim: Claim) -> None:
         """Hand it on."""

@@ -92,7 +92,14 @@ class Activities:
             await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)))
             return Begun(over=True)
         page = page_of(known.entries, 0)
-        return Begun(token=token, cancel=cancel, signals=bool(known.signals), page=page, interrupted=known.interrupted)
+        return Begun(
+            token=token,
+            cancel=cancel,
+            signals=bool(known.signals),
+            page=page,
+            interrupted=known.interrupted,
+            waiting=known.waiting,
+        )
 
     @activity.defn(name=JOURNAL)
     async def journal(self, asked: Read) -> Page:

@@ -1,7 +1,8 @@
 """One transaction: turns a list of operations, in order, into few statements.
 
 Statements insert many rows each, because the interpreter lock is given away at every statement and taking it back
-from a busy run loop costs far more than a row.
+from a busy run loop costs far more than a row. A statement that is refused takes the whole transaction back (OR
+ROLLBACK): otherwise SQLite would copy every page beforehand, to take back the statement alone.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ CHUNK_BYTES_MAX = 64 * 1024
 _ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Powers of two: any number of rows takes few statements, and each stays prepared."""
 _INSERT_RUNS = (
-    "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, retention, "
-    "deadline_at, record) VALUES {rows}"
+    "INSERT OR ROLLBACK INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, "
+    "retention, deadline_at, record) VALUES {rows}"
 )
 _FINISH_RUNS = (
-    "UPDATE runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
+    "UPDATE OR ROLLBACK runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
     "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
 )
 # An entry that is claimed, or waits for its next attempt, stays so.
@@ -283,7 +284,7 @@ class Transaction:
     def _flush(self) -> None:
         """Write the rows collected so far."""
         execute(self._connection, _INSERT_RUNS, 13, self._runs)
-        execute(self._connection, "INSERT INTO journal VALUES {rows}", 3, self._entries)
+        execute(self._connection, "INSERT OR ROLLBACK INTO journal VALUES {rows}", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():
             _chunk(batch, chunks)
@@ -292,7 +293,7 @@ class Transaction:
                 self.published[batch.run_id] = batch
             else:
                 before.frames.extend(batch.frames)
-        execute(self._connection, "INSERT INTO events VALUES {rows}", 5, chunks)
+        execute(self._connection, "INSERT OR ROLLBACK INTO events VALUES {rows}", 5, chunks)
         execute(self._connection, _FINISH_RUNS, 5, self._finished)
         self._flush_webhooks()
         self._flush_turns()
@@ -304,7 +305,7 @@ class Transaction:
         self._turned = set()
 
     def _flush_webhooks(self) -> None:
-        execute(self._connection, "INSERT INTO webhooks (run_id, host) VALUES {rows}", 2, self._webhooks)
+        execute(self._connection, "INSERT OR ROLLBACK INTO webhooks (run_id, host) VALUES {rows}", 2, self._webhooks)
         if self._due:
             execute(self._connection, _ANNOUNCE, 2, [value for item in self._due.items() for value in item])
             self.has_announced = True

@@ -37,6 +37,12 @@ POINTS: dict[str, str] = {
     "register": "a process is known",
     "retire": "what a dead process held is queued",
     "purge": "what is past its retention is removed",
+    "webhook-due": "an event that a webhook announces",
+    "webhook-claim": "webhooks are taken, to send a message of each",
+    "webhook-delivered": "a message arrived, the next event has its turn",
+    "webhook-retry": "a message did not arrive, it is sent again later",
+    "webhook-given-up": "a message did not arrive for too long, the next event has its turn",
+    "webhook-done": "a webhook has nothing more to announce, or its receiver wants no more",
 }
 When = Literal["before", "after"]
 
@@ -82,11 +88,16 @@ class CrashPoint:
             return None
         return cls(point, "before" if when == "before" else "after", int(count or 1), environment.get(MARK))
 
-    def reach(self, connection: sqlite3.Connection, operations: Sequence[Operation], when: When) -> None:
-        """Called by the writer around each commit."""
+    def reach(
+        self, connection: sqlite3.Connection, operations: Sequence[Operation], when: When, *, announces: bool
+    ) -> None:
+        """Called by the writer around each commit; `announces` is whether it makes a webhook due."""
         if when != self._when:
             return
-        self._left -= sum(point_of(operation, connection) == self._point for operation in operations)
+        points = [point_of(operation, connection) for operation in operations]
+        if announces:
+            points.append("webhook-due")
+        self._left -= points.count(self._point)
         if self._left <= 0 and self._first():
             self._kill()
 

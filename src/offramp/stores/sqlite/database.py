@@ -60,6 +60,8 @@ class Database:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        # A savepoint keeps the pages it may have to put back: in memory, instead of in a file for each transaction.
+        connection.execute("PRAGMA temp_store = MEMORY")
         if query_only:
             connection.execute("PRAGMA query_only = 1")
         return connection

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from offramp.core.events import Draft
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
@@ -29,8 +31,7 @@ class Create:
     commit: Commit[Created]
 
 
-@dataclass(slots=True, eq=False)
-class Append:
+class Append(msgspec.Struct, eq=False, gc=False):
     """Append to a run's journal, its events, or both."""
 
     lease: Lease

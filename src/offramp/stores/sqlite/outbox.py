@@ -38,9 +38,13 @@ class SQLiteOutbox:
         chosen = room.choose(due)
         if not chosen:
             return []
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> list[Pending]:
+            return _take(connection, chosen, now, until)
+
         commit: Commit[list[Pending]] = Commit()
         # Durable: a commit on disk takes everything before it there, whichever process wrote it (W4).
-        self._writer.put(Call(lambda connection, _: _take(connection, chosen, now, until), durable=True, commit=commit))
+        self._writer.put(Call(change, durable=True, commit=commit, point="webhook-claim"))
         return await commit
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
@@ -55,12 +59,21 @@ class SQLiteOutbox:
             return connection.execute(statement, values).rowcount == 1
 
         commit: Commit[bool] = Commit()
-        self._writer.put(Call(change, durable=False, commit=commit))
+        self._writer.put(Call(change, durable=False, commit=commit, point=_point(pending.progress, progress)))
         return await commit
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Call back when this process made an entry due."""
         self._writer.on_announced.append(listener)
+
+
+def _point(before: Progress, after: Progress) -> str:
+    """What it is to go from one progress to the other, see `crash_points`."""
+    if after.done:
+        return "webhook-done"
+    if after.cursor == before.cursor:
+        return "webhook-retry"
+    return "webhook-delivered" if after.failing_since is None else "webhook-given-up"
 
 
 def _take(connection: sqlite3.Connection, run_ids: Sequence[str], now: float, until: float) -> list[Pending]:

@@ -81,7 +81,14 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
     """,
-    # 4: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
+    # 4: how many runs kept or broke their class's promise, by minute since the epoch.
+    """
+    CREATE TABLE outcomes (
+        minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
+        PRIMARY KEY (minute, class)
+    ) WITHOUT ROWID;
+    """,
+    # 5: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
     """
     CREATE TABLE turns (
         run_id TEXT NOT NULL, step TEXT NOT NULL, turn INTEGER NOT NULL, finished INTEGER NOT NULL,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
-from offramp.stores.sqlite.batch import Transaction
+from offramp.stores.sqlite.batch import Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
 from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_data
@@ -189,6 +190,18 @@ class SQLiteStore:
 
         return await self._database.read(query)
 
+    async def ahead(self, positions: Mapping[str, int]) -> list[str]:
+        """The runs that have more than their readers, or have ended, or are unknown: two seeks each."""
+        statement = (
+            "SELECT v.column1 FROM (VALUES {rows}) AS v LEFT JOIN runs ON runs.id = v.column1 "
+            "WHERE runs.id IS NULL OR runs.finished_at IS NOT NULL OR v.column2 < "
+            "(SELECT last FROM events WHERE run_id = v.column1 ORDER BY first DESC LIMIT 1)"
+        )
+        values = [value for position in positions.items() for value in position]
+        return await self._database.read(
+            lambda connection: [run_id for (run_id,) in execute(connection, statement, 2, values)]
+        )
+
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, in order."""
 
@@ -221,6 +234,33 @@ class SQLiteStore:
         commit: Commit[int] = Commit()
         self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of classes; those that nobody asks for any more go."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
+            connection.executemany(
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (minute, class) "
+                "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad",
+                [(tally.minute, tally.sla, *tally.counts) for tally in tallies],
+            )
+            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
+            connection.execute("DELETE FROM outcomes WHERE minute < ?", (oldest,))
+
+        commit: Commit[None] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        await commit
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from a minute on, by class."""
+
+        def query(connection: sqlite3.Connection) -> dict[str, Counts]:
+            rows = connection.execute(
+                "SELECT class, sum(good), sum(bad) FROM outcomes WHERE minute >= ? GROUP BY class", (since,)
+            )
+            return {sla: Counts(good, bad) for sla, good, bad in rows}
+
+        return await self._database.read(query)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""

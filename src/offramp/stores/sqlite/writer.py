@@ -126,8 +126,11 @@ class Writer:
                     return None
                 else:
                     self._changed.wait()
-            count = min(len(self._operations), BATCH_OPERATIONS_MAX)
-            return [self._operations.popleft() for _ in range(count)]
+            taken = self._operations
+            if len(taken) > BATCH_OPERATIONS_MAX:
+                return [taken.popleft() for _ in range(BATCH_OPERATIONS_MAX)]
+            self._operations = deque()
+        return list(taken)
 
     def _done_with(self, operations: Sequence[Operation]) -> None:
         size = sum(operation.size for operation in operations if isinstance(operation, Append))
@@ -150,10 +153,10 @@ class Writer:
                 # what does change something cannot be told from outside, as a row may be written again as it was.
                 self._connection.execute("UPDATE syncs SET count = count + 1")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "before")
+                self._crash.reach(self._connection, operations, "before", announces=transaction.has_announced)
             self._connection.execute("COMMIT")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "after")
+                self._crash.reach(self._connection, operations, "after", announces=transaction.has_announced)
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

@@ -1,0 +1,148 @@
+"""Gives results to a pipeline's body one at a time, in the order in which they were recorded.
+
+The first execution and every replay do so alike: between two results the body gets a few turns of the loop to see the
+first one alone. So races end as they did, and parallel branches take their calls in the same order. A body that has one
+task only waits for nothing. A replay waits only while it makes progress: an entry that is never asked for (the code
+changed) delays the others by a few turns and no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+
+SETTLE_TURNS = 10
+"""Loop turns that a result has to reach whoever waits for it, through `wait`, `gather` and nested task groups."""
+IDLE_TURNS_MAX = 20
+"""Loop turns without progress after which the earliest waiting call of a replay goes ahead."""
+
+
+class Turns:
+    """Counts the turns of an event loop while anybody wants to know, with one callback a turn for all of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due: list[tuple[int, int, Callable[[], object]]] = []
+        self._order = itertools.count()
+        self.now = 0
+
+    def after(self, turns: int, callback: Callable[[], object]) -> None:
+        """On the loop: call back so many turns from now."""
+        if not self._due:
+            self._loop.call_soon(self._next)
+        heapq.heappush(self._due, (self.now + turns, next(self._order), callback))
+
+    def _next(self) -> None:
+        self.now += 1
+        while self._due and self._due[0][0] <= self.now:
+            heapq.heappop(self._due)[2]()
+        if self._due:
+            self._loop.call_soon(self._next)
+
+
+class Turnstile:
+    """The way of one run's results into its body; used on the run's loop only.
+
+    Args:
+        recorded: entries in the journal that this execution began with, at the positions below that number.
+    """
+
+    turns: Turns
+    """Of the run's loop; there when the run begins."""
+
+    def __init__(self, recorded: int) -> None:
+        self._recorded = recorded
+        self._given = [False] * recorded
+        self._next = 0
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._settling: list[asyncio.Future[None]] = []
+        self._stirred = -SETTLE_TURNS
+        self._looking = False
+        self._branched = False
+        self.passed = 0
+        """How many results went into the body."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a result is on its way into the body. From any thread."""
+        return bool(self._waiting)
+
+    def branch(self) -> None:
+        """The body began another task: from here on it can see the order of results."""
+        self._branched = True
+        self._stir()
+
+    async def turn(self, position: int) -> bool:
+        """Return when every entry before `position` has gone in and was seen, or the replay stands still.
+
+        Gives whether that had to be waited for.
+        """
+        waits = min(position, self._recorded) > self._next or not self._is_settled()
+        if waits:
+            future = self._waiting[position] = asyncio.get_running_loop().create_future()
+            self._look_on()
+            try:
+                await future
+            finally:
+                del self._waiting[position]
+                self._enter(position)  # also where the body gave the call up meanwhile
+        else:
+            self._enter(position)
+        return waits
+
+    def _enter(self, position: int) -> None:
+        self.skip(position)
+        if self._branched or self._waiting:
+            self._stir()
+
+    def skip(self, position: int) -> None:
+        """This entry goes in without waiting for its turn."""
+        self.passed += 1
+        if position < self._recorded:
+            self._given[position] = True
+            while self._next < self._recorded and self._given[self._next]:
+                self._next += 1
+
+    async def settled(self) -> None:
+        """Return when nothing is on its way into the body, and what went in was seen."""
+        while not self._is_settled():
+            future = asyncio.get_running_loop().create_future()
+            self._settling.append(future)
+            self._look_on()
+            await future
+
+    def _is_settled(self) -> bool:
+        return not self._waiting and (not self._branched or self.turns.now - self._stirred >= SETTLE_TURNS)
+
+    def _stir(self) -> None:
+        self._stirred = self.turns.now
+        self._look_on()
+
+    def _look_on(self, turns: int = SETTLE_TURNS) -> None:
+        if not self._looking:
+            self._looking = True
+            self.turns.after(turns, self._look)
+
+    def _look(self) -> None:
+        """Let in whose turn it is, and look again when it may be somebody else's."""
+        self._looking = False
+        quiet = self.turns.now - self._stirred
+        if quiet < SETTLE_TURNS:
+            self._look_on(SETTLE_TURNS - quiet)
+        elif self._waiting:
+            first = min(self._waiting)
+            if min(first, self._recorded) <= self._next or quiet >= IDLE_TURNS_MAX:
+                _wake(self._waiting[first])  # which stirs, and so looks on
+            else:
+                self._look_on(max(1, IDLE_TURNS_MAX - quiet))
+        else:
+            woken, self._settling = self._settling, []
+            for future in woken:
+                _wake(future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,305 @@
+"""What one connection may cost, and what is answered where a request does not even reach the application.
+
+Owns the bounds on size and time while a request arrives. uvicorn and websockets read HTTP; what they refuse on their
+own is turned into a problem document here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from offramp.errors import Overloaded, RequestError
+from offramp.gateway.problems import (
+    HeadTooLarge,
+    MethodNotAllowed,
+    NotReady,
+    RequestTimeout,
+    UpgradeRequired,
+    problem,
+)
+from offramp.gateway.reply import Reply
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a request's line and headers, and of what is no data in a chunked body; past it 431."""
+HEAD_S_MAX = 20.0
+"""How long a connection may take to send a request's line and headers."""
+BODY_S_MAX = 20.0
+"""How long a body may take to arrive, and longer by what it brings at `BODY_BYTES_PER_S_MIN`; past it 408."""
+BODY_BYTES_PER_S_MIN = 4096
+REFUSED_MAX = 32
+"""Connections past those that fit that are told so at a time; more are closed at once."""
+SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
+
+_INVALID_TEXT = 1007
+_CROWDED = (
+    "as many connections are open here as the limit on open files has room for (ulimit -n); try another gateway, "
+    "or later"
+)
+
+
+class _ErrorsOnly(logging.LoggerAdapter[logging.Logger]):
+    """For uvicorn: what a client can cause at will is no line of the log."""
+
+    level = logging.ERROR
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - overrides
+        return level >= self.level and super().isEnabledFor(level)
+
+
+_log = _ErrorsOnly(logging.getLogger("offramp.gateway"), {})
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's protocol with bounds: connections at a time, a head's size, the time that head and body take."""
+
+    def __init__(self, *args: Any, connections_max: int | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._connections_max = connections_max
+        self._is_crowded = False
+        self.logger = _log  # type: ignore[assignment]
+        self._head_bytes: int | None = 0
+        """None while a body arrives."""
+        self._body_bytes = 0
+        self._idle_bytes = 0
+        """Received since the body last grew: trailers, and what else frames chunks."""
+        self._body_began_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._method = self._version = b""
+        self._is_refused = False
+        self._is_ignored = False
+        """The request asks for another protocol: it is read again without that."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._connections_max is not None:
+            over = len(self.connections) - self._connections_max
+            self._is_crowded = over > 0
+            if over > REFUSED_MAX:
+                transport.abort()
+        self._start_timer(HEAD_S_MAX)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if self._is_crowded:
+            # Only now: what is closed with a request unread is reset, and nobody hears why.
+            self._refuse(Overloaded(_CROWDED))
+            return
+        if self._head_bytes is None:
+            self._idle_bytes += len(data)
+        else:
+            self._head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        # Still in the head after all that: what came of the body is not counted against it.
+        if max(self._head_bytes or 0, self._idle_bytes) > HEAD_BYTES_MAX:
+            self._refuse(HeadTooLarge(f"the request line and headers have more than {HEAD_BYTES_MAX} bytes"))
+        elif self._timer is None and self._head_bytes != 0:
+            self._start_timer(BODY_S_MAX if self._head_bytes is None else HEAD_S_MAX)
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._method == b"CONNECT":
+                    self._refuse(RequestError("CONNECT is for proxies, and this is none"))
+                    return
+                if self._should_upgrade():
+                    if self._is_answering():
+                        self._refuse(RequestError("a WebSocket needs a connection of its own"))
+                    else:
+                        self.handle_websocket_upgrade()
+                    return
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(RequestError("what was received is no HTTP request (RFC 9112)"))
+                return
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        """The head of a request that asks for another protocol, without that: nobody has to obey (RFC 9110, 7.8).
+
+        Java's client asks for HTTP/2 with every first request. The parser then takes the body for what follows the
+        upgrade, so it is given the request again.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        kept = [field for field in self.headers if field[0] not in {b"upgrade", b"connection", b"http2-settings"}]
+        options = b",".join(value.lower() for name, value in self.headers if name == b"connection").split(b",")
+        kept += [(b"connection", option) for each in options if (option := each.strip()) in {b"close", b"keep-alive"}]
+        line = b"%b %b HTTP/%b\r\n" % (self._method, self.url, self._version)
+        return line + b"".join(b"%b: %b\r\n" % field for field in kept) + b"\r\n"
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A trailer is none of the request's headers, and the application has those already.
+        if self._head_bytes is not None:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._method, self._version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._is_ignored = self.parser.should_upgrade() and (self._method == b"CONNECT" or not self._should_upgrade())
+        if not self._is_ignored:
+            super().on_headers_complete()
+        self._head_bytes, self._body_bytes, self._idle_bytes = None, 0, 0
+        self._body_began_at = self.loop.time()
+        self._stop_timer()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._is_ignored:
+            super().on_message_complete()
+        self._head_bytes, self._idle_bytes = 0, 0
+        self._stop_timer()
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._is_late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _is_late(self) -> None:
+        self._timer = None
+        if self.flow.read_paused or self.pipeline or (self._head_bytes is not None and self._is_answering()):
+            # It is not the client that is slow: the answer before is still being sent.
+            self._start_timer(HEAD_S_MAX)
+        elif self._head_bytes == 0:
+            self.transport.close()
+        elif self._head_bytes is not None:
+            self._refuse(RequestTimeout(f"the request line and headers did not arrive within {HEAD_S_MAX:g} s"))
+        else:
+            self._judge_body()
+
+    def _judge_body(self) -> None:
+        allowed_s = BODY_S_MAX + self._body_bytes / BODY_BYTES_PER_S_MIN
+        left_s = self._body_began_at + allowed_s - self.loop.time()
+        if left_s > 0 and self._is_answering():
+            self._start_timer(min(left_s, BODY_S_MAX))
+            return
+        self._refuse(
+            RequestTimeout(
+                f"the body did not arrive within {BODY_S_MAX:g} s, and one more for every {BODY_BYTES_PER_S_MIN} bytes"
+            )
+        )
+
+    def _is_answering(self) -> bool:
+        """Whether a request is with the application, or its answer on the way."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: RequestError) -> None:
+        """The last answer of this connection, unless the client would take it for another one, or a part of it."""
+        answering, is_next = self._is_answering(), self._head_bytes is not None
+        if answering and is_next:
+            # What came before is answered still.
+            self.cycle.keep_alive = False
+            self._is_refused = True
+            return
+        if is_next or (answering and not self.cycle.response_started and not self.pipeline):
+            self.transport.write(_encoded(problem(error), self.server_state.default_headers))
+        self.transport.close()
+
+
+def _encoded(reply: Reply, more: list[tuple[bytes, bytes]]) -> bytes:
+    line = b"HTTP/1.1 %d %b\r\n" % (reply.status, http.HTTPStatus(reply.status).phrase.encode())
+    fields = [*more, *reply.headers, (b"connection", b"close")]
+    return line + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n" + reply.body
+
+
+class BoundedSocket(WebSocketsSansIOProtocol):
+    """uvicorn's protocol for WebSockets, where every handshake is answered and no frame reaches the log."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _log  # type: ignore[assignment]
+        self.conn = _Handshake(extensions=self.conn.available_extensions, max_size=self.config.ws_max_size, logger=_log)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated:
+            # It came as a whole, so it cannot be read: uvicorn would neither answer nor let go.
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(answer or _encoded(problem(_NO_HANDSHAKE), self.default_headers))
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        try:
+            await super().send(message)
+        except RuntimeError:
+            if self.initial_response is None and self.close_sent:
+                # What the client broke is closed already, and that is no mistake of who sends.
+                raise ClientDisconnected from None
+            raise
+        if message["type"] == "websocket.http.response.body":
+            # Else uvicorn logs an error: that a refusal is no handshake.
+            self.handshake_complete = True
+
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is not None:
+            super().handle_parser_exception()
+            return
+        # Broken frames that did not wait for the answer to the handshake: there is no socket to close yet.
+        self.handshake_complete = self.disconnected = True
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text":
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                if self.conn.state is State.OPEN:
+                    self.conn.send_close(_INVALID_TEXT)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+
+_REFUSED: dict[int, RequestError] = {
+    405: MethodNotAllowed("a WebSocket is opened with GET", "GET"),
+    414: HeadTooLarge("the address of a WebSocket has at most 8,192 bytes"),
+    426: UpgradeRequired("a WebSocket is opened with 'Upgrade: websocket' and 'Connection: Upgrade'"),
+    431: HeadTooLarge("the headers of a WebSocket's handshake are at most 128, of at most 8,192 bytes each"),
+    500: NotReady("the gateway is stopping; connect to another one"),
+}
+_NO_HANDSHAKE = RequestError(
+    "no WebSocket handshake (RFC 6455): it needs HTTP/1.1, one Sec-WebSocket-Key of 16 bytes in Base64, and "
+    "Sec-WebSocket-Version: 13"
+)
+
+
+class _Handshake(ServerProtocol):
+    """websockets' protocol, with problem documents for its own refusals, whose texts would repeat what was sent."""
+
+    def reject(self, status: http.HTTPStatus | int, text: str) -> Response:
+        reply = problem(_REFUSED.get(status, _NO_HANDSHAKE))
+        response = super().reject(reply.status, "")
+        response.body = reply.body
+        for name, value in reply.headers:
+            if name in {b"content-type", b"content-length"}:
+                del response.headers[name.decode()]
+                response.headers[name.decode()] = value.decode()
+        return response

@@ -1,0 +1,43 @@
+"""How long it takes until a reader can see a run's first event here, taken where events become visible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from offramp.core.run import RunRecord
+from offramp.ports.clock import Clock
+from offramp.ports.store import Batch
+from offramp.telemetry.metrics import Metrics
+
+
+class FirstEvents:
+    """Waits for the first event of each run that begins here; `run.accepted` is none, it comes before any work."""
+
+    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._expected: dict[str, Callable[[float], object]] = {}
+
+    def of_new(self, record: RunRecord) -> None:
+        """A run begins here that nobody has executed before."""
+        self._expected[record.id] = lambda now: self._metrics.first_event(record, now - record.created_at)
+
+    def of_demoted(self, record: RunRecord) -> None:
+        """A demoted run goes on here, for the first time."""
+        demotion = record.demotion
+        if demotion is not None:
+            self._expected[record.id] = lambda now: self._metrics.went_on(demotion.reason, now - demotion.at)
+
+    def forget(self, run_id: str) -> None:
+        """Nothing of this run becomes visible from here any more."""
+        self._expected.pop(run_id, None)
+
+    def seen(self, batches: Sequence[Batch]) -> None:
+        """These became visible; called on the store's thread."""
+        if not self._expected:
+            return
+        for batch in batches:
+            if batch.run_id in self._expected and batch.first + len(batch.frames) > 2:
+                tell = self._expected.pop(batch.run_id, None)
+                if tell is not None:
+                    tell(self._clock.time())

@@ -1,0 +1,135 @@
+"""Service levels of a service: what ended here is counted by class and minute, and added to the counts of all.
+
+A process writes its counts every `WRITE_EVERY_S`, never while somebody waits; a crash loses those since, no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from offramp.core import slo
+from offramp.core.run import Outcome, RunRecord
+from offramp.core.sla import SLA
+from offramp.core.slo import Counts, Tally
+from offramp.errors import StoreError
+from offramp.execution.waiting import sleep_for
+from offramp.paths.process import Process
+
+log = logging.getLogger("offramp")
+
+WRITE_EVERY_S = 5.0
+"""How long an outcome may be missing from the counts of all processes, and what a crash loses."""
+LOOK_EVERY_S = 15.0
+"""How old the metrics of all processes' counts may be."""
+FRESH_S = 1.0
+"""How old an answer may be that was given before."""
+
+
+class ServiceLevel(NamedTuple):
+    """One class with a target: its runs by window."""
+
+    sla: SLA
+    windows: Mapping[str, Counts]
+
+
+class ServiceLevels:
+    """Counts here, reads everywhere.
+
+    Args:
+        process: this process.
+        shows: whether its metrics show the counts of all.
+    """
+
+    def __init__(self, process: Process, *, shows: bool) -> None:
+        self._process = process
+        self._shows = shows
+        self._counts: dict[tuple[str, int], Counts] = {}
+        self._lock = threading.Lock()
+        self._classes = [sla for sla in process.classes.values() if sla.p95 is not None]
+        self._reading = asyncio.Lock()
+        self._read: tuple[float, list[ServiceLevel]] | None = None
+
+    def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
+        """A run got its outcome `at`, in epoch seconds; from any thread."""
+        good = slo.kept(self._process.classes.get(record.sla), outcome.status, at - record.created_at)
+        if good is None:
+            return
+        self._process.metrics.counted(record.sla, good=good)
+        self._add(Tally(record.sla, slo.minute_of(at), Counts(1, 0) if good else Counts(0, 1)))
+
+    def _add(self, tally: Tally) -> None:
+        key = tally.sla, tally.minute
+        with self._lock:
+            self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
+
+    async def keep(self) -> None:
+        """Write, and look, now and then, for ever."""
+        if not self._classes:
+            return
+        clock = self._process.clock
+        looks_at = clock.monotonic()
+        while True:
+            try:
+                if self._counts:
+                    await self._write()
+                if self._shows and clock.monotonic() >= looks_at:
+                    looks_at = clock.monotonic() + LOOK_EVERY_S
+                    self._show(await self._look())
+            except StoreError as error:
+                log.error("service levels are not up to date: %s", error)  # noqa: TRY400 - tried again
+            await sleep_for(clock, WRITE_EVERY_S)
+
+    async def close(self) -> None:
+        """Write the last counts: twice, as what ended last is counted when the store has it, which is no later."""
+        if not self._classes:
+            return
+        try:
+            for _ in range(2):
+                await self._write()
+        except StoreError as error:
+            log.warning("the last outcomes are missing from the service levels: %s", error)
+
+    async def report(self) -> list[ServiceLevel]:
+        """Every class with a target, the latest outcomes of this process included.
+
+        Raises:
+            StoreError: the counts cannot be read.
+        """
+        async with self._reading:
+            now = self._process.clock.monotonic()
+            if self._read is None or now >= self._read[0] + FRESH_S:
+                if self._counts:
+                    await self._write()
+                self._read = now, await self._look()
+            return self._read[1]
+
+    async def _write(self) -> None:
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        tallies = [Tally(sla, minute, count) for (sla, minute), count in counts.items()]
+        try:
+            await self._process.store.tally(tallies)
+        except StoreError:
+            for tally in tallies:
+                self._add(tally)
+            raise
+
+    async def _look(self) -> list[ServiceLevel]:
+        if not self._classes:
+            return []
+        now, store = self._process.clock.time(), self._process.store
+        found = {window: await store.tallied(slo.since(now, window)) for window in slo.WINDOWS}
+        return [
+            ServiceLevel(sla, {window: counts.get(sla.name, Counts()) for window, counts in found.items()})
+            for sla in self._classes
+        ]
+
+    def _show(self, levels: list[ServiceLevel]) -> None:
+        for level in levels:
+            for window, counts in level.windows.items():
+                within, burn_rate = slo.within_target(counts), slo.burn_rate(counts)
+                self._process.metrics.service_level(level.sla.name, window, within, burn_rate)

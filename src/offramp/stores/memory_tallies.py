@@ -1,0 +1,38 @@
+"""The counts of service levels in memory, by class and minute: a part of the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from offramp.core.slo import KEPT_MINUTES, Counts, Tally
+from offramp.errors import StoreError
+
+
+class MemoryTallies:
+    """See S16 of the store port."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, str], Counts] = {}
+        self._counting = threading.Lock()
+        self._closed = False
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of classes; those that nobody asks for any more go."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._counting:
+            for tally in tallies:
+                key = tally.minute, tally.sla
+                self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
+            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
+            self._counts = {key: counts for key, counts in self._counts.items() if key[0] >= oldest}
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from a minute on, by class."""
+        found: dict[str, Counts] = {}
+        with self._counting:
+            for (minute, sla), counts in self._counts.items():
+                if minute >= since:
+                    found[sla] = found.get(sla, Counts()).plus(counts)
+        return found

@@ -1,0 +1,111 @@
+"""Shows the instruments to OpenTelemetry, where the program has set a meter provider.
+
+Counters and gauges are read when the provider collects, so that counting costs no more than it does for Prometheus;
+histograms cannot be read off and are recorded twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from offramp.telemetry.instruments import INSTRUMENTS, Board, Instrument
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter, Observation
+
+SCOPE = "offramp"
+Readings = dict[tuple[tuple[str, str], ...], float]
+
+
+def show(board: Board) -> Callable[[], None]:
+    """Show a board from here on; returns what ends that, with its counters kept as they are.
+
+    Does nothing where no meter provider was set: one that is set later does not get it.
+    """
+    from opentelemetry.metrics import get_meter_provider
+
+    provider = get_meter_provider()
+    if type(provider).__module__.startswith("opentelemetry.metrics"):
+        return lambda: None  # the API's own, which do nothing
+    shown = _shown(provider.get_meter(SCOPE, metadata.version("offramp")))
+    shown.add(board)
+    return functools.partial(shown.remove, board)
+
+
+@functools.cache
+def _shown(meter: Meter) -> _Shown:
+    # A provider keeps the first callback of an instrument for ever and ignores others: there is one for all boards.
+    return _Shown(meter)
+
+
+class _Shown:
+    """The instruments of one meter: each shows all boards together."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._boards: weakref.WeakSet[Board] = weakref.WeakSet()
+        self._past: dict[str, Readings] = {}
+        self._lock = threading.Lock()
+        self._histograms: dict[str, Any] = {}
+        for instrument in INSTRUMENTS:
+            given = {"unit": instrument.unit, "description": instrument.meaning}
+            observe = functools.partial(self._observe, instrument)
+            if instrument.kind == "counter":
+                meter.create_observable_counter(instrument.otel_name, [observe], **given)
+            elif instrument.kind == "gauge":
+                meter.create_observable_gauge(instrument.otel_name, [observe], **given)
+            else:
+                self._histograms[instrument.name] = meter.create_histogram(
+                    instrument.otel_name, **given, explicit_bucket_boundaries_advisory=list(instrument.buckets)
+                )
+
+    def add(self, board: Board) -> None:
+        """Show this one, too."""
+        for series in board.series:
+            if series.instrument.kind == "histogram":
+                series.twin(self._histograms[series.instrument.name].record)
+        with self._lock:
+            self._boards.add(board)
+
+    def remove(self, board: Board) -> None:
+        """Show it no longer; what it counted stays, as a counter never goes back."""
+        with self._lock:
+            if board not in self._boards:
+                return
+            self._boards.discard(board)
+            for series in board.series:
+                if series.instrument.kind == "counter":
+                    _add(self._past.setdefault(series.instrument.name, {}), _read(board, series.instrument))
+
+    def _observe(self, instrument: Instrument, _options: object) -> Iterable[Observation]:
+        from opentelemetry.metrics import Observation
+
+        with self._lock:
+            found = dict(self._past.get(instrument.name, {}))
+            for board in self._boards:
+                if instrument.adds_up:
+                    _add(found, _read(board, instrument))
+                else:
+                    found.update(_read(board, instrument))
+        return [Observation(value, dict(labels)) for labels, value in found.items() if math.isfinite(value)]
+
+
+def _add(to: Readings, more: Readings) -> None:
+    for labels, value in more.items():
+        to[labels] = to.get(labels, 0.0) + value
+
+
+def _read(board: Board, instrument: Instrument) -> Readings:
+    if instrument.name not in board:
+        return {}
+    return {
+        tuple(sample.labels.items()): sample.value
+        for family in board[instrument.name].metric.collect()
+        for sample in family.samples
+        if sample.name == instrument.shown_name
+    }

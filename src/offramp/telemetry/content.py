@@ -1,0 +1,55 @@
+"""What inputs and outputs look like in a trace, where they are shown at all: cut, and without credentials.
+
+Redaction goes by the names of keys, as in objects and parameters; a secret inside of running text is not found.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+DECODED_BYTES_MAX = 1 << 18
+"""Of a value that is decoded to be redacted; of a larger one only the size is shown."""
+REDACTED = "[redacted]"
+_CREDENTIAL = re.compile(
+    r"passw|passphrase|secret|token(?!s|iz)|api.?key|access.?key|private.?key|credential|authorization|cookie|bearer",
+    re.IGNORECASE,
+)
+
+
+def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -> str:
+    """Encoded JSON for a person.
+
+    Args:
+        encoded: the value.
+        bytes_max: what it is cut to.
+        parameters: the names of the members of a list of arguments.
+    """
+    size = f"({len(encoded)} bytes)"
+    if len(encoded) > DECODED_BYTES_MAX:
+        return size
+    try:
+        value = msgspec.json.decode(encoded)
+        if parameters is not None:
+            value = dict(zip(parameters, value, strict=True))
+        return cut(msgspec.json.encode(redacted(value)), bytes_max)
+    except RecursionError:  # nested too deep to be looked through
+        return size
+
+
+def redacted(value: Any) -> Any:
+    """The value without what keys that name credentials hold."""
+    if isinstance(value, dict):
+        return {key: REDACTED if _CREDENTIAL.search(key) else redacted(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [redacted(each) for each in value]
+    return value
+
+
+def cut(text: bytes, bytes_max: int) -> str:
+    """At most `bytes_max` of UTF-8, whole characters, with an ellipsis where something is missing."""
+    if len(text) <= bytes_max:
+        return text.decode()
+    return text[:bytes_max].decode(errors="ignore") + "…"

@@ -1,0 +1,261 @@
+"""Every metric in one table, from which Prometheus and OpenTelemetry get the same instruments.
+
+Label values are names that somebody declared, or members of small sets: never what a client made up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from offramp.telemetry import names
+
+Kind = Literal["counter", "gauge", "histogram"]
+Labels = tuple[str, ...]
+
+_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 6.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_SOON_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+_LATE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0)
+_WEBHOOK_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0)
+_START_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_OPERATIONS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000)
+
+_SUFFIXES = ("_seconds", "_ratio")
+
+
+class Instrument(NamedTuple):
+    """One metric; `name` as Prometheus knows it (counters are shown with `_total`), `unit` in UCUM.
+
+    A unit in braces counts things. Gauges of unit `1` are shares, and end in `_ratio`.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def otel_name(self) -> str:
+        """The name in OpenTelemetry, where the unit is no part of it; its Prometheus exporters make ours of it."""
+        name = self.name
+        for suffix in _SUFFIXES:
+            name = name.removesuffix(suffix)
+        return name.replace("offramp_", "offramp.", 1)
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the sum over several parts of a process means something: of counts it does, of shares it does not."""
+        return self.kind == "counter" or self.unit.startswith("{")
+
+    @property
+    def shown_name(self) -> str:
+        """The name that a scraper sees."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+_OF_RUN = (names.PIPELINE, names.CLASS, names.PATH)
+_OF_STEP = (names.PIPELINE, names.STEP)
+
+RUNTIME: tuple[Instrument, ...] = (
+    Instrument(names.RUNS_ACCEPTED, "counter", "{run}", "runs accepted here, by the path they were routed to", _OF_RUN),
+    Instrument(names.RUNS_ENDED, "counter", "{run}", "runs that ended here", (*_OF_RUN, names.OUTCOME)),
+    Instrument(
+        names.RUN_DURATION,
+        "histogram",
+        "s",
+        "seconds from acceptance to outcome, of runs that ended here",
+        (names.CLASS, names.PATH),
+        _SECONDS,
+    ),
+    Instrument(
+        names.FIRST_EVENT,
+        "histogram",
+        "s",
+        "seconds from acceptance until a reader can see the first event after run.accepted",
+        (names.CLASS, names.PATH),
+        _SOON_SECONDS,
+    ),
+    Instrument(
+        names.QUEUE_WAIT,
+        "histogram",
+        "s",
+        "seconds that runs sent deep at once waited until a worker took them, here",
+        (names.CLASS,),
+        _SECONDS,
+    ),
+    Instrument(
+        names.RUNS_LIVE, "gauge", "{run}", "runs that execute here now, by the path they began on", (names.PATH,)
+    ),
+    Instrument(names.RUNS_PURGED, "counter", "{run}", "runs whose data was removed at the end of their retention"),
+    Instrument(names.DEMOTIONS, "counter", "{run}", "runs that left the fast path here", (names.REASON,)),
+    Instrument(
+        names.DEMOTION_DELAY,
+        "histogram",
+        "s",
+        "seconds from the end of the budget to the durable run.demoted event",
+        (),
+        _LATE_SECONDS,
+    ),
+    Instrument(
+        names.DEMOTION_GAP,
+        "histogram",
+        "s",
+        "seconds from a demotion until a reader can see the first event of the worker that goes on with the run",
+        (names.REASON,),
+        _SECONDS,
+    ),
+    Instrument(names.STEPS, "counter", "{step}", "steps that ended here", (*_OF_STEP, names.OUTCOME)),
+    Instrument(
+        names.STEP_RETRIES, "counter", "{attempt}", "attempts that failed and are followed by another", _OF_STEP
+    ),
+    Instrument(names.STEP_TIMEOUTS, "counter", "{attempt}", "attempts that reached their step's timeout", _OF_STEP),
+    Instrument(
+        names.LOOP_BLOCKS, "counter", "{block}", "times a run loop was blocked for `blocked_after` or longer", _OF_STEP
+    ),
+    Instrument(names.LOOP_BLOCKED, "counter", "s", "seconds that run loops were blocked, while they are", _OF_STEP),
+    Instrument(names.COMMIT_DURATION, "histogram", "s", "seconds of one group commit", (), _COMMIT_SECONDS),
+    Instrument(names.COMMIT_OPERATIONS, "histogram", "{operation}", "operations in one group commit", (), _OPERATIONS),
+    Instrument(names.LEASES_LOST, "counter", "{lease}", "runs that this process lost to another one"),
+    Instrument(
+        names.COLD_START,
+        "histogram",
+        "s",
+        "seconds from the start of a process until it can work: a worker, or one of a process lane",
+        (names.KIND,),
+        _START_SECONDS,
+    ),
+    Instrument(names.WORKERS_WARM, "gauge", "{process}", "processes that take deep runs, as this one sees them"),
+    Instrument(names.WORKERS_WANTED, "gauge", "{process}", "worker processes that this gateway keeps (`--workers`)"),
+    Instrument(
+        names.WEBHOOK_ATTEMPTS,
+        "counter",
+        "{attempt}",
+        "attempts to deliver a webhook message, by what came of them",
+        (names.RESULT,),
+    ),
+    Instrument(
+        names.WEBHOOKS_GIVEN_UP, "counter", "{message}", "webhook messages that were not delivered within a day"
+    ),
+    Instrument(
+        names.WEBHOOK_DELAY,
+        "histogram",
+        "s",
+        "seconds from an event to the delivery of its webhook message",
+        (),
+        _WEBHOOK_SECONDS,
+    ),
+    Instrument(names.SLA_TARGET, "gauge", "s", "target for 95% of a class's runs, where it has one", (names.CLASS,)),
+    Instrument(
+        names.SLO_RUNS,
+        "counter",
+        "{run}",
+        "runs that ended here and count for their class's target: good within it, bad otherwise",
+        (names.CLASS, names.RESULT),
+    ),
+    Instrument(
+        names.SLO_WITHIN_TARGET,
+        "gauge",
+        "1",
+        "share of a class's runs within target, of all processes; NaN without runs",
+        (names.CLASS, names.WINDOW),
+    ),
+    Instrument(
+        names.SLO_BURN_RATE,
+        "gauge",
+        "",
+        "how fast a class spends its error budget, of all processes: 1 spends it exactly",
+        (names.CLASS, names.WINDOW),
+    ),
+)
+
+GATEWAY: tuple[Instrument, ...] = (
+    Instrument(
+        names.HTTP_REQUESTS,
+        "counter",
+        "{request}",
+        "requests by route and status",
+        (names.METHOD, names.ROUTE, names.STATUS),
+    ),
+    Instrument(names.HTTP_RESPONSE, "histogram", "s", "seconds until the answer began", (names.ROUTE,), _HTTP_SECONDS),
+    Instrument(names.OPEN_STREAMS, "gauge", "{stream}", "streams now open, by transport", (names.TRANSPORT,)),
+    Instrument(names.EVENTS_SENT, "counter", "{event}", "events sent to readers, by transport", (names.TRANSPORT,)),
+)
+
+INSTRUMENTS = RUNTIME + GATEWAY
+
+_KINDS: dict[Kind, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+
+
+class Series(dict[Labels, Any]):
+    """One instrument of a process: what records into it, by label values, made at first use.
+
+    Finding a child by `labels()` costs ten times what counting in it does; here it is looked up.
+    """
+
+    def __init__(self, instrument: Instrument) -> None:
+        super().__init__()
+        self.instrument = instrument
+        more = {"buckets": instrument.buckets} if instrument.kind == "histogram" else {}
+        # Into no registry yet: several services may live in one process, each with its own.
+        self.metric: MetricWrapperBase = _KINDS[instrument.kind](
+            instrument.name, instrument.meaning, instrument.labels, registry=None, **more
+        )
+        self._record: Any = None
+
+    def __missing__(self, values: Labels) -> Any:
+        child: Any = self.metric.labels(*values) if values else self.metric
+        if self._record is not None:
+            child = _Twin(child, self._record, dict(zip(self.instrument.labels, values, strict=True)))
+        self[values] = child
+        return child
+
+    def twin(self, record: Any) -> None:
+        """Observe by `record(value, attributes)` as well, from here on: OpenTelemetry cannot read histograms off."""
+        self._record = record
+        self.clear()
+
+
+class _Twin:
+    """A child of a histogram that records in both worlds."""
+
+    __slots__ = ("_attributes", "_observe", "_record")
+
+    def __init__(self, child: Histogram, record: Any, attributes: dict[str, str]) -> None:
+        self._observe = child.observe
+        self._record = record
+        self._attributes = attributes
+
+    def observe(self, value: float) -> None:
+        self._observe(value)
+        self._record(value, self._attributes)
+
+
+class Board:
+    """The instruments of one part of a process, ready to record."""
+
+    def __init__(self, table: tuple[Instrument, ...]) -> None:
+        self._series = {instrument.name: Series(instrument) for instrument in table}
+
+    def __getitem__(self, name: str) -> Series:
+        """One of them."""
+        return self._series[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the metric is one of this part's."""
+        return name in self._series
+
+    @property
+    def series(self) -> list[Series]:
+        """All of them, in the table's order."""
+        return list(self._series.values())
+
+    @property
+    def collectors(self) -> list[MetricWrapperBase]:
+        """All of them, for a Prometheus registry."""
+        return [series.metric for series in self._series.values()]

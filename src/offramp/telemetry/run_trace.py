@@ -1,0 +1,277 @@
+"""The spans of one executing run: the run's own, its steps, its waits, and the handoff to the deep path.
+
+Usable from any thread. A fault in here must not become one of the run: nothing raises for what a run does.
+"""
+
+from __future__ import annotations
+
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
+
+from offramp.core.failure import Failure, failure_of
+from offramp.core.run import Demotion, Outcome
+from offramp.telemetry import names
+from offramp.telemetry.content import cut, shown
+from offramp.telemetry.context import carried
+
+if TYPE_CHECKING:
+    from offramp.core.spec import StepSpec
+
+
+class RunTrace:
+    """A run while it executes in this process.
+
+    Args:
+        tracer: opens the spans below it.
+        span: the run's.
+        outer: the span around it that ends with it, in a worker the consumer's.
+        context: what its code runs in: its span, and the session as baggage.
+        shared: attributes of every span of the run.
+        content_bytes: of an input or output that is shown, None to show none.
+    """
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        span: Span,
+        outer: Span | None,
+        context: Context,
+        shared: dict[str, str],
+        content_bytes: int | None,
+    ) -> None:
+        self.tracer = tracer
+        self.span = span
+        self.shared = shared
+        self.content_bytes = content_bytes
+        self.recording = span.is_recording()
+        """False when it is sampled out: then nothing below it needs a span either."""
+        self._outer = outer
+        self._context = context
+
+    def enter(self) -> None:
+        """The current task becomes the run's; what it starts inherits that."""
+        otel.attach(self._context)
+
+    def headers(self) -> dict[str, str]:
+        """What another process goes on from."""
+        return carried(self._context)
+
+    def step(self, spec: StepSpec, key: str, encoded: bytes) -> StepTrace:
+        """A step call that is going to execute; `encoded` is its arguments as a JSON list."""
+        return StepTrace(self, spec, key, encoded)
+
+    def wait(self, what: str) -> WaitTrace:
+        """The run waits, for a signal or `sleep`."""
+        return WaitTrace(self, what)
+
+    def send(self, pipeline: str) -> SendTrace:
+        """The run is handed to the deep path."""
+        return SendTrace(self.tracer, pipeline, self._context, self.shared)
+
+    def demoted(self, demotion: Demotion) -> None:
+        """The deep path owns the run."""
+        if self.span.is_recording():  # it may have ended meanwhile
+            facts = {names.DEMOTION_REASON: demotion.reason}
+            self.span.set_attributes(facts)
+            times = {names.ELAPSED_MS: demotion.elapsed_ms, names.BUDGET_MS: demotion.budget_ms}
+            self.span.add_event(names.EVENT_DEMOTED, {**facts, **times})
+
+    def concluded(self, outcome: Outcome) -> None:
+        """The run has its outcome."""
+        if not self.span.is_recording():
+            return
+        self.span.set_attribute(names.RUN_OUTCOME, outcome.status)
+        if outcome.result is not None and self.content_bytes is not None:
+            show_output(self.span, shown(outcome.result, self.content_bytes))
+        if outcome.error is not None:
+            if outcome.status != "cancelled":
+                note_failure(self.span, outcome.error, self.content_bytes)
+            self.span.set_attribute(names.ERROR_CODE, outcome.error.code)
+            if outcome.error.step is not None:
+                self.span.set_attribute(names.ERROR_STEP, outcome.error.step)
+
+    def end(self) -> None:
+        """It does not execute here any more."""
+        self.span.end()
+        if self._outer is not None:
+            self._outer.end()
+
+
+class _Below:
+    """A span below a run's that is the current one for a while, in one task."""
+
+    __slots__ = ("_run", "_span", "_token")
+
+    def __init__(self, run: RunTrace) -> None:
+        self._run = run
+        self._span: Span | None = None
+        self._token: Token[Context] | None = None
+
+    def _open(self, name: str, attributes: dict[str, str | int]) -> None:
+        # Below what is current, which may be a span that the pipeline's own code opened below the run's.
+        self._span = self._run.tracer.start_span(name, attributes={**self._run.shared, **attributes})
+        self._token = otel.attach(trace.set_span_in_context(self._span))
+
+    def _close(self, span: Span, kind: type[BaseException] | None) -> None:
+        span.end()
+        # A coroutine that is thrown away unfinished is closed in whatever context collects it.
+        if self._token is not None and kind is not GeneratorExit:
+            otel.detach(self._token)
+
+
+class StepTrace(_Below):
+    """One step call: a span from its first attempt to its end, waits between attempts included."""
+
+    __slots__ = ("_attempts", "_encoded", "_key", "_outcome", "_queued_s", "_spec")
+
+    def __init__(self, run: RunTrace, spec: StepSpec, key: str, encoded: bytes) -> None:
+        super().__init__(run)
+        self._spec = spec
+        self._key = key
+        self._encoded = encoded
+        self._attempts = 0
+        self._queued_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def attempt(self, number: int) -> None:
+        """An attempt begins."""
+        self._attempts = number
+        if self._span is not None:
+            return
+        spec = self._spec
+        attributes: dict[str, str | int] = {
+            names.STEP_NAME: spec.name,
+            names.STEP_KEY: self._key,
+            names.STEP_LANE: spec.lane,
+            names.SPAN_KIND: names.SPAN_KIND_OF[spec.kind],
+        }
+        if spec.kind in names.OPERATION_OF:
+            attributes[names.OPERATION] = names.OPERATION_OF[spec.kind]
+        if spec.kind in names.NAME_OF:
+            attributes[names.NAME_OF[spec.kind]] = spec.name
+        if self._run.content_bytes is not None:
+            text = shown(self._encoded, self._run.content_bytes, spec.signature.names)
+            attributes |= {names.INPUT: text, names.INPUT_TYPE: names.JSON}
+            if spec.kind == "tool":
+                attributes[names.TOOL_ARGUMENTS] = text
+        self._open(f"{names.SPAN_STEP[spec.kind]} {spec.name}", attributes)
+
+    def queued(self, seconds: float) -> None:
+        """The attempt waited so long for a thread or a process."""
+        self._queued_s += seconds
+
+    def retrying(self, number: int, failure: Failure, delay_s: float) -> None:
+        """The attempt failed, and another follows."""
+        if self._span is not None:
+            attributes: dict[str, str | int | float] = {
+                names.STEP_ATTEMPT: number,
+                names.ERROR_TYPE: type_of(failure),
+                names.DELAY_MS: round(delay_s * 1000, 3),
+            }
+            if self._run.content_bytes is not None:
+                attributes[names.EXCEPTION_MESSAGE] = cut(failure.message.encode(), self._run.content_bytes)
+            self._span.add_event(names.EVENT_RETRYING, attributes)
+
+    def completed(self, encoded: bytes) -> None:
+        """The step has its result."""
+        if self._run.content_bytes is not None and self._span is not None:
+            text = shown(encoded, self._run.content_bytes)
+            show_output(self._span, text)
+            if self._spec.kind == "tool":
+                self._span.set_attribute(names.TOOL_RESULT, text)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        span = self._span
+        if span is None:
+            return
+        outcome = "completed" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})
+        if self._spec.lane != "loop":
+            span.set_attribute(names.QUEUE_WAIT_MS, round(self._queued_s * 1000, 3))
+        if isinstance(error, Exception):
+            note_failure(span, failure_of(error), self._run.content_bytes)
+        self._close(span, kind)
+
+
+class WaitTrace(_Below):
+    """What a run waited for in this process; `left` when it was parked or moved meanwhile."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, run: RunTrace, what: str) -> None:
+        super().__init__(run)
+        self._what = what
+
+    def __enter__(self) -> Self:
+        self._open(f"{names.SPAN_WAIT} {self._what}", {names.SPAN_KIND: "CHAIN", names.WAIT_FOR: self._what})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._span is not None:
+            self._span.set_attribute(names.WAIT_OUTCOME, "over" if kind is None else "left")
+            self._close(self._span, kind)
+
+
+class SendTrace:
+    """A run on its way to a worker: a producer's span until the engine owns the run."""
+
+    def __init__(self, tracer: Tracer, pipeline: str, parent: Context, shared: dict[str, str]) -> None:
+        self._span = tracer.start_span(
+            f"{names.SPAN_SEND} {pipeline}",
+            parent,
+            SpanKind.PRODUCER,
+            {**shared, **messaging("send", pipeline), names.SPAN_KIND: "CHAIN"},
+        )
+        self.headers = carried(trace.set_span_in_context(self._span, parent))
+        """What the worker goes on from."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            note_failure(self._span, failure_of(error), None)
+        self._span.end()
+
+
+def messaging(operation: str, pipeline: str) -> dict[str, str]:
+    """Attributes of a span at the engine hop."""
+    return {
+        names.MESSAGING_SYSTEM: "offramp",
+        names.MESSAGING_OPERATION: operation,
+        names.MESSAGING_DESTINATION: pipeline,
+    }
+
+
+def show_output(span: Span, text: str) -> None:
+    """An output, ready to be shown."""
+    span.set_attributes({names.OUTPUT: text, names.OUTPUT_TYPE: names.JSON})
+
+
+def note_failure(span: Span, failure: Failure, content_bytes: int | None) -> None:
+    """The span failed; messages may quote inputs, so they are shown where inputs are."""
+    kind = type_of(failure)
+    span.set_attribute(names.ERROR_TYPE, kind)
+    span.set_status(StatusCode.ERROR, kind)
+    if content_bytes is not None:
+        message = cut(failure.message.encode(), content_bytes)
+        span.add_event(names.EVENT_EXCEPTION, {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: message})
+
+
+def type_of(failure: Failure) -> str:
+    """The exception's class, with its module unless that is the language's own; the code where there is none."""
+    return failure.code if failure.type is None else failure.type.removeprefix("builtins:").replace(":", ".")

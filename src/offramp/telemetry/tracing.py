@@ -1,0 +1,281 @@
+"""Opens the spans of a process: requests, runs on either path, the hop between them, webhooks. `names` has the names.
+
+Where tracing is off there is no `Tracing`, and callers skip what they would tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
+
+from offramp.core.run import RunRecord
+from offramp.core.webhooks import Answer
+from offramp.telemetry import names
+from offramp.telemetry.content import shown
+from offramp.telemetry.context import carried, restored, session_attributes, session_of, with_session
+from offramp.telemetry.run_trace import RunTrace, SendTrace, messaging
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+WEBHOOK_CHILD_S_MAX = 3600.0
+"""How old a run may be for its webhook to be part of its trace; a later one starts its own, with a link."""
+PATH_LENGTH_MAX = 200
+"""Characters of a request's path that are shown."""
+
+
+class Tracing:
+    """The spans of one process.
+
+    Args:
+        tracer: of a real provider.
+        content_bytes: of an input or output that is shown, None to show none.
+    """
+
+    def __init__(self, tracer: Tracer, content_bytes: int | None) -> None:
+        from opentelemetry.propagate import extract  # loads what OTEL_PROPAGATORS names
+
+        self._tracer = tracer
+        self._content_bytes = content_bytes
+        self._extract = extract
+
+    @classmethod
+    def current(cls, content_bytes: int | None) -> Tracing | None:
+        """By the provider that this process has now; None where it has none, or one that is switched off."""
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+            return None
+        tracer = provider.get_tracer(names.SCOPE, metadata.version("offramp"))
+        return None if isinstance(tracer, trace.NoOpTracer) else cls(tracer, content_bytes)
+
+    # Runs.
+
+    def begin(self, record: RunRecord) -> RunTrace:
+        """A run is to execute where it was accepted; from here on its record carries its own context."""
+        run = self._run(record, _origin(record))
+        record.trace = run.headers()
+        return run
+
+    def send(self, record: RunRecord) -> SendTrace:
+        """A new run is to go deep at once; from here on its record carries the context to go on from."""
+        origin = _origin(record)
+        session = _session(record, origin)
+        sent = SendTrace(self._tracer, record.pipeline, with_session(origin, session), _shared(record, session))
+        record.trace = sent.headers
+        return sent
+
+    def resume(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> RunTrace:
+        """A claimed run is to execute here.
+
+        Its first part on the deep path belongs to the trace that sent it. Later ones start a new trace with a link
+        back, so that no trace grows for days.
+
+        Args:
+            record: the run.
+            replayed_steps: how many steps it has finished before.
+            waited_s: seconds since it was sent to the deep path; None when this is not its first part there.
+            began_ns: when it was claimed, in epoch nanoseconds.
+        """
+        first = waited_s is not None
+        stored = record.demotion.trace if record.demotion is not None and record.demotion.trace else record.trace
+        origin = restored(stored)
+        sent = trace.get_current_span(origin).get_span_context()
+        links = [Link(sent, {names.LINK: "handoff" if first else "goes-on"})] if sent.is_valid else []
+        if not first:
+            origin = trace.set_span_in_context(trace.INVALID_SPAN, origin)
+        session = _session(record, origin)
+        attributes: dict[str, str | float] = {
+            **_shared(record, session),
+            **messaging("process", record.pipeline),
+            names.SPAN_KIND: "CHAIN",
+        }
+        if waited_s is not None:
+            attributes[names.QUEUE_WAIT_MS if record.demotion is None else names.HANDOFF_MS] = _ms(waited_s)
+        name = f"{names.SPAN_PROCESS} {record.pipeline}"
+        process = self._tracer.start_span(name, origin, SpanKind.CONSUMER, attributes, links, began_ns)
+        run = self._run(record, trace.set_span_in_context(process, origin), process)
+        run.span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
+        return run
+
+    def _run(self, record: RunRecord, parent: Context, outer: Span | None = None) -> RunTrace:
+        session = _session(record, parent)
+        parent = with_session(parent, session)
+        shared = _shared(record, session)
+        span = self._tracer.start_span(
+            f"{names.SPAN_RUN} {record.pipeline}",
+            parent,
+            attributes={
+                **shared,
+                names.SPAN_KIND: "CHAIN",
+                names.OPERATION: names.SPAN_RUN,
+                names.WORKFLOW: record.pipeline,
+                names.AGENT: record.pipeline,
+            },
+        )
+        if span.is_recording():
+            span.set_attributes(_facts(record))
+            if self._content_bytes is not None:
+                text = shown(record.input, self._content_bytes)
+                span.set_attributes({names.INPUT: text, names.INPUT_TYPE: names.JSON})
+        context = trace.set_span_in_context(span, parent)
+        return RunTrace(self._tracer, span, outer, context, shared, self._content_bytes)
+
+    # The edge.
+
+    def request(self, scope: Scope, method: str, route: str | None, began_ns: int) -> RequestTrace:
+        """A request came, at `began_ns` in epoch nanoseconds; `route` is its template, None where there is none."""
+        here = otel.get_current()
+        kind = SpanKind.INTERNAL
+        if not trace.get_current_span(here).get_span_context().is_valid:  # nobody has traced it before us
+            here = self._extract(scope["headers"], here, _HEADERS)
+            kind = SpanKind.SERVER
+        path = scope["path"][:PATH_LENGTH_MAX]
+        attributes = {names.HTTP_METHOD: method, names.URL_PATH: path, names.URL_SCHEME: scope.get("scheme", "http")}
+        if route is not None:
+            attributes[names.HTTP_ROUTE] = route
+        name = method if route is None else f"{method} {route}"
+        span = self._tracer.start_span(name, here, kind, attributes, start_time=began_ns)
+        return RequestTrace(span, here)
+
+    def webhook(self, record: RunRecord, event: str, attempt: int, age_s: float) -> WebhookTrace:
+        """One attempt, counted from 1, to announce an event of a run that was accepted `age_s` seconds ago."""
+        origin = restored(record.trace)
+        sent = trace.get_current_span(origin).get_span_context()
+        session = _session(record, origin)
+        origin = with_session(origin, session)
+        links: Sequence[Link] = ()
+        if sent.is_valid and (attempt > 1 or age_s > WEBHOOK_CHILD_S_MAX):
+            links = [Link(sent, {names.LINK: "announces"})]
+            origin = trace.set_span_in_context(trace.INVALID_SPAN, origin)
+        attributes: dict[str, str | int] = {
+            **_shared(record, session),
+            names.SPAN_KIND: "CHAIN",
+            names.HTTP_METHOD: "POST",
+            names.WEBHOOK_EVENT: event,
+            names.WEBHOOK_ATTEMPT: attempt,
+        }
+        span = self._tracer.start_span(f"{names.SPAN_WEBHOOK} {event}", origin, SpanKind.CLIENT, attributes, links)
+        return WebhookTrace(span)
+
+
+class RequestTrace:
+    """One request to the gateway, as the current span until its answer was sent."""
+
+    def __init__(self, span: Span, parent: Context) -> None:
+        self._span = span
+        self._token = otel.attach(trace.set_span_in_context(span, parent))
+
+    def of_run(self, run_id: str) -> None:
+        """The request is about a run."""
+        self._span.set_attribute(names.RUN_ID, run_id)
+
+    def of_tenant(self, tenant: str) -> None:
+        """Whose request it is."""
+        self._span.set_attribute(names.TENANT, tenant)
+
+    def accepted(self, record: RunRecord, *, attached: bool) -> None:
+        """The request became a run, or was attached to one that exists."""
+        if not self._span.is_recording():
+            return
+        origin = restored(record.trace)
+        shared = _shared(record, _session(record, origin))
+        self._span.set_attributes({**shared, names.SPAN_KIND: "CHAIN", **_facts(record)})
+        if attached:
+            self._span.set_attribute(names.RUN_ATTACHED, True)
+            self._span.add_link(trace.get_current_span(origin).get_span_context(), {names.LINK: "attached"})
+
+    def end(self, status: int) -> None:
+        """The answer was sent, with this status; called in the task that began it."""
+        self._span.set_attribute(names.HTTP_STATUS, status)
+        if status >= 500:
+            self._span.set_attribute(names.ERROR_TYPE, str(status))
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+        otel.detach(self._token)
+
+
+class WebhookTrace:
+    """One attempt to deliver a webhook message."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        # Without baggage: it goes to whoever asked for the webhook.
+        self.headers = carried(trace.set_span_in_context(span, Context()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def answered(self, host: str, answer: Answer) -> None:
+        """What came of it."""
+        attributes: dict[str, str | int] = {names.SERVER_ADDRESS: host, names.WEBHOOK_RESULT: answer.result}
+        if answer.detail.isdigit():
+            attributes[names.HTTP_STATUS] = int(answer.detail)
+        if answer.result not in {"delivered", "gone"}:
+            attributes[names.ERROR_TYPE] = answer.detail if answer.detail.isdigit() else answer.result
+            self._span.set_status(StatusCode.ERROR)
+        self._span.set_attributes(attributes)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._span.end()
+
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+class _HeaderGetter(Getter[RawHeaders]):
+    """Reads ASGI's headers; a `traceparent` that came twice is none (W3C Trace Context, 3.2.2)."""
+
+    def get(self, carrier: RawHeaders, key: str) -> list[str] | None:
+        wanted = key.lower().encode("latin-1")
+        found = [value.decode("latin-1") for name, value in carrier if name == wanted]
+        return None if not found or (wanted == b"traceparent" and len(found) > 1) else found
+
+    def keys(self, carrier: RawHeaders) -> list[str]:
+        return [name.decode("latin-1") for name, _ in carrier]
+
+
+_HEADERS = _HeaderGetter()
+
+
+def _origin(record: RunRecord) -> Context:
+    """Where a new run comes from: what is current here, else what came with the submission."""
+    here = otel.get_current()
+    return here if trace.get_current_span(here).get_span_context().is_valid else restored(record.trace)
+
+
+def _session(record: RunRecord, origin: Context) -> str:
+    """The run's, else that of whoever called, else the run is a session of its own."""
+    return record.session_id or session_of(origin) or record.id
+
+
+def _shared(record: RunRecord, session: str) -> dict[str, str]:
+    return {**session_attributes(session), names.RUN_ID: record.id}
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 3)
+
+
+def _facts(record: RunRecord) -> dict[str, str | float | Sequence[str]]:
+    facts: dict[str, str | float | Sequence[str]] = {
+        names.RUN_PATH: record.path,
+        names.RUN_CLASS: record.sla,
+        names.RUN_VERSION: record.version,
+        names.ROUTE_REASONS: record.route.reasons,
+        names.BUDGET_MS: record.budget_s * 1000,
+    }
+    if record.route.predicted_ms is not None:
+        facts[names.ROUTE_PREDICTED_MS] = record.route.predicted_ms
+    if record.demotion is not None:
+        facts[names.DEMOTION_REASON] = record.demotion.reason
+    return facts

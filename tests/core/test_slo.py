@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.core import slo
+from offramp.core.sla import SLA
+from offramp.core.slo import RULES, WINDOWS, Counts, Tally
+
+COUNTS = st.builds(Counts, st.integers(0, 10**9), st.integers(0, 10**9))
+SOME = COUNTS.filter(lambda counts: counts.total > 0)
+OUTCOMES = ("completed", "failed", "cancelled", "expired")
+QUICK = SLA("quick", p95=2.0)
+
+
+@given(st.sampled_from(OUTCOMES), st.floats(0, 1e6))
+def test_a_run_keeps_the_promise_if_it_completes_within_the_target(status, seconds):
+    kept = slo.kept(QUICK, status, seconds)
+    if status == "cancelled":
+        assert kept is None
+    else:
+        assert kept is (status == "completed" and seconds <= 2.0)
+
+
+def test_the_target_itself_is_within_it():
+    assert slo.kept(QUICK, "completed", 2.0) is True
+    assert slo.kept(QUICK, "completed", math.nextafter(2.0, 3.0)) is False
+
+
+@given(st.sampled_from(OUTCOMES), st.floats(0, 1e6))
+def test_without_a_target_nothing_counts(status, seconds):
+    assert slo.kept(SLA("batch"), status, seconds) is None
+    assert slo.kept(None, status, seconds) is None
+
+
+@given(SOME)
+def test_the_burn_rate_is_the_share_of_bad_runs_over_the_allowed_one(counts):
+    share = slo.within_target(counts)
+    assert 0.0 <= share <= 1.0
+    assert slo.burn_rate(counts) == pytest.approx((1 - share) / (1 - slo.OBJECTIVE), abs=1e-9)
+    assert slo.budget_left(counts) == pytest.approx(1 - slo.burn_rate(counts))
+
+
+@given(st.integers(1, 10**6))
+def test_a_class_that_just_keeps_its_objective_spends_its_budget_exactly(many):
+    assert slo.burn_rate(Counts(good=19 * many, bad=many)) == pytest.approx(1.0)
+
+
+@given(SOME, st.integers(1, 1000))
+def test_the_burn_rate_is_of_shares_not_of_numbers(counts, times):
+    more = Counts(counts.good * times, counts.bad * times)
+    assert slo.burn_rate(more) == pytest.approx(slo.burn_rate(counts))
+
+
+@given(SOME)
+def test_another_bad_run_never_lowers_the_burn_rate_and_a_good_one_never_raises_it(counts):
+    assert slo.burn_rate(counts.plus(Counts(bad=1))) >= slo.burn_rate(counts)
+    assert slo.burn_rate(counts.plus(Counts(good=1))) <= slo.burn_rate(counts)
+
+
+@given(SOME, SOME)
+def test_two_times_together_burn_no_faster_than_the_faster_and_no_slower_than_the_slower(first, second):
+    rates = sorted([slo.burn_rate(first), slo.burn_rate(second)])
+    both = slo.burn_rate(first.plus(second))
+    assert rates[0] - 1e-9 <= both <= rates[1] + 1e-9
+
+
+@given(COUNTS, COUNTS, COUNTS)
+def test_counts_add_up_in_any_order(one, two, three):
+    assert one.plus(two).plus(three) == three.plus(one.plus(two))
+    assert one.plus(Counts()) == one
+
+
+def test_without_runs_nothing_is_burned():
+    assert (slo.within_target(Counts()), slo.burn_rate(Counts()), slo.budget_left(Counts())) == (None, 0.0, 1.0)
+
+
+def test_the_limits_of_the_burn_rate():
+    assert slo.burn_rate(Counts(good=5)) == 0.0
+    assert slo.burn_rate(Counts(bad=5)) == pytest.approx(20.0)
+
+
+@given(st.floats(0, 4e9), st.sampled_from(list(WINDOWS)))
+def test_a_window_reaches_as_far_back_as_it_says_and_a_minute_further_at_most(now, window):
+    begins = slo.since(now, window) * slo.MINUTE_S
+    assert WINDOWS[window] * 60 <= now - begins < (WINDOWS[window] + 1) * 60
+
+
+@given(st.integers(0, 10**7), st.lists(st.tuples(st.integers(0, 10**5), COUNTS), max_size=20))
+def test_a_longer_window_counts_what_a_shorter_one_does(at, ago):
+    now = float(at + 10**8)
+    tallies = [Tally("quick", slo.minute_of(now) - minutes, counts) for minutes, counts in ago]
+
+    def total(window):
+        return sum(tally.counts.total for tally in tallies if tally.minute >= slo.since(now, window))
+
+    totals = [total(window) for window in WINDOWS]
+    assert totals == sorted(totals)
+
+
+def test_nothing_that_is_asked_for_is_forgotten():
+    assert max(WINDOWS.values()) < slo.KEPT_MINUTES
+
+
+class TestRules:
+    def test_they_are_those_of_the_workbook(self):
+        spent = [rule.threshold * WINDOWS[rule.long] / WINDOWS["30d"] for rule in RULES]
+        assert spent == pytest.approx([0.02, 0.05, 0.10])
+        assert [WINDOWS[rule.long] / WINDOWS[rule.short] for rule in RULES] == [12, 12, 12]
+        assert [rule.severity for rule in RULES] == ["page", "page", "ticket"]
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_both_windows_have_to_burn(self, rule):
+        calm = dict.fromkeys(WINDOWS, 0.0)
+        assert not rule.fires(calm)
+        assert not rule.fires(calm | {rule.long: rule.threshold + 1})
+        assert not rule.fires(calm | {rule.short: rule.threshold + 1})
+        assert rule.fires(calm | {rule.long: rule.threshold + 1, rule.short: rule.threshold + 1})
+        assert not rule.fires(dict.fromkeys(WINDOWS, rule.threshold))
+
+    @pytest.mark.parametrize("rule", RULES)
+    def test_each_can_fire_with_the_budget_there_is(self, rule):
+        assert rule.threshold < slo.burn_rate(Counts(bad=1))

@@ -1,0 +1,257 @@
+"""A run's log as rows over time: what each event makes of them, and what holds whatever the log says."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.core.events import INTERRUPTED, Event
+from offramp.core.timestamps import rfc3339
+from offramp.core.waterfall import Span, layout
+
+T0 = 1_700_000_000.0
+RUN = "run_01M803AAHNQ8E0R424BHCTM99K"
+
+
+class Log:
+    """A run's events, told by their times in seconds since its acceptance."""
+
+    def __init__(self, path="fast"):
+        self.events = []
+        self.then(0.0, "run.accepted", path=path, pipeline="research")
+
+    def then(self, at, kind, **data):
+        self.events.append(Event(kind, RUN, len(self.events) + 1, rfc3339(T0 + at), data))
+        return self
+
+    def step(self, at, what, key="write", attempt=1, **data):
+        return self.then(at, f"step.{what}", step=key.partition(":")[0], key=key, attempt=attempt, **data)
+
+    def executed(self, start, end, key="write"):
+        return self.step(start, "started", key).step(end, "completed", key, duration_ms=(end - start) * 1000)
+
+    def waits(self, at, what, **data):
+        return self.then(at, f"wait.{what}", wait="signal", name="go", key="go:0", **data)
+
+    def seen(self, now=0.0, started=None):
+        found = layout(self.events, T0 + now, None if started is None else T0 + started)
+        assert found is not None
+        return found
+
+    def spans(self, number, **seen):
+        return [
+            (span.kind, round(span.start, 3), round(span.end, 3), span.open)
+            for span in self.seen(**seen).rows[number].spans
+        ]
+
+
+def ended(log, at, status="completed"):
+    return log.then(at, f"run.{status}")
+
+
+def path_of(found):
+    return [
+        ("own" if link.row is None else found.rows[link.row].name, round(link.start, 3), round(link.end, 3))
+        for link in found.critical
+    ]
+
+
+def shares(found):
+    return [round(seconds, 3) for seconds in found.totals]
+
+
+def test_a_quick_run():
+    log = ended(Log().executed(0.0, 0.25, "search").executed(0.3, 0.5), 0.5)
+    found = log.seen()
+    assert (found.status, round(found.took, 3)) == ("completed", 0.5)
+    assert [(row.kind, row.name, row.status) for row in found.rows] == [
+        ("run", "research", "completed"),
+        ("step", "search", "completed"),
+        ("step", "write", "completed"),
+    ]
+    assert log.spans(0) == [("fast", 0.0, 0.5, False)]
+    assert path_of(found) == [("search", 0.0, 0.25), ("own", 0.25, 0.3), ("write", 0.3, 0.5)]
+    assert shares(found) == [0.45, 0.0, 0.0, 0.05]
+
+
+def test_of_parallel_steps_the_slow_one_is_critical():
+    log = Log().step(0.0, "started", "a").step(0.0, "started", "b").step(0.2, "completed", "a")
+    log.step(0.6, "completed", "b").executed(0.6, 0.7, "c")
+    assert path_of(ended(log, 0.7).seen()) == [("b", 0.0, 0.6), ("c", 0.6, 0.7)]
+
+
+def test_a_retry_is_a_failed_attempt_a_delay_and_another_attempt():
+    log = Log().step(0.0, "started").step(0.1, "retrying", error={"code": "step-failed"}, delay_ms=400.0)
+    log.step(0.5, "started", attempt=2).step(0.6, "failed", attempt=2, error={})
+    ended(log, 0.6, "failed")
+    row = log.seen().rows[1]
+    assert (row.status, row.attempts) == ("failed", 2)
+    assert log.spans(1) == [("failed", 0.0, 0.1, False), ("retry", 0.1, 0.5, False), ("failed", 0.5, 0.6, False)]
+    assert shares(log.seen()) == [0.2, 0.4, 0.0, 0.0]
+
+
+def test_a_demotion_marks_the_run_and_the_handoff_begins_where_the_last_step_in_flight_ended():
+    log = Log().step(0.5, "started").then(1.0, "run.demoted", reason="budget")
+    log.step(1.2, "completed").then(1.3, "run.resumed", worker="w1", replayed_steps=1).executed(1.3, 1.5, "after")
+    found = ended(log, 1.5).seen()
+    assert [(mark.kind, round(mark.at, 3), mark.text) for mark in found.marks] == [
+        ("demoted", 1.0, "budget"),
+        ("resumed", 1.3, "w1, 1 steps taken over"),
+    ]
+    assert log.spans(0) == [("fast", 0.0, 1.2, False), ("handoff", 1.2, 1.3, False), ("deep", 1.3, 1.5, False)]
+    assert path_of(found) == [("own", 0.0, 0.5), ("write", 0.5, 1.2), ("research", 1.2, 1.3), ("after", 1.3, 1.5)]
+    assert shares(found) == [0.9, 0.0, 0.1, 0.5]
+
+
+def test_a_deep_run_waits_in_the_queue_first():
+    log = ended(Log("deep").executed(0.41, 0.6), 0.6)
+    assert log.spans(0) == [("queued", 0.0, 0.41, False), ("deep", 0.41, 0.6, False)]
+    assert log.spans(0, started=0.4) == [("queued", 0.0, 0.4, False), ("deep", 0.4, 0.6, False)]
+    assert shares(log.seen(started=0.4)) == [0.19, 0.4, 0.0, 0.01]
+    assert path_of(log.seen(started=0.4))[0] == ("research", 0.0, 0.4)
+
+
+def test_a_run_that_is_still_queued_is_drawn_to_now():
+    log = Log("deep")
+    assert log.spans(0, now=3.0) == [("queued", 0.0, 3.0, False)]
+    assert log.seen(now=3.0).status == "running"
+    assert shares(log.seen(now=3.0)) == [0.0, 3.0, 0.0, 0.0]
+
+
+def test_a_running_run_is_drawn_to_now_and_what_goes_on_is_open():
+    log = Log().executed(0.0, 0.2, "search").step(0.2, "started")
+    assert log.spans(2, now=0.9) == [("attempt", 0.2, 0.9, True)]
+    assert log.seen(now=0.9).rows[2].status == "running"
+    assert path_of(log.seen(now=0.9)) == [("search", 0.0, 0.2), ("write", 0.2, 0.9)]
+
+
+def test_a_clock_that_is_behind_is_taken_as_at_the_newest_event():
+    assert Log().executed(0.0, 0.2).seen(now=-50.0).took == pytest.approx(0.2, abs=1e-6)
+
+
+def test_a_worker_that_died_loses_the_attempt_and_the_time_until_the_run_was_resumed():
+    log = Log("deep").executed(0.1, 0.2, "a").step(0.2, "started")
+    log.then(5.0, "run.resumed", worker="w2", replayed_steps=1)
+    log.step(5.0, "retrying", error={"code": INTERRUPTED}, delay_ms=0.0).step(5.0, "started").step(5.5, "completed")
+    found = ended(log, 5.5).seen(started=0.1)
+    assert log.spans(2) == [("lost", 0.2, 5.0, False), ("attempt", 5.0, 5.5, False)]
+    assert found.rows[2].attempts == 1, "interruption is not an attempt"
+    assert log.spans(0, started=0.1)[2] == ("moved", 0.2, 5.0, False)
+    assert path_of(found)[-2:] == [("write", 0.2, 5.0), ("write", 5.0, 5.5)]
+    assert shares(found) == [0.6, 0.1, 4.8, 0.0]
+
+
+def test_an_interrupted_step_that_fails_without_another_try():
+    log = Log("deep").step(0.1, "started").then(2.0, "run.resumed", worker="w", replayed_steps=0)
+    log.step(2.1, "failed", duration_ms=0.0, error={"code": "effect-unknown"})
+    ended(log, 2.2, "failed")
+    assert log.spans(1) == [("lost", 0.1, 2.0, False), ("failed", 2.1, 2.1, False)]
+    assert log.seen().rows[1].status == "failed"
+
+
+def test_a_wait_for_a_signal_goes_on_while_the_run_is_parked():
+    log = Log("deep").executed(0.0, 0.1).waits(0.1, "started", until=None)
+    log.then(100.0, "run.resumed", worker="w", replayed_steps=1).waits(100.1, "ended", reason="received")
+    found = ended(log.executed(100.1, 100.2, "after"), 100.2).seen()
+    assert log.spans(2) == [("wait", 0.1, 100.1, False)]
+    assert (found.rows[2].name, found.rows[2].status) == ("signal go", "received")
+    assert log.spans(0)[-2:] == [("parked", 0.1, 100.0, False), ("deep", 100.0, 100.2, False)]
+    assert path_of(found) == [("write", 0.0, 0.1), ("signal go", 0.1, 100.1), ("after", 100.1, 100.2)]
+    assert shares(found) == [0.2, 100.0, 0.0, 0.0]
+
+
+def test_a_run_may_be_parked_during_the_delay_of_a_retry():
+    log = Log("deep").step(0.0, "started").step(0.1, "retrying", error={"code": "x"}, delay_ms=9000.0)
+    log.then(9.0, "run.resumed", worker="w", replayed_steps=0).step(9.1, "started", attempt=2)
+    log.step(9.2, "completed", attempt=2)
+    ended(log, 9.2)
+    assert log.spans(1) == [("failed", 0.0, 0.1, False), ("retry", 0.1, 9.1, False), ("attempt", 9.1, 9.2, False)]
+    assert log.spans(0)[1] == ("parked", 0.1, 9.0, False)
+
+
+def test_a_cancelled_run_ends_what_it_was_doing():
+    log = ended(Log().step(0.1, "started").waits(0.2, "started", until=None), 0.9, "cancelled")
+    assert log.spans(1) == [("cancelled", 0.1, 0.9, False)]
+    assert log.spans(2) == [("wait", 0.2, 0.9, False)]
+    assert {row.status for row in log.seen().rows} == {"cancelled"}
+    assert path_of(log.seen()) == [("own", 0.0, 0.1), ("write", 0.1, 0.9)]
+    assert shares(log.seen()) == [0.8, 0.0, 0.0, 0.1]
+
+
+def test_the_loser_of_a_race_ends_nobody_knows_when_and_counts_for_nothing():
+    log = Log().step(0.0, "started", "slow").step(0.0, "started", "quick").step(0.3, "completed", "quick")
+    found = ended(log.executed(0.3, 0.5, "after"), 0.5).seen()
+    assert log.spans(1) == [("cancelled", 0.0, 0.5, True)]
+    assert path_of(found) == [("quick", 0.0, 0.3), ("after", 0.3, 0.5)]
+
+
+def test_events_and_fields_of_a_later_version_are_passed_over():
+    log = Log().then(0.1, "run.promoted").then(0.2, "step.started").then(0.3, "wait.started")
+    found = ended(log, 0.4).seen()
+    assert [row.name for row in found.rows] == ["research", "?", "wait"]
+
+
+def test_without_an_event_there_is_nothing_to_draw():
+    assert layout([], T0) is None
+
+
+# What holds whatever the log says.
+
+_keys = st.sampled_from(["a", "b", "c"])
+_moves = st.one_of(
+    st.tuples(st.sampled_from(["step.started", "step.completed", "step.failed", "step.retrying"]), _keys),
+    st.tuples(st.sampled_from(["wait.started", "wait.ended"]), st.sampled_from(["d", "e"])),
+    st.tuples(st.sampled_from(["run.demoted", "run.resumed", "interrupted", "step.delta"]), _keys),
+)
+_ends = st.sampled_from([None, "completed", "failed", "cancelled", "expired"])
+
+
+@st.composite
+def logs(draw, least_ms=0):
+    """Any events in any order, each some milliseconds after the one before; below 0 where clocks disagree."""
+    log, at_ms = Log(draw(st.sampled_from(["fast", "deep"]))), 0
+    for kind, key in draw(st.lists(_moves, max_size=25)):
+        at_ms += draw(st.integers(least_ms, 500))
+        if kind == "interrupted":
+            log.step(at_ms / 1000, "retrying", key, error={"code": INTERRUPTED})
+        else:
+            log.then(at_ms / 1000, kind, key=key, step=key, attempt=draw(st.integers(1, 3)))
+    end = draw(_ends)
+    return log if end is None else ended(log, (at_ms + draw(st.integers(0, 500))) / 1000, end)
+
+
+@given(logs(least_ms=-300), st.floats(-10, 100), st.none() | st.floats(-10, 20))
+def test_every_span_is_within_the_run_and_the_path_and_the_shares_make_up_all_of_it(log, now, started):
+    found = log.seen(now, started)
+    for row in found.rows:
+        assert all(0.0 <= span.start <= span.end <= found.took for span in row.spans), row
+        assert row.took >= 0.0
+    assert sum(found.totals) == pytest.approx(found.took)
+    assert min(found.totals) >= 0.0
+    at = 0.0
+    for link in found.critical:
+        assert link.start == at
+        at = link.end
+        if link.row is not None:
+            assert (link.start, link.end) in [(span.start, span.end) for span in found.rows[link.row].spans]
+    assert at == found.took
+    assert all(0.0 <= mark.at <= found.took for mark in found.marks)
+
+
+@given(logs(), st.floats(0, 100), st.none() | st.floats(-1, 20))
+def test_the_spans_of_a_row_follow_each_other(log, now, started):
+    for row in log.seen(now, started).rows:
+        for one, two in itertools.pairwise(row.spans):
+            assert one.end <= two.start + 1e-6, row
+
+
+@given(logs())
+def test_only_what_goes_on_is_open(log):
+    found = log.seen(now=100.0)
+    open_spans: list[Span] = [span for row in found.rows for span in row.spans if span.open]
+    assert all(span.end == found.took for span in open_spans)
+    if found.status in {"cancelled", "expired"}:
+        assert open_spans == []

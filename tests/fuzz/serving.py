@@ -1,0 +1,29 @@
+"""A real `offramp serve` with a key, for whoever fuzzes it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from tests.chaos.serving import Serving
+
+KEY = "fuzz-0123456789abcdef"
+APP = Path(__file__).with_name("pipelines.py")
+
+
+@contextlib.contextmanager
+def served(home):
+    gateway = Serving(home, app=APP, workers=1, lease=10, drain_timeout=5, blocked_after=30, api_keys=f"fuzz:{KEY}")
+    gateway.start()
+    try:
+        gateway.wait_until_up()
+        yield gateway
+    finally:
+        gateway.close()
+
+
+def flaws_in_log(gateway):
+    """Lines that tell of something that no request may cause."""
+    lines = gateway.log.read_text(errors="replace").splitlines()
+    bad = ("Traceback", "error:", "warning:", "Exception", "died:", "has been blocked")
+    return [line for line in lines if any(word in line for word in bad)]
