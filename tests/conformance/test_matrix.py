@@ -27,6 +27,7 @@ from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
+from tests.conformance.temporal import TEMPORAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
