@@ -207,6 +207,27 @@ async def test_a_demoted_run_repeats_no_step_and_delivers_those_in_flight(servic
     assert names(await history(handle.id)) == ["add"], "a seeded step was an activity"
 
 
+async def test_bodies_that_are_rebuilt_at_each_turn_end_alike(service, monkeypatch):
+    from offramp.engines.temporal import engine
+
+    monkeypatch.setattr(engine, "BODIES_CACHED_MAX", 0)
+    async with service(app) as runtime:
+        sums = await runtime.start("sums", number=5)
+        waits = await runtime.start("waits", timeout=0.1)
+        leaves = await runtime.start("leaves", number=1)
+        await waits.signal("go", 1)
+        await reach(leaves, "run.demoted")
+        gate("leaving").set()
+        assert await result_of(sums) == [10, 12, 14, 6]
+        assert await result_of(waits) == "1 timed out True 4"
+        assert await result_of(leaves) == ["leaving", 6]
+        assert [event.data["delta"] for event in of(await log_of(sums), "step.delta")].count("summed") == 1
+        for handle in (sums, waits, leaves):
+            log = numbered(await log_of(handle))
+            assert log[-1] == "run.completed"
+    assert executed.count(("hold", "leaving")) == executed.count(("add", 1, 1)) == executed.count(("quick", 1)) == 1
+
+
 async def test_a_failing_step_is_tried_again_by_temporal(service, history):
     async with service(app) as runtime:
         handle = await runtime.start("tries", fails=2)

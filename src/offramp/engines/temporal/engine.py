@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("offramp")
 
 RPC_TIMEOUT_S = 10.0
+BODIES_CACHED_MAX = 1_000
+"""Bodies that a worker keeps between their steps; any other is rebuilt from history when something happens to it."""
 REMEMBERED_RUNS = 10_000
 """Runs of which a worker remembers that it has had them, so that it does not say of each that it goes on here."""
 
@@ -204,6 +206,7 @@ class TemporalEngine:
             workflow_runner=UnsandboxedWorkflowRunner(),
             max_concurrent_activities=options.activities_max,
             max_concurrent_local_activities=options.activities_max,
+            max_cached_workflows=BODIES_CACHED_MAX,
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=min(10.0, options.heartbeat_s)),
             max_heartbeat_throttle_interval=timedelta(seconds=options.heartbeat_s / 3),
             graceful_shutdown_timeout=timedelta(seconds=options.grace_s),
