@@ -28,7 +28,7 @@ class Place:
         self.home = home
         self.server = server
         self._queue = uuid.uuid4().hex
-        self._env = {"OFFRAMP_LEASE": LEASE_S, "OFFRAMP_POLL": "0.2", "STEPS_HOME": str(home)}
+        self._env = {"OFFRAMP_LEASE": LEASE_S, "OFFRAMP_DRAIN_TIMEOUT": "8", "STEPS_HOME": str(home)}
 
     def _options(self):
         return ["--engine", self.server.url(self._queue), "--data", str(self.home / "data")]
@@ -189,6 +189,18 @@ def test_a_drained_gateway_and_worker_lose_nothing(place):
                 assert outcome(after, name)["status"] == "completed"
                 assert_whole(events(after, name))
     assert set(Counter(step for step, _ in place.executed()).values()) == {1}, "a drain repeated a step"
+
+
+def test_a_worker_leaves_though_temporal_is_away(tmp_path):
+    server = temporal.Server(tmp_path)
+    place = Place(tmp_path, server)
+    with place.worker() as worker, place.gateway() as gateway:
+        submit(gateway, "deep", "h")
+        place.reached("h-held")
+        server.kill()
+        for process in (worker, gateway):
+            process.send(signal.SIGTERM)
+        assert worker.end()[0] == gateway.end()[0] == 0
 
 
 def test_the_temporal_server_may_go_away_and_come_back(tmp_path):

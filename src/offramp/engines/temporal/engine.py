@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("offramp")
 
 RPC_TIMEOUT_S = 10.0
+CLOSE_S_MAX = 2.0
+"""What a worker gets past its drain to leave Temporal."""
 BODIES_CACHED_MAX = 1_000
 """Bodies that a worker keeps between their steps; any other is rebuilt from history when something happens to it."""
 REMEMBERED_RUNS = 10_000
@@ -126,7 +128,9 @@ class TemporalEngine:
         """Leave."""
         self._stopping = True
         if self._worker is not None:
-            await self._worker.shutdown()
+            with contextlib.suppress(TimeoutError):  # Temporal is away, and cannot be told
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._worker.shutdown()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
