@@ -347,3 +347,18 @@ async def test_a_run_whose_workflow_was_terminated_can_be_cancelled(service):
         await client.get_workflow_handle(handle.id).terminate()
         await handle.cancel()
         assert types(await log_of(handle))[-1] == "run.cancelled"
+
+
+async def test_runs_go_on_where_search_attributes_are_lost(service):
+    from temporalio.common import SearchAttributeKey
+
+    from offramp.engines.temporal import connection
+
+    async with service(app) as runtime:
+        ours = dict(connection.ATTRIBUTES)
+        try:
+            connection.ATTRIBUTES["Class"] = SearchAttributeKey.for_keyword("OfframpUnheardOf")
+            assert await result_of(await runtime.start("tries", fails=0)) == 1
+            assert runtime.worker._engine._connection._attributes == []
+        finally:
+            connection.ATTRIBUTES.update(ours)

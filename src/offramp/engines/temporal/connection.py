@@ -64,6 +64,11 @@ class Connection:
                     await asyncio.sleep(RETRY_EVERY_S)
         return self._client
 
+    def forget_attributes(self) -> bool:
+        """Set no search attributes any more; False if none were set anyway."""
+        known, self._attributes = self._attributes, []
+        return bool(known)
+
     def found_by(self, record: RunRecord) -> TypedSearchAttributes:
         """The search attributes of a run that the namespace knows."""
         values = {"Session": record.session_id, "Class": record.sla, "Tenant": record.tenant}

@@ -241,7 +241,8 @@ class TemporalEngine:
                     )
                     return
                 except RPCError as error:
-                    if error.status is RPCStatusCode.INVALID_ARGUMENT:
+                    # A namespace may have lost its search attributes: then the run is started without them.
+                    if error.status is RPCStatusCode.INVALID_ARGUMENT and not self._connection.forget_attributes():
                         await self._fail(claim, error)
                         return
                     if not told:
@@ -253,7 +254,8 @@ class TemporalEngine:
             self.members.has_room()
 
     async def _fail(self, claim: Claim, error: Exception) -> None:
-        await self.host.conclude(claim, Outcome("failed", error=failure_of(error)))
+        with contextlib.suppress(LeaseLost):
+            await self.host.conclude(claim, Outcome("failed", error=failure_of(error)))
 
     async def _tell(self, record: RunRecord) -> None:
         """Tell a run's workflow what the store has for it; one that is not started yet reads it when it begins."""
