@@ -123,6 +123,23 @@ def test_a_run_in_the_terminal_is_traced_too(receiver, tmp_path):
     assert span.resource["offramp.process.kind"] == "local"
 
 
+METRICS = """
+from offramp.telemetry.setup import set_up
+telemetry = set_up("desk", "gateway")
+from opentelemetry import metrics, trace
+metrics.get_meter("x").create_counter("made.here").add(1)
+assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+telemetry.close()
+"""
+
+
+def test_metrics_go_out_too_the_last_at_the_end(receiver):
+    done = python(METRICS, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{receiver.url}/v1/metrics")
+    assert done.returncode == 0, done.stderr
+    assert receiver.metrics == {"made.here"}
+    assert receiver.resources[0]["service.name"] == "desk"
+
+
 def test_what_is_disabled_sends_nothing(receiver, tmp_path):
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_SDK_DISABLED": "true"}
     done = offramp("run", str(DESK), "quick", "-i", '{"word": "w"}', cwd=tmp_path, env=variables)

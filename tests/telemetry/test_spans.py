@@ -16,7 +16,7 @@ from offramp import SLA, App, Retry
 from offramp.errors import DeclarationError
 from offramp.paths.submission import Submission
 from offramp.telemetry import names
-from tests.support import eventually, failure_of, reach, result_of
+from tests.support import GUARD_S, eventually, failure_of, frames_of, member, reach, result_of
 from tests.telemetry.conftest import host_program
 
 app = App("desk", classes=[SLA("patient", budget=30.0)])
@@ -97,6 +97,14 @@ def below(memory, parent):
     return sorted(found, key=lambda span: span.start_time)
 
 
+async def seen(service, run_id, kind):
+    """Returns once the run's log has an event of this type."""
+    async with asyncio.timeout(GUARD_S), contextlib.aclosing(service.follow(run_id)) as parts:
+        async for part in parts:
+            if kind in {frame.type for frame in part}:
+                return
+
+
 def everything_said(memory):
     return "\n".join(span.to_json() for span in memory.spans)
 
@@ -156,6 +164,7 @@ async def test_a_step_that_its_pipeline_gives_up_is_no_error(memory):
     _, whole = await run("race", memory)
     step = memory.one("offramp.step hang")
     assert (step.attributes[names.STEP_OUTCOME], step.status.status_code.name) == ("cancelled", "UNSET")
+    assert step.parent.span_id == whole.context.span_id  # though it ran in a task of its own
     assert whole.attributes[names.RUN_OUTCOME] == "completed"
 
 
@@ -208,6 +217,25 @@ async def test_a_parked_run_goes_on_in_a_trace_that_links_back(memory, tmp_path)
     assert again.parent is None
     assert again.links[0].context.trace_id == first.context.trace_id
     assert second.attributes["session.id"] == first.attributes["session.id"] == handle.id
+
+
+async def test_what_a_gateway_left_goes_on_in_a_trace_that_links_back(memory, tmp_path):
+    async with member(app, tmp_path, "worker") as worker, member(app, tmp_path, "gateway") as gateway:
+        accepted = await gateway.submit(Submission(pipeline="stay", session_id="s1"))
+        run_id = accepted.record.id
+        await seen(gateway, run_id, "step.started")
+        await worker.retire(gateway.id)  # as one that died
+        await seen(worker, run_id, "run.resumed")
+        await worker.cancel(run_id)
+        await frames_of(worker, run_id)
+        document = await worker.document(run_id)
+    process = memory.one("process stay")
+    first, again = sorted(memory.named("invoke_workflow stay"), key=lambda span: span.start_time)
+    assert document["trace_id"] == f"{first.context.trace_id:032x}"
+    assert process.parent is None
+    assert process.context.trace_id == again.context.trace_id != first.context.trace_id
+    assert [link.context.span_id for link in process.links] == [first.context.span_id]
+    assert {span.attributes["session.id"] for span in memory.spans} == {"s1"}
 
 
 async def test_a_run_is_below_the_span_of_the_program_that_starts_it(memory):

@@ -1,23 +1,27 @@
-"""What an execution of a run begins with."""
+"""What earlier executions of a run left behind, as the next one is given it. Data alone; `paths/deep.py` reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from offramp.core.events import StepState
+from offramp.core import events
 from offramp.core.journal import Entry
 
 
 class History(NamedTuple):
-    """What earlier executions of a run left.
+    """What earlier executions of a run left; nothing for a run that has not begun.
 
-    Finished steps, steps they began and did not finish, signals received, whether a worker has resumed it before, and
-    the keys of waits that they began and did not end.
+    Attributes:
+        entries: the journal.
+        interrupted: steps that they began and did not finish, by key.
+        signals: received, in order, as (name, encoded value).
+        resumed: whether a worker has taken the run up before.
+        waiting: the keys of waits that they began and did not end.
     """
 
     entries: Sequence[Entry] = ()
-    interrupted: Mapping[str, StepState] = {}
+    interrupted: Mapping[str, events.StepState] = {}
     signals: Sequence[tuple[str, bytes]] = ()
     resumed: bool = False
     waiting: frozenset[str] = frozenset()

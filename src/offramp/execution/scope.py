@@ -203,11 +203,11 @@ class Scope:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
-        if trace is not None:
-            trace.attempt(number)
         at = self.clock.time()
         started = self.clock.monotonic()
         try:
+            if trace is not None:
+                trace.attempt(number)
             attempt.announce(events.StepStarted(spec.name, key, number), at)
             if spec.effect == "once":
                 await self.log.durable()

@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 from offramp.core.events import TERMINAL
 from offramp.core.names import did_you_mean
-from offramp.core.run import RunRecord, Status, is_run_id, links
+from offramp.core.run import RunRecord, Status, document, is_run_id, links
 from offramp.errors import InputError, RunGone, UnknownPipeline
 from offramp.gateway.call import Call, ClientGone, query_pointer
 from offramp.gateway.negotiation import Preference, position, wants_stream
@@ -41,6 +41,8 @@ async def submit(call: Call) -> Answer:
         return await _stream(call, asked, after)
     accepted = await _submitted(call, asked)
     if asked.preference.at_once:
+        if not accepted.attached:  # nothing has happened to it yet that the client would have to know
+            return _described(202, document(accepted.record, [], call.prefix), asked.preference)
         return await _document(call, 202, accepted.record.id, asked.preference)
     return await _wait(call, asked, accepted)
 
@@ -106,16 +108,17 @@ async def _finishes_fast(call: Call, run_id: str) -> bool:
 
 async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:
     """The run document; with 202 where and when to look again."""
-    document = await call.service.document(run_id, call.tenant, call.prefix)
-    return json_reply(status, document, _document_headers(document, status, preference))
+    return _described(status, await call.service.document(run_id, call.tenant, call.prefix), preference)
 
 
-def _document_headers(document: dict[str, Any], status: int, preference: Preference) -> dict[str, str]:
-    where = document["links"]["self"]
+def _described(status: int, shown: dict[str, Any], preference: Preference) -> Reply:
+    where = shown["links"]["self"]
     headers = {"Vary": "Prefer"}
     headers |= {"Location": where, "Retry-After": str(RETRY_AFTER_S)} if status == 202 else {"Content-Location": where}
     applied = preference.applied(status)
-    return headers | {"Preference-Applied": applied} if applied else headers
+    if applied:
+        headers["Preference-Applied"] = applied
+    return json_reply(status, shown, headers)
 
 
 def _path(call: Call, record: RunRecord) -> str:
@@ -151,8 +154,8 @@ async def cancel(call: Call) -> Reply:
 
 async def accepted(call: Call, record: RunRecord) -> Reply:
     """202 with the document of a run that something was asked of."""
-    document = await call.service.document(record.id, call.tenant, call.prefix)
-    return json_reply(202, document, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
+    shown = await call.service.document(record.id, call.tenant, call.prefix)
+    return json_reply(202, shown, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
 
 
 async def listing(call: Call) -> Reply:
