@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import uuid
 
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import COUNT_EVERY_S, EmbeddedEngine, Member
 from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
 
-LEASE_S = 1.0
+LEASE_S = 2.0
 POLL_S = 0.1
+# Also how long a count of the queue is believed.
+NOTICE_S = 2 * COUNT_EVERY_S
 # A lease that nobody renews, and a renewal of who looks; Temporal's heartbeat timeout is as long.
-TAKEOVER_S = 3 * LEASE_S
+TAKEOVER_S = 2.5 * LEASE_S
 
 
 class Line:
@@ -138,7 +140,7 @@ class TemporalMember:
 class TemporalSite:
     """Processes over one database and one task queue, in real time."""
 
-    notice_s = POLL_S
+    notice_s = NOTICE_S
     takeover_s = TAKEOVER_S
     queue_max = QUEUE_MAX
 

@@ -355,6 +355,7 @@ async def test_runs_go_on_where_search_attributes_are_lost(service):
     from offramp.engines.temporal import connection
 
     async with service(app) as runtime:
+        assert await result_of(await runtime.start("tries", fails=0)) == 1  # it is connected, and has made them
         ours = dict(connection.ATTRIBUTES)
         try:
             connection.ATTRIBUTES["Class"] = SearchAttributeKey.for_keyword("OfframpUnheardOf")
