@@ -95,6 +95,7 @@ fix: setup ## apply the formatter and every safe fix
 bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what telemetry costs
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/gateway.py
+	$(BIN)/python bench/waiting.py
 	$(BIN)/python bench/telemetry.py
 	$(BIN)/python bench/engines.py
 

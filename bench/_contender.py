@@ -13,6 +13,7 @@ import msgspec
 import uvloop
 
 from bench._load import OneRun, drive
+from offramp.cli.collector import relax
 
 
 def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
@@ -37,6 +38,7 @@ def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
 
 async def _main(name: str, concurrency: int, runs_max: int, seconds_max: float, folder: Path) -> None:
     async with _open(name, folder) as one_run:
+        relax()  # as in the processes of `serve` and `worker`; for every contender alike
         load = await drive(name, one_run, concurrency, runs_max, seconds_max)
     sys.stdout.write(msgspec.json.encode(load).decode() + "\n")
 

@@ -67,29 +67,23 @@ def measure(variant: str, runs: int, variables: dict[str, str], folder: Path | N
 
 
 def render(rounds: dict[str, list[Load]]) -> str:
+    off_us = _cpu_us(rounds["off"])
     rows = []
     for variant, loads in rounds.items():
-        cpu_us = median([_cpu_us(load) for load in loads])
-        added = median([_cpu_us(load) - _cpu_us(off) for load, off in zip(loads, rounds["off"], strict=True)])
-        per_s = median([load.runs_per_s for load in loads])
-        rows.append([variant, f"{per_s:,.0f}", f"{cpu_us:,.1f}", f"{added:+,.1f}", f"{_against(rounds, variant):.3f}"])
+        per_s, cpu_us = median([load.runs_per_s for load in loads]), _cpu_us(loads)
+        rows.append([variant, f"{per_s:,.0f}", f"{cpu_us:,.1f}", f"{cpu_us - off_us:+,.1f}", f"{cpu_us / off_us:.3f}"])
     return table(["telemetry", "runs/s", "CPU us/step", "beside off", "of off"], rows)
 
 
-def _cpu_us(load: Load) -> float:
-    return load.cpu_ms_per_run * 1000 / STEPS_PER_RUN
-
-
-def _against(rounds: dict[str, list[Load]], variant: str, other: str = "off") -> float:
-    """CPU per step over another variant's of the same round, the median of that."""
-    pairs = zip(rounds[variant], rounds[other], strict=True)
-    return median([mine.cpu_ms_per_run / theirs.cpu_ms_per_run for mine, theirs in pairs])
+def _cpu_us(loads: list[Load]) -> float:
+    """Of the least disturbed round: what else runs on the machine can only add to it."""
+    return min(load.cpu_ms_per_run for load in loads) * 1000 / STEPS_PER_RUN
 
 
 def targets(rounds: dict[str, list[Load]]) -> list[Target]:
     if "before" not in rounds:
         return []
-    share = _against(rounds, "off", "before")
+    share = _cpu_us(rounds["off"]) / _cpu_us(rounds["before"])
     return [Target("CPU per step, off beside code without telemetry", share, OFF_MAX, at_least=False)]
 
 

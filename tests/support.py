@@ -64,15 +64,6 @@ async def eventually(condition):
             await asyncio.sleep(0.005)
 
 
-async def pumped(clock, waiting, step=0.1):
-    """Let a fake clock run, in small jumps, until what is awaited is there."""
-    task = asyncio.ensure_future(waiting)
-    while not task.done():
-        clock.advance(step)
-        await asyncio.wait([task], timeout=0.002)
-    return await task
-
-
 async def reach(handle, kind, step=None):
     """Read a run's events from the start until one of this type, for this step if one is named."""
     seen = []

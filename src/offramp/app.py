@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -279,10 +280,12 @@ class App:
         """
         from offramp.gateway.access import Access
         from offramp.gateway.asgi import create_asgi
-        from offramp.settings import Settings
+        from offramp.settings import Settings, told_unread
         from offramp.wiring import build
 
         chosen = Settings.load(**settings)
+        if misspelt := told_unread():
+            logging.getLogger("offramp").warning("%s", misspelt)
         return create_asgi(lambda: build(self, chosen, role="local"), Access.of(chosen))
 
 

@@ -230,6 +230,14 @@ class LaneDied(OfframpError):
     fault = "pipeline"
 
 
+class StepKilledProcess(OfframpError):
+    """The processes that executed a run died one after the other, none with a step of it finished: it is given up."""
+
+    code = "step-killed-process"
+    title = "A step kills its process"
+    fault = "pipeline"
+
+
 class Divergence(OfframpError):
     """A replay did not ask for a step that its journal holds: the pipeline's code changed or is not repeatable."""
 

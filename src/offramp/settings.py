@@ -18,6 +18,11 @@ from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
 
 LOG_FORMATS = ("text", "logfmt", "json")
+_READ_ELSEWHERE = frozenset(
+    f"OFFRAMP_{name}"
+    for name in ("HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "SUPERVISED", "CRASH_AT", "CRASH_MARK")
+)
+"""Options of the command line alone, and what its processes and tests tell each other."""
 
 
 def _setting(default: Any, low: float, high: float, doc: str) -> Any:
@@ -67,6 +72,9 @@ class Settings:
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
     queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it 503")
+    process_deaths: int = _setting(
+        3, 1, 1_000_000, "processes that may die in a row while they execute a run; then it fails"
+    )
     threads: int = _setting(64, 1, 1024, "threads for sync steps, per process")
     processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")
     spare_loops: int = _setting(3, 0, 64, "run loops that may stand in while another is blocked")
@@ -142,7 +150,9 @@ class Settings:
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
             name = min(unknown)
-            raise SettingsError(f"no setting {name!r}; {did_you_mean(name, [item.name for item in fields(cls)])}")
+            source = f"{sources[name]}: " if name in sources and name not in given else ""
+            hint = did_you_mean(name, [item.name for item in fields(cls)])
+            raise SettingsError(f"{source}no setting {name!r}; {hint}")
         for item in fields(cls):
             if item.name in sources and given.get(item.name) is None:
                 try:
@@ -166,6 +176,25 @@ class Settings:
 
 
 _FLAGS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+
+
+def unread(environment: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """`OFFRAMP_*` variables that nothing reads, most likely misspelt, each with the nearest that is read.
+
+    They are no error: an older version may meet a variable of a newer one.
+
+    Args:
+        environment: `os.environ` unless told otherwise.
+    """
+    known = {f"OFFRAMP_{item.name.upper()}" for item in fields(Settings)} | _READ_ELSEWHERE
+    given = os.environ if environment is None else environment
+    strangers = sorted(name for name in given if name.startswith("OFFRAMP_") and name not in known)
+    return [(name, did_you_mean(name.upper(), known)) for name in strangers]
+
+
+def told_unread(environment: Mapping[str, str] | None = None) -> str:
+    """The same as one line, for the log of what starts; empty where there is none."""
+    return "; ".join(f"{name} is set, but nothing reads it: {hint}" for name, hint in unread(environment))
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -11,15 +11,19 @@ import heapq
 import itertools
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from offramp.app import App
 from offramp.execution.clock import SystemTimer
 from offramp.paths.local import Handle, LocalRuntime
 from offramp.ports.clock import Clock
 from offramp.wiring import local
+
+T = TypeVar("T")
+_JUMP_EVERY_S = 0.002
+"""Real seconds in which other threads do what a jump of the clock set going."""
 
 
 class FakeClock:
@@ -71,6 +75,9 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Jump ahead, making the calls that become due, in order, on this thread.
 
+        What these set going in other threads is not waited for, and a call that one of them asks for meanwhile is made
+        by the next jump at the latest: let a run's time pass in small jumps, as `run_until` does.
+
         Raises:
             ValueError: `seconds` is negative; a monotonic clock does not go back.
         """
@@ -87,6 +94,32 @@ class FakeClock:
                 self._elapsed = max(self._elapsed, when)
             if timer.callback is not None:
                 timer.callback()
+
+    async def run_until(self, waiting: Awaitable[T], step: float = 0.1, *, within: float = 30.0) -> T:
+        """Let time pass until what is awaited is there, and return that.
+
+        Args:
+            waiting: for example `handle.result()`.
+            step: seconds of this clock in one jump; one is made about every 2 ms.
+            within: real seconds after which it is given up.
+
+        Raises:
+            TimeoutError: it is not there by then.
+            Exception: what the awaited raised.
+        """
+        began = self.monotonic()
+        task = asyncio.ensure_future(waiting)
+        try:
+            async with asyncio.timeout(within):
+                while not task.done():
+                    self.advance(step)
+                    await asyncio.wait([task], timeout=_JUMP_EVERY_S)
+        except TimeoutError:
+            passed = self.monotonic() - began
+            raise TimeoutError(f"not there after {within:g} s, in which {passed:g} s of the clock passed") from None
+        finally:
+            task.cancel()
+        return task.result()
 
     def set_wall(self, epoch: float) -> None:
         """Let the wall clock jump, as an operator or NTP may; the monotonic time stays."""

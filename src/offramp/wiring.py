@@ -114,7 +114,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         metrics=metrics,
         tracing=tracing,
     )
-    live = LiveRuns(process, lambda _run: engine.has_room(), shows_levels=role != "worker")
+    live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
     announcer = _announcer(process, outbox) if role != "worker" else None
     deep, engine = _engine(app, process, live, leases, role, announcer)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)

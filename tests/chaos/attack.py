@@ -67,7 +67,7 @@ class Attack:
 
     async def _provoke(self, role: str, point: str, here: list[tuple[Seen, asyncio.Task[None]]]) -> None:
         """Some writes are made only when something happens to a worker."""
-        if point not in {"release", "retire"} or (role, point) == ("gateway", "release"):
+        if (role, point) not in {("worker", "release"), ("worker", "survive"), ("gateway", "retire")}:
             return
         await self.until(lambda: any(seen.asked.how == "deep" and seen.first("step.started") for seen, _ in here))
         for pid in self.serving.worker_pids():

@@ -22,7 +22,7 @@ GATEWAY = [
     ("claim", "finish", "cancel"),
     ("signal", "register", "retire", "purge"),
 ]
-WORKER = [("claim", "event", "step"), ("sync", "park", "finish"), ("release", "register")]
+WORKER = [("claim", "event", "step", "survive"), ("sync", "park", "finish"), ("release", "register")]
 ALWAYS = [("gateway", ("adopt", "demoted")), ("worker", ("claim", "step", "finish"))]
 """What every run of the tests goes through; the rest is for `make chaos`."""
 
@@ -70,7 +70,7 @@ async def test_a_crash_at_any_write_is_recovered_soon(tmp_path, role, points):
 
 
 def test_every_point_is_a_place_to_crash():
-    assert {point for points in GATEWAY for point in points} | set(WEBHOOK_POINTS) == set(POINTS)
+    assert {point for points in (*GATEWAY, *WORKER) for point in points} | set(WEBHOOK_POINTS) == set(POINTS)
 
 
 def test_a_point_that_is_not_there_is_refused_by_name(tmp_path):

@@ -27,7 +27,7 @@ def said(findings, level):
 def test_a_sound_app_in_a_sound_place_exits_0(project):
     done = offramp("doctor", "desk.py", "--port", "0", cwd=project)
     assert done.returncode == 0, done.stdout
-    for told in ("python:", "sqlite:", "fsync:", "file system:", "pipeline explain:", "desk: 5 pipelines"):
+    for told in ("python:", "sqlite:", "fsync:", "file system:", "pipeline explain:", "desk: 6 pipelines"):
         assert told in done.stdout
     assert not (project / ".offramp").exists()
 

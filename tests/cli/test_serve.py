@@ -182,6 +182,23 @@ def test_settings_come_from_variables_and_the_file(project):
         assert gateway.end()[0] == 0
 
 
+def test_a_misspelt_variable_is_one_line_and_a_misspelt_key_an_error(project):
+    misspelt = {"OFFRAMP_WORKER_RUN": "3", "OFFRAMP_POL": "1"}
+    with running("serve", "desk.py", "--port", "0", cwd=project, env=misspelt) as gateway:
+        gateway.wait_for("worker 1  ready")
+        gateway.send(signal.SIGTERM)
+        code, _, log = gateway.end()
+    [line] = [line for line in log.splitlines() if "nothing reads" in line]
+    assert code == 0
+    assert "warning: OFFRAMP_POL is set" in line
+    assert "did you mean 'OFFRAMP_WORKER_RUNS'?" in line
+    (project / "offramp.toml").write_text("worker_run = 3\n")
+    with running("serve", "desk.py", "--port", "0", cwd=project) as refused:
+        code, _, log = refused.end()
+    assert code == 2
+    assert "offramp.toml: no setting 'worker_run'; did you mean 'worker_runs'?" in log
+
+
 def test_a_step_that_blocks_its_loop_is_told_with_its_line(project):
     (project / "blocker.py").write_text(
         "import time\nfrom offramp import App\napp = App('blocker')\n\n"

@@ -84,9 +84,16 @@ def test_a_value_arrives_from_the_command_line_a_file_and_stdin(folder):
             followed = ask(command, "follow", run, folder=folder)
             assert (followed.returncode, json.loads(followed.stdout)) == (0, value)
         ended = ask(command, "signal", run, "approved", folder=folder)
+        run = begun(command, folder, "approved")
+        keyed = ["--idempotency-key", "k-1"]
+        again = [ask(command, "signal", run, "approved", *keyed, folder=folder).returncode for _ in range(2)]
+        other = ask(command, "signal", run, "approved", "-d", "1", *keyed, folder=folder)
+        odd = ask(command, "signal", run, "approved", "--idempotency-key", "é", folder=folder)
         unknown = ask(command, "signal", "run_" + "0" * 26, "approved", folder=folder)
     assert (ended.returncode, unknown.returncode) == (3, 3)
     assert "takes no signal" in ended.stderr
+    assert (again, other.returncode, odd.returncode) == ([0, 0], 3, 2)
+    assert "another signal" in other.stderr
     assert "no run" in unknown.stderr
 
 

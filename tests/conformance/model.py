@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from offramp.errors import IdempotencyMismatch, RunConflict
+from offramp.ports.store import SUSPECT_DEATHS
+
 OUTCOMES = {"completed", "cancelled"}
 
 
@@ -23,12 +26,14 @@ class ModelRun:
     path: str = "fast"
     demoted: bool = False
     cancel: bool = False
+    deaths: int = 0
     purged: bool = False
     finished_at: float | None = None
     parked_until: float | None = None
     entries: list = field(default_factory=list)
     events: list = field(default_factory=lambda: ["run.accepted"])
     signals: list = field(default_factory=list)
+    signal_keys: dict = field(default_factory=dict)
 
     @property
     def finished(self):
@@ -48,6 +53,7 @@ class Model:
         self.now = now
         self.runs: dict[str, ModelRun] = {}
         self.owners: dict[str, float] = {}
+        self.leaving: set[str] = set()
         self.keys: dict[str, tuple[float, str]] = {}
 
     def create(self, run, key, expires_at):
@@ -65,13 +71,18 @@ class Model:
         run.status, run.owner, run.finished_at = status, None, self.now
         run.events.append(f"run.{status}")
 
-    def due(self, limit):
+    def due(self, owner, limit):
         """The runs that a claim takes, in order."""
         for run in self.runs.values():
             if run.parked_until is not None and run.parked_until <= self.now:
                 run.queue()
         queued = [run for run in self.runs.values() if run.status == "queued"]
-        return sorted(queued, key=lambda run: (-run.priority, run.id))[:limit]
+        queued.sort(key=lambda run: (-run.priority, run.id))
+        held = max((run.deaths for run in self.runs.values() if run.owner == owner), default=0)
+        others = [run for run in queued if run.deaths < (1 if held >= SUSPECT_DEATHS else SUSPECT_DEATHS)][:limit]
+        suspects = [run for run in queued if run.deaths >= SUSPECT_DEATHS] or [None]
+        alone = held == 0 and not any(run.deaths for run in others)
+        return [run for run in queued if run in others or (alone and run is suspects[0])][:limit]
 
     def take(self, run, owner):
         """Whether the claim is a fresh one."""
@@ -86,10 +97,19 @@ class Model:
         if until is not None and seen == len(run.signals) and not run.cancel:
             run.status, run.parked_until = "running", min(until, run.deadline_at or math.inf)
 
-    def signal(self, run, name, value):
+    def signal(self, run, name, value, key):
+        """What becomes of it: an error, or None."""
+        known = run.signal_keys.get(key)
+        if known is not None:
+            return None if known == (name, value) else IdempotencyMismatch
+        if run.finished:
+            return RunConflict
+        if key is not None:
+            run.signal_keys[key] = (name, value)
         run.signals.append((name, value))
         if run.parked_until is not None:
             run.queue()
+        return None
 
     def cancel(self, run):
         run.cancel = run.cancel or not run.finished
@@ -97,16 +117,20 @@ class Model:
             run.queue()
 
     def retire(self, owner):
+        return self.forget(owner, deaths=owner not in self.leaving or owner not in self.owners)
+
+    def forget(self, owner, deaths):
         self.owners.pop(owner, None)
         held = [run for run in self.runs.values() if run.owner == owner]
         for run in held:
             run.queue()
+            run.deaths += deaths
         return len(held)
 
     def expire(self):
         due = [owner for owner, expires_at in self.owners.items() if expires_at < self.now]
         for owner in due:
-            self.retire(owner)
+            self.forget(owner, deaths=0)
         return due
 
     def cancels(self, owner):
@@ -120,6 +144,6 @@ class Model:
         due = [run for run in self.runs.values() if run.finished and not run.purged]
         due = [run for run in due if run.finished_at + run.retention_s <= self.now]
         for run in due:
-            run.purged, run.entries, run.events, run.signals = True, [], [], []
+            run.purged, run.entries, run.events, run.signals, run.signal_keys = True, [], [], [], {}
         self.keys = {key: held for key, held in self.keys.items() if held[0] > self.now}
         return len(due)

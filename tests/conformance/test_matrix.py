@@ -91,7 +91,7 @@ def test_every_method_of_a_port_names_its_obligations(port):
 
 @pytest.mark.parametrize(
     ("capability", "obligations"),
-    [("signals", {"Q8"}), ("purge", {"S13"}), ("webhooks", {"W1", "W2", "W3", "W4", "W5", "W6"})],
+    [("signals", {"Q8", "Q12"}), ("purge", {"S13"}), ("webhooks", {"W1", "W2", "W3", "W4", "W5", "W6"})],
 )
 async def test_what_is_not_declared_has_to_be_refused(capability, obligations):
     silent = Memory()

@@ -9,6 +9,7 @@ import asyncio
 import math
 from collections import defaultdict
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -36,7 +37,7 @@ from offramp.conformance.sample import (
 from offramp.conformance.store_stage import frames_of
 from offramp.core import events
 from offramp.core.run import Outcome
-from offramp.errors import LeaseLost, RunConflict
+from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
 from tests.conformance.adapters import MEMORY, SQLITE
 from tests.conformance.model import Model, ModelRun
@@ -170,6 +171,18 @@ class Processes(RuleBasedStateMachine):
             run.events += ["step.started"] * size
 
     @precondition(lambda self: self.leases)
+    @rule(place=number)
+    def survive(self, place):
+        async def call(instance, lease):
+            log = instance.store.log(lease)
+            log.survived()
+            await log.durable()
+
+        lease = self.write(place, call)
+        if lease is not None:
+            self.model.runs[lease.run_id].deaths = 0
+
+    @precondition(lambda self: self.leases)
     @rule(place=number, status=st.sampled_from(["completed", "cancelled"]))
     def finish(self, place, status):
         outcome, event = ENDS[status]
@@ -218,7 +231,7 @@ class Processes(RuleBasedStateMachine):
     def claim(self, member, limit, later_s):
         self.model.now += later_s
         claims = self.do(self.at[member].leases.claim(member, limit, [PIPELINE], self.model.now))
-        due = self.model.due(limit)
+        due = self.model.due(member, limit)
         assert [claim.record.id for claim in claims] == [run.id for run in due]
         for claim, run in zip(claims, due, strict=True):
             self.given(claim, run, member)
@@ -234,19 +247,24 @@ class Processes(RuleBasedStateMachine):
             self.given(claim, run, member)
 
     @precondition(lambda self: self.model.runs)
-    @rule(member=members, place=number, name=st.sampled_from(["go", "stop"]))
-    def signal(self, member, place, name):
+    @rule(
+        member=members,
+        place=number,
+        name=st.sampled_from(["go", "stop"]),
+        again=st.booleans(),
+        key=st.sampled_from([None, "a", "b"]),
+    )
+    def signal(self, member, place, name, again, key):
         run = at(list(self.model.runs.values()), place)
-        value = str(len(run.signals)).encode()
+        value = run.signals[0][1] if again and run.signals else str(len(run.signals)).encode()
         self.touched = run.id
-        try:
-            record = self.do(self.at[member].leases.send_signal(run.id, name, value, self.model.now))
-        except RunConflict:
-            assert run.finished
-            return
-        assert not run.finished
-        self.model.signal(run, name, value)
-        assert record.status == run.status
+        error = self.model.signal(run, name, value, key)
+        sending = self.at[member].leases.send_signal(run.id, name, value, self.model.now, key)
+        if error is not None:
+            with pytest.raises(error):
+                self.do(sending)
+        else:
+            assert self.do(sending).status == run.status
 
     @precondition(lambda self: self.model.runs)
     @rule(member=members, place=number)
@@ -257,10 +275,12 @@ class Processes(RuleBasedStateMachine):
         assert (record.cancel_requested, record.status) == (run.cancel, run.status)
         self.touched = run.id
 
-    @rule(member=members)
-    def register(self, member):
-        self.do(self.at[member].leases.register(owner(member, self.model.now + 10.5)))
+    @rule(member=members, leaving=st.sampled_from([False, False, True]))
+    def register(self, member, leaving=False):
+        said = msgspec.structs.replace(owner(member, self.model.now + 10.5), leaving=leaving)
+        self.do(self.at[member].leases.register(said))
         self.model.owners[member] = self.model.now + 10.5
+        (self.model.leaving.add if leaving else self.model.leaving.discard)(member)
 
     @rule(member=members)
     def renew(self, member):
@@ -307,6 +327,7 @@ class Processes(RuleBasedStateMachine):
             run.purged,
         )
         assert (record.demotion is not None, record.finished_at) == (run.demoted, run.finished_at)
+        assert record.deaths == run.deaths
         assert await instance.store.journal(run.id) == run.entries
         assert await instance.store.signals(run.id) == run.signals
         frames = await frames_of(instance.store, run)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.failure import CAUSES_MAX, MESSAGE_LENGTH_MAX, Failure, exception_of, failure_of
+from offramp.core.failure import ARGUMENTS_BYTES_MAX, CAUSES_MAX, MESSAGE_LENGTH_MAX, Failure, exception_of, failure_of
 from offramp.errors import RunExpired, StepFailed, StepTimeout
 
 _encode = msgspec.msgpack.encode
@@ -72,6 +72,41 @@ def test_awkward_exception_classes_still_make_a_failure_and_an_exception(error):
     failure = stored(failure_of(error, "search", 1))
     assert isinstance(exception_of(failure), Exception)
     assert type(error).__name__ in failure.message
+
+
+class Busy(Exception):
+    def __init__(self, status, headers, request):
+        super().__init__(f"{status}")
+        self.status, self.headers, self.request = status, headers, request
+        self.seen_at = (1, 2)
+        self.__secret = "mangled"
+
+
+def test_attributes_that_are_plain_json_are_there_again():
+    error = Busy(503, {"retry-after": ["3", 4.5, None, True]}, request=object())
+    error.add_note("of the moment")
+    again = exception_of(stored(failure_of(error, "search", 1)))
+    assert (type(again), again.args, again.status) == (Busy, ("503",), 503)
+    assert again.headers == {"retry-after": ["3", 4.5, None, True]}
+    assert not hasattr(again, "request")
+    assert not hasattr(again, "seen_at")  # a tuple would come back as a list
+    assert not hasattr(again, "__notes__")
+
+
+def test_attributes_that_take_too_much_room_are_left_out():
+    error = Refused("x")
+    error.page = "y" * (ARGUMENTS_BYTES_MAX - len('{"page":""}'))
+    assert exception_of(stored(failure_of(error))).page == error.page
+    error.page += "y"
+    assert not hasattr(exception_of(stored(failure_of(error))), "page")
+
+
+@given(json_values)
+def test_an_attribute_comes_back_as_it_was_or_not_at_all(value):
+    error = Refused("x")
+    error.value = value
+    again = exception_of(stored(failure_of(error)))
+    assert not hasattr(again, "value") or again.value == value
 
 
 def test_journaled_data_imports_no_module():

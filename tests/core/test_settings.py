@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.errors import SettingsError
-from offramp.settings import Settings
+from offramp.settings import Settings, told_unread, unread
 
 NUMBERS = [item for item in fields(Settings) if "low" in item.metadata]
 
@@ -55,7 +55,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(file):
     with pytest.raises(SettingsError, match=r"no setting 'leese'; did you mean 'lease'\?"):
         Settings.load({}, file, leese=1)
     file.write_text("pol = 1\n")
-    with pytest.raises(SettingsError, match="did you mean 'poll'"):
+    with pytest.raises(SettingsError, match=r"^offramp\.toml: no setting 'pol'; did you mean 'poll'\?"):
         Settings.load({}, file)
 
 
@@ -94,6 +94,20 @@ def test_secrets_are_not_shown_and_not_taken_from_a_file_that_is_shared(file):
     with pytest.raises(SettingsError, match="OFFRAMP_API_KEYS") as caught:
         Settings.load({}, file)
     assert "0123456789abcdef" not in str(caught.value)
+
+
+def test_variables_that_nobody_reads_are_named_with_the_nearest():
+    options = dict.fromkeys(("OFFRAMP_PORT", "OFFRAMP_URL", "OFFRAMP_API_KEY", "OFFRAMP_SUPERVISED"), "x")
+    read = options | {f"OFFRAMP_{item.name.upper()}": "x" for item in fields(Settings)}
+    assert unread(read | {"HOME": "/", "OFF_RAMP": "x"}) == []
+    assert told_unread(read) == ""
+    misspelt = {"OFFRAMP_WORKER_RUN": "secret", "OFFRAMP_DATE": "secret", "OFFRAMP_poll": "secret"}
+    assert [name for name, _ in unread(read | misspelt)] == sorted(misspelt)
+    assert told_unread(misspelt) == (
+        "OFFRAMP_DATE is set, but nothing reads it: did you mean 'OFFRAMP_DATA'?; "
+        "OFFRAMP_WORKER_RUN is set, but nothing reads it: did you mean 'OFFRAMP_WORKER_RUNS'?; "
+        "OFFRAMP_poll is set, but nothing reads it: did you mean 'OFFRAMP_POLL'?"
+    )
 
 
 def test_settings_do_not_change():

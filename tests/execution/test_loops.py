@@ -9,6 +9,8 @@ import threading
 import pytest
 
 from offramp import App, per_loop, testing
+from offramp.execution import watchdog
+from offramp.execution.loops import RunLoops
 from tests.support import GUARD_S, Signal, eventually, log_of, of, reach, result_of, types
 
 
@@ -112,3 +114,26 @@ async def test_a_client_per_loop_is_made_once_for_each_loop():
 def test_a_client_per_loop_needs_a_loop():
     with pytest.raises(RuntimeError, match="no running event loop"):
         per_loop(object)()
+
+
+async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypatch):
+    beats = []
+    beat = watchdog._beat
+    monkeypatch.setattr(watchdog, "_beat", lambda loop: (beats.append(loop.name), beat(loop)))
+    here, loops = asyncio.get_running_loop(), RunLoops(0)
+    dog = watchdog.Watchdog(loops, 60.0, lambda *_, **_told: None)
+    try:
+        for _ in range(2):
+            await eventually(lambda: not loops._busy.is_set())  # the watchdog waits for a run, and wakes nobody
+            free, before = asyncio.Event(), len(beats)
+
+            async def run(free=free) -> None:
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(free.wait(), here))
+
+            loops.submit(lambda on, run=run: on.loop.create_task(run()))
+            await eventually(lambda before=before: len(beats) >= before + 3)
+            free.set()
+    finally:
+        dog.close()
+        loops.close()
+    assert not dog._thread.is_alive()

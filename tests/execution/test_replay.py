@@ -14,7 +14,7 @@ from offramp import App, Retry, current_run, emit, testing
 from offramp.errors import Divergence
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import Signal, failure_of, log_of, member, of, pumped, reach, result_of, types
+from tests.support import Signal, failure_of, log_of, member, of, reach, result_of, types
 
 
 def demotable(app, hold):
@@ -58,7 +58,7 @@ async def test_journaled_helpers_are_the_same_after_a_demotion():
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await demoted(runtime, clock, hold)
-        result = await pumped(clock, result_of(handle))
+        result = await clock.run_until(result_of(handle))
         events = await log_of(handle)
     assert len(seen) == 2
     assert seen[0] == seen[1] == result
@@ -103,7 +103,7 @@ async def test_a_sleep_is_not_begun_anew_after_a_demotion():
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
-        await pumped(clock, result_of(handle))
+        await clock.run_until(result_of(handle))
         assert "run.demoted" in types(await log_of(handle))
     assert len(ends) == 1
     assert 10.0 <= ends[0] < 11.0
@@ -178,7 +178,7 @@ async def test_the_first_of_two_steps_wins_again_after_a_demotion():
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await demoted(runtime, clock, hold)
-        assert await pumped(clock, result_of(handle)) == "quick"
+        assert await clock.run_until(result_of(handle)) == "quick"
     assert winners == [["quick"], ["quick"]]
 
 
@@ -244,7 +244,7 @@ async def test_a_journal_entry_that_is_never_asked_for_fails_the_run_as_divergen
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await demoted(runtime, clock, hold)
-        error = await pumped(clock, failure_of(handle))
+        error = await clock.run_until(failure_of(handle))
         assert (await handle.document())["error"]["code"] == "divergence"
     assert isinstance(error, Divergence)
     assert "calls step 'search' where the journal has other arguments" in str(error)
@@ -339,7 +339,7 @@ async def test_a_handoff_is_not_swallowed_and_its_finally_blocks_start_no_step()
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await demoted(runtime, clock, hold)
-        assert await pumped(clock, result_of(handle)) == "after"
+        assert await clock.run_until(result_of(handle)) == "after"
     assert (swallowed, cleanups, len(executions)) == ([], [1], 2)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from offramp import App, Retry, current_run, emit, testing
 from offramp.testing import FakeClock
-from tests.support import failure_of, log_of, of, pumped, reach, result_of, types
+from tests.support import failure_of, log_of, of, reach, result_of, types
 
 
 class Busy(Exception):
@@ -106,7 +106,7 @@ async def test_backoff_waits_by_the_clock_with_full_jitter():
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
-        assert await pumped(clock, result_of(handle)) == 4
+        assert await clock.run_until(result_of(handle)) == 4
         delays = [event.data["delay_ms"] for event in of(await log_of(handle), "step.retrying")]
     assert 0 <= delays[0] <= 1000
     assert 0 <= delays[1] <= 2000
@@ -132,7 +132,7 @@ async def test_a_server_that_asks_for_a_wait_gets_it(form):
         handle = await runtime.start("pipe")
         retrying = of(await reach(handle, "step.retrying"), "step.retrying")[0]
         assert retrying.data["delay_ms"] == 5000.0
-        assert await pumped(clock, result_of(handle)) == "served"
+        assert await clock.run_until(result_of(handle)) == "served"
         assert clock.monotonic() >= 5.0
 
 

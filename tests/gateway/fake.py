@@ -112,6 +112,7 @@ class FakeService:
         self.left: asyncio.Queue[str] = asyncio.Queue()
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+        self.signal_keys = {}
         self.not_ready = ""
         self.levels = dict.fromkeys(WINDOWS, Counts())
         self.fails_with: Exception | None = None
@@ -254,8 +255,11 @@ class FakeService:
         self.cancelled.put_nowait(run_id)
         return run.record
 
-    async def signal(self, run_id, name, value, tenant=""):
+    async def signal(self, run_id, name, value, tenant="", key=None):
         run = self._run(run_id)
+        known = self.signal_keys.setdefault((run_id, key), (name, value)) if key is not None else None
+        if known not in {None, (name, value)}:
+            raise IdempotencyMismatch("this Idempotency-Key came with another signal")
         if run.record.finished:
             raise RunConflict(f"{run_id} has ended ({run.record.status}) and takes no signal")
         self.signals.put_nowait((run_id, name, value))

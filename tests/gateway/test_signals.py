@@ -110,6 +110,22 @@ async def test_an_ended_run_is_409(client, service):
     assert answer.json()["type"] == "urn:offramp:error:conflict"
 
 
+async def test_a_key_is_read_as_for_runs(client, service):
+    run = service.new_run()
+    for key in ("k-1", '"k-1"'):
+        assert (await client.post(to(run), json=1, headers={"Idempotency-Key": key})).status_code == 202
+    other = await client.post(to(run), json=2, headers={"Idempotency-Key": "k-1"})
+    assert (other.status_code, other.json()["type"]) == (422, "urn:offramp:error:idempotency-mismatch")
+    assert list(service.signal_keys) == [(run.record.id, "k-1")]
+
+
+@pytest.mark.parametrize("key", ["", '"', "x" * 256, "a b"])
+async def test_a_key_that_is_none_is_400_and_sends_nothing(client, service, key):
+    answer = await client.post(to(service.new_run()), json=1, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:offramp:error:malformed")
+    assert service.signals.empty()
+
+
 async def test_only_post(client, service):
     answer = await client.get(to(service.new_run()))
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")

@@ -20,7 +20,6 @@ from tests.support import (
     log_of,
     member,
     of,
-    pumped,
     reach,
     result_of,
     types,
@@ -71,7 +70,7 @@ async def test_ten_steps_of_which_three_fit_the_budget_are_each_executed_once(tm
 
     async with local(app, {"data": str(tmp_path)}, clock) as runtime:
         handle = await runtime.start("pipe")
-        assert await pumped(clock, result_of(handle), 0.01) == list(range(10))
+        assert await clock.run_until(result_of(handle), 0.01) == list(range(10))
         document = await handle.document()
         whole = await frames_of(runtime.service, handle.id)
         for after in (0, 5, len(whole) - 1):
@@ -117,7 +116,7 @@ async def test_the_reader_is_told_what_happens_now(clock):
         clock.advance(0.1)
         [demoted] = of(await reach(handle, "run.demoted"), "run.demoted")
         hold.set()
-        assert await pumped(clock, result_of(handle)) == ["open", "deep"]
+        assert await clock.run_until(result_of(handle)) == ["open", "deep"]
         document = await handle.document()
     assert demoted.data == {
         "reason": "budget",
@@ -155,7 +154,7 @@ async def test_the_journal_is_durable_and_the_engine_owns_the_run_before_anybody
         clock.advance(6.0)
         await reach(handle, "run.demoted")
         hold.set()
-        await pumped(clock, result_of(handle))
+        await clock.run_until(result_of(handle))
     assert order == [("adopt", ["run.accepted", "step.started"]), ("adopted", "deep", "budget"), ("run.demoted",)]
 
 
@@ -194,7 +193,7 @@ async def test_a_step_in_flight_ends_where_it_is_and_the_next_one_elsewhere(tmp_
 
         await eventually(deep)
         hold.set()
-        whole = await pumped(clock, reader, 0.02)
+        whole = await clock.run_until(reader, 0.02)
         assert await frames_of(worker, handle) == whole
     assert where == ["body", ("long", "fast"), ("long ended", "deep"), "body", ("after", "deep")]
     assert_one_log(whole)
@@ -234,7 +233,7 @@ async def test_parallel_branches_park_until_the_last_step_in_flight_has_ended(cl
         await eventually(lambda: scope.parked == 2)
         assert executed == Counter({(0, 0): 1, (1, 0): 1, (2, 0): 1})
         holds[2].set()
-        result = await pumped(clock, result_of(handle))
+        result = await clock.run_until(result_of(handle))
     assert result == [["00", "01"], ["10", "11"], ["20", "21"]]
     assert executed == Counter((number, n) for number in range(3) for n in range(2))
 
@@ -286,7 +285,7 @@ async def test_a_step_in_backoff_goes_on_counting_and_waits_only_for_the_rest(cl
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
         await reach(handle, "step.retrying")
-        assert await pumped(clock, result_of(handle)) == "done"
+        assert await clock.run_until(result_of(handle)) == "done"
         seen = await log_of(handle)
     assert [attempt[:2] for attempt in attempts] == [(1, "fast"), (2, "deep")]
     assert 9.9 <= attempts[1][2] < 12.0
@@ -315,7 +314,7 @@ async def test_a_demotion_burns_no_attempt_of_a_step_that_fails_in_flight(clock)
         clock.advance(6.0)
         await reach(handle, "run.demoted")
         hold.set()
-        assert await pumped(clock, result_of(handle)) == "done"
+        assert await clock.run_until(result_of(handle)) == "done"
     assert attempts == [1, 2]
 
 
@@ -339,7 +338,7 @@ async def test_a_thread_step_in_flight_is_not_repeated(clock):
         clock.advance(6.0)
         await reach(handle, "run.demoted")
         hold.set()
-        assert await pumped(clock, result_of(handle)) == [1, 2]
+        assert await clock.run_until(result_of(handle)) == [1, 2]
     assert calls == [1, 2]
 
 
@@ -361,7 +360,7 @@ async def test_a_body_that_computes_past_its_budget_is_cut_at_the_boundary_and_r
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
         await reach(handle, "step.completed")
-        assert await pumped(clock, result_of(handle)) == 1
+        assert await clock.run_until(result_of(handle)) == 1
         hold.set()
     assert bodies == ["fast", "deep"]
 
@@ -425,7 +424,7 @@ async def test_the_request_beats_the_pipeline_and_the_shorter_wait_counts(clock,
         clock.advance(expected)
         [demoted] = of(await reach(handle, "run.demoted"), "run.demoted")
         hold.set()
-        await pumped(clock, result_of(handle))
+        await clock.run_until(result_of(handle))
     assert (demoted.data["budget_ms"], demoted.data["elapsed_ms"]) == (expected * 1000, expected * 1000)
 
 

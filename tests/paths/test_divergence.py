@@ -17,7 +17,7 @@ from offramp.execution import scope
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, until
-from tests.support import Signal, assert_one_log, eventually, frames_of, member, pumped
+from tests.support import Signal, assert_one_log, eventually, frames_of, member
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def handed_over(old, new, folder, clock):
             # Gone without its outcome, as a killed process: the gate is executed again.
             await gateway.retire("old")
         async with member(new.app, folder, "worker", owner="new", clock=clock):
-            frames = await pumped(clock, frames_of(gateway, run), 0.2)
+            frames = await clock.run_until(frames_of(gateway, run), 0.2)
         record = await gateway.get(run)
         document = await gateway.document(run)
     assert_one_log(frames)
@@ -285,7 +285,7 @@ async def test_a_parked_run_that_wakes_under_other_code_has_diverged(tmp_path, c
             await parked(gateway, run, clock=clock)
         await gateway.signal(run, "go", b"1")
         async with member(new, tmp_path, "worker", owner="new", clock=clock):
-            await pumped(clock, frames_of(gateway, run), 0.2)
+            await clock.run_until(frames_of(gateway, run), 0.2)
         record = await gateway.get(run)
     assert (record.status, record.error.code, executed) == ("failed", "divergence", [])
     assert "'two'" in record.error.message

@@ -10,9 +10,9 @@ import pytest
 
 import offramp
 from offramp import App, testing
-from offramp.errors import DeclarationError, OutsideRun, RunConflict, SignalTimeout, UnknownRun
+from offramp.errors import DeclarationError, IdempotencyMismatch, OutsideRun, RunConflict, SignalTimeout, UnknownRun
 from offramp.paths.submission import Submission
-from offramp.ports.store import SIGNALS_MAX
+from offramp.ports.store import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import (
@@ -23,7 +23,6 @@ from tests.support import (
     log_of,
     member,
     of,
-    pumped,
     reach,
     result_of,
     types,
@@ -198,7 +197,7 @@ async def test_a_run_that_waits_at_the_end_of_its_budget_is_demoted_and_parked(p
         await parked(runtime.service, handle.id, clock=clock)
         assert "run.demoted" in types(await reach(handle, "run.demoted"))
         await handle.signal("x", 1)
-        assert await pumped(clock, result_of(handle)) == [1]
+        assert await clock.run_until(result_of(handle)) == [1]
     assert executed == {"before": 1, "after": 1}
 
 
@@ -217,7 +216,7 @@ async def test_no_signal_in_time_raises_at_the_journaled_time(place, clock):
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("ask"))
         await parked(runtime.service, handle.id, clock=clock)
-        assert await pumped(clock, result_of(handle)) == ["SignalTimeout: no signal 'x' came within 30 s", 30]
+        assert await clock.run_until(result_of(handle)) == ["SignalTimeout: no signal 'x' came within 30 s", 30]
         assert not (await runtime.service.replay(handle.id)).executed
 
 
@@ -225,7 +224,7 @@ async def test_a_timeout_that_nobody_catches_fails_the_run(place, clock):
     app, _ = asking("x", timeout=1.0)
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("ask"))
-        assert isinstance(await pumped(clock, failure_of(handle)), SignalTimeout)
+        assert isinstance(await clock.run_until(failure_of(handle)), SignalTimeout)
         assert (await handle.document())["error"]["code"] == "signal-timeout"
 
 
@@ -250,7 +249,7 @@ async def test_a_signal_after_a_timeout_goes_to_the_next_call(place, clock):
         await until(lambda: len(timeouts) == 2, clock)
         await parked(runtime.service, handle.id, clock=clock)
         await handle.signal("approved", "at last")
-        assert await pumped(clock, result_of(handle)) == "at last"
+        assert await clock.run_until(result_of(handle)) == "at last"
         replayed = await runtime.service.replay(handle.id)
     assert not replayed.executed
     assert timeouts == [0, 1]
@@ -278,7 +277,7 @@ async def test_a_call_that_was_cancelled_takes_no_signal(place, clock):
         await handle.signal("approved", 1)
         await parked(runtime.service, handle.id, clock=clock)
         await handle.signal("refused", 2)
-        assert await pumped(clock, result_of(handle)) == ["approved", 1, 2]
+        assert await clock.run_until(result_of(handle)) == ["approved", 1, 2]
 
 
 @pytest.mark.parametrize("sent", [1, 2])
@@ -305,7 +304,7 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
         runtime.service._deep.notice(handle.id)
         await parked(runtime.service, handle.id, clock=clock)
         await handle.signal("go", 0)
-        assert await pumped(clock, result_of(handle)) == [sent, 0, 1][: sent + 1]
+        assert await clock.run_until(result_of(handle)) == [sent, 0, 1][: sent + 1]
         assert not (await runtime.service.replay(handle.id)).executed
 
 
@@ -404,6 +403,40 @@ async def test_what_takes_no_signal_says_so(place):
             await runtime.service.signal("run_" + "0" * 26, "x", b"1")
         with pytest.raises(UnknownRun):
             await runtime.service.signal(handle.id, "x", b"1", tenant="another")
+
+
+async def test_a_signal_that_is_sent_again_with_its_key_arrives_once(place):
+    app, _ = asking("x", "y")
+    async with started(app, place) as runtime:
+        send = runtime.service.signal
+        handle = await runtime.start("ask")
+        await reach(handle, "run.accepted")
+        for _ in range(3):
+            await send(handle.id, "x", b"1", key="a")
+        with pytest.raises(IdempotencyMismatch, match="another signal"):
+            await send(handle.id, "x", b"2", key="a")
+        with pytest.raises(IdempotencyMismatch):
+            await send(handle.id, "y", b"1", key="a")
+        await send(handle.id, "y", b"2", key="b")
+        assert await result_of(handle) == [1, 2]
+        # Who did not hear of it may ask after the end: it was taken.
+        assert (await send(handle.id, "x", b"1", key="a")).status == "completed"
+        with pytest.raises(RunConflict, match="has ended"):
+            await send(handle.id, "x", b"1", key="c")
+
+
+async def test_the_signals_of_a_run_are_bounded_in_bytes(place):
+    app, _ = asking("x", "done")
+    async with started(app, place) as runtime:
+        handle = await runtime.start("ask")
+        await reach(handle, "run.accepted")
+        half = "x" * (SIGNALS_BYTES_MAX // 2 - 2)
+        await handle.signal("x", half)
+        with pytest.raises(RunConflict, match=f"takes {SIGNALS_BYTES_MAX} in all"):
+            await handle.signal("other", half + "y")
+        await handle.signal("other", half[:-4])
+        await handle.signal("done", 1234)
+        assert await result_of(handle) == [half, 1234]
 
 
 async def test_the_last_signal_that_is_taken_arrives_and_the_next_is_refused(place):

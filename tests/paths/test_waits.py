@@ -13,7 +13,7 @@ from offramp import App
 from offramp.errors import SignalTimeout
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started
-from tests.support import log_of, of, pumped, reach, result_of, types
+from tests.support import log_of, of, reach, result_of, types
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -40,7 +40,7 @@ async def test_a_long_sleep_begins_and_ends_once_though_it_is_parked(place, cloc
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("nap"))
         await parked(runtime.service, handle.id, clock=clock)
-        await pumped(clock, result_of(handle), 1.0)
+        await clock.run_until(result_of(handle), 1.0)
         events = await log_of(handle)
     assert types(events) == ["run.accepted", "wait.started", "run.resumed", "wait.ended", "run.completed"]
     begun, over = events[1], events[3]
@@ -63,7 +63,7 @@ async def test_a_signal_that_does_not_come_in_time_ends_its_wait_as_due(place, c
 
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("ask"))
-        assert await pumped(clock, result_of(handle)) == "none came"
+        assert await clock.run_until(result_of(handle)) == "none came"
         events = await log_of(handle)
     begun, over = of(events, "wait.started")[0], of(events, "wait.ended")[0]
     assert epoch(begun.data["until"]) - epoch(begun.at) == pytest.approx(2.0, abs=0.01)

@@ -79,7 +79,7 @@ def test_baggage_that_came_in_is_kept_for_the_run_itself(memory):
     record = a_record(trace={"traceparent": f"00-{TRACE}-{SPAN}-01", "baggage": "user=u%20v"})
     run = Tracing.current(None).begin(record)
     run.end()
-    assert baggage.get_all(restored(record.trace)) == {"user": "u v", "agent_session_id": record.id}
+    assert baggage.get_all(restored(record.trace)) == {"user": "u v"}
 
 
 @pytest.mark.parametrize(

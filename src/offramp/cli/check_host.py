@@ -14,12 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from offramp.cli.findings import Finding
-from offramp.core.names import did_you_mean
 from offramp.gateway.descriptors import FILES_RESERVED, files_allowed
-from offramp.settings import Settings
-
-OTHER_VARIABLES = frozenset({"HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY",
-                             "MAX_BUDGET", "SUPERVISED"})  # fmt: skip
+from offramp.settings import Settings, unread
 
 _EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
 # Before these, a checkpoint that races with a reset of the WAL can corrupt the database:
@@ -84,16 +80,8 @@ def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
 
 def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Variables that nobody reads."""
-    names = {name.upper() for name, *_ in Settings.describe()} | OTHER_VARIABLES
-    known = {f"OFFRAMP_{name}" for name in names}
-    for variable in sorted(environment):
-        if variable.startswith("OFFRAMP_") and variable not in known:
-            yield Finding(
-                "risk",
-                "settings",
-                f"{variable} is set, but nothing reads it",
-                f"rename or unset it; {did_you_mean(variable, known)}",
-            )
+    for variable, hint in unread(environment):
+        yield Finding("risk", "settings", f"{variable} is set, but nothing reads it", f"rename or unset it; {hint}")
 
 
 def check_webhooks(settings: Settings) -> Iterator[Finding]:

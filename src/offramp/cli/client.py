@@ -167,10 +167,10 @@ class Gateway:
         """Ask for the run to be cancelled; its document as the gateway answers it."""
         return _document(self._call("POST", f"/v1/runs/{_part(run_id)}/cancel"))
 
-    def signal(self, run_id: str, name: str, value: bytes) -> dict[str, Any]:
+    def signal(self, run_id: str, name: str, value: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         """Send the run a signal with this JSON value; its document as the gateway answers it."""
         path = f"/v1/runs/{_part(run_id)}/signals/{_part(name)}"
-        return _document(self._call("POST", path, content=value, headers=_json({})))
+        return _document(self._call("POST", path, content=value, headers=_json(headers)))
 
     def pipelines(self, timeout_s: float) -> list[str]:
         """The names of the pipelines that are served."""

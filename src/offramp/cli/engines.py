@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
 from offramp.cli.output import CommandError
-from offramp.settings import Settings
+from offramp.settings import Settings, told_unread
+
+log = logging.getLogger("offramp")
+
+
+def warn_of_unread() -> None:
+    """One line in the log if there are variables that look like settings and are none."""
+    if misspelt := told_unread():
+        log.warning("%s", misspelt)
 
 
 def load_settings(**given: Any) -> Settings:

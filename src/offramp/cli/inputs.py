@@ -15,6 +15,19 @@ import msgspec
 from offramp.cli.output import CommandError
 
 
+def key_header(key: str | None) -> dict[str, str]:
+    """The header that `--idempotency-key` is sent as, if it is given.
+
+    Raises:
+        CommandError: no header can hold it.
+    """
+    if key is None:
+        return {}
+    if not key.isascii() or not key.isprintable():
+        raise CommandError("--idempotency-key is sent as a header: use printable ASCII")
+    return {"Idempotency-Key": key}
+
+
 def read_input(text: str) -> bytes:
     """The JSON object that `--input` names.
 

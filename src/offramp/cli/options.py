@@ -113,6 +113,14 @@ Budget = Annotated[
         show_default="the pipeline's",
     ),
 ]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key",
+        help="The same key with the same request again does nothing new.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from offramp.cli.engines import load_settings
+from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.inputs import read_input
 from offramp.cli.logs import show_logs
 from offramp.cli.options import Budget, Input, LocalPipeline, Session, Target
@@ -76,6 +76,7 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         run_id = accepted.record.id
         with Stop() as stop, Screen() as screen:
             show_logs("run", level=logging.WARNING)
+            warn_of_unread()
             if not await _watched(service, run_id, screen, stop):
                 return 128 + (stop.signal or 2)
         if stop.signal is not None:

@@ -14,8 +14,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from offramp.cli.inputs import read_value
-from offramp.cli.options import ApiKey, AsJson, RunId, Session, Url
+from offramp.cli.inputs import key_header, read_value
+from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Session, Url
 from offramp.cli.output import OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text
 from offramp.core.names import require_name
@@ -128,6 +128,7 @@ def signal(
     data: Annotated[
         str, typer.Option("--data", "-d", metavar="JSON", help="The signal's value: JSON, @FILE, or - for stdin.")
     ] = "null",
+    idempotency_key: IdempotencyKey = None,
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> int:
@@ -139,8 +140,9 @@ def signal(
 
     value = read_value(data)
     require_name("signal", name)
+    headers = key_header(idempotency_key)
     with Gateway(url, api_key) as gateway:
-        document = gateway.signal(run_id, name, value)
+        document = gateway.signal(run_id, name, value, headers)
     say(f"{document['id']} was sent {name!r}")
     return OK
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import load_settings
+from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
     AllowHost,
@@ -70,6 +70,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
     show_logs("gateway", settings.log_format)
+    warn_of_unread()
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
@@ -88,8 +89,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
     def started(url: str) -> None:
         relax()
-        log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
-        _tell_who_may_come(access, host)
+        _tell_who_may_come(app, url, access, host)
         if not workers:
             log.info("no workers here; elsewhere: offramp worker %s %s", target, " ".join(engine_options(settings)))
 
@@ -112,9 +112,10 @@ def _served(target: str) -> App:
     return app
 
 
-def _tell_who_may_come(access: Access, host: str) -> None:
+def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
     from offramp.gateway.loopback import is_loopback
 
+    log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
         tenants = {shown_tenant(key.tenant) for key in access.keys}
         log.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from offramp.cli.inputs import read_input, read_metadata
-from offramp.cli.options import ApiKey, Budget, Input, RunId, ServedPipeline, Session, Url
+from offramp.cli.inputs import key_header, read_input, read_metadata
+from offramp.cli.options import ApiKey, Budget, IdempotencyKey, Input, RunId, ServedPipeline, Session, Url
 from offramp.cli.output import INTERRUPTED, OK, REFUSED, RUN_ENDED_BADLY, CommandError, say, write_json
 from offramp.core.run import OUTCOMES
 
@@ -40,10 +40,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with the run; repeatable.")
     ] = None,
-    idempotency_key: Annotated[
-        str | None,
-        typer.Option("--idempotency-key", help="The same key and body give the same run.", show_default=False),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
     budget: Budget = None,
     only_id: Annotated[bool, typer.Option("--id", help="Print the run's id instead of its document.")] = False,
     url: Url = _URL,
@@ -66,8 +63,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     body |= {name: value for name, value in optional.items() if value is not None}
     preferences = ["respond-async"] * respond_async + ([f"wait={wait:d}"] if wait is not None else [])
     headers = {"Prefer": ", ".join(preferences)} if preferences else {}
-    if idempotency_key is not None:
-        headers["Idempotency-Key"] = _header(idempotency_key)
+    headers |= key_header(idempotency_key)
     with Gateway(url, api_key) as gateway:
         if follow and not preferences:
             return watch(gateway, gateway.stream(pipeline, body | {"follow": True}, headers))
@@ -127,9 +123,3 @@ def _report(document: dict[str, Any], *, only_id: bool) -> int:
     else:
         write_json(document)
     return RUN_ENDED_BADLY if status in OUTCOMES and status != "completed" else OK
-
-
-def _header(value: str) -> str:
-    if not value.isascii() or not value.isprintable():
-        raise CommandError("--idempotency-key is sent as a header: use printable ASCII")
-    return value

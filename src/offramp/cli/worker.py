@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import load_settings
+from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
@@ -52,6 +52,8 @@ def worker(
     )
     name = f"worker {number}" if number else ""
     show_logs(name or "worker", settings.log_format, who=name)
+    if owner is None:  # else who started it has said so
+        warn_of_unread()
     app = load_app(target)
     with contextlib.closing(set_up(app.name, "worker")):
         return asyncio.run(_work(app, settings, number, owner, started))

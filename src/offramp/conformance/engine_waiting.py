@@ -116,6 +116,15 @@ async def a_signal_wakes_a_parked_run_and_reaches_it_once(stage: EngineStage) ->
     assert stage.ledger.steps(run) == ["one", "two"]
 
 
+@case("N7", needs=("signals",))
+async def a_signal_that_is_sent_again_reaches_its_run_once(stage: EngineStage) -> None:
+    member, run = await _parked(stage, "one", "signal:go:0", "signal:go:1")
+    for key in ("a", "a", "b"):
+        assert await member.engine.signal(run.id, "go", key.encode(), key) is not None
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.values == [b"a", b"b"]
+
+
 @case("N7", needs=("signals", "shared"))
 async def a_signal_wakes_a_parked_run_from_another_process(stage: EngineStage) -> None:
     _, run = await _parked(stage, "signal:go:0")

@@ -1,4 +1,4 @@
-"""Cases of who gets a run: claiming, releasing, claiming by id (Q1, Q3, Q7, Q10)."""
+"""Cases of who gets a run: claiming, releasing, claiming by id (Q1, Q3, Q7, Q10), what may kill its owner (Q16)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, PIPELINE, completed
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, unsupported
-from offramp.ports.store import Claim, Leases
+from offramp.ports.store import SUSPECT_DEATHS, Claim, Leases
 
 
 @case("Q1")
@@ -168,3 +168,57 @@ async def what_is_queued_is_counted_as_far_as_asked(stage: StoreStage) -> None:
     assert await stage.leases.queued(10) == 4, "a run that was released waits for an owner"
     await stage.leases.claim_one("a", run.id, NOW)
     assert await stage.leases.queued(10) == 3, "a run that was claimed waits no more"
+
+
+async def _suspected(stage: StoreStage, *priorities: int) -> list[str]:
+    """Queued runs whose processes died."""
+    owners = [f"dead {number}" for number in range(len(priorities))]
+    runs = [(await stage.running(by, priority=each))[0].id for by, each in zip(owners, priorities, strict=True)]
+    for death in range(SUSPECT_DEATHS):
+        for by in owners if death else ():
+            await claimed(stage.leases, by, limit=1)
+        for by in owners:
+            await stage.leases.retire(by)
+    return runs
+
+
+async def _taken(leases: Leases, by: str) -> set[str]:
+    return {claim.record.id for claim in await claimed(leases, by)}
+
+
+@case("Q15", "Q16")
+async def suspected_runs_are_given_to_an_owner_one_at_a_time(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    suspected = set(await _suspected(stage, 0, 0, 0))
+    mine = await claimed(stage.leases, "a")
+    assert len(mine) == 1, f"an owner was given {len(mine)} runs of which each may kill it"
+    assert await _taken(stage.leases, "a") == set(), "an owner was given another run that may kill it"
+    others = await _taken(peer.leases, "b")
+    assert len(others) == 1, f"another owner was given {len(others)}"
+    log = stage.store.log(mine[0].lease)
+    log.survived()
+    await log.durable()
+    last = await _taken(stage.leases, "a")
+    assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it survived"
+
+
+@case("Q15", "Q16")
+async def a_suspected_run_is_beside_no_other_whose_owner_died(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    [suspect] = await _suspected(stage, 0)
+    shaken, _ = await stage.running("dead")
+    await stage.leases.retire("dead")
+    mine = await _taken(stage.leases, "a") | await _taken(stage.leases, "a")
+    assert len(mine) == 1, "a run that may kill its owner is beside one that may be the one that does"
+    assert mine | await _taken(peer.leases, "b") == {suspect, shaken.id}, "not every run was taken by somebody"
+
+
+@case("Q15", "Q16")
+async def others_do_not_wait_for_suspected_runs(stage: StoreStage) -> None:
+    urgent, late = await _suspected(stage, 2, 0)
+    others = {(await stage.queued()).id for _ in range(3)}
+    taken = await _taken(stage.leases, "a")
+    assert taken == {urgent, *others}, f"expected one suspected run and all others, got {taken}"
+    more = await stage.queued()
+    assert await _taken(stage.leases, "a") == {more.id}
+    assert await _taken(stage.leases, "b") == {late}

@@ -1,4 +1,4 @@
-"""Cases of runs that are entrusted to an engine of many processes (Q12, Q13, Q14; Q9, Q10 and S4 of such runs)."""
+"""Cases of runs that are entrusted to an engine of many processes (Q13, Q14, Q17; Q9, Q10 and S4 of such runs)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:
     return run, stage.store.log(claim.lease)
 
 
-@case("Q12", "Q1", "S1", "S3")
+@case("Q13", "Q1", "S1", "S3")
 async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await stage.running()
@@ -42,7 +42,7 @@ async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> No
     raise AssertionError("who held the run still writes it")
 
 
-@case("Q12")
+@case("Q13")
 async def what_has_ended_is_not_entrusted(stage: StoreStage) -> None:
     run, log = await stage.running()
     await log.finish(DONE, completed(), NOW)
@@ -50,7 +50,7 @@ async def what_has_ended_is_not_entrusted(stage: StoreStage) -> None:
     assert await stage.leases.entrust(stage.record().id, NOW) is None
 
 
-@case("Q12", needs=("shared",))
+@case("Q13", needs=("shared",))
 async def processes_write_an_entrusted_run_as_one(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await _entrusted(stage)
@@ -80,7 +80,7 @@ async def _refused(log: RunLog, whole: RunLog) -> None:
     await whole.durable()
 
 
-@case("Q13", "S1", "S3")
+@case("Q14", "S1", "S3")
 async def a_step_is_written_by_its_newest_taker(stage: StoreStage) -> None:
     run, whole = await _entrusted(stage)
     other = await stage.leases.take_step(whole.lease, "work:1:0")
@@ -107,7 +107,7 @@ async def _is_taken_over(stage: StoreStage, whole: RunLog, lease: Lease) -> None
     raise AssertionError("who lost a step is told that what he wrote is on disk")
 
 
-@case("Q13", "S1", "S3")
+@case("Q14", "S1", "S3")
 async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None:
     run, whole = await _entrusted(stage)
     taken = await stage.leases.take_step(whole.lease, "work:0:0")
@@ -123,7 +123,7 @@ async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None
     assert (await stage.leases.take_step(whole.lease, "work:0:0")).finished
 
 
-@case("Q13")
+@case("Q14")
 async def no_step_of_a_run_that_has_ended_is_taken(stage: StoreStage) -> None:
     _, whole = await _entrusted(stage)
     await whole.finish(DONE, completed(), NOW)
@@ -134,7 +134,7 @@ async def no_step_of_a_run_that_has_ended_is_taken(stage: StoreStage) -> None:
     raise AssertionError("a step of a run that has ended was taken")
 
 
-@case("Q14", "Q4")
+@case("Q17", "Q4")
 async def an_engine_is_told_of_each_wish_to_cancel(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await _entrusted(stage)
@@ -153,7 +153,7 @@ async def an_engine_is_told_of_each_wish_to_cancel(stage: StoreStage) -> None:
     assert list(await stage.leases.unheard()) == [], "a run that has ended is to be told"
 
 
-@case("Q14", "Q8", needs=("signals",))
+@case("Q17", "Q8", needs=("signals",))
 async def an_engine_is_told_of_each_signal(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, _ = await _entrusted(stage)

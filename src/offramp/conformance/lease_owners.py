@@ -1,9 +1,9 @@
-"""Cases of the processes that hold runs: known, renewed, expired, retired, asked to cancel (Q2, Q4, Q6)."""
+"""Cases of the processes that hold runs: known, renewed, expired, retired, asked to cancel (Q2, Q4, Q6), dead (Q15)."""
 
 from __future__ import annotations
 
 from offramp.conformance.case import case
-from offramp.conformance.sample import DONE, NOW, completed, owner
+from offramp.conformance.sample import DONE, NOW, completed, entry, owner
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one
 from offramp.core.run import RunRecord
 from offramp.ports.store import Owner
@@ -126,3 +126,56 @@ async def renewing_makes_nobody_known(stage: StoreStage) -> None:
     held, cancels = stage.leases.renew("a", NOW + 20)
     assert (held, list(cancels)) == (False, []), "an owner that nobody knows was told that it holds its lease"
     assert list(await stage.leases.owners()) == []
+
+
+@case("Q15")
+async def a_run_counts_the_processes_that_died_with_it(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, _ = await stage.running()
+    other, _ = await stage.running(by="z")
+    for count, name in enumerate(("b", "c", "d"), start=1):
+        await peer.leases.retire("abc"[count - 1])
+        assert (await stage.found(run)).deaths == count, f"not {count} deaths were counted"
+        claim = await claimed_one(stage.leases, name)
+        assert claim.record.deaths == count, "who claims the run is not told of its deaths"
+    assert (await stage.found(other)).deaths == 0, "a death was counted for a run of another owner"
+
+
+@case("Q15")
+async def who_leaves_or_is_silent_counts_as_no_death(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.leases.register(Owner("a", "worker", 0, ready=False, expires_at=NOW + 10, started_at=NOW, leaving=True))
+    await stage.leases.register(owner("b"))
+    left, _ = await stage.running(by="a")
+    silenced, _ = await stage.running(by="b")
+    await peer.leases.retire("a")
+    assert (await stage.found(left)).deaths == 0, "who was told to stop is said to have died"
+    peer.leases.expire(NOW + 11)
+    assert (await stage.found(silenced)).deaths == 0, "who may live is said to have died"
+
+
+@case("Q15")
+async def deaths_are_forgotten_when_a_run_survived(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, before = await stage.running()
+    await stage.leases.retire("a")
+    log = peer.store.log((await claimed_one(peer.leases, "b")).lease)
+    log.append(entry(1), None)
+    before.survived()
+    await log.durable()
+    assert (await stage.found(run)).deaths == 1, "a step, or who lost the run, made a death forgotten"
+    log.survived()
+    await log.durable()
+    assert (await stage.found(run)).deaths == 0
+    await peer.leases.retire("b")
+    assert (await claimed_one(stage.leases, "c")).record.deaths == 1, "deaths that were forgotten are counted"
+
+
+@case("Q15", needs=("durable",))
+async def deaths_survive_a_crash(stage: StoreStage) -> None:
+    run, _ = await stage.running()
+    await stage.leases.retire("a")
+    after = await stage.crash()
+    found = await after.store.get(run.id)
+    assert found is not None
+    assert found.deaths == 1, "a death was counted and forgotten"

@@ -1,4 +1,4 @@
-"""Cases of runs that only wait: signals, parking, deadlines (Q5, Q8, Q9)."""
+"""Cases of runs that only wait: signals, parking, deadlines (Q5, Q8, Q9, Q12)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, refused, unsupported
 from offramp.core.run import RunRecord
-from offramp.errors import RunConflict
-from offramp.ports.store import SIGNALS_MAX, Lease, Parked
+from offramp.errors import IdempotencyMismatch, RunConflict
+from offramp.ports.store import SIGNALS_BYTES_MAX, SIGNALS_MAX, Lease, Parked
 
 UNTIL_SIGNALLED = Parked(math.inf, 0)
 
@@ -156,6 +156,21 @@ async def a_run_takes_a_bounded_number_of_signals(stage: StoreStage) -> None:
     assert len(await stage.store.signals(run.id)) == SIGNALS_MAX
 
 
+@case("Q8", needs=("signals",))
+async def a_run_takes_a_bounded_number_of_bytes_in_signals(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run = await stage.queued()
+    part = b'"' + b"x" * (SIGNALS_BYTES_MAX // 4 - 2) + b'"'
+    for number in range(3):
+        await (peer, stage)[number % 2].leases.send_signal(run.id, "go", part, NOW)
+    await stage.leases.send_signal(run.id, "go", part[1:], NOW)
+    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    await _conflict(stage, run, f"a run with {SIGNALS_BYTES_MAX} bytes of signals")
+    assert len(await stage.store.signals(run.id)) == 5
+    other = await stage.queued()
+    await stage.leases.send_signal(other.id, "go", part, NOW)
+
+
 async def _conflict(stage: StoreStage, run: RunRecord, what: str) -> None:
     try:
         await stage.leases.send_signal(run.id, "go", b"1", NOW)
@@ -164,7 +179,78 @@ async def _conflict(stage: StoreStage, run: RunRecord, what: str) -> None:
     raise AssertionError(f"{what} took a signal")
 
 
-@case("Q8", lacks="signals")
+@case("Q12", needs=("signals",))
+async def a_signal_that_is_sent_again_is_kept_once(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run = await stage.queued()
+    for leases in (stage.leases, peer.leases, stage.leases):
+        record = await leases.send_signal(run.id, "go", b"1", NOW, "a")
+        assert record == await stage.found(run), "what is sent again is answered in another way"
+    await stage.leases.send_signal(run.id, "go", b"1", NOW, "b")
+    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    assert await stage.store.signals(run.id) == [("go", b"1")] * 4
+    other = await stage.queued()
+    await stage.leases.send_signal(other.id, "stop", b"2", NOW, "a")
+    assert await stage.store.signals(other.id) == [("stop", b"2")], "a key of one run is known to another"
+
+
+@case("Q12", needs=("signals",))
+async def requests_that_cross_send_one_signal(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run = await stage.queued()
+    both = [leases.send_signal(run.id, "go", b"1", NOW, "a") for leases in (stage.leases, peer.leases) * 5]
+    await asyncio.gather(*both)
+    assert await stage.store.signals(run.id) == [("go", b"1")]
+
+
+@case("Q12", needs=("signals",))
+async def a_key_that_comes_with_another_signal_is_refused(stage: StoreStage) -> None:
+    run = await stage.queued()
+    await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    for name, value in (("go", b"2"), ("stop", b"1")):
+        try:
+            await stage.leases.send_signal(run.id, name, value, NOW, "a")
+        except IdempotencyMismatch:
+            continue
+        raise AssertionError(f"a key that came with go 1 was taken with {name} {value.decode()}")
+    assert await stage.store.signals(run.id) == [("go", b"1")]
+
+
+@case("Q12", needs=("signals",))
+async def a_signal_is_known_after_the_end_of_its_run(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    await log.finish(DONE, completed(), NOW)
+    record = await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    assert record is not None
+    assert record.finished
+    await _conflict(stage, run, "a run that has ended")
+
+
+@case("Q12", needs=("signals", "durable"))
+async def a_key_survives_a_crash_with_its_signal(stage: StoreStage) -> None:
+    run = await stage.queued()
+    await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    after = await stage.crash()
+    await after.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    assert await after.store.signals(run.id) == [("go", b"1")]
+
+
+@case("Q12", "S13", needs=("signals", "purge"))
+async def keys_are_purged_with_their_run(stage: StoreStage) -> None:
+    run, log = await stage.running(retention_s=10.0)
+    await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    await log.finish(DONE, completed(), NOW)
+    await stage.store.purge(NOW + 11)
+    try:
+        await stage.leases.send_signal(run.id, "go", b"1", NOW, "a")
+    except RunConflict:
+        return
+    raise AssertionError("a run without its data knows a signal")
+
+
+@case("Q8", "Q12", lacks="signals")
 async def without_signals_sending_one_is_refused(stage: StoreStage) -> None:
     run = await stage.queued()
     await unsupported(stage.leases.send_signal(run.id, "go", b"1", NOW), "signals")

@@ -11,14 +11,17 @@ import msgspec
 from offramp.errors import OfframpError, StepFailed
 
 MESSAGE_LENGTH_MAX = 2_000
+ARGUMENTS_BYTES_MAX = 8_000
+"""Of an exception's arguments as JSON, and of its attributes; more of them are not kept."""
 CAUSES_MAX = 20
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """An error of a step or a run.
 
-    `type` is the exception's `module:qualname` and `args` its JSON-encoded arguments where they can be encoded:
-    enough to raise it again on replay. `causes` are the members of an exception group.
+    `type` is the exception's `module:qualname`, `args` its JSON-encoded arguments where they can be encoded, and
+    `attributes` those of its attributes that JSON gives back as they were: enough to raise it again on replay. `causes`
+    are the members of an exception group.
     """
 
     code: str
@@ -28,6 +31,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     type: str | None = None
     args: bytes | None = None
     causes: list[Failure] = []
+    attributes: bytes | None = None
 
     def public(self) -> dict[str, Any]:
         """`{code, message, step, attempt}`, and `causes` where there are several."""
@@ -53,8 +57,8 @@ def failure_of(error: BaseException, step: str | None = None, attempt: int | Non
     if isinstance(error, BaseExceptionGroup):
         causes = [failure_of(cause, step, attempt) for cause in error.exceptions[:CAUSES_MAX]]
         message = "; ".join([message, *(cause.message for cause in causes)])[:MESSAGE_LENGTH_MAX]
-    kind = type(error)
-    return Failure(code, message, step, attempt, f"{kind.__module__}:{kind.__qualname__}", _encoded_args(error), causes)
+    kind = f"{type(error).__module__}:{type(error).__qualname__}"
+    return Failure(code, message, step, attempt, kind, _encoded_args(error), causes, _encoded_attributes(error))
 
 
 def _message(error: BaseException) -> str:
@@ -75,14 +79,29 @@ def _encoded_args(error: BaseException) -> bytes | None:
         encoded = msgspec.json.encode(error.args)
     except (TypeError, ValueError, RecursionError):
         return None
-    return encoded if len(encoded) <= 4 * MESSAGE_LENGTH_MAX else None
+    return encoded if len(encoded) <= ARGUMENTS_BYTES_MAX else None
+
+
+def _encoded_attributes(error: BaseException) -> bytes | None:
+    kept = {name: value for name, value in vars(error).items() if not name.startswith("__") and _survives_json(value)}
+    encoded = msgspec.json.encode(kept)
+    return encoded if kept and len(encoded) <= ARGUMENTS_BYTES_MAX else None
+
+
+def _survives_json(value: Any) -> bool:
+    """Whether JSON gives the same value back; tuples, dates and objects of one's own come back as something else."""
+    try:
+        again = msgspec.json.decode(msgspec.json.encode(value))
+        return type(again) is type(value) and bool(again == value)
+    except Exception:  # noqa: BLE001 - a user's own class may raise anything when it is encoded or compared
+        return False
 
 
 def exception_of(failure: Failure) -> Exception:
     """The exception a failure was made of, as far as its class is loaded here; else `StepFailed`.
 
     Only classes in modules that are already imported are used: journaled data never imports code. The class's
-    `__init__` is not run again; `args` are restored, other attributes are not.
+    `__init__` is not run again; `args` are restored, and of the attributes those that are plain JSON values.
     """
     error = _rebuilt(failure) or StepFailed(failure.message)
     if failure.step is not None:
@@ -119,6 +138,8 @@ def _rebuilt(failure: Failure) -> Exception | None:
         except TypeError:
             error = found.__new__(found)
         error.args = args
+        if failure.attributes is not None:
+            vars(error).update(msgspec.json.decode(failure.attributes))
     except Exception:  # noqa: BLE001 - a class with a demanding __new__ falls back to StepFailed
         return None
     return error

@@ -92,7 +92,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     """What is stored of a run beside its journal and its events.
 
     Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
-    as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's.
+    as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's. `deaths`
+    is how many processes in a row died while they executed the run, in steps that did not finish in between.
     """
 
     id: str
@@ -121,6 +122,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     cancel_requested: bool = False
     webhook: Webhook | None = None
     mount: str = ""
+    deaths: int = 0
 
     @property
     def finished(self) -> bool:

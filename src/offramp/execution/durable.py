@@ -50,6 +50,9 @@ class _Notes:
         commit.resolve()
         return commit
 
+    def survived(self) -> None:
+        raise AssertionError("no process dies of a body")
+
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         raise AssertionError("a body does not end its run by itself")
 

@@ -18,6 +18,7 @@ class History(NamedTuple):
         signals: received, in order, as (name, encoded value).
         resumed: whether a worker has taken the run up before.
         waiting: the keys of waits that they began and did not end.
+        deaths: how many processes in a row died with the run, see `RunRecord`.
     """
 
     entries: Sequence[Entry] = ()
@@ -25,3 +26,9 @@ class History(NamedTuple):
     signals: Sequence[tuple[str, bytes]] = ()
     resumed: bool = False
     waiting: frozenset[str] = frozenset()
+    deaths: int = 0
+
+    @property
+    def under_way(self) -> list[events.StepState]:
+        """The steps that were in flight when the last execution ended."""
+        return [step for step in self.interrupted.values() if step.status == "running"]

@@ -19,6 +19,8 @@ from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
+Start = Callable[["RunLoop"], "asyncio.Task[None]"]
+"""Begins a run on a loop; the task is the run's."""
 PULL_MAX = 32
 """Runs that a loop starts before it looks at its other work again: a burst must not look like a blocked loop."""
 log = logging.getLogger("offramp")
@@ -106,16 +108,32 @@ def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 class RunLoop(LoopThread):
     """A run loop, and what the watchdog knows of it.
 
-    `probed_at` is since when an answer is awaited, `silent` means it is late, `reported` that the log says so.
+    `runs` says how many execute on it, `probed_at` since when an answer is awaited, `silent` that it is late,
+    `reported` that the log says so.
     """
 
     def __init__(self, name: str) -> None:
+        self.runs = 0
         self.probed_at: float | None = None
         self.silent = False
         self.reported = False
         super().__init__(name)
         self.loop.set_task_factory(new_task)
         self.turns = Turns(self.loop)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run executes on it, or it has still to answer."""
+        return self.runs > 0 or self.probed_at is not None
+
+    def begin(self, start: Start) -> None:
+        """Start a run; on this loop's thread."""
+        task = start(self)
+        self.runs += 1
+        task.add_done_callback(self._run_ended)
+
+    def _run_ended(self, _task: asyncio.Task[None]) -> None:
+        self.runs -= 1
 
 
 class RunLoops:
@@ -126,21 +144,36 @@ class RunLoops:
     """
 
     def __init__(self, spares: int) -> None:
-        self._pending: deque[Callable[[RunLoop], object]] = deque()
+        self._pending: deque[Start] = deque()
         self._spares = spares
         self._lock = threading.Lock()
         self._is_called = False
+        self._busy = threading.Event()
+        self._watch_ended = False
         self.loops = [RunLoop("offramp-run-0")]
 
-    def submit(self, start: Callable[[RunLoop], object]) -> None:
+    def submit(self, start: Start) -> None:
         """Call `start(loop)` on a run loop, soon."""
         self._pending.append(start)
+        if not self._busy.is_set():
+            self._busy.set()
         first = self.loops[0]
         if not self._is_called:  # one call for a burst: each wakes the loop with a system call
             self._is_called = True
             first.call(self._pull_first, first)
         if first.silent:
             self.use_spare()
+
+    def wait_until_busy(self) -> None:
+        """Return when a run waits or executes on any loop, or after `end_watch`; for the watchdog's thread."""
+        self._busy.clear()
+        if not (self._watch_ended or self._pending or any(loop.busy for loop in self.loops)):
+            self._busy.wait()
+
+    def end_watch(self) -> None:
+        """Let `wait_until_busy` return, from now on at once."""
+        self._watch_ended = True
+        self._busy.set()
 
     @property
     def waiting(self) -> int:
@@ -167,7 +200,7 @@ class RunLoops:
                 start = self._pending.popleft()
             except IndexError:
                 return
-            start(loop)
+            loop.begin(start)
         loop.loop.call_soon(self._pull, loop)
 
     def _add(self) -> RunLoop | None:

@@ -65,11 +65,12 @@ class Execution:
         """Begin on a run loop, soon."""
         loops.submit(self._begin)
 
-    def _begin(self, on: RunLoop) -> None:
+    def _begin(self, on: RunLoop) -> asyncio.Task[None]:
         with self._lock:
             self._loop = on.loop
             self.scope.turnstile.turns = on.turns
             self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
+            return self._task
 
     async def run(self) -> None:
         """Execute in the running task, on a loop that is not a run loop."""

@@ -22,6 +22,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.history import History
+from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
@@ -79,6 +80,7 @@ class Scope:
         self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
+        self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self.turnstile = Turnstile(self.journal.replayable)
@@ -134,9 +136,10 @@ class Scope:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
-            # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
-            grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
-            await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
+            if self._replays or self.diverged is not None:
+                # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
+                grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+                await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)
@@ -203,13 +206,12 @@ class Scope:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
-        at = self.clock.time()
-        started = self.clock.monotonic()
+        at, started = self.clock.time(), self.clock.monotonic()
         try:
             if trace is not None:
                 trace.attempt(number)
             attempt.announce(events.StepStarted(spec.name, key, number), at)
-            if spec.effect == "once":
+            if spec.effect == "once" or self.suspects.watched:
                 await self.log.durable()
             live, value = await self._lanes.run(attempt, encoded, arguments)
             result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
@@ -218,14 +220,14 @@ class Scope:
                 Entry(key, spec.name, "step", value, None, number, at, duration_ms),
                 events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
             )
+            self.suspects.ended(key)
             self._metrics.step(self.facts.pipeline, spec.name, "completed")
             if trace is not None:
                 trace.completed(value)
             if spec.effect == "once":
                 await self.log.durable()
         except Exception as error:
-            duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-            wait = self._after_failure(attempt, error, at, duration_ms)
+            wait = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
             if wait is None:
                 raise
             return Again(wait, error)
@@ -242,9 +244,8 @@ class Scope:
         asked = retry_after_s(error, now)
         if isinstance(error, StepTimeout):
             self._metrics.timed_out(self.facts.pipeline, spec.name)
-        wait = None
-        if not isinstance(error, EncodingError):  # another try would return the same type
-            wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
+        is_final = isinstance(error, EncodingError)  # another try would return the same type
+        wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
@@ -262,6 +263,7 @@ class Scope:
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
+        self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
     async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:

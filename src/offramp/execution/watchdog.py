@@ -68,13 +68,17 @@ class Watchdog:
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
+        self._loops.end_watch()
         self._thread.join(1.0)
 
     def _run(self) -> None:
         while not self._stop.wait(TAKEN_WITHIN_S):
+            if not self._blockers:  # what was told of them is to be told to its end
+                self._loops.wait_until_busy()  # where nothing runs, neither loops nor this thread need to wake up
             now = time.monotonic()
             for loop in list(self._loops.loops):
-                self._probe(loop, now)
+                if loop.busy or self._loops.waiting or loop in self._blockers:
+                    self._probe(loop, now)
             if self._loops.waiting and self._loops.loops[0].silent:
                 self._loops.use_spare()
 

@@ -136,7 +136,7 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
         "parameters": _submit_parameters(),
         "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
         "responses": {"200": streamed, "202": later}
-        | _problems("400", "404", "413", "415", "422", "429", "500", "503"),
+        | _problems("400", "404", "410", "413", "415", "422", "429", "500", "503"),
     }
 
 
@@ -154,11 +154,7 @@ def _submit_parameters() -> list[dict[str, Any]]:
             "`respond-async` for 202 at once; `wait=N` for at most N seconds of waiting (RFC 7240).",
             {"type": "string", "examples": ["respond-async", "wait=5"]},
         ),
-        _header(
-            "Idempotency-Key",
-            "The same key and body attach to the same run; quoted or bare.",
-            {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN},
-        ),
+        _key("The same key and body attach to the same run; quoted or bare."),
         _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _SEQ),
         _header("traceparent", "W3C Trace Context; `tracestate` and `baggage` too.", {"type": "string"}),
     ]
@@ -247,6 +243,7 @@ def _signals(run_id: list[dict[str, Any]]) -> dict[str, Any]:
             "runs",
             {"202": _json("The run has the signal, or will when it asks for it.", "Run", _LOCATION | _RETRY_AFTER)}
             | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
+            [_key("The same key, name and body are the same signal; quoted or bare.")],
         )
         | {"requestBody": _SIGNAL_BODY},
     }
@@ -351,6 +348,10 @@ def _in_path(name: str, description: str, schema: Schema | None = None) -> dict[
 
 def _query(name: str, description: str, schema: Schema) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _key(description: str) -> dict[str, Any]:
+    return _header("Idempotency-Key", description, {"type": "string", "pattern": IDEMPOTENCY_KEY_PATTERN})
 
 
 def _header(name: str, description: str, schema: Schema) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from offramp.core.names import require_name
 from offramp.errors import DeclarationError, InputError
 from offramp.gateway.call import Call, read_optional_json_body
+from offramp.gateway.negotiation import idempotency_key
 from offramp.gateway.reply import Reply
 from offramp.gateway.runs import accepted
 from offramp.gateway.submission import require_json_value
@@ -18,10 +19,11 @@ _WHITESPACE = b" \t\r\n"
 async def send(call: Call) -> Reply:
     """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; the body is its value."""
     run_id, name = call.run_id, _name(call)
+    key = idempotency_key(call.connection.headers.getlist("idempotency-key"))
     body = await read_optional_json_body(call, call.service.settings.max_body_bytes)
     value = body.strip(_WHITESPACE) or b"null"
     require_json_value(value)
-    return await accepted(call, await call.service.signal(run_id, name, value, call.tenant))
+    return await accepted(call, await call.service.signal(run_id, name, value, call.tenant, key))
 
 
 def _name(call: Call) -> str:

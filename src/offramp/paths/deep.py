@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
-from offramp.core.run import Outcome
+from offramp.core.journal import Entry
+from offramp.core.run import Outcome, RunRecord
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
-from offramp.paths.live import LiveRuns, cancelled, expired
+from offramp.paths.live import LiveRuns, cancelled, expired, killed
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, RunLog, Store
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
 
 log = logging.getLogger("offramp")
+
+STEPLESS_DEATHS_FACTOR = 10
+"""A death between two steps is seldom the run's own doing: it takes so many times as many for a run to be given up."""
 
 
 class DeepPath(RunHost):
@@ -64,13 +68,15 @@ class DeepPath(RunHost):
         now = process.clock.time()
         began_ns = time.time_ns()  # spans go by the system's clock
         try:
-            if record.cancel_requested:
-                self._conclude(claim, runlog, cancelled(), began_ns)
+            if record.cancel_requested or (record.deadline_at is not None and record.deadline_at <= now):
+                self._conclude(claim, runlog, cancelled() if record.cancel_requested else expired(record), began_ns)
+                self._live.made_room()
                 return
-            if record.deadline_at is not None and record.deadline_at <= now:
-                self._conclude(claim, runlog, expired(record), began_ns)
+            history = (await self.history(record.id))._replace(deaths=record.deaths)
+            deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
+            if record.deaths >= deaths_max:
+                self._conclude(claim, runlog, self._given_up(record, runlog, history), began_ns)
                 return
-            history = await self.history(record.id)
         finally:
             self._starting -= 1
         if not claim.fresh:
@@ -99,6 +105,18 @@ class DeepPath(RunHost):
         sent_at = record.created_at if record.demotion is None else record.demotion.at
         waited_s = self._process.clock.time() - sent_at if first else None
         return tracing.resume(record, _replayed(history), waited_s, began_ns)
+
+    def _given_up(self, record: RunRecord, runlog: RunLog, history: History) -> Outcome:
+        """The outcome of a run that takes down its processes; if it is known which step does, that has failed."""
+        outcome = killed(record, history.under_way)
+        if outcome.error is not None and outcome.error.step is not None:
+            [step] = history.under_way
+            now = self._process.clock.time()
+            body = events.StepFailed(step.name, step.key, step.attempts, 0.0, outcome.error.public())
+            entry = Entry(step.key, step.name, "step", None, outcome.error, step.attempts, now)
+            runlog.append(entry, events.draft(body, rfc3339(now)))
+            self._process.metrics.step(record.pipeline, step.name, "failed")
+        return outcome
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""

@@ -138,6 +138,10 @@ class _Gathered:
         self._flush()
         return self._log.durable()
 
+    def survived(self) -> None:
+        """Deaths are not counted here."""
+        raise AssertionError("a step forgot deaths that nobody counts")
+
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """A step does not end its run."""
         raise AssertionError("a step was to end its run")
@@ -160,10 +164,11 @@ class _Attempt:
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    def begin(self, on: RunLoop, encoded: bytes) -> None:
+    def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
         """Execute it on this run loop."""
         self._loop, self._scope.turnstile.turns = on.loop, on.turns
         self._task = on.loop.create_task(self._run(encoded), name=self._call.name)
+        return self._task
 
     def stop(self) -> None:
         """Cancel it, from any thread; nothing is written of it any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +15,7 @@ from offramp.core.failure import Failure, failure_of
 from offramp.core.routing import Durations
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, RunCancelled, RunExpired, StoreError
+from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
 from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
@@ -72,13 +72,13 @@ class LiveRuns:
 
     Args:
         process: what they execute with.
-        ended: called with each run that left, after it made room for another.
+        made_room: called when a run has left, or was not begun, and so made room for another.
         shows_levels: whether this process's metrics show the service levels of all.
     """
 
-    def __init__(self, process: Process, ended: Callable[[LiveRun], object], *, shows_levels: bool = False) -> None:
+    def __init__(self, process: Process, made_room: Callable[[], object], *, shows_levels: bool = False) -> None:
         self._process = process
-        self._on_end = ended
+        self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
@@ -204,7 +204,7 @@ class LiveRuns:
             if run.trace is not None:
                 run.trace.end()
             run.gone.resolve()
-            self._on_end(run)
+            self.made_room()
 
     def _force(self, run: LiveRun, outcome: Outcome) -> None:
         """End a run whatever its code does."""
@@ -264,6 +264,18 @@ def expired(record: RunRecord) -> Outcome:
     """The outcome of a run that reached its deadline."""
     text = f"the run did not end by its deadline {rfc3339(record.deadline_at or 0.0)}"
     return Outcome("expired", error=failure_of(RunExpired(text)))
+
+
+def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
+    """The outcome of a run whose processes died, one after the other, in these steps."""
+    names = ", ".join(sorted({step.name for step in in_flight})) or "no step that is recorded"
+    text = (
+        f"{record.deaths} processes in a row died while they executed this run, the last one in: {names}. It is not "
+        "tried again. Look for a crash in C code, os._exit, or memory; with lane='process' a step takes down no more "
+        "than a process of its own"
+    )
+    step, attempt = (in_flight[0].name, in_flight[0].attempts) if len(in_flight) == 1 else (None, None)
+    return Outcome("failed", error=failure_of(StepKilledProcess(text), step, attempt))
 
 
 def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:

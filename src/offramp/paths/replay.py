@@ -47,6 +47,9 @@ class _Notes:
         commit.resolve()
         return commit
 
+    def survived(self) -> None:
+        """Nothing died here."""
+
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         return self.durable()
 

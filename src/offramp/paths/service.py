@@ -20,7 +20,7 @@ from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.slo import ServiceLevel
-from offramp.paths.submission import Accepted, Submission
+from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.paths.submit import Desk
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
@@ -205,15 +205,20 @@ class Service:
             raise RunConflict(f"{run_id} has already ended: it is {record.status}")
         return record
 
-    async def signal(self, run_id: str, name: str, value: bytes = b"null", tenant: str = "") -> RunRecord:
+    async def signal(
+        self, run_id: str, name: str, value: bytes = b"null", tenant: str = "", key: str | None = None
+    ) -> RunRecord:
         """Send a run a signal: an encoded JSON value for the next `offramp.signal(name)` that has none yet.
+
+        With an idempotency key that came with it before, it was sent already, and nothing is changed.
 
         Raises:
             UnknownRun: there is no such run, or it is another tenant's.
             RunConflict: it has ended, or was sent as many signals as it may.
+            IdempotencyMismatch: the key came with another signal.
         """
         await self.get(run_id, tenant)
-        record = await self._engine.signal(run_id, name, value)
+        record = await self._engine.signal(run_id, name, value, None if key is None else key_digest(key))
         if record is None:
             raise _unknown(run_id)
         return record
@@ -256,8 +261,8 @@ class Service:
                 await self._engine.stop_taking()
                 await self._send_all_away()
         except TimeoutError:
-            late = len(self._live.all())
-            log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
+            if late := len(self._live.all()):
+                log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
         for run in self._live.all():
             self._live.drop(run)
         self._process.feed.end()

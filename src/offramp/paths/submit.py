@@ -15,13 +15,13 @@ from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, TenantLimit, UnknownPipeline
+from offramp.errors import InputError, Overloaded, RunGone, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.bounds import OpenRuns
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.process import Process
-from offramp.paths.submission import Accepted, Submission
+from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
 
@@ -47,6 +47,7 @@ class Desk:
             UnknownPipeline: no pipeline has that name.
             InputError: input, class, budget or webhook do not fit.
             IdempotencyMismatch: the key came with another request before.
+            RunGone: the key's run has ended, and its data is not kept any more.
             TenantLimit: the tenant has as many runs open as it may.
             Overloaded: this process is stopping, or as many runs are queued as may be.
             StoreError: the store cannot take it; nothing was accepted.
@@ -84,7 +85,13 @@ class Desk:
             self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
         existing = await self._process.store.get(created.existing)
-        return Accepted(existing or record, attached=True)
+        if existing is None or existing.purged:
+            # The key stands for a run that was executed: it is neither shown without its result nor executed again.
+            raise RunGone(
+                f"{created.existing}, which this Idempotency-Key started, has ended, and its result was removed when "
+                "its retention ended; nothing was started: use a new key to run it again"
+            )
+        return Accepted(existing, attached=True)
 
     async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
         """Create the run within its tenant's bound; attaching to one that exists is always within it."""
@@ -189,6 +196,5 @@ class Desk:
             submission.webhook,
         )
         fingerprint = blake2b(msgspec.json.encode(body, order="deterministic"), digest_size=16).hexdigest()
-        # Clients may put into it what is nobody's business; a digest identifies the request as well.
-        digest = blake2b(submission.idempotency_key.encode(), digest_size=32).hexdigest()
-        return Idempotency(digest, fingerprint, now + self._process.settings.idempotency)
+        key = key_digest(submission.idempotency_key)
+        return Idempotency(key, fingerprint, now + self._process.settings.idempotency)

@@ -9,8 +9,8 @@ N3 A step in flight at adoption is executed again only if the process that ran i
 N4 A finished step is never executed again by recovery, release or drain (D2).
 N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it starts afterwards.
 N6 What a dead process held goes on elsewhere without anybody asking.
-N7 A signal is durable when it is taken, reaches its run once, in order per name, and wakes it if it is parked; a
-   parked run is executed by nobody.
+N7 A signal is durable when it is taken, reaches its run once, though it is sent again with its key, in order per name,
+   and wakes it if it is parked; a parked run is executed by nobody.
 N8 A process that lost a run writes nothing more of it, and its host is told to stop (J3).
 N9 A run that nobody executes ends `expired` at its deadline.
 N10 `ready` is true while a process is there that takes runs, and not otherwise.
@@ -86,11 +86,12 @@ class Engine(Protocol):
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """No step of the run is in flight in this process any more: let it go on at a worker (N4), or at none (N7)."""
 
-    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Send a signal to a run wherever it is (N7); its record, None if it is unknown.
 
         Raises:
             RunConflict: the run has ended, or takes no more signals.
+            IdempotencyMismatch: the key came with another signal.
         """
 
     async def cancel(self, run_id: str) -> RunRecord | None:

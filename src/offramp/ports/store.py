@@ -39,7 +39,7 @@ from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.core.slo import Counts, Tally
-from offramp.errors import RunConflict
+from offramp.errors import IdempotencyMismatch, RunConflict
 from offramp.ports.commit import Commit
 
 ENGINE = "engine"
@@ -88,6 +88,12 @@ class Batch(NamedTuple):
 
 SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
+SIGNALS_BYTES_MAX = 8 << 20
+"""Of the values of all signals that one run is sent."""
+
+SUSPECT_DEATHS = 2
+"""Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
+
 ENTRUSTED_GRACE_S = 5.0
 """What an engine gets past a run's deadline to end the run itself."""
 
@@ -107,6 +113,9 @@ class RunLog(Protocol):
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk (S2)."""
 
+    def survived(self) -> None:
+        """Write behind that the deaths of the run's processes are forgotten (Q15)."""
+
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
 
@@ -122,16 +131,38 @@ class RunFilter(msgspec.Struct, frozen=True):
     limit: int = 20
 
 
-def require_open(record: RunRecord, signals: int) -> None:
+def require_open(record: RunRecord, signals: int, bytes_in_all: int) -> None:
     """What `send_signal` refuses, the same in every store.
 
+    Args:
+        record: of the run.
+        signals: that it was sent already.
+        bytes_in_all: of their values and of the new one's.
+
     Raises:
-        RunConflict: the run has ended, or has been sent as many signals as it may.
+        RunConflict: the run has ended, or would be sent more than it may.
     """
     if record.finished:
         raise RunConflict(f"{record.id} has ended ({record.status}) and takes no signal")
     if signals >= SIGNALS_MAX:
         raise RunConflict(f"{record.id} was sent {SIGNALS_MAX} signals, and takes no more")
+    if bytes_in_all > SIGNALS_BYTES_MAX:
+        raise RunConflict(
+            f"{record.id} would have been sent {bytes_in_all} bytes of signals, and takes {SIGNALS_BYTES_MAX} in all; "
+            "pass large data by reference"
+        )
+
+
+def require_same(kept: tuple[str, bytes], name: str, value: bytes) -> None:
+    """What `send_signal` asks of a signal whose key it knows, the same in every store.
+
+    Raises:
+        IdempotencyMismatch: it is another signal.
+    """
+    if kept != (name, value):
+        raise IdempotencyMismatch(
+            "this Idempotency-Key came with another signal to this run; use a new key for a new signal"
+        )
 
 
 class Store(Protocol):
@@ -208,7 +239,10 @@ class Store(Protocol):
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process that may hold leases; `port` is where it takes hints (UDP on loopback), 0 for nowhere."""
+    """A process that may hold leases.
+
+    `port` is where it takes hints (UDP on loopback), 0 for nowhere; `leaving` is whether it was told to stop.
+    """
 
     id: str
     kind: str
@@ -216,6 +250,7 @@ class Owner(msgspec.Struct, frozen=True):
     ready: bool
     expires_at: float
     started_at: float
+    leaving: bool = False
 
 
 class Claim(NamedTuple):
@@ -253,17 +288,23 @@ class Leases(Protocol):
        not earlier; neither a signal nor that wish is lost between a look into the mailbox and the parking.
     Q6 An owner is known, with what it said last, until it is expired or retired; renewing it then says that it is not.
     Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
-    Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. A run that has ended
-       or has `SIGNALS_MAX` takes none.
+    Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. None is taken by a
+       run that has ended, or would have more than `SIGNALS_MAX` of them or `SIGNALS_BYTES_MAX` in them.
     Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others but
        the entrusted ones whose engine let it pass by `ENTRUSTED_GRACE_S`.
     Q10 `claim_one` takes the named run if it is queued or parked, or entrusted and overdue, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
-    Q12 `entrust` takes a run that has not ended from whoever holds it and gives it to `ENGINE`, once; after that every
-        process may write with that lease, and what they write becomes one log (S4).
-    Q13 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
-        as is whatever is written of it after its entry.
-    Q14 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
+    Q12 A signal that is sent again with its key is kept once, and taken though its run has ended since, until that is
+       purged; with another name or value its key is refused with `IdempotencyMismatch`. Keys are a run's own.
+    Q13 `entrust` takes a run that has not ended from whoever holds it and gives it to `ENGINE`, once; after that every
+       process may write with that lease, and what they write becomes one log (S4).
+    Q14 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
+       as is whatever is written of it after its entry.
+    Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
+       live. `survived` sets the count back to 0, in turn with the run's other writes.
+    Q16 `claim` gives a run with `SUSPECT_DEATHS` or more to an owner that holds no run with any, and gives that owner
+       no other with any while it holds it. Runs without deaths wait for neither.
+    Q17 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -276,13 +317,13 @@ class Leases(Protocol):
         """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2)."""
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held; returns how many runs that was (Q2)."""
+        """Forget an owner that has ended and queue what it held; returns how many runs that was (Q2, Q15)."""
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner (Q6)."""
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs of these pipelines (Q1, Q3)."""
+        """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued for any owner, or parked, unless a signal came that its owner had not seen (Q5, Q7).
@@ -291,11 +332,16 @@ class Leases(Protocol):
             LeaseLost: another process owns it now (S3).
         """
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal, durably, for a run that has not ended, and queue it if it is parked; its record then (Q5, Q8).
 
+        With a key that one of the run's signals came with, nothing is changed (Q12).
+
         Raises:
-            RunConflict: the run has ended, or has `SIGNALS_MAX` signals.
+            RunConflict: the run has ended, or has as many signals as it may.
+            IdempotencyMismatch: the key came with another signal.
         """
 
     def leave(self) -> None:
@@ -314,17 +360,17 @@ class Leases(Protocol):
         """Take this run if it is queued or parked, or its engine does not end it (Q10)."""
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
-        """Give a run to `ENGINE`; None if it has ended or is unknown. `fresh` the first time only (Q12)."""
+        """Give a run to `ENGINE`; None if it has ended or is unknown. `fresh` the first time only (Q13)."""
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
-        """Begin to execute a step, by its journal key, under the lease of an entrusted run (Q13).
+        """Begin to execute a step, by its journal key, under the lease of an entrusted run (Q14).
 
         Raises:
             LeaseLost: the run has ended, or was taken from the engine.
         """
 
     async def unheard(self) -> Sequence[str]:
-        """Entrusted runs whose engine is still to be told of a signal or a wish to cancel, a bounded number (Q14)."""
+        """Entrusted runs whose engine is still to be told of a signal or a wish to cancel, a bounded number (Q17)."""
 
     async def heard(self, run_id: str) -> None:
-        """The engine was told of one of them (Q14)."""
+        """The engine was told of one of them (Q17)."""

@@ -31,7 +31,9 @@ from offramp.ports.store import (
     RunLog,
     Turn,
     require_open,
+    require_same,
 )
+from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
 from offramp.stores.memory_tallies import MemoryTallies
@@ -174,12 +176,7 @@ class MemoryStore(MemoryTallies):
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {
-            "tenant": wanted.tenant,
-            "session_id": wanted.session_id,
-            "status": wanted.status,
-            "pipeline": wanted.pipeline,
-        }
+        asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
         matching = [
             listed(record)
             for record in newest
@@ -217,10 +214,10 @@ class MemoryStore(MemoryTallies):
             for run in self._runs.values():
                 record = run.record
                 kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
-                due = record.finished_at is not None and record.finished_at + kept_s <= now
-                if due and not record.purged:
+                is_over = record.finished_at is not None and record.finished_at + kept_s <= now
+                if is_over and not record.purged:
                     run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
-                    run.entries, run.frames, run.signals = [], [], []
+                    run.entries, run.frames, run.signals, run.signal_keys = [], [], [], {}
                     self.outbox.drop(record.id)
                     count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
@@ -257,27 +254,23 @@ class MemoryStore(MemoryTallies):
     def expire(self, now: float) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self.lock:
-            due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
-            for owner_id in due:
-                self._retire(owner_id)
-            return due
+            late = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+            for owner_id in late:
+                self._forget(owner_id, died=False)
+            return late
 
-    def _retire(self, owner: str) -> int:
+    def _forget(self, owner: str, *, died: bool) -> int:
         self._owners.pop(owner, None)
         held = [run for run in self._runs.values() if run.owner == owner]
         for run in held:
-            self._queue(run)
+            run.queue()
+            run.record.deaths += died
         return len(held)
-
-    @staticmethod
-    def _queue(run: MemoryRun) -> None:
-        run.owner = run.parked_until = None
-        run.record = msgspec.structs.replace(run.record, status="queued")
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
         with self.lock:
-            return self._retire(owner)
+            return self._forget(owner, died=not getattr(self._owners.get(owner), "leaving", False))
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -289,11 +282,11 @@ class MemoryStore(MemoryTallies):
         with self.lock:
             for run in self._runs.values():
                 if run.parked_until is not None and run.parked_until <= now:
-                    self._queue(run)
-            due = [run for run in self._runs.values() if run.record.status == "queued"]
-            due = [run for run in due if run.record.pipeline in pipelines]
-            due.sort(key=lambda run: (-run.record.priority, run.record.id))
-            return [self._take(run, owner, now) for run in due[:limit]]
+                    run.queue()
+            runs = list(self._runs.values())
+            queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
+            ids = due(queued, [run.record for run in runs if run.owner == owner], limit)
+            return [self._runs[run_id].take(owner, now) for run_id in ids]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
@@ -301,22 +294,13 @@ class MemoryStore(MemoryTallies):
             run = self._runs.get(run_id)
             if run is None or not (run.record.status == "queued" or run.parked_until is not None or run.lets_pass(now)):
                 return None
-            return self._take(run, owner, now)
-
-    @staticmethod
-    def _take(run: MemoryRun, owner: str, now: float) -> Claim:
-        fresh = run.record.started_at is None
-        run.owner, run.token, run.parked_until = owner, run.token + 1, None
-        run.record = msgspec.structs.replace(
-            run.record, status="running", path="deep", started_at=run.record.started_at or now
-        )
-        return Claim(msgspec.structs.replace(run.record), Lease(run.record.id, owner, run.token), fresh)
+            return run.take(owner, now)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
         def change(run: MemoryRun) -> None:
-            self._queue(run)
+            run.queue()
             wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
             if parked is not None and not wakes:
                 run.parked_until = min(parked.until, run.record.deadline_at or math.inf)
@@ -324,17 +308,24 @@ class MemoryStore(MemoryTallies):
 
         await self.change(lease, change)
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal and wake its run if that is parked."""
         with self.lock:
             run = self._runs.get(run_id)
             if run is None:
                 return None
-            require_open(run.record, len(run.signals))
+            if key is not None and key in run.signal_keys:
+                require_same(run.signals[run.signal_keys[key]], name, value)
+                return msgspec.structs.replace(run.record)
+            require_open(run.record, len(run.signals), sum(len(kept) for _, kept in run.signals) + len(value))
+            if key is not None:
+                run.signal_keys[key] = len(run.signals)
             run.signals.append((name, value))
             run.unheard += run.owner == ENGINE
             if run.parked_until is not None:
-                self._queue(run)
+                run.queue()
             return msgspec.structs.replace(run.record)
 
     async def queued(self, at_most: int) -> int:
@@ -359,7 +350,7 @@ class MemoryStore(MemoryTallies):
                 run.unheard += run.owner == ENGINE
                 run.record = msgspec.structs.replace(run.record, cancel_requested=True)
                 if run.parked_until is not None:
-                    self._queue(run)
+                    run.queue()
             return msgspec.structs.replace(run.record)
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
@@ -370,7 +361,7 @@ class MemoryStore(MemoryTallies):
                 return None
             if run.owner == ENGINE:
                 return Claim(msgspec.structs.replace(run.record), Lease(run_id, ENGINE, run.token), fresh=False)
-            return self._take(run, ENGINE, now)._replace(fresh=True)
+            return run.take(ENGINE, now)._replace(fresh=True)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
         """Begin to execute a step of an entrusted run."""

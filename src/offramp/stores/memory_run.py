@@ -10,7 +10,7 @@ from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Lease
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
 
 if TYPE_CHECKING:
     from offramp.stores.memory import MemoryStore
@@ -26,6 +26,8 @@ class MemoryRun:
         self.entries: list[Entry] = []
         self.frames: list[Frame] = []
         self.signals: list[tuple[str, bytes]] = []
+        self.signal_keys: dict[str, int] = {}
+        """Which of them came with a key."""
         self.parked_until: float | None = None
         self.turns: dict[str, tuple[int, bool]] = {}
         self.unheard = 0
@@ -41,6 +43,20 @@ class MemoryRun:
         """Whether an engine does not end it though its deadline has passed."""
         deadline = self.record.deadline_at
         return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
+
+    def queue(self) -> None:
+        """Leave it to whoever takes it next."""
+        self.owner = self.parked_until = None
+        self.record = msgspec.structs.replace(self.record, status="queued")
+
+    def take(self, owner: str, now: float) -> Claim:
+        """Give it to an owner."""
+        fresh = self.record.started_at is None
+        self.owner, self.token, self.parked_until = owner, self.token + 1, None
+        self.record = msgspec.structs.replace(
+            self.record, status="running", path="deep", started_at=self.record.started_at or now
+        )
+        return Claim(msgspec.structs.replace(self.record), Lease(self.record.id, owner, self.token), fresh)
 
     def beyond(self, seq: int) -> bool:
         """Whether a reader that has the events up to `seq` has to look: there are more, or no more to come."""
@@ -67,6 +83,10 @@ class MemoryRunLog:
     def durable(self) -> Commit[None]:
         """Resolved at once: nothing here survives the process anyway."""
         return self._store.change(self.lease, lambda _run: None)
+
+    def survived(self) -> None:
+        """Forget the run's deaths."""
+        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""

@@ -18,7 +18,7 @@ from offramp.core.failure import Failure, failure_of
 from offramp.core.run import Demotion, Outcome
 from offramp.telemetry import names
 from offramp.telemetry.content import cut, shown
-from offramp.telemetry.context import carried
+from offramp.telemetry.context import carried, with_session
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
@@ -31,7 +31,8 @@ class RunTrace:
         tracer: opens the spans below it.
         span: the run's.
         outer: the span around it that ends with it, in a worker the consumer's.
-        context: what its code runs in: its span, and the session as baggage.
+        parent: the context that the span was opened in.
+        session: what it belongs to.
         shared: attributes of every span of the run.
         content_bytes: of an input or output that is shown, None to show none.
     """
@@ -41,7 +42,8 @@ class RunTrace:
         tracer: Tracer,
         span: Span,
         outer: Span | None,
-        context: Context,
+        parent: Context,
+        session: str,
         shared: dict[str, str],
         content_bytes: int | None,
     ) -> None:
@@ -52,11 +54,13 @@ class RunTrace:
         self.recording = span.is_recording()
         """False when it is sampled out: then nothing below it needs a span either."""
         self._outer = outer
-        self._context = context
+        # Without the session, which whoever goes on with the run finds in its record.
+        self._context = trace.set_span_in_context(span, parent)
+        self._session = session
 
     def enter(self) -> None:
         """The current task becomes the run's; what it starts inherits that."""
-        otel.attach(self._context)
+        otel.attach(with_session(self._context, self._session))
 
     def headers(self) -> dict[str, str]:
         """What another process goes on from."""

@@ -20,7 +20,7 @@ from offramp.core.run import RunRecord
 from offramp.core.webhooks import Answer
 from offramp.telemetry import names
 from offramp.telemetry.content import shown
-from offramp.telemetry.context import carried, restored, session_attributes, session_of, with_session
+from offramp.telemetry.context import carried, restored, session_attributes, session_of
 from offramp.telemetry.run_trace import RunTrace, SendTrace, messaging
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class Tracing:
 
     def begin(self, record: RunRecord) -> RunTrace:
         """A run is to execute where it was accepted; from here on its record carries its own context."""
-        run = self._run(record, _origin(record))
+        origin = _origin(record)
+        run = self._run(record, origin, _session(record, origin))
         record.trace = run.headers()
         return run
 
     def send(self, record: RunRecord) -> SendTrace:
         """A new run is to go deep at once; from here on its record carries the context to go on from."""
         origin = _origin(record)
-        session = _session(record, origin)
-        sent = SendTrace(self._tracer, record.pipeline, with_session(origin, session), _shared(record, session))
+        sent = SendTrace(self._tracer, record.pipeline, origin, _shared(record, _session(record, origin)))
         record.trace = sent.headers
         return sent
 
@@ -101,13 +101,11 @@ class Tracing:
             attributes[names.QUEUE_WAIT_MS if record.demotion is None else names.HANDOFF_MS] = _ms(waited_s)
         name = f"{names.SPAN_PROCESS} {record.pipeline}"
         process = self._tracer.start_span(name, origin, SpanKind.CONSUMER, attributes, links, began_ns)
-        run = self._run(record, trace.set_span_in_context(process, origin), process)
+        run = self._run(record, trace.set_span_in_context(process, origin), session, process)
         run.span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
         return run
 
-    def _run(self, record: RunRecord, parent: Context, outer: Span | None = None) -> RunTrace:
-        session = _session(record, parent)
-        parent = with_session(parent, session)
+    def _run(self, record: RunRecord, parent: Context, session: str, outer: Span | None = None) -> RunTrace:
         shared = _shared(record, session)
         span = self._tracer.start_span(
             f"{names.SPAN_RUN} {record.pipeline}",
@@ -125,8 +123,7 @@ class Tracing:
             if self._content_bytes is not None:
                 text = shown(record.input, self._content_bytes)
                 span.set_attributes({names.INPUT: text, names.INPUT_TYPE: names.JSON})
-        context = trace.set_span_in_context(span, parent)
-        return RunTrace(self._tracer, span, outer, context, shared, self._content_bytes)
+        return RunTrace(self._tracer, span, outer, parent, session, shared, self._content_bytes)
 
     # The edge.
 
@@ -150,7 +147,6 @@ class Tracing:
         origin = restored(record.trace)
         sent = trace.get_current_span(origin).get_span_context()
         session = _session(record, origin)
-        origin = with_session(origin, session)
         links: Sequence[Link] = ()
         if sent.is_valid and (attempt > 1 or age_s > WEBHOOK_CHILD_S_MAX):
             links = [Link(sent, {names.LINK: "announces"})]

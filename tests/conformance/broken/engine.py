@@ -291,9 +291,22 @@ class SignalsReversed(Broken):
 
 
 class _SendsTwice(Passing):
-    async def signal(self, run_id, name, value):
+    async def signal(self, run_id, name, value, key=None):
         await self._inner.signal(run_id, name, value)
         return await self._inner.signal(run_id, name, value)
+
+
+class _DropsKeys(Passing):
+    async def signal(self, run_id, name, value, key=None):
+        return await self._inner.signal(run_id, name, value)
+
+
+@breaks("N7")
+class SignalAgain(Broken):
+    """A signal that is sent again with its key is another one."""
+
+    def wrap(self, engine, host):
+        return _DropsKeys(engine)
 
 
 @breaks("N7")

@@ -11,7 +11,7 @@ from tests.conformance.broken.marks import breaks
 replace = msgspec.structs.replace
 
 
-@breaks("Q12")
+@breaks("Q13")
 class EntrustedTwice(MemoryStore):
     """Entrusting a run again takes it from those that have it already."""
 
@@ -22,7 +22,7 @@ class EntrustedTwice(MemoryStore):
         return await super().entrust(run_id, now)
 
 
-@breaks("Q12")
+@breaks("Q13")
 class EntrustedAfterTheEnd(MemoryStore):
     """A run that has its outcome is entrusted."""
 
@@ -30,10 +30,10 @@ class EntrustedAfterTheEnd(MemoryStore):
         run = self._runs.get(run_id)
         if run is None or not run.record.finished:
             return await super().entrust(run_id, now)
-        return self._take(run, ENGINE, now)
+        return run.take(ENGINE, now)
 
 
-@breaks("Q13")
+@breaks("Q14")
 class NoTurns(MemoryStore):
     """Who took a step before may go on writing it."""
 
@@ -44,7 +44,7 @@ class NoTurns(MemoryStore):
         return taken._replace(lease=replace(taken.lease, turn=1))
 
 
-@breaks("Q13")
+@breaks("Q14")
 class StepsOfTheEnded(MemoryStore):
     """A step is given to a taker though its run has ended."""
 
@@ -54,7 +54,7 @@ class StepsOfTheEnded(MemoryStore):
         return await super().take_step(lease, step)
 
 
-@breaks("Q14")
+@breaks("Q17")
 class HeardAtOnce(MemoryStore):
     """One word to the engine counts for all that it was to be told."""
 
@@ -62,7 +62,7 @@ class HeardAtOnce(MemoryStore):
         self._runs[run_id].unheard = 0
 
 
-@breaks("Q14")
+@breaks("Q17")
 class TellsOfTheEnded(MemoryStore):
     """An engine is to be told of runs that have ended."""
 

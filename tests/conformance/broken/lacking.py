@@ -14,7 +14,7 @@ class _Little(MemoryStore):
             raise NotSupported("this store announces nothing")
         return super().create(record, event, **options)
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         raise NotSupported("this store keeps no signals")
 
     async def purge(self, now):

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from offramp.ports.store import Claim, Parked
+from offramp.ports.store import SUSPECT_DEATHS, Claim, Parked, require_open
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 
@@ -30,7 +30,7 @@ class DoubleStart(MemoryStore):
             run = self._runs[run_id]
             if not claims and owner != first and run.owner == first:
                 del self._again[run_id]
-                claims.append(self._take(run, owner, now))
+                claims.append(run.take(owner, now))
         return claims
 
 
@@ -40,7 +40,7 @@ class SameToken(MemoryStore):
 
     @staticmethod
     def _take(run, owner, now):
-        claim = MemoryStore._take(run, owner, now)
+        claim = run.take(owner, now)
         run.token -= 1
         return Claim(claim.record, replace(claim.lease, token=run.token), claim.fresh)
 
@@ -71,9 +71,9 @@ class BarrenExpiry(MemoryStore):
 class StingyRetirement(MemoryStore):
     """Of what a retired owner held, one run is free."""
 
-    def _retire(self, owner):
+    def _forget(self, owner, *, died):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._retire(owner)
+        count = super()._forget(owner, died=died)
         for run in held[1:]:
             run.record = replace(run.record, status="running")
         return count
@@ -83,11 +83,11 @@ class StingyRetirement(MemoryStore):
 class GreedyRetirement(MemoryStore):
     """A retirement frees the runs of others."""
 
-    def _retire(self, owner):
-        count = super()._retire(owner)
+    def _forget(self, owner, *, died):
+        count = super()._forget(owner, died=died)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
-                self._queue(run)
+                run.queue()
         return count
 
 
@@ -112,12 +112,13 @@ class YoungestFirst(MemoryStore):
     """Who waits longest waits on."""
 
     async def claim(self, owner, limit, pipelines, now):
-        claims = []
-        for run in sorted(self._runs.values(), key=lambda run: (run.record.priority, run.record.id), reverse=True):
-            due = run.record.status == "queued" or (run.parked_until is not None and run.parked_until <= now)
-            if due and run.record.pipeline in pipelines and len(claims) < limit:
-                claims.append(self._take(run, owner, now))
-        return claims
+        before = {run_id: (replace(run.record), run.token, run.owner) for run_id, run in self._runs.items()}
+        claims = list(await super().claim(owner, len(before), pipelines, now))
+        claims.sort(key=lambda claim: (claim.record.priority, claim.record.id), reverse=True)
+        for claim in claims[limit:]:
+            run = self._runs[claim.record.id]
+            run.record, run.token, run.owner = before[claim.record.id]
+        return claims[:limit]
 
 
 @breaks("Q3")
@@ -196,10 +197,10 @@ class SignalLostAtParking(MemoryStore):
 class DeafWhileParked(MemoryStore):
     """A signal does not wake a parked run."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
         until = None if run is None else run.parked_until
-        record = await super().send_signal(run_id, name, value, at)
+        record = await super().send_signal(run_id, name, value, at, key)
         if until is not None:
             run.parked_until = until
             run.record = replace(run.record, status="running")
@@ -248,7 +249,7 @@ class EarlyTimer(MemoryStore):
     async def claim(self, owner, limit, pipelines, now):
         for run in self._runs.values():
             if run.parked_until is not None and run.parked_until <= now + 2:
-                self._queue(run)
+                run.queue()
         return await super().claim(owner, limit, pipelines, now)
 
 
@@ -361,23 +362,100 @@ class SignalsBackwards(MemoryStore):
 class SignalsAfterTheEnd(MemoryStore):
     """A run that has ended takes signals."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
-        if run is not None and run.record.finished:
+        if run is not None and run.record.finished and key is None and run.signals == []:
             return run.record
-        return await super().send_signal(run_id, name, value, at)
+        return await super().send_signal(run_id, name, value, at, key)
 
 
 @breaks("Q8")
 class EndlessSignals(MemoryStore):
     """A run takes any number of signals."""
 
-    async def send_signal(self, run_id, name, value, at):
+    async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
         if run is not None and len(run.signals) >= 999:
             run.signals.append((name, value))
             return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q8")
+class HugeSignals(MemoryStore):
+    """A run's signals are bounded in number alone."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and 0 < len(run.signals) < 999 and len(run.signals[0][1]) > 1 << 20:
+            run.signals.append((name, value))
+            return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q8")
+class OneSizeForAll(MemoryStore):
+    """The signals of all runs together are bounded."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        others = [run for run in self._runs.values() if run.record.id != run_id]
+        record = self._runs[run_id].record if run_id in self._runs else None
+        if record is not None and not record.finished:
+            require_open(record, 0, sum(len(kept) for run in others for _, kept in run.signals) + len(value))
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class ForgetsKeys(MemoryStore):
+    """What is sent again is another signal."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
         return await super().send_signal(run_id, name, value, at)
+
+
+@breaks("Q12")
+class KeyOfAnySignal(MemoryStore):
+    """A key that came with another signal is taken for that one."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and key in run.signal_keys:
+            return run.record
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeyEndsWithTheRun(MemoryStore):
+    """Who did not hear that a signal was taken is told that its run has ended."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        run = self._runs.get(run_id)
+        if run is not None and run.record.finished:
+            key = None
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeysOfAllRuns(MemoryStore):
+    """A key that one run knows is known to all."""
+
+    async def send_signal(self, run_id, name, value, at, key=None):
+        if any(key in run.signal_keys for run in self._runs.values() if run.record.id != run_id):
+            return await self.get(run_id)
+        return await super().send_signal(run_id, name, value, at, key)
+
+
+@breaks("Q12")
+class KeyOutlivesTheData(MemoryStore):
+    """A key is known when the run's data is gone."""
+
+    async def purge(self, now):
+        keys = {run_id: run.signal_keys for run_id, run in self._runs.items()}
+        count = await super().purge(now)
+        for run_id, run in self._runs.items():
+            if keys[run_id]:
+                run.signal_keys, run.signals = keys[run_id], [("go", b"1")]
+        return count
 
 
 @breaks("Q9")
@@ -423,7 +501,7 @@ class ClaimsTheEnded(MemoryStore):
     async def claim_one(self, owner, run_id, now):
         run = self._runs.get(run_id)
         if run is not None and run.record.status == "completed":
-            return self._take(run, owner, now)
+            return run.take(owner, now)
         return await super().claim_one(owner, run_id, now)
 
 
@@ -441,3 +519,88 @@ class CountsOn(MemoryStore):
 
     async def queued(self, at_most):
         return await super().queued(1 << 40)
+
+
+@breaks("Q15")
+class ImmortalProcesses(MemoryStore):
+    """Nobody counts deaths."""
+
+    def _forget(self, owner, *, died):
+        return super()._forget(owner, died=False)
+
+
+@breaks("Q15")
+class DeadlyGoodbye(MemoryStore):
+    """Who leaves is said to have died."""
+
+    async def retire(self, owner):
+        return self._forget(owner, died=True)
+
+
+@breaks("Q15")
+class DeadlySilence(MemoryStore):
+    """Who is silent is said to have died."""
+
+    def expire(self, now):
+        due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
+        for owner in due:
+            self._forget(owner, died=True)
+        return due
+
+
+@breaks("Q15")
+class NothingForgotten(MemoryStore):
+    """Whoever survived is suspected for ever."""
+
+    def log(self, lease):
+        log = super().log(lease)
+        log.survived = lambda: None
+        return log
+
+
+@breaks("Q15")
+class AnythingWillDo(MemoryStore):
+    """Deaths are forgotten as soon as anything is written."""
+
+    def write(self, lease, entry, event):
+        super().write(lease, entry, event)
+        if entry is not None and lease.run_id in self._runs:
+            self._runs[lease.run_id].record.deaths = 0
+
+
+@breaks("Q16")
+class SuspectsTogether(MemoryStore):
+    """Those that kill are executed beside those that are killed."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = list(await super().claim(owner, limit, pipelines, now))
+        for run in list(self._runs.values()):
+            if run.record.status == "queued" and run.record.deaths >= SUSPECT_DEATHS and len(claims) < limit:
+                claims.append(run.take(owner, now))
+        return claims
+
+
+@breaks("Q16")
+class SuspectsFirst(MemoryStore):
+    """Nobody else is executed beside a suspected run."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        held = [run for run in self._runs.values() if run.owner == owner]
+        if any(run.record.deaths >= SUSPECT_DEATHS for run in held):
+            return []
+        return await super().claim(owner, limit, pipelines, now)
+
+
+@breaks("Q16")
+class NotAlone(MemoryStore):
+    """A suspected run is executed beside one whose owner died once."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        suspected = any(run.record.deaths >= SUSPECT_DEATHS for run in self._runs.values())
+        once = [run for run in self._runs.values() if run.record.deaths == 1 and suspected]
+        for run in once:
+            run.record.deaths = 0
+        claims = await super().claim(owner, limit, pipelines, now)
+        for run in once:
+            run.record.deaths = 1
+        return claims

@@ -128,7 +128,7 @@ class LeftBehind(_Broken):
 
     def _queue(self, run):
         self.outbox.drop(run.record.id)
-        MemoryStore._queue(run)
+        run.queue()
 
 
 class _TakesTwice(MemoryOutbox):

@@ -133,6 +133,20 @@ class SignalLost(Forgetful):
     undo = "DELETE FROM signals"
 
 
+@breaks("Q12")
+class KeyLost(Forgetful):
+    """A signal has lost its key."""
+
+    undo = "UPDATE signals SET key = NULL"
+
+
+@breaks("Q15")
+class DeathsForgotten(Forgetful):
+    """Deaths that were counted are forgotten."""
+
+    undo = "UPDATE runs SET deaths = 0"
+
+
 @breaks("W4")
 class AnnouncedEventLost(Forgetful):
     """An event is gone that may have been announced."""

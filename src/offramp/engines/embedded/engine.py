@@ -88,6 +88,7 @@ class EmbeddedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._taker: asyncio.Task[None] | None = None
         self._taking = False
+        self._leaving = False
         self._held_until = -math.inf
         self._queued = 0
         self._queue_counted_at = -COUNT_EVERY_S
@@ -118,7 +119,7 @@ class EmbeddedEngine:
 
     async def stop_taking(self) -> None:
         """Claim no further run; others may not wait for this process to be warm any more."""
-        self._taking = False
+        self._taking, self._leaving = False, True
         self._wake.set()
         if self._taker is not None:
             await asyncio.wait([self._taker])  # what it is just claiming begins here
@@ -126,11 +127,12 @@ class EmbeddedEngine:
 
     async def close(self) -> None:
         """Leave: what is still held here goes to the others."""
-        self._taking = False
+        self._taking, self._leaving = False, True
         self._keeper.close()
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(StoreError):
+            await self._register()  # whatever became of it when this process was told to stop
             if await self._leases.retire(self._member.id):
                 self._hints.send("work")
         if self._presence is not None:
@@ -188,9 +190,9 @@ class EmbeddedEngine:
             clock.call_at(clock.monotonic() + max(0.0, parked.until - clock.time()), self._announce_work)
         self._announce_work()
 
-    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Keep the signal, then reach whoever executes the run, or whoever takes it off the queue now."""
-        record = await self._leases.send_signal(run_id, name, value, self._clock.time())
+        record = await self._leases.send_signal(run_id, name, value, self._clock.time(), key)
         if record is not None and not self._host.notice(run_id):
             self._hints.send("signal", [run_id])
             self._announce_work()
@@ -333,6 +335,7 @@ class EmbeddedEngine:
                 self._taking,
                 self._clock.time() + self._member.lease_s,
                 self._started_at,
+                self._leaving,
             )
         )
         self._hold(until)

@@ -150,11 +150,11 @@ class TemporalEngine:
         """What was in flight is in the journal: Temporal goes on, and does the waiting too."""
         await self.members.release(lease)
 
-    async def signal(self, run_id: str, name: str, value: bytes) -> RunRecord | None:
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Keep the signal, then wake the body (N7)."""
         _require_small(value, "", f"signal {name!r}")
-        record = await self.members.signal(run_id, name, value)
-        if record is not None:
+        record = await self.members.signal(run_id, name, value, key)
+        if record is not None and not record.finished:  # one that was sent before may find its run ended
             self._soon(self._tell(record))
         return record
 

@@ -272,7 +272,7 @@ class Transaction:
         self._connection.execute("SAVEPOINT call")
         try:
             value = operation.function(self._connection, self)
-        except (LeaseLost, RunConflict) as error:
+        except (LeaseLost, RunConflict, IdempotencyMismatch) as error:
             self._connection.execute("ROLLBACK TO call")
             self.resolved.append((operation.commit, None, error))
         else:

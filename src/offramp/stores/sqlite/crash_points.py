@@ -35,6 +35,7 @@ POINTS: dict[str, str] = {
     "signal": "a signal sent to a run",
     "cancel": "the wish that a run be cancelled",
     "register": "a process is known",
+    "survive": "the deaths of a run's processes are forgotten, as the steps they interrupted have finished",
     "retire": "what a dead process held is queued",
     "purge": "what is past its retention is removed",
     "webhook-due": "an event that a webhook announces",

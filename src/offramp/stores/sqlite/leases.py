@@ -14,7 +14,19 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Claim, Lease, Owner, Parked, Turn, require_open
+from offramp.ports.store import (
+    ENGINE,
+    ENTRUSTED_GRACE_S,
+    FIRST_TURN,
+    SUSPECT_DEATHS,
+    Claim,
+    Lease,
+    Owner,
+    Parked,
+    Turn,
+    require_open,
+    require_same,
+)
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -29,6 +41,9 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
 _UNHEARD = "UPDATE runs SET unheard = unheard + 1 WHERE id = ? AND owner = ? AND status IN ('queued', 'running')"
+_WORST_HELD = "SELECT coalesce(max(deaths), 0) FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"
+_DUE = "SELECT id, priority, deaths FROM runs INDEXED BY {index} WHERE status = 'queued' AND {which} "
+assert SUSPECT_DEATHS == 2  # noqa: S101 - an index says so, too
 
 
 class SQLiteLeases:
@@ -52,8 +67,9 @@ class SQLiteLeases:
 
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
-        values = (owner.id, owner.kind, owner.port, int(owner.ready), owner.expires_at, owner.started_at)
-        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?)"
+        times = owner.expires_at, owner.started_at
+        values = (owner.id, owner.kind, owner.port, int(owner.ready), *times, int(owner.leaving))
+        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?, ?)"
         await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
@@ -77,7 +93,7 @@ class SQLiteLeases:
                         "SELECT 1 FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
                     ).fetchone()
                     if still:
-                        _retire(self._own, owner)
+                        _forget(self._own, owner, died=False)
                     self._own.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._own.in_transaction:
@@ -87,14 +103,19 @@ class SQLiteLeases:
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
-        return await self._change("retire", lambda connection, _: _retire(connection, owner), durable=True)
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
+            leaves = connection.execute("SELECT 1 FROM owners WHERE id = ? AND leaving = 1", (owner,)).fetchone()
+            return _forget(connection, owner, died=leaves is None)
+
+        return await self._change("retire", change, durable=True)
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
 
         def query(connection: sqlite3.Connection) -> list[Owner]:
-            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at FROM owners")
-            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5]) for row in rows]
+            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at, leaving FROM owners")
+            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6])) for row in rows]
 
         return await self._database.read(query)
 
@@ -104,12 +125,8 @@ class SQLiteLeases:
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
             connection.execute(f"{_UNPARK} WHERE parked_until <= ?", (now,))
-            due = connection.execute(
-                f"SELECT id FROM runs WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
-                "ORDER BY priority DESC, id LIMIT ?",
-                (*pipelines, limit),
-            ).fetchall()
-            return [_take(connection, transaction, owner, row[0], now) for row in due]
+            due = _due(connection, owner, limit, pipelines)
+            return [_take(connection, transaction, owner, run_id, now) for run_id in due]
 
         # An empty queue is the common answer: look before waiting for the write lock.
         query = (
@@ -153,7 +170,9 @@ class SQLiteLeases:
 
         await self._change("release" if parked is None else "park", change, durable=True)
 
-    async def send_signal(self, run_id: str, name: str, value: bytes, at: float) -> RunRecord | None:
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
         """Keep a signal and wake its run if that is parked."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
@@ -161,9 +180,16 @@ class SQLiteLeases:
             if row is None:
                 return None
             record = decode_record(row)
-            count = _count_signals(connection, run_id)
-            require_open(record, count)
-            connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?)", (run_id, count, name, value, at))
+            known = "SELECT name, value FROM signals WHERE run_id = ? AND key = ?"
+            kept = None if key is None else connection.execute(known, (run_id, key)).fetchone()
+            if kept is not None:
+                require_same(kept, name, value)
+                return record
+            # Of a long value only the length is read.
+            sums = "SELECT count(*), coalesce(sum(length(value)), 0) FROM signals WHERE run_id = ?"
+            count, size = connection.execute(sums, (run_id,)).fetchone()
+            require_open(record, count, size + len(value))
+            connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", (run_id, count, name, value, at, key))
             connection.execute(_UNHEARD, (run_id, ENGINE))
             if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
                 record.status = "queued"
@@ -257,10 +283,25 @@ def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
     return count
 
 
-def _retire(connection: sqlite3.Connection, owner: str) -> int:
+def _forget(connection: sqlite3.Connection, owner: str, *, died: bool) -> int:
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
     # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
-    return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
+    statement = "UPDATE runs SET status = 'queued', owner = NULL, deaths = deaths + ? WHERE owner = ?"
+    return connection.execute(statement, (int(died), owner)).rowcount
+
+
+def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequence[str]) -> list[str]:
+    """The runs that an owner may take now, those that are suspected of a death one at a time (Q16)."""
+    rest = f"AND pipeline IN ({','.join('?' * len(pipelines))}) ORDER BY priority DESC, id LIMIT ?"
+    worst = connection.execute(_WORST_HELD, (owner,)).fetchone()[0]
+    which = "deaths = 0" if worst >= SUSPECT_DEATHS else "deaths <= 1"
+    query = _DUE.format(index="runs_queued", which=which) + rest
+    due = connection.execute(query, (*pipelines, limit)).fetchall()
+    if worst == 0 and not any(deaths for _, _, deaths in due):
+        query = _DUE.format(index="runs_suspected", which="deaths > 1") + rest
+        due += connection.execute(query, (*pipelines, 1)).fetchall()
+    due.sort(key=lambda row: (-row[1], row[0]))
+    return [row[0] for row in due[:limit]]
 
 
 def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float) -> Claim:

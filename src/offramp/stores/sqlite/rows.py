@@ -13,8 +13,8 @@ from offramp.core.run import Demotion, Route, RunRecord, Webhook
 ENCODE = msgspec.msgpack.Encoder().encode
 
 _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
-RECORD_COLUMNS = _COLUMNS + "result"
-LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END"
+RECORD_COLUMNS = _COLUMNS + "result, deaths"
+LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END, deaths"
 """The same without large results: a page must not grow with them."""
 
 
@@ -68,5 +68,6 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         demotion=None if row[8] is None else _decode_demotion(row[8]),
         error=None if row[9] is None else _decode_failure(row[9]),
         result=row[11],
+        deaths=row[12],
         **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
     )

@@ -88,7 +88,19 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (minute, class)
     ) WITHOUT ROWID;
     """,
-    # 5: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
+    # 5: what a signal is known by when it is sent again.
+    """
+    ALTER TABLE signals ADD COLUMN key TEXT;
+    CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
+    """,
+    # 6: processes that died in a row while they executed a run, and those that were told to stop.
+    """
+    ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX runs_died ON runs (owner) WHERE deaths > 0;
+    CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
+    """,
+    # 7: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
     """
     CREATE TABLE turns (
         run_id TEXT NOT NULL, step TEXT NOT NULL, turn INTEGER NOT NULL, finished INTEGER NOT NULL,

@@ -50,6 +50,16 @@ class SQLiteRunLog:
         self._put(Sync(self.lease, commit))
         return commit
 
+    def survived(self) -> None:
+        """Forget the run's deaths, in turn with what is appended."""
+        lease = self.lease
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
+            forgotten = "UPDATE runs SET deaths = 0 WHERE id = ? AND owner = ? AND token = ?"
+            connection.execute(forgotten, (lease.run_id, lease.owner, lease.token))
+
+        self._put(Call(change, durable=False, commit=Commit(), point="survive"))
+
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""
         commit: Commit[None] = Commit()

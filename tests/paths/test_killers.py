@@ -1,0 +1,200 @@
+"""A step that takes down its process is not repeated for ever, and fails no other run: real processes, really dead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from offramp.paths.deep import STEPLESS_DEATHS_FACTOR
+from offramp.paths.submission import Submission
+from tests.cli.harness import WAIT_S, running
+from tests.paths import killers
+from tests.support import frames_of, member
+
+APP = Path(__file__).with_name("killers.py")
+
+
+@contextlib.contextmanager
+def serving(folder, *, workers=2, drain_timeout="20", **settings):
+    """`offramp serve`, ready, and a client of it."""
+    # Leases of a minute: whoever is given up here died, or said that it leaves.
+    variables = {"OFFRAMP_LEASE": "60", "OFFRAMP_POLL": "0.1", "OFFRAMP_TEST_FOLDER": str(folder), **settings}
+    options = ["--port", "0", "--workers", str(workers), "--drain-timeout", drain_timeout]
+    with running("serve", str(APP), *options, cwd=folder, env=variables) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        for _ in range(workers):
+            command.wait_for(r"worker \d+  ready in")
+        with httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False) as web:
+            yield command, web
+
+
+def submit(web, pipeline, **arguments):
+    answer = web.post(f"/v1/pipelines/{pipeline}/runs", json={"input": arguments}, headers={"prefer": "respond-async"})
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"]
+
+
+def until(condition):
+    ends_at = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < ends_at, "it did not come about"
+        time.sleep(0.02)
+    return found
+
+
+def ended(web, run):
+    """The run's document, once it has its outcome; its log is whole then."""
+
+    def look():
+        document = web.get(f"/v1/runs/{run}").json()
+        return document if document["finished_at"] else None
+
+    document = until(look)
+    log = web.get(f"/v1/runs/{run}/events").text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in log if line.startswith("data: ")]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["type"] for event in events][-1] == f"run.{document['status']}"
+    return document
+
+
+def executed(folder, line="crash"):
+    file = folder / "executed"
+    return file.read_text().splitlines().count(line) if file.exists() else 0
+
+
+def deaths(folder, run):
+    with contextlib.closing(sqlite3.connect(folder / ".offramp" / "offramp.db")) as connection:
+        return connection.execute("SELECT deaths FROM runs WHERE id = ?", (run,)).fetchone()[0]
+
+
+def assert_given_up(document, step):
+    assert document["status"] == "failed"
+    error = document["error"]
+    assert error["code"] == "step-killed-process"
+    assert step in error["message"]
+    assert error["message"].startswith("StepKilledProcess: 3 processes in a row died")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "how", "step"),
+    [
+        ("kills", "exit", "crash"),
+        ("kills", "SIGSEGV", "crash"),
+        ("kills_in_thread", "SIGKILL", "crash_in_thread"),
+        ("kills_beside_others", "exit", "crash_later"),
+    ],
+)
+def test_a_run_that_takes_down_its_process_is_given_up(tmp_path, pipeline, how, step):
+    with serving(tmp_path) as (_, web):
+        run = submit(web, pipeline, how=how)
+        document = ended(web, run)
+    assert_given_up(document, step)
+    # One more where a step ended just before the first death: what is written behind died with it.
+    assert executed(tmp_path) in ({3, 4} if pipeline == "kills" else {3})
+    if pipeline == "kills":
+        assert document["error"]["step"] == step
+        assert [(known["name"], known["status"]) for known in document["steps"]] == [
+            ("prepare", "completed"),
+            ("crash", "failed"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("counted", "status"), [(3 * STEPLESS_DEATHS_FACTOR - 1, "completed"), (3 * STEPLESS_DEATHS_FACTOR, "failed")]
+)
+async def test_deaths_between_steps_are_borne_longer(tmp_path, monkeypatch, counted, status):
+    monkeypatch.setattr(killers, "folder", tmp_path)
+    (tmp_path / "go").touch()
+    async with member(killers.app, tmp_path, "gateway") as gateway:
+        run = (await gateway.submit(Submission(pipeline="waits", input=b'{"n":1}'))).record.id
+        with contextlib.closing(sqlite3.connect(tmp_path / "offramp.db")) as connection, connection:
+            connection.execute("UPDATE runs SET deaths = ?, started_at = 1", (counted,))
+        async with member(killers.app, tmp_path, "worker", poll=0.1):
+            frames = await frames_of(gateway, run)
+        record = await gateway.get(run)
+    assert frames[-1].type == f"run.{status}"
+    assert record.error is None or (record.error.code, record.error.step) == ("step-killed-process", None)
+
+
+def test_the_number_of_deaths_is_a_setting(tmp_path):
+    with serving(tmp_path, OFFRAMP_PROCESS_DEATHS="1") as (_, web):
+        document = ended(web, submit(web, "kills", how="exit"))
+    assert document["error"]["code"] == "step-killed-process"
+    assert executed(tmp_path) in {1, 2}  # that it had begun may have died with it
+
+
+def test_a_fast_run_that_takes_down_the_gateway_is_given_up(tmp_path):
+    with serving(tmp_path) as (command, web):
+        with pytest.raises(httpx.TransportError):
+            web.post("/v1/pipelines/kills_fast/runs", json={"input": {"how": "exit"}})
+        assert command.process.wait(WAIT_S) == 7
+    with serving(tmp_path) as (_, web):
+        [known] = web.get("/v1/runs").json()["runs"]
+        document = ended(web, known["id"])
+    assert_given_up(document, "crash_later")
+    assert executed(tmp_path) == 3
+
+
+def test_deaths_in_steps_that_finish_at_last_do_not_add_up(tmp_path):
+    with serving(tmp_path) as (_, web):
+        document = ended(web, submit(web, "stumbles", steps=2))
+    assert document["result"] == [0, 1]
+    assert [executed(tmp_path, f"stumble {n}") for n in range(2)] == [3, 3]
+
+
+def test_runs_beside_one_that_kills_all_complete(tmp_path):
+    with serving(tmp_path, workers=1) as (_, web):
+        beside = [submit(web, "waits", n=n) for n in range(6)]
+        until(lambda: all(executed(tmp_path, f"wait {n}") for n in range(6)))
+        killer = submit(web, "kills", how="exit")
+        until(lambda: executed(tmp_path) == 2)  # twice beside all of them
+        (tmp_path / "go").touch()
+        assert [ended(web, run)["result"] for run in beside] == list(range(6))
+        assert_given_up(ended(web, killer), "crash")
+
+
+def test_a_step_that_is_interrupted_by_stopping_processes_is_not_given_up(tmp_path):
+    run = None
+    for times in range(1, 5):
+        with serving(tmp_path, workers=1, drain_timeout="0.1") as (command, web):
+            run = run or submit(web, "waits", n=1)
+            until(lambda times=times: executed(tmp_path, "wait 1") == times)
+            command.send(signal.SIGTERM)
+            assert command.end()[0] == 0
+        assert deaths(tmp_path, run) == 0
+    (tmp_path / "go").touch()
+    with serving(tmp_path, workers=1) as (_, web):
+        assert ended(web, run)["result"] == 1
+
+
+def test_who_is_killed_while_it_stops_does_not_count(tmp_path):
+    with serving(tmp_path, workers=1) as (command, web):
+        run = submit(web, "waits", n=1)
+        until(lambda: executed(tmp_path, "wait 1") == 1)
+        [worker] = [child for child in psutil.Process(command.process.pid).children() if "worker" in child.cmdline()]
+        os.kill(worker.pid, signal.SIGTERM)
+        command.wait_for("stopping")
+        until(lambda: "leaving" in said_by_owners(tmp_path))
+        os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: executed(tmp_path, "wait 1") == 2)
+        assert deaths(tmp_path, run) == 0
+        os.kill(psutil.Process(command.process.pid).children()[0].pid, signal.SIGKILL)
+        until(lambda: executed(tmp_path, "wait 1") == 3)
+        assert deaths(tmp_path, run) == 1
+        (tmp_path / "go").touch()
+        assert ended(web, run)["result"] == 1
+
+
+def said_by_owners(folder):
+    with contextlib.closing(sqlite3.connect(folder / ".offramp" / "offramp.db")) as connection:
+        rows = connection.execute("SELECT leaving FROM owners WHERE kind = 'worker'").fetchall()
+    return ["leaving" for (leaving,) in rows if leaving]
