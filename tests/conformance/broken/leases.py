@@ -38,11 +38,17 @@ class DoubleStart(MemoryStore):
 class SameToken(MemoryStore):
     """The token does not grow with a change of hands."""
 
-    @staticmethod
-    def _take(run, owner, now):
-        claim = run.take(owner, now)
+    def _with_the_old_token(self, claim):
+        run = self._runs[claim.record.id]
         run.token -= 1
-        return Claim(claim.record, replace(claim.lease, token=run.token), claim.fresh)
+        return claim._replace(lease=replace(claim.lease, token=run.token))
+
+    async def claim(self, owner, limit, pipelines, now):
+        return [self._with_the_old_token(claim) for claim in await super().claim(owner, limit, pipelines, now)]
+
+    async def claim_one(self, owner, run_id, now):
+        claim = await super().claim_one(owner, run_id, now)
+        return None if claim is None else self._with_the_old_token(claim)
 
 
 @breaks("Q2")
