@@ -6,7 +6,7 @@ from tests.fuzz.documented import fuzz
 from tests.fuzz.serving import KEY, flaws_in_log
 
 SEED = 1
-EXAMPLES = 15
+EXAMPLES = 10
 
 
 def test_every_answer_is_documented(gateway):

@@ -273,8 +273,10 @@ class TestHandshakes:
         )
         assert raw.count(b"HTTP/1.1") == 1
 
-    @pytest.mark.parametrize("frame", [b"\xff" * 10, b"\x81\x01x", b"\x81\xff" + b"\xff" * 12])
-    async def test_broken_frames_that_do_not_wait_for_the_answer(self, url, service, caplog, monkeypatch, frame):
+    @pytest.mark.parametrize("frame", [b"\xff" * 10, b"\x81\x01x", b"\x89\x84\0\0\0\0ping", b"\x81\x81\0\0\0\0\xff"])
+    async def test_frames_that_do_not_wait_for_the_answer_end_the_connection(
+        self, url, service, caplog, monkeypatch, frame
+    ):
         asked, answer, get = asyncio.Event(), asyncio.Event(), service.get
 
         async def slow(*args):

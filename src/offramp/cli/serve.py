@@ -70,7 +70,6 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         allow_hosts=",".join(allow_host) if allow_host else None,
     )
     show_logs("gateway", settings.log_format)
-    warn_of_unread()
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
@@ -106,6 +105,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
 
 def _served(target: str) -> App:
+    warn_of_unread()
     app = load_app(target)
     if not app.pipelines:
         raise CommandError(f"{target} declares no pipeline: there is nothing to serve")

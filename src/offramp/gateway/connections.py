@@ -16,7 +16,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Response
-from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from offramp.errors import Overloaded, RequestError
@@ -238,6 +237,12 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         self.conn = _Handshake(extensions=self.conn.available_extensions, max_size=self.config.ws_max_size, logger=_log)
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated and not self.handshake_complete:
+            # Frames that did not wait for the answer to the handshake (RFC 6455, 4.1) would be answered before it.
+            self.handshake_complete = self.disconnected = True
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            self.transport.close()
+            return
         super().data_received(data)
         if not self.handshake_initiated:
             # It came as a whole, so it cannot be read: uvicorn would neither answer nor let go.
@@ -257,22 +262,12 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             # Else uvicorn logs an error: that a refusal is no handshake.
             self.handshake_complete = True
 
-    def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is not None:
-            super().handle_parser_exception()
-            return
-        # Broken frames that did not wait for the answer to the handshake: there is no socket to close yet.
-        self.handshake_complete = self.disconnected = True
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
-        self.transport.close()
-
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text":
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                if self.conn.state is State.OPEN:
-                    self.conn.send_close(_INVALID_TEXT)
+                self.conn.send_close(_INVALID_TEXT)
                 self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
