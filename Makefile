@@ -60,7 +60,7 @@ test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a re
 
 # SEED=7 asks for the same again; without it one is drawn and printed.
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
-	$(BIN)/pytest -m "" -n 1 tests/chaos
+	$(BIN)/pytest -m "" -n 1 tests/chaos tests/engines/temporal/test_campaign.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
@@ -92,11 +92,12 @@ fix: setup ## apply the formatter and every safe fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.setup-bench ## measure the engine, the gateway, and what telemetry costs
+bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what telemetry costs
 	$(BIN)/python bench/engine.py
 	$(BIN)/python bench/gateway.py
 	$(BIN)/python bench/waiting.py
 	$(BIN)/python bench/telemetry.py
+	$(BIN)/python bench/engines.py
 
 lock: ## write constraints*.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py

@@ -26,6 +26,11 @@ def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
         from bench import _dbos
 
         return _dbos.contender(folder)
+    if "temporal" in name:
+        from bench import _temporal
+
+        short = name.endswith("-short")
+        return _temporal.offramp(folder, short=short) if "offramp" in name else _temporal.plain(local=short)
     from bench import _offramp
 
     return _offramp.contender(folder, queued=name == "offramp-queued")

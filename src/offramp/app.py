@@ -126,6 +126,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        short: bool = False,
         kind: StepKind = "step",
         uses: object = None,
     ) -> _StepDecorator: ...
@@ -139,6 +140,7 @@ class App:
         lane: LaneChoice = "auto",
         effect: Effect = "repeatable",
         on_unknown: Callable[..., Any] | None = None,
+        short: bool = False,
         kind: StepKind = "step",
         uses: object = None,
     ) -> Any:
@@ -153,6 +155,8 @@ class App:
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
             on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
+            short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
+                executed where the body is, without a round trip through the server.
             kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
             uses: reserved for resources, which this version does not have yet.
 
@@ -171,6 +175,7 @@ class App:
                 lane=lane,
                 effect=effect,
                 on_unknown=on_unknown,
+                short=short,
                 kind=kind,
             )
             if spec.name in self.steps:

@@ -246,6 +246,14 @@ class Divergence(OfframpError):
     fault = "pipeline"
 
 
+class BodyNotRepeatable(OfframpError):
+    """A pipeline's body did something itself that an engine which repeats bodies cannot: it belongs into a step."""
+
+    code = "body-not-repeatable"
+    title = "A body did what belongs into a step"
+    fault = "pipeline"
+
+
 class RunFailed(OfframpError):
     """A run ended `failed` in another process; `error_code` and `step` say what the run document says."""
 

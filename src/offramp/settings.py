@@ -51,7 +51,11 @@ class Settings:
     """
 
     data: str = _text(".offramp", "folder of the embedded engine's database")
-    engine: str = _text("embedded:", "what drives deep runs: embedded: (SQLite under `data`)")
+    engine: str = _text(
+        "embedded:",
+        "what drives deep runs: embedded: (SQLite under `data`), or temporal://host:port/namespace?task_queue=…",
+    )
+    temporal_api_key: str = _text("", "API key for the Temporal service, where it wants one", secret=True)
     store: str = _text("", "where runs and events are kept; empty means beside the engine")
     max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
     max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")

@@ -7,8 +7,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.engines.embedded.presence import Presence
-from offramp.errors import SettingsError
+from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
@@ -27,11 +28,13 @@ from offramp.execution.tenure import Tenure
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
+from offramp.paths.durable import DurablePath
 from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
 from offramp.paths.service import Service
 from offramp.paths.webhooks import Announcer
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
@@ -43,23 +46,34 @@ from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from offramp.app import App
+    from offramp.engines.temporal.engine import TemporalEngine
     from offramp.ports.clock import Clock
+    from offramp.ports.engine import RunHost
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Owner, Store
     from offramp.telemetry.tracing import Tracing
 
 Role = Literal["gateway", "worker", "local"]
+DRAIN_MARGIN_S = 3.0
+"""What a stopping worker of Temporal's keeps of its drain for telling Temporal what was interrupted."""
 
 
-def embedded_folder(settings: Settings) -> Path:
-    """Where the embedded engine keeps its database: in the engine URL (`embedded:DIR`), else `data`.
+def data_folder(settings: Settings) -> Path:
+    """Where the database is: in the engine URL (`embedded:DIR`), else `data`.
 
     Raises:
-        SettingsError: the engine URL names something this version does not have.
+        SettingsError: the engine URL does not fit, or names something this version does not have.
     """
     scheme, _, place = settings.engine.partition(":")
+    if scheme == "temporal":
+        from offramp.engines.temporal.address import Address
+
+        Address.parse(settings.engine)
+        return Path(settings.data)
     if scheme != "embedded":
-        raise SettingsError(f"engine {settings.engine!r}: this version has embedded: (SQLite) and no other")
+        raise SettingsError(
+            f"engine {settings.engine!r}: this version has embedded: (SQLite) and temporal://host:port/namespace"
+        )
     return Path(place or settings.data)
 
 
@@ -80,7 +94,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     traced_as = None if tracing is None else app.name
-    lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), settings.max_result_bytes)
+    lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), _step_bytes_max(settings))
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     feed = Feed()
@@ -101,9 +115,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         tracing=tracing,
     )
     live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
-    deep = DeepPath(process, live)
     announcer = _announcer(process, outbox) if role != "worker" else None
-    engine = _engine(process, leases, deep, role, announcer)
+    deep, engine = _engine(app, process, live, leases, role, announcer)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -118,8 +131,9 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
 
 
 def _engine(
-    process: Process, leases: Leases, host: DeepPath, role: Role, announcer: Announcer | None
-) -> EmbeddedEngine:
+    app: App, process: Process, live: LiveRuns, leases: Leases, role: Role, announcer: Announcer | None
+) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
+    """What drives deep runs, and what executes them here for it."""
     settings, clock, metrics = process.settings, process.clock, process.metrics
     member = Member(
         id=process.id,
@@ -130,22 +144,70 @@ def _engine(
         queue_max=settings.queue_runs,
     )
     alone = isinstance(process.store, MemoryStore)
-    return EmbeddedEngine(
-        member,
-        process.store,
-        leases,
-        clock,
-        host,
-        process.feed.notice,
-        on_webhooks=announcer.wake if announcer else lambda: None,
-        on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
-        presence=None if alone else Presence(embedded_folder(settings) / "alive", process.id),
-    )
+    presence = None if alone else Presence(data_folder(settings) / "alive", process.id)
+
+    def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
+        return EmbeddedEngine(
+            member,
+            process.store,
+            leases,
+            clock,
+            host,
+            process.feed.notice,
+            on_webhooks=announcer.wake if announcer else lambda: None,
+            on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+            presence=presence,
+        )
+
+    if not settings.engine.startswith("temporal:"):
+        deep = DeepPath(process, live)
+        return deep, embedded(deep)
+    durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
+    waits = replace(member, works=False)  # with taking runs, until Temporal is there
+    return durable, _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
 
 
 def _warm(owners: Sequence[Owner], now: float) -> list[str]:
     """The processes that take deep runs."""
     return [owner.id for owner in owners if owner.ready and owner.expires_at > now]
+
+
+def _temporal(
+    settings: Settings,
+    member: Member,
+    process: Process,
+    leases: Leases,
+    host: DurablePath,
+    members: Callable[[RunHost], EmbeddedEngine],
+) -> TemporalEngine:
+    """The engine on Temporal.
+
+    Raises:
+        MissingExtra: `offramp[temporal]` is not installed.
+        SettingsError: the engine URL does not fit.
+    """
+    try:
+        from offramp.engines.temporal.engine import Options, TemporalEngine
+    except ImportError as error:
+        raise MissingExtra(f"engine temporal:// needs {error.name}: pip install 'offramp[temporal]'") from error
+    from offramp.engines.temporal.address import Address
+
+    options = Options(
+        address=Address.parse(settings.engine),
+        api_key=settings.temporal_api_key,
+        activities_max=settings.worker_runs,
+        heartbeat_s=settings.lease,
+        cancel_grace_s=settings.cancel_grace,
+        grace_s=max(0.0, settings.drain_timeout - DRAIN_MARGIN_S),
+    )
+    return TemporalEngine(member, options, process.store, leases, process.clock, host, members)
+
+
+def _step_bytes_max(settings: Settings) -> int:
+    """Of a step's result: what goes through Temporal is bounded by what its history should carry."""
+    if not settings.engine.startswith("temporal:"):
+        return settings.max_result_bytes
+    return min(settings.max_result_bytes, PAYLOAD_BYTES_MAX)
 
 
 def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
@@ -168,7 +230,7 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
             f"store {settings.store!r}: leave it out, the embedded engine keeps its own beside the data "
             "(memory: is for tests in one process)"
         )
-    database = Database(embedded_folder(settings))
+    database = Database(data_folder(settings))
     crash = CrashPoint.armed(os.environ, role)
     writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)

@@ -14,12 +14,12 @@ from offramp.conformance import (
     store_obligations,
 )
 from tests.conformance.adapters import FakeTime, Memory
-from tests.conformance.broken import clock, engine, leases, outbox, sqlite, store
+from tests.conformance.broken import clock, engine, entrusted, leases, outbox, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
 
-STORES = bugs_in(store, leases, outbox)
+STORES = bugs_in(store, leases, entrusted, outbox)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
 CLOCKS = bugs_in(clock)

@@ -27,6 +27,7 @@ from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
+from tests.conformance.temporal import TEMPORAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
@@ -42,10 +43,10 @@ def passed(harness, cases, obligations):
 
 def test_the_page_is_what_the_suites_find():
     stores = [passed(harness, store_cases(), store_obligations()) for harness in STORES]
-    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in ENGINES]
+    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, TEMPORAL]]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines, clocks), (
-        "write it again: python -m offramp.conformance tests.conformance.adapters:ADAPTERS --matrix docs/conformance.md"
+        "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY --matrix docs/conformance.md"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
+from tests import temporal
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
+from tests.conformance.temporal import TEMPORAL
 
 
 def plays(cases, harnesses):
@@ -30,3 +32,9 @@ async def test_engine(harness, case):
 @pytest.mark.parametrize(("harness", "case"), plays(clock_cases(), CLOCKS))
 async def test_clock(harness, case):
     await prove_clock(case, harness)
+
+
+@pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL]))
+async def test_engine_on_temporal(harness, case):
+    await prove_engine(case, harness)

@@ -60,6 +60,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.sla:PRIORITY_MAX", "", "largest `priority` of an SLA class, and its negative the smallest"),
             ("core.sla:BUDGET_DEFAULT_S", "s", "budget where nothing says another"),
             ("core.spec:RETENTION_DEFAULT_S", "s", "retention where the pipeline says no other"),
+            ("core.spec:SHORT_TIMEOUT_S", "s", "a step with `short=True` may take"),
         ],
     ),
     (
@@ -149,6 +150,20 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("telemetry.context:SESSION_LENGTH_MAX", "", "characters of a session that comes as baggage"),
             ("telemetry.content:DECODED_BYTES_MAX", "bytes", "of a value that is looked through to be shown"),
             ("cli.check_telemetry:ANSWER_S_MAX", "s", "`offramp doctor` waits for the backend"),
+        ],
+    ),
+    (
+        "On Temporal",
+        [
+            ("ports.bodies:PAYLOAD_BYTES_MAX", "bytes", "of a step's arguments, its result, an input, a signal"),
+            ("engines.temporal.relay:HANDING_MAX", "", "runs that a worker hands to Temporal at a time"),
+            ("engines.temporal.payloads:PAGE_BYTES_MAX", "bytes", "of a journal that a body reads at a time"),
+            ("engines.temporal.body:STEP_MARGIN_S", "s", "an activity gets past its step's timeout"),
+            ("engines.temporal.body:SHORT_MARGIN_S", "s", "a local activity gets past its step's timeout"),
+            ("engines.temporal.body:RECORD_S_MAX", "s", "for one attempt to write what a body made"),
+            ("engines.temporal.engine:BODIES_CACHED_MAX", "", "bodies that a worker keeps; others are rebuilt"),
+            ("engines.temporal.steps:RECORDS_KEPT", "", "run records that a worker remembers"),
+            ("ports.store:ENTRUSTED_GRACE_S", "s", "an engine gets past a deadline to end its run"),
         ],
     ),
     (

@@ -18,10 +18,10 @@ def check(target: Target, *, data: Data = None, engine: Engine = None, as_json: 
     done beside a running service.
     """
     from offramp.stores.sqlite.database import FILE_NAME
-    from offramp.wiring import build, embedded_folder
+    from offramp.wiring import build, data_folder
 
     settings = load_settings(data=data, engine=engine, store=None)
-    folder = embedded_folder(settings)
+    folder = data_folder(settings)
     if not (folder / FILE_NAME).is_file():
         raise CommandError(f"there is no database in {folder}: name the service's folder with --data")
     service = build(load_app(target), settings, role="worker")

@@ -38,6 +38,7 @@ def doctor(
     from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
     from offramp.cli.check_keys import check_keys
     from offramp.cli.check_telemetry import check_telemetry
+    from offramp.cli.check_temporal import check_temporal
 
     settings = load_settings(data=data, engine=engine, store=store)
     app = load_app(target)
@@ -46,6 +47,7 @@ def doctor(
         *check_machine(settings, workers),
         *check_settings(os.environ),
         *check_data(Path(settings.data)),
+        *check_temporal(settings),
         *check_keys(settings, host),
         *check_address(host, port),
         *check_webhooks(settings),

@@ -1,4 +1,4 @@
-"""Settings for a command, with the embedded engine's folder resolved into `data`. Opens nothing."""
+"""Settings for a command, with the folder of an embedded engine resolved into `data`. Opens nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def load_settings(**given: Any) -> Settings:
         CommandError: the options name two folders, or a store that this version does not have.
         SettingsError: a value does not fit, or names an engine that this version does not have.
     """
-    from offramp.wiring import embedded_folder
+    from offramp.wiring import data_folder
 
     settings = Settings.load(**given)
-    folder = str(embedded_folder(settings))
+    folder = str(data_folder(settings))
     if settings.store:
         # `memory:` too: what the command line starts is several processes, or should be.
-        raise CommandError(f"no store {settings.store!r}: the embedded engine keeps its own; leave --store out")
+        raise CommandError(f"no store {settings.store!r}: runs are kept in SQLite under --data; leave --store out")
+    if settings.engine.startswith("temporal:"):
+        return settings
     if given.get("data") not in {None, settings.engine.partition(":")[2] or given["data"]}:
         raise CommandError(f"--engine {settings.engine} and --data {given['data']} name two folders: leave one out")
     return replace(settings, data=folder, engine="embedded:")

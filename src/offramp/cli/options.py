@@ -45,6 +45,11 @@ ServedPipeline = Annotated[
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, run_… .")]
 Data = Annotated[str | None, setting("data", metavar="DIR")]
+# No variable: that of a setting is read as such, and does not contradict the folder of an embedded engine's URL.
+WorkerData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the database, with Temporal.", show_default=False),
+]
 Engine = Annotated[str | None, setting("engine", metavar="URL")]
 Store = Annotated[str | None, setting("store", metavar="URL")]
 DrainTimeout = Annotated[float | None, setting("drain_timeout", metavar="SECONDS")]

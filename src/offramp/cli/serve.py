@@ -90,7 +90,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            log.info("no workers here; elsewhere: offramp worker %s --engine %s", target, engine_url(settings))
+            log.info("no workers here; elsewhere: offramp worker %s %s", target, " ".join(engine_options(settings)))
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -127,11 +127,14 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
 
 def worker_command(target: str, settings: Settings) -> list[str]:
     """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
-    command = [sys.executable, "-m", "offramp", "worker", target, "--engine", engine_url(settings)]
+    command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 
 
-def engine_url(settings: Settings) -> str:
-    """The engine with its data folder, as a worker in any working directory needs it."""
-    return f"embedded:{Path(settings.data).resolve()}"
+def engine_options(settings: Settings) -> list[str]:
+    """The engine and its data folder, as a worker in any working directory needs them."""
+    folder = str(Path(settings.data).resolve())
+    if settings.engine.startswith("temporal:"):
+        return ["--engine", settings.engine, "--data", folder]
+    return ["--engine", f"embedded:{folder}"]

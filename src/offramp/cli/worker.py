@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from offramp.cli.collector import relax
 from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
-from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerMetrics
+from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
@@ -29,6 +29,7 @@ log = logging.getLogger("offramp")
 def worker(
     target: Target,
     *,
+    data: WorkerData = None,
     engine: Engine = None,
     store: Store = None,
     drain_timeout: DrainTimeout = None,
@@ -42,6 +43,7 @@ def worker(
     started = time.monotonic()
     number, owner = supervised()
     settings = load_settings(
+        data=data,
         engine=engine,
         store=store,
         drain_timeout=drain_timeout,

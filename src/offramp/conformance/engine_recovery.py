@@ -32,8 +32,7 @@ async def recovery_repeats_no_finished_step(stage: EngineStage) -> None:
 async def release_repeats_no_finished_step(stage: EngineStage) -> None:
     member = await stage.join()
     stage.ledger.hold("held")
-    run = await stage.started(member, "one", "held", "three")
-    await stage.reached(run, "held")
+    run = await stage.demoted(member, "one", "held", "three")
     member.host.hand_over(run.id)
     stage.ledger.let_go("held")
     assert await stage.outcome(run) == "completed"

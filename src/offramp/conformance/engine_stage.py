@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from typing import Any, NamedTuple
 
 import msgspec
 
+from offramp.conformance.bodies import ScriptedBodyHost
 from offramp.conformance.case import until
 from offramp.conformance.harness import EngineHarness, EngineMember, EngineSite
-from offramp.conformance.host import Ledger, ScriptedHost
+from offramp.conformance.host import Ledger
 from offramp.conformance.sample import DEMOTION, accepted, record_of
 from offramp.conformance.store_stage import frames_of
 from offramp.core.run import RunRecord
@@ -26,7 +28,7 @@ class Member(NamedTuple):
 
     owner: str
     process: EngineMember
-    host: ScriptedHost
+    host: ScriptedBodyHost
 
     @property
     def engine(self) -> Engine:
@@ -45,7 +47,8 @@ class EngineStage:
     def __init__(self, site: EngineSite) -> None:
         self.site = site
         self.ledger = Ledger(site.now)
-        self._numbers = itertools.count(1)
+        # Anywhere, as an engine's server may remember the runs of another case.
+        self._numbers = itertools.count(random.randrange(1 << 30))  # noqa: S311 - no secret
         self._members: list[Member] = []
 
     @classmethod
@@ -62,10 +65,10 @@ class EngineStage:
 
     async def join(self, owner: str = "a", *, works: bool = True, room: int = 10) -> Member:
         """A process joins."""
-        hosts: list[ScriptedHost] = []
+        hosts: list[ScriptedBodyHost] = []
 
-        def host_of(store: Store) -> ScriptedHost:
-            hosts.append(ScriptedHost(owner, store, self.ledger, room))
+        def host_of(store: Store) -> ScriptedBodyHost:
+            hosts.append(ScriptedBodyHost(owner, store, self.ledger, room))
             return hosts[-1]
 
         process = await self.site.join(owner, host_of, works=works)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from offramp.conformance.host import ScriptedHost
+from offramp.conformance.bodies import ScriptedBodyHost
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
 from offramp.ports.outbox import Outbox
@@ -71,7 +71,7 @@ class StoreHarness(Protocol):
         """
 
 
-HostOf = Callable[[Store], ScriptedHost]
+HostOf = Callable[[Store], ScriptedBodyHost]
 
 
 class EngineMember(Protocol):

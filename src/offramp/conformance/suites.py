@@ -13,6 +13,7 @@ from offramp.conformance import (
     engine_recovery,
     engine_waiting,
     lease_claims,
+    lease_engine,
     lease_owners,
     lease_signals,
     outbox_claims,
@@ -45,7 +46,7 @@ def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
         *(store_writes, store_events, store_records, store_tallies),
-        *(lease_claims, lease_owners, lease_signals),
+        *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )
 

@@ -23,6 +23,8 @@ StepKind = Literal["step", "tool", "agent", "llm"]
 OnDisconnect = Literal["continue", "demote", "cancel"]
 
 RETENTION_DEFAULT_S = 86_400.0
+SHORT_TIMEOUT_S = 5.0
+"""What a step with `short=True` may take, and its timeout unless it names a lower one."""
 DEMOTION_MESSAGE = "This takes longer than usual. It goes on in the background and nothing is lost; follow the links."
 MESSAGE_LENGTH_MAX = 500
 
@@ -41,6 +43,8 @@ class StepSpec:
     effect: Effect
     on_unknown: StepSpec | None
     """What decides when an `effect="once"` step was interrupted: takes its arguments, gives its result."""
+    short: bool = False
+    """Whether it ends within moments: an engine may then spare itself what makes a long step recoverable by itself."""
     kind: StepKind = "step"
     """What it is to whoever reads its trace; changes nothing else."""
 
@@ -71,6 +75,7 @@ def step_spec(
     lane: LaneChoice,
     effect: Effect,
     on_unknown: Callable[..., Any] | None = None,
+    short: bool = False,
     kind: StepKind = "step",
 ) -> StepSpec:
     """Check a step's declaration.
@@ -89,16 +94,22 @@ def step_spec(
     _require_choice(kind, ("step", "tool", "agent", "llm"), f"{what}: kind=")
     if effect == "once" and retry is not None and retry.attempts > 1:
         raise DeclarationError(f"{what}: effect='once' and retry= exclude each other; drop one of them")
+    if short and timeout is not None and timeout > SHORT_TIMEOUT_S:
+        raise DeclarationError(
+            f"{what}: short=True is for steps of at most {SHORT_TIMEOUT_S:g} s, and timeout= allows {timeout:g}; "
+            "lower it, or drop short="
+        )
     spec = StepSpec(
         chosen,
         function,
         Signature(function, what),
         _lane(function, lane, what),
         inspect.iscoroutinefunction(function),
-        timeout,
+        SHORT_TIMEOUT_S if short and timeout is None else timeout,
         retry or Retry(attempts=1),
         effect,
         None,
+        short,
         kind,
     )
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -75,6 +75,13 @@ class RunFacts:
             remaining=self.remaining,
             cancelled=lambda: self.cancelled,
         )
+
+
+class Again(NamedTuple):
+    """An attempt failed, and another is to follow after so many seconds."""
+
+    delay_s: float
+    error: Exception
 
 
 class Attempt:

@@ -72,6 +72,10 @@ class Execution:
             self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
             return self._task
 
+    async def run(self) -> None:
+        """Execute in the running task, on a loop that is not a run loop."""
+        await self._main()
+
     def stop_tree(self) -> None:
         """Cancel the local coroutine tree, from any thread."""
         with self._lock:

@@ -20,7 +20,7 @@ from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
-from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
@@ -193,45 +193,48 @@ class Scope:
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
     ) -> Any:
-        number = 1
-        if key in self._interrupted:
-            spec, number = await self._go_on(spec, self._interrupted.pop(key))
+        spec, number = await self.first_attempt(spec, key)
         while True:
-            attempt = Attempt(self, spec, key, number, trace)
-            await self._enter(attempt)
-            at = self.clock.time()
-            started = self.clock.monotonic()
-            try:
-                if trace is not None:
-                    trace.attempt(number)
-                attempt.announce(events.StepStarted(spec.name, key, number), at)
-                if spec.effect == "once" or self.suspects.watched:
-                    await self.log.durable()
-                live, value = await self._lanes.run(attempt, encoded, arguments)
-                result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
-                duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-                self.append(
-                    Entry(key, spec.name, "step", value, None, number, at, duration_ms),
-                    events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
-                )
-                self.suspects.ended(key)
-                self._metrics.step(self.facts.pipeline, spec.name, "completed")
-                if trace is not None:
-                    trace.completed(value)
-                if spec.effect == "once":
-                    await self.log.durable()
-            except Exception as error:
-                duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
-                wait = self._after_failure(attempt, error, at, duration_ms)
-                if wait is None:
-                    raise
-            else:
+            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, arguments)
+            if not isinstance(result, Again):
                 return result
-            finally:
-                self._leave(attempt)
-            with self.waits(self.clock.time() + wait):
-                await sleep_for(self.clock, wait)
+            with self.waits(self.clock.time() + result.delay_s):
+                await sleep_for(self.clock, result.delay_s)
             number += 1
+
+    async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+        """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
+        spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
+        await self._enter(attempt)
+        at, started = self.clock.time(), self.clock.monotonic()
+        try:
+            if trace is not None:
+                trace.attempt(number)
+            attempt.announce(events.StepStarted(spec.name, key, number), at)
+            if spec.effect == "once" or self.suspects.watched:
+                await self.log.durable()
+            live, value = await self._lanes.run(attempt, encoded, arguments)
+            result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
+            duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
+            self.append(
+                Entry(key, spec.name, "step", value, None, number, at, duration_ms),
+                events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
+            )
+            self.suspects.ended(key)
+            self._metrics.step(self.facts.pipeline, spec.name, "completed")
+            if trace is not None:
+                trace.completed(value)
+            if spec.effect == "once":
+                await self.log.durable()
+        except Exception as error:
+            wait = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
+            if wait is None:
+                raise
+            return Again(wait, error)
+        else:
+            return result
+        finally:
+            self._leave(attempt)
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> float | None:
         """Announce a retry and return its delay in seconds, or record the failure and return None."""
@@ -241,9 +244,8 @@ class Scope:
         asked = retry_after_s(error, now)
         if isinstance(error, StepTimeout):
             self._metrics.timed_out(self.facts.pipeline, spec.name)
-        wait = None
-        if not isinstance(error, EncodingError):  # another try would return the same type
-            wait = delay_s(spec.retry, number, error, self.clock.random(), asked)
+        is_final = isinstance(error, EncodingError)  # another try would return the same type
+        wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
@@ -264,9 +266,11 @@ class Scope:
         self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
 
-    async def _go_on(self, spec: StepSpec, before: events.StepState) -> tuple[StepSpec, int]:
+    async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
-        key = before.key
+        before = self._interrupted.pop(key, None)
+        if before is None:
+            return spec, 1
         if before.status == "retrying":
             due = before.changed_epoch() + before.delay_ms / 1000
             with self.waits(due):

@@ -140,7 +140,14 @@ async def sleep_for(clock: Clock, seconds: float) -> None:
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], object]:
-    return lambda: loop.call_soon_threadsafe(_set, future)
+    def wake() -> None:
+        # A clock may be the loop's own, and such a loop need not know threads (Temporal's does not).
+        if asyncio._get_running_loop() is loop:  # noqa: SLF001 - documented; get_running_loop raises where none is
+            _set(future)
+        else:
+            loop.call_soon_threadsafe(_set, future)
+
+    return wake
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -120,6 +120,6 @@ class Keyring:
 
 def file_of(settings: Settings) -> Path:
     """Where the file of keys is: where it is set to be, else in the data folder."""
-    from offramp.wiring import embedded_folder
+    from offramp.wiring import data_folder
 
-    return Path(settings.api_keys_file) if settings.api_keys_file else embedded_folder(settings) / FILE_NAME
+    return Path(settings.api_keys_file) if settings.api_keys_file else data_folder(settings) / FILE_NAME

@@ -169,13 +169,14 @@ class LiveRuns:
         self.conclude(run.record, run.log, outcome)
         self._forget(run)
 
-    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> None:
-        """Write a run's outcome."""
+    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
+        """Write a run's outcome; resolves on disk."""
         at = self._process.clock.time()
         self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
         body = terminal_event(record, outcome)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
         written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
+        return written
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""

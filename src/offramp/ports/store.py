@@ -42,13 +42,26 @@ from offramp.core.slo import Counts, Tally
 from offramp.errors import IdempotencyMismatch, RunConflict
 from offramp.ports.commit import Commit
 
+ENGINE = "engine"
+"""Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
+
+
+FIRST_TURN = 1
+"""For who knows that no other process can have begun the step; `take_step` gives higher ones only."""
+
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right to write one run: `token` grows each time the run changes hands (J3)."""
+    """The right to write one run: `token` grows each time the run changes hands (J3).
+
+    With a `step`, the right to write what belongs to one step of an entrusted run: in the `turn` that `take_step` gave,
+    or in `FIRST_TURN`, which needs no taking.
+    """
 
     run_id: str
     owner: str
     token: int
+    step: str = ""
+    turn: int = 0
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -80,6 +93,9 @@ SIGNALS_BYTES_MAX = 8 << 20
 
 SUSPECT_DEATHS = 2
 """Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
+
+ENTRUSTED_GRACE_S = 5.0
+"""What an engine gets past a run's deadline to end the run itself."""
 
 Listener = Callable[[list[Batch]], None]
 
@@ -245,6 +261,13 @@ class Claim(NamedTuple):
     fresh: bool
 
 
+class Turn(NamedTuple):
+    """A turn at a step; `finished` when its entry is in the journal, and then there is nothing left to write."""
+
+    lease: Lease
+    finished: bool
+
+
 class Parked(NamedTuple):
     """A run that only waits: until when, in epoch seconds (`inf` for a signal alone), having seen so many signals."""
 
@@ -267,15 +290,21 @@ class Leases(Protocol):
     Q7 A released run is free for any owner; a claim is `fresh` only if no process has executed any of the run.
     Q8 A signal is on disk when it was taken; a run's signals are kept as they were sent, in order. None is taken by a
        run that has ended, or would have more than `SIGNALS_MAX` of them or `SIGNALS_BYTES_MAX` in them.
-    Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others.
-    Q10 `claim_one` takes the named run if it is queued or parked, and nothing else.
+    Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others but
+       the entrusted ones whose engine let it pass by `ENTRUSTED_GRACE_S`.
+    Q10 `claim_one` takes the named run if it is queued or parked, or entrusted and overdue, and nothing else.
     Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
     Q12 A signal that is sent again with its key is kept once, and taken though its run has ended since, until that is
        purged; with another name or value its key is refused with `IdempotencyMismatch`. Keys are a run's own.
+    Q13 `entrust` takes a run that has not ended from whoever holds it and gives it to `ENGINE`, once; after that every
+       process may write with that lease, and what they write becomes one log (S4).
+    Q14 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
+       as is whatever is written of it after its entry.
     Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
        live. `survived` sets the count back to 0, in turn with the run's other writes.
     Q16 `claim` gives a run with `SUSPECT_DEATHS` or more to an owner that holds no run with any, and gives that owner
        no other with any while it holds it. Runs without deaths wait for neither.
+    Q17 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -328,4 +357,20 @@ class Leases(Protocol):
         """Note the wish on a run that has not ended; returns its record after that, None if unknown (Q4)."""
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued or parked (Q10)."""
+        """Take this run if it is queued or parked, or its engine does not end it (Q10)."""
+
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to `ENGINE`; None if it has ended or is unknown. `fresh` the first time only (Q13)."""
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step, by its journal key, under the lease of an entrusted run (Q14).
+
+        Raises:
+            LeaseLost: the run has ended, or was taken from the engine.
+        """
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of a signal or a wish to cancel, a bounded number (Q17)."""
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one of them (Q17)."""

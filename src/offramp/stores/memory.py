@@ -12,11 +12,13 @@ import msgspec
 
 from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
+    ENGINE,
+    FIRST_TURN,
     Batch,
     Claim,
     Created,
@@ -27,50 +29,16 @@ from offramp.ports.store import (
     Parked,
     RunFilter,
     RunLog,
+    Turn,
     require_open,
     require_same,
 )
 from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun, listed
+from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
 from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
-
-
-class MemoryRunLog:
-    """Writes of one run; see the port."""
-
-    def __init__(self, store: MemoryStore, lease: Lease) -> None:
-        self._store = store
-        self.lease = lease
-
-    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write."""
-        self._store.write(self.lease, entry, event)
-
-    def durable(self) -> Commit[None]:
-        """Resolved at once: nothing here survives the process anyway."""
-        return self._store.change(self.lease, lambda _run: None)
-
-    def survived(self) -> None:
-        """Forget the run's deaths."""
-        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
-
-        def change(run: MemoryRun) -> None:
-            record = run.record
-            run.record = msgspec.structs.replace(
-                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
-            )
-
-        with self._store.lock:  # who sees the terminal event sees the outcome
-            self._store.write(self.lease, None, event)
-            commit = self._store.change(self.lease, change)
-            self._store.forget(self.lease)
-        return commit
 
 
 class MemoryStore(MemoryTallies):
@@ -109,9 +77,13 @@ class MemoryStore(MemoryTallies):
         with self.lock:
             run = self._runs.get(lease.run_id)
             error = self._refusal(lease, run)
+            if run is not None and error is None and not run.may_write(lease):
+                error = LeaseLost(f"another process has taken step {lease.step} of {lease.run_id} over")
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
+                    if lease.step:
+                        run.turns[lease.step] = lease.turn, True
                 if event is not None:
                     self._append(run, event)
         if isinstance(error, LeaseLost):
@@ -291,14 +263,9 @@ class MemoryStore(MemoryTallies):
         self._owners.pop(owner, None)
         held = [run for run in self._runs.values() if run.owner == owner]
         for run in held:
-            self._queue(run)
+            run.queue()
             run.record.deaths += died
         return len(held)
-
-    @staticmethod
-    def _queue(run: MemoryRun) -> None:
-        run.owner = run.parked_until = None
-        run.record = msgspec.structs.replace(run.record, status="queued")
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
@@ -315,34 +282,25 @@ class MemoryStore(MemoryTallies):
         with self.lock:
             for run in self._runs.values():
                 if run.parked_until is not None and run.parked_until <= now:
-                    self._queue(run)
+                    run.queue()
             runs = list(self._runs.values())
             queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
             ids = due(queued, [run.record for run in runs if run.owner == owner], limit)
-            return [self._take(self._runs[run_id], owner, now) for run_id in ids]
+            return [self._runs[run_id].take(owner, now) for run_id in ids]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
         with self.lock:
             run = self._runs.get(run_id)
-            if run is None or (run.record.status != "queued" and run.parked_until is None):
+            if run is None or not (run.record.status == "queued" or run.parked_until is not None or run.lets_pass(now)):
                 return None
-            return self._take(run, owner, now)
-
-    @staticmethod
-    def _take(run: MemoryRun, owner: str, now: float) -> Claim:
-        fresh = run.record.started_at is None
-        run.owner, run.token, run.parked_until = owner, run.token + 1, None
-        run.record = msgspec.structs.replace(
-            run.record, status="running", path="deep", started_at=run.record.started_at or now
-        )
-        return Claim(msgspec.structs.replace(run.record), Lease(run.record.id, owner, run.token), fresh)
+            return run.take(owner, now)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
         def change(run: MemoryRun) -> None:
-            self._queue(run)
+            run.queue()
             wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
             if parked is not None and not wakes:
                 run.parked_until = min(parked.until, run.record.deadline_at or math.inf)
@@ -365,8 +323,9 @@ class MemoryStore(MemoryTallies):
             if key is not None:
                 run.signal_keys[key] = len(run.signals)
             run.signals.append((name, value))
+            run.unheard += run.owner == ENGINE
             if run.parked_until is not None:
-                self._queue(run)
+                run.queue()
             return msgspec.structs.replace(run.record)
 
     async def queued(self, at_most: int) -> int:
@@ -378,7 +337,8 @@ class MemoryStore(MemoryTallies):
         """Runs that nobody owns and whose deadline has passed."""
         with self.lock:
             free = [run.record for run in self._runs.values() if run.owner is None and not run.record.finished]
-            return [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
+            late = [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
+            return late + [run.record.id for run in self._runs.values() if run.lets_pass(now)]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""
@@ -387,10 +347,45 @@ class MemoryStore(MemoryTallies):
             if run is None:
                 return None
             if not run.record.finished:
+                run.unheard += run.owner == ENGINE
                 run.record = msgspec.structs.replace(run.record, cancel_requested=True)
                 if run.parked_until is not None:
-                    self._queue(run)
+                    run.queue()
             return msgspec.structs.replace(run.record)
+
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to the engine."""
+        with self.lock:
+            run = self._runs.get(run_id)
+            if run is None or run.record.finished:
+                return None
+            if run.owner == ENGINE:
+                return Claim(msgspec.structs.replace(run.record), Lease(run_id, ENGINE, run.token), fresh=False)
+            return run.take(ENGINE, now)._replace(fresh=True)
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step of an entrusted run."""
+
+        def change(run: MemoryRun) -> Turn:
+            turn, finished = run.turns.get(step, (0, False))
+            if not finished:
+                turn = max(turn, FIRST_TURN) + 1
+                run.turns[step] = turn, False
+            return Turn(msgspec.structs.replace(lease, step=step, turn=turn), finished)
+
+        return await self.change(lease, change)  # type: ignore[no-any-return]
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of something."""
+        with self.lock:
+            return [run.record.id for run in self._runs.values() if run.unheard and not run.record.finished]
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one thing."""
+        with self.lock:
+            run = self._runs.get(run_id)
+            if run is not None and run.unheard:
+                run.unheard -= 1
 
     def leave(self) -> None:
         """Nothing to close."""

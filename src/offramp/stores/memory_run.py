@@ -1,13 +1,19 @@
-"""What the store in memory keeps of one run. Locking is the store's."""
+"""All that the store in memory keeps of one run, and who may write it."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from offramp.core.events import RESULT_INLINE_BYTES_MAX, Frame
+from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
-from offramp.core.run import RunRecord
-from offramp.ports.store import Lease
+from offramp.core.run import Outcome, RunRecord
+from offramp.ports.commit import Commit
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
+
+if TYPE_CHECKING:
+    from offramp.stores.memory import MemoryStore
 
 
 class MemoryRun:
@@ -23,10 +29,34 @@ class MemoryRun:
         self.signal_keys: dict[str, int] = {}
         """Which of them came with a key."""
         self.parked_until: float | None = None
+        self.turns: dict[str, tuple[int, bool]] = {}
+        self.unheard = 0
 
     def held(self, lease: Lease) -> bool:
-        """Whether this lease is the current one."""
-        return self.owner == lease.owner and self.token == lease.token
+        newest = self.turns.get(lease.step, (0, False))[0]
+        return self.owner == lease.owner and self.token == lease.token and newest <= lease.turn
+
+    def may_write(self, lease: Lease) -> bool:
+        return not self.turns.get(lease.step, (0, False))[1]
+
+    def lets_pass(self, now: float) -> bool:
+        """Whether an engine does not end it though its deadline has passed."""
+        deadline = self.record.deadline_at
+        return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
+
+    def queue(self) -> None:
+        """Leave it to whoever takes it next."""
+        self.owner = self.parked_until = None
+        self.record = msgspec.structs.replace(self.record, status="queued")
+
+    def take(self, owner: str, now: float) -> Claim:
+        """Give it to an owner."""
+        fresh = self.record.started_at is None
+        self.owner, self.token, self.parked_until = owner, self.token + 1, None
+        self.record = msgspec.structs.replace(
+            self.record, status="running", path="deep", started_at=self.record.started_at or now
+        )
+        return Claim(msgspec.structs.replace(self.record), Lease(self.record.id, owner, self.token), fresh)
 
     def beyond(self, seq: int) -> bool:
         """Whether a reader that has the events up to `seq` has to look: there are more, or no more to come."""
@@ -37,3 +67,38 @@ def listed(record: RunRecord) -> RunRecord:
     """A copy as listings show it, without a large result."""
     small = record.result is not None and len(record.result) <= RESULT_INLINE_BYTES_MAX
     return msgspec.structs.replace(record, result=record.result if small else None)
+
+
+class MemoryRunLog:
+    """Writes of one run; see the port."""
+
+    def __init__(self, store: MemoryStore, lease: Lease) -> None:
+        self._store = store
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write."""
+        self._store.write(self.lease, entry, event)
+
+    def durable(self) -> Commit[None]:
+        """Resolved at once: nothing here survives the process anyway."""
+        return self._store.change(self.lease, lambda _run: None)
+
+    def survived(self) -> None:
+        """Forget the run's deaths."""
+        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+
+        def change(run: MemoryRun) -> None:
+            record = run.record
+            run.record = msgspec.structs.replace(
+                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
+            )
+
+        with self._store.lock:  # who sees the terminal event sees the outcome
+            self._store.write(self.lease, None, event)
+            commit = self._store.change(self.lease, change)
+            self._store.forget(self.lease)
+        return commit

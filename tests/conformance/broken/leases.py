@@ -30,7 +30,7 @@ class DoubleStart(MemoryStore):
             run = self._runs[run_id]
             if not claims and owner != first and run.owner == first:
                 del self._again[run_id]
-                claims.append(self._take(run, owner, now))
+                claims.append(run.take(owner, now))
         return claims
 
 
@@ -38,11 +38,17 @@ class DoubleStart(MemoryStore):
 class SameToken(MemoryStore):
     """The token does not grow with a change of hands."""
 
-    @staticmethod
-    def _take(run, owner, now):
-        claim = MemoryStore._take(run, owner, now)
+    def _with_the_old_token(self, claim):
+        run = self._runs[claim.record.id]
         run.token -= 1
-        return Claim(claim.record, replace(claim.lease, token=run.token), claim.fresh)
+        return claim._replace(lease=replace(claim.lease, token=run.token))
+
+    async def claim(self, owner, limit, pipelines, now):
+        return [self._with_the_old_token(claim) for claim in await super().claim(owner, limit, pipelines, now)]
+
+    async def claim_one(self, owner, run_id, now):
+        claim = await super().claim_one(owner, run_id, now)
+        return None if claim is None else self._with_the_old_token(claim)
 
 
 @breaks("Q2")
@@ -87,7 +93,7 @@ class GreedyRetirement(MemoryStore):
         count = super()._forget(owner, died=died)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
-                self._queue(run)
+                run.queue()
         return count
 
 
@@ -249,7 +255,7 @@ class EarlyTimer(MemoryStore):
     async def claim(self, owner, limit, pipelines, now):
         for run in self._runs.values():
             if run.parked_until is not None and run.parked_until <= now + 2:
-                self._queue(run)
+                run.queue()
         return await super().claim(owner, limit, pipelines, now)
 
 
@@ -501,7 +507,7 @@ class ClaimsTheEnded(MemoryStore):
     async def claim_one(self, owner, run_id, now):
         run = self._runs.get(run_id)
         if run is not None and run.record.status == "completed":
-            return self._take(run, owner, now)
+            return run.take(owner, now)
         return await super().claim_one(owner, run_id, now)
 
 
@@ -576,7 +582,7 @@ class SuspectsTogether(MemoryStore):
         claims = list(await super().claim(owner, limit, pipelines, now))
         for run in list(self._runs.values()):
             if run.record.status == "queued" and run.record.deaths >= SUSPECT_DEATHS and len(claims) < limit:
-                claims.append(self._take(run, owner, now))
+                claims.append(run.take(owner, now))
         return claims
 
 

@@ -126,9 +126,9 @@ class Silent(_Broken):
 class LeftBehind(_Broken):
     """A run that goes on elsewhere is not announced."""
 
-    def _queue(self, run):
-        self.outbox.drop(run.record.id)
-        MemoryStore._queue(run)
+    async def release(self, lease, parked=None):
+        self.outbox.drop(lease.run_id)
+        await super().release(lease, parked)
 
 
 class _TakesTwice(MemoryOutbox):

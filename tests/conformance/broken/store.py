@@ -183,7 +183,7 @@ class UnfencedRelease(MemoryStore):
     async def release(self, lease, parked=None):
         run = self._runs[lease.run_id]
         if run.record.status == "running" and run.parked_until is None and not run.held(lease):
-            self._queue(run)
+            run.queue()
             return
         await super().release(lease, parked)
 
@@ -398,7 +398,7 @@ class AdoptionThatLetsGo(MemoryStore):
     def adopt(self, lease, demotion):
         commit = super().adopt(lease, demotion)
         if self._runs[lease.run_id].held(lease):
-            self._queue(self._runs[lease.run_id])
+            self._runs[lease.run_id].queue()
         return commit
 
 

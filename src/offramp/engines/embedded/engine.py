@@ -111,6 +111,12 @@ class EmbeddedEngine:
         if self._taking:
             self._taker = self._spawn(self._take_runs())
 
+    async def start_taking(self) -> None:
+        """Claim runs from now on, where `open` did not begin to."""
+        self._taking = True
+        await self._register()
+        self._taker = self._spawn(self._take_runs())
+
     async def stop_taking(self) -> None:
         """Claim no further run; others may not wait for this process to be warm any more."""
         self._taking, self._leaving = False, True

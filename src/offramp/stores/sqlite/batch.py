@@ -18,9 +18,9 @@ from offramp.core.events import TERMINAL, frame
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
-from offramp.ports.store import Batch, Created, Lease
+from offramp.ports.store import ENGINE, Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
-from offramp.stores.sqlite.rows import ENCODE, encode_record
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record, encode_record
 
 CHUNK_BYTES_MAX = 64 * 1024
 """Events of one commit are stored together up to about this size."""
@@ -64,6 +64,9 @@ class Transaction:
         self._known = tails
         self._tails: dict[str, Tail] = {}
         self._gone: set[str] = set()
+        self._shared: dict[str, Tail | None] = {}
+        self._turns: dict[tuple[str, str], tuple[int, bool]] = {}
+        self._turned: set[tuple[str, str]] = set()
         self._repeated: set[str] = set()
         self._runs: list[Any] = []
         self._entries: list[Any] = []
@@ -88,7 +91,7 @@ class Transaction:
             elif isinstance(operation, Finish):
                 self._finish(operation)
             elif isinstance(operation, Sync):
-                held = operation.lease is None or self._tail(operation.lease) is not None
+                held = operation.lease is None or self.holds(operation.lease)
                 self.resolved.append((operation.commit, None, None if held else _lost(operation.lease)))
             else:
                 self._call(operation)
@@ -111,7 +114,8 @@ class Transaction:
 
     def _verify(self, operations: Sequence[Operation]) -> None:
         """Forget the runs whose lease was taken over by another process (J3): one query for the whole batch."""
-        wanted = {op.lease.run_id for op in operations if not isinstance(op, (Create, Call)) and op.lease is not None}
+        leases = [op.lease for op in operations if not isinstance(op, (Create, Call))]
+        wanted = {lease.run_id for lease in leases if lease is not None and lease.owner != ENGINE}
         held = [value for run_id in wanted if run_id in self._known for value in (run_id, self._known[run_id].token)]
         # Asks for those that changed hands, which are none as a rule: each row fetched gives the interpreter lock away.
         changed = (
@@ -126,8 +130,56 @@ class Transaction:
         there = "SELECT runs.id FROM (VALUES {rows}) AS v JOIN runs ON runs.id = v.column1"
         self._repeated = {run_id for (run_id,) in execute(self._connection, there, 1, ids)}
 
+    def holds(self, lease: Lease) -> bool:
+        """Whether a lease is the current one, and nobody has taken its step over."""
+        if self._tail(lease) is None:
+            return False
+        held = not lease.step or self.turn(lease.run_id, lease.step)[0] <= lease.turn
+        if not held:
+            self.lost.add(lease)
+        return held
+
+    # Entrusted runs: many processes write them, so where their logs end is read in each transaction.
+
+    def turn(self, run_id: str, step: str) -> tuple[int, bool]:
+        """The newest turn at a step, 0 if it was never taken, and whether its entry is written."""
+        known = self._turns.get((run_id, step))
+        if known is None:
+            query = "SELECT turn, finished FROM turns WHERE run_id = ? AND step = ?"
+            row = self._connection.execute(query, (run_id, step)).fetchone()
+            known = self._turns[run_id, step] = (0, False) if row is None else (row[0], bool(row[1]))
+        return known
+
+    def set_turn(self, run_id: str, step: str, turn: int, *, finished: bool = False) -> None:
+        """Who writes of a step from here on."""
+        self._turns[run_id, step] = turn, finished
+        self._turned.add((run_id, step))
+
+    def _has_turn(self, lease: Lease) -> bool:
+        turn, finished = self.turn(lease.run_id, lease.step)
+        return turn <= lease.turn and not finished
+
+    def _shared_tail(self, lease: Lease) -> Tail | None:
+        if lease.run_id not in self._shared:
+            row = self._connection.execute(
+                f"SELECT {RECORD_COLUMNS}, "  # noqa: S608
+                "(SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "
+                "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = runs.id) "
+                "FROM runs WHERE id = ? AND owner = ?",
+                (lease.run_id, ENGINE),
+            ).fetchone()
+            tail = None if row is None else Tail(row[10], row[-2], row[-1], announced(decode_record(row)))
+            self._shared[lease.run_id] = tail
+        return self._shared[lease.run_id]
+
     def _tail(self, lease: Lease) -> Tail | None:
         """The end of a run's logs, if the lease is the current one."""
+        if lease.owner == ENGINE:
+            shared = self._shared_tail(lease)
+            if shared is None or shared.token != lease.token:
+                self.lost.add(lease)
+                return None
+            return shared
         tail = self._tails.get(lease.run_id)
         if tail is None and lease.run_id not in self._gone:
             known = self._known.get(lease.run_id)
@@ -140,10 +192,17 @@ class Transaction:
         return tail
 
     def _append(self, operation: Append) -> None:
-        tail = self._tail(operation.lease)
+        lease = operation.lease
+        tail = self._tail(lease)
         if tail is None:
             return
-        run_id = operation.lease.run_id
+        run_id = lease.run_id
+        if lease.step:
+            if not self._has_turn(lease):
+                self.lost.add(lease)
+                return
+            if operation.entry is not None:
+                self.set_turn(run_id, lease.step, lease.turn, finished=True)
         if operation.entry is not None:
             self._entries += (run_id, tail.position, ENCODE(operation.entry))
             tail.position += 1
@@ -203,10 +262,12 @@ class Transaction:
         error = None if outcome.error is None else ENCODE(outcome.error)
         self._finished += (run_id, outcome.status, operation.at, outcome.result, error)
         self._gone.add(run_id)
+        self._shared[run_id] = None
         self.resolved.append((operation.commit, None, None))
 
     def _call(self, operation: Call) -> None:
         self._flush()
+        self._shared, self._turns = {}, {}  # whatever it changes
         # A savepoint: statements that are refused take only themselves back, not the batch.
         self._connection.execute("SAVEPOINT call")
         try:
@@ -217,6 +278,8 @@ class Transaction:
         else:
             self.resolved.append((operation.commit, value, None))
         self._connection.execute("RELEASE call")
+        self._flush_turns()
+        self._shared = {}
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
@@ -233,7 +296,13 @@ class Transaction:
         execute(self._connection, "INSERT OR ROLLBACK INTO events VALUES {rows}", 5, chunks)
         execute(self._connection, _FINISH_RUNS, 5, self._finished)
         self._flush_webhooks()
+        self._flush_turns()
         self._runs, self._entries, self._frames, self._finished = [], [], {}, []
+
+    def _flush_turns(self) -> None:
+        rows = [value for run, step in self._turned for value in (run, step, *self._turns[run, step])]
+        execute(self._connection, "INSERT OR REPLACE INTO turns VALUES {rows}", 4, rows)
+        self._turned = set()
 
     def _flush_webhooks(self) -> None:
         execute(self._connection, "INSERT OR ROLLBACK INTO webhooks (run_id, host) VALUES {rows}", 2, self._webhooks)

@@ -14,7 +14,19 @@ from typing import TypeVar
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.store import SUSPECT_DEATHS, Claim, Lease, Owner, Parked, require_open, require_same
+from offramp.ports.store import (
+    ENGINE,
+    ENTRUSTED_GRACE_S,
+    FIRST_TURN,
+    SUSPECT_DEATHS,
+    Claim,
+    Lease,
+    Owner,
+    Parked,
+    Turn,
+    require_open,
+    require_same,
+)
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Call
@@ -26,7 +38,9 @@ T = TypeVar("T")
 FAR_FUTURE = 253_402_300_799.0
 """The last second of the year 9999, for a run that only a signal wakes."""
 OVERDUE_MAX = 1_000
+UNHEARD_MAX = 1_000
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
+_UNHEARD = "UPDATE runs SET unheard = unheard + 1 WHERE id = ? AND owner = ? AND status IN ('queued', 'running')"
 _WORST_HELD = "SELECT coalesce(max(deaths), 0) FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"
 _DUE = "SELECT id, priority, deaths FROM runs INDEXED BY {index} WHERE status = 'queued' AND {which} "
 assert SUSPECT_DEATHS == 2  # noqa: S101 - an index says so, too
@@ -127,8 +141,11 @@ class SQLiteLeases:
         """Take this run if it is queued or parked."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
-            free = "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL)"
-            row = connection.execute(free, (run_id,)).fetchone()
+            free = (
+                "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL "
+                "OR (owner = ? AND deadline_at <= ?))"
+            )
+            row = connection.execute(free, (run_id, ENGINE, now - ENTRUSTED_GRACE_S)).fetchone()
             return None if row is None else _take(connection, transaction, owner, run_id, now)
 
         return await self._change("claim", change)
@@ -173,6 +190,7 @@ class SQLiteLeases:
             count, size = connection.execute(sums, (run_id,)).fetchone()
             require_open(record, count, size + len(value))
             connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", (run_id, count, name, value, at, key))
+            connection.execute(_UNHEARD, (run_id, ENGINE))
             if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
                 record.status = "queued"
             return record
@@ -187,8 +205,12 @@ class SQLiteLeases:
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""
-        query = "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL AND owner IS NULL LIMIT ?"
-        rows = await self._database.read(lambda connection: connection.execute(query, (now, OVERDUE_MAX)).fetchall())
+        query = (
+            "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL "
+            "AND (owner IS NULL OR (owner = ? AND deadline_at <= ?)) LIMIT ?"
+        )
+        values = (now, ENGINE, now - ENTRUSTED_GRACE_S, OVERDUE_MAX)
+        rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return [row[0] for row in rows]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
@@ -199,15 +221,61 @@ class SQLiteLeases:
                 "UPDATE runs SET cancel_requested = 1 WHERE id = ? AND status IN ('queued', 'running')", (run_id,)
             )
             connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
+            connection.execute(_UNHEARD, (run_id, ENGINE))
             row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
             return None if row is None else decode_record(row)
 
         return await self._change("cancel", change, durable=True)
 
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to the engine."""
+
+        def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
+            known = "SELECT owner, token FROM runs WHERE id = ? AND status IN ('queued', 'running')"
+            row = connection.execute(known, (run_id,)).fetchone()
+            if row is None:
+                return None
+            if row[0] == ENGINE:
+                return Claim(_record(connection, run_id), Lease(run_id, ENGINE, row[1]), fresh=False)
+            claim = _take(connection, transaction, ENGINE, run_id, now)
+            transaction.forget(run_id)  # no process has its ends to itself
+            return claim._replace(fresh=True)
+
+        return await self._change("claim", change, durable=True)
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step of an entrusted run."""
+
+        def change(_connection: sqlite3.Connection, transaction: Transaction) -> Turn:
+            if not transaction.holds(lease):
+                raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
+            turn, finished = transaction.turn(lease.run_id, step)
+            if not finished:
+                turn = max(turn, FIRST_TURN) + 1
+                transaction.set_turn(lease.run_id, step, turn)
+            return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn), finished)
+
+        return await self._change("", change)
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of something."""
+        query = "SELECT id FROM runs WHERE unheard > 0 AND status IN ('queued', 'running') LIMIT ?"
+        rows = await self._database.read(lambda connection: connection.execute(query, (UNHEARD_MAX,)).fetchall())
+        return [row[0] for row in rows]
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one thing."""
+        statement = "UPDATE runs SET unheard = unheard - 1 WHERE id = ? AND unheard > 0"
+        await self._change("", lambda connection, _: connection.execute(statement, (run_id,)).rowcount)
+
     def leave(self) -> None:
         """Close the connection of the lease thread."""
         with self._own_lock:
             self._own.close()
+
+
+def _record(connection: sqlite3.Connection, run_id: str) -> RunRecord:
+    return decode_record(connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone())  # noqa: S608
 
 
 def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:

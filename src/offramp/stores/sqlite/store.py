@@ -231,7 +231,7 @@ class SQLiteStore:
                 "AND (run_id IS NULL OR purge_at <= :now - :kept) LIMIT :count",
                 {"now": now, "kept": UNDELIVERED_KEPT_S, "count": PURGE_RUNS_MAX},
             ).fetchall()
-            for table in ("journal", "events", "signals", "webhooks"):
+            for table in ("journal", "events", "signals", "turns", "webhooks"):
                 connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
             connection.executemany(
                 "UPDATE runs SET purged = 1, result = NULL, record = ?, purge_at = purge_at + ? WHERE id = ?",

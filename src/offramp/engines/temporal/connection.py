@@ -1,0 +1,154 @@
+"""The way to a Temporal service: one client per process, made when it is first needed and however long that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from datetime import timedelta
+from typing import NamedTuple
+
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, GetSystemInfoRequest
+from temporalio.client import Client
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
+from temporalio.service import RPCError
+
+from offramp.core.run import RunRecord
+from offramp.engines.temporal.address import Address
+from offramp.engines.temporal.payloads import DATA_CONVERTER
+
+log = logging.getLogger("offramp")
+
+RETRY_EVERY_S = 0.5
+"""Between attempts to reach Temporal."""
+ATTRIBUTES = {name: SearchAttributeKey.for_keyword(f"Offramp{name}") for name in ("Session", "Class", "Tenant")}
+"""By which runs are found in Temporal's UI, beside the workflow's type and id: the pipeline's name and the run's id."""
+
+
+class Connection:
+    """A process's client.
+
+    Args:
+        address: where the service is.
+        api_key: empty where it wants none.
+        identity: how this process is called there.
+    """
+
+    def __init__(self, address: Address, api_key: str, identity: str) -> None:
+        self._address = address
+        self._api_key = api_key
+        self._identity = identity
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+        self._attributes: list[str] = []
+
+    async def client(self) -> Client:
+        """The client; waits as long as Temporal is away."""
+        async with self._connecting:
+            told = False
+            while self._client is None:
+                try:
+                    client = await connect(self._address, self._api_key, self._identity)
+                    self._attributes = await _attributes_of(client, add=True)
+                    self._client = client
+                except (RPCError, RuntimeError) as error:
+                    if not told:
+                        where = self._address.target
+                        log.error("Temporal at %s cannot be reached: %s; trying again", where, error)  # noqa: TRY400
+                    told = True
+                    await asyncio.sleep(RETRY_EVERY_S)
+        return self._client
+
+    def forget_attributes(self) -> bool:
+        """Set no search attributes any more; False if none were set anyway."""
+        known, self._attributes = self._attributes, []
+        return bool(known)
+
+    def found_by(self, record: RunRecord) -> TypedSearchAttributes:
+        """The search attributes of a run that the namespace knows."""
+        values = {"Session": record.session_id, "Class": record.sla, "Tenant": record.tenant}
+        return TypedSearchAttributes(
+            [SearchAttributePair(ATTRIBUTES[name], value) for name in self._attributes if (value := values[name])]
+        )
+
+
+async def connect(address: Address, api_key: str, identity: str | None = None) -> Client:
+    """One attempt.
+
+    Raises:
+        RuntimeError: the service cannot be reached.
+        RPCError: it refuses.
+    """
+    return await Client.connect(
+        address.target,
+        namespace=address.namespace,
+        api_key=api_key or None,
+        tls=address.tls_config() if address.tls else (None if api_key else False),
+        data_converter=DATA_CONVERTER,
+        identity=identity,
+        runtime=_runtime(),
+    )
+
+
+class Survey(NamedTuple):
+    """A service: its version, who polls the task queue, and which of our search attributes it has."""
+
+    version: str
+    pollers: list[str]
+    attributes: list[str]
+
+
+async def survey(address: Address, api_key: str, within_s: float) -> Survey:
+    """Look at a service, changing nothing.
+
+    Raises:
+        RuntimeError: it cannot be reached, or refuses.
+        TimeoutError: it does not answer in time.
+    """
+    async with asyncio.timeout(within_s):
+        client = await connect(address, api_key)
+        timeout = timedelta(seconds=within_s)
+        service = client.workflow_service
+        info = await service.get_system_info(GetSystemInfoRequest(), timeout=timeout)
+        queue = await service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=client.namespace,
+                task_queue=TaskQueue(name=address.task_queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+            ),
+            timeout=timeout,
+        )
+        pollers = sorted({poller.identity for poller in queue.pollers})
+        return Survey(info.server_version, pollers, await _attributes_of(client, add=False))
+
+
+@functools.cache
+def _runtime() -> Runtime:
+    """One for the process, as threads and metrics come with it; it logs where everything else does."""
+    where = LogForwardingConfig(logging.getLogger("offramp.temporal"))
+    level = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level, forwarding=where)))
+
+
+async def _attributes_of(client: Client, *, add: bool) -> list[str]:
+    """Which of our search attributes the namespace has; `add` those it lacks, where that is allowed."""
+    wanted = {key.name: name for name, key in ATTRIBUTES.items()}
+    with contextlib.suppress(RPCError):
+        operator = client.operator_service
+        listed = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        missing = set(wanted) - set(listed.custom_attributes)
+        if missing and add:
+            kinds = dict.fromkeys(missing, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+            await operator.add_search_attributes(
+                AddSearchAttributesRequest(namespace=client.namespace, search_attributes=kinds)
+            )
+            missing = set()
+        return [name for key, name in wanted.items() if key not in missing]
+    if add:
+        log.info("runs cannot be found by session, class and tenant in Temporal: its search attributes cannot be set")
+    return []

@@ -1,0 +1,203 @@
+"""What goes into Temporal's history and how: JSON by msgspec, bounded.
+
+The one place that knows how large a payload may be. What is larger is refused with the step's name, until it can be
+kept elsewhere and travel as a reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from temporalio.api.common.v1 import Payload
+from temporalio.api.failure.v1 import Failure as FailureMessage
+from temporalio.common import RawValue
+from temporalio.converter import (
+    CompositePayloadConverter,
+    DataConverter,
+    DefaultFailureConverter,
+    DefaultPayloadConverter,
+    EncodingPayloadConverter,
+    JSONPlainPayloadConverter,
+    PayloadConverter,
+)
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from offramp.core.events import Draft, StepState
+from offramp.core.failure import Failure
+from offramp.core.journal import Entry
+from offramp.core.run import Outcome
+from offramp.errors import TooLarge
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
+
+PAGE_BYTES_MAX = 256 * 1024
+"""Of one page of a journal that is read into a body, unless a single entry has more."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """First argument of a workflow, before the pipeline's own; `fresh` when nothing of the run was executed before."""
+
+    facts: Facts
+    fresh: bool
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Argument of `offramp.begin`."""
+
+    fresh: bool
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Entries of the journal, and where the next page begins; None after the last."""
+
+    entries: list[Entry] = []
+    following: int | None = None
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """What a body begins with; `over` when the run has its outcome already, `first` when no worker had it before."""
+
+    over: bool = False
+    token: int = 0
+    first: bool = False
+    cancel: bool = False
+    signals: bool = False
+    page: Page = Page()
+    interrupted: dict[str, StepState] = {}
+    waiting: list[str] = []
+
+
+class Read(msgspec.Struct, frozen=True):
+    """Argument of `offramp.journal` and `offramp.signals`: from which position on."""
+
+    after: int
+
+
+class Signals(msgspec.Struct, frozen=True):
+    """Signals that followed; `more` when the page did not hold all."""
+
+    received: list[tuple[str, bytes]] = []
+    more: bool = False
+
+
+class Notes(msgspec.Struct, frozen=True):
+    """What a body made itself, in order."""
+
+    token: int
+    written: list[tuple[Entry | None, Draft | None]] = []
+
+
+class End(msgspec.Struct, frozen=True):
+    """A run's outcome, and what its body made last."""
+
+    notes: Notes
+    outcome: Outcome
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """Second argument of a step's activity, after its own: what it writes under.
+
+    `first` when no other worker can have begun the step, as far as the body knows.
+    """
+
+    token: int
+    key: str
+    attempt: int = 1
+    decides: bool = False
+    first: bool = False
+
+
+class _Msgspec(EncodingPayloadConverter):
+    """JSON that the Temporal UI can show; `msgspec.Raw` is JSON already."""
+
+    @property
+    def encoding(self) -> str:
+        return "json/plain"
+
+    def to_payload(self, value: Any) -> Payload | None:
+        return Payload(metadata={"encoding": b"json/plain"}, data=msgspec.json.encode(value))
+
+    def from_payload(self, payload: Payload, type_hint: type | None = None) -> Any:
+        return msgspec.json.decode(payload.data, type=Any if type_hint is None else type_hint)
+
+
+class MsgspecPayloadConverter(CompositePayloadConverter):
+    """Temporal's own, with msgspec for JSON."""
+
+    def __init__(self) -> None:
+        known = DefaultPayloadConverter.default_encoding_payload_converters
+        super().__init__(*(_Msgspec() if isinstance(made, JSONPlainPayloadConverter) else made for made in known))
+
+
+class QuietFailureConverter(DefaultFailureConverter):
+    """Temporal's own, without the stack of an error that the run's own log tells of: its frames would all be ours."""
+
+    def to_failure(
+        self, exception: BaseException, payload_converter: PayloadConverter, failure: FailureMessage
+    ) -> None:
+        """Describe an exception."""
+        super().to_failure(exception, payload_converter, failure)
+        if isinstance(exception, ApplicationError) and exception.category is ApplicationErrorCategory.BENIGN:
+            failure.stack_trace = ""
+
+
+DATA_CONVERTER = DataConverter(
+    payload_converter_class=MsgspecPayloadConverter, failure_converter_class=QuietFailureConverter
+)
+_converter = _Msgspec()
+
+
+def raw(encoded: bytes) -> RawValue:
+    """JSON that is encoded already."""
+    return RawValue(Payload(metadata={"encoding": b"json/plain"}, data=encoded))
+
+
+def read(value: RawValue, kind: Any) -> Any:
+    """An argument of a dynamic workflow or activity."""
+    return _converter.from_payload(value.payload, kind)
+
+
+def require_fit(encoded: bytes, what: str) -> None:
+    """Refuse what history should not carry.
+
+    Raises:
+        TooLarge: it has more than `PAYLOAD_BYTES_MAX`.
+    """
+    if len(encoded) > PAYLOAD_BYTES_MAX:
+        raise TooLarge(
+            f"{what} has {len(encoded)} bytes as JSON, at most {PAYLOAD_BYTES_MAX} (PAYLOAD_BYTES_MAX) travel through "
+            "Temporal: keep the data elsewhere and pass a reference"
+        )
+
+
+def page_of(entries: list[Entry], start: int) -> Page:
+    """The page of a journal that begins at a position."""
+    size, end = 0, start
+    while end < len(entries) and (end == start or size + _size(entries[end]) <= PAGE_BYTES_MAX):
+        size += _size(entries[end])
+        end += 1
+    return Page(entries[start:end], end if end < len(entries) else None)
+
+
+def signals_of(received: list[tuple[str, bytes]], start: int) -> Signals:
+    """The page of signals that begins at a position."""
+    size, end = 0, start
+    while end < len(received) and (end == start or size + len(received[end][1]) <= PAGE_BYTES_MAX):
+        size += len(received[end][1])
+        end += 1
+    return Signals(received[start:end], end < len(received))
+
+
+def oversized(entries: Iterable[Entry]) -> Entry | None:
+    """The first entry that cannot travel."""
+    return next((entry for entry in entries if len(entry.value or b"") > PAYLOAD_BYTES_MAX), None)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.value or b"") + 256
+
+
+def failure_in(details: object) -> Failure:
+    """The failure that an activity's error carries."""
+    return msgspec.convert(details, Failure)

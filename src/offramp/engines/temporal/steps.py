@@ -1,0 +1,232 @@
+"""The activities: steps, and what a body needs of the store; on the control loop, which no user code can block.
+
+A step's own code runs where the host puts it; here it is taken in turns, kept alive by heartbeats, and its outcome told
+to Temporal. The store has the outcome first, so a worker that dies in between repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from offramp.core.failure import failure_of
+from offramp.core.journal import Entry
+from offramp.core.run import Outcome, RunRecord
+from offramp.engines.temporal.body import BEGIN, FINISH, JOURNAL, LOST, RECORD, SIGNALS
+from offramp.engines.temporal.payloads import (
+    Begin,
+    Begun,
+    End,
+    Notes,
+    Page,
+    Read,
+    Signals,
+    Ticket,
+    oversized,
+    page_of,
+    raw,
+    read,
+    signals_of,
+)
+from offramp.errors import LeaseLost, TooLarge
+from offramp.ports.bodies import BodyHost, StepCall, TryAgain
+from offramp.ports.clock import Clock
+from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
+
+HEARTBEATS_PER_TIMEOUT = 3
+RECORDS_KEPT = 1_000
+"""Run records that a worker remembers between the steps of their runs."""
+
+
+class Activities:
+    """What a worker process executes for Temporal.
+
+    Args:
+        host: executes attempts.
+        store: runs.
+        leases: of the same store.
+        clock: time.
+        heartbeat_s: what Temporal waits for a sign of life.
+    """
+
+    def __init__(self, host: BodyHost, store: Store, leases: Leases, clock: Clock, heartbeat_s: float) -> None:
+        self._host = host
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self._records: OrderedDict[str, RunRecord] = OrderedDict()
+
+    @property
+    def all(self) -> list[Callable[..., Any]]:
+        """For the worker."""
+        return [self.step, self.begin, self.journal, self.signals, self.record, self.finish]
+
+    @activity.defn(name=BEGIN)
+    async def begin(self, asked: Begin) -> Begun:
+        """Take the run for the engine, and read what is known of it."""
+        run_id = _run_id()
+        claim = await self._leases.entrust(run_id, self._clock.time())
+        if claim is None:
+            return Begun(over=True)
+        self._remember(claim.record)
+        token, cancel = claim.lease.token, claim.record.cancel_requested
+        if asked.fresh and claim.fresh:
+            return Begun(token=token, first=True, cancel=cancel, signals=bool(await self._store.signals(run_id)))
+        known = await self._host.known(run_id)
+        await self._host.resumed(claim.lease, sum(1 for entry in known.entries if entry.kind == "step"))
+        large = oversized(known.entries)
+        if large is not None:
+            text = (
+                f"step {large.name!r}: its result has {len(large.value or b'')} bytes as JSON, more than Temporal takes"
+            )
+            await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)))
+            return Begun(over=True)
+        page = page_of(known.entries, 0)
+        return Begun(
+            token=token,
+            cancel=cancel,
+            signals=bool(known.signals),
+            page=page,
+            interrupted=known.interrupted,
+            waiting=known.waiting,
+        )
+
+    @activity.defn(name=JOURNAL)
+    async def journal(self, asked: Read) -> Page:
+        """A further page of what is known."""
+        return page_of(await self._store.journal(_run_id()), asked.after)
+
+    @activity.defn(name=SIGNALS)
+    async def signals(self, asked: Read) -> Signals:
+        """Signals that the run was sent."""
+        return signals_of(await self._store.signals(_run_id()), asked.after)
+
+    @activity.defn(name=RECORD)
+    async def record(self, notes: Notes) -> None:
+        """Write what a body made; an entry that is written already is not written again."""
+        with _refusals():
+            await self._write(notes)
+
+    @activity.defn(name=FINISH)
+    async def finish(self, end: End) -> None:
+        """Give the run its outcome, unless it has one."""
+        record = await self._known_record()
+        lease = Lease(record.id, ENGINE, end.notes.token)
+        try:
+            await self._write(end.notes)
+            await self._host.conclude(Claim(record, lease, fresh=False), end.outcome)
+        except LeaseLost:
+            activity.logger.info("%s has its outcome already", record.id)
+        self._records.pop(record.id, None)
+
+    @activity.defn(dynamic=True)
+    async def step(self, args: Sequence[RawValue]) -> RawValue:
+        """One attempt of the step whose name the activity has."""
+        info = activity.info()
+        ticket: Ticket = read(args[1], Ticket)
+        call = StepCall(info.activity_type, ticket.key, ticket.attempt, ticket.decides)
+        if self._host.terms(call.name) is None:
+            raise ApplicationError(f"step {call.name!r} is not declared here: this worker has other code")
+        with _refusals():
+            record = await self._known_record()
+            if ticket.first and info.attempt == 1:  # which Temporal gives to one worker, once
+                turn = Turn(Lease(record.id, ENGINE, ticket.token, call.key, FIRST_TURN), finished=False)
+            else:
+                turn = await self._leases.take_step(Lease(record.id, ENGINE, ticket.token), call.key)
+        if turn.finished:
+            entry = await self._written(call.key)
+        else:
+            entry = await self._executed(turn.lease, record, call, args[0].payload.data)
+        if entry.failure is not None:
+            raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
+        return raw(entry.value or b"null")
+
+    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+        try:
+            async with self._heartbeats():
+                return await self._host.attempt(lease, record, call, arguments)
+        except TryAgain as again:
+            delay = timedelta(seconds=again.delay_s)
+            raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
+        except LeaseLost as lost:  # whoever has the step now tells Temporal
+            raise _told(str(lost), type="Interrupted") from None
+        except asyncio.CancelledError:
+            if activity.is_worker_shutdown():
+                # Another worker is to have it now, not when this one's heartbeats are missed.
+                moment = timedelta(milliseconds=1)
+                raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
+            raise
+
+    async def _written(self, key: str) -> Entry:
+        """What another worker recorded before it could tell Temporal."""
+        return next(entry for entry in await self._store.journal(_run_id()) if entry.key == key)
+
+    @asynccontextmanager
+    async def _heartbeats(self) -> AsyncIterator[None]:
+        if activity.info().is_local:
+            yield
+            return
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(self._heartbeat_s / HEARTBEATS_PER_TIMEOUT)
+                activity.heartbeat()
+
+        beating = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            beating.cancel()
+
+    async def _write(self, notes: Notes) -> None:
+        run_id = _run_id()
+        whole = Lease(run_id, ENGINE, notes.token)
+        for entry, event in notes.written:
+            lease = whole if entry is None else Lease(run_id, ENGINE, notes.token, entry.key, FIRST_TURN)
+            self._store.log(lease).append(entry, event)
+        await self._store.log(whole).durable()
+
+    async def _known_record(self) -> RunRecord:
+        run_id = _run_id()
+        record = self._records.get(run_id) or await self._store.get(run_id)
+        if record is None:
+            raise LeaseLost(f"{run_id} is not in the store")
+        self._remember(record)
+        return record
+
+    def _remember(self, record: RunRecord) -> None:
+        self._records[record.id] = record
+        self._records.move_to_end(record.id)
+        while len(self._records) > RECORDS_KEPT:
+            self._records.popitem(last=False)
+
+
+def _run_id() -> str:
+    found = activity.info().workflow_id
+    assert found is not None, "an activity of ours outside a workflow"  # noqa: S101 - a worker of ours schedules none
+    return found
+
+
+class _refusals:  # noqa: N801 - reads as a word at its call
+    """A run that is not the workflow's any more ends the workflow, quietly."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, LeaseLost):
+            raise _told(str(error), type=LOST, non_retryable=True) from None
+
+
+# An error that the run's own log and document tell of already: Temporal's SDK need not log a traceback as well.
+_told = functools.partial(ApplicationError, category=ApplicationErrorCategory.BENIGN)

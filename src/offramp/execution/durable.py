@@ -1,0 +1,193 @@
+"""A body that an engine executes where it likes: its step calls are made outside, by whatever process the engine picks.
+
+The journal side is the same as everywhere (`Scope`); nothing here touches threads, the store or the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from offramp.core.failure import exception_of, failure_of
+from offramp.core.run import Outcome
+from offramp.core.timestamps import rfc3339
+from offramp.errors import BodyNotRepeatable, RunCancelled, RunExpired
+from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.history import History
+from offramp.execution.runner import Execution
+from offramp.execution.scope import Scope
+from offramp.execution.turns import Turns
+from offramp.ports.bodies import Facts, Known, Outside, Playing, StepCall
+from offramp.ports.commit import Commit
+from offramp.ports.store import Lease
+
+if TYPE_CHECKING:
+    from offramp.core.events import Draft
+    from offramp.core.journal import Entry
+    from offramp.core.spec import PipelineSpec, StepSpec
+    from offramp.telemetry.metrics import Metrics
+    from offramp.telemetry.run_trace import StepTrace
+
+_LOOP_METHODS = "asyncio/events.py"
+_NO_LANES: Any = None
+"""No step executes where a body does."""
+
+
+class _Notes:
+    """The run log of a body: whatever it writes is the engine's to write down."""
+
+    def __init__(self, run_id: str, outside: Outside) -> None:
+        self.lease = Lease(run_id, "", 0)
+        self._outside = outside
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        self._outside.record(entry, event)
+
+    def durable(self) -> Commit[None]:
+        commit: Commit[None] = Commit()
+        commit.resolve()
+        return commit
+
+    def survived(self) -> None:
+        raise AssertionError("no process dies of a body")
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        raise AssertionError("a body does not end its run by itself")
+
+
+class DurableScope(Scope):
+    """The journal side of a body whose steps are executed outside."""
+
+    def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics) -> None:
+        clock = outside.clock
+        run = RunFacts(
+            run_id=facts.run_id,
+            pipeline=facts.pipeline,
+            version=facts.version,
+            session_id=facts.session_id,
+            metadata=facts.metadata,
+            path="deep",
+            budget_ends=0.0,
+            deadline_at=facts.deadline_at,
+            clock=clock,
+        )
+        history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, metrics)
+        self.turnstile.turns = Turns(asyncio.get_running_loop())
+        self.turnstile.branch()  # this loop does not tell of tasks that a body begins
+        self._outside = outside
+
+    async def _execute(
+        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+    ) -> Any:
+        chosen, number = await self.first_attempt(spec, key)
+        attempt = Attempt(self, chosen, key, number, trace)
+        await self._enter(attempt)
+        at = self.clock.time()
+        try:
+            entry = await self._outside.step(StepCall(spec.name, key, number, chosen is not spec), encoded)
+        except Exception as error:  # it was not executed
+            self._fail(spec, key, number, error, at, 0.0)
+            raise
+        finally:
+            self._leave(attempt)
+        self.journal.add(entry)
+        if entry.failure is not None:
+            raise exception_of(entry.failure)
+        return spec.signature.decode_result(entry.value or b"null")
+
+
+class PlayedBody(Playing):
+    """One execution of a pipeline's body; begins with its construction, in the running loop."""
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        facts: Facts,
+        encoded_input: bytes,
+        known: Known,
+        outside: Outside,
+        metrics: Metrics,
+        result_bytes_max: int,
+    ) -> None:
+        self._facts = facts
+        self._scope = DurableScope(facts, known, outside, metrics)
+        self._outcome: Outcome | None = None
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._execution = Execution(spec, encoded_input, self._scope, self._ended, result_bytes_max)
+        self._task = asyncio.get_running_loop().create_task(self._execution.run(), name=facts.run_id)
+        self._task.add_done_callback(self._stop_waiting)
+
+    def _stop_waiting(self, _task: object = None) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _ended(self, outcome: Outcome, error: BaseException | None) -> None:
+        self._outcome = outcome
+        misused = _misused(error)
+        if misused is not None:
+            self._outcome = Outcome("failed", error=failure_of(BodyNotRepeatable(
+                f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "
+                "needs it (threads, sockets, files, subprocesses) into a step"
+            )))  # fmt: skip
+        self._stop_waiting()
+
+    async def ended(self) -> Outcome | None:
+        """Wait for the end; None when it was cut instead."""
+        await asyncio.wait([self._over])
+        if self._outcome is None and self._scope.facts.cancelled:  # before it began
+            self._force("cancelled", RunCancelled("the run was cancelled"))
+        return self._outcome
+
+    def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
+        """Pass on what the run was sent."""
+        self._scope.mailbox.put(received)
+
+    def cancel(self) -> None:
+        """Have it end `cancelled`."""
+        self._scope.facts.cancelled = True
+        self._scope.stop_at_boundary()
+        self._task.cancel()
+
+    def expire(self) -> None:
+        """End it `expired`, whatever its code does."""
+        deadline = rfc3339(self._facts.deadline_at or 0.0)
+        self._force("expired", RunExpired(f"the run did not end by its deadline {deadline}"))
+
+    def give_up(self) -> None:
+        """End it `cancelled`, whatever its code does."""
+        self._force("cancelled", RunCancelled("the run was cancelled"))
+
+    def _force(self, status: Any, error: Exception) -> None:
+        self._scope.stop_at_boundary()
+        self._execution.finish(Outcome(status, error=failure_of(error)))
+        self._scope.close()
+        self._task.cancel()
+
+    def stop_at_boundary(self) -> None:
+        """Let no further step start."""
+        self._scope.stop_at_boundary()
+
+    def cut(self) -> bool:
+        """End it without an outcome unless a step is under way."""
+        if self._outcome is not None:
+            return False
+        self._scope.close_if_idle()
+        if self._scope.state != "closed":
+            return False
+        self._task.cancel()
+        return True
+
+
+def _misused(error: BaseException | None) -> str | None:
+    """The method that the engine's loop does not have, if that is what a body failed with."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for cause in error.exceptions if (found := _misused(cause))), None)
+    if not isinstance(error, NotImplementedError):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    inside = last is not None and last.filename.replace("\\", "/").endswith(_LOOP_METHODS)
+    return f"{last.name}() of its event loop" if last is not None and inside else None

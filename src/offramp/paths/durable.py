@@ -1,0 +1,208 @@
+"""The deep path's end in a process of an engine that calls bodies itself: bodies, single attempts of steps, outcomes.
+
+What is written of a run is written here, under the lease that the engine shares; who executes what is the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from offramp.core import events
+from offramp.core.events import Draft
+from offramp.core.failure import failure_of
+from offramp.core.journal import Entry
+from offramp.core.names import did_you_mean
+from offramp.core.run import Outcome, RunRecord
+from offramp.core.spec import StepSpec
+from offramp.core.timestamps import rfc3339
+from offramp.errors import LeaseLost, UnknownPipeline
+from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.durable import PlayedBody
+from offramp.execution.history import History
+from offramp.execution.loops import RunLoop
+from offramp.execution.scope import Handoff, Scope
+from offramp.paths.deep import DeepPath, steps_of
+from offramp.paths.live import LiveRuns
+from offramp.paths.process import Process
+from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Playing, StepCall, StepTerms, TryAgain
+from offramp.ports.commit import Commit, call_threadsafe
+from offramp.ports.store import ENGINE, Claim, Lease, RunLog
+
+
+class DurablePath(DeepPath, BodyHost):
+    """Executes bodies and attempts of steps for an engine, and claimed runs as every process does.
+
+    Args:
+        process: what it executes with.
+        live: runs that execute here as a whole: those of the fast path.
+        steps: the declared steps by name.
+    """
+
+    def __init__(self, process: Process, live: LiveRuns, steps: Mapping[str, StepSpec]) -> None:
+        super().__init__(process, live)
+        self._steps = steps
+        self._attempts: dict[Lease, _Attempt] = {}
+
+    def terms(self, step: str) -> StepTerms | None:
+        """A step's declaration."""
+        spec = self._steps.get(step)
+        return None if spec is None else StepTerms(spec.timeout, spec.short)
+
+    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside) -> Playing:
+        """Begin to execute a body."""
+        process = self._process
+        spec = process.pipelines.get(facts.pipeline)
+        if spec is None:
+            raise UnknownPipeline(
+                f"no pipeline {facts.pipeline!r} here; {did_you_mean(facts.pipeline, self.pipelines)}"
+            )
+        return PlayedBody(
+            spec, facts, encoded_input, known, outside, process.metrics, process.settings.max_result_bytes
+        )
+
+    async def known(self, run_id: str) -> Known:
+        """What the store has of a run."""
+        found = await self.history(run_id)
+        return Known(list(found.entries), dict(found.interrupted), list(found.signals), sorted(found.waiting))
+
+    async def resumed(self, lease: Lease, replayed_steps: int) -> None:
+        """Say that this process goes on with a run."""
+        body = events.RunResumed(self._process.id, replayed_steps)
+        runlog = self._process.store.log(lease)
+        runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
+        await runlog.durable()
+
+    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+        """Execute one attempt of a step."""
+        process = self._process
+        before = {}
+        if lease.turn > 1:
+            steps = await steps_of(process.store, lease.run_id)
+            before = {key: step for key, step in steps.items() if key == call.key}
+        facts = RunFacts(
+            run_id=record.id,
+            pipeline=record.pipeline,
+            version=record.version,
+            session_id=record.session_id,
+            metadata=record.metadata,
+            path="deep",
+            budget_ends=0.0,
+            deadline_at=record.deadline_at,
+            clock=process.clock,
+        )
+        history = History(interrupted=before)
+        spec = self._steps[call.name]
+        log: RunLog = process.store.log(lease)
+        scope = Scope(
+            facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics
+        )
+        attempt = self._attempts[lease] = _Attempt(scope, spec, call)
+        process.loops.submit(lambda on: attempt.begin(on, arguments))
+        try:
+            return await attempt.done
+        finally:
+            del self._attempts[lease]
+            attempt.stop()
+
+    async def conclude(self, claim: Claim, outcome: Outcome) -> None:
+        """Write a run's outcome."""
+        await self._live.conclude(claim.record, self._process.store.log(claim.lease), outcome)
+
+    def lost(self, lease: Lease) -> None:
+        """Stop the execution that holds this lease, or the attempt that has this turn."""
+        if lease.owner != ENGINE:
+            super().lost(lease)
+            return
+        attempt = self._attempts.get(lease)
+        if attempt is not None:
+            attempt.stop()
+
+
+class _Gathered:
+    """The log of a short step: its start is written with its end, in one transaction, unless it emits before."""
+
+    def __init__(self, log: RunLog) -> None:
+        self.lease = log.lease
+        self._log = log
+        self._waiting: list[tuple[Entry | None, Draft | None]] = []
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Keep it until there is something to be seen at once."""
+        self._waiting.append((entry, event))
+        if durable or (event is not None and event.type == "step.delta"):
+            self._flush()
+
+    def durable(self) -> Commit[None]:
+        """Write everything; resolves when it is on disk."""
+        self._flush()
+        return self._log.durable()
+
+    def survived(self) -> None:
+        """Deaths are not counted here."""
+        raise AssertionError("a step forgot deaths that nobody counts")
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """A step does not end its run."""
+        raise AssertionError("a step was to end its run")
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for entry, event in waiting:
+            self._log.append(entry, event)
+
+
+class _Attempt:
+    """One attempt of a step, on a run loop."""
+
+    def __init__(self, scope: Scope, spec: StepSpec, call: StepCall) -> None:
+        self.done: Commit[Entry] = Commit()
+        self._scope = scope
+        self._spec = spec
+        self._call = call
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
+        """Execute it on this run loop."""
+        self._loop, self._scope.turnstile.turns = on.loop, on.turns
+        self._task = on.loop.create_task(self._run(encoded), name=self._call.name)
+        return self._task
+
+    def stop(self) -> None:
+        """Cancel it, from any thread; nothing is written of it any more."""
+        self._stopped = self._scope.facts.cancelled = True
+        self._scope.close()
+        if self._loop is not None and self._task is not None and not self._task.done():
+            call_threadsafe(self._loop, self._task.cancel)
+
+    async def _run(self, encoded: bytes) -> None:
+        entry: Entry | None = None
+        error: Exception | None = None
+        try:
+            entry = await self._executed(encoded)
+        except (asyncio.CancelledError, Handoff):
+            error = LeaseLost(f"step {self._call.name!r} was stopped here")
+        except Exception as raised:  # noqa: BLE001 - the engine's to judge
+            error = raised
+        self.done.resolve(entry, error)
+
+    async def _executed(self, encoded: bytes) -> Entry:
+        scope, call = self._scope, self._call
+        if self._stopped:
+            raise Handoff
+        spec = (self._spec.on_unknown if call.decides else None) or self._spec
+        try:
+            spec, begun = await scope.first_attempt(spec, call.key)
+            number = max(call.attempt, begun)
+            arguments = tuple(spec.signature.decode_call(encoded))
+            result = await scope.attempt(Attempt(scope, spec, call.key, number, None), encoded, arguments)
+            if isinstance(result, Again):
+                await scope.log.durable()
+                raise TryAgain(failure_of(result.error, spec.name, number), result.delay_s)
+        except Exception:
+            if not scope.journal.entries:  # else it has failed for good, and the entry says so
+                raise
+        await scope.log.durable()
+        return scope.journal.entries[-1]

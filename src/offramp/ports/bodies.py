@@ -1,0 +1,154 @@
+"""What an engine needs that calls pipelines itself, in a place of its own, instead of handing whole runs to a process.
+
+Such an engine owns the schedule: it calls a body wherever it likes, as often as it likes, and has each step executed by
+whatever process it chooses. `BodyHost`, implemented by `paths`, executes; `Outside` is what a body reaches meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from offramp.core.events import Draft, StepState
+from offramp.core.failure import Failure
+from offramp.core.journal import Entry
+from offramp.core.run import Outcome, RunRecord
+from offramp.ports.clock import Clock
+from offramp.ports.store import Claim, Lease
+
+PAYLOAD_BYTES_MAX = 256 * 1024
+"""Of one argument list, one step's result, one input or signal, where an engine carries them: Temporal's server warns
+at 512 KiB and refuses 2 MiB. The first thing to change when larger ones are kept elsewhere and travel as references."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a body may know of its run: nothing that changes while the run is on its way."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    session_id: str | None = None
+    metadata: dict[str, str] = {}
+    deadline_at: float | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Facts:
+        """Of a stored run."""
+        return cls(**{name: getattr(record, "id" if name == "run_id" else name) for name in cls.__struct_fields__})
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What earlier executions left: see `execution.History`."""
+
+    entries: list[Entry] = []
+    interrupted: dict[str, StepState] = {}
+    signals: list[tuple[str, bytes]] = []
+    waiting: list[str] = []
+
+
+class StepCall(msgspec.Struct, frozen=True):
+    """One step call of a body; `decides` when it is to be found out what became of an interrupted one instead."""
+
+    name: str
+    key: str
+    attempt: int = 1
+    decides: bool = False
+
+
+class StepTerms(NamedTuple):
+    """How a step is declared; `timeout` in seconds, None for none."""
+
+    timeout: float | None
+    short: bool
+
+
+class TryAgain(Exception):
+    """An attempt failed, and another is to be made after `delay_s`; it is announced already."""
+
+    def __init__(self, failure: Failure, delay_s: float) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.delay_s = delay_s
+
+
+class Playing(Protocol):
+    """A body that is being executed; every method is called where the body is."""
+
+    async def ended(self) -> Outcome | None:
+        """Wait for the end; None when it was cut instead."""
+
+    def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
+        """All signals of the run so far."""
+
+    def cancel(self) -> None:
+        """End it `cancelled`: what is under way is cancelled, no step starts any more."""
+
+    def expire(self) -> None:
+        """End it `expired`."""
+
+    def give_up(self) -> None:
+        """End it `cancelled`, whatever its code does."""
+
+    def stop_at_boundary(self) -> None:
+        """Let no further step start."""
+
+    def cut(self) -> bool:
+        """End this execution, without an outcome, unless a step is under way: it is called again with what is known."""
+
+
+class Outside(Protocol):
+    """What a body reaches: implemented by the engine, used where the body is executed."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time that a repetition of the body sees again."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the body is just being executed again up to where it was."""
+
+    async def step(self, call: StepCall, arguments: bytes) -> Entry:
+        """Have a step executed, somewhere, until it succeeds or fails for good."""
+
+    def record(self, entry: Entry | None, event: Draft | None) -> None:
+        """Write down what the body itself made, in order; `event` soon, an entry alone at the latest at the end."""
+
+
+class BodyHost(Protocol):
+    """One process's host of bodies and steps."""
+
+    @property
+    def pipelines(self) -> list[str]:
+        """The names whose bodies this process can execute."""
+
+    def terms(self, step: str) -> StepTerms | None:
+        """A step's declaration; None if it is not declared here."""
+
+    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside) -> Playing:
+        """Begin to execute a body in the running loop."""
+
+    async def known(self, run_id: str) -> Known:
+        """What the store has of a run."""
+
+    async def resumed(self, lease: Lease, replayed_steps: int) -> None:
+        """A process goes on with a run that another one began: say so in its log."""
+
+    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+        """Execute one attempt of a step, in a turn that was taken (`lease.step`), and record what came of it.
+
+        Returns:
+            The entry, written and on disk; with its failure where the step has failed for good.
+
+        Raises:
+            TryAgain: it failed, and is to be tried again.
+            LeaseLost: another process has the step or the run now.
+        """
+
+    async def conclude(self, claim: Claim, outcome: Outcome) -> None:
+        """Write a run's outcome; returns when it is on disk.
+
+        Raises:
+            LeaseLost: it has one, or was taken from the engine.
+        """

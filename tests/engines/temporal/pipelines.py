@@ -1,0 +1,69 @@
+"""What the killed processes execute: each execution of a step is a line in a file, and some wait for a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from offramp import SLA, App, emit
+
+HERE = Path(os.environ.get("STEPS_HOME", "."))
+app = App("killed", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
+
+
+def note(step: str) -> None:
+    with (HERE / "steps").open("a", encoding="utf-8") as file:
+        file.write(f"{step} {os.getpid()}\n")
+
+
+@app.step(timeout=60)
+async def free(name: str) -> str:
+    note(name)
+    emit(name)
+    return name
+
+
+@app.step(timeout=60)
+async def held(name: str) -> str:
+    note(name)
+    while not (HERE / f"go-{name}").exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.02)
+    return name
+
+
+@app.step(timeout=60, effect="once")
+async def charge(name: str) -> str:
+    note(name)
+    await asyncio.sleep(60)
+    return name
+
+
+@app.step(short=True)
+async def brief(name: str, *, dies: bool) -> str:
+    note(name)
+    if dies and not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+@app.pipeline(sla="deep")
+async def charges(tag: str) -> str:
+    return await charge(tag)
+
+
+@app.pipeline(sla="deep")
+async def briefly(tag: str) -> list[str]:
+    return [await brief(f"{tag}-{number}", dies=number == 1) for number in range(3)]
+
+
+async def body(tag: str) -> list[str]:
+    first = await free(f"{tag}-first")
+    middle = await held(f"{tag}-held")
+    return [first, middle, await free(f"{tag}-last")]
+
+
+app.pipeline(name="deep", sla="deep")(body)
+app.pipeline(name="now", sla="now")(body)

@@ -1,0 +1,63 @@
+"""Worker Versioning: a run stays with the build it began on, new ones go where the deployment says."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from offramp import SLA, App
+from offramp.paths.local import LocalRuntime
+from tests import temporal
+from tests.support import Signal, eventually, member, reach, result_of
+
+
+def build(number, held):
+    app = App("builds", classes=[SLA("deep", budget=0)])
+
+    @app.step(timeout=60)
+    async def hold(name: str) -> str:
+        if name == "first":
+            await held.wait()
+        return f"{name} by {number}"
+
+    @app.pipeline(sla="deep")
+    async def twice(name: str) -> list[str]:
+        return [await hold(name), await hold("again")]
+
+    return app
+
+
+async def make_current(deployment, number):
+    """What an operator does; refused until the server has seen a worker of that build."""
+    command = [*("worker", "deployment", "set-current-version", "--yes", "--address", temporal.server().target)]
+    command += ["--deployment-name", deployment, "--build-id", str(number)]
+
+    async def done():
+        process = await asyncio.create_subprocess_exec(
+            temporal.BINARY, *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        return await process.wait() == 0
+
+    await eventually(done)
+
+
+async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url):
+    held, deployment = Signal(), uuid.uuid4().hex
+
+    def versioned(number):
+        return f"{url}&deployment={deployment}&build_id={number}"
+
+    one, two = build(1, held), build(2, held)
+    async with (
+        member(one, tmp_path, "worker", engine=versioned(1), drain_timeout=5),
+        member(one, tmp_path, "gateway", engine=url) as gateway,
+    ):
+        runtime = LocalRuntime(gateway)
+        await make_current(deployment, 1)
+        first = await runtime.start("twice", name="first")
+        await reach(first, "step.started")
+        async with member(two, tmp_path, "worker", engine=versioned(2), drain_timeout=5):
+            await make_current(deployment, 2)
+            assert await result_of(await runtime.start("twice", name="second")) == ["second by 2", "again by 2"]
+            held.set()
+            assert await result_of(first) == ["first by 1", "again by 1"]
