@@ -24,8 +24,8 @@ SEED = 1
 WARM_UP = 2_000
 ATTACKS = 10_000
 RSS_GROWTH_BYTES_MAX = 24 << 20
-"""Three kilobytes for each request after the warm-up, which is less than any of them. The allocator's and SQLite's caches
-fill up by 2 to 9 MiB, whether ten thousand requests are sent or a hundred thousand."""
+"""Three kilobytes for each request after the warm-up. The caches of SQLite and of the allocator fill up by 2 to 9 MiB,
+whether ten thousand requests are sent or a hundred thousand."""
 LATE_S = 15.0
 """On top of the gateway's own bounds, for a busy machine."""
 SAID = re.compile(
