@@ -17,7 +17,9 @@ from offramp.core.addresses import parse_allowed
 from offramp.core.webhooks import parse_secrets
 from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import EmbeddedEngine
+from offramp.engines.embedded.hints import UDPHints
+from offramp.engines.embedded.member import Member
 from offramp.engines.embedded.presence import Presence
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
@@ -37,6 +39,8 @@ from offramp.paths.webhooks import Announcer
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
+from offramp.stores.redis.address import Address as RedisAddress
+from offramp.stores.redis.address import is_redis
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.leases import SQLiteLeases
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from offramp.engines.temporal.engine import TemporalEngine
     from offramp.ports.clock import Clock
     from offramp.ports.engine import RunHost
+    from offramp.ports.hints import Hints
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Owner, Store
     from offramp.telemetry.tracing import Tracing
@@ -97,7 +102,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), _step_bytes_max(settings))
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
-    feed = Feed()
+    hints = _hints(settings, member_id)
+    feed = Feed(hints.follow, hints.unfollow)
     store.listen(feed.publish)
     process = Process(
         id=member_id,
@@ -116,7 +122,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     )
     live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
     announcer = _announcer(process, outbox) if role != "worker" else None
-    deep, engine = _engine(app, process, live, leases, role, announcer)
+    deep, engine = _engine(app, process, live, leases, role, announcer, hints)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -131,7 +137,13 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
 
 
 def _engine(
-    app: App, process: Process, live: LiveRuns, leases: Leases, role: Role, announcer: Announcer | None
+    app: App,
+    process: Process,
+    live: LiveRuns,
+    leases: Leases,
+    role: Role,
+    announcer: Announcer | None,
+    hints: Hints,
 ) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
     """What drives deep runs, and what executes them here for it."""
     settings, clock, metrics = process.settings, process.clock, process.metrics
@@ -156,6 +168,7 @@ def _engine(
             process.feed.notice,
             on_webhooks=announcer.wake if announcer else lambda: None,
             on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+            hints=hints,
             presence=presence,
         )
 
@@ -234,6 +247,15 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
     crash = CrashPoint.armed(os.environ, role)
     writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
+
+
+def _hints(settings: Settings, own: str) -> Hints:
+    """How processes tell each other: through the store they share, or on the one machine that they are on."""
+    if not is_redis(settings.store):
+        return UDPHints()
+    from offramp.stores.redis.hints import RedisHints
+
+    return RedisHints(RedisAddress.parse(settings.store), own)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

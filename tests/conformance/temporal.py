@@ -133,7 +133,7 @@ class TemporalMember:
         members = self.engine.members
         for task in list(members._tasks):
             task.cancel()
-        members._hints.close()
+        await members._hints.close()
         self.instance.die(self.owner)
 
 

@@ -167,6 +167,16 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Hints over Redis",
+        [
+            ("stores.redis.hints:PENDING_MAX", "", "hints that wait to be sent; more are not kept"),
+            ("stores.redis.hints:SETTLE_S", "s", "runs that are followed are collected before they are subscribed to"),
+            ("stores.redis.hints:HINT_BYTES_MAX", "bytes", "of a message that is read"),
+            ("stores.redis.hints:PING_EVERY_S", "s", "the server gets to answer a PING of the subscribed connection"),
+            ("stores.redis.hints:RETRY_CAP_S", "s", "at most between two attempts to subscribe again"),
+        ],
+    ),
+    (
         "Inside",
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
@@ -187,7 +197,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.deep:STEPLESS_DEATHS_FACTOR", "", "times `process_deaths` where no step was in flight"),
             ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
-            ("engines.embedded.hints:IDS_MAX", "", "runs named by one hint"),
+            ("ports.hints:IDS_MAX", "", "runs named by one hint"),
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
             ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
             ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),

@@ -105,6 +105,7 @@ class LiveRuns:
         stale = self.get(record.id)
         if stale is not None:
             self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
+        process.feed.begun(record.id)
         began = clock.monotonic()
         facts = RunFacts(
             run_id=record.id,
@@ -180,6 +181,7 @@ class LiveRuns:
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
+        self._process.feed.left(record.id)
         if refused is None:
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
@@ -234,6 +236,7 @@ class LiveRuns:
         run.execution.scope.close()
         run.execution.stop_tree()
         self._forget(run)
+        self._process.feed.left(run.record.id)
         self.first_events.forget(run.record.id)
 
     def lost(self, lease: Lease) -> None:

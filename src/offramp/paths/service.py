@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -325,7 +326,9 @@ class Service:
         """Look for events that were not announced, also during the drain, when readers are still served."""
         feed, clock = self._process.feed, self._process.clock
         while not feed.ended:
-            await asyncio.sleep(self.settings.poll)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(feed.missed.wait(), self.settings.poll)
+            feed.missed.clear()
             try:
                 await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:

@@ -23,7 +23,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import EmbeddedEngine
+from offramp.engines.embedded.member import Member
 from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
 from offramp.engines.temporal.payloads import Start, raw, require_fit
