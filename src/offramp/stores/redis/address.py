@@ -28,6 +28,12 @@ def is_redis(url: str) -> bool:
     return url.partition(":")[0] in SCHEMES
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown: whatever stands before an @ is left out."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{'…@' if '@' in rest else ''}{rest.rpartition('@')[2]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """A parsed store URL.

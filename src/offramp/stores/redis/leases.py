@@ -156,7 +156,7 @@ class RedisLeases:
 
     async def queued(self, at_most: int) -> int:
         """How many runs are queued, counted no further than `at_most`."""
-        count = await self._reader.read(lambda client: client.scard(self._tag + "queued"))
+        count: int = await self._reader.read(lambda client: client.scard(self._tag + "queued"))
         return min(at_most, count)
 
     async def overdue(self, now: float) -> Sequence[str]:

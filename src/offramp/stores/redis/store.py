@@ -174,16 +174,20 @@ class RedisStore:
         fields |= {"status": wanted.status} if wanted.status is not None else {}
         fields |= {"pipeline": wanted.pipeline} if wanted.pipeline is not None else {}
         pairs = [text for pair in fields.items() for text in pair]
-        found: list[RunRecord] = []
-        after = wanted.after or ""
-        while (left := wanted.limit - len(found)) > 0:
-            asks = (index, after, left, LIST_LOOKS_MAX, *pairs)
-            reply = await self._reader.read(lambda client, asks=asks: LIST(client, [self._tag], self._tag, *asks))
-            found += [record for row in reply[1:] if (record := decode_record(row)) is not None]
-            after = reply[0].decode()
-            if not after:
-                break
-        return found
+
+        def query(client: Any) -> list[RunRecord]:
+            found: list[RunRecord] = []
+            after: str = wanted.after or ""
+            while (left := wanted.limit - len(found)) > 0:
+                asks = (index, after, left, LIST_LOOKS_MAX, *pairs)
+                last, *rows = LIST(client, [self._tag], self._tag, *asks)
+                found += [record for row in rows if (record := decode_record(row)) is not None]
+                after = last.decode()
+                if not after:
+                    break
+            return found
+
+        return await self._reader.read(query)
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from offramp.stores.redis.address import Address
-from offramp.stores.redis.leases import RedisLeases
-from offramp.stores.redis.outbox import RedisOutbox
-from offramp.stores.redis.reader import Reader
-from offramp.stores.redis.store import RedisStore
-from offramp.stores.redis.writer import Writer
 from tests import valkey
 from tests.conformance.adapters import EVERYTHING, Embedded
 
@@ -17,20 +11,20 @@ BACKLOG_BYTES = 1 << 20
 class OpenRedis:
     """A store as one process has it open; the first one to open it removes its keys."""
 
-    def __init__(self, url, *, first):
+    def __init__(self, url, *, first=False):
+        from offramp.stores.redis.address import Address
+        from offramp.stores.redis.opening import open_redis
+
         self.url = url
         self.address = Address.parse(url)
         self._first = first
-        reader = Reader(self.address)
-        self.writer = Writer(self.address, BACKLOG_BYTES, lambda _operations, _seconds: None)
-        self.store = RedisStore(reader, self.writer)
-        self.leases = RedisLeases(reader, self.writer)
-        self.outbox = RedisOutbox(self.writer)
+        self.store, self.leases, self.outbox = open_redis(self.address, BACKLOG_BYTES, lambda _count, _seconds: None)
 
     def die(self, _owner):
         """What the writer has not begun to send dies with its process."""
-        with self.writer._changed:
-            self.writer._operations.clear()
+        writer = self.store._writer
+        with writer._changed:
+            writer._operations.clear()
 
     async def close(self):
         self.leases.leave()
@@ -51,7 +45,7 @@ class Redis:
         return OpenRedis(valkey.server().url(), first=True)
 
     async def reopen(self, instance):
-        return OpenRedis(instance.url, first=False)
+        return OpenRedis(instance.url)
 
     async def crash(self, instance):
         instance.die(None)
