@@ -63,15 +63,16 @@ def test_a_second_may_be_lost_unless_writes_wait_for_the_disk(server):
     assert any("fsync=true in --store" in text for text in said(check(server.url(fsync="true")), "ok"))
 
 
-@options("--appendonly", "no", "--maxmemory", "20mb")
 def test_a_memory_that_is_nearly_full(server):
     with server.client() as client:
         client.set("much", b"x" * (18 << 20))
+        client.config_set("maxmemory", 22 << 20)
     assert "redis memory" in {finding.about for finding in check(server.url()) if finding.level == "risk"}
 
 
-@options("--requirepass", "s3cret-word")
 def test_a_refusal_shows_no_password(server):
+    with server.client() as client:
+        client.config_set("requirepass", "s3cret-word")
     url = server.url()
     for given in (url, url.replace("redis://", "redis://:wr0ng-word@")):
         (finding,) = check(given)

@@ -1,4 +1,4 @@
-"""What can be seen of a server from outside that an operator should know: what it keeps, drops, and how far away it is."""
+"""What an operator should know of a server and can see from outside: what it keeps and drops, how far away it is."""
 
 from __future__ import annotations
 
