@@ -44,7 +44,7 @@ def counted(step):
     @functools.wraps(function)
     async def awaited(*args, **kwargs):
         note(os.getpid(), ended=False)
-        while (HOME / "hold").exists():
+        while (HOME / "hold").exists():  # noqa: ASYNC110 - nothing tells what another process does
             await asyncio.sleep(0.01)
         result = await function(*args, **kwargs)
         note(os.getpid(), ended=True)
