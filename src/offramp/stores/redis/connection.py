@@ -22,6 +22,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -178,6 +179,21 @@ def passes(error: RedisError) -> bool:
 def is_full(error: RedisError) -> bool:
     """Whether the server's memory is full; then it has refused before anything was written."""
     return isinstance(error, OutOfMemoryError) or str(error).startswith("OOM")
+
+
+def is_fatal(error: RedisError) -> bool:
+    """Whether the server will never take what it was sent: not the time, the user or the memory is wrong with it."""
+    return isinstance(error, ResponseError) and not (passes(error) or is_full(error) or isinstance(error, _LOGIN))
+
+
+def memory_share(connected: redis.Redis) -> float:
+    """How much of its `maxmemory` a server uses, from 0; 0 if it has none.
+
+    Raises:
+        RedisError: it does not answer.
+    """
+    info: dict[str, Any] = connected.info("memory")
+    return float(info["used_memory"]) / info["maxmemory"] if info.get("maxmemory") else 0.0
 
 
 def problem(address: Address, error: BaseException) -> StoreError:

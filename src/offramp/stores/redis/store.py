@@ -11,7 +11,7 @@ from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
-from offramp.errors import IdempotencyMismatch
+from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
@@ -19,7 +19,7 @@ from offramp.stores.redis.operations import REFUSED, Operation, Records, halves,
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
 from offramp.stores.redis.scripts import AHEAD, EVENTS, GET, LIST, PURGE
-from offramp.stores.redis.writer import Writer
+from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
 EVENTS_READ_BYTES = 256 * 1024
@@ -35,7 +35,7 @@ AHEAD_MAX = 1_000
 PURGE_RUNS_MAX = 200
 TOMBSTONE_S = 7 * 86_400.0
 """How long a purged run is still known by its id, so that its readers get 410 and not 404."""
-UNPURGED_KEPT_S = 86_400.0
+UNPURGED_KEPT_S = 3_600.0
 """How long past their time keys are kept that nobody purges: then they expire by themselves."""
 KEY_SLACK_S = 60.0
 """How much longer an idempotency key is kept than it is valid, as clocks differ."""
@@ -48,15 +48,26 @@ _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 class RedisRunLog:
     """Writes of one run; see the port."""
 
-    __slots__ = ("_put", "lease")
+    __slots__ = ("_put", "_writer", "lease")
 
-    def __init__(self, put: Callable[[Operation], None], lease: Lease) -> None:
-        self._put = put
+    def __init__(self, writer: Writer, lease: Lease) -> None:
+        self._writer = writer
+        self._put = writer.put
         self.lease = lease
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind."""
+        """Write behind.
+
+        Raises:
+            TooLarge: an emitted value, of a run that has `RUN_EVENT_BYTES_MAX` of events.
+        """
         lease = self.lease
+        is_delta = event is not None and event.type == "step.delta"
+        if is_delta and lease.run_id in self._writer.full:
+            raise TooLarge(
+                f"{lease.run_id} has emitted {RUN_EVENT_BYTES_MAX} bytes, and no run may emit more; "
+                "pass large data by reference"
+            )
         encoded = False if entry is None else raw(ENCODE(entry))
         described: tuple[Any, ...] = (False,) if event is None else (event.type, *halves(event, lease.run_id))
         self._put(
@@ -67,7 +78,8 @@ class RedisRunLog:
                 event=event,
                 durable=durable,
                 kept=True,
-                size=len(event.body) if event is not None and event.type == "step.delta" else 0,
+                has_entry=entry is not None,
+                size=len(event.body) if is_delta and event is not None else 0,
             )
         )
 
@@ -87,9 +99,20 @@ class RedisRunLog:
         commit: Commit[None] = Commit()
         lease = self.lease
         fields, large = ended(outcome, at)
-        limits = (TOMBSTONE_S + UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
+        limits = (UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
         told = wire("finish", *held(lease), fields, large or False, event.type, *halves(event, lease.run_id), *limits)
-        self._put(Operation(told, commit, lease=lease, run_id=lease.run_id, event=event, durable=True, kept=True))
+        self._put(
+            Operation(
+                told,
+                commit,
+                lease=lease,
+                run_id=lease.run_id,
+                event=event,
+                durable=True,
+                kept=True,
+                gives_up=True,
+            )
+        )
         return commit
 
 
@@ -126,12 +149,24 @@ class RedisStore:
                 return []
             return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
 
-        self._writer.put(Operation(told, commit, _created, run_id=record.id, event=event, durable=durable, undo=undo))
+        self._writer.put(
+            Operation(
+                told,
+                commit,
+                _created,
+                run_id=record.id,
+                event=event,
+                durable=durable,
+                undo=undo,
+                is_new=True,
+                created_for=owner,
+            )
+        )
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
 
     def log(self, lease: Lease) -> RedisRunLog:
         """The log of a run that this process holds."""
-        return RedisRunLog(self._writer.put, lease)
+        return RedisRunLog(self._writer, lease)
 
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
