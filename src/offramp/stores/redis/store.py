@@ -145,7 +145,7 @@ class RedisStore:
         told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key)
 
         def undo(answer: Any) -> list[Operation]:
-            if answer[0] != 0 or not answer[2]:
+            if len(answer) < 3 or not answer[2]:  # refused, or not applied
                 return []
             return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
 

@@ -117,15 +117,25 @@ class Writer:
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
-            began = time.monotonic()
-            taken = self._without_new(operations) if any(each.is_new for each in operations) else operations
-            self._number += 1
-            reply = self._applied(taken) if taken else None
-            if reply is not None:
-                self._tell(taken, reply)
-                self._committed(len(taken), time.monotonic() - began)
+            try:
+                self._write(operations)
+            except Exception as error:  # one bad batch must not end the thread that all others wait for
+                log.exception("a batch could not be written")
+                self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
             self._done_with(operations)
         self._leave()
+
+    def _write(self, operations: list[Operation]) -> None:
+        began = time.monotonic()
+        if any(operation.is_new for operation in operations):
+            operations = self._without_new(operations)
+        if not operations:
+            return
+        self._number += 1
+        reply = self._applied(operations)
+        if reply is not None:
+            self._tell(operations, reply)
+            self._committed(len(operations), time.monotonic() - began)
 
     def _take(self) -> list[Operation] | None:
         """What has gathered, or None at the end."""
