@@ -18,6 +18,7 @@ from offramp.conformance import (
     lease_signals,
     outbox_claims,
     outbox_due,
+    store_averages,
     store_events,
     store_records,
     store_tallies,
@@ -45,7 +46,7 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records, store_tallies),
+        *(store_writes, store_events, store_records, store_tallies, store_averages),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )

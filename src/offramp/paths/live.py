@@ -12,7 +12,6 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
-from offramp.core.routing import Durations
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
@@ -20,6 +19,7 @@ from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.paths.durations import Durations
 from offramp.paths.first_events import FirstEvents
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
@@ -173,7 +173,7 @@ class LiveRuns:
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
         """Write a run's outcome; resolves on disk."""
         at = self._process.clock.time()
-        self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
+        self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
         written.then(lambda commit: self._concluded(record, outcome, at, commit.error))

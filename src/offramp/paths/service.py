@@ -37,6 +37,9 @@ log = logging.getLogger("offramp")
 ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
 
+LEARN_EVERY_S = 5.0
+"""How long another process may not know yet how long runs took here, and what a crash loses of that."""
+
 
 class JoinedEngine(Engine, Protocol):
     """An engine that this process is a member of."""
@@ -137,6 +140,7 @@ class Service:
         self._process.control.spawn(self._purge())
         self._process.control.spawn(self._catch_up())
         self._process.control.spawn(self._live.levels.keep())
+        self._process.control.spawn(self._learn())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -305,6 +309,7 @@ class Service:
             await self._announcer.close()
         await self._process.control.run(self._engine.close())
         await self._live.levels.close()
+        await self._tell_and_learn()
         await self.close()
 
     async def close(self) -> None:
@@ -321,6 +326,19 @@ class Service:
                     self._process.metrics.purged(runs)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+    async def _learn(self) -> None:
+        """Share with all processes how long runs take, so that each knows of those that ended elsewhere."""
+        while not self._drained:
+            await self._tell_and_learn()
+            await asyncio.sleep(LEARN_EVERY_S)
+
+    async def _tell_and_learn(self) -> None:
+        durations = self._live.durations
+        try:
+            durations.learned(await self._process.store.learn(durations.tell()))
+        except StoreError as error:
+            log.warning("how long runs take was not shared: %s", error)
 
     async def _catch_up(self) -> None:
         """Look for events that were not announced, also during the drain, when readers are still served."""

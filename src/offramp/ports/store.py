@@ -23,6 +23,8 @@ S15 `ahead` names, of the runs it is given with the number of the last event tha
    more, those that have ended and those that are unknown, and no others.
 S16 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
    sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
+S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
+   visible when it returns; it gives the averages of all pipelines that any process learned.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -37,6 +39,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.core.slo import Counts, Tally
 from offramp.errors import IdempotencyMismatch, RunConflict
@@ -227,6 +230,13 @@ class Store(Protocol):
 
     async def tallied(self, since: int) -> dict[str, Counts]:
         """The counts from minute `since` on, by class; of classes that have any (S16)."""
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines (`Observed.moved`); all of them after that, in seconds, by pipeline (S17).
+
+        Raises:
+            StoreError: nothing was learned.
+        """
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""

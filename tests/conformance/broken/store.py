@@ -658,3 +658,28 @@ class ShortMemory(MemoryStore):
         await super().tally(tallies)
         newest = max((minute for minute, _ in self._counts), default=0)
         self._counts = {key: counts for key, counts in self._counts.items() if key[0] > newest - 1440}
+
+
+@breaks("S17")
+class LatestDurationCounts(MemoryStore):
+    """What was observed takes the place of the average."""
+
+    async def learn(self, observed):
+        return await super().learn([each._replace(share=1.0) for each in observed])
+
+
+@breaks("S17")
+class LearnsOncePerPipeline(MemoryStore):
+    """Of several observations of one pipeline the last one alone counts."""
+
+    async def learn(self, observed):
+        return await super().learn(list({each.pipeline: each for each in observed}.values()))
+
+
+@breaks("S17")
+class TellsOnlyWhatItWasTold(MemoryStore):
+    """Averages of other pipelines are left out."""
+
+    async def learn(self, observed):
+        found = await super().learn(observed)
+        return {each.pipeline: found[each.pipeline] for each in observed}

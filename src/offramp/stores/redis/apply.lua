@@ -430,6 +430,16 @@ function operations.tally(tallies, ttl_s, days_kept)
   return {OK}
 end
 
+function operations.learn(observed)
+  local key = P .. 'durations'
+  for _, each in ipairs(observed) do
+    local pipeline, share, seconds = each[1], each[2], each[3]
+    local average = tonumber(call('HGET', key, pipeline) or seconds)
+    call('HSET', key, pipeline, string.format('%.17g', average + share * (seconds - average)))
+  end
+  return {OK, call('HGETALL', key)}
+end
+
 -- The runs that answers name, as they are now: only their names are remembered.
 local function named(answers)
   local seen, found = {}, {}

@@ -9,6 +9,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import IdempotencyMismatch, TooLarge
@@ -305,6 +306,12 @@ class RedisStore:
                     found[sla] = found.get(sla, Counts()).plus(added)
         return found
 
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+        commit: Commit[dict[str, float]] = Commit()
+        self._writer.put(Operation(wire("learn", observed), commit, _averages))
+        return await commit
+
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
         self._writer.listeners.append(listener)
@@ -317,6 +324,11 @@ class RedisStore:
         """Write what is pending, then close the connections."""
         self._writer.close()
         self._reader.close()
+
+
+def _averages(answer: Any, _records: Records) -> dict[str, float]:
+    flat = answer[1]
+    return {name.decode(): float(seconds) for name, seconds in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _key(idempotency: Idempotency, now: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
@@ -271,6 +272,21 @@ class SQLiteStore:
             return {sla: Counts(good, bad) for sla, good, bad in rows}
 
         return await self._database.read(query)
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> dict[str, float]:
+            connection.executemany(
+                "INSERT INTO durations VALUES (?1, ?3) ON CONFLICT (pipeline) "
+                "DO UPDATE SET seconds = seconds + ?2 * (?3 - seconds)",
+                observed,
+            )
+            return dict(connection.execute("SELECT pipeline, seconds FROM durations").fetchall())
+
+        commit: Commit[dict[str, float]] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        return await commit
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
