@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
+import subprocess
+import sys
+import uuid
 from collections import Counter
 
 import pytest
 
 from tests import temporal, valkey
 from tests.chaos.client import Asked, Client, Seen
-from tests.mixed.place import GUARD_S, Place
+from tests.mixed.place import GUARD_S, ROOT, Place
 
 missing = temporal.missing() or valkey.missing()
 pytestmark = [pytest.mark.skipif(missing is not None, reason=missing or ""), pytest.mark.timeout(120)]
@@ -142,3 +146,12 @@ async def test_redis_may_be_killed_and_come_back(place, redis):
         await ended([*following, *following_late])
         await assert_whole(client, [*seen, *late])
     assert place.repeated() == []
+
+
+def test_the_demonstration_is_the_same(redis):
+    engine, store = temporal.server().url(uuid.uuid4().hex), redis.url()
+    demo = [sys.executable, "examples/reference_desk/demo.py", "--engine", engine, "--store", store]
+    ended = subprocess.run(demo, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"run\.demoted after .* \(budget\)", ended.stdout)
+    assert "none missing, none twice" in ended.stdout

@@ -32,8 +32,7 @@ class UDPHints(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self._hearer: Hearer | None = None
         self._transport: asyncio.DatagramTransport | None = None
-        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._out.setblocking(False)
+        self._out: socket.socket | None = None
         self._peers: list[int] = []
         self._readers: list[int] = []
         self.port = 0
@@ -41,6 +40,8 @@ class UDPHints(asyncio.DatagramProtocol):
     async def open(self, hearer: Hearer) -> None:
         """Bind to a free port on loopback."""
         self._hearer = hearer
+        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._out.setblocking(False)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
         self.port = self._transport.get_extra_info("sockname")[1]
@@ -63,7 +64,7 @@ class UDPHints(asyncio.DatagramProtocol):
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
         """Tell every peer whom it concerns."""
         peers = self._readers if kind == "events" else self._peers
-        if not peers:
+        if not peers or self._out is None:
             return
         for start in range(0, max(1, len(ids)), IDS_MAX):
             data = msgspec.msgpack.encode(_Hint(kind, list(ids[start : start + IDS_MAX])))
@@ -83,4 +84,5 @@ class UDPHints(asyncio.DatagramProtocol):
         """Close both sockets."""
         if self._transport is not None:
             self._transport.close()
-        self._out.close()
+        if self._out is not None:
+            self._out.close()
