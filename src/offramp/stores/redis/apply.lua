@@ -457,12 +457,21 @@ local function named(answers)
   return found
 end
 
+-- An operation that fails, as a key is not what it should be, takes its run from its owner: nothing is written behind
+-- a gap.
+local function failed(operation, problem)
+  if operation[1] == 'append' or operation[1] == 'finish' then
+    pcall(function() enqueue(load(operation[2])) end)
+  end
+  return {FAILED, type(problem) == 'table' and problem.err or tostring(problem)}
+end
+
 local function applied(batch)
   local answers = {}
   for place, operation in ipairs(batch) do
     if operation then
       local done, answer = pcall(operations[operation[1]], unpack(operation, 2, table.maxn(operation)))
-      answers[place] = done and answer or {FAILED, type(answer) == 'table' and answer.err or tostring(answer)}
+      answers[place] = done and answer or failed(operation, answer)
     else
       answers[place] = {OK}
     end

@@ -53,10 +53,10 @@ class Operation(msgspec.Struct, eq=False, gc=False):
 
     def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:
         """The value and the error of the commit."""
-        if is_lost(answer):
-            return None, lost(self.lease)
         if not isinstance(answer, int) and answer[0] == FAILED:
             return None, StoreError(f"Redis did not apply it: {answer[1].decode(errors='replace')[:300]}")
+        if is_lost(answer):
+            return None, lost(self.lease)
         if self.read is None:
             return None, None
         try:
@@ -88,8 +88,8 @@ def batch_of(wires: Sequence[bytes]) -> bytes:
 
 
 def is_lost(answer: Any) -> bool:
-    """Whether the lease is not the current one."""
-    return answer == -1 if isinstance(answer, int) else answer[0] == LOST
+    """Whether the lease is not the current one, or no longer, as a write with it failed."""
+    return answer == -1 if isinstance(answer, int) else answer[0] in {LOST, FAILED}
 
 
 def lost(lease: Lease | None) -> LeaseLost:

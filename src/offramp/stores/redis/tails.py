@@ -27,6 +27,7 @@ class Tails:
 
     def learn(self, operations: Sequence[Operation], answers: Sequence[Any], full: Sequence[bytes]) -> None:
         """What the answers to a batch say."""
+        self.full.update(run_id.decode() for run_id in full)
         for operation, answer in zip(operations, answers, strict=True):
             if isinstance(answer, int):
                 self._written(operation, answer)
@@ -37,7 +38,6 @@ class Tails:
                     self._known[run_id.decode()] = [token, events, entries]
             elif operation.gives_up or is_lost(answer):
                 self._forget(operation)
-        self.full.update(run_id.decode() for run_id in full)
 
     def _written(self, operation: Operation, number: int) -> None:
         if is_lost(number) or operation.gives_up:

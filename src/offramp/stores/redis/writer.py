@@ -67,7 +67,7 @@ class Writer:
         self._address = address
         self._client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
         check(address, self._client)
-        self._key = address.key_of("writer", uuid.uuid4().hex)
+        self._key = self._memory()
         self._number = 0
         self._backlog_bytes = backlog_bytes
         self._operations: deque[Operation] = deque()
@@ -90,6 +90,10 @@ class Writer:
     def full(self) -> set[str]:
         """Runs that this process writes and that may emit no more."""
         return self._tails.full
+
+    def _memory(self) -> str:
+        """A key for the last batch and its answers."""
+        return self._address.key_of("writer", uuid.uuid4().hex)
 
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
@@ -223,6 +227,7 @@ class Writer:
             self._give_up([*operations, *left], StoreError(f"{told}; it was not written before the end"))
             return False
         if is_fatal(error):
+            self._key, self._number = self._memory(), 0
             self._give_up(operations, told)
             return False
         if now - self._away_since >= PATIENCE_S or not passes(error):
