@@ -113,7 +113,7 @@ def _served(target: str) -> App:
 
 
 def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
-    from offramp.gateway.loopback import is_loopback
+    from offramp.core.addresses import is_loopback
 
     log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:

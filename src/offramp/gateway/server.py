@@ -23,7 +23,7 @@ from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
-from offramp.gateway.loopback import is_loopback
+from offramp.core.addresses import is_loopback
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
