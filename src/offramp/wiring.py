@@ -25,6 +25,7 @@ from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
 from offramp.execution.tenure import Tenure
+from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -36,6 +37,7 @@ from offramp.paths.service import Service
 from offramp.paths.webhooks import Announcer
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
+from offramp.stores.blobs.places import open_blobs
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.crash_points import CrashPoint
@@ -89,6 +91,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
+    values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
@@ -106,6 +109,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         classes=app.classes,
         clock=clock,
         store=store,
+        values=values,
         control=control,
         loops=loops,
         lanes=lanes,
@@ -126,6 +130,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         loops.close()
         leases.leave()
         control.close()
+        values.close()
 
     return Service(app.name, process, live, deep, engine, announcer, close)
 

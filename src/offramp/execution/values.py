@@ -28,6 +28,13 @@ READS_AT_ONCE = 4
 """Of one run's values that are read before its body is called again."""
 
 T = TypeVar("T")
+Kept = Callable[[bytes, str], Awaitable[bytes]]
+"""Of an encoded value and what it is of: what a journal or a record is to hold of it."""
+
+
+async def as_it_is(encoded: bytes, _what: str) -> bytes:
+    """Where nothing is kept elsewhere."""
+    return encoded
 
 
 class Values:
@@ -46,22 +53,23 @@ class Values:
         self.patience_s = patience_s
         self._clock = clock
 
-    async def kept(self, run_id: str, encoded: bytes, what: str) -> bytes:
-        """The value itself, or the reference to it once it is kept.
+    def of(self, run_id: str) -> Kept:
+        """How this run's values are kept: as they are, or as references to what is kept.
 
-        Args:
-            run_id: whose it is.
-            encoded: JSON.
-            what: how a log calls it.
-
-        Raises:
-            ObjectsUnavailable: it could not be kept for `patience_s`.
+        It raises `ObjectsUnavailable` for a value that could not be kept for `patience_s`.
         """
         blobs = self.blobs
-        if blobs is None or len(encoded) <= self.above:
-            return encoded
-        reference = await self._patiently(lambda: blobs.put(run_id, encoded), f"{what} of {run_id}", self.patience_s)
-        return reference.encoded()
+        if blobs is None:
+            return as_it_is
+
+        async def kept(encoded: bytes, what: str) -> bytes:
+            if len(encoded) <= self.above:
+                return encoded
+            result = f"the result of {what} of {run_id}"
+            reference = await self._patiently(lambda: blobs.put(run_id, encoded), result, self.patience_s)
+            return reference.encoded()
+
+        return kept
 
     async def whole(self, kept: bytes) -> bytes:
         """The value that was kept.
@@ -94,17 +102,16 @@ class Values:
 
         if all(reference_in(entry.value) is None for entry in entries):
             return list(entries)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(entry)) for entry in entries]
-        return [task.result() for task in tasks]
+        tasks = [asyncio.ensure_future(one(entry)) for entry in entries]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     def stream(self, reference: Reference) -> AsyncGenerator[bytes, None]:
         """A kept value in parts; raises as `whole` does."""
         return self._configured().stream(reference)
-
-    def reading(self) -> Values:
-        """The same, where nothing may be written."""
-        return Values(None, 0, 0.0, self._clock) if self.blobs is None else _Reading(self.blobs, self._clock)
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -118,6 +125,17 @@ class Values:
                 "the others have"
             )
         return self.blobs
+
+    async def probe(self, name: str) -> None:
+        """Write, read and remove a small object, as a run of this name would.
+
+        Raises:
+            ObjectLost: something else was read.
+            ObjectsUnavailable: one of it did not work.
+        """
+        if self.blobs is not None:
+            await self.blobs.get(await self.blobs.put(name, b'"probe"'))
+            await self.blobs.delete([name])
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], what: str, patience_s: float | None) -> T:
         """Ask until it works; the first refusal goes to the log."""
@@ -135,14 +153,3 @@ class Values:
                 told = True
                 await sleep_for(clock, wait if ends is None else min(wait, ends - now))
                 wait = min(2 * wait, AGAIN_MOST_S)
-
-
-class _Reading(Values):
-    """Values that are only read."""
-
-    def __init__(self, blobs: Blobs, clock: Clock) -> None:
-        super().__init__(blobs, 0, 0.0, clock)
-
-    async def kept(self, run_id: str, encoded: bytes, what: str) -> bytes:
-        """As it is."""
-        return encoded

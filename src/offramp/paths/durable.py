@@ -95,7 +95,8 @@ class DurablePath(DeepPath, BodyHost):
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
         scope = Scope(
-            facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics
+            *(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics),
+            kept=process.values.of(record.id),
         )
         attempt = self._attempts[lease] = _Attempt(scope, spec, call)
         process.loops.submit(lambda on: attempt.begin(on, arguments))

@@ -28,7 +28,10 @@ _ON = frozenset({"1", "true", "yes", "on"})
 
 
 class Bucket(NamedTuple):
-    """A place at a provider; `plain_http` when it may be reached without TLS."""
+    """A place at a provider.
+
+    `plain_http` when it is reached without TLS, `is_near` when that is on this machine.
+    """
 
     provider: Provider
     name: str
@@ -36,6 +39,7 @@ class Bucket(NamedTuple):
     endpoint: str
     region: str
     plain_http: bool
+    is_near: bool
     where: str
 
 
@@ -81,18 +85,22 @@ def _bucket(
     options = dict(parse_qsl(address.query, keep_blank_values=True))
     for option in options:
         if option not in _OPTIONS[provider]:
-            raise SettingsError(f"objects {where}: no option {option[:40]!r}; {did_you_mean(option, _OPTIONS[provider])}")
+            raise SettingsError(
+                f"objects {where}: no option {option[:40]!r}; {did_you_mean(option, _OPTIONS[provider])}"
+            )
     endpoint = options.get("endpoint", "")
     reached = endpoint or next((environment[key] for key in _ENDPOINTS[provider] if environment.get(key)), "")
-    plain_http = reached.startswith("http://")
+    plain_http, is_near = reached.startswith("http://"), False
     if reached:
         server = urlsplit(reached)
         if server.scheme not in {"http", "https"} or not server.hostname or server.username or server.query:
-            raise SettingsError(f"objects {where}: the endpoint is http://HOST:PORT or https://HOST, and holds no secret")
-        allowed = options.get("allow_http", "").lower() in _ON or is_loopback(server.hostname)
-        if plain_http and not allowed:
+            raise SettingsError(
+                f"objects {where}: the endpoint is http://HOST:PORT or https://HOST, and holds no secret"
+            )
+        is_near = is_loopback(server.hostname)
+        if plain_http and not is_near and options.get("allow_http", "").lower() not in _ON:
             raise SettingsError(
                 f"objects {where}: the endpoint {server.hostname} is reached without TLS: use https://, or say "
                 "?allow_http=true if nobody else can listen"
             )
-    return Bucket(provider, name, prefix, endpoint, options.get("region", ""), plain_http, where)
+    return Bucket(provider, name, prefix, endpoint, options.get("region", ""), plain_http, is_near, where)

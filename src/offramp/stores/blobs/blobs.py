@@ -137,7 +137,9 @@ class _found:  # noqa: N801 - reads as a word at its call
 
 def _require_same(reference: Reference, size: int, digest: str, where: str) -> None:
     if size != reference.size:
-        raise _changed(reference, f"it had {reference.size} bytes, and has {'more' if size > reference.size else size}", where)
+        raise _changed(
+            reference, f"it had {reference.size} bytes, and has {'more' if size > reference.size else size}", where
+        )
     if digest != reference.sha256:
         raise _changed(reference, f"its SHA-256 is {digest} now", where)
 
