@@ -91,6 +91,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
+    if settings.objects == "memory:" and role != "local":
+        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
     values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)

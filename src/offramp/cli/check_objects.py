@@ -23,7 +23,7 @@ def check_objects(settings: Settings) -> Iterator[Finding]:
     if not settings.objects:
         if away:
             yield Finding(
-                "note", "objects", "no --objects: inputs, arguments and results above 256 KiB do not go through Temporal",
+                "note", "objects", "not given: no input, argument or result above 256 KiB can go through Temporal",
                 "give --objects s3://bucket/prefix, or a folder while everything is on this machine",
             )  # fmt: skip
         return

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
-import msgspec
 import typer
 
 from offramp.cli.engines import load_settings, warn_of_unread
@@ -87,7 +86,7 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         if screen.view.status != "completed":
             return RUN_ENDED_BADLY
         result = await service.whole_result(await service.get(run_id))
-        write_json(msgspec.Raw(result or b"null"), stdout)
+        write_json(result or b"null", stdout)
         return OK
     finally:
         await service.stop()

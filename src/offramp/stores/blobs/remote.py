@@ -73,7 +73,8 @@ class Remote:
         with self._trouble("removed"):
             wanted, after = sorted(run_ids), ""
             while wanted:
-                after = max(after, wanted[0] + "/")
+                # Before the run's name itself: servers with folders differ in what follows the name of one.
+                after = max(after, wanted[0][:-1])
                 page = next(iter(obstore.list(self._store, offset=after, chunk_size=LIST_ROWS)), [])
                 runs = set(wanted)
                 gone = [row["path"] for row in page if row["path"].partition("/")[0] in runs]
