@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +18,12 @@ from offramp.core.reference import reference_in
 from offramp.errors import ObjectLost, ObjectsUnavailable
 from offramp.stores.blobs.blobs import PlacedBlobs
 from offramp.paths.purge import purge
+from offramp.paths.submission import Submission
 from offramp.testing import FakeClock, runtime
 from tests import s3
 from tests.conformance.blobs import CutMemory
-from tests.support import Signal, eventually, failure_of, log_of, result_of, types
+from tests.paths import large_victim
+from tests.support import GUARD_S, Signal, eventually, failure_of, frames_of, log_of, member, result_of, types
 
 MIB = 1 << 20
 app = App("large")
@@ -292,3 +299,43 @@ async def test_objects_go_with_their_run_and_a_run_that_has_some_left_stays_due(
         assert (await made.service.get(first.id)).purged
         assert [key.partition("/")[0] for key in blobs._place.objects] == [other.id]
         assert orphan.run_id == first.id
+
+
+# A process that dies.
+
+
+@contextlib.contextmanager
+def process(folder, owner, objects):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.paths.large_victim", owner, objects],
+        cwd=Path(__file__).resolve().parents[2],
+        env=os.environ | {"OFFRAMP_TEST_FOLDER": str(folder)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "ready\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait(GUARD_S)
+        child.stdout.close()
+
+
+async def test_a_process_that_dies_between_an_object_and_its_entry_leaves_nothing_wrong(tmp_path):
+    objects = str(tmp_path / "objects")
+    settings = {"objects": objects, "lease": 0.5, "poll": 0.1}
+    async with member(large_victim.app, tmp_path, "gateway", owner="gateway", **settings) as gateway:
+        with process(tmp_path, "first", objects) as first:
+            run = (await gateway.submit(Submission(pipeline="makes"))).record.id
+            assert await asyncio.to_thread(first.wait, GUARD_S) == -signal.SIGKILL
+        [entry] = await gateway._process.store.journal(run)
+        assert entry.name == "make"
+        orphaned = files(objects)
+        with process(tmp_path, "second", objects):
+            frames = await frames_of(gateway, run)
+        assert frames[-1].type == "run.completed"
+        kept = [reference_in(entry.value).key for entry in await gateway._process.store.journal(run)]
+    assert len(orphaned) == 2
+    assert sorted(map(str, files(objects))) == sorted(kept), "put again, the same bytes are the same object"
+    assert (tmp_path / "executed").read_text().split() == ["a", "b", "b"]
