@@ -14,9 +14,10 @@ from offramp.conformance import (
     prove_store,
     store_cases,
 )
-from tests import s3, temporal
+from tests import s3, temporal, valkey
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
 from tests.conformance.blobs import FOLDER, IN_MEMORY, S3
+from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL
 
 
@@ -53,6 +54,18 @@ async def test_objects(harness, case):
 @pytest.mark.parametrize("case", blobs_cases(), ids=lambda case: f"{'-'.join(case.obligations)}-{case.id}")
 async def test_objects_in_s3(case):
     await prove_blobs(case, S3)
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(store_cases(), [REDIS]))
+async def test_store_on_redis(harness, case):
+    await prove_store(case, harness)
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [EMBEDDED_REDIS]))
+async def test_engine_on_redis(harness, case):
+    await prove_engine(case, harness)
 
 
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
