@@ -207,13 +207,14 @@ def _temporal(
         heartbeat_s=settings.lease,
         cancel_grace_s=settings.cancel_grace,
         grace_s=max(0.0, settings.drain_timeout - DRAIN_MARGIN_S),
+        objects_wait_s=settings.objects_patience,
     )
-    return TemporalEngine(member, options, process.store, leases, process.clock, host, members)
+    return TemporalEngine(member, options, process.store, leases, process.clock, host, members, process.values.blobs)
 
 
 def _step_bytes_max(settings: Settings) -> int:
     """Of a step's result: what goes through Temporal is bounded by what its history should carry."""
-    if not settings.engine.startswith("temporal:"):
+    if settings.objects or not settings.engine.startswith("temporal:"):
         return settings.max_result_bytes
     return min(settings.max_result_bytes, PAYLOAD_BYTES_MAX)
 

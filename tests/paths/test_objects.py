@@ -16,9 +16,9 @@ import pytest
 from offramp import App, Retry
 from offramp.core.reference import reference_in
 from offramp.errors import ObjectLost, ObjectsUnavailable
-from offramp.stores.blobs.blobs import PlacedBlobs
 from offramp.paths.purge import purge
 from offramp.paths.submission import Submission
+from offramp.stores.blobs.blobs import PlacedBlobs
 from offramp.testing import FakeClock, runtime
 from tests import s3
 from tests.conformance.blobs import CutMemory

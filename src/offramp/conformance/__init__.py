@@ -7,7 +7,14 @@ that the ports' docstrings word and number, on a fresh instance. Free of any tes
     assert report.ok, report
 """
 
-from offramp.conformance.case import Case, Obligation, blobs_obligations, clock_obligations, engine_obligations, store_obligations
+from offramp.conformance.case import (
+    Case,
+    Obligation,
+    blobs_obligations,
+    clock_obligations,
+    engine_obligations,
+    store_obligations,
+)
 from offramp.conformance.harness import (
     BlobsHarness,
     Capability,

@@ -25,9 +25,7 @@ or run `python -m offramp.conformance MODULE:HARNESS`.
 """
 
 
-def page(
-    stores: Sequence[Report], engines: Sequence[Report], blobs: Sequence[Report], clocks: Sequence[Report]
-) -> str:
+def page(stores: Sequence[Report], engines: Sequence[Report], blobs: Sequence[Report], clocks: Sequence[Report]) -> str:
     """The whole page, in Markdown."""
     parts = [_HEAD]
     for title, reports in (("Stores", stores), ("Engines", engines), ("Objects", blobs), ("Clocks", clocks)):
