@@ -27,6 +27,7 @@ from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
 from offramp.execution.tenure import Tenure
+from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -38,6 +39,7 @@ from offramp.paths.service import Service
 from offramp.paths.webhooks import Announcer
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
+from offramp.stores.blobs.places import open_blobs
 from offramp.stores.memory import MemoryStore
 from offramp.stores.redis.address import Address, is_redis, without_password
 from offramp.stores.sqlite import Database, SQLiteStore
@@ -93,6 +95,9 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
+    if settings.objects == "memory:" and role != "local":
+        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
+    values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
@@ -111,6 +116,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         classes=app.classes,
         clock=clock,
         store=store,
+        values=values,
         control=control,
         loops=loops,
         lanes=lanes,
@@ -131,6 +137,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         loops.close()
         leases.leave()
         control.close()
+        values.close()
 
     return Service(app.name, process, live, deep, engine, announcer, close)
 
@@ -211,13 +218,14 @@ def _temporal(
         heartbeat_s=settings.lease,
         cancel_grace_s=settings.cancel_grace,
         grace_s=max(0.0, settings.drain_timeout - DRAIN_MARGIN_S),
+        objects_wait_s=settings.objects_patience,
     )
-    return TemporalEngine(member, options, process.store, leases, process.clock, host, members)
+    return TemporalEngine(member, options, process.store, leases, process.clock, host, members, process.values.blobs)
 
 
 def _step_bytes_max(settings: Settings) -> int:
     """Of a step's result: what goes through Temporal is bounded by what its history should carry."""
-    if not settings.engine.startswith("temporal:"):
+    if settings.objects or not settings.engine.startswith("temporal:"):
         return settings.max_result_bytes
     return min(settings.max_result_bytes, PAYLOAD_BYTES_MAX)
 

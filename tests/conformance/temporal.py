@@ -11,6 +11,7 @@ from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
+from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
 LEASE_S = 2.0
@@ -196,4 +197,4 @@ class Temporal:
 
 
 TEMPORAL = Temporal()
-EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL]
+EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL, *OBJECTS]

@@ -20,6 +20,7 @@ from offramp.cli.options import (
     Insecure,
     LogFormat,
     MaxBudget,
+    Objects,
     Port,
     Store,
     Target,
@@ -48,6 +49,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     workers: Workers = 1,
     engine: Engine = None,
     store: Store = None,
+    objects: Objects = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
     worker_metrics: WorkerMetrics = None,
@@ -63,6 +65,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         data=data,
         engine=engine,
         store=store,
+        objects=objects,
         drain_timeout=drain_timeout,
         max_budget=max_budget,
         worker_metrics=worker_metrics,
@@ -117,7 +120,7 @@ def _served(target: str) -> App:
 
 
 def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
-    from offramp.gateway.loopback import is_loopback
+    from offramp.core.addresses import is_loopback
 
     log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
@@ -132,6 +135,8 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
 def worker_command(target: str, settings: Settings) -> list[str]:
     """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
+    if settings.objects:
+        command += ["--objects", settings.objects]  # workers are started in this working directory
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 

@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, StoreError
+from offramp.errors import LeaseLost, ObjectLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired, killed
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 
+UNREADABLE_EVERY_S = 1.0
+"""How often the history of a run is asked for that could not be read."""
 STEPLESS_DEATHS_FACTOR = 10
 """A death between two steps is seldom the run's own doing: it takes so many times as many for a run to be given up."""
 
@@ -72,7 +75,12 @@ class DeepPath(RunHost):
                 self._conclude(claim, runlog, cancelled() if record.cancel_requested else expired(record), began_ns)
                 self._live.made_room()
                 return
-            history = (await self.history(record.id))._replace(deaths=record.deaths)
+            try:
+                history = (await self.whole_history(record.id))._replace(deaths=record.deaths)
+            except ObjectLost as error:
+                self._conclude(claim, runlog, Outcome("failed", error=failure_of(error)), began_ns)
+                self._live.made_room()
+                return
             if process.clock.monotonic() >= held_until:
                 await runlog.durable()  # `confirm` does not know of a run that is still on its way in
             deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
@@ -125,6 +133,15 @@ class DeepPath(RunHost):
             self._process.metrics.step(record.pipeline, step.name, "failed")
         return outcome
 
+    async def whole_history(self, run_id: str) -> History:
+        """The same with every value in it, wherever it is kept.
+
+        Raises:
+            ObjectLost: one is not there any more.
+        """
+        found = await self.history(run_id)
+        return found._replace(entries=await self._process.values.whole_entries(found.entries))
+
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
         store = self._process.store
@@ -141,7 +158,11 @@ class DeepPath(RunHost):
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
-                await sleep_for(self._process.clock, 1.0)
+            except Exception:
+                # Whatever it is, a run that is held here is not forgotten here: a worker that can read it takes over
+                # once this one has been replaced.
+                log.exception("%s cannot be resumed by this process: its history cannot be read", run_id)
+            await sleep_for(self._process.clock, UNREADABLE_EVERY_S)
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run that is executing here."""

@@ -12,6 +12,7 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
+from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
@@ -118,7 +119,12 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, runlog, process.lanes, clock, history, process.metrics, tenure=process.tenure, trace=trace)
+        scope = Scope(
+            *(facts, runlog, process.lanes, clock, history, process.metrics),
+            tenure=process.tenure,
+            trace=trace,
+            kept=process.values.of(record.id),
+        )
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],
@@ -285,7 +291,7 @@ def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
     """The event that says how a run ended."""
     if outcome.status == "completed":
         result = outcome.result or b"null"
-        if len(result) > events.RESULT_INLINE_BYTES_MAX:
+        if reference_in(result) is not None or len(result) > events.RESULT_INLINE_BYTES_MAX:
             return events.RunCompleted(result_url=links(record.id, record.mount)["result"])
         return events.RunCompleted(result=msgspec.Raw(result))
     failure = outcome.error or Failure("internal", "no error was recorded")

@@ -18,6 +18,7 @@ S11 An idempotency key that comes with another fingerprint is refused with `Idem
    free again.
 S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
+   `due` names the runs that it would empty; with `only`, it empties none but those of them.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
@@ -215,7 +216,10 @@ class Store(Protocol):
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> Sequence[str]:
+        """The runs that `purge` would empty, a bounded number of them (S13)."""
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove journal, events, signals, input and result of runs past their retention (S13).
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.

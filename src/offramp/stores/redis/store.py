@@ -271,10 +271,18 @@ class RedisStore:
         kept = await self._reader.read(lambda client: client.lrange(f"{self._tag}s:{run_id}", 0, -1))
         return [_decode_signal(encoded) for encoded in kept]
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> list[str]:
+        """Runs past their retention, a bounded number."""
+        found = await self._reader.read(
+            lambda client: client.zrangebyscore(f"{self._tag}purge", "-inf", now, 0, PURGE_RUNS_MAX)
+        )
+        return [msgspec.msgpack.decode(packed)[0] for packed in found]
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove what runs past their retention left, a bounded number at a time."""
         limits = (PURGE_RUNS_MAX, TOMBSTONE_S, UNPURGED_KEPT_S)
-        count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits))
+        named = b"" if only is None else msgspec.msgpack.encode(list(only))
+        count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits, named))
         return int(count)
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
