@@ -77,7 +77,9 @@ class Server:
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except (redis.ConnectionError, redis.AuthenticationError):
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
             return False
 
     def kill(self):
