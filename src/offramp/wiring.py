@@ -278,7 +278,8 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     try:
         from offramp.stores.redis.opening import open_redis
     except ImportError as error:
-        raise MissingExtra(f"store redis:// needs {error.name}: pip install 'offramp[redis]'") from error
+        missing = (error.name or "redis").partition(".")[0]
+        raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
     return open_redis(Address.parse(settings.store), settings.backlog_bytes, metrics.committed)
 
 

@@ -52,6 +52,10 @@ _PASSING_CODES = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUS
 _LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 
 
+class NotOnDisk(RedisTimeoutError):
+    """What was written has not reached the server's disk in time."""
+
+
 def client(
     address: Address, *, connections_max: int = 1, retries: int = READ_RETRIES, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> redis.Redis:
@@ -205,6 +209,8 @@ def problem(address: Address, error: BaseException) -> StoreError:
         return StoreError(f"{where} is full (maxmemory), nothing was written: give it memory or shorten retention")
     if isinstance(error, MovedError):
         return StoreError(f"{where} is one of several nodes of a cluster, and has not the slot of these keys")
+    if isinstance(error, NotOnDisk):
+        return StoreError(f"{where} does not put what is written on its disk (appendfsync)")
     if isinstance(error, RedisTimeoutError):
         return StoreError(f"{where} does not answer in time")
     if isinstance(error, BusyLoadingError):

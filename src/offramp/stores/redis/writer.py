@@ -22,7 +22,7 @@ from offramp.errors import StoreError
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.redis.address import Address
-from offramp.stores.redis.connection import check, client, is_fatal, memory_share, passes, problem
+from offramp.stores.redis.connection import NotOnDisk, check, client, is_fatal, memory_share, passes, problem
 from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, encode, is_lost, wire
 from offramp.stores.redis.rows import decode_record
 from offramp.stores.redis.scripts import APPLY
@@ -208,7 +208,7 @@ class Writer:
         if durable and self._address.fsync:
             local, _ = self._client.waitaof(1, 0, int(FSYNC_TIMEOUT_S * 1000))
             if not local:
-                raise RedisError(f"what was written is not on its disk after {FSYNC_TIMEOUT_S:g} s")
+                raise NotOnDisk
         return reply
 
     def _goes_on(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
