@@ -169,6 +169,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Hints over Redis",
         [
+            ("cli.check_redis:ANSWER_S_MAX", "s", "`offramp doctor` waits for an answer of Redis"),
             ("stores.redis.hints:PENDING_MAX", "", "hints that wait to be sent; more are not kept"),
             ("stores.redis.hints:SETTLE_S", "s", "runs that are followed are collected before they are subscribed to"),
             ("stores.redis.hints:HINT_BYTES_MAX", "bytes", "of a message that is read"),
@@ -181,6 +182,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         [
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
             ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
+            ("paths.service:LEARN_EVERY_S", "s", "another process may not know how long runs took; what a crash loses"),
             ("paths.slo:LOOK_EVERY_S", "s", "the metrics of service levels may be old"),
             ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),

@@ -53,7 +53,7 @@ def _options() -> list[str]:
     parser = argparse.ArgumentParser(description="The reference desk, start to finish, on a real server.")
     parser.add_argument("--engine", metavar="URL", help="what drives deep runs, as temporal://localhost:7233/default")
     parser.add_argument("--store", metavar="URL", help="where runs are kept, as redis://localhost:6379/0")
-    parser.add_argument("--objects", metavar="URL", help="where large values are kept, as file:///srv/objects")
+    parser.add_argument("--objects", metavar="URL", help="where large values are kept: a folder, or as s3://bucket")
     given = vars(parser.parse_args())
     return [word for name, url in given.items() if url for word in (f"--{name}", url)]
 
