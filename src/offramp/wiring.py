@@ -220,7 +220,9 @@ def _temporal(
         grace_s=max(0.0, settings.drain_timeout - DRAIN_MARGIN_S),
         objects_wait_s=settings.objects_patience,
     )
-    return TemporalEngine(member, options, process.store, leases, process.clock, host, members, process.values.blobs)
+    return TemporalEngine(
+        member, options, process.store, leases, process.clock, host, members, blobs=process.values.blobs
+    )
 
 
 def _step_bytes_max(settings: Settings) -> int:

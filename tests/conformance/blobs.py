@@ -100,7 +100,11 @@ class InFolder(Placed):
     async def cut_off(self, blobs):
         # As where a volume is not mounted; nothing can be made in its place either.
         shutil.rmtree(blobs.where)
-        Path(blobs.where).write_text("not a folder")
+        self.put_a_file_there(Path(blobs.where))
+
+    @staticmethod
+    def put_a_file_there(path):
+        path.write_text("not a folder")
 
     async def close(self, blobs):
         await super().close(blobs)

@@ -91,6 +91,21 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "Large values",
+        [
+            ("ports.blobs:PART_BYTES_MAX", "bytes", "of a part in which a result is passed on"),
+            ("stores.blobs.blobs:THREADS", "", "reads and writes of one process at once"),
+            ("execution.values:READS_AT_ONCE", "", "of one run's values that are read before its body is called"),
+            ("execution.values:AGAIN_MOST_S", "s", "between attempts to reach objects that are away"),
+            ("stores.blobs.remote:CONNECT_S", "s", "to connect to a bucket's server"),
+            ("stores.blobs.remote:REQUEST_S", "s", "for one request to it"),
+            ("stores.blobs.remote:RETRIES", "", "of a request that fails, by obstore"),
+            ("stores.blobs.remote:RETRY_S", "s", "after which a request is not sent again"),
+            ("stores.blobs.remote:PUT_PART_BYTES", "bytes", "above which an object is uploaded in parts of that size"),
+            ("stores.blobs.remote:LIST_ROWS", "", "keys of one listing when runs are removed"),
+        ],
+    ),
+    (
         "Keys",
         [
             ("core.keys:SECRET_LENGTH_MIN", "", "characters of a secret in `OFFRAMP_API_KEYS`, at least"),

@@ -186,7 +186,7 @@ class Away:
 async def test_a_run_waits_for_a_place_that_is_away_and_repeats_nothing(service, tmp_path, caplog):
     place = Away(tmp_path / "objects")
     async with service(app, objects=str(place.path), **LONG) as runtime:
-        await eventually(lambda: (tmp_path / "objects").exists())  # each process has looked
+        await eventually(place.path.exists)  # each process has looked
         place.leave()
         handle = await runtime.start("stops", text=TEXT)
         await eventually(lambda: "cannot be handed to Temporal yet" in caplog.text)

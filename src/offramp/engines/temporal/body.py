@@ -7,8 +7,7 @@ local activities, in order; what it must not repeat is in the journal that it be
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -29,6 +28,7 @@ from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.reference import reference_in
 from offramp.core.run import Outcome
+from offramp.engines.temporal.clock import WorkflowClock
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
@@ -232,29 +232,6 @@ class PipelineWorkflow:
         return task.result()
 
 
-class _Clock:
-    """Workflow time: what a replay sees again."""
-
-    def time(self) -> float:
-        """Epoch seconds of the current workflow task."""
-        return workflow.time()
-
-    monotonic = time
-
-    def random(self) -> float:
-        """From the workflow's own seed."""
-        return workflow.random().random()
-
-    def random_bytes(self, count: int) -> bytes:
-        """From the workflow's own seed."""
-        seeded: random.Random = workflow.random()
-        return seeded.randbytes(count)
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        """A durable timer."""
-        return asyncio.get_running_loop().call_later(max(0.0, when - workflow.time()), callback)
-
-
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
@@ -266,7 +243,7 @@ class _Outside(Outside):
         self.under_way = 0
         self._home = home
         self._steps = replayed_steps
-        self._clock = _Clock()
+        self._clock = WorkflowClock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
         # body is then rebuilt from history, or begins anew on another worker.
         self._first = begun.first and not self.repeats
@@ -275,7 +252,7 @@ class _Outside(Outside):
         self._writing: asyncio.Task[None] | None = None
 
     @property
-    def clock(self) -> _Clock:
+    def clock(self) -> WorkflowClock:
         """Workflow time."""
         return self._clock
 

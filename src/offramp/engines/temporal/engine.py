@@ -92,6 +92,7 @@ class TemporalEngine:
         clock: Clock,
         host: TemporalHost,
         members: Callable[[RunHost], EmbeddedEngine],
+        *,
         blobs: Blobs | None = None,
     ) -> None:
         self.objects_wait_s = None if blobs is None else options.objects_wait_s

@@ -83,8 +83,8 @@ class Activities:
     @property
     def all(self) -> list[Callable[..., Any]]:
         """For the worker."""
-        ours = [self.begin, self.journal, self.value, self.signals, self.record, self.finish, self.finish_large]
-        return [self.step, *ours]
+        finish = (self.finish, self.finish_large)
+        return [self.step, self.begin, self.journal, self.value, self.signals, self.record, *finish]
 
     @activity.defn(name=BEGIN)
     async def begin(self, asked: Begin) -> Begun:

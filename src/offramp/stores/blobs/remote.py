@@ -102,7 +102,7 @@ class Remote:
 
     def _because(self, error: Exception, told: str, *, there: bool) -> str:
         answer = f" (it answers {told})" if told else ""
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or told.startswith(("401", "403")):
             return f"access is denied{answer}; see to {_FIX[self._bucket.provider]}"
         if isinstance(error, FileNotFoundError) or not there:
             return f"there is no such bucket{answer}; make it, or correct --objects"
