@@ -87,7 +87,7 @@ def test_a_server_that_refuses_or_is_not_there_is_told_of_at_once(a_server, monk
 
 
 async def test_a_user_with_a_password_is_let_in(a_server, at):
-    server = a_server("--user", "me", "on", f">{SECRET}", "~{mine}:*", "+@all")
+    server = a_server("--user", "me", "on", f">{SECRET}", "~{mine}:*", "&{mine}:*", "+@all", "-@dangerous", "+info")
     opened = at(f"redis://me:{SECRET}@127.0.0.1:{server.port}?prefix=mine")
     await created(opened)
     elsewhere = at(f"redis://me:{SECRET}@127.0.0.1:{server.port}?prefix=theirs")
@@ -99,6 +99,12 @@ def test_an_old_server_is_refused(server, monkeypatch):
     monkeypatch.setattr(connection, "VALKEY_MIN", (99, 1))
     with pytest.raises(SettingsError, match=r"it is Valkey \d+\.\d+\.\d+, and has to be Redis 7\.0 or Valkey 99\.1"):
         connection.check(address := Address.parse(server.url()), connection.client(address))
+
+
+def test_a_server_that_cannot_wait_for_its_disk_is_refused_if_it_has_to(server, monkeypatch):
+    monkeypatch.setattr(connection, "WAITAOF_SINCE", (99, 2))
+    with pytest.raises(SettingsError, match=r"fsync= needs Redis or Valkey 99\.2"):
+        connection.check(address := Address.parse(server.url(fsync=1)), connection.client(address))
 
 
 def test_what_is_risky_is_logged(a_server, caplog):

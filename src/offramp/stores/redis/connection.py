@@ -45,6 +45,7 @@ RETRY_BASE_S, RETRY_CAP_S = 0.02, 0.5
 
 REDIS_MIN = (7, 0)
 VALKEY_MIN = (7, 2)
+WAITAOF_SINCE = (7, 2)
 
 # What passes: the connection, a start, a failover, a script that is being ended.
 _PASSES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
@@ -152,6 +153,8 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         )
     if found.is_replica:
         raise SettingsError(f"store {address.shown}: it is a replica, which takes no writes; name the primary")
+    if address.fsync and _numbers(found.version) < WAITAOF_SINCE:
+        raise SettingsError(f"store {address.shown}: fsync= needs Redis or Valkey {_dotted(WAITAOF_SINCE)}")
     if address.fsync and not found.has_aof:
         raise SettingsError(f"store {address.shown}: fsync= needs an append-only file; set `appendonly yes` there")
     if not found.has_aof:
