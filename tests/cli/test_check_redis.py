@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from offramp.cli import check_redis as check_redis_module
 from offramp.cli.check_redis import check_redis
 from offramp.settings import Settings
 from tests import valkey
@@ -45,11 +46,12 @@ def test_a_sound_server(server, project):
 
 
 @options("--appendonly", "no", "--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru")
-def test_a_server_that_keeps_nothing_and_evicts(server):
+def test_a_server_that_keeps_nothing_and_evicts(server, caplog):
     risks = said(check(server.url()), "risk")
     assert [risk.partition(":")[0] for risk in risks] == ["eviction", "persistence"]
     assert "allkeys-lru" in risks[0]
     assert "every run is lost" in risks[1]
+    assert caplog.text == "", "what is found is said once"
     with server.client() as client:
         client.config_set("save", "3600 1")
     assert "since the last one are lost" in said(check(server.url()), "risk")[1]
@@ -121,14 +123,22 @@ def test_a_clock_that_is_off(server, monkeypatch, off_s):
 
 
 def test_far_away_and_in_the_clear(server, monkeypatch):
-    from offramp.gateway import loopback
     from offramp.stores.redis import inspection
 
     monkeypatch.setattr(inspection, "_distance", lambda _: (30.0, 0.0))
-    monkeypatch.setattr(loopback, "is_loopback", lambda _host: False)
+    monkeypatch.setattr(check_redis_module, "is_loopback", lambda _host: False)
     risks = said(check(server.url()), "risk")
     assert any("without TLS" in text for text in risks)
     assert any("an answer takes 30.0 ms" in text for text in risks)
+
+
+def test_a_user_who_may_not_see_the_servers_settings(server):
+    with server.client() as client:
+        rights = ["~desk:*", "~{desk}:*", "&{desk}:*", "+@all", "-@dangerous", "+info"]
+        client.execute_command("ACL", "SETUSER", "desk", "on", ">w0rd", *rights)
+    found = check(server.url("desk").replace("redis://", "redis://desk:w0rd@"))
+    assert "broken" not in {finding.level for finding in found}
+    assert any("appendfsync unknown" in text for text in said(found, "note"))
 
 
 def test_another_store_is_not_looked_at():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from offramp.cli.findings import Finding
+from offramp.core.addresses import is_loopback
 from offramp.errors import SettingsError, StoreError
 from offramp.settings import Settings
 from offramp.stores.redis.address import Address, is_redis
@@ -48,8 +49,6 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _way(address: Address, found: Inspection, lease_s: float) -> Iterator[Finding]:
-    from offramp.gateway.loopback import is_loopback
-
     if found.latency_ms > LATENCY_RISK_MS:
         yield Finding(
             "risk", "redis", f"an answer takes {found.latency_ms:.1f} ms, and every promise waits for one",

@@ -141,6 +141,20 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         StoreError: it cannot be reached.
         SettingsError: it is too old, a replica, or lacks what the URL asks for.
     """
+    found = required(address, connected)
+    if not found.has_aof:
+        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
+    if found.evicts:
+        log.warning(
+            "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
+            address.shown,
+            found.evicts,
+        )
+    return found
+
+
+def required(address: Address, connected: redis.Redis) -> Survey:
+    """Make sure that a store can be kept on this server; raises as `check` does."""
     try:
         found = survey(connected)
     except RedisError as error:
@@ -157,14 +171,6 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         raise SettingsError(f"store {address.shown}: fsync= needs Redis or Valkey {_dotted(WAITAOF_SINCE)}")
     if address.fsync and not found.has_aof:
         raise SettingsError(f"store {address.shown}: fsync= needs an append-only file; set `appendonly yes` there")
-    if not found.has_aof:
-        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
-    if found.evicts:
-        log.warning(
-            "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
-            address.shown,
-            found.evicts,
-        )
     return found
 
 

@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import RedisError
 
 from offramp.stores.redis.address import Address
-from offramp.stores.redis.connection import check, client, problem
+from offramp.stores.redis.connection import client, problem, required
 
 PINGS = 7
 
@@ -43,7 +43,7 @@ def inspect(address: Address, within_s: float) -> Inspection:
     """
     connected = client(address, retries=0, timeout_s=within_s)
     try:
-        found = check(address, connected)
+        found = required(address, connected)
         info: dict[str, Any] = connected.info("everything")
         latency_ms, ahead_s = _distance(connected)
         policy = str(info.get("maxmemory_policy", ""))
