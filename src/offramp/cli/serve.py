@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,9 +83,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
-        lambda retire: Supervisor(
-            worker_command(target, settings), workers, retire, settings.drain_timeout, worker_environment(settings)
-        ),
+        lambda retire: _supervisor(target, workers, settings, retire),
         access,
     )
 
@@ -92,9 +91,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            options = " ".join(engine_options(settings))
-            kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
-            log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
+            log.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -106,6 +103,11 @@ def serve(  # noqa: PLR0913 - each is an option of the command
             keys=access.closed,
             on_started=started,
         )
+
+
+def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
+    command, told = worker_command(target, settings), worker_environment(settings)
+    return Supervisor(command, workers, retire, settings.drain_timeout, told)
 
 
 def _served(target: str) -> App:
@@ -134,6 +136,12 @@ def worker_command(target: str, settings: Settings) -> list[str]:
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
+
+
+def worker_elsewhere(target: str, settings: Settings) -> str:
+    """What a person starts a worker with, elsewhere."""
+    command = f"offramp worker {target} {' '.join(engine_options(settings))}"
+    return f"{command}, with OFFRAMP_STORE for {data_place(settings)}" if settings.store else command
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:
