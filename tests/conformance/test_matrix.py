@@ -28,7 +28,7 @@ from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
-from tests.conformance.temporal import TEMPORAL
+from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
@@ -45,7 +45,8 @@ def passed(harness, cases, obligations):
 def test_the_page_is_what_the_suites_find():
     stores = [passed(harness, store_cases(), store_obligations()) for harness in [*STORES, REDIS]]
     engines = [
-        passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL]
+        passed(harness, engine_cases(), engine_obligations())
+        for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL, TEMPORAL_REDIS]
     ]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines, clocks), (
