@@ -32,7 +32,7 @@ from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORE
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
-from tests.conformance.temporal import TEMPORAL
+from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 
@@ -49,7 +49,8 @@ def passed(harness, cases, obligations):
 def test_the_page_is_what_the_suites_find():
     stores = [passed(harness, store_cases(), store_obligations()) for harness in [*STORES, REDIS]]
     engines = [
-        passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL]
+        passed(harness, engine_cases(), engine_obligations())
+        for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL, TEMPORAL_REDIS]
     ]
     blobs = [passed(harness, blobs_cases(), blobs_obligations()) for harness in OBJECTS]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]

@@ -18,7 +18,7 @@ from tests import s3, temporal, valkey
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
 from tests.conformance.blobs import FOLDER, IN_MEMORY, S3
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
-from tests.conformance.temporal import TEMPORAL
+from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
 
 
 def plays(cases, harnesses):
@@ -71,4 +71,10 @@ async def test_engine_on_redis(harness, case):
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL]))
 async def test_engine_on_temporal(harness, case):
+    await prove_engine(case, harness)
+
+
+@pytest.mark.skipif((missing := temporal.missing() or valkey.missing()) is not None, reason=str(missing))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL_REDIS]))
+async def test_engine_on_temporal_over_redis(harness, case):
     await prove_engine(case, harness)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,9 +79,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
-        lambda retire: Supervisor(
-            worker_command(target, settings), workers, retire, settings.drain_timeout, worker_environment(settings)
-        ),
+        lambda retire: _supervisor(target, workers, settings, retire),
         access,
     )
 
@@ -88,7 +87,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            _tell_what_workers_need(target, settings)
+            log.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -100,6 +99,11 @@ def serve(  # noqa: PLR0913 - each is an option of the command
             keys=access.closed,
             on_started=started,
         )
+
+
+def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
+    command, told = worker_command(target, settings), worker_environment(settings)
+    return Supervisor(command, workers, retire, settings.drain_timeout, told)
 
 
 def _served(target: str) -> App:
@@ -123,17 +127,17 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
         log.warning("no API keys, and others can reach %s: anybody may start, read and cancel runs", host)
 
 
-def _tell_what_workers_need(target: str, settings: Settings) -> None:
-    options = " ".join(engine_options(settings))
-    kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
-    log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
-
-
 def worker_command(target: str, settings: Settings) -> list[str]:
     """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
+
+
+def worker_elsewhere(target: str, settings: Settings) -> str:
+    """What a person starts a worker with, elsewhere."""
+    command = f"offramp worker {target} {' '.join(engine_options(settings))}"
+    return f"{command}, with OFFRAMP_STORE for {data_place(settings)}" if settings.store else command
 
 
 def worker_environment(settings: Settings) -> dict[str, str]:

@@ -34,7 +34,7 @@ from offramp.stores.redis.address import Address
 log = logging.getLogger("offramp")
 
 CONNECT_TIMEOUT_S = 5.0
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
 """How long an answer may take before its connection is given up."""
 HEALTH_CHECK_S = 15
 """A connection that was idle for longer is tried with a PING before it is used."""

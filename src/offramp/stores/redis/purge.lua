@@ -14,7 +14,7 @@ for place = 1, #due, 2 do
   local id = cmsgpack.unpack(due[place])[1]
   if not named or named[id] then
     drop_webhook(id)
-    for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:'}) do call('DEL', P .. kind .. id) end
+    for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:'}) do call('UNLINK', P .. kind .. id) end
     if load(id) then
       call('HDEL', P .. 'r:' .. id, 'input', 'webhook', 'result', 'large', 'announces', 'signal_bytes')
       call('HSET', P .. 'r:' .. id, 'purged', 1)

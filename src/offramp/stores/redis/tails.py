@@ -37,18 +37,19 @@ class Tails:
                 for run_id, token, _, events, entries in answer[2] if len(answer) > 2 else ():
                     self._known[run_id.decode()] = [token, events, entries]
             elif operation.gives_up or is_lost(answer):
-                self._forget(operation)
+                self.forget(operation)
 
     def _written(self, operation: Operation, number: int) -> None:
         if is_lost(number) or operation.gives_up:
-            self._forget(operation)
+            self.forget(operation)
             return
         tail = self._known.get(operation.run_id)
         if tail is not None and operation.lease is not None and tail[0] == operation.lease.token:
             tail[1] = max(tail[1], number)
             tail[2] += operation.has_entry
 
-    def _forget(self, operation: Operation) -> None:
+    def forget(self, operation: Operation) -> None:
+        """The lease of an operation is over, as far as this process knows."""
         lease = operation.lease
         if lease is None:
             return

@@ -252,6 +252,7 @@ class Writer:
     def _give_up(self, operations: Sequence[Operation], told: StoreError) -> None:
         for operation in operations:
             _refuse(operation, told)
+            self._tails.forget(operation)
             if operation.lease is not None:
                 self.on_lost(operation.lease)
 
