@@ -10,6 +10,8 @@ import pytest
 from offramp.errors import StoreError
 from offramp.ports.store import Idempotency
 from offramp.stores.redis import writer
+from offramp.stores.redis.operations import batch_of, encode, held, wire
+from offramp.stores.redis.scripts import APPLY
 from tests.stores.redis.words import (
     DONE,
     claim,
@@ -164,3 +166,21 @@ async def test_a_server_that_pauses_applies_a_batch_once(server, at, monkeypatch
         await log.durable()
     assert await numbers(opened, run) == [1, 2, 3]
     assert await keys_of(opened, run) == [entry(1).key, entry(2).key]
+
+
+async def test_a_batch_that_arrives_behind_a_later_one_is_not_applied(server, at):
+    """As one that waited in the buffers of a connection which its writer has given up."""
+    import redis
+
+    opened = at(server.url())
+    run, log = await created(opened)
+    log.append(entry(1), started(1))
+    await log.durable()
+    writes = opened.store._writer
+    late = batch_of([wire("append", *held(log.lease), False, "step.started", "{", "}")])
+    with server.client() as client, pytest.raises(redis.ResponseError, match="SUPERSEDED"):
+        APPLY(client, [writes._key], writes._address.tag, writes._number - 1, 60, late, encode({}), 1 << 20)
+    assert await numbers(opened, run) == [1, 2]
+    log.append(None, started(2))
+    await log.durable()
+    assert await numbers(opened, run) == [1, 2, 3]

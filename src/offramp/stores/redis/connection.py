@@ -122,7 +122,7 @@ def survey(connected: redis.Redis) -> Survey:
     Raises:
         RedisError: it cannot be reached, or refuses.
     """
-    info: dict[str, Any] = connected.info("everything")
+    info: dict[str, Any] = connected.info()
     product = "Valkey" if "valkey_version" in info else "Redis"
     policy = str(info.get("maxmemory_policy", "noeviction"))
     return Survey(
