@@ -209,7 +209,12 @@ class Service:
             after = None
             while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
                 for record in page:
-                    yield await check(self._process, record, await self._deep.whole_history(record.id))
+                    try:
+                        history = await self._deep.whole_history(record.id)
+                    except ObjectLost as error:
+                        yield Verdict(record.id, record.pipeline, record.version, str(error))
+                    else:
+                        yield await check(self._process, record, history)
                 after = page[-1].id
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
