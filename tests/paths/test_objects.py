@@ -23,7 +23,7 @@ from offramp.testing import FakeClock, runtime
 from tests import s3
 from tests.conformance.blobs import CutMemory
 from tests.paths import large_victim
-from tests.support import GUARD_S, Signal, eventually, failure_of, frames_of, log_of, member, result_of, types
+from tests.support import GUARD_S, Signal, eventually, failure_of, frames_of, log_of, member, reach, result_of, types
 
 MIB = 1 << 20
 app = App("large")
@@ -196,7 +196,9 @@ async def test_a_finished_step_waits_for_a_place_that_is_away_and_is_not_execute
         place.away = True
         handle = await runtime.start("counts", size=MIB)
         await place.refused.wait()
-        assert (await handle.document())["steps"][0]["status"] == "running"
+        await reach(handle, "step.started")
+        [step] = (await handle.document())["steps"]
+        assert step["status"] == "running"
         place.away = False
         assert await result_of(handle) == 2 * MIB
         assert "step.retrying" not in types(await log_of(handle))
