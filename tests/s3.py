@@ -88,7 +88,7 @@ class Server:
         shutil.rmtree(self._folder, ignore_errors=True)
         for kind, port in zip(("s3", "master", "volume", "filer"), self._ports, strict=True):
             # It makes these wherever its data is.
-            Path(f"/tmp/seaweedfs-{kind}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)  # noqa: S108
+            Path(f"/tmp/seaweedfs-{kind}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)
 
 
 @functools.cache

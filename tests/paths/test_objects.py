@@ -267,6 +267,24 @@ async def test_a_run_whose_finished_step_is_lost_fails_by_name(tmp_path, data):
     assert executed == ["x", "held"]
 
 
+async def test_a_check_of_unfinished_runs_reads_them_or_says_that_it_cannot(tmp_path):
+    async with local(tmp_path) as runtime:
+        handle = await runtime.start("goes_on", size=MIB)
+        await eventually(lambda: "held" in executed)
+        [verdict] = [each async for each in runtime.service.check()]
+        assert verdict.problem is None
+        [name] = files(tmp_path / "objects")
+        (tmp_path / "objects" / name).rename(tmp_path / "kept")
+        [verdict] = [each async for each in runtime.service.check()]
+        assert "the result of step 'make'" in verdict.problem
+        runtime.service._process.values.blobs = None  # as without --objects
+        with pytest.raises(ObjectsUnavailable, match="give this process the --objects that the others have"):
+            [each async for each in runtime.service.check()]
+        await handle.cancel()
+        gate["held"].set()
+        await log_of(handle)
+
+
 # The end of a run's data.
 
 
