@@ -36,7 +36,8 @@ class Server:
     """A server with its data in a folder; buckets are made by the first write to them."""
 
     def __init__(self, folder):
-        self.port = _low_port()
+        self._ports = [_low_port() for _ in range(4)]
+        self.port, master, volume, filer = self._ports
         self._folder = Path(folder)
         config = self._folder / "s3.json"
         credentials = [{"accessKey": KEY, "secretKey": SECRET}]
@@ -45,14 +46,18 @@ class Server:
             self._process = subprocess.Popen(
                 [
                     *(BINARY, "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
-                    *(f"-master.port={_low_port()}", f"-volume.port={_low_port()}", f"-filer.port={_low_port()}"),
+                    *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
                     *("-s3", f"-s3.port={self.port}", f"-s3.config={config}"),
+                    # What it would serve beside, at ports that two of them cannot share.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
+                    *(f"-s3.localSocket={self._folder}/s3.sock", f"-filer.localSocket={self._folder}/filer.sock"),
                     *("-volume.max=16", "-master.volumeSizeLimitMB=128"),
                 ],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+        atexit.register(self.kill)
         ends = time.monotonic() + READY_S
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "server.log").read_text()[-4000:]
@@ -77,23 +82,20 @@ class Server:
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&region=us-east-1"
 
     def kill(self):
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for kind, port in zip(("s3", "master", "volume", "filer"), self._ports, strict=True):
+            # It makes these wherever its data is.
+            Path(f"/tmp/seaweedfs-{kind}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)
 
 
 @functools.cache
 def server():
     """The one that the tests of this process share; its credentials come into the environment."""
     os.environ.update(ENVIRONMENT)
-    folder = tempfile.mkdtemp(prefix="offramp-s3-")
-    made = Server(folder)
-
-    def stop():
-        made.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
-    return made
+    return Server(tempfile.mkdtemp(prefix="offramp-s3-"))
 
 
 def missing():

@@ -23,7 +23,7 @@ from offramp.testing import FakeClock, runtime
 from tests import s3
 from tests.conformance.blobs import CutMemory
 from tests.paths import large_victim
-from tests.support import GUARD_S, Signal, eventually, failure_of, frames_of, log_of, member, result_of, types
+from tests.support import GUARD_S, Signal, eventually, failure_of, frames_of, log_of, member, reach, result_of, types
 
 MIB = 1 << 20
 app = App("large")
@@ -196,7 +196,9 @@ async def test_a_finished_step_waits_for_a_place_that_is_away_and_is_not_execute
         place.away = True
         handle = await runtime.start("counts", size=MIB)
         await place.refused.wait()
-        assert (await handle.document())["steps"][0]["status"] == "running"
+        await reach(handle, "step.started")
+        [step] = (await handle.document())["steps"]
+        assert step["status"] == "running"
         place.away = False
         assert await result_of(handle) == 2 * MIB
         assert "step.retrying" not in types(await log_of(handle))
@@ -263,6 +265,24 @@ async def test_a_run_whose_finished_step_is_lost_fails_by_name(tmp_path, data):
     assert isinstance(error, ObjectLost)
     assert "the result of step 'make'" in str(error)
     assert executed == ["x", "held"]
+
+
+async def test_a_check_of_unfinished_runs_reads_them_or_says_that_it_cannot(tmp_path):
+    async with local(tmp_path) as runtime:
+        handle = await runtime.start("goes_on", size=MIB)
+        await eventually(lambda: "held" in executed)
+        [verdict] = [each async for each in runtime.service.check()]
+        assert verdict.problem is None
+        [name] = files(tmp_path / "objects")
+        (tmp_path / "objects" / name).rename(tmp_path / "kept")
+        [verdict] = [each async for each in runtime.service.check()]
+        assert "the result of step 'make'" in verdict.problem
+        runtime.service._process.values.blobs = None  # as without --objects
+        with pytest.raises(ObjectsUnavailable, match="give this process the --objects that the others have"):
+            [each async for each in runtime.service.check()]
+        await handle.cancel()
+        gate["held"].set()
+        await log_of(handle)
 
 
 # The end of a run's data.

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from offramp.core.reference import Reference, reference_in, reference_to
@@ -27,6 +28,14 @@ def test_a_reference_is_no_json_and_comes_back():
     assert not [text for text in (b"null", b'"@"', b"[1]", b"{}", b"-1", b" 1") if reference_in(text)]
     assert reference_in(None) is None
     assert made == Reference(f"{RUN}/{made.sha256}", 3, made.sha256)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "run_1", "/etc/passwd", "../x", "run_1/../../x", "run_1/x/y", "run_1/.part-x", "a\n/b"]
+)
+def test_a_reference_leads_nowhere_else(key):
+    with pytest.raises(ValueError, match="is not the key of an object"):
+        reference_in(b'@{"key":%b,"size":1,"sha256":""}' % msgspec.json.encode(key))
 
 
 @pytest.mark.parametrize(

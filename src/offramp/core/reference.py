@@ -6,6 +6,7 @@ through journals, records and engines that know of neither.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 
 _MARK = b"@"
 """No JSON text begins with it (RFC 8259)."""
+_KEY = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -21,6 +23,15 @@ class Reference(msgspec.Struct, frozen=True):
     key: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Check that the key leads nowhere else: it may come from where others can write.
+
+        Raises:
+            ValueError: it does.
+        """
+        if _KEY.fullmatch(self.key) is None or self.size < 0:
+            raise ValueError(f"{self.key[:100]!r} is not the key of an object")
 
     @property
     def run_id(self) -> str:

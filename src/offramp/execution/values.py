@@ -81,11 +81,16 @@ class Values:
         reference = reference_in(kept)
         return kept if reference is None else await self._configured().get(reference)
 
-    async def whole_entries(self, entries: Sequence[Entry]) -> list[Entry]:
-        """A journal with every value in it, however long its objects are away.
+    async def whole_entries(self, entries: Sequence[Entry], patience_s: float | None = None) -> list[Entry]:
+        """A journal with every value in it.
+
+        Args:
+            entries: of the journal.
+            patience_s: how long objects may be away; None for any time.
 
         Raises:
             ObjectLost: one is not there any more; it names the step.
+            ObjectsUnavailable: they were away for longer.
         """
         room = asyncio.Semaphore(READS_AT_ONCE)
 
@@ -95,7 +100,7 @@ class Values:
                 return entry
             async with room:
                 try:
-                    value = await self._patiently(lambda: self.whole(kept), f"the result of {entry.name!r}", None)
+                    value = await self._patiently(lambda: self.whole(kept), f"the result of {entry.name!r}", patience_s)
                 except ObjectLost as error:
                     raise ObjectLost(f"the result of step {entry.name!r}: {error}") from error
             return msgspec.structs.replace(entry, value=value)

@@ -133,14 +133,10 @@ class DeepPath(RunHost):
             self._process.metrics.step(record.pipeline, step.name, "failed")
         return outcome
 
-    async def whole_history(self, run_id: str) -> History:
-        """The same with every value in it, wherever it is kept.
-
-        Raises:
-            ObjectLost: one is not there any more.
-        """
+    async def whole_history(self, run_id: str, patience_s: float | None = None) -> History:
+        """The same with every value in it, wherever it is kept; see `Values.whole_entries`."""
         found = await self.history(run_id)
-        return found._replace(entries=await self._process.values.whole_entries(found.entries))
+        return found._replace(entries=await self._process.values.whole_entries(found.entries, patience_s))
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""

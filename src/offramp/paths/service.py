@@ -206,15 +206,24 @@ class Service:
         record = await self._process.store.get(run_id)
         if record is None:
             raise _unknown(run_id)
-        return await replay(self._process, record, await self._deep.whole_history(run_id))
+        return await replay(self._process, record, await self._deep.whole_history(run_id, 0.0))
 
     async def check(self) -> AsyncGenerator[Verdict, None]:
-        """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing."""
+        """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing.
+
+        Raises:
+            ObjectsUnavailable: a run's recorded results are kept elsewhere, and cannot be read now.
+        """
         for status in ("running", "queued"):
             after = None
             while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
                 for record in page:
-                    yield await check(self._process, record, await self._deep.whole_history(record.id))
+                    try:
+                        history = await self._deep.whole_history(record.id, 0.0)
+                    except ObjectLost as error:
+                        yield Verdict(record.id, record.pipeline, record.version, str(error))
+                    else:
+                        yield await check(self._process, record, history)
                 after = page[-1].id
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:

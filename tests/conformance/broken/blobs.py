@@ -29,11 +29,11 @@ class Temporary(PlacedBlobs):
 
 @breaks("B1")
 class Nameless(PlacedBlobs):
-    """The reference does not tell the sum."""
+    """The reference tells another sum."""
 
     async def put(self, run_id, data):
         made = await super().put(run_id, data)
-        return Reference(made.key, made.size, "")
+        return Reference(made.key, made.size, "0" * 64)
 
     async def get(self, reference):
         return await super().get(Reference(reference.key, reference.size, reference.key.rpartition("/")[2]))
