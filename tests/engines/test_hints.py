@@ -234,7 +234,12 @@ async def test_who_comes_and_goes_at_once_is_never_subscribed(shared):
 
 
 @needs_redis
-async def test_after_a_restart_of_the_server_everything_is_looked_at_and_heard_again(shared):
+async def test_after_a_restart_of_the_server_everything_is_looked_at_and_heard_again(shared, caplog, monkeypatch):
+    from offramp.stores.redis import hints
+
+    attempts = []
+    pool = hints.ConnectionPool.get_connection
+    monkeypatch.setattr(hints.ConnectionPool, "get_connection", lambda self: attempts.append(self) or pool(self))
     async with opened(shared.make) as place:
         gateway, worker = await place.join(), await place.join("worker")
         await followed(gateway, "run_1")
@@ -242,8 +247,11 @@ async def test_after_a_restart_of_the_server_everything_is_looked_at_and_heard_a
         gateway.hints.follow("run_2")
         gateway.hints.unfollow("run_1")
         worker.hints.send("work")  # lost, and no error
+        tried = len(attempts)
+        await eventually(lambda: len(attempts) > tried + 6)  # of which no more is said
         shared.server.start()
         await eventually(lambda: gateway.missed_count == worker.missed_count == 2)
+        assert caplog.text.count("it is tried again") == 2, "once in each process"
         worker.hints.send("events", ["run_1", "run_2"])
         await eventually(lambda: gateway.heard_of("events"))
         assert gateway.heard_of("events") == ["run_2"]

@@ -129,19 +129,18 @@ class RedisHints:
     async def _keep_subscribed(self) -> None:
         """Hear for ever, over one connection after another."""
         client = async_client(self._address, retries=0)
-        clock, wait_s, told = asyncio.get_running_loop().time, RETRY_BASE_S, False
+        wait_s, told = RETRY_BASE_S, False
         try:
             while True:
-                began = clock()
+                heard = self._heard
                 try:
                     await self._hear(client.connection_pool)
                 except (RedisError, OSError) as error:
-                    if not told:
+                    if not told or self._heard > heard:  # of one break, once
                         log.warning("%s; it is tried again", problem(self._address, error))
                 except Exception:  # whatever it is, this process must not be deaf from here on
                     log.exception("hints are not heard; it is tried again")
-                told = clock() - began < RETRY_CAP_S
-                wait_s = min(2 * wait_s, RETRY_CAP_S) if told else RETRY_BASE_S
+                told, wait_s = True, RETRY_BASE_S if self._heard > heard else min(2 * wait_s, RETRY_CAP_S)
                 await asyncio.sleep(wait_s)
         finally:
             await client.aclose()
