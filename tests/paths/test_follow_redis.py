@@ -84,7 +84,7 @@ async def test_another_processs_events_arrive_over_one_connection_for_all_stream
         await eventually(lambda: channels(server, url) == (set(), 2))
 
 
-async def test_a_run_that_executes_here_is_listened_for_once_it_has_left(tmp_path, server):
+async def test_a_run_that_executes_here_is_listened_for_once_it_is_demoted(tmp_path, server):
     app, begun, go_on = waiting()
     url = server.url()
     async with member(app, tmp_path, "gateway", store=url, **NEVER) as gateway:
@@ -97,10 +97,8 @@ async def test_a_run_that_executes_here_is_listened_for_once_it_has_left(tmp_pat
         assert channels(server, url)[0] == {other}
         live = gateway._live.get(run)
         leaving = asyncio.ensure_future(gateway._off_ramp.demote(live, "budget"))
-        await eventually(lambda: live.record.path == "deep")
-        assert channels(server, url)[0] == {other}, "its step in flight goes on here"
-        go_on.set()
         await eventually(lambda: channels(server, url)[0] == {run, other})
+        go_on.set()  # its step in flight went on here; the next one is a worker's
         async with member(app, tmp_path, "worker", store=url, **NEVER):
             assert_one_log(await reader)
             assert_one_log(await elsewhere)

@@ -140,7 +140,7 @@ class Feed:
     """Wakes readers when events of their run became visible.
 
     Args:
-        follow: told of a run that has readers here and is executed by another process; called with a lock held.
+        follow: told of a run that has readers here and may be written to elsewhere; called with a lock held.
         unfollow: told when one of both is over.
     """
 
@@ -175,13 +175,13 @@ class Feed:
         return run_id not in self._topics
 
     def begun(self, run_id: str) -> None:
-        """This process executes the run: its events come by `publish`."""
+        """This process executes the run, and no other writes to it: its events come by `publish`."""
         with self._lock:
             self._here.add(run_id)
             self._show_interest(self._topics.get(run_id))
 
     def left(self, run_id: str) -> None:
-        """It does not any more: if there are more events, another process writes them."""
+        """Another process may write to it from now on."""
         with self._lock:
             self._here.discard(run_id)
             self._show_interest(self._topics.get(run_id))
