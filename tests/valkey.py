@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -58,6 +59,13 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()  # nobody else has it
+            raise
+
+    def _wait(self):
         ends = time.monotonic() + READY_S
         while not self.answers():
             assert self._process.poll() is None, (self.folder / "server.log").read_text()
@@ -85,7 +93,8 @@ class Server:
             return False
 
     def kill(self):
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
