@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import os
@@ -58,6 +59,13 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()  # nobody else has it
+            raise
+
+    def _wait(self):
         ends = time.monotonic() + READY_S
         while not self.answers():
             assert self._process.poll() is None, (self.folder / "server.log").read_text()
@@ -67,8 +75,10 @@ class Server:
     def client(self, **options):
         """A client of the tests' own."""
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        return redis.Redis(port=self.port, protocol=2, **options)
+        return redis.Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), **options)
 
     def answers(self):
         """Whether it is up, with its data."""
@@ -77,11 +87,14 @@ class Server:
         try:
             with self.client() as client:
                 return bool(client.ping())
-        except (redis.ConnectionError, redis.AuthenticationError):
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
             return False
 
     def kill(self):
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

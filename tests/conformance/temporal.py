@@ -11,6 +11,7 @@ from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
+from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
 LEASE_S = 2.0
@@ -134,19 +135,20 @@ class TemporalMember:
         members = self.engine.members
         for task in list(members._tasks):
             task.cancel()
-        members._hints.close()
+        await members._hints.close()
         self.instance.die(self.owner)
 
 
 class TemporalSite:
-    """Processes over one database and one task queue, in real time."""
+    """Processes over one store and one task queue, in real time."""
 
     notice_s = NOTICE_S
     takeover_s = TAKEOVER_S
     queue_max = QUEUE_MAX
 
-    def __init__(self):
+    def __init__(self, stores):
         self.clock = SystemClock()
+        self._stores = stores
         self.task_queue = uuid.uuid4().hex
         self._instances = []
         self._members = []
@@ -156,7 +158,7 @@ class TemporalSite:
 
     async def join(self, owner, host_of, *, works=True):
         first = not self._instances
-        self._instances.append(await (SQLITE.open() if first else SQLITE.reopen(self._instances[0])))
+        self._instances.append(await (self._stores.open() if first else self._stores.reopen(self._instances[0])))
         member = TemporalMember(owner, self._instances[-1], Line(temporal.server().port), self.clock)
         self._members.append(member)
         await member.open(self, host_of(member.store), works=works)
@@ -186,14 +188,16 @@ class TemporalSite:
 
 
 class Temporal:
-    """The engine on Temporal, over SQLite."""
+    """The engine on Temporal, over one of the stores."""
 
-    name = "temporal, sqlite"
-    capabilities = SQLITE.capabilities
+    def __init__(self, stores):
+        self.name = f"temporal, {stores.name}"
+        self.capabilities = stores.capabilities
+        self._stores = stores
 
     async def open(self):
-        return TemporalSite()
+        return TemporalSite(self._stores)
 
 
-TEMPORAL = Temporal()
-EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL]
+TEMPORAL, TEMPORAL_REDIS = Temporal(SQLITE), Temporal(REDIS)
+EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL, TEMPORAL_REDIS, *OBJECTS]

@@ -39,8 +39,10 @@ from offramp.core import events
 from offramp.core.run import Outcome
 from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
+from tests import valkey
 from tests.conformance.adapters import MEMORY, SQLITE
 from tests.conformance.model import Model, ModelRun
+from tests.conformance.on_redis import REDIS
 from tests.support import eventually
 
 MEMBERS = ["a", "b"]
@@ -373,7 +375,23 @@ class SharedProcesses(Processes):
     harness = SQLITE
 
 
-@pytest.mark.parametrize(("machine", "examples", "steps"), [(Processes, 60, 40), (SharedProcesses, 20, 30)])
+class RedisProcesses(Processes):
+    """The same at a server."""
+
+    harness = REDIS
+
+
+needs_valkey = pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples", "steps"),
+    [
+        (Processes, 60, 40),
+        (SharedProcesses, 20, 30),
+        pytest.param(RedisProcesses, 30, 40, marks=needs_valkey),
+    ],
+)
 def test_the_store_is_what_the_model_says(machine, examples, steps):
     run_state_machine_as_test(
         machine,

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
-from tests import temporal, valkey
+from offramp.conformance import (
+    blobs_cases,
+    clock_cases,
+    engine_cases,
+    prove_blobs,
+    prove_clock,
+    prove_engine,
+    prove_store,
+    store_cases,
+)
+from tests import s3, temporal, valkey
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
+from tests.conformance.blobs import FOLDER, IN_MEMORY, S3
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
-from tests.conformance.temporal import TEMPORAL
+from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
 
 
 def plays(cases, harnesses):
@@ -35,6 +45,17 @@ async def test_clock(harness, case):
     await prove_clock(case, harness)
 
 
+@pytest.mark.parametrize(("harness", "case"), plays(blobs_cases(), [FOLDER, IN_MEMORY]))
+async def test_objects(harness, case):
+    await prove_blobs(case, harness)
+
+
+@pytest.mark.skipif(s3.missing() is not None, reason=str(s3.missing()))
+@pytest.mark.parametrize("case", blobs_cases(), ids=lambda case: f"{'-'.join(case.obligations)}-{case.id}")
+async def test_objects_in_s3(case):
+    await prove_blobs(case, S3)
+
+
 @pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
 @pytest.mark.parametrize(("harness", "case"), plays(store_cases(), [REDIS]))
 async def test_store_on_redis(harness, case):
@@ -50,4 +71,10 @@ async def test_engine_on_redis(harness, case):
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL]))
 async def test_engine_on_temporal(harness, case):
+    await prove_engine(case, harness)
+
+
+@pytest.mark.skipif((missing := temporal.missing() or valkey.missing()) is not None, reason=str(missing))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL_REDIS]))
+async def test_engine_on_temporal_over_redis(harness, case):
     await prove_engine(case, harness)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offramp.core.reference import reference_to
 from offramp.telemetry.content import DECODED_BYTES_MAX, cut, redacted, shown
 
 
@@ -56,3 +57,8 @@ def test_a_cut_keeps_whole_characters_of_the_beginning(text, bytes_max):
     made = cut(text.encode(), bytes_max)
     assert made == text or (made.endswith("…") and text.startswith(made[:-1]))
     assert len(made.removesuffix("…").encode()) <= bytes_max or made == text
+
+
+def test_of_a_value_that_is_kept_elsewhere_only_the_size_is_shown():
+    kept = reference_to("run_1", b'"' + b"x" * 5000 + b'"')
+    assert shown(kept.encoded(), 100) == "(5002 bytes)"

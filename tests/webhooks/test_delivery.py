@@ -171,6 +171,15 @@ async def test_a_large_result_is_left_out(made, receiver):
     assert len(await handle.result()) == 40_000
 
 
+async def test_a_result_that_is_kept_elsewhere_is_left_out_and_not_null(receiver):
+    async with runtime(make_app(), objects="memory:", objects_above=1024, **SETTINGS) as made:
+        handle = await start(made, receiver.url, text='"%s"' % ("x" * 2000))
+        message = (await arriving(receiver)).verified()
+        assert "result" not in message["data"]
+        assert message["data"]["status"] == "completed"
+        assert len(await handle.result()) == 4000
+
+
 async def test_the_same_key_announces_once(made, receiver):
     for _ in range(3):
         await start(made, receiver.url, idempotency_key="k")

@@ -6,13 +6,19 @@ import asyncio
 from typing import Any
 
 from offramp.cli.engines import load_settings
-from offramp.cli.options import AsJson, Data, Engine, Store, Target
+from offramp.cli.options import AsJson, Data, Engine, Objects, Store, Target
 from offramp.cli.output import OK, RUN_ENDED_BADLY, CommandError, say, write_json
 from offramp.cli.target import load_app
 
 
 def check(
-    target: Target, *, data: Data = None, engine: Engine = None, store: Store = None, as_json: AsJson = False
+    target: Target,
+    *,
+    data: Data = None,
+    engine: Engine = None,
+    store: Store = None,
+    objects: Objects = None,
+    as_json: AsJson = False,
 ) -> int:
     """Say which unfinished runs this code would break.
 
@@ -22,7 +28,7 @@ def check(
     from offramp.stores.sqlite.database import FILE_NAME
     from offramp.wiring import build, data_folder
 
-    settings = load_settings(data=data, engine=engine, store=store)
+    settings = load_settings(data=data, engine=engine, store=store, objects=objects)
     folder = data_folder(settings)
     if not settings.store and not (folder / FILE_NAME).is_file():
         raise CommandError(f"there is no database in {folder}: name the service's folder with --data")

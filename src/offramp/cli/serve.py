@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from offramp.cli.options import (
     Insecure,
     LogFormat,
     MaxBudget,
+    Objects,
     Port,
     Store,
     Target,
@@ -48,6 +50,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     workers: Workers = 1,
     engine: Engine = None,
     store: Store = None,
+    objects: Objects = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
     worker_metrics: WorkerMetrics = None,
@@ -60,15 +63,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     settings = load_settings(
-        data=data,
-        engine=engine,
-        store=store,
-        drain_timeout=drain_timeout,
-        max_budget=max_budget,
-        worker_metrics=worker_metrics,
-        log_format=log_format,
-        allow_hosts=",".join(allow_host) if allow_host else None,
-    )
+        data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
+        worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
+    )  # fmt: skip
     show_logs("gateway", settings.log_format)
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
@@ -82,9 +79,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
-        lambda retire: Supervisor(
-            worker_command(target, settings), workers, retire, settings.drain_timeout, worker_environment(settings)
-        ),
+        lambda retire: _supervisor(target, workers, settings, retire),
         access,
     )
 
@@ -92,9 +87,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            options = " ".join(engine_options(settings))
-            kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
-            log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
+            log.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -108,6 +101,11 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         )
 
 
+def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
+    command, told = worker_command(target, settings), worker_environment(settings)
+    return Supervisor(command, workers, retire, settings.drain_timeout, told)
+
+
 def _served(target: str) -> App:
     warn_of_unread()
     app = load_app(target)
@@ -117,7 +115,7 @@ def _served(target: str) -> App:
 
 
 def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
-    from offramp.gateway.loopback import is_loopback
+    from offramp.core.addresses import is_loopback
 
     log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
@@ -136,14 +134,24 @@ def worker_command(target: str, settings: Settings) -> list[str]:
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 
 
+def worker_elsewhere(target: str, settings: Settings) -> str:
+    """What a person starts a worker with, elsewhere."""
+    command = f"offramp worker {target} {' '.join(engine_options(settings))}"
+    return f"{command}, with OFFRAMP_STORE for {data_place(settings)}" if settings.store else command
+
+
 def worker_environment(settings: Settings) -> dict[str, str]:
     """What a worker is told by environment: the store's URL may hold a password, and arguments are seen by others."""
     return {"OFFRAMP_STORE": settings.store} if settings.store else {}
 
 
 def engine_options(settings: Settings) -> list[str]:
-    """The engine and its data folder, as a worker in any working directory needs them."""
+    """The engine, its data folder and the place for large values, as a worker in any working directory needs them."""
+    from offramp.stores.blobs.address import parse_objects
+
     folder = str(Path(settings.data).resolve())
+    place = parse_objects(settings.objects)
+    objects = ["--objects", str(place.resolve()) if isinstance(place, Path) else settings.objects] if place else []
     if settings.engine.startswith("temporal:"):
-        return ["--engine", settings.engine, "--data", folder]
-    return ["--engine", f"embedded:{folder}"]
+        return ["--engine", settings.engine, "--data", folder, *objects]
+    return ["--engine", f"embedded:{folder}", *objects]

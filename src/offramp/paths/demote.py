@@ -76,6 +76,7 @@ class OffRamp:
             return execution.finished
         record.path, record.demotion = "deep", demotion
         execution.scope.facts.path = "deep"
+        self._process.feed.left(record.id)  # before others write: readers here are told from their first event on
         if run.trace is not None:
             run.trace.demoted(demotion)
         body = events.RunDemoted(

@@ -24,6 +24,9 @@ LEASE_S = "1"
 class Place:
     """Gateways and workers over one folder and one Temporal server."""
 
+    app = APP
+    more = ()
+
     def __init__(self, home, server):
         self.home = home
         self.server = server
@@ -31,18 +34,18 @@ class Place:
         self._env = {"OFFRAMP_LEASE": LEASE_S, "OFFRAMP_DRAIN_TIMEOUT": "8", "STEPS_HOME": str(home)}
 
     def _options(self):
-        return ["--engine", self.server.url(self._queue), "--data", str(self.home / "data")]
+        return ["--engine", self.server.url(self._queue), "--data", str(self.home / "data"), *self.more]
 
     @contextlib.contextmanager
     def worker(self):
-        with running("worker", str(APP), *self._options(), cwd=self.home, env=self._env) as process:
+        with running("worker", str(self.app), *self._options(), cwd=self.home, env=self._env) as process:
             process.wait_for(r"ready in")
             yield process
 
     @contextlib.contextmanager
     def gateway(self):
         options = ["--port", "0", "--workers", "0", *self._options()]
-        with running("serve", str(APP), *options, cwd=self.home, env=self._env) as process:
+        with running("serve", str(self.app), *options, cwd=self.home, env=self._env) as process:
             process.url = process.wait_for(r"at (http://127.0.0.1:\d+),")[1]
             _until(lambda: httpx.get(f"{process.url}/readyz").status_code == 200)
             yield process
@@ -109,6 +112,18 @@ def test_a_killed_workers_step_goes_on_at_another(place):
         assert outcome(gateway, run)["result"] == ["a-first", "a-held", "a-last"]
         assert_whole(events(gateway, run))
     assert Counter(step for step, _ in place.executed()) == {"a-first": 1, "a-held": 2, "a-last": 1}
+
+
+def test_a_worker_that_dies_between_an_object_and_its_entry_leaves_nothing_wrong(place):
+    place.app, place.more = APP.with_name("large.py"), ("--objects", str(place.home / "objects"))
+    with place.worker() as one, place.worker() as two, place.gateway() as gateway:
+        run = submit(gateway, "makes", "t")
+        assert outcome(gateway, run)["result"] == ["a", "b", "t"]
+        assert_whole(events(gateway, run))
+        assert [each.process.poll() for each in (one, two)].count(-signal.SIGKILL) == 1
+    objects = [path for path in (place.home / "objects").rglob("*") if path.is_file()]
+    assert len(objects) == 2, "put again, the same bytes are the same object"
+    assert Counter(step for step, _ in place.executed()) == {"a": 1, "b": 2}
 
 
 def test_a_step_with_an_effect_is_not_repeated_when_its_worker_died(place):
