@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +55,9 @@ class JoinedEngine(Engine, Protocol):
 
     def has_room(self) -> None:
         """A run ended here."""
+
+    def takes(self) -> bool:
+        """Whether this process has joined, takes runs, and may keep them; asks nobody, from any thread."""
 
 
 class Service:
@@ -234,6 +238,19 @@ class Service:
         if not await self._engine.ready():
             return False, "no worker is warm yet"
         return True, "ready"
+
+    def takes_runs(self) -> tuple[bool, str]:
+        """Whether this process itself takes deep runs, else why not; asks nobody, from any thread."""
+        if self._desk.closed:
+            return False, "stopping"
+        if not self._engine.takes():
+            return False, "takes no runs: it has not joined the engine yet, or its lease ran out (is the store there?)"
+        return True, "ready"
+
+    def turns(self, within_s: float) -> bool:
+        """Whether the control loop, where no user code runs, answers within so many seconds; waits, from any thread."""
+        answered = threading.Event()
+        return self._process.control.call(answered.set) and answered.wait(within_s)
 
     async def service_levels(self) -> list[ServiceLevel]:
         """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.

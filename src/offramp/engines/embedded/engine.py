@@ -215,6 +215,10 @@ class EmbeddedEngine:
         now = self._clock.time()
         return any(owner.ready and owner.expires_at > now for owner in await self._leases.owners())
 
+    def takes(self) -> bool:
+        """Whether this process claims runs and its lease still runs, as far as it knows; from any thread."""
+        return self._taking and self._clock.monotonic() < self._held_until
+
     async def retire(self, owner: str) -> int:
         """Release at once what a process held that is known to be dead."""
         count = await self._leases.retire(owner)
