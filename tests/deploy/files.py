@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from tests.cli.parsed import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BASE = DEPLOY / "kubernetes" / "base"
 TEMPORAL = DEPLOY / "kubernetes" / "temporal"
 

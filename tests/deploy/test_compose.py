@@ -15,6 +15,7 @@ from tests.deploy.files import (
     DEPLOY,
     GATEWAY_CLOSING_S,
     PINNED,
+    PROJECT,
     ROOT,
     WORKER_CLOSING_S,
     commanded,
@@ -22,7 +23,6 @@ from tests.deploy.files import (
     quantity_bytes,
     settings,
 )
-from tests.deploy.test_image import PROJECT
 
 COMPOSE = load(DEPLOY / "compose.yaml")
 SERVICES = COMPOSE["services"]

@@ -7,12 +7,9 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 
 from offramp.core.addresses import parse_listen
-from tests.deploy.files import BASE, DEPLOY, PINNED, ROOT, copied, documents, instructions
-
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+from tests.deploy.files import BASE, DEPLOY, PINNED, PROJECT, ROOT, copied, documents, instructions
 
 
 def last(word):

@@ -19,59 +19,39 @@ from tests.deploy.files import (
     DEPLOY,
     GATEWAY_CLOSING_S,
     PINNED,
+    PROJECT,
     ROOT,
     TEMPORAL,
     WORKER_CLOSING_S,
     commanded,
-    documents,
     instructions,
     load,
     quantity_bytes,
     settings,
-    variables,
 )
-from tests.deploy.test_image import PROJECT
+from tests.deploy.manifests import (
+    BUILT,
+    PARTS,
+    ROLES,
+    SECRETS,
+    SETTINGS,
+    container,
+    environment,
+    hook_s,
+    labels,
+    named,
+    pod,
+)
 
-SECRETS = {each["metadata"]["name"]: each for each in documents(DEPLOY / "kubernetes" / "secrets.example.yaml")}
-BUILT = load(BASE / "kustomization.yaml")
-PARTS = [each for name in BUILT["resources"] for each in documents(BASE / name)]
 # Of KEDA's and Prometheus' own resources there is no schema here.
 CUSTOM = {"keda.sh/v1alpha1", "monitoring.coreos.com/v1"}
 CORE = [each for each in [*PARTS, *SECRETS.values()] if each["apiVersion"] not in CUSTOM]
-SETTINGS = variables(BASE / "settings.env")
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 """The oldest has `preStop.sleep`."""
-ROLES = ["gateway", "worker"]
 CLOSING_S = {"gateway": GATEWAY_CLOSING_S, "worker": WORKER_CLOSING_S}
 # bench/README.md, waiting.py: with 10,000 waiting runs, and for each open stream.
 GATEWAY_MB, STREAM_KB, WORKER_MB = 65, 23.4, 64
 STREAMS = 5_000
-
-
-def named(kind, name, parts=PARTS):
-    [found] = [each for each in parts if each["kind"] == kind and each["metadata"]["name"] == name]
-    return found
-
-
-def pod(role):
-    return named("Deployment", f"offramp-{role}")["spec"]["template"]["spec"]
-
-
-def container(role):
-    [found] = pod(role)["containers"]
-    return found
-
-
-def environment(role):
-    """What the container sees, with the engine of `base`."""
-    found = {}
-    for source in container(role)["envFrom"]:
-        if "configMapRef" in source:
-            assert source["configMapRef"]["name"] in {each["name"] for each in BUILT["configMapGenerator"]}
-            found |= SETTINGS
-        else:
-            found |= SECRETS[source["secretRef"]["name"]]["stringData"]
-    return found | {each["name"]: each["value"] for each in container(role)["env"]}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -183,10 +163,6 @@ def test_the_service_reaches_the_gateways():
     assert service["selector"].items() <= labels("gateway").items()
 
 
-def labels(role):
-    return named("Deployment", f"offramp-{role}")["spec"]["template"]["metadata"]["labels"]
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_selectors_find_their_pods_and_no_others(role):
     other = labels(next(each for each in ROLES if each != role))
@@ -203,11 +179,10 @@ def test_selectors_find_their_pods_and_no_others(role):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_stopping_pod_has_time_to_drain(role):
-    hook = container(role).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     drain_s = settings(environment(role)).drain_timeout
-    assert pod(role)["terminationGracePeriodSeconds"] >= hook + drain_s + CLOSING_S[role]
+    assert pod(role)["terminationGracePeriodSeconds"] >= hook_s(role) + drain_s + CLOSING_S[role]
     assert CLOSING_S[role] <= 10, "what the comments say"
-    assert (hook > 0) == (role == "gateway"), "only gateways are routed to"
+    assert (hook_s(role) > 0) == (role == "gateway"), "only gateways are routed to"
 
 
 @pytest.mark.parametrize("role", ROLES)
