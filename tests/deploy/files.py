@@ -14,6 +14,7 @@ from offramp.execution.processes import LEAVE_S_MAX
 from offramp.gateway.server import CLOSE_S_MIN
 from offramp.paths.webhooks import STOP_GRACE_S
 from offramp.settings import Settings, unread
+from offramp.stores.redis.address import Address
 from offramp.telemetry.setup import CLOSE_S_MAX
 from tests.cli.parsed import parse
 
@@ -51,7 +52,9 @@ def settings(environment):
     documented = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
     for name in environment:
         assert name.startswith("OFFRAMP_") or f"`{name}`" in documented, f"nothing says what {name} is"
-    return Settings.load(environment, Path("absent.toml"))
+    made = Settings.load(environment, Path("absent.toml"))
+    Address.parse(made.store)
+    return made
 
 
 def commanded(words):

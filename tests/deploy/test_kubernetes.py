@@ -102,7 +102,7 @@ def test_the_engine_of_the_other_variant_fits():
     [generator] = load(TEMPORAL / "kustomization.yaml")["configMapGenerator"]
     assert (generator["name"], generator["behavior"]) == (BUILT["configMapGenerator"][0]["name"], "merge")
     given = dict(literal.split("=", 1) for literal in generator["literals"])
-    address = Address.parse(settings(SETTINGS | given).engine)
+    address = Address.parse(settings(environment("worker") | given).engine)
     [trigger] = load(TEMPORAL / "scaler.yaml")["spec"]["triggers"]
     metadata = trigger["metadata"]
     assert (metadata["endpoint"], metadata["namespace"], metadata["taskQueue"]) == (
