@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 
 import pytest
 
+from offramp import SLA, App, emit
 from offramp.core.spec import RETENTION_DEFAULT_S
+from offramp.paths.submission import Submission
 from offramp.settings import Settings
+from tests import valkey
 from tests.docs.pages import ROOT
+from tests.support import frames_of, member
 
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 BENCH = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
@@ -17,7 +22,11 @@ BENCH = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
 # requests/s, steps, seconds each, seconds of budget, events/s to a reader, part of a core that is planned for
 R, N, T, B, E, U = 20, 8, 5, 6, 10, 0.5
 EVENT_CORE_S, REQUEST_CORE_S, STREAM_KB, GATEWAY_MB, TEMPORAL_STEP_CORE_S = 56e-6, 0.8e-3, 23.4, 65, 3e-3
-DELTA_BYTES, STEP_BYTES = 180, 350
+DELTA_BYTES, STEP_BYTES, RUN_BYTES, RESULT_BYTES, ADDED = 180, 350, 2_000, 200, 1.05
+
+
+def run_bytes(steps, tokens):
+    return RUN_BYTES + steps * RESULT_BYTES + ADDED * (tokens * DELTA_BYTES + steps * STEP_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +74,39 @@ def test_the_example_adds_up():
     assert row("workers").startswith(f"{workers}, and one more: {workers + 1}. Or {larger} and one more")
     assert row("on Temporal").startswith(f"{R * (6 + 6 * N):,} events/s")
     assert pytest.approx(0.5, rel=0.1) == R * N * TEMPORAL_STEP_CORE_S
-    run_bytes = N * T * E * DELTA_BYTES + N * STEP_BYTES
-    assert number(row("a run in the store")) == round(run_bytes / 1000, -0) == 75
-    day = R * RETENTION_DEFAULT_S * run_bytes / 1e9
-    assert number(row("the store, at the default retention of a day")) == round(day, -1)
-    assert number(row("the same, with `retention=3600`")) == round(R * 3600 * run_bytes / 1e9, 1)
+    each = run_bytes(N, N * T * E)
+    assert number(row("a run in the store")) == round(each / 1000)
+    assert number(row("the store, at the default retention of a day")) == round(
+        R * RETENTION_DEFAULT_S * each / 1e9, -1
+    )
+    assert number(row("the same, with `retention=3600`")) == round(R * 3600 * each / 1e9, 1)
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+@pytest.mark.parametrize(("tokens", "quoted"), [(0, "7.5 kB"), (50, "83 kB")])
+async def test_a_run_takes_as_much_in_redis_as_is_said(tmp_path, tokens, quoted):
+    app = App("desk", classes=[SLA("batch", budget=0)])
+
+    @app.step
+    async def write(number: int) -> str:
+        for token in range(tokens):
+            emit(f"token{token % 10} ")
+            await asyncio.sleep(0.001)  # else all of them are one write
+        return "x" * (RESULT_BYTES - 2)
+
+    @app.pipeline(sla="batch")
+    async def answer() -> str:
+        for number in range(N):
+            await write(number)
+        return "x" * (RESULT_BYTES - 2)
+
+    runs, server, prefix = 50, valkey.server(), f"memory{tokens}"
+    async with member(app, tmp_path, "local", store=server.url(prefix)) as service:
+        accepted = [await service.submit(Submission(pipeline="answer", input=b"{}")) for _ in range(runs)]
+        for each in accepted:
+            await frames_of(service, each.record.id)
+    with server.client() as client:  # what the server as a whole has used comes and goes with its buffers
+        taken = sum(client.memory_usage(key, samples=0) for key in client.scan_iter(f"{{{prefix}}}*")) / runs
+    assert quoted in PAGE
+    assert taken == pytest.approx(1e3 * number(quoted), rel=0.1), taken
+    assert taken == pytest.approx(run_bytes(N, N * tokens), rel=0.2)
