@@ -214,6 +214,7 @@ def test_a_container_may_do_no_more_than_it_has_to(role):
         "capabilities": {"drop": ["ALL"]},
     }
     assert pod(role)["automountServiceAccountToken"] is False
+    assert pod(role)["enableServiceLinks"] is False, "OFFRAMP_GATEWAY_PORT is no setting"
 
 
 @pytest.mark.parametrize("role", ROLES)
