@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import yaml
 
 from offramp.cli.supervisor import KILL_MARGIN_S
-from offramp.engines.temporal.engine import CLOSE_S_MAX as TEMPORAL_CLOSE_S_MAX
+from offramp.engines.temporal.engine import CLOSE_S_MAX as TEMPORAL_S
+from offramp.execution.loops import LoopThread
 from offramp.execution.processes import LEAVE_S_MAX
 from offramp.gateway.server import CLOSE_S_MIN
 from offramp.paths.webhooks import STOP_GRACE_S
 from offramp.settings import Settings, unread
 from offramp.stores.redis.address import Address
-from offramp.telemetry.setup import CLOSE_S_MAX
+from offramp.stores.redis.writer import CLOSE_TIMEOUT_S as WRITER_S
+from offramp.telemetry.setup import CLOSE_S_MAX as SPANS_S
 from tests.cli.parsed import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,10 +27,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BASE = DEPLOY / "kubernetes" / "base"
 TEMPORAL = DEPLOY / "kubernetes" / "temporal"
 
-# What a process may take from the end of its drain to its exit: what `serve` gives the drain beyond its timeout and its
-# connections, what webhooks and spans get; what leaving Temporal, ending lane processes and loops, and spans get.
-GATEWAY_CLOSING_S = KILL_MARGIN_S + CLOSE_S_MIN + STOP_GRACE_S + CLOSE_S_MAX
-WORKER_CLOSING_S = TEMPORAL_CLOSE_S_MAX + LEAVE_S_MAX + 2 * 2.0 + CLOSE_S_MAX
+# What a process may take from the end of its drain to its exit, if all that can go wrong does: Redis is away, steps block
+# every run loop, a backend for spans is dead.
+LOOP_S = inspect.signature(LoopThread.close).parameters["timeout_s"].default
+THREADS_S = 3.0  # that renew leases and watch loops
+CLOSING_S = WRITER_S + LOOP_S * (2 + Settings().spare_loops) + THREADS_S + LEAVE_S_MAX + 0.5 + SPANS_S
+GATEWAY_CLOSING_S = CLOSING_S + KILL_MARGIN_S + CLOSE_S_MIN + STOP_GRACE_S + LOOP_S
+WORKER_CLOSING_S = CLOSING_S + TEMPORAL_S
 
 PINNED = re.compile(r"[\w./-]+:(?!latest\b)[\w.-]*\d[\w.-]*")
 
