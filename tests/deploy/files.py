@@ -27,8 +27,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BASE = DEPLOY / "kubernetes" / "base"
 TEMPORAL = DEPLOY / "kubernetes" / "temporal"
 
-# What a process may take from the end of its drain to its exit, if all that can go wrong does: Redis is away, steps block
-# every run loop, a backend for spans is dead.
+# What a process may take from the end of its drain to its exit, if all that can go wrong does: Redis is away, steps
+# block every run loop, a backend for spans is dead.
 LOOP_S = inspect.signature(LoopThread.close).parameters["timeout_s"].default
 THREADS_S = 3.0  # that renew leases and watch loops
 CLOSING_S = WRITER_S + LOOP_S * (2 + Settings().spare_loops) + THREADS_S + LEAVE_S_MAX + 0.5 + SPANS_S

@@ -123,7 +123,10 @@ class EmbeddedEngine:
         self._wake.set()
         if self._taker is not None:
             await asyncio.wait([self._taker])  # what it is just claiming begins here
-        await self._register()
+        try:
+            await self._register()
+        except StoreError as error:  # the end of its lease says the same
+            log.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
 
     async def close(self) -> None:
         """Leave: what is still held here goes to the others."""
