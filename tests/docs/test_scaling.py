@@ -74,6 +74,7 @@ def test_the_example_adds_up():
     assert row("workers").startswith(f"{workers}, and one more: {workers + 1}. Or {larger} and one more")
     assert row("on Temporal").startswith(f"{R * (6 + 6 * N):,} events/s")
     assert pytest.approx(0.5, rel=0.1) == R * N * TEMPORAL_STEP_CORE_S
+    assert number(row("events into the store")) == R * N * (T * E + 2)
     each = run_bytes(N, N * T * E)
     assert number(row("a run in the store")) == round(each / 1000)
     assert number(row("the store, at the default retention of a day")) == round(
