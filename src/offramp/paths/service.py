@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -249,8 +248,7 @@ class Service:
 
     def turns(self, within_s: float) -> bool:
         """Whether the control loop, where no user code runs, answers within so many seconds; waits, from any thread."""
-        answered = threading.Event()
-        return self._process.control.call(answered.set) and answered.wait(within_s)
+        return self._process.control.turns(within_s)
 
     async def service_levels(self) -> list[ServiceLevel]:
         """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.
