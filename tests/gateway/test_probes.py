@@ -32,7 +32,7 @@ async def echo(word: str) -> str:
 
 def asked(service, path):
     """Status and, of a problem, its detail."""
-    page = probes(service)[path]()
+    page = probes(service.readiness)[path]()
     assert ("cache-control", "no-store") in page.headers or page.status != 200
     return page.status, json.loads(page.body).get("detail", "")
 

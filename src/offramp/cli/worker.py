@@ -66,7 +66,7 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
 
     with Stop(watch_stdin=owner is not None) as stop:
         service = build(app, settings, role="worker", owner=owner)
-        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), probes(service)):
+        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), probes(service.readiness)):
             await service.start()
             relax()
             try:

@@ -64,7 +64,7 @@ class LoopThread:
         """Call on the loop's thread; False when the loop is closed."""
         return call_threadsafe(self.loop, callback, *args)
 
-    def turns(self, within_s: float) -> bool:
+    def answers(self, within_s: float) -> bool:
         """Whether the loop answers within so many seconds; waits, from any other thread."""
         answered = threading.Event()
         return self.call(answered.set) and answered.wait(within_s)

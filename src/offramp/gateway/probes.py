@@ -10,29 +10,29 @@ from offramp.gateway.reply import Reply
 from offramp.telemetry.scrape import Page, Pages
 
 if TYPE_CHECKING:
-    from offramp.paths.service import Service
+    from offramp.paths.readiness import Readiness
 
 TURN_S_MAX = 1.0
 """How long the control loop may take to answer `/healthz`; a probe has to wait longer than that."""
 
 
-def probes(service: Service) -> Pages:
+def probes(readiness: Readiness) -> Pages:
     """The pages of a process that executes deep runs.
 
     Neither asks the store or the engine: `/healthz` fails where only a new process helps, `/readyz` where this one
     takes no runs.
     """
-    return {"/healthz": lambda: _page(_alive(service)), "/readyz": lambda: _page(_ready(service))}
+    return {"/healthz": lambda: _page(_alive(readiness)), "/readyz": lambda: _page(_ready(readiness))}
 
 
-def _alive(service: Service) -> Reply:
-    if service.turns(TURN_S_MAX):
+def _alive(readiness: Readiness) -> Reply:
+    if readiness.answers(TURN_S_MAX):
         return alive_reply()
     return problem(NotReady(f"the control loop has not answered for {TURN_S_MAX:g} s"))
 
 
-def _ready(service: Service) -> Reply:
-    takes, reason = service.takes_runs()
+def _ready(readiness: Readiness) -> Reply:
+    takes, reason = readiness.takes_runs()
     return ready_reply() if takes else problem(NotReady(reason))
 
 

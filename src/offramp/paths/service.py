@@ -18,6 +18,7 @@ from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
+from offramp.paths.readiness import Readiness, Taking
 from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
@@ -37,7 +38,7 @@ ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
 
 
-class JoinedEngine(Engine, Protocol):
+class JoinedEngine(Engine, Taking, Protocol):
     """An engine that this process is a member of."""
 
     async def open(self) -> None:
@@ -54,9 +55,6 @@ class JoinedEngine(Engine, Protocol):
 
     def has_room(self) -> None:
         """A run ended here."""
-
-    def takes(self) -> bool:
-        """Whether this process has joined, takes runs, and may keep them; asks nobody, from any thread."""
 
 
 class Service:
@@ -94,6 +92,7 @@ class Service:
         self._fast = FastPath(process, live, self._off_ramp)
         self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
         self._drained = False
+        self.readiness = Readiness(engine, process.control, lambda: self._desk.closed)
 
     @property
     def settings(self) -> Settings:
@@ -237,18 +236,6 @@ class Service:
         if not await self._engine.ready():
             return False, "no worker is warm yet"
         return True, "ready"
-
-    def takes_runs(self) -> tuple[bool, str]:
-        """Whether this process itself takes deep runs, else why not; asks nobody, from any thread."""
-        if self._desk.closed:
-            return False, "stopping"
-        if not self._engine.takes():
-            return False, "takes no runs: it has not joined the engine yet, or its lease ran out (is the store there?)"
-        return True, "ready"
-
-    def turns(self, within_s: float) -> bool:
-        """Whether the control loop, where no user code runs, answers within so many seconds; waits, from any thread."""
-        return self._process.control.turns(within_s)
 
     async def service_levels(self) -> list[ServiceLevel]:
         """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.
