@@ -10,7 +10,7 @@ from offramp.gateway.reply import Reply
 from offramp.telemetry.scrape import Page, Pages
 
 if TYPE_CHECKING:
-    from offramp.paths.readiness import Readiness
+    from offramp.paths.health import Readiness
 
 TURN_S_MAX = 1.0
 """How long the control loop may take to answer `/healthz`; a probe has to wait longer than that."""

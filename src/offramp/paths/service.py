@@ -16,9 +16,9 @@ from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
+from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
-from offramp.paths.readiness import Readiness, Taking
 from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
