@@ -98,6 +98,7 @@ bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what teleme
 	$(BIN)/python bench/waiting.py
 	$(BIN)/python bench/telemetry.py
 	$(BIN)/python bench/engines.py
+	$(BIN)/python bench/following.py
 
 lock: ## write constraints*.txt anew: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py

@@ -297,3 +297,18 @@ class StoreError(OfframpError):
     title = "The store is not available"
     status = 503
     fault = "operator"
+
+
+class ObjectsUnavailable(StoreError):
+    """Large values cannot be written or read where `--objects` says; nothing is lost. The message says what to mend."""
+
+    code = "objects"
+    title = "The object store is not available"
+
+
+class ObjectLost(OfframpError):
+    """A large value is not in the object store any more, or is not what was written there."""
+
+    code = "object-lost"
+    title = "A stored value is lost"
+    fault = "operator"

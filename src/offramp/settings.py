@@ -68,6 +68,15 @@ class Settings:
         "where runs and events are kept: empty for SQLite under `data`, or redis://user:password@host:port/db?prefix=…",
         shown=False,
     )
+    objects: str = _text(
+        "", "where large values are kept: a folder, s3://bucket/prefix, gs://… or az://…; empty means in the store"
+    )
+    objects_above: int = _setting(
+        256 << 10, 1024, 1 << 30, "bytes of an encoded step's or run's result above which it goes to `objects`"
+    )
+    objects_patience: float = _setting(
+        120.0, 0.0, 86_400.0, "seconds that a finished step waits for `objects` that are away; then it fails"
+    )
     max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
     max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")
     max_result_bytes: int = _setting(

@@ -169,7 +169,7 @@ async def replays(app: App, pipeline: str, /, **inputs: Any) -> Any:
         handle = await made.start(pipeline, **inputs)
         first = await handle.result()
         outcome, executed = await made.service.replay(handle.id)
-        recorded = (await made.service.get(handle.id)).result
+        recorded = await made.service.whole_result(await made.service.get(handle.id))
     assert outcome.error is None, f"the replay failed: {outcome.error.message}"  # noqa: S101
     assert not executed, f"the replay executed {executed}, which the run had finished"  # noqa: S101
     assert outcome.result == recorded, f"the replay returned {outcome.result!r}, the run {recorded!r}"  # noqa: S101

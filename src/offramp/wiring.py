@@ -17,7 +17,9 @@ from offramp.core.addresses import parse_allowed
 from offramp.core.webhooks import parse_secrets
 from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import EmbeddedEngine
+from offramp.engines.embedded.hints import UDPHints
+from offramp.engines.embedded.member import Member
 from offramp.engines.embedded.presence import Presence
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
@@ -25,6 +27,7 @@ from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
 from offramp.execution.tenure import Tenure
+from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -36,6 +39,7 @@ from offramp.paths.service import Service
 from offramp.paths.webhooks import Announcer
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
+from offramp.stores.blobs.places import open_blobs
 from offramp.stores.memory import MemoryStore
 from offramp.stores.redis.address import Address, is_redis, without_password
 from offramp.stores.sqlite import Database, SQLiteStore
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from offramp.engines.temporal.engine import TemporalEngine
     from offramp.ports.clock import Clock
     from offramp.ports.engine import RunHost
+    from offramp.ports.hints import Hints
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Owner, Store
     from offramp.telemetry.tracing import Tracing
@@ -90,6 +95,9 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
+    if settings.objects == "memory:" and role != "local":
+        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
+    values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
@@ -98,7 +106,8 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), _step_bytes_max(settings))
     control = LoopThread("offramp-control")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
-    feed = Feed()
+    hints = _hints(settings, member_id)
+    feed = Feed(hints.follow, hints.unfollow)
     store.listen(feed.publish)
     process = Process(
         id=member_id,
@@ -107,6 +116,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         classes=app.classes,
         clock=clock,
         store=store,
+        values=values,
         control=control,
         loops=loops,
         lanes=lanes,
@@ -117,7 +127,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     )
     live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
     announcer = _announcer(process, outbox) if role != "worker" else None
-    deep, engine = _engine(app, process, live, leases, role, announcer)
+    deep, engine = _engine(app, process, live, leases, role, announcer, hints)
     outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
@@ -127,12 +137,19 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         loops.close()
         leases.leave()
         control.close()
+        values.close()
 
     return Service(app.name, process, live, deep, engine, announcer, close)
 
 
 def _engine(
-    app: App, process: Process, live: LiveRuns, leases: Leases, role: Role, announcer: Announcer | None
+    app: App,
+    process: Process,
+    live: LiveRuns,
+    leases: Leases,
+    role: Role,
+    announcer: Announcer | None,
+    hints: Hints,
 ) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
     """What drives deep runs, and what executes them here for it."""
     settings, clock, metrics = process.settings, process.clock, process.metrics
@@ -157,6 +174,7 @@ def _engine(
             process.feed.notice,
             on_webhooks=announcer.wake if announcer else lambda: None,
             on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+            hints=hints,
             presence=presence,
         )
 
@@ -200,13 +218,16 @@ def _temporal(
         heartbeat_s=settings.lease,
         cancel_grace_s=settings.cancel_grace,
         grace_s=max(0.0, settings.drain_timeout - DRAIN_MARGIN_S),
+        objects_wait_s=settings.objects_patience,
     )
-    return TemporalEngine(member, options, process.store, leases, process.clock, host, members)
+    return TemporalEngine(
+        member, options, process.store, leases, process.clock, host, members, blobs=process.values.blobs
+    )
 
 
 def _step_bytes_max(settings: Settings) -> int:
     """Of a step's result: what goes through Temporal is bounded by what its history should carry."""
-    if not settings.engine.startswith("temporal:"):
+    if settings.objects or not settings.engine.startswith("temporal:"):
         return settings.max_result_bytes
     return min(settings.max_result_bytes, PAYLOAD_BYTES_MAX)
 
@@ -239,6 +260,15 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
+def _hints(settings: Settings, own: str) -> Hints:
+    """How processes tell each other: through the store they share, or on the one machine that they are on."""
+    if not is_redis(settings.store):
+        return UDPHints()
+    from offramp.stores.redis.hints import RedisHints
+
+    return RedisHints(Address.parse(settings.store), own)
+
+
 def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]:
     """The store on Redis.
 
@@ -250,7 +280,8 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     try:
         from offramp.stores.redis.opening import open_redis
     except ImportError as error:
-        raise MissingExtra(f"store redis:// needs {error.name}: pip install 'offramp[redis]'") from error
+        missing = (error.name or "redis").partition(".")[0]
+        raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
     return open_redis(Address.parse(settings.store), settings.backlog_bytes, metrics.committed)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from offramp import wiring
 from offramp.app import App
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.lease_keeper import RENEWALS_PER_LEASE
+from offramp.engines.embedded.member import Member
 from offramp.errors import NotSupported
 from offramp.execution.clock import SystemClock
 from offramp.settings import Settings
@@ -205,7 +206,7 @@ class EmbeddedMember:
         embedded._keeper.close()
         for task in list(embedded._tasks):
             task.cancel()
-        embedded._hints.close()
+        await embedded._hints.close()
         self.instance.die(self.owner)
         self._gone = True
 

@@ -11,6 +11,7 @@ from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
+from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
 LEASE_S = 2.0
@@ -134,7 +135,7 @@ class TemporalMember:
         members = self.engine.members
         for task in list(members._tasks):
             task.cancel()
-        members._hints.close()
+        await members._hints.close()
         self.instance.die(self.owner)
 
 
@@ -196,4 +197,4 @@ class Temporal:
 
 
 TEMPORAL = Temporal()
-EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL]
+EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL, *OBJECTS]

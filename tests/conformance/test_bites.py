@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from offramp.conformance import (
+    blobs_obligations,
     clock_obligations,
     engine_obligations,
+    run_blobs,
     run_clock,
     run_engine,
     run_store,
@@ -14,7 +16,8 @@ from offramp.conformance import (
     store_obligations,
 )
 from tests.conformance.adapters import FakeTime, Memory
-from tests.conformance.broken import clock, engine, entrusted, leases, outbox, sqlite, store
+from tests.conformance.blobs import InMemory
+from tests.conformance.broken import blobs, clock, engine, entrusted, leases, outbox, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
@@ -23,6 +26,7 @@ STORES = bugs_in(store, leases, entrusted, outbox)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
 CLOCKS = bugs_in(clock)
+BLOBS = bugs_in(blobs)
 
 
 def assert_bitten(report, obligation):
@@ -53,12 +57,17 @@ async def test_a_broken_clock_fails_at_its_obligation_alone(bug):
     assert_bitten(await run_clock(FakeTime(bug), PATIENCE_S), bug.breaks)
 
 
+@pytest.mark.parametrize("bug", BLOBS)
+async def test_broken_objects_fail_at_their_obligation_alone(bug):
+    assert_bitten(await run_blobs(InMemory(bug), PATIENCE_S), bug.breaks)
+
+
 async def test_the_vehicle_of_the_broken_engines_is_sound():
     report = await run_engine(engine.Sound())
     assert report.ok, str(report)
 
 
 def test_every_obligation_is_bitten():
-    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES + CLOCKS}
-    known = store_obligations() + engine_obligations() + clock_obligations()
+    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES + CLOCKS + BLOBS}
+    known = store_obligations() + engine_obligations() + clock_obligations() + blobs_obligations()
     assert planted == {obligation.id for obligation in known}

@@ -11,6 +11,8 @@ import pytest
 
 from offramp.conformance import (
     Report,
+    blobs_cases,
+    blobs_obligations,
     clock_cases,
     clock_obligations,
     engine_cases,
@@ -21,11 +23,13 @@ from offramp.conformance import (
 )
 from offramp.conformance.__main__ import main, named
 from offramp.conformance.matrix import page
+from offramp.ports.blobs import Blobs
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
 from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
+from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL
@@ -47,8 +51,9 @@ def test_the_page_is_what_the_suites_find():
     engines = [
         passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL]
     ]
+    blobs = [passed(harness, blobs_cases(), blobs_obligations()) for harness in OBJECTS]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
-    assert PAGE.read_text(encoding="utf-8") == page(stores, engines, clocks), (
+    assert PAGE.read_text(encoding="utf-8") == page(stores, engines, blobs, clocks), (
         "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY --matrix docs/conformance.md"
     )
 
@@ -72,7 +77,12 @@ def test_a_name_that_leads_nowhere_is_said():
 
 @pytest.mark.parametrize(
     ("cases", "obligations"),
-    [(store_cases, store_obligations), (engine_cases, engine_obligations), (clock_cases, clock_obligations)],
+    [
+        (store_cases, store_obligations),
+        (engine_cases, engine_obligations),
+        (blobs_cases, blobs_obligations),
+        (clock_cases, clock_obligations),
+    ],
 )
 def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligations):
     cited = {cited for case in cases() for cited in case.obligations}
@@ -81,13 +91,14 @@ def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligat
     assert not [name for name, count in Counter(case.id for case in cases()).items() if count > 1]
 
 
-@pytest.mark.parametrize("port", [Store, RunLog, Leases, Outbox, Engine, Clock])
+@pytest.mark.parametrize("port", [Store, RunLog, Leases, Outbox, Engine, Blobs, Clock])
 def test_every_method_of_a_port_names_its_obligations(port):
-    known = {obligation.id for obligation in store_obligations() + engine_obligations() + clock_obligations()}
+    every = store_obligations() + engine_obligations() + blobs_obligations() + clock_obligations()
+    known = {obligation.id for obligation in every}
     for name, method in vars(port).items():
         if name.startswith("_") or not inspect.isfunction(method):
             continue
-        cited = set(re.findall(r"\b[SQWNC]\d+\b", method.__doc__))
+        cited = set(re.findall(r"\b[SQWNCB]\d+\b", method.__doc__))
         assert cited, f"{port.__name__}.{name} cites no obligation"
         assert cited <= known, f"{port.__name__}.{name} cites {cited - known}"
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
-from tests import temporal, valkey
+from offramp.conformance import (
+    blobs_cases,
+    clock_cases,
+    engine_cases,
+    prove_blobs,
+    prove_clock,
+    prove_engine,
+    prove_store,
+    store_cases,
+)
+from tests import s3, temporal, valkey
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
+from tests.conformance.blobs import FOLDER, IN_MEMORY, S3
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL
 
@@ -33,6 +43,17 @@ async def test_engine(harness, case):
 @pytest.mark.parametrize(("harness", "case"), plays(clock_cases(), CLOCKS))
 async def test_clock(harness, case):
     await prove_clock(case, harness)
+
+
+@pytest.mark.parametrize(("harness", "case"), plays(blobs_cases(), [FOLDER, IN_MEMORY]))
+async def test_objects(harness, case):
+    await prove_blobs(case, harness)
+
+
+@pytest.mark.skipif(s3.missing() is not None, reason=str(s3.missing()))
+@pytest.mark.parametrize("case", blobs_cases(), ids=lambda case: f"{'-'.join(case.obligations)}-{case.id}")
+async def test_objects_in_s3(case):
+    await prove_blobs(case, S3)
 
 
 @pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from collections import Counter
 
@@ -12,7 +11,6 @@ import msgspec
 
 from offramp import App
 from offramp.core.run import Demotion
-from offramp.engines.embedded.hints import IDS_MAX, Hints
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
@@ -235,48 +233,7 @@ async def test_many_runs_over_several_workers_are_each_executed_once(tmp_path):
     assert calls == Counter(range(60))
 
 
-# Hints and the lease keeper.
-
-
-async def test_a_hint_reaches_every_peer_and_nothing_else_gets_through():
-    heard = []
-    sender, receiver = Hints(lambda *_: None), Hints(lambda kind, ids: heard.append((kind, len(ids))))
-    await sender.start()
-    await receiver.start()
-    sender.peers([receiver.port, sender.port, 0, 1], [receiver.port])
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        for noise in (b"", b"\xff" * 10, b"hello", msgspec.msgpack.encode(["nonsense", []])):
-            stranger.sendto(noise, ("127.0.0.1", receiver.port))
-    sender.send("work")
-    sender.send("events", [f"run_{n}" for n in range(2 * IDS_MAX + 1)])
-    await eventually(lambda: len(heard) == 4)
-    sender.close()
-    receiver.close()
-    assert heard == [("work", 0), ("events", IDS_MAX), ("events", IDS_MAX), ("events", 1)]
-
-
-async def test_of_events_only_those_are_told_that_have_readers():
-    heard = []
-    sender, worker = Hints(lambda *_: None), Hints(lambda kind, _ids: heard.append(kind))
-    await sender.start()
-    await worker.start()
-    sender.peers([worker.port], [])
-    sender.send("events", ["run_1"])
-    sender.send("cancel", ["run_1"])  # in order: what came before it on loopback would be heard first
-    await eventually(lambda: heard)
-    sender.close()
-    worker.close()
-    assert heard == ["cancel"]
-
-
-async def test_a_hint_to_nobody_or_after_the_end_is_no_error():
-    hints = Hints(lambda *_: None)
-    hints.send("work")
-    await hints.start()
-    hints.peers([1, 2, 3], [3])
-    hints.send("work")
-    hints.close()
-    hints.send("work")
+# The lease keeper.
 
 
 class Ledger:

@@ -216,9 +216,9 @@ async def silence(reader, parts):
 
 async def test_a_reader_beyond_the_end_is_let_go_when_the_run_ends(tmp_path, monkeypatch):
     """No notification tells it, as nothing is written that it does not have."""
-    from offramp.engines.embedded.hints import Hints
+    from offramp.engines.embedded.hints import UDPHints
 
-    monkeypatch.setattr(Hints, "send", lambda *_: None)
+    monkeypatch.setattr(UDPHints, "send", lambda *_: None)
     app, halfway, go_on = talkative(2)
     async with (
         member(app, tmp_path, "gateway", poll=0.05) as gateway,
@@ -262,9 +262,9 @@ async def test_work_is_taken_by_hint(tmp_path):
 
 
 async def test_without_hints_the_poll_finds_work_and_events(tmp_path, monkeypatch):
-    from offramp.engines.embedded.hints import Hints
+    from offramp.engines.embedded.hints import UDPHints
 
-    monkeypatch.setattr(Hints, "send", lambda *_: None)
+    monkeypatch.setattr(UDPHints, "send", lambda *_: None)
     app, _, go_on = talkative(2)
     go_on.set()
     async with (

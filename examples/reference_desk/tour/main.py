@@ -1,5 +1,6 @@
 """Runs the demonstration and says by its exit code whether everything was as it should be."""
 
+import argparse
 import os
 import signal
 import sys
@@ -28,10 +29,11 @@ _INTERRUPTED = 130
 def main() -> int:
     """Return 0 if every scene ended as it should and the server stopped cleanly, 1 if not, 130 on Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
+    options = _options()
     screen = Screen()
     outcomes: list[Outcome] = []
     try:
-        problems = _play(screen, outcomes)
+        problems = _play(screen, outcomes, options)
     except KeyboardInterrupt:
         screen.bad("interrupted; the server is stopped")
         return _INTERRUPTED
@@ -46,12 +48,22 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def _play(screen: Screen, outcomes: list[Outcome]) -> list[str]:
+def _options() -> list[str]:
+    """Return the options of `serve` that this command was given: the demonstration is the same on any engine."""
+    parser = argparse.ArgumentParser(description="The reference desk, start to finish, on a real server.")
+    parser.add_argument("--engine", metavar="URL", help="what drives deep runs, as temporal://localhost:7233/default")
+    parser.add_argument("--store", metavar="URL", help="where runs are kept, as redis://localhost:6379/0")
+    parser.add_argument("--objects", metavar="URL", help="where large values are kept: a folder, or as s3://bucket")
+    given = vars(parser.parse_args())
+    return [word for name, url in given.items() if url for word in (f"--{name}", url)]
+
+
+def _play(screen: Screen, outcomes: list[Outcome], options: list[str]) -> list[str]:
     """Start the server, play the scenes, stop the server; return what went wrong."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="offramp-demo-") as folder:
         port = free_port()
-        arguments = command(TARGET, port, Path(folder, "data"))
+        arguments = command(TARGET, port, Path(folder, "data"), options)
         screen.say(f"$ offramp {' '.join(arguments[3:])}", style="bold")
         with running(arguments, port=port, folder=REPOSITORY, log=Path(folder, "log"), env=_offline()) as server:
             screen.say(f"ready after {server.wait_until_ready():.1f} s on {server.url}")

@@ -71,10 +71,10 @@ class Server:
         return "\n".join([f"{message}; its last output:", *(f"  {line}" for line in lines or ["(none)"])])
 
 
-def command(target: str, port: int, data: Path) -> list[str]:
+def command(target: str, port: int, data: Path, options: Sequence[str] = ()) -> list[str]:
     """Return what a person would type, with this Python."""
     serve = [sys.executable, "-m", "offramp", "serve", target]
-    return [*serve, "--port", str(port), "--data", str(data), "--workers", "1"]
+    return [*serve, "--port", str(port), "--data", str(data), "--workers", "1", *options]
 
 
 @contextmanager

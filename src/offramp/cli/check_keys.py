@@ -18,8 +18,8 @@ _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
     """The keys that a gateway on `host` would have."""
+    from offramp.core.addresses import is_loopback
     from offramp.gateway.keyring import Keyring, file_of
-    from offramp.gateway.loopback import is_loopback
 
     try:
         keyring = Keyring.of(settings)

@@ -54,6 +54,6 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
 
 
 def _is_near(target: str) -> bool:
-    from offramp.gateway.loopback import is_loopback
+    from offramp.core.addresses import is_loopback
 
     return is_loopback(target.rpartition(":")[0].strip("[]"))

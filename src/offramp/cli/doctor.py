@@ -11,9 +11,10 @@ from rich.text import Text
 
 from offramp.cli.engines import load_settings
 from offramp.cli.findings import LEVELS, Finding, exit_code, report
-from offramp.cli.options import AsJson, Data, Engine, Host, Port, Store, Target, Workers
+from offramp.cli.options import AsJson, Data, Engine, Host, Objects, Port, Store, Target, Workers
 from offramp.cli.output import console, write_json
 from offramp.cli.target import load_app
+from offramp.stores.redis.address import is_redis
 
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "cyan"), "risk": ("RISK", "yellow"), "broken": ("BROKEN", "bold red")}
 
@@ -24,6 +25,7 @@ def doctor(
     data: Data = None,
     engine: Engine = None,
     store: Store = None,
+    objects: Objects = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     workers: Workers = 1,
@@ -37,17 +39,21 @@ def doctor(
     from offramp.cli.check_data import check_data
     from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
     from offramp.cli.check_keys import check_keys
+    from offramp.cli.check_objects import check_objects
+    from offramp.cli.check_redis import check_redis
     from offramp.cli.check_telemetry import check_telemetry
     from offramp.cli.check_temporal import check_temporal
 
-    settings = load_settings(data=data, engine=engine, store=store)
+    settings = load_settings(data=data, engine=engine, store=store, objects=objects)
     app = load_app(target)
     findings = [
         *check_python(),
         *check_machine(settings, workers),
         *check_settings(os.environ),
-        *check_data(Path(settings.data)),
+        *(() if is_redis(settings.store) else check_data(Path(settings.data))),
+        *check_redis(settings),
         *check_temporal(settings),
+        *check_objects(settings),
         *check_keys(settings, host),
         *check_address(host, port),
         *check_webhooks(settings),

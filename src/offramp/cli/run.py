@@ -17,7 +17,7 @@ import typer
 from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.inputs import read_input
 from offramp.cli.logs import show_logs
-from offramp.cli.options import Budget, Input, LocalPipeline, Session, Target
+from offramp.cli.options import Budget, Input, LocalPipeline, Objects, Session, Target
 from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, write_json
 from offramp.cli.signals import Stop
 from offramp.cli.target import load_app
@@ -44,6 +44,7 @@ def run(
             "--data", metavar="DIR", help="Keep the run's data here.", show_default="a temporary folder, removed"
         ),
     ] = None,
+    objects: Objects = None,
 ) -> int:
     """Run a pipeline once, here, and watch it.
 
@@ -56,7 +57,8 @@ def run(
         if pipeline not in app.pipelines:
             raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
         folder = data or stack.enter_context(_temporary_folder())
-        settings = load_settings(data=folder, engine="embedded:", store="")
+        # What is removed with its folder leaves no objects behind.
+        settings = load_settings(data=folder, engine="embedded:", store="", objects=objects if data else "")
         from offramp.paths.submission import Submission
         from offramp.telemetry.setup import set_up
 
@@ -83,8 +85,8 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
             return 128 + stop.signal
         if screen.view.status != "completed":
             return RUN_ENDED_BADLY
-        document = await service.document(run_id)
-        write_json(document["result"], stdout)
+        result = await service.whole_result(await service.get(run_id))
+        write_json(result or b"null", stdout)
         return OK
     finally:
         await service.stop()

@@ -20,6 +20,7 @@ from offramp.cli.options import (
     Insecure,
     LogFormat,
     MaxBudget,
+    Objects,
     Port,
     Store,
     Target,
@@ -48,6 +49,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     workers: Workers = 1,
     engine: Engine = None,
     store: Store = None,
+    objects: Objects = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
     worker_metrics: WorkerMetrics = None,
@@ -60,15 +62,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     settings = load_settings(
-        data=data,
-        engine=engine,
-        store=store,
-        drain_timeout=drain_timeout,
-        max_budget=max_budget,
-        worker_metrics=worker_metrics,
-        log_format=log_format,
-        allow_hosts=",".join(allow_host) if allow_host else None,
-    )
+        data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
+        worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
+    )  # fmt: skip
     show_logs("gateway", settings.log_format)
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
@@ -92,9 +88,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            options = " ".join(engine_options(settings))
-            kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
-            log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
+            _tell_what_workers_need(target, settings)
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -117,7 +111,7 @@ def _served(target: str) -> App:
 
 
 def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
-    from offramp.gateway.loopback import is_loopback
+    from offramp.core.addresses import is_loopback
 
     log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
@@ -127,6 +121,12 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
         log.info("no API keys: for this machine only; 'offramp keys add NAME' makes one")
     else:
         log.warning("no API keys, and others can reach %s: anybody may start, read and cancel runs", host)
+
+
+def _tell_what_workers_need(target: str, settings: Settings) -> None:
+    options = " ".join(engine_options(settings))
+    kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
+    log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:
@@ -142,8 +142,12 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 
 def engine_options(settings: Settings) -> list[str]:
-    """The engine and its data folder, as a worker in any working directory needs them."""
+    """The engine, its data folder and the place for large values, as a worker in any working directory needs them."""
+    from offramp.stores.blobs.address import parse_objects
+
     folder = str(Path(settings.data).resolve())
+    place = parse_objects(settings.objects)
+    objects = ["--objects", str(place.resolve()) if isinstance(place, Path) else settings.objects] if place else []
     if settings.engine.startswith("temporal:"):
-        return ["--engine", settings.engine, "--data", folder]
-    return ["--engine", f"embedded:{folder}"]
+        return ["--engine", settings.engine, "--data", folder, *objects]
+    return ["--engine", f"embedded:{folder}", *objects]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from offramp.cli.collector import relax
 from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
-from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerData, WorkerMetrics
+from offramp.cli.options import DrainTimeout, Engine, LogFormat, Objects, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
@@ -32,6 +32,7 @@ def worker(
     data: WorkerData = None,
     engine: Engine = None,
     store: Store = None,
+    objects: Objects = None,
     drain_timeout: DrainTimeout = None,
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
@@ -46,6 +47,7 @@ def worker(
         data=data,
         engine=engine,
         store=store,
+        objects=objects,
         drain_timeout=drain_timeout,
         worker_metrics=worker_metrics,
         log_format=log_format,

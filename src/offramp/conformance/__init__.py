@@ -7,8 +7,16 @@ that the ports' docstrings word and number, on a fresh instance. Free of any tes
     assert report.ok, report
 """
 
-from offramp.conformance.case import Case, Obligation, clock_obligations, engine_obligations, store_obligations
+from offramp.conformance.case import (
+    Case,
+    Obligation,
+    blobs_obligations,
+    clock_obligations,
+    engine_obligations,
+    store_obligations,
+)
 from offramp.conformance.harness import (
+    BlobsHarness,
     Capability,
     ClockHarness,
     EngineHarness,
@@ -20,11 +28,14 @@ from offramp.conformance.harness import (
 from offramp.conformance.host import ScriptedHost
 from offramp.conformance.report import Report, Result
 from offramp.conformance.suites import (
+    blobs_cases,
     clock_cases,
     engine_cases,
+    prove_blobs,
     prove_clock,
     prove_engine,
     prove_store,
+    run_blobs,
     run_clock,
     run_engine,
     run_store,
@@ -32,6 +43,7 @@ from offramp.conformance.suites import (
 )
 
 __all__ = [
+    "BlobsHarness",
     "Capability",
     "Case",
     "ClockHarness",
@@ -44,13 +56,17 @@ __all__ = [
     "ScriptedHost",
     "StoreHarness",
     "StoreInstance",
+    "blobs_cases",
+    "blobs_obligations",
     "clock_cases",
     "clock_obligations",
     "engine_cases",
     "engine_obligations",
+    "prove_blobs",
     "prove_clock",
     "prove_engine",
     "prove_store",
+    "run_blobs",
     "run_clock",
     "run_engine",
     "run_store",

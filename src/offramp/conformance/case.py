@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from offramp.conformance.harness import Capability
-from offramp.ports import clock, engine, outbox, store
+from offramp.ports import blobs, clock, engine, outbox, store
 
 StageT = TypeVar("StageT")
 _MARK = "__conformance_case__"
-_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNC]\d+) (?P<text>\S.*)$")
+_OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNCB]\d+) (?P<text>\S.*)$")
 
 LOOK_EVERY_S = 0.002
 PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=10.0)
@@ -79,6 +79,11 @@ def engine_obligations() -> list[Obligation]:
 def clock_obligations() -> list[Obligation]:
     """Those of the clock port."""
     return list(_read(clock.Clock))
+
+
+def blobs_obligations() -> list[Obligation]:
+    """Those of the blobs port."""
+    return list(_read(blobs))
 
 
 def _read(documented: object) -> Iterator[Obligation]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from offramp.conformance.bodies import ScriptedBodyHost
+from offramp.core.reference import Reference
+from offramp.ports.blobs import Blobs
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
 from offramp.ports.outbox import Outbox
@@ -146,6 +148,37 @@ class EngineHarness(Protocol):
 
     async def open(self) -> EngineSite:
         """A fresh site."""
+
+
+class BlobsHarness(Protocol):
+    """A place for objects under test."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """None are known."""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """What no message may say."""
+
+    async def open(self) -> Blobs:
+        """A process at a place of its own, which is empty."""
+
+    async def reopen(self, blobs: Blobs) -> Blobs:
+        """Another process at the same place."""
+
+    async def spoil(self, blobs: Blobs, reference: Reference, data: bytes | None) -> None:
+        """Somebody else overwrites the object with these bytes, or removes it."""
+
+    async def cut_off(self, blobs: Blobs) -> None:
+        """From now on the place cannot be reached from anywhere."""
+
+    async def close(self, blobs: Blobs) -> None:
+        """Called last and once for the first process, after what `reopen` gave was closed; removes the place."""
 
 
 class ClockHarness(Protocol):

@@ -262,6 +262,18 @@ async def a_run_that_has_not_ended_is_never_purged(stage: StoreStage) -> None:
     assert await stage.store.journal(run.id) == [entry(1)]
 
 
+@case("S13", needs=("purge",))
+async def what_is_due_is_told_and_purged_by_name(stage: StoreStage) -> None:
+    first, second, kept = await _ended(stage, 100.0), await _ended(stage, 100.0), await _ended(stage, 1_000.0)
+    assert list(await stage.store.due(NOW + 99)) == [], "a run is due before its retention is over"
+    assert sorted(await stage.store.due(NOW + 101)) == sorted([first.id, second.id])
+    assert await stage.store.purge(NOW + 101, [first.id, kept.id]) == 1, "expected the one that is named and due"
+    assert list(await stage.store.due(NOW + 101)) == [second.id], "what was purged is due, or what was not is not"
+    for run in (second, kept):
+        assert await count_of(stage.store, run) == 3, "a run was purged that was not named, or not due"
+
+
 @case("S13", lacks="purge")
 async def without_purging_it_is_refused(stage: StoreStage) -> None:
     await unsupported(stage.store.purge(NOW), "purge")
+    await unsupported(stage.store.due(NOW), "purge")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from offramp.conformance import (
+    blobs_objects,
     clock_timers,
     engine_life,
     engine_recovery,
@@ -18,14 +19,17 @@ from offramp.conformance import (
     lease_signals,
     outbox_claims,
     outbox_due,
+    store_averages,
     store_events,
     store_records,
     store_tallies,
     store_writes,
 )
+from offramp.conformance.blobs_stage import BlobsStage
 from offramp.conformance.case import (
     PATIENCE_S,
     Case,
+    blobs_obligations,
     cases_in,
     clock_obligations,
     engine_obligations,
@@ -33,7 +37,7 @@ from offramp.conformance.case import (
 )
 from offramp.conformance.clock_stage import ClockStage
 from offramp.conformance.engine_stage import EngineStage
-from offramp.conformance.harness import Capabilities, ClockHarness, EngineHarness, StoreHarness
+from offramp.conformance.harness import BlobsHarness, Capabilities, ClockHarness, EngineHarness, StoreHarness
 from offramp.conformance.report import Report
 from offramp.conformance.store_stage import StoreStage
 
@@ -45,7 +49,7 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records, store_tallies),
+        *(store_writes, store_events, store_records, store_tallies, store_averages),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )
@@ -59,6 +63,11 @@ def engine_cases() -> list[Case[EngineStage]]:
 def clock_cases() -> list[Case[ClockStage]]:
     """Every case of the clock suite."""
     return cases_in(clock_timers)
+
+
+def blobs_cases() -> list[Case[BlobsStage]]:
+    """Every case of the blobs suite."""
+    return cases_in(blobs_objects)
 
 
 class _Named(Protocol):
@@ -112,6 +121,11 @@ async def prove_clock(case: Case[ClockStage], harness: ClockHarness, patience_s:
     await prove(case, ClockStage.open(harness), patience_s)
 
 
+async def prove_blobs(case: Case[BlobsStage], harness: BlobsHarness, patience_s: float = PATIENCE_DEFAULT_S) -> None:
+    """Play one case of the blobs suite."""
+    await prove(case, BlobsStage.open(harness), patience_s)
+
+
 async def run_store(
     harness: StoreHarness, patience_s: float = PATIENCE_DEFAULT_S, cases: Sequence[Case[StoreStage]] | None = None
 ) -> Report:
@@ -147,6 +161,13 @@ async def run_clock(harness: ClockHarness, patience_s: float = PATIENCE_DEFAULT_
     """Prove the obligations of the clock port; see `run_store`."""
     report = Report(harness.name, harness.capabilities, clock_obligations())
     await _run(report, harness, clock_cases(), lambda case: prove_clock(case, harness, patience_s))
+    return report
+
+
+async def run_blobs(harness: BlobsHarness, patience_s: float = PATIENCE_DEFAULT_S) -> Report:
+    """Prove the obligations of the blobs port; see `run_store`."""
+    report = Report(harness.name, harness.capabilities, blobs_obligations())
+    await _run(report, harness, blobs_cases(), lambda case: prove_blobs(case, harness, patience_s))
     return report
 
 

@@ -149,3 +149,13 @@ def _plain(address: Address) -> Address:
     """The IPv4 address in an IPv4-mapped one, which leads to the same place."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address or name."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False

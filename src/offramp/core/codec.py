@@ -158,7 +158,8 @@ class Signature:
         if len(encoded) > bytes_max:
             raise TooLarge(
                 f"the result of {self.what} has {len(encoded)} bytes as JSON, at most {bytes_max} "
-                "(OFFRAMP_MAX_RESULT_BYTES): keep the data elsewhere and return where it is"
+                "(OFFRAMP_MAX_RESULT_BYTES): keep the data elsewhere and return where it is; on Temporal, more than "
+                "256 KiB need --objects (OFFRAMP_OBJECTS)"
             )
         return encoded
 

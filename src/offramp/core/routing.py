@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from offramp.core.run import Route
 
@@ -35,17 +36,19 @@ WEIGHT = 0.1
 """What one run counts in the moving average of its pipeline's durations."""
 
 
-class Durations:
-    """How long runs of each pipeline took lately: an exponentially weighted moving average."""
+class Observed(NamedTuple):
+    """Runs of a pipeline that ended: their own average, and its share (0 to 1) of one that includes those before."""
 
-    def __init__(self) -> None:
-        self._average_s: dict[str, float] = {}
+    pipeline: str
+    share: float
+    seconds: float
 
-    def observe(self, pipeline: str, seconds: float) -> None:
-        """A run of this pipeline took so long."""
-        before = self._average_s.get(pipeline, seconds)
-        self._average_s[pipeline] = before + WEIGHT * (seconds - before)
+    def moved(self, average: float | None) -> float:
+        """The average with these runs, exponentially weighted; None where there was none."""
+        return self.seconds if average is None else average + self.share * (self.seconds - average)
 
-    def expected_s(self, pipeline: str, otherwise: float) -> float:
-        """Seconds that a run of this pipeline is expected to take; `otherwise` while none was seen."""
-        return self._average_s.get(pipeline, otherwise)
+    def and_run(self, seconds: float) -> Observed:
+        """These and one more run: counted at once they move an average as far as one by one."""
+        share = self.share + WEIGHT * (1 - self.share)  # 1 - (1 - WEIGHT)^n after n runs
+        mean = ((1 - WEIGHT) * self.share * self.seconds + WEIGHT * seconds) / share
+        return Observed(self.pipeline, share, mean)

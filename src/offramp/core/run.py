@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from offramp.core.failure import Failure
+from offramp.core.reference import reference_in
 from offramp.core.timestamps import rfc3339
 from offramp.errors import RunConflict
 
@@ -153,12 +154,17 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
         "created_at": rfc3339(record.created_at),
         "started_at": None if record.started_at is None else rfc3339(record.started_at),
         "finished_at": None if record.finished_at is None else rfc3339(record.finished_at),
-        "result": None if record.result is None else msgspec.Raw(record.result),
+        "result": _inline(record.result),
         "error": None if record.error is None else record.error.public(),
         "steps": steps,
         "trace_id": trace_id(record.trace),
         "links": links(record.id, prefix),
     }
+
+
+def _inline(result: bytes | None) -> msgspec.Raw | None:
+    """A result, unless it is kept elsewhere: its link leads there."""
+    return None if result is None or reference_in(result) is not None else msgspec.Raw(result)
 
 
 def _demotion(demotion: Demotion | None) -> dict[str, Any] | None:

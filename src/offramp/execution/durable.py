@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
@@ -93,7 +95,7 @@ class DurableScope(Scope):
             raise
         finally:
             self._leave(attempt)
-        self.journal.add(entry)
+        self.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")

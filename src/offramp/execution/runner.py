@@ -114,7 +114,7 @@ class Execution:
             value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
             self._require_no_divergence()
             encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
-            outcome, error = Outcome("completed", encoded), None
+            outcome, error = Outcome("completed", await self.scope.kept(encoded, "the pipeline")), None
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state == "closed":
                 return

@@ -19,12 +19,13 @@ from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost, StepTimeout
+from offramp.errors import EffectUnknown, EncodingError, LeaseLost, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
+from offramp.execution.values import Kept, as_it_is
 from offramp.execution.waiting import Mailbox, Waits, sleep_for
 from offramp.ports.store import Parked
 from offramp.telemetry.metrics import Metrics
@@ -67,8 +68,10 @@ class Scope:
         *,
         tenure: Tenure | None = None,
         trace: RunTrace | None = None,
+        kept: Kept = as_it_is,
     ) -> None:
         self.facts = facts
+        self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
         self.journal = Journal(history.entries)
@@ -93,7 +96,7 @@ class Scope:
         self.parked = 0
         self.rest: Parked | None = None
         """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
-        self.on_change: Callable[[], object] | None = None
+        self.on_change: Callable[[], object] = lambda: None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
 
@@ -215,9 +218,10 @@ class Scope:
                 await self.log.durable()
             live, value = await self._lanes.run(attempt, encoded, arguments)
             result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
+            kept = await self.kept(value, f"step {spec.name!r}")
             duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
             self.append(
-                Entry(key, spec.name, "step", value, None, number, at, duration_ms),
+                Entry(key, spec.name, "step", kept, None, number, at, duration_ms),
                 events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
             )
             self.suspects.ended(key)
@@ -244,7 +248,8 @@ class Scope:
         asked = retry_after_s(error, now)
         if isinstance(error, StepTimeout):
             self._metrics.timed_out(self.facts.pipeline, spec.name)
-        is_final = isinstance(error, EncodingError)  # another try would return the same type
+        # Another try would return the same type, or have as little room for what it returns.
+        is_final = isinstance(error, (EncodingError, ObjectsUnavailable))
         wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), asked)
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
@@ -283,8 +288,7 @@ class Scope:
             )
             self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
             raise unknown
-        text = "the process that executed this attempt ended"
-        failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
+        failure = Failure(events.INTERRUPTED, "the process that executed this ended", spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
         self.append(None, events.draft(body, rfc3339(self.clock.time())))
         return spec.on_unknown or spec, before.attempts
@@ -301,7 +305,7 @@ class Scope:
             if self.state == "closed" or self.facts.cancelled:
                 raise Handoff
             self.parked += 1
-        self._changed()
+        self.on_change()
         await asyncio.get_running_loop().create_future()  # until the handoff cancels it
 
     async def _still_ours(self) -> None:
@@ -316,13 +320,9 @@ class Scope:
         with self._lock:
             self.in_flight.pop(attempt.key, None)
         if self.state != "open":
-            self._changed()
+            self.on_change()
         elif not self.in_flight:
             self._resting()
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
 
     # Waiting, which needs no process.
 
@@ -343,7 +343,7 @@ class Scope:
         if self.in_flight or self._waits.earliest() is None:
             return
         if self.state == "stopping":
-            self._changed()
+            self.on_change()
         elif self.on_rest is not None:
             self.on_rest()
 

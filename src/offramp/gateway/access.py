@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from offramp.core.addresses import is_loopback
 from offramp.core.keys import Key
 from offramp.errors import Unauthenticated
 from offramp.gateway.descriptors import streams_max
 from offramp.gateway.keyring import Keyring
-from offramp.gateway.loopback import is_loopback
 from offramp.gateway.problems import Forbidden, WrongHost
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings

@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 
 from offramp.core.events import TERMINAL
 from offramp.core.names import did_you_mean
+from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, Status, document, is_run_id, links
 from offramp.errors import InputError, RunGone, UnknownPipeline
 from offramp.gateway.call import Call, ClientGone, query_pointer
@@ -18,6 +19,7 @@ from offramp.gateway.negotiation import Preference, position, wants_stream
 from offramp.gateway.problems import RETRY_AFTER_S, NoResult
 from offramp.gateway.reply import Answer, Headers, Reply, json_reply
 from offramp.gateway.slots import Slot
+from offramp.gateway.stored import stored_result
 from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
 from offramp.gateway.submission import Asked, read_submission
 from offramp.paths.submission import Accepted
@@ -130,7 +132,7 @@ async def show(call: Call) -> Reply:
     return json_reply(200, await call.service.document(call.run_id, call.tenant, call.prefix))
 
 
-async def result(call: Call) -> Reply:
+async def result(call: Call) -> Answer:
     """`GET /v1/runs/{run_id}/result`: the bare result, once there is one."""
     record = await call.service.get(call.run_id, call.tenant)
     where = _path(call, record)
@@ -142,6 +144,9 @@ async def result(call: Call) -> Reply:
         error = None if record.error is None else record.error.public()
         detail = f"{record.id} has no result, it is {record.status}; its document is at {where}"
         raise NoResult(detail, error)
+    reference = reference_in(record.result)
+    if reference is not None:
+        return await stored_result(call, record, reference)
     if record.status == "completed":
         return Reply(200, b"null" if record.result is None else record.result)
     return await _document(call, 202, record.id, Preference())

@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
-from offramp.core.addresses import PORT_MAX
+from offramp.core.addresses import PORT_MAX, is_loopback
 from offramp.errors import SettingsError
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
-from offramp.gateway.loopback import is_loopback
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15

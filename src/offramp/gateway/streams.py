@@ -157,14 +157,14 @@ class EventStream:
     async def _pump(self, send: Send, sent: Counter) -> None:
         try:
             async with asyncio.timeout(None) as limit:
-                with closing(_Sender(send, limit)) as sender:
+                with closing(Sender(send, limit)) as sender:
                     await self._follow(sender, sent)
         except TimeoutError as error:
             if limit.expired():
                 raise _Stalled from error
             raise
 
-    async def _follow(self, send: _Sender, sent: Counter) -> None:
+    async def _follow(self, send: Sender, sent: Counter) -> None:
         service = self._call.service
         idle = service.settings.heartbeat if self._follow_on else 0.0
         await send(FIRST)
@@ -192,7 +192,7 @@ class EventStream:
         await send(b"", more=False)
 
 
-class _Sender:
+class Sender:
     """Sends parts of a body, and notices a client that takes nothing: one look a minute costs less than a timer each.
 
     Args:

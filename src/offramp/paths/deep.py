@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, StoreError
+from offramp.errors import LeaseLost, ObjectLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRuns, cancelled, expired, killed
@@ -74,7 +75,12 @@ class DeepPath(RunHost):
                 self._conclude(claim, runlog, cancelled() if record.cancel_requested else expired(record), began_ns)
                 self._live.made_room()
                 return
-            history = (await self.history(record.id))._replace(deaths=record.deaths)
+            try:
+                history = (await self.whole_history(record.id))._replace(deaths=record.deaths)
+            except ObjectLost as error:
+                self._conclude(claim, runlog, Outcome("failed", error=failure_of(error)), began_ns)
+                self._live.made_room()
+                return
             if process.clock.monotonic() >= held_until:
                 await runlog.durable()  # `confirm` does not know of a run that is still on its way in
             deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
@@ -126,6 +132,15 @@ class DeepPath(RunHost):
             runlog.append(entry, events.draft(body, rfc3339(now)))
             self._process.metrics.step(record.pipeline, step.name, "failed")
         return outcome
+
+    async def whole_history(self, run_id: str) -> History:
+        """The same with every value in it, wherever it is kept.
+
+        Raises:
+            ObjectLost: one is not there any more.
+        """
+        found = await self.history(run_id)
+        return found._replace(entries=await self._process.values.whole_entries(found.entries))
 
     async def history(self, run_id: str) -> History:
         """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from offramp.core.events import Frame
 from offramp.errors import RunGone
@@ -88,11 +88,12 @@ class _Reader:
 class _Topic:
     """The newest events of one run, and who waits for the next."""
 
-    __slots__ = ("complete", "frames", "last", "loops", "readers", "run_id", "size")
+    __slots__ = ("complete", "followed", "frames", "last", "loops", "readers", "run_id", "size")
 
     def __init__(self, run_id: str, *, complete: bool = False) -> None:
         self.run_id = run_id
         self.complete = complete
+        self.followed = False
         self.frames: deque[Frame] = deque()
         self.size = 0
         self.last = 0
@@ -136,15 +137,27 @@ class _Topic:
 
 
 class Feed:
-    """Wakes readers when events of their run became visible."""
+    """Wakes readers when events of their run became visible.
 
-    def __init__(self) -> None:
+    Args:
+        follow: told of a run that has readers here and is executed by another process; called with a lock held.
+        unfollow: told when one of both is over.
+    """
+
+    def __init__(
+        self, follow: Callable[[str], object] = lambda _: None, unfollow: Callable[[str], object] = lambda _: None
+    ) -> None:
+        self._follow = follow
+        self._unfollow = unfollow
+        self._here: set[str] = set()
         self._topics: dict[str, _Topic] = {}
         self._expecting: deque[tuple[float, _Topic]] = deque()
         self._joined = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
         """Whether this process stops, so that nobody waits here any more."""
+        self.missed = asyncio.Event()
+        """Set when other processes may have written without anybody being told; for the loop that calls `catch_up`."""
 
     def publish(self, batches: Sequence[Batch]) -> None:
         """Take what this process wrote; called on the store's thread."""
@@ -161,8 +174,31 @@ class Feed:
         """Whether nobody follows the run here."""
         return run_id not in self._topics
 
-    def notice(self, run_ids: Sequence[str]) -> None:
-        """Another process wrote to these runs: their readers look into the store."""
+    def begun(self, run_id: str) -> None:
+        """This process executes the run: its events come by `publish`."""
+        with self._lock:
+            self._here.add(run_id)
+            self._show_interest(self._topics.get(run_id))
+
+    def left(self, run_id: str) -> None:
+        """It does not any more: if there are more events, another process writes them."""
+        with self._lock:
+            self._here.discard(run_id)
+            self._show_interest(self._topics.get(run_id))
+
+    def _show_interest(self, topic: _Topic | None) -> None:
+        if topic is None:
+            return
+        wanted = bool(topic.loops) and topic.run_id not in self._here and not topic.over()
+        if wanted != topic.followed:
+            topic.followed = wanted
+            (self._follow if wanted else self._unfollow)(topic.run_id)
+
+    def notice(self, run_ids: Sequence[str] | None) -> None:
+        """Another process wrote to these runs: their readers look into the store. None if it may be any of them."""
+        if run_ids is None:
+            self.missed.set()
+            return
         with self._lock:
             known = [topic for topic in map(self._topics.get, run_ids) if topic is not None]
             self._wake(known)
@@ -210,6 +246,7 @@ class Feed:
                 topic = self._topics[run_id] = _Topic(run_id)
             topic.readers += 1
             topic.loops.setdefault(loop, set()).add(reader)
+            self._show_interest(topic)
         return topic
 
     def _leave(self, topic: _Topic, reader: _Reader, loop: asyncio.AbstractEventLoop) -> None:
@@ -217,6 +254,7 @@ class Feed:
             topic.loops[loop].discard(reader)
             if not topic.loops[loop]:
                 del topic.loops[loop]
+            self._show_interest(topic)
             self._let_go(topic)
 
     def _let_go(self, topic: _Topic) -> None:

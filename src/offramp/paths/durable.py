@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+import msgspec
+
 from offramp.core import events
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
+from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
@@ -95,7 +98,8 @@ class DurablePath(DeepPath, BodyHost):
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
         scope = Scope(
-            facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics
+            *(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics),
+            kept=process.values.of(record.id),
         )
         attempt = self._attempts[lease] = _Attempt(scope, spec, call)
         process.loops.submit(lambda on: attempt.begin(on, arguments))
@@ -107,6 +111,9 @@ class DurablePath(DeepPath, BodyHost):
 
     async def conclude(self, claim: Claim, outcome: Outcome) -> None:
         """Write a run's outcome."""
+        if outcome.result is not None and reference_in(outcome.result) is None:
+            kept = await self._process.values.of(claim.record.id)(outcome.result, "the pipeline")
+            outcome = msgspec.structs.replace(outcome, result=kept)
         await self._live.conclude(claim.record, self._process.store.log(claim.lease), outcome)
 
     def lost(self, lease: Lease) -> None:

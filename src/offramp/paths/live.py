@@ -12,7 +12,7 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure, failure_of
-from offramp.core.routing import Durations
+from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
@@ -20,6 +20,7 @@ from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.paths.durations import Durations
 from offramp.paths.first_events import FirstEvents
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
@@ -105,6 +106,7 @@ class LiveRuns:
         stale = self.get(record.id)
         if stale is not None:
             self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
+        process.feed.begun(record.id)
         began = clock.monotonic()
         facts = RunFacts(
             run_id=record.id,
@@ -117,7 +119,12 @@ class LiveRuns:
             deadline_at=record.deadline_at,
             clock=clock,
         )
-        scope = Scope(facts, runlog, process.lanes, clock, history, process.metrics, tenure=process.tenure, trace=trace)
+        scope = Scope(
+            *(facts, runlog, process.lanes, clock, history, process.metrics),
+            tenure=process.tenure,
+            trace=trace,
+            kept=process.values.of(record.id),
+        )
         run: LiveRun
         execution = Execution(
             process.pipelines[record.pipeline],
@@ -172,7 +179,7 @@ class LiveRuns:
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
         """Write a run's outcome; resolves on disk."""
         at = self._process.clock.time()
-        self.durations.observe(record.pipeline, max(0.0, at - record.created_at))
+        self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
         written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
@@ -180,6 +187,7 @@ class LiveRuns:
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
+        self._process.feed.left(record.id)
         if refused is None:
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
@@ -234,6 +242,7 @@ class LiveRuns:
         run.execution.scope.close()
         run.execution.stop_tree()
         self._forget(run)
+        self._process.feed.left(run.record.id)
         self.first_events.forget(run.record.id)
 
     def lost(self, lease: Lease) -> None:
@@ -282,7 +291,7 @@ def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
     """The event that says how a run ended."""
     if outcome.status == "completed":
         result = outcome.result or b"null"
-        if len(result) > events.RESULT_INLINE_BYTES_MAX:
+        if reference_in(result) is not None or len(result) > events.RESULT_INLINE_BYTES_MAX:
             return events.RunCompleted(result_url=links(record.id, record.mount)["result"])
         return events.RunCompleted(result=msgspec.Raw(result))
     failure = outcome.error or Failure("internal", "no error was recorded")

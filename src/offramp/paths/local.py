@@ -57,7 +57,7 @@ class Handle:
             return decode_result(result)
         record = await self._service.get(self.id)
         if record.status == "completed":
-            return decode_result(record.result or b"null")
+            return decode_result(await self._service.whole_result(record) or b"null")
         failure = record.error
         if record.status == "cancelled":
             raise RunCancelled(f"{self.id} was cancelled")

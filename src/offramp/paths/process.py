@@ -11,6 +11,7 @@ from offramp.core.spec import PipelineSpec
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.tenure import Tenure
+from offramp.execution.values import Values
 from offramp.paths.deliver import Feed
 from offramp.ports.clock import Clock
 from offramp.ports.store import Store
@@ -34,6 +35,7 @@ class Process:
     classes: Mapping[str, SLA]
     clock: Clock
     store: Store
+    values: Values
     control: LoopThread
     loops: RunLoops
     lanes: Lanes

@@ -79,7 +79,7 @@ class _Rehearsal:
             clock=process.clock,
         )
         self.notes = _Notes(record.id)
-        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)
+        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)  # keeps nothing
         self.outcome: Outcome | None = None
         self._changed = changed
         self.execution = Execution(

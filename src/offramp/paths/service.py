@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
+from offramp.core.reference import Reference
 from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
-from offramp.errors import RunConflict, StoreError, UnknownRun
+from offramp.errors import ObjectLost, ObjectsUnavailable, RunConflict, StoreError, UnknownRun
 from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
@@ -19,6 +22,7 @@ from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
+from offramp.paths.purge import purge
 from offramp.paths.replay import Replayed, Verdict, check, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
@@ -36,6 +40,9 @@ log = logging.getLogger("offramp")
 
 ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
+
+LEARN_EVERY_S = 5.0
+"""How long another process may not know yet how long runs took here, and what a crash loses of that."""
 
 
 class JoinedEngine(Engine, Taking, Protocol):
@@ -135,9 +142,11 @@ class Service:
         await self._process.control.run(self._engine.open())
         if self._announcer is not None:
             self._announcer.open()
+        self._process.control.spawn(self._probe_objects())
         self._process.control.spawn(self._purge())
         self._process.control.spawn(self._catch_up())
         self._process.control.spawn(self._live.levels.keep())
+        self._process.control.spawn(self._learn())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -153,6 +162,24 @@ class Service:
         if record is None:
             raise _unknown(run_id)
         return record
+
+    async def whole_result(self, record: RunRecord) -> bytes | None:
+        """A run's result, wherever it is kept.
+
+        Raises:
+            ObjectLost: it is not there any more.
+            ObjectsUnavailable: it cannot be told now.
+        """
+        return None if record.result is None else await self._process.values.whole(record.result)
+
+    def result_parts(self, reference: Reference) -> AsyncGenerator[bytes, None]:
+        """A result that is kept elsewhere, in parts; raises as `whole_result` does."""
+        return self._process.values.stream(reference)
+
+    def is_due(self, record: RunRecord) -> bool:
+        """Whether a run's data may be removed by now."""
+        kept_until = (record.finished_at or math.inf) + record.retention_s
+        return kept_until <= self._process.clock.time()
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
         """A run's document; `prefix` is where the gateway is mounted."""
@@ -181,7 +208,7 @@ class Service:
         record = await self._process.store.get(run_id)
         if record is None:
             raise _unknown(run_id)
-        return await replay(self._process, record, await self._deep.history(run_id))
+        return await replay(self._process, record, await self._deep.whole_history(run_id))
 
     async def check(self) -> AsyncGenerator[Verdict, None]:
         """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing."""
@@ -189,7 +216,7 @@ class Service:
             after = None
             while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
                 for record in page:
-                    yield await check(self._process, record, await self._deep.history(record.id))
+                    yield await check(self._process, record, await self._deep.whole_history(record.id))
                 after = page[-1].id
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
@@ -306,6 +333,7 @@ class Service:
             await self._announcer.close()
         await self._process.control.run(self._engine.close())
         await self._live.levels.close()
+        await self._tell_and_learn()
         await self.close()
 
     async def close(self) -> None:
@@ -314,20 +342,41 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         self._process.metrics.close()
 
+    async def _probe_objects(self) -> None:
+        """Tell an operator at the start, not a run at its end."""
+        try:
+            await self._process.values.probe(f"probe-{self.id}")
+        except (ObjectLost, ObjectsUnavailable) as error:
+            log.error("large values cannot be kept: %s", error)  # noqa: TRY400 - an operator's matter
+
     async def _purge(self) -> None:
         while not self._drained:
             await asyncio.sleep(self.settings.purge_every)
             try:
-                while runs := await self._process.store.purge(self._process.clock.time()):
-                    self._process.metrics.purged(runs)
+                await purge(self._process)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+    async def _learn(self) -> None:
+        """Share with all processes how long runs take, so that each knows of those that ended elsewhere."""
+        while not self._drained:
+            await self._tell_and_learn()
+            await asyncio.sleep(LEARN_EVERY_S)
+
+    async def _tell_and_learn(self) -> None:
+        durations = self._live.durations
+        try:
+            durations.learned(await self._process.store.learn(durations.tell()))
+        except StoreError as error:
+            log.warning("how long runs take was not shared: %s", error)
 
     async def _catch_up(self) -> None:
         """Look for events that were not announced, also during the drain, when readers are still served."""
         feed, clock = self._process.feed, self._process.clock
         while not feed.ended:
-            await asyncio.sleep(self.settings.poll)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(feed.missed.wait(), self.settings.poll)
+            feed.missed.clear()
             try:
                 await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from offramp.core import events
 from offramp.core.events import Frame
+from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, document
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
@@ -175,6 +176,8 @@ class Announcer:
         assert record.webhook is not None  # noqa: S101 - looked at by the caller
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         shown = document(record, [step.document() for step in steps.values()], record.mount)
+        if reference_in(record.result) is not None:
+            del shown["result"]  # left out, not null
         target = target_of(record.webhook.url)
         made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), forwarded(record.trace))
         tracing = self._process.tracing

@@ -20,7 +20,7 @@ from offramp.ports.store import Claim, Lease
 
 PAYLOAD_BYTES_MAX = 256 * 1024
 """Of one argument list, one step's result, one input or signal, where an engine carries them: Temporal's server warns
-at 512 KiB and refuses 2 MiB. The first thing to change when larger ones are kept elsewhere and travel as references."""
+at 512 KiB and refuses 2 MiB. What is larger is kept elsewhere and travels as a reference, or is refused."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

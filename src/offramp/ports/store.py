@@ -18,11 +18,14 @@ S11 An idempotency key that comes with another fingerprint is refused with `Idem
    free again.
 S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
+   `due` names the runs that it would empty; with `only`, it empties none but those of them.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
 S16 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
    sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
+S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
+   visible when it returns; it gives the averages of all pipelines that any process learned.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -37,6 +40,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.core.slo import Counts, Tally
 from offramp.errors import IdempotencyMismatch, RunConflict
@@ -212,7 +216,10 @@ class Store(Protocol):
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> Sequence[str]:
+        """The runs that `purge` would empty, a bounded number of them (S13)."""
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove journal, events, signals, input and result of runs past their retention (S13).
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
@@ -227,6 +234,13 @@ class Store(Protocol):
 
     async def tallied(self, since: int) -> dict[str, Counts]:
         """The counts from minute `since` on, by class; of classes that have any (S16)."""
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines (`Observed.moved`); all of them after that, in seconds, by pipeline (S17).
+
+        Raises:
+            StoreError: nothing was learned.
+        """
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""

@@ -15,7 +15,6 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import (
     ENGINE,
     FIRST_TURN,
@@ -207,19 +206,24 @@ class MemoryStore(MemoryTallies):
         with self.lock:
             return list(self._runs[run_id].signals) if run_id in self._runs else []
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> list[str]:
+        """What is past its retention."""
+        with self.lock:
+            return [run.record.id for run in self._due(now)]
+
+    def _due(self, now: float) -> list[MemoryRun]:
+        return [run for run in self._runs.values() if run.is_due(now, announces=self.outbox.holds(run.record.id))]
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove what runs past their retention left."""
         count = 0
         with self.lock:
-            for run in self._runs.values():
-                record = run.record
-                kept_s = record.retention_s + (UNDELIVERED_KEPT_S if self.outbox.holds(record.id) else 0.0)
-                is_over = record.finished_at is not None and record.finished_at + kept_s <= now
-                if is_over and not record.purged:
-                    run.record = msgspec.structs.replace(record, purged=True, result=None, input=b"{}", webhook=None)
-                    run.entries, run.frames, run.signals, run.signal_keys = [], [], [], {}
-                    self.outbox.drop(record.id)
-                    count += 1
+            for run in self._due(now):
+                if only is not None and run.record.id not in only:
+                    continue
+                run.empty()
+                self.outbox.drop(run.record.id)
+                count += 1
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
         return count
 

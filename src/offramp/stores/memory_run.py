@@ -10,6 +10,7 @@ from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
+from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ class MemoryRun:
             self.record, status="running", path="deep", started_at=self.record.started_at or now
         )
         return Claim(msgspec.structs.replace(self.record), Lease(self.record.id, owner, self.token), fresh)
+
+    def is_due(self, now: float, *, announces: bool) -> bool:
+        """Whether it is past its retention; what a webhook is still to announce is kept longer."""
+        record = self.record
+        kept_s = record.retention_s + (UNDELIVERED_KEPT_S if announces else 0.0)
+        return record.finished_at is not None and record.finished_at + kept_s <= now and not record.purged
+
+    def empty(self) -> None:
+        """Remove its data."""
+        self.record = msgspec.structs.replace(self.record, purged=True, result=None, input=b"{}", webhook=None)
+        self.entries, self.frames, self.signals, self.signal_keys = [], [], [], {}
 
     def beyond(self, seq: int) -> bool:
         """Whether a reader that has the events up to `seq` has to look: there are more, or no more to come."""

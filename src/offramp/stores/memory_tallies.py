@@ -1,19 +1,21 @@
-"""The counts of service levels in memory, by class and minute: a part of the store."""
+"""What processes count and learn together, in memory: a part of the store."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
 
+from offramp.core.routing import Observed
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import StoreError
 
 
 class MemoryTallies:
-    """See S16 of the store port."""
+    """See S16 and S17 of the store port."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str], Counts] = {}
+        self._averages: dict[str, float] = {}
         self._counting = threading.Lock()
         self._closed = False
 
@@ -27,6 +29,15 @@ class MemoryTallies:
                 self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
             oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
             self._counts = {key: counts for key, counts in self._counts.items() if key[0] >= oldest}
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self._counting:
+            for each in observed:
+                self._averages[each.pipeline] = each.moved(self._averages.get(each.pipeline))
+            return dict(self._averages)
 
     async def tallied(self, since: int) -> dict[str, Counts]:
         """The counts from a minute on, by class."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from offramp.core.reference import reference_in
+
 DECODED_BYTES_MAX = 1 << 18
 """Of a value that is decoded to be redacted; of a larger one only the size is shown."""
 REDACTED = "[redacted]"
@@ -27,8 +29,9 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
         bytes_max: what it is cut to.
         parameters: the names of the members of a list of arguments.
     """
-    size = f"({len(encoded)} bytes)"
-    if len(encoded) > DECODED_BYTES_MAX:
+    elsewhere = reference_in(encoded)
+    size = f"({len(encoded) if elsewhere is None else elsewhere.size} bytes)"
+    if elsewhere is not None or len(encoded) > DECODED_BYTES_MAX:
         return size
     try:
         value = msgspec.json.decode(encoded)

@@ -20,6 +20,9 @@ class _Little(MemoryStore):
     async def purge(self, now):
         raise NotSupported("this store removes nothing")
 
+    async def due(self, now):
+        raise NotSupported("this store removes nothing")
+
 
 class Lacking(Memory):
     """Neither shared nor durable, without signals, purging and webhooks."""

@@ -455,9 +455,9 @@ class KeysOfAllRuns(MemoryStore):
 class KeyOutlivesTheData(MemoryStore):
     """A key is known when the run's data is gone."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         keys = {run_id: run.signal_keys for run_id, run in self._runs.items()}
-        count = await super().purge(now)
+        count = await super().purge(now, only)
         for run_id, run in self._runs.items():
             if keys[run_id]:
                 run.signal_keys, run.signals = keys[run_id], [("go", b"1")]

@@ -174,20 +174,20 @@ class SameToken(_Broken):
 class PurgedUnannounced(_Broken):
     """A run's end is not announced if its retention is shorter than its receiver's absence."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         for run_id, entry in list(self.outbox._entries.items()):
             if entry.due_at is not None:
                 self.outbox.drop(run_id)
-        return await super().purge(now)
+        return await super().purge(now, only)
 
 
 @breaks("W5")
 class KeptForEver(_Broken):
     """What nobody takes is kept for ever."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         held = any(self.outbox.holds(run_id) for run_id in self._runs)
-        return await super().purge(now - UNDELIVERED_KEPT_S / 2 if held and now > 1_700_100_000.0 else now)
+        return await super().purge(now - UNDELIVERED_KEPT_S / 2 if held and now > 1_700_100_000.0 else now, only)
 
 
 class _Greedy(MemoryOutbox):

@@ -543,7 +543,7 @@ class HeavyListing(MemoryStore):
 class NoPurge(MemoryStore):
     """Nothing is ever removed."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         return 0
 
 
@@ -551,18 +551,26 @@ class NoPurge(MemoryStore):
 class EarlyPurge(MemoryStore):
     """Data goes before its time."""
 
-    async def purge(self, now):
-        return await super().purge(now + 50)
+    async def purge(self, now, only=None):
+        return await super().purge(now + 50, only)
 
 
 @breaks("S13")
 class GreedyPurge(MemoryStore):
     """Data of runs that have not ended goes too."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         for run in self._runs.values():
             if not run.record.finished and now > run.record.created_at + 1e8:
                 run.entries = []
+        return await super().purge(now, only)
+
+
+@breaks("S13")
+class CarelessPurge(MemoryStore):
+    """What is due goes, named or not."""
+
+    async def purge(self, now, only=None):
         return await super().purge(now)
 
 
@@ -570,9 +578,9 @@ class GreedyPurge(MemoryStore):
 class RemainingSignals(MemoryStore):
     """Signals outlive their run."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         kept = {run_id: run.signals for run_id, run in self._runs.items()}
-        count = await super().purge(now)
+        count = await super().purge(now, only)
         for run_id, signals in kept.items():
             self._runs[run_id].signals = signals
         return count
@@ -582,9 +590,9 @@ class RemainingSignals(MemoryStore):
 class RemainingInput(MemoryStore):
     """What a user sent outlives its run."""
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         kept = {run_id: run.record.input for run_id, run in self._runs.items()}
-        count = await super().purge(now)
+        count = await super().purge(now, only)
         for run_id, run in self._runs.items():
             run.record = replace(run.record, input=kept[run_id])
         return count
@@ -658,3 +666,28 @@ class ShortMemory(MemoryStore):
         await super().tally(tallies)
         newest = max((minute for minute, _ in self._counts), default=0)
         self._counts = {key: counts for key, counts in self._counts.items() if key[0] > newest - 1440}
+
+
+@breaks("S17")
+class LatestDurationCounts(MemoryStore):
+    """What was observed takes the place of the average."""
+
+    async def learn(self, observed):
+        return await super().learn([each._replace(share=1.0) for each in observed])
+
+
+@breaks("S17")
+class LearnsOncePerPipeline(MemoryStore):
+    """Of several observations of one pipeline the last one alone counts."""
+
+    async def learn(self, observed):
+        return await super().learn(list({each.pipeline: each for each in observed}.values()))
+
+
+@breaks("S17")
+class TellsOnlyWhatItWasTold(MemoryStore):
+    """Averages of other pipelines are left out."""
+
+    async def learn(self, observed):
+        found = await super().learn(observed)
+        return {each.pipeline: found[each.pipeline] for each in observed}

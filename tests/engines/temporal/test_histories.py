@@ -29,7 +29,6 @@ async def replayer(tmp_path):
         interceptors=[HomeInterceptor(service._engine)],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
-    service._engine.members._hints.close()  # a service that was never started
     await service.close()
 
 

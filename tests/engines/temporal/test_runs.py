@@ -306,6 +306,7 @@ async def test_what_is_too_large_fails_the_run_by_name(service, pipeline, step):
     assert error["code"] == "too-large"
     assert f"step '{step}'" in error["message"]
     assert str(PAYLOAD_BYTES_MAX) in error["message"]
+    assert "--objects (OFFRAMP_OBJECTS)" in error["message"]
 
 
 async def test_an_input_that_is_too_large_is_refused(service):

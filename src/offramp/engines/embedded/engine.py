@@ -10,37 +10,24 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
-from offramp.engines.embedded.hints import Hints, Kind
+from offramp.engines.embedded.hints import UDPHints
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.embedded.member import Member
 from offramp.engines.embedded.presence import Presence
 from offramp.errors import LeaseLost, Overloaded, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
+from offramp.ports.hints import Hints, Kind
 from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Leases, Owner, Parked, Store
 
 log = logging.getLogger("offramp")
 
 COUNT_EVERY_S = 0.25
-WITHOUT_READERS = "worker"
-"""The kind of a process that nobody follows runs in: it is not told of new events, and would find them by its polls."""
 CLAIM_MAX = 50
 """Runs taken by one claim."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs."""
-
-    id: str
-    kind: str
-    works: bool
-    lease_s: float
-    poll_s: float
-    queue_max: int = 10_000
 
 
 class EmbeddedEngine:
@@ -52,9 +39,10 @@ class EmbeddedEngine:
         leases: who may write them; of the same store.
         clock: time.
         host: what executes runs here.
-        on_events: told which runs have new events that another process wrote.
+        on_events: told which runs have new events that another process wrote; None where it may be any.
         on_webhooks: told that another process made a webhook due.
         on_owners: told who is there, whenever that was looked up.
+        hints: how the processes tell each other; by UDP on loopback unless told otherwise.
         presence: how others see that this process lives; None where it is alone.
     """
 
@@ -65,10 +53,11 @@ class EmbeddedEngine:
         leases: Leases,
         clock: Clock,
         host: RunHost,
-        on_events: Callable[[Sequence[str]], object],
+        on_events: Callable[[Sequence[str] | None], object],
         *,
         on_webhooks: Callable[[], object] = lambda: None,
         on_owners: Callable[[Sequence[Owner]], object] = lambda _owners: None,
+        hints: Hints | None = None,
         presence: Presence | None = None,
     ) -> None:
         self._member = member
@@ -80,7 +69,7 @@ class EmbeddedEngine:
         self._on_webhooks = on_webhooks
         self._on_owners = on_owners
         self._presence = presence
-        self._hints = Hints(self._hinted)
+        self._hints = hints or UDPHints()
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,7 +88,7 @@ class EmbeddedEngine:
         """Join: become known, renew from now on, begin to take runs."""
         self._loop = asyncio.get_running_loop()
         self._taking = self._member.works
-        await self._hints.start()
+        await self._hints.open(self)
         if self._presence is not None:
             self._presence.open()
         await self._register()
@@ -140,7 +129,7 @@ class EmbeddedEngine:
                 self._hints.send("work")
         if self._presence is not None:
             self._presence.close()
-        self._hints.close()
+        await self._hints.close()
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run: executed here at once if there is room, else queued (N1)."""
@@ -301,7 +290,8 @@ class EmbeddedEngine:
         self._look()
         self._hints.send("work")
 
-    def _hinted(self, kind: Kind, ids: list[str]) -> None:
+    def hinted(self, kind: Kind, ids: Sequence[str]) -> None:
+        """Another process says so: look."""
         if kind == "work":
             self._wake.set()
         elif kind == "events":
@@ -316,6 +306,15 @@ class EmbeddedEngine:
                 self._host.cancel(run_id)
         else:
             self._spawn(self._refresh_peers())
+
+    def missed(self) -> None:
+        """Look for everything that hints tell of; wishes to cancel come with the lease."""
+        self._wake.set()
+        self._on_events(None)
+        self._on_webhooks()
+        for run_id in self._host.listening():
+            self._host.notice(run_id)
+        self._keeper.renew_now()
 
     def _written(self, batches: list[Batch]) -> None:
         self._hints.send("events", [batch.run_id for batch in batches])
@@ -386,9 +385,7 @@ class EmbeddedEngine:
 
     async def _refresh_peers(self) -> None:
         owners = await self._leases.owners()
-        self._hints.peers(
-            [owner.port for owner in owners], [owner.port for owner in owners if owner.kind != WITHOUT_READERS]
-        )
+        self._hints.peers(owners)
         self._on_owners(owners)
 
     def _spawn(self, coroutine: object) -> asyncio.Task[None]:

@@ -1,24 +1,21 @@
-"""Hints between the processes of one machine: there is work, a run has new events, cancel it, a webhook is due.
-
-UDP on loopback. A hint carries no authority and may be lost: its receiver only looks into the store earlier than it
-would have anyway.
-"""
+"""Hints between the processes of one machine, by UDP on loopback: nothing more to run, and nothing to connect to."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import msgspec
 
+from offramp.ports.hints import IDS_MAX, Hearer, Kind
+from offramp.ports.store import Owner
+
 log = logging.getLogger("offramp")
 
-Kind = Literal["hello", "work", "events", "cancel", "signal", "webhooks"]
-IDS_MAX = 1_000
-"""Run ids in one datagram; 1,000 of them take 32 kB of the 64 kB that loopback carries."""
+WITHOUT_READERS = "worker"
+"""The kind of a process that nobody follows runs in: it is not told of new events, and would find them by its polls."""
 
 
 class _Hint(msgspec.Struct, array_like=True):
@@ -29,32 +26,31 @@ class _Hint(msgspec.Struct, array_like=True):
 _decode = msgspec.msgpack.Decoder(_Hint).decode
 
 
-class Hints(asyncio.DatagramProtocol):
-    """This process's end: a socket to receive on, and the ports of the others.
+class UDPHints(asyncio.DatagramProtocol):
+    """See the port. Every process that may have readers is told of all events."""
 
-    Args:
-        received: called on the loop that started it with kind and run ids.
-    """
-
-    def __init__(self, received: Callable[[Kind, list[str]], object]) -> None:
-        self._received = received
+    def __init__(self) -> None:
+        self._hearer: Hearer | None = None
         self._transport: asyncio.DatagramTransport | None = None
-        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._out.setblocking(False)
+        self._out: socket.socket | None = None
         self._peers: list[int] = []
         self._readers: list[int] = []
         self.port = 0
 
-    async def start(self) -> None:
+    async def open(self, hearer: Hearer) -> None:
         """Bind to a free port on loopback."""
+        self._hearer = hearer
+        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._out.setblocking(False)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
         self.port = self._transport.get_extra_info("sockname")[1]
 
-    def peers(self, ports: Iterable[int], readers: Iterable[int]) -> None:
+    def peers(self, owners: Sequence[Owner]) -> None:
         """Set the ports of the other processes, and of those among them that have readers of events."""
-        self._peers = [port for port in ports if port not in {0, self.port}]
-        self._readers = [port for port in readers if port in self._peers]
+        others = [owner for owner in owners if owner.port not in {0, self.port}]
+        self._peers = [owner.port for owner in others]
+        self._readers = [owner.port for owner in others if owner.kind != WITHOUT_READERS]
 
     def datagram_received(self, data: bytes, _address: object) -> None:
         """Pass a well-formed hint on; anything else is not for us."""
@@ -62,12 +58,13 @@ class Hints(asyncio.DatagramProtocol):
             hint = _decode(data)
         except msgspec.MsgspecError:
             return
-        self._received(hint.kind, hint.ids[:IDS_MAX])
+        if self._hearer is not None:
+            self._hearer.hinted(hint.kind, hint.ids[:IDS_MAX])
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
-        """Tell every peer whom it concerns; from any thread, never blocks."""
+        """Tell every peer whom it concerns."""
         peers = self._readers if kind == "events" else self._peers
-        if not peers:
+        if not peers or self._out is None:
             return
         for start in range(0, max(1, len(ids)), IDS_MAX):
             data = msgspec.msgpack.encode(_Hint(kind, list(ids[start : start + IDS_MAX])))
@@ -77,8 +74,15 @@ class Hints(asyncio.DatagramProtocol):
                 except OSError as error:  # a full buffer or a peer that is gone: it polls, or is no more
                     log.debug("a hint was not sent: %s", error)
 
-    def close(self) -> None:
+    def follow(self, run_id: str) -> None:
+        """Nothing: whoever may have readers is told of everything."""
+
+    def unfollow(self, run_id: str) -> None:
+        """Nothing."""
+
+    async def close(self) -> None:
         """Close both sockets."""
         if self._transport is not None:
             self._transport.close()
-        self._out.close()
+        if self._out is not None:
+            self._out.close()

@@ -63,7 +63,13 @@ class LeaseKeeper:
         self._schedule()
         self._thread.start()
 
+    def renew_now(self) -> None:
+        """Renew before it is due, to be told what there is for this process; from any thread."""
+        self._due.set()
+
     def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         every = self._lease_s / RENEWALS_PER_LEASE
         self._timer = self._clock.call_at(self._clock.monotonic() + every, self._due.set)
 

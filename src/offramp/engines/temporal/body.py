@@ -7,8 +7,7 @@ local activities, in order; what it must not repeat is in the journal that it be
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -25,11 +24,15 @@ from temporalio.worker import (
 )
 
 from offramp.core.events import Draft
+from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
+from offramp.core.reference import reference_in
 from offramp.core.run import Outcome
+from offramp.engines.temporal.clock import WorkflowClock
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
+    Elsewhere,
     End,
     Notes,
     Page,
@@ -41,15 +44,19 @@ from offramp.engines.temporal.payloads import (
     raw,
     read,
     require_fit,
+    value_in,
 )
-from offramp.ports.bodies import BodyHost, Known, Outside, Playing, StepCall, StepTerms
+from offramp.errors import ObjectLost
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Known, Outside, Playing, StepCall, StepTerms
 
-BEGIN, JOURNAL, SIGNALS, RECORD, FINISH = (
+BEGIN, JOURNAL, VALUE, SIGNALS, RECORD, FINISH, FINISH_LARGE = (
     "offramp.begin",
     "offramp.journal",
+    "offramp.value",
     "offramp.signals",
     "offramp.record",
     "offramp.finish",
+    "offramp.finish_large",
 )
 WAKE = "offramp.wake"
 """The signal that tells a body to look for what it was sent."""
@@ -76,6 +83,8 @@ class Home(Protocol):
     heartbeat_s: float
     cancel_grace_s: float
     history_events_max: int
+    objects_wait_s: float | None
+    """How long a step may wait for its result to be kept; None where there is no place for what is large."""
 
     @property
     def host(self) -> BodyHost:
@@ -128,19 +137,30 @@ class PipelineWorkflow:
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
         home = _home.get()
-        self._start, self._input = read(args[0], Start), args[1].payload.data
+        self._start = read(args[0], Start)
         begun = await self._unbroken(_local(BEGIN, Begin(self._start.fresh), Begun))
         if begun.over:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
-        known = await self._unbroken(_whole(begun))
+        try:
+            self._input = value_in(args[1])
+            known = await self._unbroken(_whole(begun))
+        except ObjectLost as error:
+            return await self._finish(Notes(begun.token), Outcome("failed", error=failure_of(error)))
         outside = _Outside(home, begun, len(known.entries))
         playing = home.host.play(self._start.facts, self._input, known, outside)
         outcome = await self._play(home, playing, outside, known)
         if outcome is None:
             return "taken over"
-        notes = Notes(begun.token, await self._unbroken(outside.rest()))
-        await self._unbroken(_local(FINISH, End(notes, outcome), type(None)))
+        return await self._finish(Notes(begun.token, await self._unbroken(outside.rest())), outcome)
+
+    async def _finish(self, notes: Notes, outcome: Outcome) -> str:
+        result = outcome.result
+        if result is None or len(result) <= PAYLOAD_BYTES_MAX:
+            await self._unbroken(_local(FINISH, [End(notes, outcome)], type(None)))
+        else:
+            end = End(notes, msgspec.structs.replace(outcome, result=None))
+            await self._unbroken(_local(FINISH_LARGE, [end, raw(result, by_name=True)], type(None)))
         return outcome.status
 
     async def _play(self, home: Home, playing: Playing, outside: _Outside, known: Known) -> Outcome | None:
@@ -163,6 +183,7 @@ class PipelineWorkflow:
             return (
                 end.done()
                 or outside.lost
+                or outside.broken is not None
                 or self._woken > looked
                 or (self._cancelled and not told)
                 or (outside.under_way == 0 if stopping else full())
@@ -173,6 +194,8 @@ class PipelineWorkflow:
                 await self._unbroken(workflow.wait_condition(look))
                 if outside.lost:
                     return None
+                if outside.broken is not None:
+                    return Outcome("failed", error=failure_of(outside.broken))
                 if self._cancelled and not told:
                     told = True
                     playing.cancel()
@@ -209,39 +232,18 @@ class PipelineWorkflow:
         return task.result()
 
 
-class _Clock:
-    """Workflow time: what a replay sees again."""
-
-    def time(self) -> float:
-        """Epoch seconds of the current workflow task."""
-        return workflow.time()
-
-    monotonic = time
-
-    def random(self) -> float:
-        """From the workflow's own seed."""
-        return workflow.random().random()
-
-    def random_bytes(self, count: int) -> bytes:
-        """From the workflow's own seed."""
-        seeded: random.Random = workflow.random()
-        return seeded.randbytes(count)
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> asyncio.TimerHandle:
-        """A durable timer."""
-        return asyncio.get_running_loop().call_later(max(0.0, when - workflow.time()), callback)
-
-
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
     def __init__(self, home: Home, begun: Begun, replayed_steps: int) -> None:
         self.token = begun.token
         self.lost = False
+        self.broken: ObjectLost | None = None
+        """What is missing, so that the run cannot go on."""
         self.under_way = 0
         self._home = home
         self._steps = replayed_steps
-        self._clock = _Clock()
+        self._clock = WorkflowClock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
         # body is then rebuilt from history, or begins anew on another worker.
         self._first = begun.first and not self.repeats
@@ -250,7 +252,7 @@ class _Outside(Outside):
         self._writing: asyncio.Task[None] | None = None
 
     @property
-    def clock(self) -> _Clock:
+    def clock(self) -> WorkflowClock:
         """Workflow time."""
         return self._clock
 
@@ -291,7 +293,8 @@ class _Outside(Outside):
 
     async def step(self, call: StepCall, arguments: bytes) -> Entry:
         """Have Temporal schedule the step."""
-        require_fit(arguments, f"step {call.name!r}: its arguments")
+        if self._home.objects_wait_s is None:
+            require_fit(arguments, f"step {call.name!r}: its arguments")
         terms = self._home.host.terms(call.name)
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
@@ -313,11 +316,17 @@ class _Outside(Outside):
         finally:
             self.under_way -= 1
         self._steps += 1
-        return Entry(call.key, call.name, "step", value.payload.data)
+        try:
+            return Entry(call.key, call.name, "step", value_in(value))
+        except ObjectLost as error:
+            self.broken = ObjectLost(f"the result of step {call.name!r}: {error}")
+        await asyncio.get_running_loop().create_future()  # the workflow ends instead
+        raise AssertionError("a run went on without what it had finished")
 
     def _scheduled(self, name: str, terms: StepTerms, args: list[Any]) -> Any:
+        waits_s = self._home.objects_wait_s or 0.0
         if terms.short:
-            limit = (terms.timeout or 0.0) + SHORT_MARGIN_S
+            limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
             return workflow.start_local_activity(
                 name,
                 args=args,
@@ -325,7 +334,7 @@ class _Outside(Outside):
                 start_to_close_timeout=timedelta(seconds=limit),
                 retry_policy=RETRY_SOON,
             )
-        limit = STEP_S_MAX if terms.timeout is None else terms.timeout + STEP_MARGIN_S
+        limit = STEP_S_MAX if terms.timeout is None else terms.timeout + STEP_MARGIN_S + waits_s
         return workflow.start_activity(
             name,
             args=args,
@@ -337,9 +346,10 @@ class _Outside(Outside):
 
 
 async def _local(name: str, argument: Any, result: type[T]) -> T:
+    """Execute one of our local activities; a list stands for several arguments."""
     made: T = await workflow.execute_local_activity(
         name,
-        argument,
+        args=argument if isinstance(argument, list) else [argument],
         result_type=result,
         start_to_close_timeout=timedelta(seconds=RECORD_S_MAX),
         retry_policy=RETRY_SOON,
@@ -354,7 +364,19 @@ async def _whole(begun: Begun) -> Known:
         page = await _local(JOURNAL, Read(following), Page)
         entries += page.entries
         following = page.following
+    entries = list(await asyncio.gather(*map(_with_value, entries)))
     return Known(entries, begun.interrupted, await _signals_after(0) if begun.signals else [], begun.waiting)
+
+
+async def _with_value(entry: Entry) -> Entry:
+    """An entry with the value that it refers to, which comes from outside: history holds the reference alone."""
+    if entry.value is None or reference_in(entry.value) is None:
+        return entry
+    value = await _local(VALUE, Elsewhere(entry.value), RawValue)
+    try:
+        return msgspec.structs.replace(entry, value=value_in(value))
+    except ObjectLost as error:
+        raise ObjectLost(f"the result of step {entry.name!r}: {error}") from error
 
 
 async def _signals_after(count: int) -> list[tuple[str, bytes]]:

@@ -20,7 +20,8 @@ from temporalio.service import RPCError
 
 from offramp.core.run import RunRecord
 from offramp.engines.temporal.address import Address
-from offramp.engines.temporal.payloads import DATA_CONVERTER
+from offramp.engines.temporal.objects import converter
+from offramp.ports.blobs import Blobs
 
 log = logging.getLogger("offramp")
 
@@ -37,9 +38,11 @@ class Connection:
         address: where the service is.
         api_key: empty where it wants none.
         identity: how this process is called there.
+        blobs: where payloads go that are too large; None for nowhere.
     """
 
-    def __init__(self, address: Address, api_key: str, identity: str) -> None:
+    def __init__(self, address: Address, api_key: str, identity: str, blobs: Blobs | None = None) -> None:
+        self._blobs = blobs
         self._address = address
         self._api_key = api_key
         self._identity = identity
@@ -53,7 +56,7 @@ class Connection:
             told = False
             while self._client is None:
                 try:
-                    client = await connect(self._address, self._api_key, self._identity)
+                    client = await connect(self._address, self._api_key, self._identity, self._blobs)
                     self._attributes = await _attributes_of(client, add=True)
                     self._client = client
                 except (RPCError, RuntimeError) as error:
@@ -77,7 +80,7 @@ class Connection:
         )
 
 
-async def connect(address: Address, api_key: str, identity: str | None = None) -> Client:
+async def connect(address: Address, api_key: str, identity: str | None = None, blobs: Blobs | None = None) -> Client:
     """One attempt.
 
     Raises:
@@ -89,7 +92,7 @@ async def connect(address: Address, api_key: str, identity: str | None = None) -
         namespace=address.namespace,
         api_key=api_key or None,
         tls=address.tls_config() if address.tls else (None if api_key else False),
-        data_converter=DATA_CONVERTER,
+        data_converter=converter(blobs),
         identity=identity,
         runtime=_runtime(),
     )

@@ -23,14 +23,16 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymen
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.engine import EmbeddedEngine
+from offramp.engines.embedded.member import Member
 from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
 from offramp.engines.temporal.payloads import Start, raw, require_fit
 from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
-from offramp.errors import InputError, LeaseLost, RunCancelled, StoreError, TooLarge
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts
+from offramp.errors import InputError, LeaseLost, ObjectsUnavailable, RunCancelled, StoreError, TooLarge
+from offramp.ports.blobs import Blobs
+from offramp.ports.bodies import BodyHost, Facts
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
 from offramp.ports.store import ENGINE, Claim, Created, Idempotency, Lease, Leases, Parked, Store
@@ -64,6 +66,7 @@ class Options:
     cancel_grace_s: float = 5.0
     grace_s: float = 20.0
     history_events_max: int = 10_000
+    objects_wait_s: float = 0.0
 
 
 class TemporalEngine:
@@ -77,6 +80,7 @@ class TemporalEngine:
         clock: time.
         host: what executes here.
         members: makes the engine of leases over a host.
+        blobs: where payloads go that are too large for Temporal; None for nowhere, and then they are refused.
     """
 
     def __init__(
@@ -88,7 +92,10 @@ class TemporalEngine:
         clock: Clock,
         host: TemporalHost,
         members: Callable[[RunHost], EmbeddedEngine],
+        *,
+        blobs: Blobs | None = None,
     ) -> None:
+        self.objects_wait_s = None if blobs is None else options.objects_wait_s
         self._works = member.works
         self._options = options
         self._store = store
@@ -98,7 +105,7 @@ class TemporalEngine:
         self.heartbeat_s = options.heartbeat_s
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
-        self._connection = Connection(options.address, options.api_key, member.id)
+        self._connection = Connection(options.address, options.api_key, member.id, blobs)
         self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -139,7 +146,7 @@ class TemporalEngine:
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run; durable in the store, and handed to Temporal by whichever worker is there (N1)."""
-        _require_small(record.input, "/input", "the input")
+        self._require_small(record.input, "/input", "the input")
         return await self.members.start(record, accepted, idempotency)
 
     async def adopt(self, handoff: Handoff) -> None:
@@ -152,7 +159,7 @@ class TemporalEngine:
 
     async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Keep the signal, then wake the body (N7)."""
-        _require_small(value, "", f"signal {name!r}")
+        self._require_small(value, "", f"signal {name!r}")
         record = await self.members.signal(run_id, name, value, key)
         if record is not None and not record.finished:  # one that was sent before may find its run ended
             self._soon(self._tell(record))
@@ -185,6 +192,16 @@ class TemporalEngine:
         """This process made a webhook due and delivers none."""
         self.members.announce_webhooks()
 
+    def _require_small(self, encoded: bytes, pointer: str, what: str) -> None:
+        try:
+            self._require_fit(encoded, what)
+        except TooLarge as error:
+            raise InputError(str(error), [(pointer, str(error))]) from None
+
+    def _require_fit(self, encoded: bytes, what: str) -> None:
+        if self.objects_wait_s is None:
+            require_fit(encoded, what)
+
     # Temporal.
 
     async def _work(self) -> None:
@@ -204,7 +221,10 @@ class TemporalEngine:
 
     def _new_worker(self, client: Client) -> Worker:
         options, address = self._options, self._options.address
-        activities = Activities(self.host, self._store, self._leases, self._clock, options.heartbeat_s)
+        activities = Activities(
+            *(self.host, self._store, self._leases, self._clock, options.heartbeat_s),
+            takes_large=self.objects_wait_s is not None,
+        )
         return Worker(
             client,
             task_queue=address.task_queue,
@@ -225,10 +245,10 @@ class TemporalEngine:
         """Start the run's workflow; again if it is there already. Its first act takes the run from this process."""
         record, told = claim.record, False
         try:
-            if len(record.input) > PAYLOAD_BYTES_MAX:
-                await self._fail(
-                    claim, TooLarge(_too_large(record.input, f"the input of pipeline {record.pipeline!r}"))
-                )
+            try:
+                self._require_fit(record.input, f"the input of pipeline {record.pipeline!r}")
+            except TooLarge as error:
+                await self._fail(claim, error)
                 return
             while not self._stopping:
                 client = await self._connection.client()
@@ -244,9 +264,10 @@ class TemporalEngine:
                         rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S),
                     )
                     return
-                except RPCError as error:
+                except (RPCError, ObjectsUnavailable) as error:
                     # A namespace may have lost its search attributes: then the run is started without them.
-                    if error.status is RPCStatusCode.INVALID_ARGUMENT and not self._connection.forget_attributes():
+                    refused = isinstance(error, RPCError) and error.status is RPCStatusCode.INVALID_ARGUMENT
+                    if refused and not self._connection.forget_attributes():
                         await self._fail(claim, error)
                         return
                     if not told:
@@ -340,17 +361,6 @@ class TemporalEngine:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task of the engine failed", exc_info=task.exception())
-
-
-def _require_small(encoded: bytes, pointer: str, what: str) -> None:
-    try:
-        require_fit(encoded, what)
-    except TooLarge as error:
-        raise InputError(str(error), [(pointer, str(error))]) from None
-
-
-def _too_large(encoded: bytes, what: str) -> str:
-    return f"{what} has {len(encoded)} bytes as JSON, at most {PAYLOAD_BYTES_MAX} travel through Temporal"
 
 
 def _priority(record: RunRecord) -> Priority:

@@ -1,7 +1,7 @@
 """What goes into Temporal's history and how: JSON by msgspec, bounded.
 
-The one place that knows how large a payload may be. What is larger is refused with the step's name, until it can be
-kept elsewhere and travel as a reference.
+The one place that knows how large a payload may be. What is larger is kept elsewhere and travels as a reference
+(`objects.py`), or is refused with the step's name where there is no such place.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from offramp.core.events import Draft, StepState
 from offramp.core.failure import Failure
 from offramp.core.journal import Entry
+from offramp.core.reference import Reference, reference_in
 from offramp.core.run import Outcome
-from offramp.errors import TooLarge
+from offramp.errors import ObjectLost, ObjectsUnavailable, TooLarge
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
 
 PAGE_BYTES_MAX = 256 * 1024
@@ -95,6 +96,12 @@ class End(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+class Elsewhere(msgspec.Struct, frozen=True):
+    """Argument of `offramp.value`: what stands for a value that a journal refers to."""
+
+    kept: bytes
+
+
 class Ticket(msgspec.Struct, frozen=True):
     """Second argument of a step's activity, after its own: what it writes under.
 
@@ -148,9 +155,51 @@ DATA_CONVERTER = DataConverter(
 _converter = _Msgspec()
 
 
-def raw(encoded: bytes) -> RawValue:
-    """JSON that is encoded already."""
-    return RawValue(Payload(metadata={"encoding": b"json/plain"}, data=encoded))
+STANDS_FOR = "offramp"
+"""Metadata of a payload that is no plain value."""
+OBJECT, LOST_OBJECT, BY_NAME, NAMED = b"object", b"lost", b"by name", b"named"
+"""An object that is fetched for whoever reads it; one that was not there; a value whose reader, should it become an
+object, is to be given its reference alone; and that."""
+
+
+def standing(reference: Reference, how: bytes) -> Payload:
+    """A payload that stands for an object; Temporal's UI shows which."""
+    metadata = {"encoding": b"json/plain", STANDS_FOR: how}
+    return Payload(metadata=metadata, data=msgspec.json.encode(reference.document()))
+
+
+def raw(encoded: bytes, *, by_name: bool = False) -> RawValue:
+    """JSON that is encoded already, or the reference to it; `by_name` where its reader wants no more than that."""
+    reference = reference_in(encoded)
+    if reference is not None:
+        return RawValue(standing(reference, OBJECT))
+    metadata = {"encoding": b"json/plain"} | ({STANDS_FOR: BY_NAME} if by_name else {})
+    return RawValue(Payload(metadata=metadata, data=encoded))
+
+
+def referred(payload: Payload) -> Reference:
+    """What a payload stands for."""
+    return msgspec.json.decode(payload.data, type=Reference)
+
+
+def value_in(value: RawValue) -> bytes:
+    """JSON as it is encoded, or the reference to it where that is all there is to be.
+
+    Raises:
+        ObjectLost: it stands for an object that is not there any more.
+        ObjectsUnavailable: it stands for an object, and this process was given no place to look for it.
+    """
+    payload, how = value.payload, value.payload.metadata.get(STANDS_FOR)
+    if how == LOST_OBJECT:
+        raise ObjectLost(msgspec.json.decode(payload.data, type=str))
+    if how == OBJECT:
+        raise ObjectsUnavailable(
+            f"object {referred(payload).key} is in an object store, and none is configured here: give this worker the "
+            "--objects that the others have"
+        )
+    if how == NAMED:
+        return referred(payload).encoded()
+    return payload.data
 
 
 def read(value: RawValue, kind: Any) -> Any:
@@ -167,7 +216,7 @@ def require_fit(encoded: bytes, what: str) -> None:
     if len(encoded) > PAYLOAD_BYTES_MAX:
         raise TooLarge(
             f"{what} has {len(encoded)} bytes as JSON, at most {PAYLOAD_BYTES_MAX} (PAYLOAD_BYTES_MAX) travel through "
-            "Temporal: keep the data elsewhere and pass a reference"
+            "Temporal: give --objects (OFFRAMP_OBJECTS), and what is larger goes there"
         )
 
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -21,10 +22,11 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.temporal.body import BEGIN, FINISH, JOURNAL, LOST, RECORD, SIGNALS
+from offramp.engines.temporal.body import BEGIN, FINISH, FINISH_LARGE, JOURNAL, LOST, RECORD, SIGNALS, VALUE
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
+    Elsewhere,
     End,
     Notes,
     Page,
@@ -36,8 +38,9 @@ from offramp.engines.temporal.payloads import (
     raw,
     read,
     signals_of,
+    value_in,
 )
-from offramp.errors import LeaseLost, TooLarge
+from offramp.errors import LeaseLost, ObjectLost, TooLarge
 from offramp.ports.bodies import BodyHost, StepCall, TryAgain
 from offramp.ports.clock import Clock
 from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
@@ -56,9 +59,20 @@ class Activities:
         leases: of the same store.
         clock: time.
         heartbeat_s: what Temporal waits for a sign of life.
+        takes_large: whether payloads may be of any size.
     """
 
-    def __init__(self, host: BodyHost, store: Store, leases: Leases, clock: Clock, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        host: BodyHost,
+        store: Store,
+        leases: Leases,
+        clock: Clock,
+        heartbeat_s: float,
+        *,
+        takes_large: bool = False,
+    ) -> None:
+        self._takes_large = takes_large
         self._host = host
         self._store = store
         self._leases = leases
@@ -69,7 +83,8 @@ class Activities:
     @property
     def all(self) -> list[Callable[..., Any]]:
         """For the worker."""
-        return [self.step, self.begin, self.journal, self.signals, self.record, self.finish]
+        finish = (self.finish, self.finish_large)
+        return [self.step, self.begin, self.journal, self.value, self.signals, self.record, *finish]
 
     @activity.defn(name=BEGIN)
     async def begin(self, asked: Begin) -> Begun:
@@ -84,7 +99,7 @@ class Activities:
             return Begun(token=token, first=True, cancel=cancel, signals=bool(await self._store.signals(run_id)))
         known = await self._host.known(run_id)
         await self._host.resumed(claim.lease, sum(1 for entry in known.entries if entry.kind == "step"))
-        large = oversized(known.entries)
+        large = None if self._takes_large else oversized(known.entries)
         if large is not None:
             text = (
                 f"step {large.name!r}: its result has {len(large.value or b'')} bytes as JSON, more than Temporal takes"
@@ -105,6 +120,11 @@ class Activities:
     async def journal(self, asked: Read) -> Page:
         """A further page of what is known."""
         return page_of(await self._store.journal(_run_id()), asked.after)
+
+    @activity.defn(name=VALUE)
+    async def value(self, asked: Elsewhere) -> RawValue:
+        """A value that an entry refers to: it is fetched on the way to the body."""
+        return raw(asked.kept)
 
     @activity.defn(name=SIGNALS)
     async def signals(self, asked: Read) -> Signals:
@@ -129,6 +149,11 @@ class Activities:
             activity.logger.info("%s has its outcome already", record.id)
         self._records.pop(record.id, None)
 
+    @activity.defn(name=FINISH_LARGE)
+    async def finish_large(self, end: End, result: RawValue) -> None:
+        """The same with a result that comes by itself."""
+        await self.finish(End(end.notes, msgspec.structs.replace(end.outcome, result=value_in(result))))
+
     @activity.defn(dynamic=True)
     async def step(self, args: Sequence[RawValue]) -> RawValue:
         """One attempt of the step whose name the activity has."""
@@ -146,7 +171,7 @@ class Activities:
         if turn.finished:
             entry = await self._written(call.key)
         else:
-            entry = await self._executed(turn.lease, record, call, args[0].payload.data)
+            entry = await self._executed(turn.lease, record, call, _arguments(args[0]))
         if entry.failure is not None:
             raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null")
@@ -215,6 +240,15 @@ def _run_id() -> str:
     found = activity.info().workflow_id
     assert found is not None, "an activity of ours outside a workflow"  # noqa: S101 - a worker of ours schedules none
     return found
+
+
+def _arguments(value: RawValue) -> bytes:
+    """A step's arguments; without them it has failed for good."""
+    try:
+        return value_in(value)
+    except ObjectLost as error:
+        failure = failure_of(error)
+        raise _told(failure.message, failure, type=failure.type, non_retryable=True) from None
 
 
 class _refusals:  # noqa: N801 - reads as a word at its call

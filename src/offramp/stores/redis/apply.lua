@@ -3,12 +3,16 @@
 -- KEYS[1]  where this writer's last batch and its answers are remembered
 -- ARGV[1]  the tag of all keys      ARGV[2]  the batch's number     ARGV[3]  seconds to remember it
 -- ARGV[4]  the operations, in MessagePack: arrays that begin with their name; false stands for none
+-- ARGV[5]  {run: {token, events, entries}}: what this writer was told of the runs that it holds
+-- ARGV[6]  bytes of events from which on a run is full
 --
--- Answers {whether a webhook became due, {an answer for each operation}, {the runs that answers name}}. An answer is a number (of the event that was
+-- Answers {whether a webhook became due, {an answer for each operation}, {the runs that answers name}, {runs that are
+-- full}}. An answer is a number (of the event that was
 -- written, 0 for none, -1 where the lease is lost) or {code, …} with 0 done, 1 lost, 2 refused, 9 failed. A batch whose
 -- answers were lost is sent again with its number, and answered from memory: it is applied once.
 
 local OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
+local EVENT_BYTES_MAX, full = tonumber(ARGV[6]), {}
 local UNPARKED_MAX = 1000
 
 -- Turns at steps of entrusted runs.
@@ -20,19 +24,35 @@ local function turn_of(id, step)
   return tonumber(number), finished == '!'
 end
 
+local told = cmsgpack.unpack(ARGV[5])
+
+-- Whether the server has all that it acknowledged of a run. It has not when it was restarted, or replaced, without its
+-- last writes. Then the run's owner knows of events and results that are gone: it is left to who begins from what is
+-- there.
+local function is_whole(run)
+  local known = told[run.id]
+  if not known or known[1] ~= run.token then return true end
+  told[run.id] = nil
+  if events_of(run) >= known[2] and entries_of(run) >= known[3] then return true end
+  enqueue(run)
+  return false
+end
+
 -- The run if this lease is its current one, and its step's newest taker's.
 local function held(id, owner, token, step, turn)
   local run = load(id)
-  if not run or run.owner ~= owner or run.token ~= token then return nil end
+  if not run or run.owner ~= owner or run.token ~= token or not is_whole(run) then return nil end
   if step ~= '' and turn_of(id, step) > turn then return nil end
   return run
 end
 
 local function add_event(run, kind, head, tail)
   local number = events_of(run) + 1
+  local data = head .. string.format('%d', number) .. tail
   run.events = number
-  run.new_events[#run.new_events + 1] = head .. string.format('%d', number) .. tail
-  touched[run.id] = run
+  run.new_events[#run.new_events + 1] = data
+  set(run, 'event_bytes', (run.event_bytes or 0) + #data)
+  if run.event_bytes >= EVENT_BYTES_MAX then full[run.id] = true end
   announce(run, kind, number)
   return number
 end
@@ -143,12 +163,12 @@ end
 -- A creation whose answer came too late for who asked: taken back while nobody can know of the run.
 function operations.uncreate(id, tenant, key)
   local run = load(id)
-  if not run or run.token ~= 1 or events_of(run) ~= 1 or OUTCOMES[run.status] then return {OK} end
+  if not run or run.token ~= 1 or OUTCOMES[run.status] then return {OK} end
   detach(run)
   drop_webhook(id)
   unindex(id, run.tenant, run.session)
   count_open(run.tenant, -1)
-  call('DEL', P .. 'r:' .. id, P .. 'e:' .. id, P .. 's:' .. id, P .. 'k:' .. id)
+  for _, kind in ipairs({'r:', 'e:', 'j:', 's:', 'k:', 't:'}) do call('DEL', P .. kind .. id) end
   local name = key and P .. 'i:' .. tenant .. '\0' .. key
   local kept = name and call('GET', name)
   if kept and cmsgpack.unpack(kept)[2] == id then call('DEL', name) end
@@ -410,6 +430,16 @@ function operations.tally(tallies, ttl_s, days_kept)
   return {OK}
 end
 
+function operations.learn(observed)
+  local key = P .. 'durations'
+  for _, each in ipairs(observed) do
+    local pipeline, share, seconds = each[1], each[2], each[3]
+    local average = tonumber(call('HGET', key, pipeline) or seconds)
+    call('HSET', key, pipeline, string.format('%.17g', average + share * (seconds - average)))
+  end
+  return {OK, call('HGETALL', key)}
+end
+
 -- The runs that answers name, as they are now: only their names are remembered.
 local function named(answers)
   local seen, found = {}, {}
@@ -427,18 +457,29 @@ local function named(answers)
   return found
 end
 
+-- An operation that fails, as a key is not what it should be, takes its run from its owner: nothing is written behind
+-- a gap.
+local function failed(operation, problem)
+  if operation[1] == 'append' or operation[1] == 'finish' then
+    pcall(function() enqueue(load(operation[2])) end)
+  end
+  return {FAILED, type(problem) == 'table' and problem.err or tostring(problem)}
+end
+
 local function applied(batch)
   local answers = {}
   for place, operation in ipairs(batch) do
     if operation then
       local done, answer = pcall(operations[operation[1]], unpack(operation, 2, table.maxn(operation)))
-      answers[place] = done and answer or {FAILED, type(answer) == 'table' and answer.err or tostring(answer)}
+      answers[place] = done and answer or failed(operation, answer)
     else
       answers[place] = {OK}
     end
   end
   flush()
-  return {announced, answers}
+  local filled = {}
+  for id in pairs(full) do filled[#filled + 1] = id end
+  return {announced, answers, {}, filled}
 end
 
 local number, kept, reply = tonumber(ARGV[2]), call('GET', KEYS[1]), nil

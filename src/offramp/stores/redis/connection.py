@@ -22,6 +22,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -44,11 +45,16 @@ RETRY_BASE_S, RETRY_CAP_S = 0.02, 0.5
 
 REDIS_MIN = (7, 0)
 VALKEY_MIN = (7, 2)
+WAITAOF_SINCE = (7, 2)
 
 # What passes: the connection, a start, a failover, a script that is being ended.
 _PASSES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
 _PASSING_CODES = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
 _LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
+
+
+class NotOnDisk(RedisTimeoutError):
+    """What was written has not reached the server's disk in time."""
 
 
 def client(
@@ -135,6 +141,20 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         StoreError: it cannot be reached.
         SettingsError: it is too old, a replica, or lacks what the URL asks for.
     """
+    found = required(address, connected)
+    if not found.has_aof:
+        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
+    if found.evicts:
+        log.warning(
+            "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
+            address.shown,
+            found.evicts,
+        )
+    return found
+
+
+def required(address: Address, connected: redis.Redis) -> Survey:
+    """Make sure that a store can be kept on this server; raises as `check` does."""
     try:
         found = survey(connected)
     except RedisError as error:
@@ -147,16 +167,10 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         )
     if found.is_replica:
         raise SettingsError(f"store {address.shown}: it is a replica, which takes no writes; name the primary")
+    if address.fsync and _numbers(found.version) < WAITAOF_SINCE:
+        raise SettingsError(f"store {address.shown}: fsync= needs Redis or Valkey {_dotted(WAITAOF_SINCE)}")
     if address.fsync and not found.has_aof:
         raise SettingsError(f"store {address.shown}: fsync= needs an append-only file; set `appendonly yes` there")
-    if not found.has_aof:
-        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
-    if found.evicts:
-        log.warning(
-            "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
-            address.shown,
-            found.evicts,
-        )
     return found
 
 
@@ -180,6 +194,21 @@ def is_full(error: RedisError) -> bool:
     return isinstance(error, OutOfMemoryError) or str(error).startswith("OOM")
 
 
+def is_fatal(error: RedisError) -> bool:
+    """Whether the server will never take what it was sent: not the time, the user or the memory is wrong with it."""
+    return isinstance(error, ResponseError) and not (passes(error) or is_full(error) or isinstance(error, _LOGIN))
+
+
+def memory_share(connected: redis.Redis) -> float:
+    """How much of its `maxmemory` a server uses, from 0; 0 if it has none.
+
+    Raises:
+        RedisError: it does not answer.
+    """
+    info: dict[str, Any] = connected.info("memory")
+    return float(info["used_memory"]) / info["maxmemory"] if info.get("maxmemory") else 0.0
+
+
 def problem(address: Address, error: BaseException) -> StoreError:
     """An error of the client as one of Offramp's, with what to change."""
     where = f"Redis at {address.shown}"
@@ -189,6 +218,8 @@ def problem(address: Address, error: BaseException) -> StoreError:
         return StoreError(f"{where} is full (maxmemory), nothing was written: give it memory or shorten retention")
     if isinstance(error, MovedError):
         return StoreError(f"{where} is one of several nodes of a cluster, and has not the slot of these keys")
+    if isinstance(error, NotOnDisk):
+        return StoreError(f"{where} does not put what is written on its disk (appendfsync)")
     if isinstance(error, RedisTimeoutError):
         return StoreError(f"{where} does not answer in time")
     if isinstance(error, BusyLoadingError):

@@ -57,7 +57,7 @@ class RedisLeases:
         self._reader = reader
         self._tag = reader.address.tag
         self._writer = writer
-        self._own = client(reader.address, timeout_s=LEASE_TIMEOUT_S)
+        self._own = client(reader.address, retries=1, timeout_s=LEASE_TIMEOUT_S)
         self._own_lock = threading.Lock()
 
     async def _change(
@@ -67,10 +67,24 @@ class RedisLeases:
         *,
         lease: Lease | None = None,
         durable: bool = False,
-        undo: Callable[[Any], list[Operation]] | None = None,
+        gives_up: bool = False,
     ) -> T:
         commit: Commit[T] = Commit()
-        self._writer.put(Operation(told, commit, read, lease=lease, durable=durable, undo=undo))
+        self._writer.put(Operation(told, commit, read, lease=lease, durable=durable, gives_up=gives_up))
+        return await commit
+
+    async def _take(self, told: bytes, owner: str, *, durable: bool) -> list[Claim]:
+        commit: Commit[list[Claim]] = Commit()
+        self._writer.put(
+            Operation(
+                told,
+                commit,
+                lambda answer, records: _claims(answer, records, owner),
+                durable=durable,
+                claimed_by=owner,
+                undo=lambda answer: _given_back(answer, owner),
+            )
+        )
         return await commit
 
     async def register(self, owner: Owner) -> None:
@@ -112,27 +126,23 @@ class RedisLeases:
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs, and not more than `CLAIM_MAX`."""
         told = wire("claim", owner, min(limit, CLAIM_MAX), list(pipelines), now)
-        return await self._change(told, lambda answer, records: _claims(answer, records, owner), undo=_give_back(owner))
+        return await self._take(told, owner, durable=False)
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
-        return await self._take(wire("claim_one", owner, run_id, now), owner)
+        claims = await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)
+        return claims[0] if claims else None
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
-        return await self._take(wire("entrust", run_id, now), ENGINE)
-
-    async def _take(self, told: bytes, owner: str) -> Claim | None:
-        claims = await self._change(
-            told, lambda answer, records: _claims(answer, records, owner), durable=True, undo=_give_back(owner)
-        )
+        claims = await self._take(wire("entrust", run_id, now), ENGINE, durable=True)
         return claims[0] if claims else None
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
         until, seen = (False, 0) if parked is None else (min(parked.until, FAR_FUTURE), parked.signals_seen)
         told = wire("release", lease.run_id, lease.owner, lease.token, until, seen)
-        await self._change(told, _nothing, lease=lease, durable=True)
+        await self._change(told, _nothing, lease=lease, durable=True, gives_up=True)
 
     async def send_signal(
         self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
@@ -212,14 +222,10 @@ def _claims(answer: Any, records: Records, owner: str) -> list[Claim]:
     ]
 
 
-def _give_back(owner: str) -> Callable[[Any], list[Operation]]:
+def _given_back(answer: Any, owner: str) -> list[Operation]:
     """What takes back a claim of which nobody knows any more."""
-
-    def undo(answer: Any) -> list[Operation]:
-        claims = answer[2] if len(answer) > 2 else []
-        return [
-            Operation(wire("release", run_id.decode(), owner, token, False, 0), durable=True)
-            for run_id, token, *_ in claims
-        ]
-
-    return undo
+    claims = answer[2] if len(answer) > 2 else []
+    return [
+        Operation(wire("release", run_id.decode(), owner, token, False, 0), durable=True)
+        for run_id, token, *_ in claims
+    ]

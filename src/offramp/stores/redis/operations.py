@@ -16,8 +16,8 @@ from offramp.ports.store import Lease
 OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
 """The codes of answers, as in apply.lua."""
 
-_encode = msgspec.msgpack.Encoder().encode
-NOTHING = _encode(False)
+encode = msgspec.msgpack.Encoder().encode
+NOTHING = encode(False)
 """Stands in a batch for an operation that was given up."""
 
 Records = dict[bytes, RunRecord]
@@ -42,14 +42,21 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     kept: bool = False
     size: int = 0
     """Bytes that count towards the backlog: those of emitted values."""
+    has_entry: bool = False
+    created_for: str | None = None
+    claimed_by: str | None = None
+    gives_up: bool = False
+    """Whether the lease is over when it was applied."""
+    is_new: bool = False
+    """Whether it asks for a run that is not accepted yet."""
     undo: Callable[[Any], list[Operation]] | None = None
 
     def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:
         """The value and the error of the commit."""
-        if is_lost(answer):
-            return None, lost(self.lease)
         if not isinstance(answer, int) and answer[0] == FAILED:
             return None, StoreError(f"Redis did not apply it: {answer[1].decode(errors='replace')[:300]}")
+        if is_lost(answer):
+            return None, lost(self.lease)
         if self.read is None:
             return None, None
         try:
@@ -60,7 +67,7 @@ class Operation(msgspec.Struct, eq=False, gc=False):
 
 def wire(*parts: Any) -> bytes:
     """An operation for the script; bytes in it have to be `raw`."""
-    return _encode(parts)
+    return encode(parts)
 
 
 def raw(data: bytes) -> msgspec.Raw:
@@ -81,8 +88,8 @@ def batch_of(wires: Sequence[bytes]) -> bytes:
 
 
 def is_lost(answer: Any) -> bool:
-    """Whether the lease is not the current one."""
-    return answer == -1 if isinstance(answer, int) else answer[0] == LOST
+    """Whether the lease is not the current one, or no longer, as a write with it failed."""
+    return answer == -1 if isinstance(answer, int) else answer[0] in {LOST, FAILED}
 
 
 def lost(lease: Lease | None) -> LeaseLost:

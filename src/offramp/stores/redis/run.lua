@@ -22,9 +22,9 @@ local P = ARGV[1]
 local call = redis.call
 local ENGINE, GRACE_S, SUSPECT = 'engine', 5, 2
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
-  'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'purged'}
+  'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged'}
 local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
-  deaths = true, parked = true, signal_bytes = true}
+  deaths = true, parked = true, signal_bytes = true, event_bytes = true}
 local OUTCOMES = {completed = true, failed = true, cancelled = true, expired = true}
 local ARGS_MAX = 1000
 

@@ -9,9 +9,10 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
-from offramp.errors import IdempotencyMismatch
+from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
@@ -19,7 +20,7 @@ from offramp.stores.redis.operations import REFUSED, Operation, Records, halves,
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
 from offramp.stores.redis.scripts import AHEAD, EVENTS, GET, LIST, PURGE
-from offramp.stores.redis.writer import Writer
+from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
 EVENTS_READ_BYTES = 256 * 1024
@@ -35,7 +36,7 @@ AHEAD_MAX = 1_000
 PURGE_RUNS_MAX = 200
 TOMBSTONE_S = 7 * 86_400.0
 """How long a purged run is still known by its id, so that its readers get 410 and not 404."""
-UNPURGED_KEPT_S = 86_400.0
+UNPURGED_KEPT_S = 3_600.0
 """How long past their time keys are kept that nobody purges: then they expire by themselves."""
 KEY_SLACK_S = 60.0
 """How much longer an idempotency key is kept than it is valid, as clocks differ."""
@@ -48,15 +49,26 @@ _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 class RedisRunLog:
     """Writes of one run; see the port."""
 
-    __slots__ = ("_put", "lease")
+    __slots__ = ("_put", "_writer", "lease")
 
-    def __init__(self, put: Callable[[Operation], None], lease: Lease) -> None:
-        self._put = put
+    def __init__(self, writer: Writer, lease: Lease) -> None:
+        self._writer = writer
+        self._put = writer.put
         self.lease = lease
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind."""
+        """Write behind.
+
+        Raises:
+            TooLarge: an emitted value, of a run that has `RUN_EVENT_BYTES_MAX` of events.
+        """
         lease = self.lease
+        is_delta = event is not None and event.type == "step.delta"
+        if is_delta and lease.run_id in self._writer.full:
+            raise TooLarge(
+                f"{lease.run_id} has emitted {RUN_EVENT_BYTES_MAX} bytes, and no run may emit more; "
+                "pass large data by reference"
+            )
         encoded = False if entry is None else raw(ENCODE(entry))
         described: tuple[Any, ...] = (False,) if event is None else (event.type, *halves(event, lease.run_id))
         self._put(
@@ -67,7 +79,8 @@ class RedisRunLog:
                 event=event,
                 durable=durable,
                 kept=True,
-                size=len(event.body) if event is not None and event.type == "step.delta" else 0,
+                has_entry=entry is not None,
+                size=len(event.body) if is_delta and event is not None else 0,
             )
         )
 
@@ -87,9 +100,20 @@ class RedisRunLog:
         commit: Commit[None] = Commit()
         lease = self.lease
         fields, large = ended(outcome, at)
-        limits = (TOMBSTONE_S + UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
+        limits = (UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
         told = wire("finish", *held(lease), fields, large or False, event.type, *halves(event, lease.run_id), *limits)
-        self._put(Operation(told, commit, lease=lease, run_id=lease.run_id, event=event, durable=True, kept=True))
+        self._put(
+            Operation(
+                told,
+                commit,
+                lease=lease,
+                run_id=lease.run_id,
+                event=event,
+                durable=True,
+                kept=True,
+                gives_up=True,
+            )
+        )
         return commit
 
 
@@ -122,16 +146,28 @@ class RedisStore:
         told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key)
 
         def undo(answer: Any) -> list[Operation]:
-            if answer[0] != 0 or not answer[2]:
+            if len(answer) < 3 or not answer[2]:  # refused, or not applied
                 return []
             return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
 
-        self._writer.put(Operation(told, commit, _created, run_id=record.id, event=event, durable=durable, undo=undo))
+        self._writer.put(
+            Operation(
+                told,
+                commit,
+                _created,
+                run_id=record.id,
+                event=event,
+                durable=durable,
+                undo=undo,
+                is_new=True,
+                created_for=owner,
+            )
+        )
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
 
     def log(self, lease: Lease) -> RedisRunLog:
         """The log of a run that this process holds."""
-        return RedisRunLog(self._writer.put, lease)
+        return RedisRunLog(self._writer, lease)
 
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
@@ -235,10 +271,18 @@ class RedisStore:
         kept = await self._reader.read(lambda client: client.lrange(f"{self._tag}s:{run_id}", 0, -1))
         return [_decode_signal(encoded) for encoded in kept]
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> list[str]:
+        """Runs past their retention, a bounded number."""
+        found = await self._reader.read(
+            lambda client: client.zrangebyscore(f"{self._tag}purge", "-inf", now, 0, PURGE_RUNS_MAX)
+        )
+        return [msgspec.msgpack.decode(packed)[0] for packed in found]
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove what runs past their retention left, a bounded number at a time."""
         limits = (PURGE_RUNS_MAX, TOMBSTONE_S, UNPURGED_KEPT_S)
-        count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits))
+        named = b"" if only is None else msgspec.msgpack.encode(list(only))
+        count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits, named))
         return int(count)
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
@@ -270,6 +314,12 @@ class RedisStore:
                     found[sla] = found.get(sla, Counts()).plus(added)
         return found
 
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+        commit: Commit[dict[str, float]] = Commit()
+        self._writer.put(Operation(wire("learn", observed), commit, _averages))
+        return await commit
+
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
         self._writer.listeners.append(listener)
@@ -282,6 +332,11 @@ class RedisStore:
         """Write what is pending, then close the connections."""
         self._writer.close()
         self._reader.close()
+
+
+def _averages(answer: Any, _records: Records) -> dict[str, float]:
+    flat = answer[1]
+    return {name.decode(): float(seconds) for name, seconds in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _key(idempotency: Idempotency, now: float) -> dict[str, Any]:

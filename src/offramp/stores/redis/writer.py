@@ -6,6 +6,7 @@ was lost. So it is sent again, as it was, until there is an answer, and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,10 +22,11 @@ from offramp.errors import StoreError
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.redis.address import Address
-from offramp.stores.redis.connection import check, client, passes, problem
-from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, is_lost, wire
+from offramp.stores.redis.connection import NotOnDisk, check, client, is_fatal, memory_share, passes, problem
+from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, encode, is_lost, wire
 from offramp.stores.redis.rows import decode_record
 from offramp.stores.redis.scripts import APPLY
+from offramp.stores.redis.tails import Tails
 
 log = logging.getLogger("offramp")
 
@@ -38,6 +40,11 @@ FSYNC_TIMEOUT_S = 4.0
 PATIENCE_S = 5.0
 """How long after the server went away requests wait for it; then, and until it is back, they are refused."""
 RETRY_EVERY_S = 0.25
+RUN_EVENT_BYTES_MAX = 64 << 20
+"""Of the events of one run: past it nothing more can be emitted."""
+MEMORY_SHARE_MAX = 0.9
+"""Of `maxmemory`: past it no new run is taken, so that those that are taken can go on."""
+MEMORY_LOOK_EVERY_S = 1.0
 BATCH_KEPT_S = 2 * 86_400
 """How long the server remembers a writer's last batch. After half of that without an answer it is given up."""
 CLOSE_TIMEOUT_S = 10.0
@@ -60,7 +67,7 @@ class Writer:
         self._address = address
         self._client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
         check(address, self._client)
-        self._key = address.key_of("writer", uuid.uuid4().hex)
+        self._key = self._memory()
         self._number = 0
         self._backlog_bytes = backlog_bytes
         self._operations: deque[Operation] = deque()
@@ -70,12 +77,23 @@ class Writer:
         self._changed = threading.Condition(self._lock)
         self._closing = False
         self._away_since: float | None = None
+        self._tails = Tails()
+        self._looked_at, self._is_tight = 0.0, False
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
         self._committed = committed
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def full(self) -> set[str]:
+        """Runs that this process writes and that may emit no more."""
+        return self._tails.full
+
+    def _memory(self) -> str:
+        """A key for the last batch and its answers."""
+        return self._address.key_of("writer", uuid.uuid4().hex)
 
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
@@ -103,14 +121,25 @@ class Writer:
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
-            began = time.monotonic()
-            self._number += 1
-            reply = self._applied(operations)
-            if reply is not None:
-                self._tell(operations, reply)
-                self._committed(len(operations), time.monotonic() - began)
+            try:
+                self._write(operations)
+            except Exception as error:  # one bad batch must not end the thread that all others wait for
+                log.exception("a batch could not be written")
+                self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
             self._done_with(operations)
         self._leave()
+
+    def _write(self, operations: list[Operation]) -> None:
+        began = time.monotonic()
+        if any(operation.is_new for operation in operations):
+            operations = self._without_new(operations)
+        if not operations:
+            return
+        self._number += 1
+        reply = self._applied(operations)
+        if reply is not None:
+            self._tell(operations, reply)
+            self._committed(len(operations), time.monotonic() - began)
 
     def _take(self) -> list[Operation] | None:
         """What has gathered, or None at the end."""
@@ -136,16 +165,35 @@ class Writer:
                 self._bytes -= size
                 self._changed.notify_all()
 
+    def _without_new(self, operations: list[Operation]) -> list[Operation]:
+        """What is to be written when memory is nearly full: what is accepted, and no new run."""
+        now = time.monotonic()
+        if now - self._looked_at >= MEMORY_LOOK_EVERY_S:
+            with contextlib.suppress(RedisError):  # the batch will say so
+                self._is_tight = memory_share(self._client) > MEMORY_SHARE_MAX
+                self._looked_at = now
+        if not self._is_tight:
+            return operations
+        told = StoreError(
+            f"Redis at {self._address.shown} is nearly full ({MEMORY_SHARE_MAX:.0%} of maxmemory) and takes no new "
+            "run: give it memory or shorten retention"
+        )
+        for operation in operations:
+            if operation.is_new:
+                _refuse(operation, told)
+        return [operation for operation in operations if not operation.is_new]
+
     # A batch and its answer.
 
     def _applied(self, operations: list[Operation]) -> Any:
         """The script's reply; None if there is none to be had, and everybody has been told."""
         began = time.monotonic()
         given_up: set[int] = set()
+        tails = encode(self._tails.of(operations))
         while True:
             wires = [NOTHING if place in given_up else each.wire for place, each in enumerate(operations)]
             try:
-                reply = self._send(batch_of(wires), durable=any(each.durable for each in operations))
+                reply = self._send(batch_of(wires), tails, durable=any(each.durable for each in operations))
             except RedisError as error:
                 if not self._goes_on(operations, given_up, error, began):
                     return None
@@ -154,13 +202,13 @@ class Writer:
                 self._take_back(operations, given_up, reply[1])
                 return reply
 
-    def _send(self, wires: bytes, *, durable: bool) -> Any:
-        arguments = (self._address.tag, self._number, BATCH_KEPT_S, wires)
+    def _send(self, wires: bytes, tails: bytes, *, durable: bool) -> Any:
+        arguments = (self._address.tag, self._number, BATCH_KEPT_S, wires, tails, RUN_EVENT_BYTES_MAX)
         reply = APPLY(self._client, [self._key], *arguments)
         if durable and self._address.fsync:
             local, _ = self._client.waitaof(1, 0, int(FSYNC_TIMEOUT_S * 1000))
             if not local:
-                raise RedisError(f"what was written is not on its disk after {FSYNC_TIMEOUT_S:g} s")
+                raise NotOnDisk
         return reply
 
     def _goes_on(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
@@ -173,7 +221,14 @@ class Writer:
         with self._lock:
             closing = self._closing
         if closing or now - began > BATCH_KEPT_S / 2:
-            self._give_up(operations, StoreError(f"{told}; it was not written before the end"))
+            with self._lock:
+                left = list(self._operations)
+                self._operations.clear()
+            self._give_up([*operations, *left], StoreError(f"{told}; it was not written before the end"))
+            return False
+        if is_fatal(error):
+            self._key, self._number = self._memory(), 0
+            self._give_up(operations, told)
             return False
         if now - self._away_since >= PATIENCE_S or not passes(error):
             for place, operation in enumerate(operations):
@@ -195,10 +250,7 @@ class Writer:
                 _refuse(operation, told)
 
     def _give_up(self, operations: Sequence[Operation], told: StoreError) -> None:
-        with self._lock:
-            left = [*operations, *self._operations]
-            self._operations.clear()
-        for operation in left:
+        for operation in operations:
             _refuse(operation, told)
             if operation.lease is not None:
                 self.on_lost(operation.lease)
@@ -222,7 +274,8 @@ class Writer:
             operations[place] = Operation(wire("turn"))
 
     def _tell(self, operations: Sequence[Operation], reply: Sequence[Any]) -> None:
-        has_announced, answers, shown = reply
+        has_announced, answers, shown, full = reply
+        self._tails.learn(operations, answers, full)
         records: Records = {row[-1]: record for row in shown if (record := decode_record(row)) is not None}
         published: dict[str, Batch] = {}
         resolved: list[tuple[Any, Any, BaseException | None]] = []

@@ -109,6 +109,10 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN unheard INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX runs_unheard ON runs (id) WHERE unheard > 0;
     """,
+    # 8: how long runs of each pipeline took lately, as a moving average.
+    """
+    CREATE TABLE durations (pipeline TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;
+    """,
 ]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
@@ -24,10 +26,19 @@ from offramp.stores.sqlite.writer import Writer
 EVENT_ROWS_MAX = 32
 """Rows of events that one read returns; a row is one commit's events of a run, at most about 64 KiB."""
 PURGE_RUNS_MAX = 200
+# What a webhook is still to announce is kept, though not for ever.
+_DUE = (
+    "SELECT id, record FROM runs LEFT JOIN webhooks ON run_id = id WHERE purge_at <= :now AND purged = 0 "
+    "AND (run_id IS NULL OR purge_at <= :now - :kept) {only} LIMIT :count"
+)
 TOMBSTONE_S = 7 * 86_400.0
 """How long a purged run is still known by its id, so that its readers get 410 and not 404."""
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+def _due(now: float) -> dict[str, Any]:
+    return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": PURGE_RUNS_MAX}
 
 
 class SQLiteRunLog:
@@ -221,16 +232,21 @@ class SQLiteStore:
 
         return await self._database.read(query)
 
-    async def purge(self, now: float) -> int:
+    async def due(self, now: float) -> list[str]:
+        """Runs past their retention, a bounded number."""
+
+        def query(connection: sqlite3.Connection) -> list[str]:
+            return [run_id for run_id, _ in connection.execute(_DUE.format(only=""), _due(now))]
+
+        return await self._database.read(query)
+
+    async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Remove what runs past their retention left, a bounded number at a time."""
+        wanted = "" if only is None else "AND id IN (SELECT value FROM json_each(:only))"
+        values = _due(now) if only is None else _due(now) | {"only": msgspec.json.encode(only).decode()}
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
-            # What a webhook is still to announce is kept, though not for ever.
-            due = connection.execute(
-                "SELECT id, record FROM runs LEFT JOIN webhooks ON run_id = id WHERE purge_at <= :now AND purged = 0 "
-                "AND (run_id IS NULL OR purge_at <= :now - :kept) LIMIT :count",
-                {"now": now, "kept": UNDELIVERED_KEPT_S, "count": PURGE_RUNS_MAX},
-            ).fetchall()
+            due = connection.execute(_DUE.format(only=wanted), values).fetchall()
             for table in ("journal", "events", "signals", "turns", "webhooks"):
                 connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
             connection.executemany(
@@ -271,6 +287,21 @@ class SQLiteStore:
             return {sla: Counts(good, bad) for sla, good, bad in rows}
 
         return await self._database.read(query)
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> dict[str, float]:
+            connection.executemany(
+                "INSERT INTO durations VALUES (?1, ?3) ON CONFLICT (pipeline) "
+                "DO UPDATE SET seconds = seconds + ?2 * (?3 - seconds)",
+                observed,
+            )
+            return dict(connection.execute("SELECT pipeline, seconds FROM durations").fetchall())
+
+        commit: Commit[dict[str, float]] = Commit()
+        self._writer.put(Call(change, durable=False, commit=commit))
+        return await commit
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""

@@ -1,0 +1,127 @@
+"""What `offramp doctor` looks at where runs are kept in Redis: the URL, the server, its memory, what a crash takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from offramp.cli.findings import Finding
+from offramp.core.addresses import is_loopback
+from offramp.errors import SettingsError, StoreError
+from offramp.settings import Settings
+from offramp.stores.redis.address import Address, is_redis
+
+if TYPE_CHECKING:
+    from offramp.stores.redis.inspection import Inspection
+
+ANSWER_S_MAX = 5.0
+LATENCY_RISK_MS = 5.0
+FULL_RISK = 0.8
+"""Of its memory that a server may use before that is a risk."""
+RENEWALS_PER_LEASE = 3
+"""A clock that is off by a renewal's interval lets others call a living process silent."""
+
+
+def check_redis(settings: Settings) -> Iterator[Finding]:
+    """The store, where it is on Redis."""
+    if not is_redis(settings.store):
+        return
+    try:
+        from offramp.stores.redis.inspection import inspect
+    except ImportError as error:
+        yield Finding("broken", "redis", f"{error.name} is not installed", "pip install 'offramp[redis]'")
+        return
+    try:
+        address = Address.parse(settings.store)
+        found = inspect(address, ANSWER_S_MAX)
+    except SettingsError as error:
+        yield Finding("broken", "redis", str(error), "see docs/redis.md")
+        return
+    except StoreError as error:
+        yield Finding("broken", "redis", str(error), "start it, or correct --store; no run is accepted without it")
+        return
+    says = f"{found.product} {found.version} at {address.shown}, prefix {address.prefix}"
+    yield Finding("ok", "redis", f"{says}, answers in {found.latency_ms:.1f} ms")
+    yield from _way(address, found, settings.lease)
+    yield from _memory(found)
+    yield from _disk(address, found)
+    yield from _nodes(found)
+
+
+def _way(address: Address, found: Inspection, lease_s: float) -> Iterator[Finding]:
+    if found.latency_ms > LATENCY_RISK_MS:
+        yield Finding(
+            "risk", "redis", f"an answer takes {found.latency_ms:.1f} ms, and every promise waits for one",
+            "put gateways and workers beside it",
+        )  # fmt: skip
+    if abs(found.ahead_s) > lease_s / RENEWALS_PER_LEASE:
+        direction = "ahead of" if found.ahead_s > 0 else "behind"
+        yield Finding(
+            "risk", "clock",
+            f"the server's clock is {abs(found.ahead_s):.1f} s {direction} this one: where machines differ that much, "
+            f"a living process loses its runs (lease {lease_s:g} s)",
+            "let all machines set their clocks by NTP",
+        )  # fmt: skip
+    if not address.tls and not is_loopback(address.host):
+        yield Finding(
+            "risk", "redis", f"{address.host} is reached without TLS: inputs, results and the password can be read",
+            "use rediss:// in --store",
+        )  # fmt: skip
+
+
+def _memory(found: Inspection) -> Iterator[Finding]:
+    used = f"{found.used_bytes / (1 << 20):.0f} MiB used"
+    if not found.max_bytes:
+        yield Finding(
+            "note", "redis memory", f"{used}, no maxmemory: it takes what the machine has, until the kernel ends it",
+            "set maxmemory there; a full store refuses new runs and loses none",
+        )  # fmt: skip
+    else:
+        share = found.used_bytes / found.max_bytes
+        says = f"{used} of {found.max_bytes / (1 << 20):.0f} MiB ({share:.0%})"
+        if share > FULL_RISK:
+            fix = "give it memory, or shorten retention; without room no run is accepted"
+            yield Finding("risk", "redis memory", says, fix)
+        else:
+            yield Finding("ok", "redis memory", says)
+    if found.policy != "noeviction":
+        yield Finding(
+            "risk" if found.max_bytes else "note", "eviction",
+            f"maxmemory-policy is {found.policy or 'unknown'}: when its memory is full, runs and events may vanish",
+            "CONFIG SET maxmemory-policy noeviction, and in its configuration",
+        )  # fmt: skip
+
+
+def _disk(address: Address, found: Inspection) -> Iterator[Finding]:
+    """What is lost when the server's process, or its machine, dies."""
+    if not found.has_aof:
+        kept = {True: "it keeps snapshots alone, so runs accepted since the last one are lost"}.get(
+            bool(found.snapshots), "it keeps nothing on disk, so every run is lost"
+        )
+        yield Finding("risk", "persistence", f"{kept} when it dies", "set appendonly yes there")
+    elif address.fsync or found.appendfsync == "always":
+        how = "fsync=true in --store" if address.fsync else "appendfsync always"
+        yield Finding("ok", "persistence", f"append-only file, {how}: what is acknowledged is on its disk")
+    else:
+        how = f"appendfsync {found.appendfsync}" if found.appendfsync else "appendfsync unknown"
+        lost = "the last second" if found.appendfsync == "everysec" else "the last moments"
+        yield Finding(
+            "note", "persistence",
+            f"append-only file, {how}: when its machine dies, what was acknowledged in {lost} may be lost; "
+            "when only its process dies, nothing",
+            "add fsync=true to --store, or set appendfsync always there",
+        )  # fmt: skip
+
+
+def _nodes(found: Inspection) -> Iterator[Finding]:
+    if found.is_cluster:
+        yield Finding(
+            "note", "redis", "it is a node of a cluster; all keys of one prefix are in one slot, so on one node",
+            "name the node that has the slot; more nodes carry more only with other prefixes",
+        )  # fmt: skip
+    if found.replicas:
+        yield Finding(
+            "note", "redis",
+            f"{found.replicas} replicas: a failover loses what had not reached them, as no write waits for them",
+            "set min-replicas-to-write 1 there, to bound it",
+        )  # fmt: skip

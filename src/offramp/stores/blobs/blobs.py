@@ -1,0 +1,148 @@
+"""The blobs port over any place that reads and writes named bytes: references, checksums, parts, threads.
+
+Places are blocking and know no checksum; what is common to all of them is here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from offramp.core.reference import Reference, reference_to
+from offramp.errors import ObjectLost, ObjectsUnavailable
+from offramp.ports.blobs import PART_BYTES_MAX, Blobs
+
+THREADS = 16
+"""Reads and writes of one process at once."""
+
+T = TypeVar("T")
+
+
+class Missing(Exception):
+    """There is no object of that name."""
+
+
+class Place(Protocol):
+    """Where objects are. Every method blocks, for a bounded time, and raises `ObjectsUnavailable` if it cannot."""
+
+    @property
+    def where(self) -> str:
+        """As logs may name it."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keep these bytes under this name, whole or not at all, for good."""
+
+    def read(self, key: str, start: int, length: int) -> bytes:
+        """So many bytes from a position on, fewer at the end and none past it.
+
+        Raises:
+            Missing: there is no such object.
+        """
+
+    def clear(self, run_ids: Sequence[str]) -> None:
+        """Remove every object whose name begins with one of these and a slash."""
+
+
+class PlacedBlobs(Blobs):
+    """See the port.
+
+    Args:
+        place: where the objects are.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        # Blocking calls in threads of our own, also where the place's library has async ones: those of Rust may call
+        # into an event loop, or an interpreter, that is gone already.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="offramp-objects")
+
+    @property
+    def where(self) -> str:
+        """The place."""
+        return self._place.where
+
+    async def put(self, run_id: str, data: bytes) -> Reference:
+        """Keep bytes under their checksum."""
+        reference = reference_to(run_id, data)
+        await self._blocking(lambda: self._place.write(reference.key, data))
+        return reference
+
+    async def get(self, reference: Reference) -> bytes:
+        """The whole, checked."""
+
+        def whole() -> bytes:
+            with _found(reference, self.where):
+                data = self._place.read(reference.key, 0, reference.size + 1)  # one more would be one too many
+            _require_same(reference, len(data), hashlib.sha256(data).hexdigest(), self.where)
+            return data
+
+        return await self._blocking(whole)
+
+    async def stream(self, reference: Reference) -> AsyncGenerator[bytes, None]:
+        """Part by part; each is given when it is known that there is another, the last when the sum is right."""
+        digest, start = hashlib.sha256(), 0
+
+        def part() -> bytes:
+            with _found(reference, self.where):
+                data = self._place.read(reference.key, start, min(PART_BYTES_MAX, reference.size - start + 1))
+            digest.update(data)
+            end = start + len(data)
+            if end >= reference.size or not data:
+                _require_same(reference, end, digest.hexdigest(), self.where)
+            return data
+
+        while True:
+            data = await self._blocking(part)
+            start += len(data)
+            yield data
+            if start >= reference.size:
+                return
+
+    async def delete(self, run_ids: Sequence[str]) -> None:
+        """Remove what these runs have."""
+        if run_ids:
+            await self._blocking(lambda: self._place.clear(run_ids))
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _blocking(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError as error:  # the pool was shut down
+            raise ObjectsUnavailable(f"objects in {self.where}: this process is stopping") from error
+
+
+class _found:  # noqa: N801 - reads as a word at its call
+    """Say which object is missing, and where."""
+
+    def __init__(self, reference: Reference, where: str) -> None:
+        self._reference = reference
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Missing):
+            raise ObjectLost(
+                f"object {self._reference.key} is not in {self._where}: somebody removed it before its run was, as a "
+                "lifecycle rule of the bucket may, or --objects names another place than where it was written"
+            ) from None
+
+
+def _require_same(reference: Reference, size: int, digest: str, where: str) -> None:
+    if size != reference.size:
+        raise _changed(
+            reference, f"it had {reference.size} bytes, and has {'more' if size > reference.size else size}", where
+        )
+    if digest != reference.sha256:
+        raise _changed(reference, f"its SHA-256 is {digest} now", where)
+
+
+def _changed(reference: Reference, what: str, where: str) -> ObjectLost:
+    return ObjectLost(f"object {reference.key} in {where} is not what was written: {what}")
