@@ -16,6 +16,7 @@ from offramp.execution.processes import LEAVE_S_MAX
 from offramp.gateway.server import CLOSE_S_MIN
 from offramp.paths.webhooks import STOP_GRACE_S
 from offramp.settings import Settings, unread
+from offramp.stores.blobs.address import parse_objects
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.writer import CLOSE_TIMEOUT_S as WRITER_S
 from offramp.telemetry.setup import CLOSE_S_MAX as SPANS_S
@@ -60,6 +61,7 @@ def settings(environment):
         assert name.startswith("OFFRAMP_") or f"`{name}`" in documented, f"nothing says what {name} is"
     made = Settings.load(environment, Path("absent.toml"))
     Address.parse(made.store)
+    parse_objects(made.objects, environment)
     return made
 
 

@@ -19,6 +19,7 @@ from tests.deploy.files import (
     ROOT,
     WORKER_CLOSING_S,
     commanded,
+    instructions,
     load,
     quantity_bytes,
     settings,
@@ -141,6 +142,16 @@ def test_a_container_may_do_no_more_than_it_has_to(name):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "user" not in service, "the image's own"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_objects_are_in_a_folder_that_all_share_and_may_write(name):
+    """A new volume takes over the owner of the image's folder."""
+    folder = settings(environment(name)).objects
+    [mounted] = SERVICES[name]["volumes"]
+    assert mounted == f"objects:{folder}"
+    user = [rest for word, rest in instructions() if word == "USER"][-1]
+    assert ("RUN", f"mkdir {folder} && chown {user} {folder}") in instructions()
 
 
 @pytest.mark.parametrize("name", SERVICES)

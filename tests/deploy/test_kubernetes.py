@@ -96,6 +96,7 @@ def test_settings_are_known_and_fit(role):
     made = settings(environment(role))
     assert made.store.startswith("rediss://")
     assert made.engine == "embedded:"
+    assert made.objects.startswith("s3://")
 
 
 def test_the_engine_of_the_other_variant_fits():

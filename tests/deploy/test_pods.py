@@ -37,7 +37,7 @@ def started(tmp_path, server):
     store = server.url("desk")
 
     def start(role, **more):
-        here = {"OFFRAMP_DATA": str(tmp_path), "OFFRAMP_STORE": store, "HOME": str(tmp_path)}
+        here = {"OFFRAMP_DATA": str(tmp_path), "OFFRAMP_STORE": store, "OFFRAMP_OBJECTS": "", "HOME": str(tmp_path)}
         here |= {"OFFRAMP_PORT": "0", "OFFRAMP_API_KEYS": KEY} if role == "gateway" else {}
         here |= {"OFFRAMP_WORKER_METRICS": "0.0.0.0:0"} if role == "worker" else {}
         return running(*container(role)["args"], cwd=ROOT / "examples", env=environment(role) | here | more)
