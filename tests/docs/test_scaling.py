@@ -22,6 +22,7 @@ BENCH = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
 # requests/s, steps, seconds each, seconds of budget, events/s to a reader, part of a core that is planned for
 R, N, T, B, E, U = 20, 8, 5, 6, 10, 0.5
 EVENT_CORE_S, REQUEST_CORE_S, STREAM_KB, GATEWAY_MB, TEMPORAL_STEP_CORE_S = 56e-6, 0.8e-3, 23.4, 65, 3e-3
+FOLLOWED_CORE_S, REDIS_CORE_S = 280e-6, 116e-6  # of a gateway and of Redis, for an event of a run in a worker
 DELTA_BYTES, STEP_BYTES, RUN_BYTES, RESULT_BYTES, ADDED = 180, 350, 2_000, 200, 1.05
 
 
@@ -42,6 +43,7 @@ def run_bytes(steps, tokens):
         ("65 MB, 23.4 kB", "| memory per open stream, kB | 24.5 | 23.4 |"),
         ("64 MB; 0.8 kB", "| 0.79, 0.76 | 0.70, 0.81 |"),
         ("1 s; 2.3 s", "| 0.97; 1.09; 2.30 |"),
+        ("280 µs of its gateway and 116 µs of Redis", "| 100 | 10,000 | 1.68 | 4.50 | 0.06 | 0.22 | 282 | 2 | 116 |"),
     ],
 )
 def test_a_figure_was_measured(quoted, measured):
@@ -64,11 +66,12 @@ def test_the_example_adds_up():
     under_way = R * N * T
     in_workers = R * (N * T - B)
     assert row("runs under way") == f"{under_way}, of these {R * B} in gateways and {in_workers} in workers"
-    cores = R * (N * T * E * EVENT_CORE_S + REQUEST_CORE_S)
+    cores = R * (B * E * EVENT_CORE_S + (N * T - B) * E * FOLLOWED_CORE_S + REQUEST_CORE_S)
     gateways = math.ceil(cores / U) + 1
     assert f"= {cores:.2f} cores" in PAGE
     assert row("gateways").endswith(f": {gateways}")
     assert number(row("memory of all gateways")) == round(gateways * GATEWAY_MB + under_way * STREAM_KB / 1000)
+    assert row("Redis' one thread") == f"{in_workers * E * REDIS_CORE_S:.2f} cores"
     worker_runs = Settings().worker_runs
     workers, larger = (math.ceil(in_workers / (0.8 * runs)) for runs in (worker_runs, 300))
     assert row("workers").startswith(f"{workers}, and one more: {workers + 1}. Or {larger} and one more")
