@@ -126,7 +126,8 @@ class Settings:
     trace_content_bytes: int = _setting(4096, 16, 1 << 20, "bytes of an input or output that a trace shows")
     worker_metrics: str = _text(
         "",
-        "HOST:PORT (or PORT, on loopback) where a worker serves its metrics; worker N of `serve` takes PORT + N - 1",
+        "HOST:PORT (or PORT, on loopback) where a worker serves /metrics, /healthz and /readyz; "
+        "worker N of `serve` takes PORT + N - 1",
         reads=parse_listen,
     )
     log_format: str = _text(

@@ -242,6 +242,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
             ("cli.supervisor:KILL_MARGIN_S", "s", "a worker gets past its drain before it is killed"),
+            ("gateway.probes:TURN_S_MAX", "s", "a worker's control loop may take to answer `/healthz`"),
         ],
     ),
 ]

@@ -9,9 +9,10 @@ import pytest
 from typer.main import get_command
 
 from offramp.cli.program import program
+from tests.cli.parsed import parse
 from tests.docs.pages import PAGES, ROOT, blocks
 
-PAGES_WITH_EXAMPLES = [*PAGES, *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES_WITH_EXAMPLES = [*PAGES, *sorted((ROOT / "examples").rglob("*.md")), ROOT / "deploy" / "README.md"]
 
 
 def commands(page):
@@ -27,20 +28,6 @@ def commands(page):
 
 FOUND = [(where, words) for page in PAGES_WITH_EXAMPLES for where, words in commands(page)]
 MENTIONED = re.compile(r"`(offramp [a-z][^`]*)`")
-
-
-def parse(words):
-    group = get_command(program)
-    name, *rest = words
-    if name.startswith("-"):
-        assert name in {option for parameter in group.params for option in parameter.opts}, f"no option {name}"
-        return
-    assert name in group.commands, f"no command {name!r}"
-    command = group.commands[name]
-    while rest and rest[0] in getattr(command, "commands", {}):
-        command, *rest = command.commands[rest[0]], *rest[1:]
-    assert not hasattr(command, "commands") or not rest, f"no command {rest}"
-    command.make_parser(type(command).context_class(command)).parse_args(rest)
 
 
 @pytest.mark.parametrize(("where", "words"), [each for each in FOUND if each[1][0] == "offramp"])

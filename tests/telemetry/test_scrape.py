@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from offramp.core.addresses import PORT_MAX, parse_listen
 from offramp.errors import SettingsError
 from offramp.settings import Settings
-from offramp.telemetry.scrape import scraped
+from offramp.telemetry.scrape import Page, scraped
 from tests.cli.harness import WAIT_S, Running, running
 
 AT = re.compile(r"(?:worker (\d)  )?metrics at (http://[\d.:]+/metrics)")
@@ -55,6 +55,23 @@ def test_metrics_are_served_while_the_block_runs(things):
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
     with pytest.raises(httpx.ConnectError):
         get(url)
+
+
+def test_it_listens_on_ipv6_too(things):
+    host = "[::1]" if socket.has_dualstack_ipv6() else "127.0.0.1"
+    with scraped(things, f"{host}:0") as server:
+        assert get(f"http://{host}:{server.server_port}/metrics").status_code == 200
+
+
+def test_a_path_that_is_not_served_is_no_success(things):
+    """A probe of a misspelt path must not pass."""
+    page = Page(200, [("Content-Type", "text/plain")], b"yes")
+    with scraped(things, "127.0.0.1:0", pages={"/healthz": lambda: page}) as server:
+        base = f"http://127.0.0.1:{server.server_port}"
+        assert get(f"{base}/healthz").text == "yes"
+        assert httpx.head(f"{base}/healthz", trust_env=False).text == ""
+        answer = get(f"{base}/health")
+        assert (answer.status_code, answer.text) == (404, "served here: /metrics, /healthz\n")
 
 
 def test_without_an_address_nothing_is_served(things):

@@ -62,12 +62,13 @@ def worker(
 
 
 async def _work(app: App, settings: Settings, number: int, owner: str | None, started: float) -> int:
+    from offramp.gateway.probes import probes
     from offramp.telemetry.scrape import scraped
     from offramp.wiring import build
 
     with Stop(watch_stdin=owner is not None) as stop:
         service = build(app, settings, role="worker", owner=owner)
-        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1)):
+        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), probes(service.readiness)):
             await service.start()
             relax()
             try:

@@ -64,6 +64,11 @@ class LoopThread:
         """Call on the loop's thread; False when the loop is closed."""
         return call_threadsafe(self.loop, callback, *args)
 
+    def answers(self, within_s: float) -> bool:
+        """Whether the loop answers within so many seconds; waits, from any other thread."""
+        answered = threading.Event()
+        return self.call(answered.set) and answered.wait(within_s)
+
     def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run a coroutine to its end on this loop; a failure is logged."""
         if not self.call(self._spawn, coroutine):

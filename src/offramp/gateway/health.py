@@ -9,9 +9,19 @@ from offramp.gateway.reply import Reply, json_reply
 _NOT_CACHED = {"Cache-Control": "no-store"}
 
 
+def alive_reply() -> Reply:
+    """What is said of a process that lives."""
+    return json_reply(200, {"status": "ok"}, _NOT_CACHED)
+
+
+def ready_reply() -> Reply:
+    """What is said of one that takes work."""
+    return json_reply(200, {"status": "ready"}, _NOT_CACHED)
+
+
 async def alive(_call: Call) -> Reply:
     """`GET /healthz`: this process answers."""
-    return json_reply(200, {"status": "ok"}, _NOT_CACHED)
+    return alive_reply()
 
 
 async def ready(call: Call) -> Reply:
@@ -19,7 +29,7 @@ async def ready(call: Call) -> Reply:
     is_ready, reason = await call.service.ready()
     if not is_ready:
         raise NotReady(reason)
-    return json_reply(200, {"status": "ready"}, _NOT_CACHED)
+    return ready_reply()
 
 
 async def metrics(call: Call) -> Reply:

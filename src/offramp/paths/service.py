@@ -19,6 +19,7 @@ from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
+from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.purge import purge
@@ -44,7 +45,7 @@ LEARN_EVERY_S = 5.0
 """How long another process may not know yet how long runs took here, and what a crash loses of that."""
 
 
-class JoinedEngine(Engine, Protocol):
+class JoinedEngine(Engine, Taking, Protocol):
     """An engine that this process is a member of."""
 
     async def open(self) -> None:
@@ -98,6 +99,7 @@ class Service:
         self._fast = FastPath(process, live, self._off_ramp)
         self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
         self._drained = False
+        self.readiness = Readiness(engine, process.control, lambda: self._desk.closed)
 
     @property
     def settings(self) -> Settings:

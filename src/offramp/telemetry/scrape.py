@@ -1,22 +1,45 @@
-"""Metrics of a process that speaks no HTTP of its own: a small server on a thread of its own, for a scraper."""
+"""What a process shows that speaks no HTTP of its own: metrics for a scraper, and the pages it is given for probes.
+
+A small server on threads of its own, so that it answers whatever the event loops do.
+"""
 
 from __future__ import annotations
 
+import http
 import logging
-from collections.abc import Iterable, Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from typing import Any, NamedTuple
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.registry import Collector
 
 from offramp.core.addresses import PORT_MAX, parse_listen
 
 log = logging.getLogger("offramp")
 
+METRICS = "/metrics"
+
+
+class Page(NamedTuple):
+    """One answer."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+Pages = Mapping[str, Callable[[], Page]]
+
 
 @contextmanager
-def scraped(collectors: Iterable[Collector], listen: str, index: int = 0) -> Iterator[WSGIServer | None]:
+def scraped(
+    collectors: Iterable[Collector], listen: str, index: int = 0, pages: Pages | None = None
+) -> Iterator[WSGIServer | None]:
     """Serve metrics while the block runs; gives the server, None where there is none.
 
     An address that cannot be listened on is said in the log and no more: nothing stops for the sake of its metrics.
@@ -25,9 +48,10 @@ def scraped(collectors: Iterable[Collector], listen: str, index: int = 0) -> Ite
         collectors: what is shown.
         listen: `HOST:PORT`, "" for nowhere.
         index: added to the port, unless that is 0.
+        pages: what else is answered, by path; each is made on a thread of the server.
     """
     address = parse_listen(listen)
-    server = None if address is None else _started(collectors, *address, index)
+    server = None if address is None else _started(_application(collectors, pages or {}), *address, index)
     try:
         yield server
     finally:
@@ -36,18 +60,54 @@ def scraped(collectors: Iterable[Collector], listen: str, index: int = 0) -> Ite
             server.server_close()
 
 
-def _started(collectors: Iterable[Collector], host: str, port: int, index: int) -> WSGIServer | None:
-    registry = CollectorRegistry(auto_describe=True)
-    for collector in collectors:
-        registry.register(collector)
+def _started(application: Any, host: str, port: int, index: int) -> WSGIServer | None:
     wanted = port + index if port else 0
     try:
         if wanted > PORT_MAX:
             raise OSError(0, f"there is no such port, the last is {PORT_MAX}")
-        server, _ = start_http_server(wanted, host, registry)
+        family, *_, (address, *_) = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
+        server = (_Server6 if family is socket.AF_INET6 else _Server)((str(address), wanted), _Silent)
     except OSError as error:
         log.error("no metrics here, cannot listen on %s port %d: %s", host, wanted, error.strerror or error)  # noqa: TRY400
         return None
+    server.set_app(application)
+    threading.Thread(target=server.serve_forever, name="offramp-metrics", daemon=True).start()
     shown = f"[{host}]" if ":" in host else host
-    log.info("metrics at http://%s:%d/metrics", shown, server.server_port)
+    log.info("metrics at http://%s:%d%s", shown, server.server_port, METRICS)
     return server
+
+
+def _application(collectors: Iterable[Collector], pages: Pages) -> Any:
+    """The WSGI application (PEP 3333)."""
+    registry = CollectorRegistry(auto_describe=True)
+    for collector in collectors:
+        registry.register(collector)
+    metrics = make_wsgi_app(registry)
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == METRICS:
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        page = pages[path]() if path in pages else _unknown(pages)
+        start_response(f"{page.status} {http.HTTPStatus(page.status).phrase}", page.headers)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else page.body]
+
+    return application
+
+
+def _unknown(pages: Pages) -> Page:
+    body = f"served here: {', '.join([METRICS, *pages])}\n".encode()
+    return Page(404, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))], body)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - overrides
+        """A probe every few seconds is no line of the log."""

@@ -112,7 +112,10 @@ class EmbeddedEngine:
         self._wake.set()
         if self._taker is not None:
             await asyncio.wait([self._taker])  # what it is just claiming begins here
-        await self._register()
+        try:
+            await self._register()
+        except StoreError as error:  # the end of its lease says the same
+            log.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
 
     async def close(self) -> None:
         """Leave: what is still held here goes to the others."""
@@ -203,6 +206,10 @@ class EmbeddedEngine:
         """Whether a process that executes deep runs is warm."""
         now = self._clock.time()
         return any(owner.ready and owner.expires_at > now for owner in await self._leases.owners())
+
+    def takes(self) -> bool:
+        """Whether this process claims runs and its lease still runs, as far as it knows; from any thread."""
+        return self._taking and self._clock.monotonic() < self._held_until
 
     async def retire(self, owner: str) -> int:
         """Release at once what a process held that is known to be dead."""

@@ -176,6 +176,10 @@ class TemporalEngine:
         """Whether some worker polls (N10)."""
         return await self.members.ready()
 
+    def takes(self) -> bool:
+        """Whether this process polls Temporal and its lease runs; from any thread."""
+        return self.members.takes()
+
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held."""
         return await self.members.retire(owner)

@@ -1,0 +1,42 @@
+"""What probes are told of a process that takes deep runs. Asks neither store nor engine; from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from offramp.execution.loops import LoopThread
+
+
+class Taking(Protocol):
+    """What an engine knows of itself here."""
+
+    def takes(self) -> bool:
+        """Whether this process has joined, takes runs, and may keep them; asks nobody, from any thread."""
+
+
+class Readiness:
+    """One process's.
+
+    Args:
+        engine: its end of the engine.
+        control: the loop on which no user code runs.
+        is_stopping: whether it takes nothing more.
+    """
+
+    def __init__(self, engine: Taking, control: LoopThread, is_stopping: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._control = control
+        self._is_stopping = is_stopping
+
+    def takes_runs(self) -> tuple[bool, str]:
+        """Whether this process itself takes deep runs, else why not."""
+        if self._is_stopping():
+            return False, "stopping"
+        if not self._engine.takes():
+            return False, "takes no runs: it has not joined the engine yet, or its lease ran out (is the store there?)"
+        return True, "ready"
+
+    def answers(self, within_s: float) -> bool:
+        """Whether the control loop answers within so many seconds; waits that long."""
+        return self._control.answers(within_s)
