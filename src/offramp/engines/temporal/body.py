@@ -42,7 +42,7 @@ from offramp.engines.temporal.payloads import (
     read,
     require_fit,
 )
-from offramp.ports.bodies import BodyHost, Known, Outside, Playing, StepCall, StepTerms
+from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, StepCall, StepTerms
 
 BEGIN, JOURNAL, SIGNALS, RECORD, FINISH = (
     "offramp.begin",
@@ -84,7 +84,7 @@ class Home(Protocol):
     def has_had(self, run_id: str) -> bool:
         """Whether this process executed the run's body before; from now on it did."""
 
-    def resumed(self, run_id: str, token: int, replayed_steps: int) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
         """A body that another process began goes on here; returns at once."""
 
 
@@ -129,18 +129,18 @@ class PipelineWorkflow:
         """Returns the run's status; its result is in the store, not in history."""
         home = _home.get()
         self._start, self._input = read(args[0], Start), args[1].payload.data
-        begun = await self._unbroken(_local(BEGIN, Begin(self._start.fresh), Begun))
+        begun = await self._unbroken(_local(BEGIN, Begin(self._start.fresh, self._start.part), Begun))
         if begun.over:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
         known = await self._unbroken(_whole(begun))
-        outside = _Outside(home, begun, len(known.entries))
-        playing = home.host.play(self._start.facts, self._input, known, outside)
+        outside = _Outside(home, self._start.facts, begun, len(known.entries))
+        playing = home.host.play(self._start.facts, self._input, known, outside, begun.part)
         outcome = await self._play(home, playing, outside, known)
         if outcome is None:
             return "taken over"
         notes = Notes(begun.token, await self._unbroken(outside.rest()))
-        await self._unbroken(_local(FINISH, End(notes, outcome), type(None)))
+        await self._unbroken(_local(FINISH, End(notes, outcome, begun.part), type(None)))
         return outcome.status
 
     async def _play(self, home: Home, playing: Playing, outside: _Outside, known: Known) -> Outcome | None:
@@ -196,7 +196,8 @@ class PipelineWorkflow:
         rest = await self._unbroken(outside.rest())
         if rest:
             await self._unbroken(_local(RECORD, Notes(outside.token, rest), type(None)))
-        workflow.continue_as_new(args=[msgspec.structs.replace(self._start, fresh=False), raw(self._input)])
+        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part)
+        workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Await what a cancellation of the workflow must not interrupt; it is noted, and told to the body."""
@@ -235,12 +236,16 @@ class _Clock:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, begun: Begun, replayed_steps: int) -> None:
+    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int) -> None:
         self.token = begun.token
+        self.part = begun.part
         self.lost = False
         self.under_way = 0
         self._home = home
+        self._facts = facts
         self._steps = replayed_steps
+        # What its steps' spans hang on goes with each of them.
+        self._hook = None if begun.part is None else Part(begun.part.trace, begun.part.session)
         self._clock = _Clock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
         # body is then rebuilt from history, or begins anew on another worker.
@@ -263,13 +268,18 @@ class _Outside(Outside):
         """Say once that the run goes on here, if another process began it."""
         if self._rebuilt and not self.repeats:
             self._rebuilt = False
-            self._home.resumed(workflow.info().workflow_id, self.token, self._steps)
+            self._home.resumed(self._facts, self.token, self._steps, self.part)
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write an event soon, and before it what came before it."""
         self._pending.append((entry, event))
         if event is not None and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    def waited(self, what: str, began: float, *, over: bool) -> None:
+        """The body waited until now."""
+        if self.part is not None:
+            self._home.host.waited(self._facts, self.part, what, began, over=over)
 
     async def _write(self) -> None:
         try:
@@ -296,7 +306,7 @@ class _Outside(Outside):
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
         first = self._first or not terms.short
-        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first)
+        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self._hook)
         self.under_way += 1
         try:
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])

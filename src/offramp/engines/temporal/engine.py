@@ -30,7 +30,7 @@ from offramp.engines.temporal.payloads import Start, raw, require_fit
 from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
 from offramp.errors import InputError, LeaseLost, RunCancelled, StoreError, TooLarge
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts, Part
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
 from offramp.ports.store import ENGINE, Claim, Created, Idempotency, Lease, Leases, Parked, Store
@@ -308,9 +308,11 @@ class TemporalEngine:
             self._had.popitem(last=False)
         return known
 
-    def resumed(self, run_id: str, token: int, replayed_steps: int) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
         """A body goes on here that another process began."""
-        self._soon(self._say_resumed(Lease(run_id, ENGINE, token), replayed_steps))
+        if part is not None:
+            self.host.took_over(facts, replayed_steps, part)
+        self._soon(self._say_resumed(Lease(facts.run_id, ENGINE, token), replayed_steps))
 
     async def _say_resumed(self, lease: Lease, replayed_steps: int) -> None:
         with contextlib.suppress(LeaseLost):

@@ -29,23 +29,28 @@ from offramp.core.failure import Failure
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
 from offramp.errors import TooLarge
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts, Part
 
 PAGE_BYTES_MAX = 256 * 1024
 """Of one page of a journal that is read into a body, unless a single entry has more."""
 
 
-class Start(msgspec.Struct, frozen=True):
-    """First argument of a workflow, before the pipeline's own; `fresh` when nothing of the run was executed before."""
+class Start(msgspec.Struct, frozen=True, omit_defaults=True):
+    """First argument of a workflow, before the pipeline's own.
+
+    `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues.
+    """
 
     facts: Facts
     fresh: bool
+    part: Part | None = None
 
 
-class Begin(msgspec.Struct, frozen=True):
+class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
     """Argument of `offramp.begin`."""
 
     fresh: bool
+    part: Part | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -55,7 +60,7 @@ class Page(msgspec.Struct, frozen=True):
     following: int | None = None
 
 
-class Begun(msgspec.Struct, frozen=True):
+class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a body begins with; `over` when the run has its outcome already, `first` when no worker had it before."""
 
     over: bool = False
@@ -66,6 +71,7 @@ class Begun(msgspec.Struct, frozen=True):
     page: Page = Page()
     interrupted: dict[str, StepState] = {}
     waiting: list[str] = []
+    part: Part | None = None
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -88,17 +94,19 @@ class Notes(msgspec.Struct, frozen=True):
     written: list[tuple[Entry | None, Draft | None]] = []
 
 
-class End(msgspec.Struct, frozen=True):
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run's outcome, and what its body made last."""
 
     notes: Notes
     outcome: Outcome
+    part: Part | None = None
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     """Second argument of a step's activity, after its own: what it writes under.
 
-    `first` when no other worker can have begun the step, as far as the body knows.
+    `first` when no other worker can have begun the step, as far as the body knows; `opens` when no step of the run has
+    ended before.
     """
 
     token: int
@@ -106,6 +114,8 @@ class Ticket(msgspec.Struct, frozen=True):
     attempt: int = 1
     decides: bool = False
     first: bool = False
+    opens: bool = False
+    part: Part | None = None
 
 
 class _Msgspec(EncodingPayloadConverter):

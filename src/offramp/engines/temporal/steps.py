@@ -38,7 +38,7 @@ from offramp.engines.temporal.payloads import (
     signals_of,
 )
 from offramp.errors import LeaseLost, TooLarge
-from offramp.ports.bodies import BodyHost, StepCall, TryAgain
+from offramp.ports.bodies import BodyHost, Scene, StepCall, TryAgain
 from offramp.ports.clock import Clock
 from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
 
@@ -81,15 +81,20 @@ class Activities:
         self._remember(claim.record)
         token, cancel = claim.lease.token, claim.record.cancel_requested
         if asked.fresh and claim.fresh:
-            return Begun(token=token, first=True, cancel=cancel, signals=bool(await self._store.signals(run_id)))
+            part = self._host.began(claim, 0, first=True)
+            signals = bool(await self._store.signals(run_id))
+            return Begun(token=token, first=True, cancel=cancel, signals=signals, part=part)
         known = await self._host.known(run_id)
-        await self._host.resumed(claim.lease, sum(1 for entry in known.entries if entry.kind == "step"))
+        replayed = sum(1 for entry in known.entries if entry.kind == "step")
+        first = claim.fresh and claim.record.demotion is not None
+        part = asked.part or self._host.began(claim, replayed, first=first)
+        await self._host.resumed(claim.lease, replayed)
         large = oversized(known.entries)
         if large is not None:
             text = (
                 f"step {large.name!r}: its result has {len(large.value or b'')} bytes as JSON, more than Temporal takes"
             )
-            await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)))
+            await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)), part)
             return Begun(over=True)
         page = page_of(known.entries, 0)
         return Begun(
@@ -99,6 +104,7 @@ class Activities:
             page=page,
             interrupted=known.interrupted,
             waiting=known.waiting,
+            part=part,
         )
 
     @activity.defn(name=JOURNAL)
@@ -124,7 +130,7 @@ class Activities:
         lease = Lease(record.id, ENGINE, end.notes.token)
         try:
             await self._write(end.notes)
-            await self._host.conclude(Claim(record, lease, fresh=False), end.outcome)
+            await self._host.conclude(Claim(record, lease, fresh=False), end.outcome, end.part)
         except LeaseLost:
             activity.logger.info("%s has its outcome already", record.id)
         self._records.pop(record.id, None)
@@ -146,15 +152,19 @@ class Activities:
         if turn.finished:
             entry = await self._written(call.key)
         else:
-            entry = await self._executed(turn.lease, record, call, args[0].payload.data)
+            queued_s = (
+                0.0 if info.is_local else (info.started_time - info.current_attempt_scheduled_time).total_seconds()
+            )
+            scene = Scene(ticket.part, max(0.0, queued_s), ticket.opens and info.attempt == 1)
+            entry = await self._executed(turn.lease, record, call, args[0].payload.data, scene)
         if entry.failure is not None:
             raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null")
 
-    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         try:
             async with self._heartbeats():
-                return await self._host.attempt(lease, record, call, arguments)
+                return await self._host.attempt(lease, record, call, arguments, scene)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
             raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
