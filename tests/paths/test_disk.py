@@ -1,4 +1,4 @@
-"""A disk that is full: what cannot be kept is refused, what was accepted waits."""
+"""A disk that is full or cannot be read: what cannot be kept is refused, what was accepted waits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import asyncio
 import msgspec
 import pytest
 
-from offramp import App
+import offramp
+from offramp import SLA, App, testing
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
-from tests.support import Signal, assert_one_log, frames_of, member
+from offramp.testing import FakeClock
+from tests.support import Signal, assert_one_log, frames_of, member, result_of
 
 LARGE = msgspec.json.encode({"text": "x" * 200_000})
 
@@ -83,3 +85,32 @@ async def test_an_accepted_run_is_demoted_and_completed_once_there_is_room_again
         frames = await reader
     assert_one_log(frames)
     assert frames[-1].type == "run.completed"
+
+
+async def test_a_history_that_cannot_be_read_is_asked_for_again(caplog):
+    app, clock = App("unreadable", classes=[SLA("batch", budget=0)]), FakeClock()
+    refusals = [ValueError("not an entry"), StoreError("locked")]
+
+    @app.step
+    async def work() -> str:
+        return "done"
+
+    @app.pipeline(sla="batch")
+    async def pipe() -> str:
+        await offramp.sleep(60)
+        return await work()
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        store = runtime.service._process.store
+        journal = store.journal
+
+        async def refused(run_id):
+            if refusals:
+                raise refusals.pop(0)
+            return await journal(run_id)
+
+        store.journal = refused
+        handle = await runtime.start("pipe")
+        assert await clock.run_until(result_of(handle)) == "done"
+    assert refusals == []
+    assert [record.levelname for record in caplog.records if "cannot be resumed" in record.message] == ["ERROR"] * 2

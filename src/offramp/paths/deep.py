@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 
+UNREADABLE_EVERY_S = 1.0
+"""How often the history of a run is asked for that could not be read."""
 STEPLESS_DEATHS_FACTOR = 10
 """A death between two steps is seldom the run's own doing: it takes so many times as many for a run to be given up."""
 
@@ -141,7 +143,11 @@ class DeepPath(RunHost):
                 )
             except StoreError as error:
                 log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
-                await sleep_for(self._process.clock, 1.0)
+            except Exception:
+                # Whatever it is, a run that is held here is not forgotten here: a worker that can read it takes over
+                # once this one has been replaced.
+                log.exception("%s cannot be resumed by this process: its history cannot be read", run_id)
+            await sleep_for(self._process.clock, UNREADABLE_EVERY_S)
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run that is executing here."""
