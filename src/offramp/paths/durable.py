@@ -11,10 +11,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
 
 from offramp.core import events
-from offramp.core.events import Draft
+from offramp.core.events import Draft, StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
@@ -26,13 +28,14 @@ from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.durable import PlayedBody
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
+from offramp.execution.quarantine import Quarantine
 from offramp.execution.scope import Handoff, Scope
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import ENGINE, Claim, Lease, RunLog
+from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, RunLog
 
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace, StepTrace
@@ -53,6 +56,7 @@ class DurablePath(DeepPath, BodyHost):
         self._attempts: dict[Lease, _Attempt] = {}
         self._bodies: weakref.WeakSet[PlayedBody] = weakref.WeakSet()
         self._bodies_lock = threading.Lock()
+        self._quarantine = Quarantine()
         process.metrics.live("deep", self._under_way)
 
     def _under_way(self) -> int:
@@ -121,15 +125,24 @@ class DurablePath(DeepPath, BodyHost):
     async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         """Execute one attempt of a step."""
         process = self._process
+        before, deaths = None, 0
+        if lease.turn > FIRST_TURN:
+            before = (await steps_of(process.store, lease.run_id)).get(call.key)
+        if before is not None and before.status == "running":
+            deaths = max(0, before.starts - scene.left)
+            if deaths >= process.settings.process_deaths:
+                await self._give_up(lease, record, before, deaths, scene.part)
         if scene.opens and record.demotion is None:
             self._live.first_events.of_new(record)
-        trace = None
+        async with self._quarantine.place(deaths):
+            return await self._executed(lease, record, call, arguments, scene, before)
+
+    async def _executed(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene, before: StepState | None
+    ) -> Entry:
+        process, trace = self._process, None
         if process.tracing is not None and scene.part is not None:
             trace = process.tracing.part(record.id, scene.part)
-        before = {}
-        if lease.turn > 1:
-            steps = await steps_of(process.store, lease.run_id)
-            before = {key: step for key, step in steps.items() if key == call.key}
         facts = RunFacts(
             run_id=record.id,
             pipeline=record.pipeline,
@@ -141,12 +154,13 @@ class DurablePath(DeepPath, BodyHost):
             deadline_at=record.deadline_at,
             clock=process.clock,
         )
-        history = History(interrupted=before)
+        history = History(interrupted={} if before is None else {call.key: before})
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
         scope = Scope(
             facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics
         )
+        scope.suspects.watched = lease.turn > FIRST_TURN
         attempt = self._attempts[lease] = _Attempt(scope, spec, call, trace, scene.queued_s)
         process.loops.submit(lambda on: attempt.begin(on, arguments))
         try:
@@ -154,6 +168,16 @@ class DurablePath(DeepPath, BodyHost):
         finally:
             del self._attempts[lease]
             attempt.stop()
+
+    async def _give_up(
+        self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: Part | None
+    ) -> NoReturn:
+        """End a run whose step takes down its processes."""
+        died = msgspec.structs.replace(record, deaths=deaths)
+        outcome = self._given_up(died, self._process.store.log(lease), History(interrupted={step.key: step}))
+        whole = Lease(lease.run_id, lease.owner, lease.token)
+        await self.conclude(Claim(record, whole, fresh=False), outcome, part)
+        raise LeaseLost(f"{record.id} has ended: {step.name!r} took down {deaths} processes")
 
     async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
         """Write a run's outcome."""

@@ -39,22 +39,22 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**{name: getattr(record, "id" if name == "run_id" else name) for name in cls.__struct_fields__})
 
 
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+class Part(msgspec.Struct, frozen=True):
     """What the spans of a run hang on from where an engine took it up, whichever process makes them.
 
     Attributes:
         trace: the context, as headers, of the run's own span, which is made when the run has ended.
         session: what all of them belong to.
-        parent: the context of the span around the run's.
+        parent: the id of the span around the run's, in hexadecimal.
         began_ns: when the run's span begins, in epoch nanoseconds.
         replayed_steps: what was finished then.
     """
 
     trace: dict[str, str]
     session: str
-    parent: dict[str, str] = {}
-    began_ns: int = 0
-    replayed_steps: int = 0
+    parent: str
+    began_ns: int
+    replayed_steps: int
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -83,11 +83,19 @@ class StepTerms(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Around an attempt: what its spans hang on, how long it waited for a worker, whether nothing ran before it."""
+    """What is around an attempt.
+
+    Attributes:
+        part: what its spans hang on.
+        queued_s: how long it waited for a worker.
+        opens: whether no step of the run has ended before.
+        left: how many of those who began it and did not end it were told to stop, and so did not die of it.
+    """
 
     part: Part | None = None
     queued_s: float = 0.0
     opens: bool = False
+    left: int = 0
 
 
 class TryAgain(Exception):
@@ -181,7 +189,7 @@ class BodyHost(Protocol):
 
         Raises:
             TryAgain: it failed, and is to be tried again.
-            LeaseLost: another process has the step or the run now.
+            LeaseLost: another process has the step or the run now; or the run has ended, as this step killed too many.
         """
 
     async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:

@@ -49,13 +49,13 @@ class ChosenIds:
         return getattr(self._ids, name)
 
 
-def at(parent: Context, span_id: int) -> Context:
-    """The context of a child, not made yet, of a context's span."""
-    known = trace.get_current_span(parent).get_span_context()
+def at(beside: Context, span_id: int) -> Context:
+    """The context of another span, which need not be made yet, in the trace of a context's."""
+    known = trace.get_current_span(beside).get_span_context()
     own = SpanContext(
         known.trace_id, span_id, is_remote=True, trace_flags=known.trace_flags, trace_state=known.trace_state
     )
-    return trace.set_span_in_context(NonRecordingSpan(own), parent)
+    return trace.set_span_in_context(NonRecordingSpan(own), beside)
 
 
 class WhileNew(NonRecordingSpan):

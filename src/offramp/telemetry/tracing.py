@@ -124,7 +124,8 @@ class Tracing:
         parent = trace.set_span_in_context(process, origin)
         run = parent if self._ids is None else at(parent, self._ids.generate_span_id())
         process.end()
-        return Part(carried(run), session, carried(parent), time.time_ns(), replayed_steps)
+        own = process.get_span_context().span_id
+        return Part(carried(run), session, f"{own:016x}", time.time_ns(), replayed_steps)
 
     def part(self, run_id: str, part: Part, repeats: Callable[[], bool] | None = None) -> RunTrace:
         """What executes a piece of such a run opens spans below it; while it `repeats` something, none is recorded."""
@@ -156,9 +157,10 @@ class Tracing:
 
     def ran(self, record: RunRecord, part: Part, outcome: Outcome) -> None:
         """Such a run has its outcome: its own span is made."""
-        own = trace.get_current_span(restored(part.trace)).get_span_context().span_id
+        context = restored(part.trace)
+        own, parent = trace.get_current_span(context).get_span_context().span_id, at(context, int(part.parent, 16))
         with contextlib.nullcontext() if self._ids is None else self._ids.next_is(own):
-            run = self._run(record, restored(part.parent), part.session, began_ns=part.began_ns)
+            run = self._run(record, parent, part.session, began_ns=part.began_ns)
         run.span.set_attribute(names.REPLAYED_STEPS, part.replayed_steps)
         run.concluded(outcome)
         run.end()

@@ -59,6 +59,21 @@ async def briefly(tag: str) -> list[str]:
     return [await brief(f"{tag}-{number}", dies=number == 1) for number in range(3)]
 
 
+@app.step
+async def deadly(name: str) -> None:
+    note(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.pipeline(sla="deep")
+async def kills(tag: str) -> str:
+    try:
+        await deadly(tag)
+    except Exception:  # noqa: BLE001 - what ends a run is not for its body to decide
+        return "went on"
+    return await free(f"{tag}-last")
+
+
 async def body(tag: str) -> list[str]:
     first = await free(f"{tag}-first")
     middle = await held(f"{tag}-held")

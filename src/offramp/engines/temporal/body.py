@@ -244,8 +244,6 @@ class _Outside(Outside):
         self._home = home
         self._facts = facts
         self._steps = replayed_steps
-        # What its steps' spans hang on goes with each of them.
-        self._hook = None if begun.part is None else Part(begun.part.trace, begun.part.session)
         self._clock = _Clock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
         # body is then rebuilt from history, or begins anew on another worker.
@@ -306,7 +304,7 @@ class _Outside(Outside):
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
         first = self._first or not terms.short
-        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self._hook)
+        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part)
         self.under_way += 1
         try:
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])

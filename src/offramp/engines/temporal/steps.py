@@ -152,18 +152,14 @@ class Activities:
         if turn.finished:
             entry = await self._written(call.key)
         else:
-            queued_s = (
-                0.0 if info.is_local else (info.started_time - info.current_attempt_scheduled_time).total_seconds()
-            )
-            scene = Scene(ticket.part, max(0.0, queued_s), ticket.opens and info.attempt == 1)
-            entry = await self._executed(turn.lease, record, call, args[0].payload.data, scene)
+            entry = await self._executed(turn.lease, record, call, args[0].payload.data, _scene(info, ticket))
         if entry.failure is not None:
             raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null")
 
     async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         try:
-            async with self._heartbeats():
+            async with self._heartbeats(scene.left):
                 return await self._host.attempt(lease, record, call, arguments, scene)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
@@ -174,6 +170,8 @@ class Activities:
             if activity.is_worker_shutdown():
                 # Another worker is to have it now, not when this one's heartbeats are missed.
                 moment = timedelta(milliseconds=1)
+                if not activity.info().is_local:
+                    activity.heartbeat(scene.left + 1)
                 raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             raise
 
@@ -182,7 +180,7 @@ class Activities:
         return next(entry for entry in await self._store.journal(_run_id()) if entry.key == key)
 
     @asynccontextmanager
-    async def _heartbeats(self) -> AsyncIterator[None]:
+    async def _heartbeats(self, left: int) -> AsyncIterator[None]:
         if activity.info().is_local:
             yield
             return
@@ -190,7 +188,7 @@ class Activities:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(self._heartbeat_s / HEARTBEATS_PER_TIMEOUT)
-                activity.heartbeat()
+                activity.heartbeat(left)
 
         beating = asyncio.create_task(beat())
         try:
@@ -219,6 +217,15 @@ class Activities:
         self._records.move_to_end(record.id)
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
+
+
+def _scene(info: activity.Info, ticket: Ticket) -> Scene:
+    """What is around this attempt; heartbeats carry on how many workers left the step when they were told to stop."""
+    queued_s = 0.0
+    if not info.is_local:
+        queued_s = max(0.0, (info.started_time - info.current_attempt_scheduled_time).total_seconds())
+    left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
+    return Scene(ticket.part, queued_s, ticket.opens and info.attempt == 1, left)
 
 
 def _run_id() -> str:
