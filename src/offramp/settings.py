@@ -33,9 +33,16 @@ def _flag(doc: str) -> Any:
     return field(default=False, metadata={"doc": doc, "flag": True})
 
 
-def _text(default: str, doc: str, *, reads: Callable[[str], object] | None = None, secret: bool = False) -> Any:
-    """`reads` raises ValueError for text that does not fit; a secret is never shown."""
-    return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=not secret)
+def _text(
+    default: str,
+    doc: str,
+    *,
+    reads: Callable[[str], object] | None = None,
+    secret: bool = False,
+    shown: bool = True,
+) -> Any:
+    """`reads` raises ValueError for text that does not fit; a secret is in no file and never `shown`."""
+    return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=shown and not secret)
 
 
 def _log_format(text: str) -> None:
@@ -56,7 +63,11 @@ class Settings:
         "what drives deep runs: embedded: (SQLite under `data`), or temporal://host:port/namespace?task_queue=…",
     )
     temporal_api_key: str = _text("", "API key for the Temporal service, where it wants one", secret=True)
-    store: str = _text("", "where runs and events are kept; empty means beside the engine")
+    store: str = _text(
+        "",
+        "where runs and events are kept: empty for SQLite under `data`, or redis://user:password@host:port/db?prefix=…",
+        shown=False,
+    )
     max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
     max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")
     max_result_bytes: int = _setting(

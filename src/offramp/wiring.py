@@ -37,6 +37,7 @@ from offramp.paths.webhooks import Announcer
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
+from offramp.stores.redis.address import Address, is_redis, without_password
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.leases import SQLiteLeases
@@ -66,9 +67,9 @@ def data_folder(settings: Settings) -> Path:
     """
     scheme, _, place = settings.engine.partition(":")
     if scheme == "temporal":
-        from offramp.engines.temporal.address import Address
+        from offramp.engines.temporal.address import Address as TemporalAddress
 
-        Address.parse(settings.engine)
+        TemporalAddress.parse(settings.engine)
         return Path(settings.data)
     if scheme != "embedded":
         raise SettingsError(
@@ -143,8 +144,8 @@ def _engine(
         poll_s=settings.poll,
         queue_max=settings.queue_runs,
     )
-    alone = isinstance(process.store, MemoryStore)
-    presence = None if alone else Presence(data_folder(settings) / "alive", process.id)
+    # Only what is shared through a folder can be seen to live by a lock in it.
+    presence = None if settings.store else Presence(data_folder(settings) / "alive", process.id)
 
     def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
         return EmbeddedEngine(
@@ -190,10 +191,10 @@ def _temporal(
         from offramp.engines.temporal.engine import Options, TemporalEngine
     except ImportError as error:
         raise MissingExtra(f"engine temporal:// needs {error.name}: pip install 'offramp[temporal]'") from error
-    from offramp.engines.temporal.address import Address
+    from offramp.engines.temporal.address import Address as TemporalAddress
 
     options = Options(
-        address=Address.parse(settings.engine),
+        address=TemporalAddress.parse(settings.engine),
         api_key=settings.temporal_api_key,
         activities_max=settings.worker_runs,
         heartbeat_s=settings.lease,
@@ -221,19 +222,36 @@ def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
 
 
 def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Leases, Outbox]:
-    """The store, its leases and its outbox: SQLite, or memory for a process that is alone."""
+    """The store, its leases and its outbox: SQLite, Redis, or memory for a process that is alone."""
     if settings.store == "memory:" and role == "local":
         memory = MemoryStore()
         return memory, memory, memory.outbox
+    if is_redis(settings.store):
+        return _redis(settings, metrics)
     if settings.store:
         raise SettingsError(
-            f"store {settings.store!r}: leave it out, the embedded engine keeps its own beside the data "
-            "(memory: is for tests in one process)"
+            f"store {without_password(settings.store)!r}: it is redis://host:port/db, or left out, and then SQLite "
+            "beside the data (memory: is for tests in one process)"
         )
     database = Database(data_folder(settings))
     crash = CrashPoint.armed(os.environ, role)
     writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
+
+
+def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]:
+    """The store on Redis.
+
+    Raises:
+        MissingExtra: `offramp[redis]` is not installed.
+        SettingsError: the URL does not fit, or what it leads to.
+        StoreError: the server cannot be reached.
+    """
+    try:
+        from offramp.stores.redis.opening import open_redis
+    except ImportError as error:
+        raise MissingExtra(f"store redis:// needs {error.name}: pip install 'offramp[redis]'") from error
+    return open_redis(Address.parse(settings.store), settings.backlog_bytes, metrics.committed)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -11,6 +11,7 @@ from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
+from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
 LEASE_S = 2.0
 POLL_S = 0.1
@@ -195,4 +196,4 @@ class Temporal:
 
 
 TEMPORAL = Temporal()
-EVERY = [*ADAPTERS, TEMPORAL]
+EVERY = [*ADAPTERS, REDIS, EMBEDDED_REDIS, TEMPORAL]

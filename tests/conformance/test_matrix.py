@@ -27,6 +27,7 @@ from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, RunLog, Store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.broken.lacking import Lacking
+from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
@@ -42,8 +43,10 @@ def passed(harness, cases, obligations):
 
 
 def test_the_page_is_what_the_suites_find():
-    stores = [passed(harness, store_cases(), store_obligations()) for harness in STORES]
-    engines = [passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, TEMPORAL]]
+    stores = [passed(harness, store_cases(), store_obligations()) for harness in [*STORES, REDIS]]
+    engines = [
+        passed(harness, engine_cases(), engine_obligations()) for harness in [*ENGINES, EMBEDDED_REDIS, TEMPORAL]
+    ]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines, clocks), (
         "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY --matrix docs/conformance.md"

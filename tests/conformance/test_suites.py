@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from offramp.conformance import clock_cases, engine_cases, prove_clock, prove_engine, prove_store, store_cases
-from tests import temporal
+from tests import temporal, valkey
 from tests.conformance.adapters import CLOCKS, ENGINES, STORES
+from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL
 
 
@@ -32,6 +33,18 @@ async def test_engine(harness, case):
 @pytest.mark.parametrize(("harness", "case"), plays(clock_cases(), CLOCKS))
 async def test_clock(harness, case):
     await prove_clock(case, harness)
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(store_cases(), [REDIS]))
+async def test_store_on_redis(harness, case):
+    await prove_store(case, harness)
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+@pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [EMBEDDED_REDIS]))
+async def test_engine_on_redis(harness, case):
+    await prove_engine(case, harness)
 
 
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))

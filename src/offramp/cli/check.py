@@ -6,12 +6,14 @@ import asyncio
 from typing import Any
 
 from offramp.cli.engines import load_settings
-from offramp.cli.options import AsJson, Data, Engine, Target
+from offramp.cli.options import AsJson, Data, Engine, Store, Target
 from offramp.cli.output import OK, RUN_ENDED_BADLY, CommandError, say, write_json
 from offramp.cli.target import load_app
 
 
-def check(target: Target, *, data: Data = None, engine: Engine = None, as_json: AsJson = False) -> int:
+def check(
+    target: Target, *, data: Data = None, engine: Engine = None, store: Store = None, as_json: AsJson = False
+) -> int:
     """Say which unfinished runs this code would break.
 
     Every unfinished run is called again with its journal. No step is executed and nothing is written, so it can be
@@ -20,9 +22,9 @@ def check(target: Target, *, data: Data = None, engine: Engine = None, as_json: 
     from offramp.stores.sqlite.database import FILE_NAME
     from offramp.wiring import build, data_folder
 
-    settings = load_settings(data=data, engine=engine, store=None)
+    settings = load_settings(data=data, engine=engine, store=store)
     folder = data_folder(settings)
-    if not (folder / FILE_NAME).is_file():
+    if not settings.store and not (folder / FILE_NAME).is_file():
         raise CommandError(f"there is no database in {folder}: name the service's folder with --data")
     service = build(load_app(target), settings, role="worker")
     runs = asyncio.run(_verdicts(service))

@@ -8,6 +8,7 @@ from typing import Any
 
 from offramp.cli.output import CommandError
 from offramp.settings import Settings, told_unread
+from offramp.stores.redis.address import Address, is_redis, without_password
 
 log = logging.getLogger("offramp")
 
@@ -16,6 +17,11 @@ def warn_of_unread() -> None:
     """One line in the log if there are variables that look like settings and are none."""
     if misspelt := told_unread():
         log.warning("%s", misspelt)
+
+
+def data_place(settings: Settings) -> str:
+    """Where runs are kept, for people."""
+    return Address.parse(settings.store).shown if settings.store else settings.data
 
 
 def load_settings(**given: Any) -> Settings:
@@ -29,9 +35,14 @@ def load_settings(**given: Any) -> Settings:
 
     settings = Settings.load(**given)
     folder = str(data_folder(settings))
-    if settings.store:
+    if is_redis(settings.store):
+        Address.parse(settings.store)
+    elif settings.store:
         # `memory:` too: what the command line starts is several processes, or should be.
-        raise CommandError(f"no store {settings.store!r}: runs are kept in SQLite under --data; leave --store out")
+        raise CommandError(
+            f"no store {without_password(settings.store)!r}: it is redis://host:port/db, or left out, and then SQLite "
+            "under --data"
+        )
     if settings.engine.startswith("temporal:"):
         return settings
     if given.get("data") not in {None, settings.engine.partition(":")[2] or given["data"]}:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import load_settings, warn_of_unread
+from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
     AllowHost,
@@ -82,7 +82,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway"),
-        lambda retire: Supervisor(worker_command(target, settings), workers, retire, settings.drain_timeout),
+        lambda retire: Supervisor(
+            worker_command(target, settings), workers, retire, settings.drain_timeout, worker_environment(settings)
+        ),
         access,
     )
 
@@ -90,7 +92,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         relax()
         _tell_who_may_come(app, url, access, host)
         if not workers:
-            log.info("no workers here; elsewhere: offramp worker %s %s", target, " ".join(engine_options(settings)))
+            options = " ".join(engine_options(settings))
+            kept = f", with OFFRAMP_STORE for {data_place(settings)}" if settings.store else ""
+            log.info("no workers here; elsewhere: offramp worker %s %s%s", target, options, kept)
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -130,6 +134,11 @@ def worker_command(target: str, settings: Settings) -> list[str]:
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """What a worker is told by environment: the store's URL may hold a password, and arguments are seen by others."""
+    return {"OFFRAMP_STORE": settings.store} if settings.store else {}
 
 
 def engine_options(settings: Settings) -> list[str]:

@@ -13,7 +13,7 @@ import signal
 import time
 import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
@@ -48,15 +48,22 @@ class Supervisor:
         count: how many.
         retire: gives back what a dead process held; returns how many runs that were.
         drain_timeout: seconds a process has to leave after SIGTERM.
+        environment: variables of the processes beside this one's.
     """
 
     def __init__(
-        self, command: Sequence[str], count: int, retire: Callable[[str], Awaitable[int]], drain_timeout: float
+        self,
+        command: Sequence[str],
+        count: int,
+        retire: Callable[[str], Awaitable[int]],
+        drain_timeout: float,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._command = command
         self._count = count
         self._retire = retire
         self._drain_timeout = drain_timeout
+        self._added = environment or {}
         self._processes: dict[int, Process] = {}
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
@@ -117,7 +124,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=PIPE,
-                env={**_environment(), SUPERVISED: f"{number}/{owner}"},
+                env={**_environment(), **self._added, SUPERVISED: f"{number}/{owner}"},
                 # Ctrl-C is for this process, which then stops its workers in order.
                 start_new_session=True,
             )

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import load_settings, warn_of_unread
+from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import DrainTimeout, Engine, LogFormat, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
@@ -70,7 +70,7 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
             relax()
             try:
                 ready_s = time.monotonic() - started
-                log.info("ready in %.1f s, data in %s", ready_s, settings.data)
+                log.info("ready in %.1f s, data in %s", ready_s, data_place(settings))
                 if owner is None:  # else it counts where it was started
                     service.metrics.cold_start("worker", ready_s)
                 await stop.asked()

@@ -1,0 +1,456 @@
+-- One batch of one writer, all or nothing: the only script by which runs are created, written and claimed.
+--
+-- KEYS[1]  where this writer's last batch and its answers are remembered
+-- ARGV[1]  the tag of all keys      ARGV[2]  the batch's number     ARGV[3]  seconds to remember it
+-- ARGV[4]  the operations, in MessagePack: arrays that begin with their name; false stands for none
+--
+-- Answers {whether a webhook became due, {an answer for each operation}, {the runs that answers name}}. An answer is a number (of the event that was
+-- written, 0 for none, -1 where the lease is lost) or {code, …} with 0 done, 1 lost, 2 refused, 9 failed. A batch whose
+-- answers were lost is sent again with its number, and answered from memory: it is applied once.
+
+local OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
+local UNPARKED_MAX = 1000
+
+-- Turns at steps of entrusted runs.
+
+local function turn_of(id, step)
+  local kept = call('HGET', P .. 't:' .. id, step)
+  if not kept then return 0, false end
+  local number, finished = string.match(kept, '^(%d+)(!?)$')
+  return tonumber(number), finished == '!'
+end
+
+-- The run if this lease is its current one, and its step's newest taker's.
+local function held(id, owner, token, step, turn)
+  local run = load(id)
+  if not run or run.owner ~= owner or run.token ~= token then return nil end
+  if step ~= '' and turn_of(id, step) > turn then return nil end
+  return run
+end
+
+local function add_event(run, kind, head, tail)
+  local number = events_of(run) + 1
+  run.events = number
+  run.new_events[#run.new_events + 1] = head .. string.format('%d', number) .. tail
+  touched[run.id] = run
+  announce(run, kind, number)
+  return number
+end
+
+local function count_open(tenant, by)
+  if call('HINCRBY', P .. 'open', tenant, by) <= 0 then call('HDEL', P .. 'open', tenant) end
+end
+
+local function shown(run) return {OK, 'run', run.id} end
+
+local function claimed(run, fresh)
+  return {run.id, run.token, fresh and 1 or 0, events_of(run), entries_of(run)}
+end
+
+-- The runs that an owner may take now, those that are suspected of a death one at a time (Q16).
+
+local function worst_held(owner)
+  local worst = 0
+  for _, id in ipairs(call('SMEMBERS', P .. 'x:' .. owner)) do
+    local run = load(id)
+    if run then worst = math.max(worst, run.deaths or 0) end
+  end
+  return worst
+end
+
+local function first_of(key, limit, deaths_max, found)
+  local at, taken = 0, 0
+  while taken < limit do
+    local part = call('ZRANGE', key, at, at + limit - 1, 'WITHSCORES')
+    for place = 1, #part, 2 do
+      local run = load(part[place])
+      if not run then call('ZREM', key, part[place]) end
+      if taken < limit and run and (run.deaths or 0) <= deaths_max then
+        found[#found + 1] = {run = run, rank = tonumber(part[place + 1])}
+        taken = taken + 1
+      end
+    end
+    if #part < 2 * limit then return end
+    at = at + limit
+  end
+end
+
+local function by_rank(a, b)
+  if a.rank ~= b.rank then return a.rank < b.rank end
+  return a.run.id < b.run.id
+end
+
+local function cut(found, limit)
+  table.sort(found, by_rank)
+  for place = #found, limit + 1, -1 do found[place] = nil end
+  return found
+end
+
+local function due_runs(owner, limit, pipelines)
+  local worst, found, shaken = worst_held(owner), {}, false
+  for _, pipeline in ipairs(pipelines) do
+    first_of(P .. 'q:' .. pipeline, limit, worst >= SUSPECT and 0 or SUSPECT - 1, found)
+  end
+  cut(found, limit)
+  for _, each in ipairs(found) do shaken = shaken or (each.run.deaths or 0) > 0 end
+  if worst == 0 and not shaken then
+    local suspected = {}
+    for _, pipeline in ipairs(pipelines) do first_of(P .. 'qs:' .. pipeline, 1, math.huge, suspected) end
+    found[#found + 1] = cut(suspected, 1)[1]
+    cut(found, limit)
+  end
+  return found
+end
+
+-- The operations, by name; each validates before it changes anything.
+
+local operations = {}
+
+function operations.turn() return {OK} end
+
+function operations.create(id, made, owner, head, tail, webhook, key)
+  if key then
+    local name = P .. 'i:' .. made.tenant .. '\0' .. key.key
+    local kept = call('GET', name)
+    if kept then
+      local before = cmsgpack.unpack(kept)
+      if before[3] > key.at then
+        if before[1] ~= key.fingerprint then return {REFUSED} end
+        return {OK, before[2], 0}
+      end
+    end
+    call('SET', name, cmsgpack.pack({key.fingerprint, id, key.expires_at}), 'EX', key.ttl_s)
+  end
+  if load(id) then return {OK, id, 0} end
+  local run = {id = id, changed = {}, events = 0, new_events = {}, entries = 0, new_entries = {}}
+  runs[id] = run
+  for name, value in pairs(made) do set(run, name, value) end
+  set(run, 'owner', owner or nil)
+  set(run, 'token', 1)
+  for _, index in ipairs({'ix', 'ix:t:' .. run.tenant, run.session and 'ix:s:' .. run.session}) do
+    call('ZADD', P .. index, 0, id)
+  end
+  count_open(run.tenant, 1)
+  if webhook then
+    set(run, 'announces', webhook.announces)
+    call('HSET', P .. 'w:' .. id, 'host', webhook.host, 'token', 0, 'latest', 0)
+  end
+  add_event(run, 'run.accepted', head, tail)
+  attach(run)
+  return {OK, '', 1}
+end
+
+-- A creation whose answer came too late for who asked: taken back while nobody can know of the run.
+function operations.uncreate(id, tenant, key)
+  local run = load(id)
+  if not run or run.token ~= 1 or events_of(run) ~= 1 or OUTCOMES[run.status] then return {OK} end
+  detach(run)
+  drop_webhook(id)
+  unindex(id, run.tenant, run.session)
+  count_open(run.tenant, -1)
+  call('DEL', P .. 'r:' .. id, P .. 'e:' .. id, P .. 's:' .. id, P .. 'k:' .. id)
+  local name = key and P .. 'i:' .. tenant .. '\0' .. key
+  local kept = name and call('GET', name)
+  if kept and cmsgpack.unpack(kept)[2] == id then call('DEL', name) end
+  runs[id], touched[id] = false, nil
+  return {OK}
+end
+
+function operations.append(id, owner, token, step, turn, entry, kind, head, tail)
+  local run = held(id, owner, token, step, turn)
+  if not run then return -1 end
+  if step ~= '' then
+    local _, finished = turn_of(id, step)
+    if finished then return -1 end
+    if entry then call('HSET', P .. 't:' .. id, step, string.format('%d!', turn)) end
+  end
+  if entry then
+    run.entries = entries_of(run) + 1
+    run.new_entries[#run.new_entries + 1] = entry
+    touched[id] = run
+  end
+  return kind and add_event(run, kind, head, tail) or 0
+end
+
+function operations.finish(id, owner, token, step, turn, ended, large, kind, head, tail, ttl_s, kept_s)
+  local run = held(id, owner, token, '', 0)
+  if not run then return -1 end
+  local number = add_event(run, kind, head, tail)
+  detach(run)
+  for name, value in pairs(ended) do set(run, name, value) end
+  set(run, 'owner', nil)
+  if large then
+    call('SET', P .. 'b:' .. id, large)
+    set(run, 'large', 1)
+  end
+  count_open(run.tenant, -1)
+  call('ZREM', P .. 'unheard', id)
+  local waits = call('EXISTS', P .. 'w:' .. id) == 1 and kept_s or 0
+  call('ZADD', P .. 'purge', text(run.finished + run.retention + waits), card(run))
+  run.ttl_s = math.ceil(run.retention + waits + ttl_s)
+  return number
+end
+
+function operations.sync(id, owner, token, step, turn)
+  if id and not held(id, owner, token, step, turn) then return {LOST} end
+  return {OK}
+end
+
+function operations.survived(id, owner, token)
+  local run = held(id, owner, token, '', 0)
+  if run and (run.deaths or 0) > 0 then
+    detach(run)
+    set(run, 'deaths', 0)
+    attach(run)
+  end
+  return {OK}
+end
+
+function operations.adopt(id, owner, token, demotion)
+  local run = held(id, owner, token, '', 0)
+  if not run then return {LOST} end
+  set(run, 'path', 'deep')
+  set(run, 'demotion', demotion)
+  return {OK}
+end
+
+function operations.claim(owner, limit, pipelines, now)
+  for _, id in ipairs(call('ZRANGE', P .. 'parked', '-inf', text(now), 'BYSCORE', 'LIMIT', 0, UNPARKED_MAX)) do
+    local run = load(id)
+    if run then enqueue(run) else call('ZREM', P .. 'parked', id) end
+  end
+  local claims = {}
+  for _, each in ipairs(due_runs(owner, limit, pipelines)) do
+    claims[#claims + 1] = claimed(each.run, take(each.run, owner, now))
+  end
+  return {OK, 'claims', claims}
+end
+
+function operations.claim_one(owner, id, now)
+  local run = load(id)
+  local lets_pass = run and run.owner == ENGINE and run.deadline and run.deadline <= now - GRACE_S
+  if not run or not (run.status == 'queued' or run.parked or lets_pass) then return {OK, 'claims', {}} end
+  return {OK, 'claims', {claimed(run, take(run, owner, now))}}
+end
+
+function operations.entrust(id, now)
+  local run = load(id)
+  if not run or OUTCOMES[run.status] then return {OK, 'claims', {}} end
+  if run.owner == ENGINE then return {OK, 'claims', {claimed(run, false)}} end
+  take(run, ENGINE, now)
+  return {OK, 'claims', {claimed(run, true)}}
+end
+
+function operations.release(id, owner, token, parked_until, seen)
+  local run = held(id, owner, token, '', 0)
+  if not run then return {LOST} end
+  -- One that is to be cancelled is not parked: whoever takes it off the queue ends it.
+  if not parked_until or run.cancel or call('LLEN', P .. 's:' .. id) ~= seen then
+    enqueue(run)
+    return {OK}
+  end
+  detach(run)
+  set(run, 'owner', nil)
+  set(run, 'status', 'running')
+  set(run, 'parked', math.min(parked_until, run.deadline or parked_until))
+  attach(run)
+  return {OK}
+end
+
+-- A run's engine is still to be told of one thing more.
+local function note_unheard(run)
+  if run.owner == ENGINE and not OUTCOMES[run.status] then call('ZINCRBY', P .. 'unheard', 1, run.id) end
+end
+
+function operations.signal(id, encoded, size, key, signals_max, bytes_max)
+  local run = load(id)
+  if not run then return {OK} end
+  local place = key and call('HGET', P .. 'k:' .. id, key)
+  if place then
+    local kept = call('LINDEX', P .. 's:' .. id, place)
+    if kept == encoded then return shown(run) end
+    return {REFUSED, 'key', kept}
+  end
+  local count = call('LLEN', P .. 's:' .. id)
+  size = (run.signal_bytes or 0) + size
+  if OUTCOMES[run.status] or count >= signals_max or size > bytes_max then
+    return {REFUSED, 'run', id, count, size}
+  end
+  call('RPUSH', P .. 's:' .. id, encoded)
+  if key then call('HSET', P .. 'k:' .. id, key, count) end
+  set(run, 'signal_bytes', size)
+  note_unheard(run)
+  if run.parked then enqueue(run) end
+  return shown(run)
+end
+
+function operations.cancel(id)
+  local run = load(id)
+  if not run then return {OK} end
+  if not OUTCOMES[run.status] then
+    detach(run)
+    set(run, 'cancel', 1)
+    attach(run)
+    note_unheard(run)
+    if run.parked then enqueue(run) end
+  end
+  return shown(run)
+end
+
+function operations.take_step(id, owner, token, held_step, held_turn, step)
+  local run = held(id, owner, token, held_step, held_turn)
+  if not run then return {LOST} end
+  local turn, finished = turn_of(id, step)
+  if not finished then
+    turn = math.max(turn, 1) + 1
+    call('HSET', P .. 't:' .. id, step, string.format('%d', turn))
+  end
+  return {OK, turn, finished and 1 or 0}
+end
+
+function operations.heard(id)
+  local left = call('ZSCORE', P .. 'unheard', id)
+  if left and tonumber(left) > 1 then
+    call('ZINCRBY', P .. 'unheard', -1, id)
+  else
+    call('ZREM', P .. 'unheard', id)
+  end
+  return {OK}
+end
+
+function operations.register(owner, encoded, expires_at)
+  call('HSET', P .. 'owners', owner, encoded)
+  call('ZADD', P .. 'owners:until', text(expires_at), owner)
+  return {OK}
+end
+
+function operations.retire(owner)
+  local known = call('HGET', P .. 'owners', owner)
+  local leaves = known and cmsgpack.unpack(known)[6]
+  return {OK, forget(owner, leaves and 0 or 1)}
+end
+
+-- Webhooks: at most `room.total`, and of a host no more than there is room for; the most urgent first.
+
+local function due_entries(room, now)
+  local due = {}
+  for _, host in ipairs(call('ZRANGE', P .. 'hosts', '-inf', text(now), 'BYSCORE', 'LIMIT', 0, room.hosts_max)) do
+    local left = math.min(room.per_host - (room.busy[host] or 0), room.total)
+    if left > 0 then
+      local part = call('ZRANGE', P .. 'wd:' .. host, '-inf', text(now), 'BYSCORE', 'LIMIT', 0, left, 'WITHSCORES')
+      for place = 1, #part, 2 do due[#due + 1] = {part[place], host, tonumber(part[place + 1])} end
+    end
+  end
+  table.sort(due, function(a, b)
+    if a[3] ~= b[3] then return a[3] < b[3] end
+    return a[1] < b[1]
+  end)
+  return due
+end
+
+function operations.claim_webhooks(room, now, until_at)
+  local taken = {}
+  for place, each in ipairs(due_entries(room, now)) do
+    if place > room.total then break end
+    local id, host = each[1], each[2]
+    local key = P .. 'w:' .. id
+    if call('EXISTS', key) == 1 then
+      local token = call('HINCRBY', key, 'token', 1)
+      set_due(id, host, until_at)
+      local kept = call('HMGET', key, 'latest', 'cursor', 'attempts', 'failing_since')
+      taken[#taken + 1] = {id, host, token, kept[1], kept[2] or '0', kept[3] or '0', kept[4] or ''}
+    else
+      set_due(id, host, nil)
+    end
+  end
+  return {OK, taken}
+end
+
+function operations.settle(id, token, cursor, attempts, failing_since, due_at, done)
+  local key = P .. 'w:' .. id
+  local kept = call('HMGET', key, 'token', 'host', 'latest')
+  if tonumber(kept[1] or -1) ~= token then return {OK, 0} end
+  if done then
+    drop_webhook(id)
+    local run = load(id)
+    if run then
+      set(run, 'announces', nil)
+      -- Its data was kept for this entry's sake.
+      if run.finished and not run.purged then
+        call('ZADD', P .. 'purge', text(run.finished + run.retention), card(run))
+      end
+    end
+    return {OK, 1}
+  end
+  call('HSET', key, 'cursor', cursor, 'attempts', attempts, 'failing_since', text(failing_since or ''))
+  if not due_at and tonumber(kept[3]) > cursor then due_at = 0 end
+  set_due(id, kept[2], due_at or nil)
+  return {OK, 1}
+end
+
+-- Counts of classes, in minutes, hours and days: so that thirty days are summed from a hundred numbers.
+function operations.tally(tallies, ttl_s, days_kept)
+  local newest = 0
+  for _, each in ipairs(tallies) do
+    local sla, minute, good, bad = each[1], each[2], each[3], each[4]
+    local hour, day = math.floor(minute / 60), math.floor(minute / 1440)
+    newest = math.max(newest, day)
+    for _, unit in ipairs({{'m:' .. hour, minute}, {'h:' .. day, hour}, {'d:' .. day, day}}) do
+      local key, field = P .. 'tally:' .. unit[1], string.format('%d:', unit[2]) .. sla
+      call('HINCRBY', key, 'g:' .. field, good)
+      call('HINCRBY', key, 'b:' .. field, bad)
+      call('EXPIRE', key, ttl_s)
+    end
+    call('ZADD', P .. 'tally:days', day, day)
+  end
+  if newest > 0 then
+    call('ZREMRANGEBYSCORE', P .. 'tally:days', '-inf', newest - days_kept)
+    call('EXPIRE', P .. 'tally:days', ttl_s)
+  end
+  return {OK}
+end
+
+-- The runs that answers name, as they are now: only their names are remembered.
+local function named(answers)
+  local seen, found = {}, {}
+  local function show(id)
+    if not seen[id] then found[#found + 1] = read_record(id) end
+    seen[id] = true
+  end
+  for _, answer in ipairs(answers) do
+    if type(answer) == 'table' and answer[2] == 'run' then
+      show(answer[3])
+    elseif type(answer) == 'table' and answer[2] == 'claims' then
+      for _, claim in ipairs(answer[3]) do show(claim[1]) end
+    end
+  end
+  return found
+end
+
+local function applied(batch)
+  local answers = {}
+  for place, operation in ipairs(batch) do
+    if operation then
+      local done, answer = pcall(operations[operation[1]], unpack(operation, 2, table.maxn(operation)))
+      answers[place] = done and answer or {FAILED, type(answer) == 'table' and answer.err or tostring(answer)}
+    else
+      answers[place] = {OK}
+    end
+  end
+  flush()
+  return {announced, answers}
+end
+
+local number, kept, reply = tonumber(ARGV[2]), call('GET', KEYS[1]), nil
+local last = kept and cmsgpack.unpack(kept)
+if last and last[1] == number then
+  reply = last[2]
+  call('EXPIRE', KEYS[1], ARGV[3])  -- a write behind the batch's: who waits for the disk waits for both
+elseif last and last[1] > number then
+  return redis.error_reply('SUPERSEDED batch ' .. ARGV[2] .. ' of this writer came after a later one')
+else
+  reply = applied(cmsgpack.unpack(ARGV[4]))
+  call('SET', KEYS[1], cmsgpack.pack({number, reply}), 'EX', ARGV[3])
+end
+reply[3] = named(reply[2])
+return reply

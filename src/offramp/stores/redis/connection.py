@@ -1,0 +1,203 @@
+"""Clients of one Redis: their timeouts, retries and health checks, what the server has to be, and its errors in words.
+
+Owns every connection of a process to Redis. Nothing here writes a password into a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any, NamedTuple
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    MovedError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from offramp.errors import SettingsError, StoreError
+from offramp.stores.redis.address import Address
+
+log = logging.getLogger("offramp")
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 10.0
+"""How long an answer may take before its connection is given up."""
+HEALTH_CHECK_S = 15
+"""A connection that was idle for longer is tried with a PING before it is used."""
+READ_RETRIES = 2
+"""How often a read is sent again after its connection broke."""
+RETRY_BASE_S, RETRY_CAP_S = 0.02, 0.5
+"""Bounds of the wait between such attempts."""
+
+REDIS_MIN = (7, 0)
+VALKEY_MIN = (7, 2)
+
+# What passes: the connection, a start, a failover, a script that is being ended.
+_PASSES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+_PASSING_CODES = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
+_LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
+
+
+def client(
+    address: Address, *, connections_max: int = 1, retries: int = READ_RETRIES, timeout_s: float = ANSWER_TIMEOUT_S
+) -> redis.Redis:
+    """A blocking client, which connects when it is first used.
+
+    Args:
+        address: of the server.
+        connections_max: that it opens; a thread each.
+        retries: of a command whose connection broke: 0 for what must not be sent twice unseen.
+        timeout_s: how long an answer may take.
+
+    Raises:
+        SettingsError: a file for TLS cannot be read.
+    """
+    retry = Retry(ExponentialWithJitterBackoff(base=RETRY_BASE_S, cap=RETRY_CAP_S), retries)
+    return redis.Redis(**_options(address, timeout_s), max_connections=connections_max, retry=retry)
+
+
+def async_client(
+    address: Address, *, connections_max: int = 1, retries: int = READ_RETRIES, timeout_s: float = ANSWER_TIMEOUT_S
+) -> redis.asyncio.Redis:
+    """The same for one event loop.
+
+    Raises:
+        SettingsError: a file for TLS cannot be read.
+    """
+    retry = AsyncRetry(ExponentialWithJitterBackoff(base=RETRY_BASE_S, cap=RETRY_CAP_S), retries)
+    return redis.asyncio.Redis(**_options(address, timeout_s), max_connections=connections_max, retry=retry)
+
+
+def _options(address: Address, timeout_s: float) -> dict[str, Any]:
+    return {
+        "host": address.host,
+        "port": address.port,
+        "db": address.db,
+        "username": address.user or None,
+        "password": address.password or None,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "health_check_interval": HEALTH_CHECK_S,
+        "client_name": "offramp",
+        # Without the new protocol no server sends what was not asked for, and old and new ones answer alike.
+        "protocol": 2,
+        **address.tls_options(),
+    }
+
+
+class Survey(NamedTuple):
+    """A server: what it is, and what it does with the data."""
+
+    product: str
+    version: str
+    is_replica: bool
+    has_aof: bool
+    evicts: str
+    """The `maxmemory-policy` if it is one that removes keys and there is a limit; else empty."""
+
+
+def survey(connected: redis.Redis) -> Survey:
+    """Look at a server, changing nothing.
+
+    Raises:
+        RedisError: it cannot be reached, or refuses.
+    """
+    info: dict[str, Any] = connected.info("everything")
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    return Survey(
+        product,
+        str(info.get("valkey_version", info.get("redis_version", "0"))),
+        info.get("role") == "slave",
+        bool(info.get("aof_enabled")),
+        policy if info.get("maxmemory") and policy != "noeviction" else "",
+    )
+
+
+def check(address: Address, connected: redis.Redis) -> Survey:
+    """Make sure that a store can be kept on this server; what is risky is logged.
+
+    Raises:
+        StoreError: it cannot be reached.
+        SettingsError: it is too old, a replica, or lacks what the URL asks for.
+    """
+    try:
+        found = survey(connected)
+    except RedisError as error:
+        raise problem(address, error) from None
+    least = VALKEY_MIN if found.product == "Valkey" else REDIS_MIN
+    if _numbers(found.version) < least:
+        raise SettingsError(
+            f"store {address.shown}: it is {found.product} {found.version}, and has to be Redis {_dotted(REDIS_MIN)} "
+            f"or Valkey {_dotted(VALKEY_MIN)} or newer"
+        )
+    if found.is_replica:
+        raise SettingsError(f"store {address.shown}: it is a replica, which takes no writes; name the primary")
+    if address.fsync and not found.has_aof:
+        raise SettingsError(f"store {address.shown}: fsync= needs an append-only file; set `appendonly yes` there")
+    if not found.has_aof:
+        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
+    if found.evicts:
+        log.warning(
+            "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
+            address.shown,
+            found.evicts,
+        )
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def passes(error: RedisError) -> bool:
+    """Whether it may work again without anybody's doing; a wrong password or a full memory does not."""
+    if isinstance(error, (*_LOGIN, OutOfMemoryError)):
+        return False
+    return isinstance(error, _PASSES) or str(error).startswith(_PASSING_CODES)
+
+
+def is_full(error: RedisError) -> bool:
+    """Whether the server's memory is full; then it has refused before anything was written."""
+    return isinstance(error, OutOfMemoryError) or str(error).startswith("OOM")
+
+
+def problem(address: Address, error: BaseException) -> StoreError:
+    """An error of the client as one of Offramp's, with what to change."""
+    where = f"Redis at {address.shown}"
+    if isinstance(error, _LOGIN):
+        return StoreError(f"{where} refuses the user name or password, or what that user may do: {_said(error)}")
+    if isinstance(error, RedisError) and is_full(error):
+        return StoreError(f"{where} is full (maxmemory), nothing was written: give it memory or shorten retention")
+    if isinstance(error, MovedError):
+        return StoreError(f"{where} is one of several nodes of a cluster, and has not the slot of these keys")
+    if isinstance(error, RedisTimeoutError):
+        return StoreError(f"{where} does not answer in time")
+    if isinstance(error, BusyLoadingError):
+        return StoreError(f"{where} is loading its data")
+    if isinstance(error, RedisConnectionError):
+        return StoreError(f"{where} cannot be reached: {_said(error)}")
+    return StoreError(f"{where} refused: {_said(error)}")
+
+
+def _said(error: BaseException) -> str:
+    """What the server or the operating system said, on one line."""
+    return " ".join(str(error).split())[:300]

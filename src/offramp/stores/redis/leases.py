@@ -1,0 +1,225 @@
+"""The lease port on Redis: who may write which run.
+
+A run's `owner` and `token` change only inside scripts, of which the server executes one at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from redis.exceptions import RedisError
+
+from offramp.core.run import RunRecord
+from offramp.ports.commit import Commit
+from offramp.ports.store import (
+    ENGINE,
+    SIGNALS_BYTES_MAX,
+    SIGNALS_MAX,
+    Claim,
+    Lease,
+    Owner,
+    Parked,
+    Turn,
+    require_open,
+    require_same,
+)
+from offramp.stores.redis.connection import client, problem
+from offramp.stores.redis.operations import REFUSED, Operation, Records, held, raw, wire
+from offramp.stores.redis.reader import Reader
+from offramp.stores.redis.rows import ENCODE
+from offramp.stores.redis.scripts import EXPIRE, OWNERS, RENEW
+from offramp.stores.redis.writer import Writer
+
+T = TypeVar("T")
+
+FAR_FUTURE = 253_402_300_799.0
+"""The last second of the year 9999, for a run that only a signal wakes."""
+OVERDUE_MAX = 1_000
+UNHEARD_MAX = 1_000
+CLAIM_MAX = 100
+"""Runs that one claim takes: their records come in one answer."""
+LEASE_TIMEOUT_S = 3.0
+"""How long the answer to a renewal may take before its connection is given up."""
+
+_decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+
+
+class RedisLeases:
+    """Leases behind an address; see the port.
+
+    `renew` and `expire` use a connection of their own, so that a long batch of the writer cannot starve them.
+    """
+
+    def __init__(self, reader: Reader, writer: Writer) -> None:
+        self._reader = reader
+        self._tag = reader.address.tag
+        self._writer = writer
+        self._own = client(reader.address, timeout_s=LEASE_TIMEOUT_S)
+        self._own_lock = threading.Lock()
+
+    async def _change(
+        self,
+        told: bytes,
+        read: Callable[[Any, Records], T],
+        *,
+        lease: Lease | None = None,
+        durable: bool = False,
+        undo: Callable[[Any], list[Operation]] | None = None,
+    ) -> T:
+        commit: Commit[T] = Commit()
+        self._writer.put(Operation(told, commit, read, lease=lease, durable=durable, undo=undo))
+        return await commit
+
+    async def register(self, owner: Owner) -> None:
+        """Make an owner known."""
+        said = ENCODE((owner.id, owner.kind, owner.port, owner.ready, owner.started_at, owner.leaving))
+        await self._change(wire("register", owner.id, raw(said), owner.expires_at), _nothing)
+
+    def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
+        """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
+        with self._own_lock:
+            try:
+                known, *cancels = RENEW(self._own, [self._tag], self._tag, owner, repr(expires_at))
+            except RedisError as error:
+                raise problem(self._reader.address, error) from error
+            return bool(known), [run_id.decode() for run_id in cancels]
+
+    def expire(self, now: float) -> Sequence[str]:
+        """Retire the owners whose lease ran out."""
+        with self._own_lock:
+            try:
+                late = EXPIRE(self._own, [self._tag], self._tag, repr(now))
+            except RedisError as error:
+                raise problem(self._reader.address, error) from error
+            return [owner.decode() for owner in late]
+
+    async def retire(self, owner: str) -> int:
+        """Forget an owner and queue what it held."""
+        return await self._change(wire("retire", owner), lambda answer, _: int(answer[1]), durable=True)
+
+    async def owners(self) -> Sequence[Owner]:
+        """Every known owner."""
+        rows = await self._reader.read(lambda client: OWNERS(client, [self._tag], self._tag))
+        found = []
+        for said, expires_at in rows:
+            owner_id, kind, port, ready, started_at, leaving = msgspec.msgpack.decode(said)
+            found.append(Owner(owner_id, kind, port, ready, float(expires_at), started_at, leaving))
+        return found
+
+    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
+        """Take up to `limit` queued runs, and not more than `CLAIM_MAX`."""
+        told = wire("claim", owner, min(limit, CLAIM_MAX), list(pipelines), now)
+        return await self._change(told, lambda answer, records: _claims(answer, records, owner), undo=_give_back(owner))
+
+    async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
+        """Take this run if it is queued or parked."""
+        return await self._take(wire("claim_one", owner, run_id, now), owner)
+
+    async def entrust(self, run_id: str, now: float) -> Claim | None:
+        """Give a run to the engine."""
+        return await self._take(wire("entrust", run_id, now), ENGINE)
+
+    async def _take(self, told: bytes, owner: str) -> Claim | None:
+        claims = await self._change(
+            told, lambda answer, records: _claims(answer, records, owner), durable=True, undo=_give_back(owner)
+        )
+        return claims[0] if claims else None
+
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Give a run back: queued, or parked."""
+        until, seen = (False, 0) if parked is None else (min(parked.until, FAR_FUTURE), parked.signals_seen)
+        told = wire("release", lease.run_id, lease.owner, lease.token, until, seen)
+        await self._change(told, _nothing, lease=lease, durable=True)
+
+    async def send_signal(
+        self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
+    ) -> RunRecord | None:
+        """Keep a signal and wake its run if that is parked."""
+        encoded = ENCODE((name, value))
+        told = wire(
+            *("signal", run_id, raw(encoded), len(value), False if key is None else key),
+            *(SIGNALS_MAX, SIGNALS_BYTES_MAX),
+        )
+
+        def read(answer: Any, records: Records) -> RunRecord | None:
+            if answer[0] == REFUSED and answer[1] == b"key":
+                require_same(_decode_signal(answer[2]), name, value)
+            record = _shown(answer, records)
+            if answer[0] == REFUSED and record is not None:
+                require_open(record, answer[3], answer[4])
+            return record
+
+        return await self._change(told, read, durable=True)
+
+    async def queued(self, at_most: int) -> int:
+        """How many runs are queued, counted no further than `at_most`."""
+        count: int = await self._reader.read(lambda client: client.scard(self._tag + "queued"))
+        return min(at_most, count)
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed."""
+        return await self._reader.read(
+            lambda client: [
+                run_id.decode() for run_id in client.zrangebyscore(self._tag + "free", "-inf", now, 0, OVERDUE_MAX)
+            ]
+        )
+
+    async def request_cancel(self, run_id: str) -> RunRecord | None:
+        """Note the wish on a run that is not finished."""
+        return await self._change(wire("cancel", run_id), _shown, durable=True)
+
+    async def take_step(self, lease: Lease, step: str) -> Turn:
+        """Begin to execute a step of an entrusted run."""
+
+        def read(answer: Any, _records: Records) -> Turn:
+            return Turn(msgspec.structs.replace(lease, step=step, turn=answer[1]), bool(answer[2]))
+
+        return await self._change(wire("take_step", *held(lease), step), read, lease=lease)
+
+    async def unheard(self) -> Sequence[str]:
+        """Entrusted runs whose engine is still to be told of something."""
+        return await self._reader.read(
+            lambda client: [run_id.decode() for run_id in client.zrange(self._tag + "unheard", 0, UNHEARD_MAX - 1)]
+        )
+
+    async def heard(self, run_id: str) -> None:
+        """The engine was told of one thing."""
+        await self._change(wire("heard", run_id), _nothing)
+
+    def leave(self) -> None:
+        """Close the connection of the lease thread."""
+        with self._own_lock:
+            self._own.close()
+
+
+def _nothing(_answer: Any, _records: Records) -> None:
+    pass
+
+
+def _shown(answer: Any, records: Records) -> RunRecord | None:
+    """The run that an answer names; None if it is unknown."""
+    return records.get(answer[2]) if len(answer) > 2 else None
+
+
+def _claims(answer: Any, records: Records, owner: str) -> list[Claim]:
+    return [
+        Claim(record, Lease(record.id, owner, token), bool(fresh))
+        for run_id, token, fresh, *_ in answer[2]
+        if (record := records.get(run_id)) is not None
+    ]
+
+
+def _give_back(owner: str) -> Callable[[Any], list[Operation]]:
+    """What takes back a claim of which nobody knows any more."""
+
+    def undo(answer: Any) -> list[Operation]:
+        claims = answer[2] if len(answer) > 2 else []
+        return [
+            Operation(wire("release", run_id.decode(), owner, token, False, 0), durable=True)
+            for run_id, token, *_ in claims
+        ]
+
+    return undo

@@ -1,0 +1,31 @@
+"""Opens the store of a process: its connections, and the adapters over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from offramp.stores.redis.address import Address
+from offramp.stores.redis.leases import RedisLeases
+from offramp.stores.redis.outbox import RedisOutbox
+from offramp.stores.redis.reader import Reader
+from offramp.stores.redis.store import RedisStore
+from offramp.stores.redis.writer import Writer
+
+
+def open_redis(
+    address: Address, backlog_bytes: int, committed: Callable[[int, float], object]
+) -> tuple[RedisStore, RedisLeases, RedisOutbox]:
+    """The store, its leases and its outbox.
+
+    Args:
+        address: of the server.
+        backlog_bytes: bytes of emitted values that may wait to be written.
+        committed: told the operations and seconds of each batch.
+
+    Raises:
+        StoreError: the server cannot be reached.
+        SettingsError: it does not fit.
+    """
+    writer = Writer(address, backlog_bytes, committed)
+    reader = Reader(address)
+    return RedisStore(reader, writer), RedisLeases(reader, writer), RedisOutbox(writer)

@@ -1,0 +1,104 @@
+"""What can be asked of the writer, as data: what the script `apply.lua` is told, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from offramp.core.events import Draft
+from offramp.core.run import RunRecord
+from offramp.errors import LeaseLost, StoreError
+from offramp.ports.commit import Commit
+from offramp.ports.store import Lease
+
+OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
+"""The codes of answers, as in apply.lua."""
+
+_encode = msgspec.msgpack.Encoder().encode
+NOTHING = _encode(False)
+"""Stands in a batch for an operation that was given up."""
+
+Records = dict[bytes, RunRecord]
+"""The runs that the answers of a batch name."""
+
+
+class Operation(msgspec.Struct, eq=False, gc=False):
+    """One operation.
+
+    `wire` is what the script gets; `read` makes a value of its answer, or raises. `kept` ones belong to an accepted
+    run and wait until the server is back; who asks for the others is told that it is away, and if they turn out to
+    have been applied, `undo` takes them back.
+    """
+
+    wire: bytes
+    commit: Commit[Any] | None = None
+    read: Callable[[Any, Records], Any] | None = None
+    lease: Lease | None = None
+    run_id: str = ""
+    event: Draft | None = None
+    durable: bool = False
+    kept: bool = False
+    size: int = 0
+    """Bytes that count towards the backlog: those of emitted values."""
+    undo: Callable[[Any], list[Operation]] | None = None
+
+    def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:
+        """The value and the error of the commit."""
+        if is_lost(answer):
+            return None, lost(self.lease)
+        if not isinstance(answer, int) and answer[0] == FAILED:
+            return None, StoreError(f"Redis did not apply it: {answer[1].decode(errors='replace')[:300]}")
+        if self.read is None:
+            return None, None
+        try:
+            return self.read(answer, records), None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits
+            return None, error
+
+
+def wire(*parts: Any) -> bytes:
+    """An operation for the script; bytes in it have to be `raw`."""
+    return _encode(parts)
+
+
+def raw(data: bytes) -> msgspec.Raw:
+    """Bytes as the script can read them: MessagePack's older strings, which may hold anything."""
+    size = len(data)
+    if size < 32:
+        return msgspec.Raw(bytes((0xA0 | size,)) + data)
+    if size < 1 << 8:
+        return msgspec.Raw(bytes((0xD9, size)) + data)
+    if size < 1 << 16:
+        return msgspec.Raw(b"\xda" + size.to_bytes(2, "big") + data)
+    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + data)
+
+
+def batch_of(wires: Sequence[bytes]) -> bytes:
+    """Operations as one array."""
+    return b"\xdd" + len(wires).to_bytes(4, "big") + b"".join(wires)
+
+
+def is_lost(answer: Any) -> bool:
+    """Whether the lease is not the current one."""
+    return answer == -1 if isinstance(answer, int) else answer[0] == LOST
+
+
+def lost(lease: Lease | None) -> LeaseLost:
+    """The error for it."""
+    return LeaseLost(f"{lease.run_id if lease else 'the run'} is owned by another process now; nothing was written")
+
+
+def halves(event: Draft, run_id: str) -> tuple[msgspec.Raw, msgspec.Raw]:
+    """An event's encoding before and behind its number, see `core.events.frame`."""
+    body, split = event.body, event.split
+    return (
+        raw(b'%b"run_id":"%b","seq":' % (body[:split], run_id.encode())),
+        raw(b',"at":"%b",%b' % (event.at.encode(), body[split:])),
+    )
+
+
+def held(lease: Lease) -> tuple[str, str, int, str, int]:
+    """A lease for the script."""
+    return lease.run_id, lease.owner, lease.token, lease.step, lease.turn

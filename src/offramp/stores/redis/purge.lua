@@ -1,0 +1,25 @@
+-- Remove what runs past their retention left. ARGV[2] now  ARGV[3] how many at most
+-- ARGV[4] how long a purged run is still known  ARGV[5] how much longer its hash is, should nobody come to forget it
+-- Answers how many runs were emptied.
+
+local now, most, known_s = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local due = call('ZRANGE', P .. 'purge', '-inf', now, 'BYSCORE', 'LIMIT', 0, most, 'WITHSCORES')
+for place = 1, #due, 2 do
+  local id = cmsgpack.unpack(due[place])[1]
+  drop_webhook(id)
+  for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:'}) do call('DEL', P .. kind .. id) end
+  if load(id) then
+    call('HDEL', P .. 'r:' .. id, 'input', 'webhook', 'result', 'large', 'announces', 'signal_bytes')
+    call('HSET', P .. 'r:' .. id, 'purged', 1)
+    call('EXPIRE', P .. 'r:' .. id, math.ceil(known_s + tonumber(ARGV[5])))
+  end
+  call('ZREM', P .. 'purge', due[place])
+  call('ZADD', P .. 'tomb', text(tonumber(due[place + 1]) + known_s), due[place])
+end
+for _, packed in ipairs(call('ZRANGE', P .. 'tomb', '-inf', now, 'BYSCORE', 'LIMIT', 0, most)) do
+  local id, tenant, session = unpack(cmsgpack.unpack(packed))
+  unindex(id, tenant, session)
+  call('DEL', P .. 'r:' .. id)
+  call('ZREM', P .. 'tomb', packed)
+end
+return #due / 2

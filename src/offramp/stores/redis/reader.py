@@ -1,0 +1,50 @@
+"""Reads: a few threads with a connection each, so that any event loop can wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from offramp.stores.redis.address import Address
+from offramp.stores.redis.connection import client, problem
+
+T = TypeVar("T")
+
+READERS = 4
+"""Threads that read, with a connection each."""
+
+
+class Reader:
+    """Reads of one process.
+
+    Args:
+        address: of the server.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._client = client(address, connections_max=READERS)
+        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Run a query on a reading thread.
+
+        Raises:
+            StoreError: the server cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+
+    def _read(self, query: Callable[[Any], T]) -> T:
+        try:
+            return query(self._client)
+        except RedisError as error:
+            raise problem(self.address, error) from error
+
+    def close(self) -> None:
+        """End the threads and close their connections."""
+        self._threads.shutdown(wait=True)
+        self._client.close()

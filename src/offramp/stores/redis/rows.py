@@ -1,0 +1,122 @@
+"""Records to a run's hash and back: what scripts look at are fields of their own, the rest is one encoded value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from offramp.core.events import RESULT_INLINE_BYTES_MAX, TERMINAL
+from offramp.core.failure import Failure
+from offramp.core.run import Demotion, Outcome, Route, RunRecord, Webhook
+from offramp.core.webhooks import target_of
+from offramp.stores.redis.operations import raw
+
+T = TypeVar("T")
+
+ENCODE = msgspec.msgpack.Encoder().encode
+
+
+SHOWN = (
+    *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
+    *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority", "id"),
+)
+"""What `record.lua` shows of a run, in its order."""
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """What never changes and no script looks at. Stored by position: new fields go to the end and have a default."""
+
+    version: str
+    sla: str
+    route: Route
+    created_at: float
+    budget_s: float
+    metadata: dict[str, str]
+    trace: dict[str, str]
+    mount: str = ""
+
+
+_decode_kept = msgspec.msgpack.Decoder(_Kept).decode
+_decode_demotion = msgspec.msgpack.Decoder(Demotion).decode
+_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+_decode_webhook = msgspec.msgpack.Decoder(Webhook).decode
+
+
+def made(record: RunRecord) -> dict[str, Any]:
+    """The fields of a new run."""
+    fields = {
+        "status": record.status,
+        "path": record.path,
+        "tenant": record.tenant,
+        "pipeline": record.pipeline,
+        "session": record.session_id,
+        "priority": record.priority,
+        "deadline": record.deadline_at,
+        "retention": record.retention_s,
+        "started": record.started_at,
+        "record": raw(ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))),
+        "input": raw(record.input),
+        "webhook": None if record.webhook is None else raw(ENCODE(record.webhook)),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def announced(record: RunRecord) -> dict[str, str] | None:
+    """A new run's entry in the outbox."""
+    if record.webhook is None:
+        return None
+    names = ",".join(sorted(TERMINAL | set(record.webhook.events)))
+    return {"host": target_of(record.webhook.url).host, "announces": f",{names},"}
+
+
+def ended(outcome: Outcome, at: float) -> tuple[dict[str, Any], msgspec.Raw | None]:
+    """The fields of an outcome, and a result that is too large for one."""
+    fields: dict[str, Any] = {"status": outcome.status, "finished": at}
+    if outcome.error is not None:
+        fields["error"] = raw(ENCODE(outcome.error))
+    if outcome.result is None:
+        return fields, None
+    if len(outcome.result) > RESULT_INLINE_BYTES_MAX:
+        return fields, raw(outcome.result)
+    return fields | {"result": raw(outcome.result)}, None
+
+
+def decode_record(row: Sequence[Any]) -> RunRecord | None:
+    """A record from what `record.lua` shows; None from nothing."""
+    if not row:
+        return None
+    shown = dict(zip(SHOWN, row, strict=True))
+    whole = _decode_kept(shown["record"])
+    given, session = shown["input"], shown["session"]
+    return RunRecord(
+        id=shown["id"].decode(),
+        status=shown["status"].decode(),
+        path=shown["path"].decode(),
+        started_at=_number(shown["started"]),
+        finished_at=_number(shown["finished"]),
+        cancel_requested=shown["cancel"] is not None,
+        purged=shown["purged"] is not None,
+        input=b"{}" if given is None else given,
+        webhook=_decoded(_decode_webhook, shown["webhook"]),
+        demotion=_decoded(_decode_demotion, shown["demotion"]),
+        error=_decoded(_decode_failure, shown["error"]),
+        result=shown["result"],
+        deaths=int(shown["deaths"] or 0),
+        tenant=shown["tenant"].decode(),
+        session_id=None if session is None else session.decode(),
+        pipeline=shown["pipeline"].decode(),
+        deadline_at=_number(shown["deadline"]),
+        retention_s=float(shown["retention"]),
+        priority=int(shown["priority"]),
+        **{name: getattr(whole, name) for name in _Kept.__struct_fields__},
+    )
+
+
+def _decoded(decode: Callable[[bytes], T], encoded: bytes | None) -> T | None:
+    return None if encoded is None else decode(encoded)
+
+
+def _number(text: bytes | None) -> float | None:
+    return None if text is None else float(text)

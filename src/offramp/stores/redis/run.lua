@@ -1,0 +1,191 @@
+-- What every script shares that changes runs: how a run is read, where it is kept, and how it changes hands.
+--
+-- ARGV[1] is the tag that every key begins with. Keys, each behind the tag:
+--   r:ID    hash    the run: see FIELDS and rows.py; without TTL until it has ended
+--   e:ID    list    its events, encoded; the place in the list, from 1, is the event's number
+--   j:ID    list    its journal          s:ID  list  its signals        k:ID  hash  their keys: signal's place
+--   t:ID    hash    turns at its steps   b:ID  string  a result that is too large for listings
+--   w:ID    hash    its webhook: a cursor over its events, see outbox.lua
+--   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
+--   queued  set     all of them          parked  zset  by when they are queued
+--   o:OWNER set     the runs it holds    c:OWNER  set  of them, to be cancelled    x:OWNER  set  of them, with deaths
+--   free    zset    runs with a deadline that nobody owns, by it; entrusted ones by it and the engine's grace
+--   open    hash    tenant: how many of its runs have not ended
+--   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
+--   unheard zset    entrusted runs by how much their engine is still to be told
+--   purge   zset    ended runs by when their data goes;  tomb  zset  purged ones by when they are forgotten
+--
+-- Invariants: a run is in q: or qs: and `queued` exactly while its status is queued; in o:OWNER exactly while owned by
+-- a process; in `parked` exactly while it runs without an owner. `detach` and `attach` are the only ones to see to it.
+
+local P = ARGV[1]
+local call = redis.call
+local ENGINE, GRACE_S, SUSPECT = 'engine', 5, 2
+local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
+  'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'purged'}
+local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
+  deaths = true, parked = true, signal_bytes = true}
+local OUTCOMES = {completed = true, failed = true, cancelled = true, expired = true}
+local ARGS_MAX = 1000
+
+local runs = {}
+local touched = {}
+
+-- Numbers as text that gives the same number again.
+local function text(value)
+  if type(value) == 'number' then return string.format('%.17g', value) end
+  return value
+end
+
+-- The run, as this script has changed it so far; nil if there is none.
+local function load(id)
+  if runs[id] ~= nil then return runs[id] or nil end
+  local got = call('HMGET', P .. 'r:' .. id, unpack(FIELDS))
+  if not got[1] then
+    runs[id] = false
+    return nil
+  end
+  local run = {id = id, changed = {}}
+  for place, name in ipairs(FIELDS) do
+    run[name] = got[place] or nil
+    if NUMBERS[name] and run[name] then run[name] = tonumber(run[name]) end
+  end
+  runs[id] = run
+  return run
+end
+
+-- A field's new value, nil for none; written by `flush`.
+local function set(run, name, value)
+  run[name] = value
+  if value == nil then value = false end
+  run.changed[name] = value
+  touched[run.id] = run
+end
+
+local function events_of(run)
+  if not run.events then run.events, run.new_events = call('LLEN', P .. 'e:' .. run.id), {} end
+  return run.events
+end
+
+local function entries_of(run)
+  if not run.entries then run.entries, run.new_entries = call('LLEN', P .. 'j:' .. run.id), {} end
+  return run.entries
+end
+
+local function push(key, values)
+  for first = 1, #values, ARGS_MAX do
+    call('RPUSH', key, unpack(values, first, math.min(first + ARGS_MAX - 1, #values)))
+  end
+end
+
+-- Everything that `set` and the appends have gathered. A run that has ended lives as long as `run.ttl_s` says.
+local function flush()
+  for id, run in pairs(touched) do
+    local sets, removes = {}, {}
+    for name, value in pairs(run.changed) do
+      if value == false then
+        removes[#removes + 1] = name
+      else
+        sets[#sets + 1] = name
+        sets[#sets + 1] = text(value)
+      end
+    end
+    if #sets > 0 then call('HSET', P .. 'r:' .. id, unpack(sets)) end
+    if #removes > 0 then call('HDEL', P .. 'r:' .. id, unpack(removes)) end
+    if run.new_events then push(P .. 'e:' .. id, run.new_events) end
+    if run.new_entries then push(P .. 'j:' .. id, run.new_entries) end
+    if run.ttl_s then
+      for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:', 'w:'}) do
+        call('EXPIRE', P .. kind .. id, run.ttl_s)
+      end
+      call('EXPIRE', P .. 'r:' .. id, run.ttl_s)
+    end
+  end
+  runs, touched = {}, {}
+end
+
+local function queue_of(run)
+  return P .. ((run.deaths or 0) >= SUSPECT and 'qs:' or 'q:') .. run.pipeline
+end
+
+-- Take a run out of wherever its state has put it, before that changes.
+local function detach(run)
+  if run.status == 'queued' then
+    call('ZREM', queue_of(run), run.id)
+    call('SREM', P .. 'queued', run.id)
+  end
+  if run.owner and run.owner ~= ENGINE then
+    call('SREM', P .. 'o:' .. run.owner, run.id)
+    if run.cancel then call('SREM', P .. 'c:' .. run.owner, run.id) end
+    if (run.deaths or 0) > 0 then call('SREM', P .. 'x:' .. run.owner, run.id) end
+  end
+  if run.parked then call('ZREM', P .. 'parked', run.id) end
+  if run.deadline then call('ZREM', P .. 'free', run.id) end
+end
+
+-- Put a run where its new state belongs.
+local function attach(run)
+  if OUTCOMES[run.status] then return end
+  if run.status == 'queued' then
+    call('ZADD', queue_of(run), text(-run.priority), run.id)
+    call('SADD', P .. 'queued', run.id)
+  end
+  if run.owner and run.owner ~= ENGINE then
+    call('SADD', P .. 'o:' .. run.owner, run.id)
+    if run.cancel then call('SADD', P .. 'c:' .. run.owner, run.id) end
+    if (run.deaths or 0) > 0 then call('SADD', P .. 'x:' .. run.owner, run.id) end
+    return
+  end
+  if run.parked then call('ZADD', P .. 'parked', text(run.parked), run.id) end
+  if run.deadline then
+    call('ZADD', P .. 'free', text(run.deadline + (run.owner and GRACE_S or 0)), run.id)
+  end
+end
+
+-- Leave a run to whoever claims it next.
+local function enqueue(run, deaths)
+  detach(run)
+  set(run, 'status', 'queued')
+  set(run, 'owner', nil)
+  set(run, 'parked', nil)
+  if deaths and deaths > 0 then set(run, 'deaths', (run.deaths or 0) + deaths) end
+  attach(run)
+end
+
+-- Give a run to an owner. The token grows, and with the time of day: should the server lose its last writes, no claim
+-- that is forgotten has the token of a later one.
+local function take(run, owner, now)
+  detach(run)
+  local fresh = not run.started
+  set(run, 'status', 'running')
+  set(run, 'path', 'deep')
+  set(run, 'owner', owner)
+  set(run, 'parked', nil)
+  set(run, 'token', math.max(run.token + 1, math.floor(now * 1000)))
+  if fresh then set(run, 'started', now) end
+  attach(run)
+  return fresh
+end
+
+-- An owner is gone: what it held is queued. How many runs that was.
+local function forget(owner, deaths)
+  call('HDEL', P .. 'owners', owner)
+  call('ZREM', P .. 'owners:until', owner)
+  local held = call('SMEMBERS', P .. 'o:' .. owner)
+  for _, id in ipairs(held) do
+    local run = load(id)
+    if run then enqueue(run, deaths) else call('SREM', P .. 'o:' .. owner, id) end
+  end
+  return #held
+end
+
+-- What the index and purge sets know a run by, when its hash may be gone.
+local function card(run)
+  return cmsgpack.pack({run.id, run.tenant, run.session or false})
+end
+
+local function unindex(id, tenant, session)
+  call('ZREM', P .. 'ix', id)
+  call('ZREM', P .. 'ix:t:' .. tenant, id)
+  if session then call('ZREM', P .. 'ix:s:' .. session, id) end
+end

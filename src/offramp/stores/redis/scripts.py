@@ -1,0 +1,50 @@
+"""The Lua scripts: put together from their files, sent once, and called by their digest."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+_READS, _FREES = "no-writes", "allow-oom"
+"""A script that only reads, and one that may write though memory is full: it frees some, or keeps leases alive."""
+
+
+class Script:
+    """One script.
+
+    Args:
+        parts: names of its files, in order.
+        flags: of `#!lua flags=`; without any it is refused before it begins where memory is full.
+    """
+
+    def __init__(self, *parts: str, flags: str = "") -> None:
+        folder = files(__package__)
+        source = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
+        self.source = ("#!lua flags=" + flags if flags else "#!lua") + "\n" + source
+        self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: redis.Redis, keys: list[str], *args: Any) -> Any:
+        """Call it; a server that does not know it any more is sent it again.
+
+        Raises:
+            RedisError: it was refused, or nothing came back.
+        """
+        try:
+            return client.evalsha(self._digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return client.eval(self.source, len(keys), *keys, *args)
+
+
+APPLY = Script("record", "run", "outbox", "apply")
+GET = Script("record", "get", flags=_READS)
+LIST = Script("record", "list", flags=_READS)
+EVENTS = Script("events", flags=_READS)
+AHEAD = Script("ahead", flags=_READS)
+OWNERS = Script("owners", flags=_READS)
+RENEW = Script("renew", flags=_FREES)
+EXPIRE = Script("run", "expire", flags=_FREES)
+PURGE = Script("run", "outbox", "purge", flags=_FREES)

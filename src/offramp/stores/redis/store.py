@@ -1,0 +1,300 @@
+"""The store port on Redis: writes become operations of the writer thread, reads go to the reading threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from offramp.core.events import Draft, Frame
+from offramp.core.journal import Entry
+from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.slo import KEPT_MINUTES, Counts, Tally
+from offramp.errors import IdempotencyMismatch
+from offramp.ports.commit import Commit
+from offramp.ports.outbox import UNDELIVERED_KEPT_S
+from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
+from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
+from offramp.stores.redis.reader import Reader
+from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
+from offramp.stores.redis.scripts import AHEAD, EVENTS, GET, LIST, PURGE
+from offramp.stores.redis.writer import Writer
+
+EVENTS_READ_MAX = 1_000
+EVENTS_READ_BYTES = 256 * 1024
+"""Events that one read returns: no more are added behind so many."""
+EVENTS_LOOKED_AT_MAX = 10_000
+"""Events that one read looks at for those that are not skipped; the server does nothing else meanwhile."""
+ENTRIES_READ_MAX = 500
+"""Journal entries that are read at a time."""
+LIST_LOOKS_MAX = 1_000
+"""Runs that one read of a listing looks at for those that fit."""
+AHEAD_MAX = 1_000
+"""Readers' positions that are compared at a time."""
+PURGE_RUNS_MAX = 200
+TOMBSTONE_S = 7 * 86_400.0
+"""How long a purged run is still known by its id, so that its readers get 410 and not 404."""
+UNPURGED_KEPT_S = 86_400.0
+"""How long past their time keys are kept that nobody purges: then they expire by themselves."""
+KEY_SLACK_S = 60.0
+"""How much longer an idempotency key is kept than it is valid, as clocks differ."""
+TALLY_DAYS = KEPT_MINUTES // 1440 + 1
+
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+_decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+
+
+class RedisRunLog:
+    """Writes of one run; see the port."""
+
+    __slots__ = ("_put", "lease")
+
+    def __init__(self, put: Callable[[Operation], None], lease: Lease) -> None:
+        self._put = put
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write behind."""
+        lease = self.lease
+        encoded = False if entry is None else raw(ENCODE(entry))
+        described: tuple[Any, ...] = (False,) if event is None else (event.type, *halves(event, lease.run_id))
+        self._put(
+            Operation(
+                wire("append", *held(lease), encoded, *described),
+                lease=lease,
+                run_id=lease.run_id,
+                event=event,
+                durable=durable,
+                kept=True,
+                size=len(event.body) if event is not None and event.type == "step.delta" else 0,
+            )
+        )
+
+    def durable(self) -> Commit[None]:
+        """Resolves when everything appended so far is acknowledged."""
+        commit: Commit[None] = Commit()
+        self._put(Operation(wire("sync", *held(self.lease)), commit, lease=self.lease, durable=True, kept=True))
+        return commit
+
+    def survived(self) -> None:
+        """Forget the run's deaths, in turn with what is appended."""
+        lease = self.lease
+        self._put(Operation(wire("survived", lease.run_id, lease.owner, lease.token), kept=True))
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+        commit: Commit[None] = Commit()
+        lease = self.lease
+        fields, large = ended(outcome, at)
+        limits = (TOMBSTONE_S + UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
+        told = wire("finish", *held(lease), fields, large or False, event.type, *halves(event, lease.run_id), *limits)
+        self._put(Operation(told, commit, lease=lease, run_id=lease.run_id, event=event, durable=True, kept=True))
+        return commit
+
+
+class RedisStore:
+    """Runs, journals and events behind an address.
+
+    Args:
+        reader: of this process.
+        writer: the thread that writes, shared with the leases.
+    """
+
+    def __init__(self, reader: Reader, writer: Writer) -> None:
+        self._reader = reader
+        self._tag = reader.address.tag
+        self._writer = writer
+
+    def create(
+        self,
+        record: RunRecord,
+        event: Draft,
+        *,
+        owner: str | None,
+        durable: bool,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[Commit[Created], RedisRunLog | None]:
+        """A new run with its first event."""
+        commit: Commit[Created] = Commit()
+        key = False if idempotency is None else _key(idempotency, record.created_at)
+        webhook = announced(record) or False
+        told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key)
+
+        def undo(answer: Any) -> list[Operation]:
+            if answer[0] != 0 or not answer[2]:
+                return []
+            return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
+
+        self._writer.put(Operation(told, commit, _created, run_id=record.id, event=event, durable=durable, undo=undo))
+        return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
+
+    def log(self, lease: Lease) -> RedisRunLog:
+        """The log of a run that this process holds."""
+        return RedisRunLog(self._writer.put, lease)
+
+    def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
+        """Move a leased run to the deep path."""
+        commit: Commit[None] = Commit()
+        told = wire("adopt", lease.run_id, lease.owner, lease.token, raw(ENCODE(demotion)))
+        self._writer.put(Operation(told, commit, lease=lease, durable=True))
+        return commit
+
+    async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
+        """The record with its result."""
+        asked = (run_id, "0" if tenant is None else "1", tenant or "")
+        return decode_record(await self._reader.read(lambda client: GET(client, [self._tag], self._tag, *asked)))
+
+    async def open_runs(self) -> dict[str, int]:
+        """Runs that are queued, owned or parked, by tenant: counted as they come and go."""
+        turn: Commit[None] = Commit()
+        self._writer.put(Operation(wire("turn"), turn))  # what was put before it is applied when it ends
+        await turn
+        kept = await self._reader.read(lambda client: client.hgetall(self._tag + "open"))
+        return {tenant.decode(): int(count) for tenant, count in kept.items()}
+
+    async def holder(self, tenant: str, key: str, now: float) -> str | None:
+        """The run that holds an idempotency key."""
+        kept = await self._reader.read(lambda client: client.get(f"{self._tag}i:{tenant}\0{key}"))
+        if kept is None:
+            return None
+        _, run_id, expires_at = msgspec.msgpack.decode(kept)
+        return str(run_id) if expires_at > now else None
+
+    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+        """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
+        asked = {"tenant": wanted.tenant, "session": wanted.session_id}
+        fields = {name: value for name, value in asked.items() if value is not None}
+        if wanted.session_id is not None:
+            index = f"ix:s:{fields.pop('session')}"
+        elif wanted.tenant is not None:
+            index = f"ix:t:{fields.pop('tenant')}"
+        else:
+            index = "ix"
+        fields |= {"status": wanted.status} if wanted.status is not None else {}
+        fields |= {"pipeline": wanted.pipeline} if wanted.pipeline is not None else {}
+        pairs = [text for pair in fields.items() for text in pair]
+
+        def query(client: Any) -> list[RunRecord]:
+            found: list[RunRecord] = []
+            after: str = wanted.after or ""
+            while (left := wanted.limit - len(found)) > 0:
+                asks = (index, after, left, LIST_LOOKS_MAX, *pairs)
+                last, *rows = LIST(client, [self._tag], self._tag, *asks)
+                found += [record for row in rows if (record := decode_record(row)) is not None]
+                after = last.decode()
+                if not after:
+                    break
+            return found
+
+        return await self._reader.read(query)
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        """The finished steps, in order."""
+        key = f"{self._tag}j:{run_id}"
+
+        def query(client: Any) -> list[Entry]:
+            found: list[Entry] = []
+            while part := client.lrange(key, len(found), len(found) + ENTRIES_READ_MAX - 1):
+                found += [_decode_entry(encoded) for encoded in part]
+                if len(part) < ENTRIES_READ_MAX:
+                    break
+            return found
+
+        return await self._reader.read(query)
+
+    async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
+        """Events numbered above `after`: at most `EVENTS_READ_MAX`, in about `EVENTS_READ_BYTES`."""
+        limits = (EVENTS_READ_MAX, EVENTS_READ_BYTES, EVENTS_LOOKED_AT_MAX)
+
+        def query(client: Any) -> list[Frame]:
+            at = after
+            while True:
+                asks = (run_id, at, int(skip_deltas), *limits)
+                at, *rest = EVENTS(client, [self._tag], self._tag, *asks)
+                if rest or not at:
+                    return [Frame(number, data) for number, data in zip(rest[::2], rest[1::2], strict=True)]
+
+        return await self._reader.read(query)
+
+    async def ahead(self, positions: Mapping[str, int]) -> list[str]:
+        """The runs that have more than their readers, or have ended, or are unknown."""
+        pairs = list(positions.items())
+
+        def query(client: Any) -> list[str]:
+            found: list[str] = []
+            for first in range(0, len(pairs), AHEAD_MAX):
+                asks = [value for pair in pairs[first : first + AHEAD_MAX] for value in pair]
+                found += [run_id.decode() for run_id in AHEAD(client, [self._tag], self._tag, *asks)]
+            return found
+
+        return await self._reader.read(query)
+
+    async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
+        """The signals sent to a run, in order."""
+        kept = await self._reader.read(lambda client: client.lrange(f"{self._tag}s:{run_id}", 0, -1))
+        return [_decode_signal(encoded) for encoded in kept]
+
+    async def purge(self, now: float) -> int:
+        """Remove what runs past their retention left, a bounded number at a time."""
+        limits = (PURGE_RUNS_MAX, TOMBSTONE_S, UNPURGED_KEPT_S)
+        count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits))
+        return int(count)
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of classes; those that nobody asks for any more go."""
+        commit: Commit[None] = Commit()
+        flat = [(tally.sla, tally.minute, *tally.counts) for tally in tallies]
+        self._writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
+        await commit
+
+    async def tallied(self, since: int) -> dict[str, Counts]:
+        """The counts from a minute on, by class: of its hour in minutes, of its day in hours, then in days."""
+        hour, day = since // 60, since // 1440
+        tag = f"{self._tag}tally:"
+
+        def query(client: Any) -> list[tuple[int, Mapping[bytes, bytes]]]:
+            days = client.zrangebyscore(f"{tag}days", day + 1, "+inf")
+            with client.pipeline(transaction=False) as pipe:
+                for key in (f"m:{hour}", f"h:{day}", *(f"d:{int(later)}" for later in days)):
+                    pipe.hgetall(tag + key)
+                parts = pipe.execute()
+            return list(zip((since, hour + 1, *([day + 1] * len(days))), parts, strict=True))
+
+        found: dict[str, Counts] = {}
+        for first, counts in await self._reader.read(query):
+            for field, count in counts.items():
+                kind, unit, sla = field.decode().split(":", 2)
+                if int(unit) >= first:
+                    added = Counts(int(count), 0) if kind == "g" else Counts(0, int(count))
+                    found[sla] = found.get(sla, Counts()).plus(added)
+        return found
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every batch this process made visible."""
+        self._writer.listeners.append(listener)
+
+    def on_lost(self, callback: Callable[[Lease], object]) -> None:
+        """Call back when a write was refused because its lease is gone."""
+        self._writer.on_lost = callback
+
+    async def close(self) -> None:
+        """Write what is pending, then close the connections."""
+        self._writer.close()
+        self._reader.close()
+
+
+def _key(idempotency: Idempotency, now: float) -> dict[str, Any]:
+    return {
+        "key": idempotency.key,
+        "fingerprint": idempotency.fingerprint,
+        "at": now,
+        "expires_at": idempotency.expires_at,
+        "ttl_s": max(1, int(idempotency.expires_at - now + KEY_SLACK_S)),
+    }
+
+
+def _created(answer: Any, _records: Records) -> Created:
+    if answer[0] == REFUSED:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another request; use a new key for a new request")
+    return Created(answer[1].decode() or None)

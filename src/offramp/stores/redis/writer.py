@@ -1,0 +1,272 @@
+"""The one thread of a process that writes: takes what has gathered, has it applied as one, then tells.
+
+A batch is applied once: it carries this writer's id and a number, by which the server answers it again when the answer
+was lost. So it is sent again, as it was, until there is an answer, and nothing is acknowledged without one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from offramp.core.events import frame
+from offramp.errors import StoreError
+from offramp.ports.commit import resolve_all
+from offramp.ports.store import Batch, Lease
+from offramp.stores.redis.address import Address
+from offramp.stores.redis.connection import check, client, passes, problem
+from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, is_lost, wire
+from offramp.stores.redis.rows import decode_record
+from offramp.stores.redis.scripts import APPLY
+
+log = logging.getLogger("offramp")
+
+BATCH_OPERATIONS_MAX = 1_000
+BATCH_BYTES_MAX = 4 << 20
+"""Of one batch, unless a single operation has more: the server does nothing else while it applies one."""
+WRITE_TIMEOUT_S = 5.0
+"""How long the answer to a batch may take before its connection is given up."""
+FSYNC_TIMEOUT_S = 4.0
+"""How long the server may take to put a batch on disk, with `fsync=`; then the batch is sent again."""
+PATIENCE_S = 5.0
+"""How long after the server went away requests wait for it; then, and until it is back, they are refused."""
+RETRY_EVERY_S = 0.25
+BATCH_KEPT_S = 2 * 86_400
+"""How long the server remembers a writer's last batch. After half of that without an answer it is given up."""
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Writer:
+    """Group commit over one connection.
+
+    Args:
+        address: of the server.
+        backlog_bytes: bytes waiting to be written before `put` blocks its caller.
+        committed: told the operations and seconds of each batch.
+
+    Raises:
+        StoreError: the server cannot be reached.
+        SettingsError: it does not fit.
+    """
+
+    def __init__(self, address: Address, backlog_bytes: int, committed: Callable[[int, float], object]) -> None:
+        self._address = address
+        self._client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
+        check(address, self._client)
+        self._key = address.key_of("writer", uuid.uuid4().hex)
+        self._number = 0
+        self._backlog_bytes = backlog_bytes
+        self._operations: deque[Operation] = deque()
+        self._bytes = 0
+        # A plain lock: every write of every run passes through `put`, and an RLock in a Condition costs Python calls.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closing = False
+        self._away_since: float | None = None
+        self.listeners: list[Callable[[list[Batch]], None]] = []
+        self.on_lost: Callable[[Lease], object] = lambda _lease: None
+        self.on_announced: list[Callable[[], object]] = []
+        self._committed = committed
+        self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, operation: Operation) -> None:
+        """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
+        size = operation.size
+        with self._lock:
+            if size and self._bytes > self._backlog_bytes and not self._closing:
+                self._changed.wait_for(lambda: self._bytes <= self._backlog_bytes or self._closing)
+            if self._closing:
+                _refuse(operation, StoreError("the store is closed"))
+                return
+            idle = not self._operations
+            self._operations.append(operation)
+            self._bytes += size
+            if idle:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Write what is queued, and end the thread."""
+        with self._lock:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        while (operations := self._take()) is not None:
+            began = time.monotonic()
+            self._number += 1
+            reply = self._applied(operations)
+            if reply is not None:
+                self._tell(operations, reply)
+                self._committed(len(operations), time.monotonic() - began)
+            self._done_with(operations)
+        self._leave()
+
+    def _take(self) -> list[Operation] | None:
+        """What has gathered, or None at the end."""
+        with self._lock:
+            while not self._operations:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            waiting = self._operations
+            taken = [waiting.popleft()]
+            size = len(taken[0].wire)
+            while waiting and len(taken) < BATCH_OPERATIONS_MAX:
+                size += len(waiting[0].wire)
+                if size > BATCH_BYTES_MAX:
+                    break
+                taken.append(waiting.popleft())
+        return taken
+
+    def _done_with(self, operations: Sequence[Operation]) -> None:
+        size = sum(operation.size for operation in operations)
+        if size:
+            with self._lock:
+                self._bytes -= size
+                self._changed.notify_all()
+
+    # A batch and its answer.
+
+    def _applied(self, operations: list[Operation]) -> Any:
+        """The script's reply; None if there is none to be had, and everybody has been told."""
+        began = time.monotonic()
+        given_up: set[int] = set()
+        while True:
+            wires = [NOTHING if place in given_up else each.wire for place, each in enumerate(operations)]
+            try:
+                reply = self._send(batch_of(wires), durable=any(each.durable for each in operations))
+            except RedisError as error:
+                if not self._goes_on(operations, given_up, error, began):
+                    return None
+            else:
+                self._is_back()
+                self._take_back(operations, given_up, reply[1])
+                return reply
+
+    def _send(self, wires: bytes, *, durable: bool) -> Any:
+        arguments = (self._address.tag, self._number, BATCH_KEPT_S, wires)
+        reply = APPLY(self._client, [self._key], *arguments)
+        if durable and self._address.fsync:
+            local, _ = self._client.waitaof(1, 0, int(FSYNC_TIMEOUT_S * 1000))
+            if not local:
+                raise RedisError(f"what was written is not on its disk after {FSYNC_TIMEOUT_S:g} s")
+        return reply
+
+    def _goes_on(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
+        """What a failed attempt leads to: whether the batch is sent again."""
+        now = time.monotonic()
+        told = problem(self._address, error)
+        if self._away_since is None:
+            self._away_since = now
+            log.error("%s. Accepted runs wait", told)
+        with self._lock:
+            closing = self._closing
+        if closing or now - began > BATCH_KEPT_S / 2:
+            self._give_up(operations, StoreError(f"{told}; it was not written before the end"))
+            return False
+        if now - self._away_since >= PATIENCE_S or not passes(error):
+            for place, operation in enumerate(operations):
+                if not operation.kept and place not in given_up:
+                    given_up.add(place)
+                    _refuse(operation, told)
+            self._refuse_waiting(told)
+        with self._lock:
+            self._changed.wait_for(lambda: self._closing, RETRY_EVERY_S)
+        return True
+
+    def _refuse_waiting(self, told: StoreError) -> None:
+        """Requests that wait behind the batch need not wait for the server."""
+        with self._lock:
+            waiting = list(self._operations)
+            self._operations = deque(operation for operation in waiting if operation.kept)
+        for operation in waiting:
+            if not operation.kept:
+                _refuse(operation, told)
+
+    def _give_up(self, operations: Sequence[Operation], told: StoreError) -> None:
+        with self._lock:
+            left = [*operations, *self._operations]
+            self._operations.clear()
+        for operation in left:
+            _refuse(operation, told)
+            if operation.lease is not None:
+                self.on_lost(operation.lease)
+
+    def _is_back(self) -> None:
+        if self._away_since is not None:
+            log.warning("%s is back after %.1f s", self._address.shown, time.monotonic() - self._away_since)
+            self._away_since = None
+
+    def _take_back(self, operations: list[Operation], given_up: set[int], answers: Sequence[Any]) -> None:
+        """Undo what was applied though who asked for it was told that it was not."""
+        undone = [
+            step
+            for place in sorted(given_up)
+            if (undo := operations[place].undo) is not None
+            for step in undo(answers[place])
+        ]
+        with self._lock:
+            self._operations.extendleft(reversed(undone))
+        for place in given_up:
+            operations[place] = Operation(wire("turn"))
+
+    def _tell(self, operations: Sequence[Operation], reply: Sequence[Any]) -> None:
+        has_announced, answers, shown = reply
+        records: Records = {row[-1]: record for row in shown if (record := decode_record(row)) is not None}
+        published: dict[str, Batch] = {}
+        resolved: list[tuple[Any, Any, BaseException | None]] = []
+        lost: set[Lease] = set()
+        for operation, answer in zip(operations, answers, strict=True):
+            if operation.lease is not None and is_lost(answer):
+                lost.add(operation.lease)
+            if operation.event is not None:
+                _publish(operation, answer, published)
+            if operation.commit is not None:
+                resolved.append((operation.commit, *operation.outcome(answer, records)))
+        resolve_all(resolved)
+        if published:
+            batches = list(published.values())
+            for listener in self.listeners:
+                listener(batches)
+        if has_announced:
+            for told in self.on_announced:
+                told()
+        for lease in lost:
+            self.on_lost(lease)
+
+    def _leave(self) -> None:
+        """Nothing more comes of this writer: it need not be remembered."""
+        try:
+            self._client.delete(self._key)
+        except RedisError:
+            log.debug("%s: this writer's last batch is remembered until it expires", self._address.shown)
+        self._client.close()
+
+
+def _refuse(operation: Operation, error: Exception) -> None:
+    if operation.commit is not None:
+        operation.commit.resolve(error=error)
+
+
+def _publish(operation: Operation, answer: Any, published: dict[str, Batch]) -> None:
+    """Note an event under the number that it got."""
+    number = answer if isinstance(answer, int) else answer[2] if answer[0] == 0 else 0
+    if number <= 0 or operation.event is None:
+        return
+    data = frame(operation.event, operation.run_id, number)
+    batch = published.get(operation.run_id)
+    if batch is None:
+        published[operation.run_id] = Batch(operation.run_id, number, [data])
+    else:
+        batch.frames.append(data)

