@@ -278,6 +278,8 @@ class StepState(msgspec.Struct):
     changed_at: str = ""
     starts: int = 1
     """How often its last attempt was started: more than once where processes ended meanwhile."""
+    left: bool = False
+    """Whether who executed the attempt has said that nobody does."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
@@ -315,8 +317,10 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             else:
                 known.starts = known.starts + 1 if known.status == "running" else 1
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
+                known.left = False
         elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
-            continue  # its process died; the same attempt is still to be finished (D3)
+            if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
+                steps[seen.key].left = True
         elif seen.type in _STATUS and seen.key in steps:
             known = steps[seen.key]
             known.status, known.attempts = _STATUS[seen.type], seen.attempt

@@ -76,6 +76,10 @@ class Journal:
             self.missing -= 1
         return self.entries[position]
 
+    def has(self, key: str) -> bool:
+        """Whether the step is recorded, be it by this execution."""
+        return key in self._position
+
     def position(self, key: str) -> int:
         """Where in the journal a recorded entry stands, from 0."""
         return self._position[key]

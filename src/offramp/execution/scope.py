@@ -43,7 +43,7 @@ DIVERGENCE_GRACE_S = 5.0
 TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
-State = Literal["open", "stopping", "closed"]
+State = Literal["open", "stopping", "detached", "closed"]
 
 
 class Handoff(BaseException):
@@ -93,7 +93,7 @@ class Scope:
         self.parked = 0
         self.rest: Parked | None = None
         """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
-        self.on_change: Callable[[], object] | None = None
+        self.on_change: Callable[[], object] = lambda: None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
 
@@ -120,6 +120,8 @@ class Scope:
         """
         if await self.turnstile.turn(self.journal.position(key)):
             self._resting()
+        if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
+            await asyncio.get_running_loop().create_future()
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
@@ -283,8 +285,7 @@ class Scope:
             )
             self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
             raise unknown
-        text = "the process that executed this attempt ended"
-        failure = Failure(events.INTERRUPTED, text, spec.name, before.attempts)
+        failure = Failure(events.INTERRUPTED, "the process that executed this ended", spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
         self.append(None, events.draft(body, rfc3339(self.clock.time())))
         return spec.on_unknown or spec, before.attempts
@@ -301,7 +302,7 @@ class Scope:
             if self.state == "closed" or self.facts.cancelled:
                 raise Handoff
             self.parked += 1
-        self._changed()
+        self.on_change()
         await asyncio.get_running_loop().create_future()  # until the handoff cancels it
 
     async def _still_ours(self) -> None:
@@ -316,13 +317,9 @@ class Scope:
         with self._lock:
             self.in_flight.pop(attempt.key, None)
         if self.state != "open":
-            self._changed()
+            self.on_change()
         elif not self.in_flight:
             self._resting()
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
 
     # Waiting, which needs no process.
 
@@ -343,7 +340,7 @@ class Scope:
         if self.in_flight or self._waits.earliest() is None:
             return
         if self.state == "stopping":
-            self._changed()
+            self.on_change()
         elif self.on_rest is not None:
             self.on_rest()
 

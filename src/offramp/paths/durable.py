@@ -129,7 +129,7 @@ class DurablePath(DeepPath, BodyHost):
         if lease.turn > FIRST_TURN:
             before = (await steps_of(process.store, lease.run_id)).get(call.key)
         if before is not None and before.status == "running":
-            deaths = max(0, before.starts - scene.left)
+            deaths = max(0, before.starts - before.left - scene.left)
             if deaths >= process.settings.process_deaths:
                 await self._give_up(lease, record, before, deaths, scene.part)
         if scene.opens and record.demotion is None:

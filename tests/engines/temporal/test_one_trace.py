@@ -84,7 +84,7 @@ def test_a_demoted_run_is_one_trace(place, tmp_path):
     assert process.attributes[names.HANDOFF_MS] >= 0
     (deep,) = below(whole, process)
     assert (deep.name, deep.attributes[names.RUN_PATH]) == ("invoke_workflow answer", "deep")
-    assert (deep.attributes[names.REPLAYED_STEPS], deep.attributes[names.RUN_OUTCOME]) == (3, "completed")
+    assert (deep.attributes[names.REPLAYED_STEPS], deep.attributes[names.RUN_OUTCOME]) == (2, "completed")
     (step,) = below(whole, deep)
     assert (step.name, step.attributes[names.SPAN_KIND]) == ("chat write", "LLM")
     assert (step.attributes[names.STEP_ATTEMPTS], step.attributes[names.STEP_OUTCOME]) == (1, "completed")

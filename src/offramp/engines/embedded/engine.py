@@ -178,6 +178,15 @@ class EmbeddedEngine:
         """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
         await self._store.adopt(handoff.lease, handoff.demotion)
 
+    shares = False
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """Not here: a run has one process."""
+        return None
+
+    async def delivered(self, run_id: str) -> None:
+        """Nothing is shared."""
+
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Queue the run for a worker, or park it."""
         try:

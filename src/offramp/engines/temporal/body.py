@@ -27,6 +27,7 @@ from temporalio.worker import (
 from offramp.core.events import Draft
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
+from offramp.engines.temporal.held import GO, HeldSteps
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
@@ -115,6 +116,7 @@ class PipelineWorkflow:
 
     def __init__(self) -> None:
         self._woken = 0
+        self._may_go = False
         self._cancelled = False
         self._start: Start
         self._input = b""
@@ -124,18 +126,26 @@ class PipelineWorkflow:
         """Something came for the run."""
         self._woken += 1
 
+    @workflow.signal(name=GO)
+    def go(self) -> None:
+        """The run is the engine's."""
+        self._may_go = True
+
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
         home = _home.get()
         self._start, self._input = read(args[0], Start), args[1].payload.data
-        begun = await self._unbroken(_local(BEGIN, Begin(self._start.fresh, self._start.part), Begun))
+        start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, _local, lambda: self._woken)
+        if start.held is not None and start.part is None:
+            await self._unbroken(held.let_go(lambda: self._may_go))
+        begun = await self._unbroken(_local(BEGIN, Begin(start.fresh, start.part, start.held), Begun))
         if begun.over:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
         known = await self._unbroken(_whole(begun))
-        outside = _Outside(home, self._start.facts, begun, len(known.entries))
-        playing = home.host.play(self._start.facts, self._input, known, outside, begun.part)
+        outside = _Outside(home, start.facts, begun, len(known.entries), held)
+        playing = home.host.play(start.facts, self._input, known, outside, begun.part)
         outcome = await self._play(home, playing, outside, known)
         if outcome is None:
             return "taken over"
@@ -236,13 +246,14 @@ class _Clock:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int) -> None:
+    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
         self.token = begun.token
         self.part = begun.part
         self.lost = False
         self.under_way = 0
         self._home = home
         self._facts = facts
+        self._held = held
         self._steps = replayed_steps
         self._clock = _Clock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
@@ -303,10 +314,15 @@ class _Outside(Outside):
         terms = self._home.host.terms(call.name)
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
-        first = self._first or not terms.short
-        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part)
         self.under_way += 1
         try:
+            held = call.key in self._held
+            delivered = await self._held.outcome(call.key, self.token) if held else None
+            if delivered is not None:
+                self._steps += 1
+                return delivered
+            first = (self._first or not terms.short) and not held
+            ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part)
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])
         except ActivityError as error:
             if is_cancelled_exception(error):

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.common import Priority, VersioningBehavior, WorkerDeploymentVersion, WorkflowIDConflictPolicy
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
@@ -26,7 +26,9 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
-from offramp.engines.temporal.payloads import Start, raw, require_fit
+from offramp.engines.temporal.held import GO
+from offramp.engines.temporal.hop import RPC_TIMEOUT_S, Hop
+from offramp.engines.temporal.payloads import Start, require_fit
 from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
 from offramp.errors import InputError, LeaseLost, RunCancelled, StoreError, TooLarge
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 
-RPC_TIMEOUT_S = 10.0
 CLOSE_S_MAX = 2.0
 """What a worker gets past its drain to leave Temporal."""
 BODIES_CACHED_MAX = 1_000
@@ -99,6 +100,7 @@ class TemporalEngine:
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
         self._connection = Connection(options.address, options.api_key, member.id)
+        self._hop = Hop(self._connection, options.address, leases, clock, member.id, self._soon)
         self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,10 +111,13 @@ class TemporalEngine:
 
     # The engine port.
 
+    shares = True
+
     async def open(self) -> None:
         """Join; a process that works takes runs as soon as Temporal is there."""
         self._loop = asyncio.get_running_loop()
         await self.members.open()
+        self._spawn(self._connection.client())
         if self._works:
             self._spawn(self._work())
         self._spawn(self._tell_what_is_unheard())
@@ -145,6 +150,14 @@ class TemporalEngine:
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run; steps in flight end where they are, and are executed again if that process dies (N2, N3)."""
         await self.members.adopt(handoff)
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """The workflow begins now, and waits for the steps in flight here; not while Temporal is away."""
+        return await self._hop.share(record, in_flight, detach)
+
+    async def delivered(self, run_id: str) -> None:
+        """Its body looks at once; it would by itself after a while."""
+        self._hop.delivered(run_id)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """What was in flight is in the journal: Temporal goes on, and does the waiting too."""
@@ -229,16 +242,9 @@ class TemporalEngine:
             while not self._stopping:
                 client = await self._connection.client()
                 try:
-                    await client.start_workflow(
-                        record.pipeline,
-                        args=[Start(Facts.of(record), claim.fresh), raw(record.input)],
-                        id=record.id,
-                        task_queue=self._options.address.task_queue,
-                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                        search_attributes=self._connection.found_by(record),
-                        priority=_priority(record),
-                        rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S),
-                    )
+                    # A demoted run's may be there and wait for its gateway to say that it lets go.
+                    signal = GO if record.demotion is not None else None
+                    await self._hop.begin(client, record, Start(Facts.of(record), claim.fresh), signal)
                     return
                 except RPCError as error:
                     # A namespace may have lost its search attributes: then the run is started without them.
@@ -349,11 +355,6 @@ def _require_small(encoded: bytes, pointer: str, what: str) -> None:
 
 def _too_large(encoded: bytes, what: str) -> str:
     return f"{what} has {len(encoded)} bytes as JSON, at most {PAYLOAD_BYTES_MAX} travel through Temporal"
-
-
-def _priority(record: RunRecord) -> Priority:
-    """Temporal's priorities are 1 to 5, lower first, 3 by default; tenants get fair shares."""
-    return Priority(priority_key=min(5, max(1, 3 - record.priority)), fairness_key=record.tenant or None)
 
 
 def _deployment(address: Address) -> WorkerDeploymentConfig | None:

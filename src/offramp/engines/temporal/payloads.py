@@ -35,6 +35,28 @@ PAGE_BYTES_MAX = 256 * 1024
 """Of one page of a journal that is read into a body, unless a single entry has more."""
 
 
+class Held(msgspec.Struct, frozen=True):
+    """Steps, by key, that are in flight in the process that demoted their run, for as long as that lives."""
+
+    by: str
+    steps: list[str]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Argument of `offramp.look` and `offramp.take`: what became of a step in another process."""
+
+    by: str
+    step: str = ""
+    token: int = 0
+
+
+class Looked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Its entry, or whether that process still executes it; without a step, whether it lives."""
+
+    entry: Entry | None = None
+    held: bool = False
+
+
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """First argument of a workflow, before the pipeline's own.
 
@@ -44,6 +66,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     facts: Facts
     fresh: bool
     part: Part | None = None
+    held: Held | None = None
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,6 +74,7 @@ class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
 
     fresh: bool
     part: Part | None = None
+    held: Held | None = None
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -22,10 +22,13 @@ from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.temporal.body import BEGIN, FINISH, JOURNAL, LOST, RECORD, SIGNALS
+from offramp.engines.temporal.held import LOOK, TAKE
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
     End,
+    Look,
+    Looked,
     Notes,
     Page,
     Read,
@@ -69,7 +72,7 @@ class Activities:
     @property
     def all(self) -> list[Callable[..., Any]]:
         """For the worker."""
-        return [self.step, self.begin, self.journal, self.signals, self.record, self.finish]
+        return [self.step, self.begin, self.journal, self.signals, self.record, self.finish, self.look, self.take]
 
     @activity.defn(name=BEGIN)
     async def begin(self, asked: Begin) -> Begun:
@@ -86,7 +89,7 @@ class Activities:
             return Begun(token=token, first=True, cancel=cancel, signals=signals, part=part)
         known = await self._host.known(run_id)
         replayed = sum(1 for entry in known.entries if entry.kind == "step")
-        first = claim.fresh and claim.record.demotion is not None
+        first = (claim.fresh or asked.held is not None) and claim.record.demotion is not None
         part = asked.part or self._host.began(claim, replayed, first=first)
         await self._host.resumed(claim.lease, replayed)
         large = oversized(known.entries)
@@ -96,13 +99,14 @@ class Activities:
             )
             await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)), part)
             return Begun(over=True)
+        elsewhere = set() if asked.held is None else set(asked.held.steps)
         page = page_of(known.entries, 0)
         return Begun(
             token=token,
             cancel=cancel,
             signals=bool(known.signals),
             page=page,
-            interrupted=known.interrupted,
+            interrupted={key: step for key, step in known.interrupted.items() if key not in elsewhere},
             waiting=known.waiting,
             part=part,
         )
@@ -116,6 +120,25 @@ class Activities:
     async def signals(self, asked: Read) -> Signals:
         """Signals that the run was sent."""
         return signals_of(await self._store.signals(_run_id()), asked.after)
+
+    @activity.defn(name=LOOK)
+    async def look(self, asked: Look) -> Looked:
+        """What became of a step in the gateway that demoted the run."""
+        now = self._clock.time()
+        lives = any(owner.id == asked.by and owner.expires_at > now for owner in await self._leases.owners())
+        if not asked.step:
+            return Looked(held=lives)
+        known = await self._host.known(_run_id())  # after that, so that what it wrote last is seen
+        entry = next((entry for entry in known.entries if entry.key == asked.step), None)
+        step = known.interrupted.get(asked.step)
+        under_way = step is not None and step.status == "running" and not step.left
+        return Looked(entry, held=entry is None and lives and under_way)
+
+    @activity.defn(name=TAKE)
+    async def take(self, asked: Look) -> None:
+        """The body gave up a step that is in flight elsewhere: nothing is written of it any more."""
+        with _refusals():
+            await self._leases.take_step(Lease(_run_id(), ENGINE, asked.token), asked.step)
 
     @activity.defn(name=RECORD)
     async def record(self, notes: Notes) -> None:
