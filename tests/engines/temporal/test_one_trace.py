@@ -71,6 +71,7 @@ def test_a_demoted_run_is_one_trace(place, tmp_path):
     with place.worker() as worker, place.gateway() as gateway:
         run = submit(gateway.url, "answer", {"word": "why", "gate": "open"}, CALLER, session_id="talk-1")
         assert run["demotion"]["reason"] == "budget"
+        place.receiver.wait_for(of_run(run["id"], "process answer"))  # it goes on beside its step in flight
         (tmp_path / "open").touch()
         assert ended(gateway.url, run["id"])["result"] == "WHY! 3"
         leave(gateway, worker)
@@ -91,6 +92,8 @@ def test_a_demoted_run_is_one_trace(place, tmp_path):
     assert step.attributes[names.QUEUE_WAIT_MS] >= 0
     assert [span.name for span in below(whole, step)] == ["GET loop"]
     assert {span.resource["offramp.process.kind"] for span in (process, deep, step)} == {"worker"}
+    (held,) = [span for span in whole if span.name == "invoke_agent wait_for"]
+    assert (held.resource["offramp.process.kind"], held.attributes[names.STEP_OUTCOME]) == ("gateway", "completed")
 
 
 def test_a_run_that_goes_deep_at_once_is_one_trace_with_its_retries_and_waits(place, tmp_path):
