@@ -162,6 +162,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("engines.temporal.body:SHORT_MARGIN_S", "s", "a local activity gets past its step's timeout"),
             ("engines.temporal.body:RECORD_S_MAX", "s", "for one attempt to write what a body made"),
             ("engines.temporal.engine:BODIES_CACHED_MAX", "", "bodies that a worker keeps; others are rebuilt"),
+            ("engines.temporal.hop:SHARE_S_MAX", "s", "Temporal has to take a run whose steps are still in flight"),
             ("engines.temporal.steps:RECORDS_KEPT", "", "run records that a worker remembers"),
             ("ports.store:ENTRUSTED_GRACE_S", "s", "an engine gets past a deadline to end its run"),
         ],

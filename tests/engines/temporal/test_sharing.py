@@ -163,6 +163,24 @@ async def test_a_gateway_that_dies_before_it_lets_go_leaves_the_run_to_others(se
         numbered(await log_of(handle))
 
 
+async def test_a_gateway_that_dies_before_it_has_said_so_is_found_dead(service, monkeypatch):
+    async def unheard(self, run_id, signal):
+        pass
+
+    monkeypatch.setattr(Hop, "_send", unheard)
+    async with service(app) as runtime:
+        handle = await runtime.start("beside", fails=False)
+        await reach(handle, "run.demoted")
+        await asyncio.sleep(0.5)
+        assert not made("quick1"), "the body began though nobody told it to"
+        silent(runtime.service)
+        await runtime.worker.retire(runtime.service.id)
+        await eventually(lambda: made("slow") == 2)
+        gate("slow").set()
+        assert await result_of(handle) == ["slow", "quick1", "quick2", "last"]
+        numbered(await log_of(handle))
+
+
 async def test_the_next_attempt_is_made_at_a_worker(service):
     async with service(app) as runtime:
         handle = await runtime.start("beside", fails=True)

@@ -31,6 +31,8 @@ from offramp.ports.store import Lease, Leases
 log = logging.getLogger("offramp")
 
 RPC_TIMEOUT_S = 10.0
+SHARE_S_MAX = 2.0
+"""What Temporal gets to take a run beside its steps in flight; later it takes it when these have ended."""
 
 
 class Hop:
@@ -61,7 +63,14 @@ class Hop:
         self._owner = owner
         self._soon = soon
 
-    async def begin(self, client: Client, record: RunRecord, start: Start, signal: str | None = None) -> None:
+    async def begin(
+        self,
+        client: Client,
+        record: RunRecord,
+        start: Start,
+        signal: str | None = None,
+        within_s: float = RPC_TIMEOUT_S,
+    ) -> None:
         """Start a run's workflow, unless it is there; signal it in any case, where a signal is named.
 
         Raises:
@@ -76,7 +85,7 @@ class Hop:
             search_attributes=self._connection.found_by(record),
             priority=_priority(record),
             start_signal=signal,
-            rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S),
+            rpc_timeout=timedelta(seconds=within_s),
         )
 
     async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
@@ -86,7 +95,7 @@ class Hop:
             return None
         try:
             start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight))
-            await self.begin(client, record, start)
+            await self.begin(client, record, start, within_s=SHARE_S_MAX)
         except RPCError as error:  # should it be there, it waits until the run is handed over like any other
             log.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
             return None
