@@ -103,7 +103,7 @@ class Engine(Protocol):
         """
 
     async def delivered(self, run_id: str) -> None:
-        """A step that was in flight when its run was shared has ended, and is on disk."""
+        """A step that was in flight when its run was shared has ended, and is on disk (N3)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """No step of the run is in flight in this process any more: let it go on at a worker (N4), or at none (N7)."""
