@@ -1,4 +1,4 @@
-"""The log of a run that changes hands while steps of it are in flight: nothing of them is lost, nothing else written."""
+"""The log of a run that changes hands while steps of it are in flight: nothing of them is lost, no more is written."""
 
 from __future__ import annotations
 
