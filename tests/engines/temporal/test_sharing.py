@@ -68,6 +68,11 @@ async def beside(fails: bool) -> list[str]:
 
 
 @app.pipeline(sla="now")
+async def many(count: int) -> list[str]:
+    return await asyncio.gather(*(held(f"m{number}") for number in range(count)))
+
+
+@app.pipeline(sla="now")
 async def pays() -> str:
     return await charge("money")
 
@@ -111,6 +116,21 @@ async def test_other_branches_go_on_at_once(service):
     assert [event.data["delta"] for event in of(seen, "step.delta")] == ["slow begins", "slow ends"]
     assert types(seen).index("run.resumed") < types(seen).index("step.completed")
     assert {step["attempts"] for step in document["steps"]} == {1}
+
+
+async def test_many_in_flight_are_looked_for_together(service, history):
+    count = 12
+    async with service(app) as runtime:
+        handle = await runtime.start("many", count=count)
+        await reach(handle, "run.resumed")
+        for number in range(count):
+            gate(f"m{number}").set()
+        assert await result_of(handle) == [f"m{number}" for number in range(count)]
+        seen = numbered(await log_of(handle))
+    assert ends(seen) == ["held"] * count
+    assert len(executed) == count
+    looks = [event for event in await history(handle.id) if b"offramp.look" in event.SerializeToString()]
+    assert 1 <= len(looks) <= count + 2
 
 
 async def test_a_gateway_that_is_given_up_is_not_waited_for_and_writes_nothing_more(service):

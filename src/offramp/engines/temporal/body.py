@@ -27,7 +27,7 @@ from temporalio.worker import (
 from offramp.core.events import Draft
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
-from offramp.engines.temporal.held import GO, HeldSteps
+from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
@@ -117,6 +117,7 @@ class PipelineWorkflow:
     def __init__(self) -> None:
         self._woken = 0
         self._may_go = False
+        self._delivered = 0
         self._cancelled = False
         self._start: Start
         self._input = b""
@@ -131,12 +132,17 @@ class PipelineWorkflow:
         """The run is the engine's."""
         self._may_go = True
 
+    @workflow.signal(name=DELIVERED)
+    def delivered(self) -> None:
+        """A step has ended where it was in flight."""
+        self._delivered += 1
+
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
         home = _home.get()
         self._start, self._input = read(args[0], Start), args[1].payload.data
-        start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, _local, lambda: self._woken)
+        start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, _local, lambda: self._delivered)
         if start.held is not None and start.part is None:
             await self._unbroken(held.let_go(lambda: self._may_go))
         begun = await self._unbroken(_local(BEGIN, Begin(start.fresh, start.part, start.held), Begun))

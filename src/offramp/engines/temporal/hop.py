@@ -19,9 +19,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from offramp.core.run import RunRecord
 from offramp.engines.temporal.address import Address
-from offramp.engines.temporal.body import WAKE
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
-from offramp.engines.temporal.held import GO
+from offramp.engines.temporal.held import DELIVERED, GO
 from offramp.engines.temporal.payloads import Held, Start, raw
 from offramp.errors import StoreError
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
@@ -115,7 +114,7 @@ class Hop:
 
     def delivered(self, run_id: str) -> None:
         """A step has ended here: its body looks at once; it would by itself after a while."""
-        self._soon(self._send(run_id, WAKE))
+        self._soon(self._send(run_id, DELIVERED))
 
     async def _send(self, run_id: str, signal: str) -> None:
         client = await self._connection.client()

@@ -43,18 +43,26 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Argument of `offramp.look` and `offramp.take`: what became of a step in another process."""
+    """Argument of `offramp.look`: what became of steps, by key, in another process."""
 
     by: str
-    step: str = ""
-    token: int = 0
+    steps: list[str]
 
 
 class Looked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Its entry, or whether that process still executes it; without a step, whether it lives."""
+    """Entries of those that have ended, the keys of those that it executes; `more` where not all have been told."""
 
-    entry: Entry | None = None
-    held: bool = False
+    lives: bool = False
+    entries: list[Entry] = []
+    held: list[str] = []
+    more: bool = False
+
+
+class Take(msgspec.Struct, frozen=True):
+    """Argument of `offramp.take`: a step that nobody is to write of any more."""
+
+    token: int
+    step: str
 
 
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,6 +18,7 @@ from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from offramp.core.events import StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
@@ -33,6 +34,7 @@ from offramp.engines.temporal.payloads import (
     Page,
     Read,
     Signals,
+    Take,
     Ticket,
     oversized,
     page_of,
@@ -123,19 +125,20 @@ class Activities:
 
     @activity.defn(name=LOOK)
     async def look(self, asked: Look) -> Looked:
-        """What became of a step in the gateway that demoted the run."""
+        """What became of steps in the gateway that demoted the run."""
         now = self._clock.time()
         lives = any(owner.id == asked.by and owner.expires_at > now for owner in await self._leases.owners())
-        if not asked.step:
-            return Looked(held=lives)
+        if not asked.steps:
+            return Looked(lives)
         known = await self._host.known(_run_id())  # after that, so that what it wrote last is seen
-        entry = next((entry for entry in known.entries if entry.key == asked.step), None)
-        step = known.interrupted.get(asked.step)
-        under_way = step is not None and step.status == "running" and not step.left
-        return Looked(entry, held=entry is None and lives and under_way)
+        page = page_of([entry for entry in known.entries if entry.key in asked.steps], 0)
+        ended, told = {entry.key for entry in known.entries}, {entry.key for entry in page.entries}
+        held = [key for key in asked.steps if key not in ended and lives and _under_way(known.interrupted.get(key))]
+        held += [key for key in asked.steps if key in ended - told]
+        return Looked(lives, page.entries, held, more=page.following is not None)
 
     @activity.defn(name=TAKE)
-    async def take(self, asked: Look) -> None:
+    async def take(self, asked: Take) -> None:
         """The body gave up a step that is in flight elsewhere: nothing is written of it any more."""
         with _refusals():
             await self._leases.take_step(Lease(_run_id(), ENGINE, asked.token), asked.step)
@@ -249,6 +252,10 @@ def _scene(info: activity.Info, ticket: Ticket) -> Scene:
         queued_s = max(0.0, (info.started_time - info.current_attempt_scheduled_time).total_seconds())
     left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
     return Scene(ticket.part, queued_s, ticket.opens and info.attempt == 1, left)
+
+
+def _under_way(step: StepState | None) -> bool:
+    return step is not None and step.status == "running" and not step.left
 
 
 def _run_id() -> str:
