@@ -177,6 +177,10 @@ class _Played(Playing):
         """Let no further step start."""
         self._stops = True
 
+    def seen(self) -> list[str]:
+        """A script is followed one step after the other."""
+        return []
+
     def cut(self) -> bool:
         """End it without an outcome."""
         if self._outcome is None:

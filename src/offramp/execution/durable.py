@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from offramp.telemetry.metrics import Metrics
     from offramp.telemetry.run_trace import RunTrace, StepTrace
 
+_WAITED_FOR = {"step", "sleep", "signal"}
 _LOOP_METHODS = "asyncio/events.py"
 _NO_LANES: Any = None
 """No step executes where a body does."""
@@ -202,6 +203,11 @@ class PlayedBody(Playing):
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
         self._scope.stop_at_boundary()
+
+    def seen(self) -> list[str]:
+        """What it waited for and saw, in order."""
+        journal = self._scope.journal
+        return [entry.key for entry in journal.entries[journal.replayable :] if entry.kind in _WAITED_FOR]
 
     def cut(self) -> bool:
         """End it without an outcome unless a step is under way."""

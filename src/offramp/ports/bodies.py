@@ -128,6 +128,9 @@ class Playing(Protocol):
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
 
+    def seen(self) -> list[str]:
+        """The keys of what this execution waited for and recorded, in the order in which the body saw it."""
+
     def cut(self) -> bool:
         """End this execution, without an outcome, unless a step is under way: it is called again with what is known."""
 

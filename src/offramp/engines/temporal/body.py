@@ -25,7 +25,7 @@ from temporalio.worker import (
 )
 
 from offramp.core.events import Draft
-from offramp.core.journal import Entry
+from offramp.core.journal import Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
 from offramp.engines.temporal.payloads import (
@@ -45,13 +45,8 @@ from offramp.engines.temporal.payloads import (
 )
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, StepCall, StepTerms
 
-BEGIN, JOURNAL, SIGNALS, RECORD, FINISH = (
-    "offramp.begin",
-    "offramp.journal",
-    "offramp.signals",
-    "offramp.record",
-    "offramp.finish",
-)
+BEGIN, JOURNAL, SIGNALS = "offramp.begin", "offramp.journal", "offramp.signals"
+RECORD, FINISH = "offramp.record", "offramp.finish"
 WAKE = "offramp.wake"
 """The signal that tells a body to look for what it was sent."""
 LOST = "LeaseLost"
@@ -145,7 +140,7 @@ class PipelineWorkflow:
         start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, _local, lambda: self._delivered)
         if start.held is not None and start.part is None:
             await self._unbroken(held.let_go(lambda: self._may_go))
-        begun = await self._unbroken(_local(BEGIN, Begin(start.fresh, start.part, start.held), Begun))
+        begun = await self._unbroken(_local(BEGIN, Begin(start.fresh, start.part, start.held, start.seen), Begun))
         if begun.over:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
@@ -198,7 +193,7 @@ class PipelineWorkflow:
                     received += await self._unbroken(_signals_after(len(received)))
                     playing.signals(received)
                 if stopping and not end.done() and outside.under_way == 0 and playing.cut():
-                    await self._go_on_anew(outside)
+                    await self._go_on_anew(outside, playing)
                 elif full() and not stopping:
                     stopping = True
                     playing.stop_at_boundary()
@@ -207,12 +202,13 @@ class PipelineWorkflow:
             for timer in timers:
                 timer.cancel()
 
-    async def _go_on_anew(self, outside: _Outside) -> None:
+    async def _go_on_anew(self, outside: _Outside, playing: Playing) -> None:
         """Begin a new history: the journal holds what this one did."""
         rest = await self._unbroken(outside.rest())
         if rest:
             await self._unbroken(_local(RECORD, Notes(outside.token, rest), type(None)))
-        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part)
+        seen = [mark(key) for key in playing.seen()] if outside.parallel else []
+        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen)
         workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
@@ -257,6 +253,7 @@ class _Outside(Outside):
         self.part = begun.part
         self.lost = False
         self.under_way = 0
+        self.parallel = False
         self._home = home
         self._facts = facts
         self._held = held
@@ -321,6 +318,7 @@ class _Outside(Outside):
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
         self.under_way += 1
+        self.parallel |= self.under_way > 1
         try:
             held = call.key in self._held
             delivered = await self._held.outcome(call.key, self.token) if held else None

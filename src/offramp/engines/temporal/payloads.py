@@ -68,13 +68,15 @@ class Take(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """First argument of a workflow, before the pipeline's own.
 
-    `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues.
+    `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues, `seen`
+    marks what its body saw, in order.
     """
 
     facts: Facts
     fresh: bool
     part: Part | None = None
     held: Held | None = None
+    seen: list[str] = []
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,6 +85,7 @@ class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
     fresh: bool
     part: Part | None = None
     held: Held | None = None
+    seen: list[str] = []
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.events import StepState
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry
+from offramp.core.journal import ORDER, Entry, reordered
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.temporal.body import BEGIN, FINISH, JOURNAL, LOST, RECORD, SIGNALS
 from offramp.engines.temporal.held import LOOK, TAKE
@@ -43,7 +44,7 @@ from offramp.engines.temporal.payloads import (
     signals_of,
 )
 from offramp.errors import LeaseLost, TooLarge
-from offramp.ports.bodies import BodyHost, Scene, StepCall, TryAgain
+from offramp.ports.bodies import BodyHost, Known, Scene, StepCall, TryAgain
 from offramp.ports.clock import Clock
 from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
 
@@ -89,7 +90,7 @@ class Activities:
             part = self._host.began(claim, 0, first=True)
             signals = bool(await self._store.signals(run_id))
             return Begun(token=token, first=True, cancel=cancel, signals=signals, part=part)
-        known = await self._host.known(run_id)
+        known = await self._seen(claim.lease, await self._host.known(run_id), asked.seen)
         replayed = sum(1 for entry in known.entries if entry.kind == "step")
         first = (claim.fresh or asked.held is not None) and claim.record.demotion is not None
         part = asked.part or self._host.began(claim, replayed, first=first)
@@ -113,10 +114,21 @@ class Activities:
             part=part,
         )
 
+    async def _seen(self, lease: Lease, known: Known, seen: list[str]) -> Known:
+        """What is known in the order in which the body of the last history saw it, noted if that is another."""
+        entries = reordered(known.entries, seen)
+        if not seen or entries == known.entries:
+            return known
+        entry = Entry(f"{ORDER}:{len(entries)}", ORDER, "value", msgspec.json.encode(seen))
+        own = Lease(lease.run_id, lease.owner, lease.token, entry.key, FIRST_TURN)
+        self._store.log(own).append(entry, None)
+        await self._store.log(lease).durable()
+        return msgspec.structs.replace(known, entries=entries)
+
     @activity.defn(name=JOURNAL)
     async def journal(self, asked: Read) -> Page:
         """A further page of what is known."""
-        return page_of(await self._store.journal(_run_id()), asked.after)
+        return page_of((await self._host.known(_run_id())).entries, asked.after)
 
     @activity.defn(name=SIGNALS)
     async def signals(self, asked: Read) -> Signals:
