@@ -14,6 +14,7 @@ import pytest
 
 from tests import temporal
 from tests.engines.temporal.test_kills import Place, assert_whole, events, outcome
+from tests.engines.temporal.test_kills import _until as until
 
 RUNS_PER_GATEWAY = 6
 
@@ -25,6 +26,10 @@ def submit(gateway, tag):
         httpx.post(f"{gateway.url}/v1/pipelines/forks/runs", json=body, headers={"Accept": "application/json"})
 
 
+def runs_of(gateway):
+    return httpx.get(f"{gateway.url}/v1/runs", params={"limit": 100}).json()["runs"]
+
+
 def play(place, rounds, chance):
     with place.worker(), place.worker():
         for number in range(rounds):
@@ -33,7 +38,9 @@ def play(place, rounds, chance):
                 asking = [threading.Thread(target=submit, args=(gateway, tag)) for tag in tags]
                 for thread in asking:
                     thread.start()
-                time.sleep(chance.uniform(0.25, 1.1))  # the budget ends at 0.3, the last step in flight at 0.7
+                wanted = (number + 1) * RUNS_PER_GATEWAY
+                until(lambda wanted=wanted, gateway=gateway: len(runs_of(gateway)) == wanted)
+                time.sleep(chance.uniform(0.0, 1.0))  # the budget ends at 0.3, the last step in flight at 0.7
                 gateway.send(signal.SIGKILL)
                 for thread in asking:
                     thread.join()
@@ -42,8 +49,8 @@ def play(place, rounds, chance):
 
 
 def assert_all_ended(gateway, rounds):
-    runs = httpx.get(f"{gateway.url}/v1/runs", params={"limit": 100}).json()["runs"]
-    assert len(runs) > rounds * RUNS_PER_GATEWAY / 2
+    runs = runs_of(gateway)
+    assert len(runs) == rounds * RUNS_PER_GATEWAY
     resumed = 0
     for run in runs:
         document = outcome(gateway, run["id"])

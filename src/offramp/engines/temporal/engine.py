@@ -100,7 +100,7 @@ class TemporalEngine:
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
         self._connection = Connection(options.address, options.api_key, member.id)
-        self._hop = Hop(self._connection, options.address, leases, clock, member.id, self._soon)
+        self._hop = Hop(self._connection, options.address, leases, clock, member.id)
         self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,6 +136,9 @@ class TemporalEngine:
             with contextlib.suppress(TimeoutError):  # Temporal is away, and cannot be told
                 async with asyncio.timeout(CLOSE_S_MAX):
                     await self._worker.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._hop.settle()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from temporalio.client import Client
 from temporalio.common import Priority, WorkflowIDConflictPolicy
@@ -35,7 +34,7 @@ SHARE_S_MAX = 2.0
 
 
 class Hop:
-    """Of one process.
+    """Of one process; used on its control loop.
 
     Args:
         connection: to Temporal.
@@ -43,24 +42,15 @@ class Hop:
         leases: who may write runs.
         clock: time.
         owner: this process among the leases.
-        soon: executes a coroutine, on the control loop.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        address: Address,
-        leases: Leases,
-        clock: Clock,
-        owner: str,
-        soon: Callable[[Coroutine[Any, Any, object]], object],
-    ) -> None:
+    def __init__(self, connection: Connection, address: Address, leases: Leases, clock: Clock, owner: str) -> None:
         self._connection = connection
         self._task_queue = address.task_queue
         self._leases = leases
         self._clock = clock
         self._owner = owner
-        self._soon = soon
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def begin(
         self,
@@ -99,7 +89,7 @@ class Hop:
             log.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
             return None
         lease = await self._entrusted(record.id) if detach() else None
-        self._soon(self._send(record.id, GO))
+        self._tell(record.id, GO)
         return lease
 
     async def _entrusted(self, run_id: str) -> Lease | None:
@@ -114,7 +104,17 @@ class Hop:
 
     def delivered(self, run_id: str) -> None:
         """A step has ended here: its body looks at once; it would by itself after a while."""
-        self._soon(self._send(run_id, DELIVERED))
+        self._tell(run_id, DELIVERED)
+
+    async def settle(self) -> None:
+        """Wait until everything was told."""
+        while self._telling:
+            await asyncio.wait(self._telling)
+
+    def _tell(self, run_id: str, signal: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._send(run_id, signal))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def _send(self, run_id: str, signal: str) -> None:
         client = await self._connection.client()
