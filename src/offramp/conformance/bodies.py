@@ -16,7 +16,7 @@ from offramp.conformance.sample import DONE, drafted
 from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
-from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Playing, StepCall, StepTerms
+from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms
 from offramp.ports.store import ENGINE, Claim, Lease, Store
 
 _TERMINAL: dict[str, Any] = {
@@ -47,7 +47,7 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         """Every name is a step."""
         return StepTerms(None, short=False)
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside) -> Playing:
+    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
         """Begin to follow the script."""
         if not outside.repeats:
             self._ledger.taken.append((self.owner, facts.run_id))
@@ -57,11 +57,21 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         """What the store has."""
         return Known(list(await self._store.journal(run_id)), {}, list(await self._store.signals(run_id)))
 
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+        """Nothing is traced."""
+        return None
+
+    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+        """Nothing is traced."""
+
+    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
+        """Nothing is traced."""
+
     async def resumed(self, lease: Lease, replayed_steps: int) -> None:
         """Say so in the log."""
         self._store.log(lease).append(None, drafted(events.RunResumed(self.owner, replayed_steps)))
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         """Execute a step."""
         made = Executed(self.owner, record.id, call.name)
         self._ledger.began.append(made)
@@ -75,7 +85,7 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         self._ledger.recorded.append(made)
         return entry
 
-    async def conclude(self, claim: Claim, outcome: Outcome) -> None:
+    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
         """Write a run's outcome."""
         kind = _TERMINAL.get(outcome.status)
         body = events.RunCompleted(msgspec.Raw(outcome.result or b"null")) if kind is None else kind({})
@@ -166,6 +176,10 @@ class _Played(Playing):
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
         self._stops = True
+
+    def seen(self) -> list[str]:
+        """A script is followed one step after the other."""
+        return []
 
     def cut(self) -> bool:
         """End it without an outcome."""

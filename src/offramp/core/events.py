@@ -276,6 +276,10 @@ class StepState(msgspec.Struct):
     duration_ms: float | None = None
     delay_ms: float = 0.0
     changed_at: str = ""
+    starts: int = 1
+    """How often its last attempt was started: more than once where processes ended meanwhile."""
+    left: bool = False
+    """Whether who executed the attempt has said that nobody does."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
@@ -311,9 +315,12 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             if known is None:
                 steps[seen.key] = StepState(seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at)
             else:
+                known.starts = known.starts + 1 if known.status == "running" else 1
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
+                known.left = False
         elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
-            continue  # its process died; the same attempt is still to be finished (D3)
+            if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
+                steps[seen.key].left = True
         elif seen.type in _STATUS and seen.key in steps:
             known = steps[seen.key]
             known.status, known.attempts = _STATUS[seen.type], seen.attempt

@@ -5,7 +5,7 @@ Pure bookkeeping; writing entries down is the store's work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal
 
@@ -35,6 +35,36 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 def digest(encoded_arguments: bytes) -> str:
     """64 bits of BLAKE2b over a call's encoded arguments, in hex."""
     return blake2b(encoded_arguments, digest_size=8).hexdigest()
+
+
+ORDER = "offramp.order"
+"""Name of an entry that says in which order a body saw others, where that is not the one they are recorded in."""
+
+
+def mark(key: str) -> str:
+    """A key in short, enough to know it among those of its run."""
+    return blake2b(key.encode(), digest_size=6).hexdigest()
+
+
+def reordered(entries: Sequence[Entry], seen: Sequence[str]) -> list[Entry]:
+    """The entries with those that `seen` marks in its order, in the places that they have together."""
+    rank = {made: place for place, made in enumerate(seen)}
+    ranks = [rank.get(mark(entry.key)) for entry in entries]
+    places = [place for place, found in enumerate(ranks) if found is not None]
+    made = list(entries)
+    for place, origin in zip(places, sorted(places, key=lambda place: ranks[place] or 0), strict=True):
+        made[place] = entries[origin]
+    return made
+
+
+def as_seen(recorded: Sequence[Entry]) -> list[Entry]:
+    """A journal as it is read, in the order in which its body saw it."""
+    entries = [entry for entry in recorded if entry.name != ORDER]
+    if len(entries) < len(recorded):
+        for entry in recorded:
+            if entry.name == ORDER:
+                entries = reordered(entries, msgspec.json.decode(entry.value or b"[]", type=list[str]))
+    return entries
 
 
 class DuplicateEntry(AssertionError):
@@ -75,6 +105,10 @@ class Journal:
             self._asked[position] = True
             self.missing -= 1
         return self.entries[position]
+
+    def has(self, key: str) -> bool:
+        """Whether the step is recorded, be it by this execution."""
+        return key in self._position
 
     def position(self, key: str) -> int:
         """Where in the journal a recorded entry stands, from 0."""

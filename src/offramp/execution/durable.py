@@ -6,9 +6,10 @@ The journal side is the same as everywhere (`Scope`); nothing here touches threa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from offramp.core.journal import Entry
     from offramp.core.spec import PipelineSpec, StepSpec
     from offramp.telemetry.metrics import Metrics
-    from offramp.telemetry.run_trace import StepTrace
+    from offramp.telemetry.run_trace import RunTrace, StepTrace
 
+_WAITED_FOR = {"step", "sleep", "signal"}
 _LOOP_METHODS = "asyncio/events.py"
 _NO_LANES: Any = None
 """No step executes where a body does."""
@@ -59,10 +61,22 @@ class _Notes:
         raise AssertionError("a body does not end its run by itself")
 
 
+class _Counted:
+    """The metrics of a body, which may fail the same step at every repetition."""
+
+    def __init__(self, metrics: Metrics, outside: Outside) -> None:
+        self._metrics = metrics
+        self._outside = outside
+
+    def step(self, pipeline: str, step: str, outcome: Literal["completed", "failed"]) -> None:
+        if not self._outside.repeats:
+            self._metrics.step(pipeline, step, outcome)
+
+
 class DurableScope(Scope):
     """The journal side of a body whose steps are executed outside."""
 
-    def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics) -> None:
+    def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
         run = RunFacts(
             run_id=facts.run_id,
@@ -76,10 +90,23 @@ class DurableScope(Scope):
             clock=clock,
         )
         history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
-        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, metrics)
+        counted: Any = _Counted(metrics, outside)
+        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted)
+        self.trace = trace  # without spans of steps, which are made where those execute
         self.turnstile.turns = Turns(asyncio.get_running_loop())
         self.turnstile.branch()  # this loop does not tell of tasks that a body begins
         self._outside = outside
+
+    @contextlib.contextmanager
+    def traced_wait(self, what: str) -> Iterator[None]:
+        """A wait, told once it has ended: a span could not be kept while a body is put aside."""
+        began, over = self.clock.time(), False
+        try:
+            yield
+            over = True
+        finally:
+            if not self._outside.repeats:
+                self._outside.waited(what, began, over=over)
 
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
@@ -112,15 +139,22 @@ class PlayedBody(Playing):
         known: Known,
         outside: Outside,
         metrics: Metrics,
+        *,
         result_bytes_max: int,
+        trace: RunTrace | None,
     ) -> None:
         self._facts = facts
-        self._scope = DurableScope(facts, known, outside, metrics)
+        self._scope = DurableScope(facts, known, outside, metrics, trace)
         self._outcome: Outcome | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution = Execution(spec, encoded_input, self._scope, self._ended, result_bytes_max)
         self._task = asyncio.get_running_loop().create_task(self._execution.run(), name=facts.run_id)
         self._task.add_done_callback(self._stop_waiting)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or was put aside. From any thread."""
+        return self._over.done()
 
     def _stop_waiting(self, _task: object = None) -> None:
         if not self._over.done():
@@ -171,6 +205,11 @@ class PlayedBody(Playing):
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
         self._scope.stop_at_boundary()
+
+    def seen(self) -> list[str]:
+        """What it waited for and saw, in order."""
+        journal = self._scope.journal
+        return [entry.key for entry in journal.entries[journal.replayable :] if entry.kind in _WAITED_FOR]
 
     def cut(self) -> bool:
         """End it without an outcome unless a step is under way."""

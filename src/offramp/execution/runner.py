@@ -72,6 +72,14 @@ class Execution:
             self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
             return self._task
 
+    def detach(self) -> bool:
+        """Let what is in flight end, and the body see nothing of it: it goes on elsewhere. False if it ended here."""
+        with self._lock:
+            if self._finished or self.scope.state != "stopping":
+                return False
+            self.scope.state = "detached"
+            return True
+
     async def run(self) -> None:
         """Execute in the running task, on a loop that is not a run loop."""
         await self._main()
@@ -129,7 +137,7 @@ class Execution:
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """Report the end, once; the loser of a race with a handoff, a deadline or a cancellation says nothing."""
         with self._lock:
-            if self._finished or self.scope.state == "closed":
+            if self._finished or self.scope.state in {"closed", "detached"}:
                 return
             self._finished = True
             # Not kept: it refers to the run, which refers to this; a cycle would wait for the garbage collector.

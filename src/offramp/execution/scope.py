@@ -44,7 +44,7 @@ DIVERGENCE_GRACE_S = 5.0
 TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
-State = Literal["open", "stopping", "closed"]
+State = Literal["open", "stopping", "detached", "closed"]
 
 
 class Handoff(BaseException):
@@ -123,6 +123,8 @@ class Scope:
         """
         if await self.turnstile.turn(self.journal.position(key)):
             self._resting()
+        if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
+            await asyncio.get_running_loop().create_future()
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
@@ -245,12 +247,10 @@ class Scope:
         spec, key, number = attempt.spec, attempt.key, attempt.number
         now = self.clock.time()
         failure = failure_of(error, spec.name, number)
-        asked = retry_after_s(error, now)
         if isinstance(error, StepTimeout):
             self._metrics.timed_out(self.facts.pipeline, spec.name)
-        # Another try would return the same type, or have as little room for what it returns.
-        is_final = isinstance(error, (EncodingError, ObjectsUnavailable))
-        wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), asked)
+        is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
+        wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), retry_after_s(error, now))
         if wait is not None:
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from offramp.core import events
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry
+from offramp.core.journal import Entry, as_seen
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, ObjectLost, StoreError
@@ -146,7 +146,7 @@ class DeepPath(RunHost):
                 frames = await log_of(store, run_id)
                 steps = events.fold_steps([frame.data for frame in frames])
                 return History(
-                    await store.journal(run_id),
+                    as_seen(await store.journal(run_id)),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
                     resumed=any(frame.type == "run.resumed" for frame in frames),

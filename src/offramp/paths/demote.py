@@ -12,14 +12,18 @@ import math
 import msgspec
 
 from offramp.core import events
+from offramp.core.failure import Failure
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
+from offramp.execution.attempt import Attempt
 from offramp.execution.waiting import sleep_for
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
+from offramp.paths.shared_log import SharedLog
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.engine import Engine, Handoff
+from offramp.ports.store import RunLog
 from offramp.telemetry.logs import about
 
 log = logging.getLogger("offramp")
@@ -59,7 +63,8 @@ class OffRamp:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
-        await self._leave(run)
+        if not await self._shared(run):
+            await self._leave(run)
 
     async def _hand_off(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> None:
         while not await self._adopted(run, demotion, in_flight):
@@ -93,6 +98,60 @@ class OffRamp:
         told = (record.id, demotion.reason, demotion.elapsed_ms / 1000)
         log.info("%s was demoted (%s) after %.2f s", *told, extra=about(record) | {"reason": demotion.reason})
         return True
+
+    async def _shared(self, run: LiveRun) -> bool:
+        """Let the engine go on at once, where it can, and deliver what was in flight as it ends."""
+        scope, shared = run.execution.scope, run.log
+        if not isinstance(shared, SharedLog) or not scope.in_flight:
+            return False
+        kept: dict[str, Attempt] = {}
+
+        def detach() -> bool:
+            if not run.execution.detach():
+                return False
+            kept.update(scope.in_flight)
+            shared.keep(kept)
+            return True
+
+        lease = await self._engine.share(run.record, list(scope.in_flight), detach)
+        if lease is None:
+            if scope.state == "detached":  # the run has ended meanwhile
+                self._live.drop(run)
+            return scope.state != "stopping"
+        shared.share(lease)
+        await self._deliver(run, shared, kept)
+        return True
+
+    async def _deliver(self, run: LiveRun, shared: SharedLog, kept: dict[str, Attempt]) -> None:
+        loop, changed, scope = asyncio.get_running_loop(), asyncio.Event(), run.execution.scope
+        scope.on_change = lambda: call_threadsafe(loop, changed.set)
+        while kept and self._live.get(run.record.id) is run:
+            changed.clear()
+            gone = [key for key in kept if key not in scope.in_flight]
+            if not gone:
+                await changed.wait()
+            for key in gone:
+                attempt = kept.pop(key)
+                if key not in shared.over and not scope.journal.has(key):
+                    self._give_up(attempt)
+            if gone:
+                try:
+                    await shared.durable()
+                    await self._engine.delivered(run.record.id)
+                except (LeaseLost, StoreError) as error:
+                    log.info("%s", error)
+        self._live.drop(run)
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """A body gave a step up here, by a timeout of its own as a rule; where it goes on, it may not."""
+        name, key, number = attempt.spec.name, attempt.key, attempt.number
+        failure = Failure(events.INTERRUPTED, "the pipeline gave this attempt up where it ran", name, number)
+        body = events.StepRetrying(name, key, number, failure.public(), 0.0)
+        attempt.announce(body, self._process.clock.time())
+
+    def log_of(self, runlog: RunLog) -> RunLog:
+        """A new run's log, as it has to be for this engine."""
+        return SharedLog(self._process.store, runlog) if self._engine.shares else runlog
 
     async def hand_over(self, run: LiveRun) -> None:
         """Give a deep run back at its next step boundary, so that another process goes on with it."""

@@ -6,12 +6,17 @@ What is written of a run is written here, under the lease that the engine shares
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from offramp.core import events
-from offramp.core.events import Draft
+from offramp.core.events import Draft, StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
@@ -24,13 +29,17 @@ from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.durable import PlayedBody
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
+from offramp.execution.quarantine import Quarantine
 from offramp.execution.scope import Handoff, Scope
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
-from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Playing, StepCall, StepTerms, TryAgain
+from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import ENGINE, Claim, Lease, RunLog
+from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, RunLog
+
+if TYPE_CHECKING:
+    from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 
 class DurablePath(DeepPath, BodyHost):
@@ -46,13 +55,22 @@ class DurablePath(DeepPath, BodyHost):
         super().__init__(process, live)
         self._steps = steps
         self._attempts: dict[Lease, _Attempt] = {}
+        self._bodies: weakref.WeakSet[PlayedBody] = weakref.WeakSet()
+        self._bodies_lock = threading.Lock()
+        self._quarantine = Quarantine()
+        process.metrics.live("deep", self._under_way)
+
+    def _under_way(self) -> int:
+        with self._bodies_lock:
+            bodies = list(self._bodies)
+        return sum(1 for body in bodies if not body.over)
 
     def terms(self, step: str) -> StepTerms | None:
         """A step's declaration."""
         spec = self._steps.get(step)
         return None if spec is None else StepTerms(spec.timeout, spec.short)
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside) -> Playing:
+    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
         """Begin to execute a body."""
         process = self._process
         spec = process.pipelines.get(facts.pipeline)
@@ -60,14 +78,43 @@ class DurablePath(DeepPath, BodyHost):
             raise UnknownPipeline(
                 f"no pipeline {facts.pipeline!r} here; {did_you_mean(facts.pipeline, self.pipelines)}"
             )
-        return PlayedBody(
-            spec, facts, encoded_input, known, outside, process.metrics, process.settings.max_result_bytes
-        )
+        trace = None
+        if process.tracing is not None and part is not None:
+            trace = process.tracing.part(facts.run_id, part, lambda: outside.repeats)
+        bytes_max = process.settings.max_result_bytes
+        given = facts, encoded_input, known, outside, process.metrics
+        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, trace=trace)
+        with self._bodies_lock:
+            self._bodies.add(body)
+        return body
 
     async def known(self, run_id: str) -> Known:
         """What the store has of a run."""
         found = await self.history(run_id)
         return Known(list(found.entries), dict(found.interrupted), list(found.signals), sorted(found.waiting))
+
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+        """A run was taken up: it counts, and has a place in its trace."""
+        process, record = self._process, claim.record
+        since = record.created_at if record.demotion is None else record.demotion.at
+        waited_s = process.clock.time() - since
+        if first and record.demotion is None:
+            process.metrics.waited(record, waited_s)
+        elif first:
+            self._live.first_events.of_demoted(record)
+        if process.tracing is None:
+            return None
+        return process.tracing.take_up(record, replayed_steps, waited_s if first else None, time.time_ns())
+
+    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+        """A body goes on here."""
+        if self._process.tracing is not None:
+            self._process.tracing.taken_over(facts.run_id, facts.pipeline, part, replayed_steps)
+
+    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
+        """A body waited until now."""
+        if self._process.tracing is not None:
+            self._process.tracing.waited(facts.run_id, part, what, began, over=over)
 
     async def resumed(self, lease: Lease, replayed_steps: int) -> None:
         """Say that this process goes on with a run."""
@@ -76,13 +123,27 @@ class DurablePath(DeepPath, BodyHost):
         runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
         await runlog.durable()
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         """Execute one attempt of a step."""
         process = self._process
-        before = {}
-        if lease.turn > 1:
-            steps = await steps_of(process.store, lease.run_id)
-            before = {key: step for key, step in steps.items() if key == call.key}
+        before, deaths = None, 0
+        if lease.turn > FIRST_TURN:
+            before = (await steps_of(process.store, lease.run_id)).get(call.key)
+        if before is not None and before.status == "running":
+            deaths = max(0, before.starts - before.left - scene.left)
+            if deaths >= process.settings.process_deaths:
+                await self._give_up(lease, record, before, deaths, scene.part)
+        if scene.opens and record.demotion is None:
+            self._live.first_events.of_new(record)
+        async with self._quarantine.place(deaths):
+            return await self._executed(lease, record, call, arguments, scene, before)
+
+    async def _executed(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene, before: StepState | None
+    ) -> Entry:
+        process, trace = self._process, None
+        if process.tracing is not None and scene.part is not None:
+            trace = process.tracing.part(record.id, scene.part)
         facts = RunFacts(
             run_id=record.id,
             pipeline=record.pipeline,
@@ -94,14 +155,15 @@ class DurablePath(DeepPath, BodyHost):
             deadline_at=record.deadline_at,
             clock=process.clock,
         )
-        history = History(interrupted=before)
+        history = History(interrupted={} if before is None else {call.key: before})
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
         scope = Scope(
             *(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics),
             kept=process.values.of(record.id),
         )
-        attempt = self._attempts[lease] = _Attempt(scope, spec, call)
+        scope.suspects.watched = lease.turn > FIRST_TURN
+        attempt = self._attempts[lease] = _Attempt(scope, spec, call, trace, scene.queued_s)
         process.loops.submit(lambda on: attempt.begin(on, arguments))
         try:
             return await attempt.done
@@ -109,12 +171,27 @@ class DurablePath(DeepPath, BodyHost):
             del self._attempts[lease]
             attempt.stop()
 
-    async def conclude(self, claim: Claim, outcome: Outcome) -> None:
+    async def _give_up(
+        self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: Part | None
+    ) -> NoReturn:
+        """End a run whose step takes down its processes."""
+        died = msgspec.structs.replace(record, deaths=deaths)
+        outcome = self._given_up(died, self._process.store.log(lease), History(interrupted={step.key: step}))
+        whole = Lease(lease.run_id, lease.owner, lease.token)
+        await self.conclude(Claim(record, whole, fresh=False), outcome, part)
+        raise LeaseLost(f"{record.id} has ended: {step.name!r} took down {deaths} processes")
+
+    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
         """Write a run's outcome."""
+        process, record = self._process, claim.record
         if outcome.result is not None and reference_in(outcome.result) is None:
-            kept = await self._process.values.of(claim.record.id)(outcome.result, "the pipeline")
+            kept = await process.values.of(record.id)(outcome.result, "the pipeline")
             outcome = msgspec.structs.replace(outcome, result=kept)
-        await self._live.conclude(claim.record, self._process.store.log(claim.lease), outcome)
+        await self._live.conclude(record, process.store.log(claim.lease), outcome)
+        if process.tracing is not None:
+            part = part or self.began(claim, 0, first=claim.fresh)
+            if part is not None:
+                process.tracing.ran(record, part, outcome)
 
     def lost(self, lease: Lease) -> None:
         """Stop the execution that holds this lease, or the attempt that has this turn."""
@@ -162,8 +239,10 @@ class _Gathered:
 class _Attempt:
     """One attempt of a step, on a run loop."""
 
-    def __init__(self, scope: Scope, spec: StepSpec, call: StepCall) -> None:
+    def __init__(self, scope: Scope, spec: StepSpec, call: StepCall, trace: RunTrace | None, queued_s: float) -> None:
         self.done: Commit[Entry] = Commit()
+        self._trace = trace
+        self._queued_s = queued_s
         self._scope = scope
         self._spec = spec
         self._call = call
@@ -187,6 +266,8 @@ class _Attempt:
     async def _run(self, encoded: bytes) -> None:
         entry: Entry | None = None
         error: Exception | None = None
+        if self._trace is not None:
+            self._trace.enter()
         try:
             entry = await self._executed(encoded)
         except (asyncio.CancelledError, Handoff):
@@ -204,7 +285,10 @@ class _Attempt:
             spec, begun = await scope.first_attempt(spec, call.key)
             number = max(call.attempt, begun)
             arguments = tuple(spec.signature.decode_call(encoded))
-            result = await scope.attempt(Attempt(scope, spec, call.key, number, None), encoded, arguments)
+            with self._traced(spec, encoded) as trace:
+                result = await scope.attempt(Attempt(scope, spec, call.key, number, trace), encoded, arguments)
+                if isinstance(result, Again) and trace is not None:
+                    trace.again()
             if isinstance(result, Again):
                 await scope.log.durable()
                 raise TryAgain(failure_of(result.error, spec.name, number), result.delay_s)
@@ -213,3 +297,12 @@ class _Attempt:
                 raise
         await scope.log.durable()
         return scope.journal.entries[-1]
+
+    @contextlib.contextmanager
+    def _traced(self, spec: StepSpec, encoded: bytes) -> Iterator[StepTrace | None]:
+        if self._trace is None or not self._trace.recording:
+            yield None
+            return
+        with self._trace.step(spec, self._call.key, encoded) as trace:
+            trace.queued(self._queued_s)
+            yield trace

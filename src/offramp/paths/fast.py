@@ -43,7 +43,7 @@ class FastPath:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
         self._live.first_events.of_new(record)
-        run = self._live.start(record, runlog, History(), trace)
+        run = self._live.start(record, self._off_ramp.log_of(runlog), History(), trace)
         ends = run.began + record.budget_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))

@@ -16,17 +16,22 @@ class FirstEvents:
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._expected: dict[str, Callable[[float], object]] = {}
+        self._expected: dict[str, Callable[[float, int], object]] = {}
 
     def of_new(self, record: RunRecord) -> None:
-        """A run begins here that nobody has executed before."""
-        self._expected[record.id] = lambda now: self._metrics.first_event(record, now - record.created_at)
+        """A run, or a step of it, begins here that nobody has executed before; another process may be quicker."""
+
+        def tell(now: float, first: int) -> None:
+            if first <= 2:
+                self._metrics.first_event(record, now - record.created_at)
+
+        self._expected[record.id] = tell
 
     def of_demoted(self, record: RunRecord) -> None:
         """A demoted run goes on here, for the first time."""
         demotion = record.demotion
         if demotion is not None:
-            self._expected[record.id] = lambda now: self._metrics.went_on(demotion.reason, now - demotion.at)
+            self._expected[record.id] = lambda now, _: self._metrics.went_on(demotion.reason, now - demotion.at)
 
     def forget(self, run_id: str) -> None:
         """Nothing of this run becomes visible from here any more."""
@@ -40,4 +45,4 @@ class FirstEvents:
             if batch.run_id in self._expected and batch.first + len(batch.frames) > 2:
                 tell = self._expected.pop(batch.run_id, None)
                 if tell is not None:
-                    tell(self._clock.time())
+                    tell(self._clock.time(), batch.first)

@@ -39,6 +39,24 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return cls(**{name: getattr(record, "id" if name == "run_id" else name) for name in cls.__struct_fields__})
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What the spans of a run hang on from where an engine took it up, whichever process makes them.
+
+    Attributes:
+        trace: the context, as headers, of the run's own span, which is made when the run has ended.
+        session: what all of them belong to.
+        parent: the id of the span around the run's, in hexadecimal.
+        began_ns: when the run's span begins, in epoch nanoseconds.
+        replayed_steps: what was finished then.
+    """
+
+    trace: dict[str, str]
+    session: str
+    parent: str
+    began_ns: int
+    replayed_steps: int
+
+
 class Known(msgspec.Struct, frozen=True):
     """What earlier executions left: see `execution.History`."""
 
@@ -62,6 +80,22 @@ class StepTerms(NamedTuple):
 
     timeout: float | None
     short: bool
+
+
+class Scene(NamedTuple):
+    """What is around an attempt.
+
+    Attributes:
+        part: what its spans hang on.
+        queued_s: how long it waited for a worker.
+        opens: whether no step of the run has ended before.
+        left: how many of those who began it and did not end it were told to stop, and so did not die of it.
+    """
+
+    part: Part | None = None
+    queued_s: float = 0.0
+    opens: bool = False
+    left: int = 0
 
 
 class TryAgain(Exception):
@@ -94,6 +128,9 @@ class Playing(Protocol):
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
 
+    def seen(self) -> list[str]:
+        """The keys of what this execution waited for and recorded, in the order in which the body saw it."""
+
     def cut(self) -> bool:
         """End this execution, without an outcome, unless a step is under way: it is called again with what is known."""
 
@@ -115,6 +152,9 @@ class Outside(Protocol):
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write down what the body itself made, in order; `event` soon, an entry alone at the latest at the end."""
 
+    def waited(self, what: str, began: float, *, over: bool) -> None:
+        """The body waited, since `began` in epoch seconds; `over` unless it gave that up. Not told by a repetition."""
+
 
 class BodyHost(Protocol):
     """One process's host of bodies and steps."""
@@ -126,16 +166,25 @@ class BodyHost(Protocol):
     def terms(self, step: str) -> StepTerms | None:
         """A step's declaration; None if it is not declared here."""
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside) -> Playing:
+    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
         """Begin to execute a body in the running loop."""
 
     async def known(self, run_id: str) -> Known:
         """What the store has of a run."""
 
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+        """A run was taken up by an engine, for the `first` time on the deep path; None where nothing is traced."""
+
     async def resumed(self, lease: Lease, replayed_steps: int) -> None:
         """A process goes on with a run that another one began: say so in its log."""
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+        """The same, in its trace, where a body goes on that another process executed before."""
+
+    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
+        """A body waited until now, see `Outside.waited`."""
+
+    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         """Execute one attempt of a step, in a turn that was taken (`lease.step`), and record what came of it.
 
         Returns:
@@ -143,11 +192,11 @@ class BodyHost(Protocol):
 
         Raises:
             TryAgain: it failed, and is to be tried again.
-            LeaseLost: another process has the step or the run now.
+            LeaseLost: another process has the step or the run now; or the run has ended, as this step killed too many.
         """
 
-    async def conclude(self, claim: Claim, outcome: Outcome) -> None:
-        """Write a run's outcome; returns when it is on disk.
+    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
+        """Write a run's outcome; returns when it is on disk. Without a part, no process has executed its body.
 
         Raises:
             LeaseLost: it has one, or was taken from the engine.

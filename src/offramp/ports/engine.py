@@ -20,6 +20,7 @@ N11 `start` is refused with `Overloaded`, and changes nothing, while as many run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from offramp.core.events import Draft
@@ -82,6 +83,27 @@ class Engine(Protocol):
 
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run from the fast path (N2)."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it can `share` runs."""
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """Go on with an adopted run at once, beside its steps in flight, which end in this process (N2, N3).
+
+        Args:
+            record: the run.
+            in_flight: the keys of those steps.
+            detach: called when the run is about to change hands: from then on nothing but what belongs to these steps
+                may be written here, and that not before this returns. False if the run has ended instead.
+
+        Returns:
+            The lease under which they are written, each in `FIRST_TURN`; `delivered` is called as each of them ends.
+            None if the run stays here, and is released when none of them is in flight any more.
+        """
+
+    async def delivered(self, run_id: str) -> None:
+        """A step that was in flight when its run was shared has ended, and is on disk (N3)."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """No step of the run is in flight in this process any more: let it go on at a worker (N4), or at none (N7)."""

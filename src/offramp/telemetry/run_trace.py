@@ -51,7 +51,7 @@ class RunTrace:
         self.span = span
         self.shared = shared
         self.content_bytes = content_bytes
-        self.recording = span.is_recording()
+        self.recording = span.is_recording() or span.get_span_context().trace_flags.sampled
         """False when it is sampled out: then nothing below it needs a span either."""
         self._outer = outer
         # Without the session, which whoever goes on with the run finds in its record.
@@ -132,7 +132,7 @@ class _Below:
 class StepTrace(_Below):
     """One step call: a span from its first attempt to its end, waits between attempts included."""
 
-    __slots__ = ("_attempts", "_encoded", "_key", "_outcome", "_queued_s", "_spec")
+    __slots__ = ("_again", "_attempts", "_encoded", "_key", "_queued_s", "_spec")
 
     def __init__(self, run: RunTrace, spec: StepSpec, key: str, encoded: bytes) -> None:
         super().__init__(run)
@@ -140,6 +140,7 @@ class StepTrace(_Below):
         self._key = key
         self._encoded = encoded
         self._attempts = 0
+        self._again = False
         self._queued_s = 0.0
 
     def __enter__(self) -> Self:
@@ -169,7 +170,7 @@ class StepTrace(_Below):
         self._open(f"{names.SPAN_STEP[spec.kind]} {spec.name}", attributes)
 
     def queued(self, seconds: float) -> None:
-        """The attempt waited so long for a thread or a process."""
+        """The attempt waited so long for a thread or a process, or for a worker."""
         self._queued_s += seconds
 
     def retrying(self, number: int, failure: Failure, delay_s: float) -> None:
@@ -183,6 +184,10 @@ class StepTrace(_Below):
             if self._run.content_bytes is not None:
                 attributes[names.EXCEPTION_MESSAGE] = cut(failure.message.encode(), self._run.content_bytes)
             self._span.add_event(names.EVENT_RETRYING, attributes)
+
+    def again(self) -> None:
+        """The next attempt has a span of its own."""
+        self._again = True
 
     def completed(self, encoded: bytes) -> None:
         """The step has its result."""
@@ -198,9 +203,10 @@ class StepTrace(_Below):
         span = self._span
         if span is None:
             return
-        outcome = "completed" if error is None else "failed" if isinstance(error, Exception) else "cancelled"
+        ended = "retrying" if self._again else "completed"
+        outcome = ended if error is None else "failed" if isinstance(error, Exception) else "cancelled"
         span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})
-        if self._spec.lane != "loop":
+        if self._spec.lane != "loop" or self._queued_s > 0:
             span.set_attribute(names.QUEUE_WAIT_MS, round(self._queued_s * 1000, 3))
         if isinstance(error, Exception):
             note_failure(span, failure_of(error), self._run.content_bytes)

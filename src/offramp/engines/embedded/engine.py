@@ -170,6 +170,15 @@ class EmbeddedEngine:
         """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
         await self._store.adopt(handoff.lease, handoff.demotion)
 
+    shares = False
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """Not here: a run has one process."""
+        return None
+
+    async def delivered(self, run_id: str) -> None:
+        """Nothing is shared."""
+
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Queue the run for a worker, or park it."""
         try:
@@ -347,18 +356,9 @@ class EmbeddedEngine:
         await self._register()
 
     async def _register(self) -> None:
-        until = self._clock.monotonic() + self._member.lease_s
-        await self._leases.register(
-            Owner(
-                self._member.id,
-                self._member.kind,
-                self._hints.port,
-                self._taking,
-                self._clock.time() + self._member.lease_s,
-                self._started_at,
-                self._leaving,
-            )
-        )
+        member, until = self._member, self._clock.monotonic() + self._member.lease_s
+        said = (self._hints.port, self._taking, self._clock.time() + member.lease_s, self._started_at, self._leaving)
+        await self._leases.register(Owner(member.id, member.kind, *said))
         self._hold(until)
 
     async def _look_around(self) -> None:

@@ -25,19 +25,27 @@ from temporalio.worker import (
 
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry
-from offramp.core.reference import reference_in
+from offramp.core.journal import Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.clock import WorkflowClock
+from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
+from offramp.engines.temporal.known import (
+    BEGIN,
+    FINISH,
+    FINISH_LARGE,
+    RECORD,
+    RETRY_SOON,
+    local,
+    signals_after,
+    value_of_step,
+    whole,
+    with_value,
+)
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
-    Elsewhere,
     End,
     Notes,
-    Page,
-    Read,
-    Signals,
     Start,
     Ticket,
     failure_in,
@@ -47,17 +55,8 @@ from offramp.engines.temporal.payloads import (
     value_in,
 )
 from offramp.errors import ObjectLost
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Known, Outside, Playing, StepCall, StepTerms
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts, Known, Outside, Part, Playing, StepCall, StepTerms
 
-BEGIN, JOURNAL, VALUE, SIGNALS, RECORD, FINISH, FINISH_LARGE = (
-    "offramp.begin",
-    "offramp.journal",
-    "offramp.value",
-    "offramp.signals",
-    "offramp.record",
-    "offramp.finish",
-    "offramp.finish_large",
-)
 WAKE = "offramp.wake"
 """The signal that tells a body to look for what it was sent."""
 LOST = "LeaseLost"
@@ -68,12 +67,8 @@ STEP_MARGIN_S = 300.0
 STEP_S_MAX = 10 * 365 * 86_400.0
 """The same for a step without a timeout; a worker that dies is noticed by its heartbeats."""
 SHORT_MARGIN_S = 5.0
-RECORD_S_MAX = 30.0
-"""For one attempt of a local activity that writes what a body made."""
 RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=30))
 """Of what fails outside a step's own code, such as a store that is away; a step's own retries name their delays."""
-RETRY_SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=5))
-
 T = TypeVar("T")
 
 
@@ -93,7 +88,7 @@ class Home(Protocol):
     def has_had(self, run_id: str) -> bool:
         """Whether this process executed the run's body before; from now on it did."""
 
-    def resumed(self, run_id: str, token: int, replayed_steps: int) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
         """A body that another process began goes on here; returns at once."""
 
 
@@ -124,6 +119,8 @@ class PipelineWorkflow:
 
     def __init__(self) -> None:
         self._woken = 0
+        self._may_go = False
+        self._delivered = 0
         self._cancelled = False
         self._start: Start
         self._input = b""
@@ -133,35 +130,50 @@ class PipelineWorkflow:
         """Something came for the run."""
         self._woken += 1
 
+    @workflow.signal(name=GO)
+    def go(self) -> None:
+        """The run is the engine's."""
+        self._may_go = True
+
+    @workflow.signal(name=DELIVERED)
+    def delivered(self) -> None:
+        """A step has ended where it was in flight."""
+        self._delivered += 1
+
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
         home = _home.get()
         self._start = read(args[0], Start)
-        begun = await self._unbroken(_local(BEGIN, Begin(self._start.fresh), Begun))
+        start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, local, lambda: self._delivered)
+        if start.held is not None and start.part is None:
+            await self._unbroken(held.let_go(lambda: self._may_go))
+        begun = await self._unbroken(local(BEGIN, Begin(start.fresh, start.part, start.held, start.seen), Begun))
         if begun.over:
             return "over"
         self._cancelled = self._cancelled or begun.cancel
         try:
             self._input = value_in(args[1])
-            known = await self._unbroken(_whole(begun))
+            known = await self._unbroken(whole(begun))
         except ObjectLost as error:
-            return await self._finish(Notes(begun.token), Outcome("failed", error=failure_of(error)))
-        outside = _Outside(home, begun, len(known.entries))
-        playing = home.host.play(self._start.facts, self._input, known, outside)
-        outcome = await self._play(home, playing, outside, known)
-        if outcome is None:
+            outcome = Outcome("failed", error=failure_of(error))
+            return await self._finish(End(Notes(begun.token), outcome, begun.part))
+        outside = _Outside(home, start.facts, begun, len(known.entries), held)
+        playing = home.host.play(start.facts, self._input, known, outside, begun.part)
+        ended = await self._play(home, playing, outside, known)
+        if ended is None:
             return "taken over"
-        return await self._finish(Notes(begun.token, await self._unbroken(outside.rest())), outcome)
+        notes = Notes(begun.token, await self._unbroken(outside.rest()))
+        return await self._finish(End(notes, ended, begun.part))
 
-    async def _finish(self, notes: Notes, outcome: Outcome) -> str:
-        result = outcome.result
+    async def _finish(self, end: End) -> str:
+        result, status = end.outcome.result, end.outcome.status
         if result is None or len(result) <= PAYLOAD_BYTES_MAX:
-            await self._unbroken(_local(FINISH, [End(notes, outcome)], type(None)))
+            await self._unbroken(local(FINISH, [end], type(None)))
         else:
-            end = End(notes, msgspec.structs.replace(outcome, result=None))
-            await self._unbroken(_local(FINISH_LARGE, [end, raw(result, by_name=True)], type(None)))
-        return outcome.status
+            end = msgspec.structs.replace(end, outcome=msgspec.structs.replace(end.outcome, result=None))
+            await self._unbroken(local(FINISH_LARGE, [end, raw(result, by_name=True)], type(None)))
+        return status
 
     async def _play(self, home: Home, playing: Playing, outside: _Outside, known: Known) -> Outcome | None:
         """Wait for the body's end, and pass on what comes from outside meanwhile."""
@@ -202,10 +214,10 @@ class PipelineWorkflow:
                     timers.append(loop.call_later(home.cancel_grace_s, playing.give_up))
                 if self._woken > looked:
                     looked = self._woken
-                    received += await self._unbroken(_signals_after(len(received)))
+                    received += await self._unbroken(signals_after(len(received)))
                     playing.signals(received)
                 if stopping and not end.done() and outside.under_way == 0 and playing.cut():
-                    await self._go_on_anew(outside)
+                    await self._go_on_anew(outside, playing)
                 elif full() and not stopping:
                     stopping = True
                     playing.stop_at_boundary()
@@ -214,12 +226,14 @@ class PipelineWorkflow:
             for timer in timers:
                 timer.cancel()
 
-    async def _go_on_anew(self, outside: _Outside) -> None:
+    async def _go_on_anew(self, outside: _Outside, playing: Playing) -> None:
         """Begin a new history: the journal holds what this one did."""
         rest = await self._unbroken(outside.rest())
         if rest:
-            await self._unbroken(_local(RECORD, Notes(outside.token, rest), type(None)))
-        workflow.continue_as_new(args=[msgspec.structs.replace(self._start, fresh=False), raw(self._input)])
+            await self._unbroken(local(RECORD, Notes(outside.token, rest), type(None)))
+        seen = [mark(key) for key in playing.seen()] if outside.parallel else []
+        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen)
+        workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Await what a cancellation of the workflow must not interrupt; it is noted, and told to the body."""
@@ -235,13 +249,17 @@ class PipelineWorkflow:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, begun: Begun, replayed_steps: int) -> None:
+    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
         self.token = begun.token
+        self.part = begun.part
         self.lost = False
         self.broken: ObjectLost | None = None
         """What is missing, so that the run cannot go on."""
         self.under_way = 0
+        self.parallel = False
         self._home = home
+        self._facts = facts
+        self._held = held
         self._steps = replayed_steps
         self._clock = WorkflowClock()
         # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
@@ -265,7 +283,7 @@ class _Outside(Outside):
         """Say once that the run goes on here, if another process began it."""
         if self._rebuilt and not self.repeats:
             self._rebuilt = False
-            self._home.resumed(workflow.info().workflow_id, self.token, self._steps)
+            self._home.resumed(self._facts, self.token, self._steps, self.part)
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write an event soon, and before it what came before it."""
@@ -273,11 +291,16 @@ class _Outside(Outside):
         if event is not None and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
+    def waited(self, what: str, began: float, *, over: bool) -> None:
+        """The body waited until now."""
+        if self.part is not None:
+            self._home.host.waited(self._facts, self.part, what, began, over=over)
+
     async def _write(self) -> None:
         try:
             while self._pending:
                 notes, self._pending = Notes(self.token, self._pending), []
-                await _local(RECORD, notes, type(None))
+                await local(RECORD, notes, type(None))
         except ActivityError as error:
             if not _is_lost(error):
                 raise
@@ -298,11 +321,19 @@ class _Outside(Outside):
         terms = self._home.host.terms(call.name)
         if terms is None:
             raise AssertionError(f"step {call.name!r} is called here, but not declared here")
-        first = self._first or not terms.short
-        ticket = Ticket(self.token, call.key, call.attempt, call.decides, first)
         self.under_way += 1
+        self.parallel |= self.under_way > 1
         try:
+            held = call.key in self._held
+            delivered = await self._held.outcome(call.key, self.token) if held else None
+            if delivered is not None:
+                self._steps += 1
+                return await with_value(delivered)
+            first = (self._first or not terms.short) and not held
+            ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part)
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])
+            self._steps += 1
+            return Entry(call.key, call.name, "step", value_of_step(call.name, value))
         except ActivityError as error:
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
@@ -313,13 +344,10 @@ class _Outside(Outside):
             if not isinstance(cause, ApplicationError) or not cause.details:
                 raise
             return Entry(call.key, call.name, "step", None, failure_in(cause.details[0]))
+        except ObjectLost as error:
+            self.broken = error
         finally:
             self.under_way -= 1
-        self._steps += 1
-        try:
-            return Entry(call.key, call.name, "step", value_in(value))
-        except ObjectLost as error:
-            self.broken = ObjectLost(f"the result of step {call.name!r}: {error}")
         await asyncio.get_running_loop().create_future()  # the workflow ends instead
         raise AssertionError("a run went on without what it had finished")
 
@@ -343,49 +371,6 @@ class _Outside(Outside):
             heartbeat_timeout=timedelta(seconds=self._home.heartbeat_s),
             retry_policy=RETRY,
         )
-
-
-async def _local(name: str, argument: Any, result: type[T]) -> T:
-    """Execute one of our local activities; a list stands for several arguments."""
-    made: T = await workflow.execute_local_activity(
-        name,
-        args=argument if isinstance(argument, list) else [argument],
-        result_type=result,
-        start_to_close_timeout=timedelta(seconds=RECORD_S_MAX),
-        retry_policy=RETRY_SOON,
-    )
-    return made
-
-
-async def _whole(begun: Begun) -> Known:
-    """The journal, page by page, and the signals."""
-    entries, following = list(begun.page.entries), begun.page.following
-    while following is not None:
-        page = await _local(JOURNAL, Read(following), Page)
-        entries += page.entries
-        following = page.following
-    entries = list(await asyncio.gather(*map(_with_value, entries)))
-    return Known(entries, begun.interrupted, await _signals_after(0) if begun.signals else [], begun.waiting)
-
-
-async def _with_value(entry: Entry) -> Entry:
-    """An entry with the value that it refers to, which comes from outside: history holds the reference alone."""
-    if entry.value is None or reference_in(entry.value) is None:
-        return entry
-    value = await _local(VALUE, Elsewhere(entry.value), RawValue)
-    try:
-        return msgspec.structs.replace(entry, value=value_in(value))
-    except ObjectLost as error:
-        raise ObjectLost(f"the result of step {entry.name!r}: {error}") from error
-
-
-async def _signals_after(count: int) -> list[tuple[str, bytes]]:
-    received: list[tuple[str, bytes]] = []
-    while True:
-        part = await _local(SIGNALS, Read(count + len(received)), Signals)
-        received += part.received
-        if not part.more:
-            return received
 
 
 def _is_lost(error: ActivityError) -> bool:

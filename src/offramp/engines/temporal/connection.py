@@ -50,6 +50,11 @@ class Connection:
         self._connecting = asyncio.Lock()
         self._attributes: list[str] = []
 
+    @property
+    def known(self) -> Client | None:
+        """The client, once it was made."""
+        return self._client
+
     async def client(self) -> Client:
         """The client; waits as long as Temporal is away."""
         async with self._connecting:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.common import Priority, VersioningBehavior, WorkerDeploymentVersion, WorkflowIDConflictPolicy
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
 
@@ -27,12 +27,14 @@ from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.member import Member
 from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
-from offramp.engines.temporal.payloads import Start, raw, require_fit
+from offramp.engines.temporal.held import GO
+from offramp.engines.temporal.hop import RPC_TIMEOUT_S, Hop
+from offramp.engines.temporal.payloads import Start, require_fit
 from offramp.engines.temporal.relay import Relay
 from offramp.engines.temporal.steps import Activities
 from offramp.errors import InputError, LeaseLost, ObjectsUnavailable, RunCancelled, StoreError, TooLarge
 from offramp.ports.blobs import Blobs
-from offramp.ports.bodies import BodyHost, Facts
+from offramp.ports.bodies import BodyHost, Facts, Part
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
 from offramp.ports.store import ENGINE, Claim, Created, Idempotency, Lease, Leases, Parked, Store
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("offramp")
 
-RPC_TIMEOUT_S = 10.0
 CLOSE_S_MAX = 2.0
 """What a worker gets past its drain to leave Temporal."""
 BODIES_CACHED_MAX = 1_000
@@ -106,6 +107,7 @@ class TemporalEngine:
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
         self._connection = Connection(options.address, options.api_key, member.id, blobs)
+        self._hop = Hop(self._connection, options.address, leases, clock, member.id, takes_large=blobs is not None)
         self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,10 +118,13 @@ class TemporalEngine:
 
     # The engine port.
 
+    shares = True
+
     async def open(self) -> None:
         """Join; a process that works takes runs as soon as Temporal is there."""
         self._loop = asyncio.get_running_loop()
         await self.members.open()
+        self._spawn(self._connection.client())
         if self._works:
             self._spawn(self._work())
         self._spawn(self._tell_what_is_unheard())
@@ -138,6 +143,9 @@ class TemporalEngine:
             with contextlib.suppress(TimeoutError):  # Temporal is away, and cannot be told
                 async with asyncio.timeout(CLOSE_S_MAX):
                     await self._worker.shutdown()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._hop.settle()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
@@ -152,6 +160,14 @@ class TemporalEngine:
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run; steps in flight end where they are, and are executed again if that process dies (N2, N3)."""
         await self.members.adopt(handoff)
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """The workflow begins now, and waits for the steps in flight here; not while Temporal is away."""
+        return await self._hop.share(record, in_flight, detach)
+
+    async def delivered(self, run_id: str) -> None:
+        """Its body looks at once; it would by itself after a while."""
+        self._hop.delivered(run_id)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """What was in flight is in the journal: Temporal goes on, and does the waiting too."""
@@ -253,16 +269,9 @@ class TemporalEngine:
             while not self._stopping:
                 client = await self._connection.client()
                 try:
-                    await client.start_workflow(
-                        record.pipeline,
-                        args=[Start(Facts.of(record), claim.fresh), raw(record.input)],
-                        id=record.id,
-                        task_queue=self._options.address.task_queue,
-                        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                        search_attributes=self._connection.found_by(record),
-                        priority=_priority(record),
-                        rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S),
-                    )
+                    # A demoted run's may be there and wait for its gateway to say that it lets go.
+                    signal = GO if record.demotion is not None else None
+                    await self._hop.begin(client, record, Start(Facts.of(record), claim.fresh), signal)
                     return
                 except (RPCError, ObjectsUnavailable) as error:
                     # A namespace may have lost its search attributes: then the run is started without them.
@@ -333,9 +342,11 @@ class TemporalEngine:
             self._had.popitem(last=False)
         return known
 
-    def resumed(self, run_id: str, token: int, replayed_steps: int) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
         """A body goes on here that another process began."""
-        self._soon(self._say_resumed(Lease(run_id, ENGINE, token), replayed_steps))
+        if part is not None:
+            self.host.took_over(facts, replayed_steps, part)
+        self._soon(self._say_resumed(Lease(facts.run_id, ENGINE, token), replayed_steps))
 
     async def _say_resumed(self, lease: Lease, replayed_steps: int) -> None:
         with contextlib.suppress(LeaseLost):
@@ -361,11 +372,6 @@ class TemporalEngine:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task of the engine failed", exc_info=task.exception())
-
-
-def _priority(record: RunRecord) -> Priority:
-    """Temporal's priorities are 1 to 5, lower first, 3 by default; tenants get fair shares."""
-    return Priority(priority_key=min(5, max(1, 3 - record.priority)), fairness_key=record.tenant or None)
 
 
 def _deployment(address: Address) -> WorkerDeploymentConfig | None:

@@ -30,23 +30,63 @@ from offramp.core.journal import Entry
 from offramp.core.reference import Reference, reference_in
 from offramp.core.run import Outcome
 from offramp.errors import ObjectLost, ObjectsUnavailable, TooLarge
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts, Part
 
 PAGE_BYTES_MAX = 256 * 1024
 """Of one page of a journal that is read into a body, unless a single entry has more."""
 
 
-class Start(msgspec.Struct, frozen=True):
-    """First argument of a workflow, before the pipeline's own; `fresh` when nothing of the run was executed before."""
+class Held(msgspec.Struct, frozen=True):
+    """Steps, by key, that are in flight in the process that demoted their run, for as long as that lives."""
+
+    by: str
+    steps: list[str]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Argument of `offramp.look`: what became of steps, by key, in another process."""
+
+    by: str
+    steps: list[str]
+
+
+class Looked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Entries of those that have ended, the keys of those that it executes; `more` where not all have been told."""
+
+    lives: bool = False
+    entries: list[Entry] = []
+    held: list[str] = []
+    more: bool = False
+
+
+class Take(msgspec.Struct, frozen=True):
+    """Argument of `offramp.take`: a step that nobody is to write of any more."""
+
+    token: int
+    step: str
+
+
+class Start(msgspec.Struct, frozen=True, omit_defaults=True):
+    """First argument of a workflow, before the pipeline's own.
+
+    `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues, `seen`
+    marks what its body saw, in order.
+    """
 
     facts: Facts
     fresh: bool
+    part: Part | None = None
+    held: Held | None = None
+    seen: list[str] = []
 
 
-class Begin(msgspec.Struct, frozen=True):
+class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
     """Argument of `offramp.begin`."""
 
     fresh: bool
+    part: Part | None = None
+    held: Held | None = None
+    seen: list[str] = []
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -56,7 +96,7 @@ class Page(msgspec.Struct, frozen=True):
     following: int | None = None
 
 
-class Begun(msgspec.Struct, frozen=True):
+class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a body begins with; `over` when the run has its outcome already, `first` when no worker had it before."""
 
     over: bool = False
@@ -67,6 +107,7 @@ class Begun(msgspec.Struct, frozen=True):
     page: Page = Page()
     interrupted: dict[str, StepState] = {}
     waiting: list[str] = []
+    part: Part | None = None
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -89,11 +130,12 @@ class Notes(msgspec.Struct, frozen=True):
     written: list[tuple[Entry | None, Draft | None]] = []
 
 
-class End(msgspec.Struct, frozen=True):
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run's outcome, and what its body made last."""
 
     notes: Notes
     outcome: Outcome
+    part: Part | None = None
 
 
 class Elsewhere(msgspec.Struct, frozen=True):
@@ -102,10 +144,11 @@ class Elsewhere(msgspec.Struct, frozen=True):
     kept: bytes
 
 
-class Ticket(msgspec.Struct, frozen=True):
+class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     """Second argument of a step's activity, after its own: what it writes under.
 
-    `first` when no other worker can have begun the step, as far as the body knows.
+    `first` when no other worker can have begun the step, as far as the body knows; `opens` when no step of the run has
+    ended before.
     """
 
     token: int
@@ -113,6 +156,8 @@ class Ticket(msgspec.Struct, frozen=True):
     attempt: int = 1
     decides: bool = False
     first: bool = False
+    opens: bool = False
+    part: Part | None = None
 
 
 class _Msgspec(EncodingPayloadConverter):

@@ -19,19 +19,25 @@ from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from offramp.core.events import StepState
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry
+from offramp.core.journal import ORDER, Entry, reordered
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.temporal.body import BEGIN, FINISH, FINISH_LARGE, JOURNAL, LOST, RECORD, SIGNALS, VALUE
+from offramp.engines.temporal.body import LOST
+from offramp.engines.temporal.held import LOOK, TAKE
+from offramp.engines.temporal.known import BEGIN, FINISH, FINISH_LARGE, JOURNAL, RECORD, SIGNALS, VALUE
 from offramp.engines.temporal.payloads import (
     Begin,
     Begun,
     Elsewhere,
     End,
+    Look,
+    Looked,
     Notes,
     Page,
     Read,
     Signals,
+    Take,
     Ticket,
     oversized,
     page_of,
@@ -41,7 +47,7 @@ from offramp.engines.temporal.payloads import (
     value_in,
 )
 from offramp.errors import LeaseLost, ObjectLost, TooLarge
-from offramp.ports.bodies import BodyHost, StepCall, TryAgain
+from offramp.ports.bodies import BodyHost, Known, Scene, StepCall, TryAgain
 from offramp.ports.clock import Clock
 from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
 
@@ -83,8 +89,8 @@ class Activities:
     @property
     def all(self) -> list[Callable[..., Any]]:
         """For the worker."""
-        finish = (self.finish, self.finish_large)
-        return [self.step, self.begin, self.journal, self.value, self.signals, self.record, *finish]
+        reads = (self.begin, self.journal, self.value, self.signals, self.look)
+        return [self.step, *reads, self.take, self.record, self.finish, self.finish_large]
 
     @activity.defn(name=BEGIN)
     async def begin(self, asked: Begin) -> Begun:
@@ -96,30 +102,48 @@ class Activities:
         self._remember(claim.record)
         token, cancel = claim.lease.token, claim.record.cancel_requested
         if asked.fresh and claim.fresh:
-            return Begun(token=token, first=True, cancel=cancel, signals=bool(await self._store.signals(run_id)))
-        known = await self._host.known(run_id)
-        await self._host.resumed(claim.lease, sum(1 for entry in known.entries if entry.kind == "step"))
+            part = self._host.began(claim, 0, first=True)
+            signals = bool(await self._store.signals(run_id))
+            return Begun(token=token, first=True, cancel=cancel, signals=signals, part=part)
+        known = await self._seen(claim.lease, await self._host.known(run_id), asked.seen)
+        replayed = sum(1 for entry in known.entries if entry.kind == "step")
+        first = (claim.fresh or asked.held is not None) and claim.record.demotion is not None
+        part = asked.part or self._host.began(claim, replayed, first=first)
+        await self._host.resumed(claim.lease, replayed)
         large = None if self._takes_large else oversized(known.entries)
         if large is not None:
             text = (
                 f"step {large.name!r}: its result has {len(large.value or b'')} bytes as JSON, more than Temporal takes"
             )
-            await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)))
+            await self._host.conclude(claim, Outcome("failed", error=failure_of(TooLarge(text), large.name)), part)
             return Begun(over=True)
+        elsewhere = set() if asked.held is None else set(asked.held.steps)
         page = page_of(known.entries, 0)
         return Begun(
             token=token,
             cancel=cancel,
             signals=bool(known.signals),
             page=page,
-            interrupted=known.interrupted,
+            interrupted={key: step for key, step in known.interrupted.items() if key not in elsewhere},
             waiting=known.waiting,
+            part=part,
         )
+
+    async def _seen(self, lease: Lease, known: Known, seen: list[str]) -> Known:
+        """What is known in the order in which the body of the last history saw it, noted if that is another."""
+        entries = reordered(known.entries, seen)
+        if not seen or entries == known.entries:
+            return known
+        entry = Entry(f"{ORDER}:{len(entries)}", ORDER, "value", msgspec.json.encode(seen))
+        own = Lease(lease.run_id, lease.owner, lease.token, entry.key, FIRST_TURN)
+        self._store.log(own).append(entry, None)
+        await self._store.log(lease).durable()
+        return msgspec.structs.replace(known, entries=entries)
 
     @activity.defn(name=JOURNAL)
     async def journal(self, asked: Read) -> Page:
         """A further page of what is known."""
-        return page_of(await self._store.journal(_run_id()), asked.after)
+        return page_of((await self._host.known(_run_id())).entries, asked.after)
 
     @activity.defn(name=VALUE)
     async def value(self, asked: Elsewhere) -> RawValue:
@@ -130,6 +154,26 @@ class Activities:
     async def signals(self, asked: Read) -> Signals:
         """Signals that the run was sent."""
         return signals_of(await self._store.signals(_run_id()), asked.after)
+
+    @activity.defn(name=LOOK)
+    async def look(self, asked: Look) -> Looked:
+        """What became of steps in the gateway that demoted the run."""
+        now = self._clock.time()
+        lives = any(owner.id == asked.by and owner.expires_at > now for owner in await self._leases.owners())
+        if not asked.steps:
+            return Looked(lives)
+        known = await self._host.known(_run_id())  # after that, so that what it wrote last is seen
+        page = page_of([entry for entry in known.entries if entry.key in asked.steps], 0)
+        ended, told = {entry.key for entry in known.entries}, {entry.key for entry in page.entries}
+        held = [key for key in asked.steps if key not in ended and lives and _under_way(known.interrupted.get(key))]
+        held += [key for key in asked.steps if key in ended - told]
+        return Looked(lives, page.entries, held, more=page.following is not None)
+
+    @activity.defn(name=TAKE)
+    async def take(self, asked: Take) -> None:
+        """The body gave up a step that is in flight elsewhere: nothing is written of it any more."""
+        with _refusals():
+            await self._leases.take_step(Lease(_run_id(), ENGINE, asked.token), asked.step)
 
     @activity.defn(name=RECORD)
     async def record(self, notes: Notes) -> None:
@@ -144,7 +188,7 @@ class Activities:
         lease = Lease(record.id, ENGINE, end.notes.token)
         try:
             await self._write(end.notes)
-            await self._host.conclude(Claim(record, lease, fresh=False), end.outcome)
+            await self._host.conclude(Claim(record, lease, fresh=False), end.outcome, end.part)
         except LeaseLost:
             activity.logger.info("%s has its outcome already", record.id)
         self._records.pop(record.id, None)
@@ -152,7 +196,8 @@ class Activities:
     @activity.defn(name=FINISH_LARGE)
     async def finish_large(self, end: End, result: RawValue) -> None:
         """The same with a result that comes by itself."""
-        await self.finish(End(end.notes, msgspec.structs.replace(end.outcome, result=value_in(result))))
+        outcome = msgspec.structs.replace(end.outcome, result=value_in(result))
+        await self.finish(msgspec.structs.replace(end, outcome=outcome))
 
     @activity.defn(dynamic=True)
     async def step(self, args: Sequence[RawValue]) -> RawValue:
@@ -171,15 +216,15 @@ class Activities:
         if turn.finished:
             entry = await self._written(call.key)
         else:
-            entry = await self._executed(turn.lease, record, call, _arguments(args[0]))
+            entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _scene(info, ticket))
         if entry.failure is not None:
             raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null")
 
-    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes) -> Entry:
+    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         try:
-            async with self._heartbeats():
-                return await self._host.attempt(lease, record, call, arguments)
+            async with self._heartbeats(scene.left):
+                return await self._host.attempt(lease, record, call, arguments, scene)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
             raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
@@ -189,6 +234,8 @@ class Activities:
             if activity.is_worker_shutdown():
                 # Another worker is to have it now, not when this one's heartbeats are missed.
                 moment = timedelta(milliseconds=1)
+                if not activity.info().is_local:
+                    activity.heartbeat(scene.left + 1)
                 raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             raise
 
@@ -197,7 +244,7 @@ class Activities:
         return next(entry for entry in await self._store.journal(_run_id()) if entry.key == key)
 
     @asynccontextmanager
-    async def _heartbeats(self) -> AsyncIterator[None]:
+    async def _heartbeats(self, left: int) -> AsyncIterator[None]:
         if activity.info().is_local:
             yield
             return
@@ -205,7 +252,7 @@ class Activities:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(self._heartbeat_s / HEARTBEATS_PER_TIMEOUT)
-                activity.heartbeat()
+                activity.heartbeat(left)
 
         beating = asyncio.create_task(beat())
         try:
@@ -234,6 +281,19 @@ class Activities:
         self._records.move_to_end(record.id)
         while len(self._records) > RECORDS_KEPT:
             self._records.popitem(last=False)
+
+
+def _scene(info: activity.Info, ticket: Ticket) -> Scene:
+    """What is around this attempt; heartbeats carry on how many workers left the step when they were told to stop."""
+    queued_s = 0.0
+    if not info.is_local:
+        queued_s = max(0.0, (info.started_time - info.current_attempt_scheduled_time).total_seconds())
+    left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
+    return Scene(ticket.part, queued_s, ticket.opens and info.attempt == 1, left)
+
+
+def _under_way(step: StepState | None) -> bool:
+    return step is not None and step.status == "running" and not step.left
 
 
 def _run_id() -> str:

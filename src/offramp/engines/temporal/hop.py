@@ -1,0 +1,148 @@
+"""The way of a run to its workflow: started by whoever has it, and shared with it while steps are in flight.
+
+A shared run changes hands in this order: the workflow is there and waits; nothing but the steps in flight is written
+of the run here any more; the store has it as the engine's; the workflow is told to go. Who dies in between leaves a run
+that is claimed from its expired lease and handed over as any other, or a workflow that finds its gateway dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.common import Priority, WorkflowIDConflictPolicy
+from temporalio.service import RPCError, RPCStatusCode
+
+from offramp.core.run import RunRecord
+from offramp.engines.temporal.address import Address
+from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
+from offramp.engines.temporal.held import DELIVERED, GO
+from offramp.engines.temporal.payloads import Held, Start, raw
+from offramp.errors import ObjectsUnavailable, StoreError
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
+from offramp.ports.clock import Clock
+from offramp.ports.store import Lease, Leases
+
+log = logging.getLogger("offramp")
+
+RPC_TIMEOUT_S = 10.0
+SHARE_S_MAX = 2.0
+"""What Temporal gets to take a run beside its steps in flight; later it takes it when these have ended."""
+
+
+class Hop:
+    """Of one process; used on its control loop.
+
+    Args:
+        connection: to Temporal.
+        address: which task queue.
+        leases: who may write runs.
+        clock: time.
+        owner: this process among the leases.
+        takes_large: whether payloads may be of any size.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        address: Address,
+        leases: Leases,
+        clock: Clock,
+        owner: str,
+        *,
+        takes_large: bool = False,
+    ) -> None:
+        self._input_bytes_max = math.inf if takes_large else PAYLOAD_BYTES_MAX
+        self._connection = connection
+        self._task_queue = address.task_queue
+        self._leases = leases
+        self._clock = clock
+        self._owner = owner
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def begin(
+        self,
+        client: Client,
+        record: RunRecord,
+        start: Start,
+        signal: str | None = None,
+        within_s: float = RPC_TIMEOUT_S,
+    ) -> None:
+        """Start a run's workflow, unless it is there; signal it in any case, where a signal is named.
+
+        Raises:
+            RPCError: Temporal refuses, or cannot be reached.
+            ObjectsUnavailable: a large input cannot be kept.
+        """
+        await client.start_workflow(
+            record.pipeline,
+            args=[start, raw(record.input)],
+            id=record.id,
+            task_queue=self._task_queue,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            search_attributes=self._connection.found_by(record),
+            priority=_priority(record),
+            start_signal=signal,
+            rpc_timeout=timedelta(seconds=within_s),
+        )
+
+    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
+        """See the engine port."""
+        client = self._connection.known
+        if client is None or len(record.input) > self._input_bytes_max:
+            return None
+        try:
+            start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight))
+            await self.begin(client, record, start, within_s=SHARE_S_MAX)
+        except (RPCError, ObjectsUnavailable) as error:
+            # Should it be there, it waits until the run is handed over like any other.
+            log.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
+            return None
+        lease = await self._entrusted(record.id) if detach() else None
+        self._tell(record.id, GO)
+        return lease
+
+    async def _entrusted(self, run_id: str) -> Lease | None:
+        while True:
+            try:
+                claim = await self._leases.entrust(run_id, self._clock.time())
+            except StoreError as error:
+                log.error("%s cannot be shared yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
+                await asyncio.sleep(RETRY_EVERY_S)
+            else:
+                return None if claim is None else claim.lease
+
+    def delivered(self, run_id: str) -> None:
+        """A step has ended here: its body looks at once; it would by itself after a while."""
+        self._tell(run_id, DELIVERED)
+
+    async def settle(self) -> None:
+        """Wait until everything was told."""
+        while self._telling:
+            await asyncio.wait(self._telling)
+
+    def _tell(self, run_id: str, signal: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._send(run_id, signal))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _send(self, run_id: str, signal: str) -> None:
+        client = await self._connection.client()
+        while True:
+            try:
+                await client.get_workflow_handle(run_id).signal(signal, rpc_timeout=timedelta(seconds=RPC_TIMEOUT_S))
+            except RPCError as error:
+                if error.status is RPCStatusCode.NOT_FOUND:
+                    return
+                await asyncio.sleep(RETRY_EVERY_S)
+            else:
+                return
+
+
+def _priority(record: RunRecord) -> Priority:
+    """Temporal's priorities are 1 to 5, lower first, 3 by default; tenants get fair shares."""
+    return Priority(priority_key=min(5, max(1, 3 - record.priority)), fairness_key=record.tenant or None)
