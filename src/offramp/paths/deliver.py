@@ -186,6 +186,10 @@ class Feed:
             self._here.discard(run_id)
             self._show_interest(self._topics.get(run_id))
 
+    def finished(self, run_id: str) -> None:
+        """Nobody writes to it any more."""
+        self._here.discard(run_id)  # without the lock, which readers hold who are told of just that
+
     def _show_interest(self, topic: _Topic | None) -> None:
         if topic is None:
             return

@@ -187,12 +187,13 @@ class LiveRuns:
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
-        self._process.feed.left(record.id)
         if refused is None:
+            self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
             _tell(record, outcome)
             return
+        self._process.feed.left(record.id)
         self.first_events.forget(record.id)
         if isinstance(refused, LeaseLost):
             self._process.metrics.lost()
