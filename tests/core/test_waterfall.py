@@ -144,6 +144,30 @@ def test_a_worker_that_died_loses_the_attempt_and_the_time_until_the_run_was_res
     assert shares(found) == [0.6, 0.1, 4.8, 0.0]
 
 
+def handed_over_at_once():
+    log = Log().step(0.1, "started", "a").step(0.1, "started", "b").then(0.3, "run.demoted", reason="budget")
+    return log.then(0.4, "run.resumed", worker="w", replayed_steps=0)
+
+
+def test_a_step_that_ends_in_the_process_that_demoted_its_run_is_not_lost():
+    log = handed_over_at_once()
+    assert log.spans(1, now=0.6) == [("attempt", 0.1, 0.6, True)]
+    log.step(0.7, "retrying", "a", error={"code": "step-error"}, delay_ms=100.0).step(0.8, "started", "a", attempt=2)
+    log.step(0.9, "completed", "a", attempt=2, duration_ms=100.0).step(0.9, "failed", "b", duration_ms=800.0, error={})
+    ended(log, 1.0)
+    assert log.spans(1) == [("failed", 0.1, 0.7, False), ("retry", 0.7, 0.8, False), ("attempt", 0.8, 0.9, False)]
+    assert log.spans(2) == [("failed", 0.1, 0.9, False)]
+
+
+def test_it_is_lost_if_that_process_died():
+    log = handed_over_at_once().step(2.0, "retrying", "a", error={"code": INTERRUPTED}, delay_ms=0.0)
+    log.step(2.0, "started", "a").step(2.5, "completed", "a", duration_ms=500.0)
+    log.step(2.5, "failed", "b", duration_ms=0.0, error={"code": "effect-unknown"})
+    ended(log, 2.5)
+    assert log.spans(1) == [("lost", 0.1, 0.4, False), ("attempt", 2.0, 2.5, False)]
+    assert log.spans(2) == [("lost", 0.1, 0.4, False), ("failed", 2.5, 2.5, False)]
+
+
 def test_an_interrupted_step_that_fails_without_another_try():
     log = Log("deep").step(0.1, "started").then(2.0, "run.resumed", worker="w", replayed_steps=0)
     log.step(2.1, "failed", duration_ms=0.0, error={"code": "effect-unknown"})

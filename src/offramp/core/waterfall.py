@@ -107,6 +107,7 @@ class _Track:
     attempts: int = 1
     spans: list[Span] = field(default_factory=list)
     open: tuple[SpanKind, float] | None = None
+    given_up: bool = False
 
     def begin(self, kind: SpanKind, at: float) -> None:
         # Clocks of two machines disagree: a span is drawn after the one before it all the same.
@@ -118,6 +119,17 @@ class _Track:
             began_as, start = self.open
             self.spans.append(Span(kind or began_as, start, max(start, at), open=not known))
             self.open = None
+
+    def give_up(self, at: float, *, handoff: bool) -> None:
+        """Another process goes on with the run: an attempt is lost, at a handoff until there is word of it."""
+        if self.open is not None and self.open[0] == "attempt":
+            self.end(at, "lost")
+            self.given_up = handoff
+
+    def go_on(self) -> None:
+        """There is word of an attempt that was given up: it went on where it was."""
+        if self.given_up:
+            self.open, self.given_up = ("attempt", self.spans.pop().start), False
 
     def row(self) -> Row:
         return Row(self.kind, self.name, self.status, self.attempts, tuple(self.spans))
@@ -180,10 +192,9 @@ class _Fold:
             kind = "parked"
         self._executed(gone)
         self._run.append(Span(kind, gone, at))
-        self._path, self._since, self._handoff = "deep", at, False
         for track in self._tracks.values():
-            if track.open is not None and track.open[0] == "attempt":
-                track.end(at, "lost")
+            track.give_up(at, handoff=self._handoff)
+        self._path, self._since, self._handoff = "deep", at, False
         steps = int(event.data.get("replayed_steps") or 0)
         self._marks.append(Mark("resumed", at, f"{event.data.get('worker', 'a worker')}, {steps} steps taken over"))
 
@@ -200,6 +211,7 @@ class _Fold:
     def began(self, event: Event, at: float) -> None:
         track = self._track(event, "step", str(event.data.get("step", "?")))
         track.end(at)
+        track.given_up = False
         track.status, track.attempts = "running", int(event.data.get("attempt", 1))
         track.begin("attempt", at)
 
@@ -208,7 +220,9 @@ class _Fold:
         error = event.data.get("error")
         if isinstance(error, Mapping) and error.get("code") == INTERRUPTED:
             track.end(at, "lost")  # as a rule it was lost when the run was resumed, and nothing is open
+            track.given_up = False
             return
+        track.go_on()
         track.end(at, "failed")
         track.status = "retrying"
         track.begin("retry", at)
@@ -221,6 +235,8 @@ class _Fold:
 
     def _over(self, event: Event, at: float, status: str, kind: SpanKind) -> None:
         track = self._track(event, "step", str(event.data.get("step", "?")))
+        if status == "completed" or event.data.get("duration_ms"):
+            track.go_on()
         if track.open is None:
             track.begin(kind, at)  # an interrupted step of which nobody knows whether it happened fails without a try
         track.end(at, kind)
@@ -276,10 +292,11 @@ class _Fold:
 
     def _cut_off(self, track: _Track, end: float) -> None:
         """End what no event ends: the run goes on, or its outcome cut it off, or the pipeline did some time before."""
-        if track.open is None:
-            return
         if self._ended is None:
+            track.go_on()
             track.end(end, known=False)
+            return
+        if track.open is None:
             return
         track.status = "cancelled"
         kind: SpanKind | None = "cancelled" if track.open[0] == "attempt" else None
