@@ -26,8 +26,17 @@ _WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 def check_python() -> Iterator[Finding]:
     """Versions, and what makes the runtime quicker where it is installed."""
     yield Finding("ok", "python", f"{platform.python_implementation()} {platform.python_version()}")
-    version = sqlite3.sqlite_version_info
-    if has_wal_reset_bug(version):
+    for module, what in (("uvloop", "the event loops"), ("httptools", "reading requests")):
+        if importlib.util.find_spec(module) is not None:
+            yield Finding("ok", module, f"{module} {_version(module)}")
+        else:
+            yield Finding("note", module, f"{module} is not installed; {what} are slower", f"pip install {module}")
+    yield from _extras()
+
+
+def check_sqlite() -> Iterator[Finding]:
+    """The library that this Python has, where it keeps the runs."""
+    if has_wal_reset_bug(sqlite3.sqlite_version_info):
         yield Finding(
             "risk",
             "sqlite",
@@ -37,12 +46,6 @@ def check_python() -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "sqlite", f"SQLite {sqlite3.sqlite_version}")
-    for module, what in (("uvloop", "the event loops"), ("httptools", "reading requests")):
-        if importlib.util.find_spec(module) is not None:
-            yield Finding("ok", module, f"{module} {_version(module)}")
-        else:
-            yield Finding("note", module, f"{module} is not installed; {what} are slower", f"pip install {module}")
-    yield from _extras()
 
 
 def has_wal_reset_bug(version: tuple[int, ...]) -> bool:

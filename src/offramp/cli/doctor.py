@@ -37,7 +37,14 @@ def doctor(
     """
     from offramp.cli.check_app import check_app
     from offramp.cli.check_data import check_data
-    from offramp.cli.check_host import check_address, check_machine, check_python, check_settings, check_webhooks
+    from offramp.cli.check_host import (
+        check_address,
+        check_machine,
+        check_python,
+        check_settings,
+        check_sqlite,
+        check_webhooks,
+    )
     from offramp.cli.check_keys import check_keys
     from offramp.cli.check_objects import check_objects
     from offramp.cli.check_redis import check_redis
@@ -50,7 +57,7 @@ def doctor(
         *check_python(),
         *check_machine(settings, workers),
         *check_settings(os.environ),
-        *(() if is_redis(settings.store) else check_data(Path(settings.data))),
+        *(() if is_redis(settings.store) else (*check_sqlite(), *check_data(Path(settings.data)))),
         *check_redis(settings),
         *check_temporal(settings),
         *check_objects(settings),
