@@ -70,6 +70,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.connections:HEAD_S_MAX", "s", "for a request's line and headers to arrive; then 408"),
             ("gateway.connections:BODY_S_MAX", "s", "for a body to arrive, and more by what it brings; then 408"),
             ("gateway.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that give it another second"),
+            ("gateway.lingering:LINGER_S", "s", "in which what a refused client still sends is thrown away"),
             ("gateway.server:KEEP_ALIVE_S", "s", "an idle connection is kept"),
             ("gateway.descriptors:FILES_RESERVED", "", "open files kept from connections; a quarter, if that is less"),
             ("gateway.descriptors:STREAMS_SHARE_MAX", "", "of the connections that fit may be streams; then 503"),

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from offramp.gateway import connections
+from offramp.gateway import connections, lingering
 
 RUNS = "/v1/pipelines/research/runs"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -102,6 +102,43 @@ class TestHeads:
             run.complete("x")
             await reader.readuntil(b"run.completed")
             await reader.read()
+
+
+class TestAnswersToClientsThatStillSend:
+    """The answer arrives, although its connection ends with a part of the request unread."""
+
+    BODY = b"x" * (4 << 20)
+    CLOSES = b"POST /v1/runs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+
+    async def sent(self, url, data):
+        """What a client gets that sends everything before it reads."""
+        async with wire(url) as (reader, writer):
+            writer.write(data)
+            await writer.drain()
+            return await reader.read()
+
+    async def test_a_body_that_nobody_wants(self, url):
+        for _ in range(20):
+            assert_problem(await self.sent(url, self.CLOSES + self.BODY), 405, "method-not-allowed")
+
+    async def test_one_that_is_no_http(self, url):
+        for _ in range(20):
+            assert_problem(await self.sent(url, b"HELLO\r\n\r\n" + self.BODY), 400, "malformed")
+
+    async def test_a_client_that_sends_on_is_let_go(self, url, monkeypatch):
+        monkeypatch.setattr(lingering, "LINGER_S", 0.05)
+        async with wire(url, self.CLOSES) as (reader, writer):
+            assert_problem(await reader.read(), 405, "method-not-allowed")
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0)
+
+    async def test_one_that_is_done_is_let_go_at_once(self, url, monkeypatch):
+        monkeypatch.setattr(lingering, "LINGER_S", 60)
+        async with wire(url, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as (reader, _):
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
 
 
 class TestBodies:

@@ -19,6 +19,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from offramp.errors import Overloaded, RequestError
+from offramp.gateway.lingering import LingeringTransport
 from offramp.gateway.problems import (
     HeadTooLarge,
     MethodNotAllowed,
@@ -80,7 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
         """The request asks for another protocol: it is read again without that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self._may_be_sending)
+        super().connection_made(self._lingering)  # type: ignore[arg-type]
         if self._connections_max is not None:
             over = len(self.connections) - self._connections_max
             self._is_crowded = over > 0
@@ -90,10 +92,15 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._lingering.lost()
         super().connection_lost(exc)
 
+    def _may_be_sending(self) -> bool:
+        """Whether the client is in the middle of a request, or sends more than is read."""
+        return self._head_bytes != 0 or self._is_refused or self._is_crowded
+
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_refused or self.transport.is_closing():
             return
         if self._is_crowded:
             # Only now: what is closed with a request unread is reset, and nobody hears why.
@@ -125,6 +132,7 @@ class BoundedHttp(HttpToolsProtocol):
                     if self._is_answering():
                         self._refuse(RequestError("a WebSocket needs a connection of its own"))
                     else:
+                        self.transport = self._lingering.own
                         self.handle_websocket_upgrade()
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
