@@ -180,9 +180,12 @@ class Late(CutMemory):
         self.refused = Signal()
 
     def write(self, key, data):
-        if self.away and key.startswith("run_"):
-            self.refused.set()
-        super().write(key, data)
+        try:
+            super().write(key, data)
+        except ObjectsUnavailable:
+            if key.startswith("run_"):
+                self.refused.set()
+            raise
 
 
 def placed(runtime, place):
