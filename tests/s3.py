@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from tests.temporal import free_port
+from tests.servers import free_port, until_exit, wait_for
 
 BINARY = Path(sys.executable).with_name("weed")
 READY_S = 40.0
@@ -57,12 +53,11 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        atexit.register(self.kill)
-        ends = time.monotonic() + READY_S
-        while not self._answers():
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()[-4000:]
-            assert time.monotonic() < ends, "the S3 server was not ready in time"
-            time.sleep(0.05)
+        try:
+            wait_for(self._process, self._answers, self._folder / "server.log", "S3", READY_S)
+        except BaseException:
+            self.kill()  # nobody else has it
+            raise
 
     def _answers(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
@@ -85,7 +80,6 @@ class Server:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
         for kind, port in zip(("s3", "master", "volume", "filer"), self._ports, strict=True):
             # It makes these wherever its data is.
             Path(f"/tmp/seaweedfs-{kind}-grpc-{port + GRPC_OFFSET}.sock").unlink(missing_ok=True)
@@ -95,7 +89,7 @@ class Server:
 def server():
     """The one that the tests of this process share; its credentials come into the environment."""
     os.environ.update(ENVIRONMENT)
-    return Server(tempfile.mkdtemp(prefix="offramp-s3-"))
+    return until_exit(Server, "s3")
 
 
 def missing():

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
-import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
+from tests.servers import free_port, until_exit, wait_for
+
 BINARY = Path(sys.executable).with_name("temporal")
-PORTS = (20_000, 30_000)
-"""Below the ephemeral ports: polling one of those before the server is up can connect to itself."""
 READY_S = 30.0
-
-
-def free_port():
-    for _ in range(100):
-        port = random.randrange(*PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise AssertionError("no free port")
 
 
 class Server:
@@ -61,11 +44,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        ends = time.monotonic() + READY_S
-        while not self._answers():
-            assert self._process.poll() is None, (self._folder / "server.log").read_text()
-            assert time.monotonic() < ends, "the Temporal server was not ready in time"
-            time.sleep(0.05)
+        wait_for(self._process, self._answers, self._folder / "server.log", "Temporal", READY_S)
 
     def _answers(self):
         with socket.socket() as probe:
@@ -79,15 +58,7 @@ class Server:
 @functools.cache
 def server():
     """The one that the tests of this process share."""
-    folder = tempfile.mkdtemp(prefix="offramp-temporal-")
-    made = Server(folder)
-
-    def stop():
-        made.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
-    return made
+    return until_exit(Server, "temporal")
 
 
 def missing():

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import itertools
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.temporal import free_port
+from tests.servers import free_port, until_exit, wait_for
 
 READY_S = 30.0
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
@@ -60,17 +56,10 @@ class Server:
                 start_new_session=True,
             )
         try:
-            self._wait()
+            wait_for(self._process, self.answers, self.folder / "server.log", "Valkey", READY_S, 0.01)
         except BaseException:
             self.kill()  # nobody else has it
             raise
-
-    def _wait(self):
-        ends = time.monotonic() + READY_S
-        while not self.answers():
-            assert self._process.poll() is None, (self.folder / "server.log").read_text()
-            assert time.monotonic() < ends, "the Valkey server was not ready in time"
-            time.sleep(0.01)
 
     def client(self, **options):
         """A client of the tests' own."""
@@ -101,15 +90,7 @@ class Server:
 @functools.cache
 def server():
     """The one that the tests of this process share."""
-    folder = tempfile.mkdtemp(prefix="offramp-valkey-")
-    made = Server(folder)
-
-    def stop():
-        made.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(stop)
-    return made
+    return until_exit(Server, "valkey")
 
 
 def missing():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.chaos.receiver import SECRET
+from tests.servers import free_port
 
 APP = Path(__file__).with_name("pipelines.py")
 GUARD_S = 60.0
@@ -29,8 +28,6 @@ RECOVERY_S = 10.0
 """Within this an acknowledged run ends by itself after the last restart, on a machine that does nothing else."""
 PATIENT = {"lease": 60, "drain_timeout": 40}
 """Settings under which nothing runs out on a busy machine: whose lock is free died, and nobody else is given up."""
-PORTS = (20_000, 32_000)
-"""Below the range from which Linux takes the ports of outgoing connections."""
 
 
 class Interruption(NamedTuple):
@@ -40,14 +37,6 @@ class Interruption(NamedTuple):
     how: str
     at: float
     until: float
-
-
-def free_port() -> int:
-    while True:
-        port = random.randint(*PORTS)
-        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Serving:

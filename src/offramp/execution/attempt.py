@@ -18,6 +18,7 @@ from offramp.execution.waiting import sleep_for
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.scope import Scope
+    from offramp.ports.bodies import Facts
     from offramp.ports.clock import Clock
     from offramp.telemetry.run_trace import StepTrace
 
@@ -48,6 +49,21 @@ class RunFacts:
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at
         self._clock = clock
+
+    @classmethod
+    def deep(cls, facts: Facts, clock: Clock) -> RunFacts:
+        """Of a run on the deep path, which has no budget."""
+        return cls(
+            run_id=facts.run_id,
+            pipeline=facts.pipeline,
+            version=facts.version,
+            session_id=facts.session_id,
+            metadata=facts.metadata,
+            path="deep",
+            budget_ends=0.0,
+            deadline_at=facts.deadline_at,
+            clock=clock,
+        )
 
     def remaining(self) -> float:
         """Seconds left, see `Run.remaining`."""

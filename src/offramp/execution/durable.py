@@ -78,17 +78,7 @@ class DurableScope(Scope):
 
     def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
-        run = RunFacts(
-            run_id=facts.run_id,
-            pipeline=facts.pipeline,
-            version=facts.version,
-            session_id=facts.session_id,
-            metadata=facts.metadata,
-            path="deep",
-            budget_ends=0.0,
-            deadline_at=facts.deadline_at,
-            clock=clock,
-        )
+        run = RunFacts.deep(facts, clock)
         history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
         counted: Any = _Counted(metrics, outside)
         super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted)

@@ -144,17 +144,7 @@ class DurablePath(DeepPath, BodyHost):
         process, trace = self._process, None
         if process.tracing is not None and scene.part is not None:
             trace = process.tracing.part(record.id, scene.part)
-        facts = RunFacts(
-            run_id=record.id,
-            pipeline=record.pipeline,
-            version=record.version,
-            session_id=record.session_id,
-            metadata=record.metadata,
-            path="deep",
-            budget_ends=0.0,
-            deadline_at=record.deadline_at,
-            clock=process.clock,
-        )
+        facts = RunFacts.deep(Facts.of(record), process.clock)
         history = History(interrupted={} if before is None else {call.key: before})
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)

@@ -16,6 +16,7 @@ from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.paths.process import Process
+from offramp.ports.bodies import Facts
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease
 
@@ -67,17 +68,7 @@ class _Rehearsal:
     """One run called again with what is known of it."""
 
     def __init__(self, process: Process, record: RunRecord, history: History, changed: Callable[[], object]) -> None:
-        facts = RunFacts(
-            run_id=record.id,
-            pipeline=record.pipeline,
-            version=record.version,
-            session_id=record.session_id,
-            metadata=record.metadata,
-            path="deep",
-            budget_ends=0.0,
-            deadline_at=record.deadline_at,
-            clock=process.clock,
-        )
+        facts = RunFacts.deep(Facts.of(record), process.clock)
         self.notes = _Notes(record.id)
         self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)  # keeps nothing
         self.outcome: Outcome | None = None

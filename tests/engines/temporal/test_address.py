@@ -13,7 +13,7 @@ from offramp.cli.check_temporal import check_temporal
 from offramp.engines.temporal.address import Address
 from offramp.errors import SettingsError
 from offramp.settings import Settings
-from tests import temporal
+from tests import servers, temporal
 
 HERE = "temporal://127.0.0.1:7233/default"
 
@@ -81,5 +81,5 @@ def test_the_doctor_looks_at_the_server(url):
 
 def test_the_doctor_says_what_is_wrong_with_a_server():
     assert findings("embedded:") == {}
-    assert "does not answer" in findings(f"temporal://127.0.0.1:{temporal.free_port()}/x")["broken", "temporal"]
+    assert "does not answer" in findings(f"temporal://127.0.0.1:{servers.free_port()}/x")["broken", "temporal"]
     assert "no option 'queue'" in findings(f"{HERE}?queue=x")["broken", "temporal"]
