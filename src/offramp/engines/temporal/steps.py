@@ -21,7 +21,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.events import StepState
 from offramp.core.failure import failure_of
-from offramp.core.journal import ORDER, Entry, reordered
+from offramp.core.journal import ORDER, Entry, as_seen, reordered
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.temporal.body import LOST
 from offramp.engines.temporal.held import LOOK, TAKE
@@ -143,7 +143,7 @@ class Activities:
     @activity.defn(name=JOURNAL)
     async def journal(self, asked: Read) -> Page:
         """A further page of what is known."""
-        return page_of((await self._host.known(_run_id())).entries, asked.after)
+        return page_of(as_seen(await self._store.journal(_run_id())), asked.after)
 
     @activity.defn(name=VALUE)
     async def value(self, asked: Elsewhere) -> RawValue:
