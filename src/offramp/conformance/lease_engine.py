@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from offramp.conformance.case import case, until
+from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, started
 from offramp.conformance.store_stage import StoreStage, frames_of
 from offramp.core.run import RunRecord
@@ -119,7 +119,7 @@ async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None
     stage.store.on_lost(lost.append)
     await _refused(log, whole)
     assert await stage.store.journal(run.id) == [entry(0)], "an entry was written twice"
-    await until(lambda: lost == [taken.lease])
+    assert lost == [taken.lease], "who waits for a write knew that it is refused before `on_lost` was told"
     assert (await stage.leases.take_step(whole.lease, "work:0:0")).finished
 
 

@@ -145,12 +145,12 @@ async def an_append_without_the_lease_is_refused(stage: StoreStage) -> None:
     log = stage.store.log(lost)
     log.append(entry(1), started(1))
     await refused(log.durable(), "an append")
+    assert lost in told, "who waits for a write knew that it is refused before `on_lost` was told"
     run = await stage.store.get(current.run_id)
     assert run is not None
     assert await stage.store.journal(run.id) == [], "the journal has an entry of an owner that lost the run"
     assert await count_of(stage.store, run) == 1, "the log has an event of an owner that lost the run"
     assert heard == [], "listeners heard of an event that was refused"
-    await until(lambda: lost in told)
 
 
 @case("S3")

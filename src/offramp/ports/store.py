@@ -5,7 +5,7 @@ Obligations of every store; `offramp.conformance` proves them and cites them by 
 S1 Writes of one run become visible in the order they were made, none is lost between two that are visible (J1).
 S2 A `Commit` resolves only when what it covers, and all that was written before it for that run, is on disk.
 S3 A write that carries a lease other than the run's current one is refused with `LeaseLost` and changes nothing (J3);
-   `on_lost` is told.
+   `on_lost` is told, before anybody who waits for the write.
 S4 Events are numbered from 1 without a gap when they become visible, and never renumbered, whoever writes (E1).
 S5 `finish` gives a run its outcome and its terminal event in one; after the terminal event nothing is appended.
 S6 A created run exists once per id, and once per tenant and idempotency key.

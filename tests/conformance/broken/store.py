@@ -196,6 +196,14 @@ class SilentLoss(MemoryStore):
         pass
 
 
+@breaks("S3")
+class LateLoss(MemoryStore):
+    """Who waits for a refused write knows of it first."""
+
+    def on_lost(self, callback):
+        super().on_lost(lambda lease: asyncio.get_running_loop().call_later(0.005, callback, lease))
+
+
 @breaks("S4")
 class Gap(MemoryStore):
     """An event that comes with an entry takes two numbers."""

@@ -25,7 +25,7 @@ from tests.stores.redis.words import (
     numbers,
     started,
 )
-from tests.support import NOW, eventually
+from tests.support import NOW
 
 MEMORY = ("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "yes")
 INPUT = b'"' + b"x" * 100_000 + b'"'
@@ -281,7 +281,7 @@ async def test_a_batch_that_the_server_will_never_take_is_given_up(server, at):
     log.append(entry(1), None)
     with pytest.raises(StoreError, match="refused"):
         await log.durable()
-    await eventually(lambda: log.lease in lost)
+    assert log.lease in lost
     other, log = await created(opened)
     await log.finish(DONE, ended(), NOW)
     assert await numbers(opened, other) == [1, 2]

@@ -251,10 +251,10 @@ class Writer:
 
     def _give_up(self, operations: Sequence[Operation], told: StoreError) -> None:
         for operation in operations:
-            _refuse(operation, told)
             self._tails.forget(operation)
             if operation.lease is not None:
                 self.on_lost(operation.lease)
+            _refuse(operation, told)
 
     def _is_back(self) -> None:
         if self._away_since is not None:
@@ -288,6 +288,8 @@ class Writer:
                 _publish(operation, answer, published)
             if operation.commit is not None:
                 resolved.append((operation.commit, *operation.outcome(answer, records)))
+        for lease in lost:
+            self.on_lost(lease)
         resolve_all(resolved)
         if published:
             batches = list(published.values())
@@ -296,8 +298,6 @@ class Writer:
         if has_announced:
             for told in self.on_announced:
                 told()
-        for lease in lost:
-            self.on_lost(lease)
 
     def _leave(self) -> None:
         """Nothing more comes of this writer: it need not be remembered."""

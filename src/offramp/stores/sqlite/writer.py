@@ -175,6 +175,8 @@ class Writer:
             self._is_full = full
 
     def _tell(self, transaction: Transaction) -> None:
+        for lease in transaction.lost:
+            self.on_lost(lease)
         resolve_all(transaction.resolved)
         if transaction.published:
             batches = list(transaction.published.values())
@@ -183,8 +185,6 @@ class Writer:
         if transaction.has_announced:
             for told in self.on_announced:
                 told()
-        for lease in transaction.lost:
-            self.on_lost(lease)
 
     def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
         """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
