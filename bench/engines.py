@@ -22,9 +22,10 @@ from bench.engine import Case, measure, medians  # noqa: E402
 
 ROUNDS = 3
 CONTENDERS = ("offramp", "temporal", "temporal-offramp", "temporal-short", "temporal-offramp-short")
+AT_ONCE = (1, 10, 50)
 CASES = [
     Case(contender, at_once, 6_000 if contender == "offramp" else 400)
-    for at_once in (1, 50)
+    for at_once in AT_ONCE
     for contender in CONTENDERS
 ]
 
@@ -54,7 +55,7 @@ def targets(results: list[Load]) -> list[Target]:
     """What the engine on Temporal promises."""
     found = {(load.contender, load.concurrency): load for load in results}
     made = []
-    for at_once in (1, 50):
+    for at_once in AT_ONCE:
         plain, ours, short = (
             found.get((name, at_once)) for name in ("temporal", "temporal-offramp", "temporal-offramp-short")
         )

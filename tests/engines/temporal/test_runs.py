@@ -174,7 +174,9 @@ async def test_a_deep_run_is_a_workflow_named_after_its_pipeline(service, histor
     assert {step["status"] for step in document["steps"]} == {"completed"}
     assert ("double", True) in executed
     events = await history(handle.id)
-    assert events[0].workflow_execution_started_event_attributes.workflow_type.name == "sums"
+    begun = events[0].workflow_execution_started_event_attributes
+    assert begun.workflow_type.name == "sums"
+    assert begun.eager_execution_accepted, "the worker that hands a run to Temporal has its first task dispatched to it"
     assert names(events) == ["add"] * 3 + ["double"] * 3, "a step is an activity named after it, a short one is none"
 
 

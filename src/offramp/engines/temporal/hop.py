@@ -74,6 +74,8 @@ class Hop:
     ) -> None:
         """Start a run's workflow, unless it is there; signal it in any case, where a signal is named.
 
+        One that has nothing to wait for begins in this process, if it works: its first task comes with the answer.
+
         Raises:
             RPCError: Temporal refuses, or cannot be reached.
             ObjectsUnavailable: a large input cannot be kept.
@@ -87,6 +89,7 @@ class Hop:
             search_attributes=self._connection.found_by(record),
             priority=_priority(record),
             start_signal=signal,
+            request_eager_start=signal is None and start.held is None,
             rpc_timeout=timedelta(seconds=within_s),
         )
 
