@@ -63,6 +63,18 @@ class TestHeads:
             writer.write(b"x" * (2 * connections.HEAD_BYTES_MAX))
             assert await reader.readexactly(12) == b"HTTP/1.1 431"
 
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * connections.HEAD_BYTES_MAX),
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n%b\r\n" % (b"X: y\r\n" * 12_000),
+            b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"x" * connections.HEAD_BYTES_MAX),
+        ],
+        ids=["one field", "many fields", "the address"],
+    )
+    async def test_it_is_431_too_if_it_came_in_one_read(self, url, head):
+        assert_problem(await answer_to(url, head), 431, "head-too-large")
+
     async def test_a_large_one_within_the_limit_and_a_second_one_are_taken(self, web):
         for _ in range(2):
             answer = await web.get("/healthz", headers={"X": "x" * (connections.HEAD_BYTES_MAX - 1000)})

@@ -116,7 +116,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         # Still in the head after all that: what came of the body is not counted against it.
         if max(self._head_bytes or 0, self._idle_bytes) > HEAD_BYTES_MAX:
-            self._refuse(HeadTooLarge(f"the request line and headers have more than {HEAD_BYTES_MAX} bytes"))
+            self._refuse(_head_too_large())
         elif self._timer is None and self._head_bytes != 0:
             self._start_timer(BODY_S_MAX if self._head_bytes is None else HEAD_S_MAX)
 
@@ -136,8 +136,10 @@ class BoundedHttp(HttpToolsProtocol):
                         self.handle_websocket_upgrade()
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
-            except httptools.HttpParserError:
-                self._refuse(RequestError("what was received is no HTTP request (RFC 9112)"))
+            except httptools.HttpParserError as error:
+                ours = error.__context__  # raised by a callback
+                unknown = RequestError("what was received is no HTTP request (RFC 9112)")
+                self._refuse(ours if isinstance(ours, RequestError) else unknown)
                 return
             else:
                 return
@@ -162,6 +164,9 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        # It may have come in one read, with what it ends.
+        if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > HEAD_BYTES_MAX:
+            raise _head_too_large()
         self._method, self._version = self.parser.get_method(), self.parser.get_http_version().encode()
         self._is_ignored = self.parser.should_upgrade() and (self._method == b"CONNECT" or not self._should_upgrade())
         if not self._is_ignored:
@@ -228,6 +233,10 @@ class BoundedHttp(HttpToolsProtocol):
         if is_next or (answering and not self.cycle.response_started and not self.pipeline):
             self.transport.write(_encoded(problem(error), self.server_state.default_headers))
         self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"the request line and headers have more than {HEAD_BYTES_MAX} bytes")
 
 
 def _encoded(reply: Reply, more: list[tuple[bytes, bytes]]) -> bytes:
