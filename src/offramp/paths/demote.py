@@ -132,7 +132,8 @@ class OffRamp:
                 await changed.wait()
             for key in gone:
                 attempt = kept.pop(key)
-                if key not in shared.over and not scope.journal.has(key):
+                # What a cancelled run leaves is followed by nothing.
+                if key not in shared.over and not scope.journal.has(key) and not scope.facts.cancelled:
                     self._give_up(attempt)
             if gone:
                 try:

@@ -237,6 +237,9 @@ class Activities:
                 if not activity.info().is_local:
                     activity.heartbeat(scene.left + 1)
                 raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
+            why = activity.cancellation_details()
+            if why is not None and why.not_found:  # the run ended without it
+                raise _told("the run has ended", type="Interrupted") from None
             raise
 
     async def _written(self, key: str) -> Entry:
