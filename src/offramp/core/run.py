@@ -5,6 +5,7 @@ Owns no I/O; `document` renders what the outside sees.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -190,8 +191,11 @@ def links(run: str, prefix: str = "") -> dict[str, str]:
     }
 
 
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
 def trace_id(trace: dict[str, str]) -> str | None:
-    """The trace id of a W3C `traceparent` (version-traceid-spanid-flags), None without a valid one."""
-    parts = trace.get("traceparent", "").split("-")
-    well_formed = len(parts) >= 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef")
-    return parts[1] if well_formed and set(parts[1]) != {"0"} else None
+    """The trace id of a `traceparent` (W3C Trace Context, 3.2.2), None without a valid one."""
+    found = _TRACEPARENT.fullmatch(trace.get("traceparent", "").strip(" \t"))
+    # What follows the flags is for versions to come.
+    return None if found is None or (found[2] and found[0].startswith("00")) else found[1]
