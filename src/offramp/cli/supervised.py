@@ -1,7 +1,8 @@
-"""A gateway with worker processes beside it: they start once its service runs and stop once that is drained."""
+"""A gateway with worker processes beside it: they start once its service runs and drain while that does."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,11 @@ class SupervisedGateway(Gateway):
         self._supervisor.start()
 
     async def drain(self) -> None:
-        """Drain the service, then the workers; until they have left, everything can still be read."""
-        try:
-            await super().drain()
-        finally:
-            await self._supervisor.stop()
+        """Drain the service and the workers within the same time; until all have left, everything can still be read."""
+        ended = await asyncio.gather(super().drain(), self._supervisor.stop(), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
 
     async def stop(self) -> None:
         """Drain, then stop the service, which until then takes back what a killed worker held."""
