@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import offramp
 from offramp import SLA, App
 from offramp.paths.local import LocalRuntime
 from tests import temporal
@@ -61,3 +62,40 @@ async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url):
             assert await result_of(await runtime.start("twice", name="second")) == ["second by 2", "again by 2"]
             held.set()
             assert await result_of(first) == ["first by 1", "again by 1"]
+
+
+def changing(first):
+    """An app whose pipeline calls `first`, then waits."""
+    app = App("changed", classes=[SLA("deep", budget=0)])
+
+    @app.step(timeout=60)
+    async def old(number: int) -> int:
+        return number
+
+    @app.step(timeout=60)
+    async def new(number: int) -> int:
+        return number
+
+    @app.pipeline(sla="deep")
+    async def waits() -> int:
+        number = await {"old": old, "new": new}[first](1)
+        await offramp.signal("go")
+        return number
+
+    return app
+
+
+async def test_a_run_whose_code_changed_waits_for_its_own_and_somebody_is_told(tmp_path, url, caplog):
+    settings = {"engine": url, "drain_timeout": 5}
+    async with member(changing("old"), tmp_path, "gateway", **settings) as gateway:
+        runtime = LocalRuntime(gateway)
+        async with member(changing("old"), tmp_path, "worker", owner="w1", **settings):
+            handle = await runtime.start("waits")
+            await reach(handle, "wait.started")
+        async with member(changing("new"), tmp_path, "worker", owner="w2", **settings):
+            await handle.signal("go")
+            await eventually(lambda: "a run stands still" in caplog.text)
+        assert "activity type of activity command 'new'" in caplog.text
+        assert (await handle.document())["status"] == "running"
+        async with member(changing("old"), tmp_path, "worker", owner="w3", **settings):
+            assert await result_of(handle) == 1
