@@ -364,6 +364,7 @@ async def test_readers_end_when_their_process_stops(tmp_path):
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
             reader = asyncio.ensure_future(frames_of(gateway, run))
+            await eventually(lambda: not gateway._process.feed.unknown(run))
         frames = await reader
         assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
         assert "run.cancelled" not in [frame.type for frame in frames]
