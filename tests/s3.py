@@ -19,20 +19,14 @@ KEY, SECRET = "OFFRAMPTESTKEY", "offramp-test-secret"
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 GRPC_OFFSET = 10_000
 """What the server adds to a port for its own protocol: both must be below the ephemeral ports."""
-
-
-def _low_port():
-    while True:
-        port = free_port()
-        if port + GRPC_OFFSET < 32_768:
-            return port
+EPHEMERAL = 32_768
 
 
 class Server:
     """A server with its data in a folder; buckets are made by the first write to them."""
 
     def __init__(self, folder):
-        self._ports = [_low_port() for _ in range(4)]
+        self._ports = [free_port(below=EPHEMERAL - GRPC_OFFSET) for _ in range(4)]
         self.port, master, volume, filer = self._ports
         self._folder = Path(folder)
         config = self._folder / "s3.json"

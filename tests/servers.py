@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import itertools
+import os
 import random
 import shutil
 import socket
@@ -11,17 +14,33 @@ import time
 
 PORTS = (20_000, 30_000)
 """Below the ephemeral ports: polling one of those before the server is up can connect to itself."""
+SHARES = 10
+"""Processes that run tests at a time, each with ports of its own."""
 
 
-def free_port():
-    for _ in range(100):
-        port = random.randrange(*PORTS)
+@functools.cache
+def _ports():
+    """This process's share, from anywhere in it on: what runs beside these tests may use the same ones.
+
+    A port that was free a moment ago may be another process's by the time a server binds it, so no two processes ever
+    look at the same one; and one that a server has left for a while, to come back to it, is not given away.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
+    share = range(*PORTS)[worker::SHARES]
+    start = random.SystemRandom().randrange(len(share))
+    return itertools.cycle([*share[start:], *share[:start]])
+
+
+def free_port(below=PORTS[1]):
+    """One that this process was not given before, smaller than `below` if that is told."""
+    for port in itertools.islice(_ports(), len(range(*PORTS)) // SHARES):
         with socket.socket() as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                if port < below:
+                    probe.bind(("127.0.0.1", port))
+                    return port
             except OSError:
                 continue
-        return port
     raise AssertionError("no free port")
 
 

@@ -145,6 +145,11 @@ async def member(app, folder, role, *, clock=None, owner=None, **settings):
         await service.stop()
 
 
+async def know_each_other(*services):
+    """Until the hints of each reach the others, where no poll comes in time: a newcomer is heard of, and looked up."""
+    await eventually(lambda: all(len(service._engine._hints._peers) == len(services) - 1 for service in services))
+
+
 class Files:
     """A database as one process has it open: store, leases and the writer between them."""
 

@@ -107,7 +107,7 @@ class TemporalMember:
         await self.engine.open()
         if works:
             async with asyncio.timeout(20):
-                while not self.engine.members._taking:  # noqa: ASYNC110 - nothing tells
+                while self.engine.members._taker is None:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
 
     async def retire(self, owner):

@@ -364,6 +364,7 @@ async def test_readers_end_when_their_process_stops(tmp_path):
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
             reader = asyncio.ensure_future(frames_of(gateway, run))
+            await eventually(lambda: not gateway._process.feed.unknown(run))
         frames = await reader
         assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
         assert "run.cancelled" not in [frame.type for frame in frames]
@@ -413,6 +414,7 @@ async def test_a_quick_run_takes_the_place_of_the_one_that_is_expected_to_take_l
 
     async with testing.runtime(app, fast_runs=1) as runtime:
         assert await (await runtime.start("quick")).result() == "quick"  # now it is known to be quick
+        await eventually(lambda: not runtime.service._live.all())  # its reader is told a moment before it has left
         slow = await runtime.start("pipe")
         await begun.wait()
         handle = await runtime.start("quick")

@@ -14,7 +14,7 @@ from offramp.errors import RunGone
 from offramp.paths.deliver import TAIL_BYTES_MAX, TAIL_EVENTS_MAX
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import GUARD_S, Signal, assert_one_log, eventually, frames_of, member
+from tests.support import GUARD_S, Signal, assert_one_log, eventually, frames_of, know_each_other, member
 
 
 def talkative(count, size=10):
@@ -72,6 +72,7 @@ async def test_without_patience_a_reader_has_all_there_is_and_waits_for_nothing(
         run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         await eventually(lambda: _visible(other, run, count))
+        await eventually(lambda: _told(gateway, run) == count + 2)
         for service in (gateway, other):
             assert [frame.seq for frame in await so_far(service, run)] == list(range(1, count + 3))
         go_on.set()
@@ -114,6 +115,12 @@ async def _visible(service, run, count):
     return bool(part)
 
 
+def _told(service, run):
+    """The last number that readers here were told of, by the process that writes: the store has it a moment before."""
+    with service._process.feed._lock:
+        return service._process.feed._topics[run].last
+
+
 async def test_a_reader_that_has_everything_ends_at_once(tmp_path):
     app, _, go_on = talkative(2)
     go_on.set()
@@ -131,7 +138,7 @@ async def test_a_slow_reader_misses_nothing_and_costs_bounded_memory(tmp_path):
         async with contextlib.aclosing(service.follow(run)) as slow:
             frames = list(await anext(slow))
             await halfway.wait()
-            await eventually(lambda: _visible(service, run, 3 * TAIL_EVENTS_MAX))
+            await eventually(lambda: _told(service, run) == 3 * TAIL_EVENTS_MAX + 2)
             topic = service._process.feed._topics[run]
             assert len(topic.frames) <= TAIL_EVENTS_MAX
             assert topic.size <= TAIL_BYTES_MAX
@@ -193,25 +200,27 @@ async def test_silent_readers_cost_one_look_for_all_of_them(tmp_path):
     async with member(app, tmp_path, "gateway", poll=0.05) as service, asyncio.timeout(GUARD_S):
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
-        waiting, silences = [contextlib.aclosing(service.follow(run, idle=0.02)) for _ in range(5)], []
+        waiting = [contextlib.aclosing(service.follow(run, idle=0.02)) for _ in range(5)]
+        await eventually(lambda: _told(service, run) == 4)  # what comes late is no silence
         async with contextlib.AsyncExitStack() as opened:
             readers = [await opened.enter_async_context(one) for one in waiting]
             for reader in readers:
                 while await anext(reader):
                     pass  # until there is a silence
             reads = Reads(service)
-            silent = [asyncio.ensure_future(silence(reader, silences)) for reader in readers]
+            seen = [[] for _ in readers]
+            silent = [asyncio.ensure_future(parts_of(*each)) for each in zip(readers, seen, strict=True)]
             await reads.more_looks()
-            assert len(silences) > 5
+            await eventually(lambda: sum(map(len, seen)) > 5)
             assert reads.of_one_run == 0
             go_on.set()
             await asyncio.gather(*silent)
-    assert {seen[-1].type for seen in silences if seen} == {"run.completed"}
+    assert {parts[-1][-1].type for parts in seen} == {"run.completed"}
 
 
-async def silence(reader, parts):
+async def parts_of(reader, seen):
     async for part in reader:
-        parts.append(part)
+        seen.append(part)
 
 
 async def test_a_reader_beyond_the_end_is_let_go_when_the_run_ends(tmp_path, monkeypatch):
@@ -241,6 +250,7 @@ async def test_another_processs_events_arrive_by_hint(tmp_path):
         member(app, tmp_path, "gateway", poll=60) as gateway,
         member(app, tmp_path, "gateway", poll=60) as other,
     ):
+        await know_each_other(gateway, other)
         run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         await eventually(lambda: _visible(other, run, 2))
@@ -255,8 +265,9 @@ async def test_work_is_taken_by_hint(tmp_path):
     go_on.set()
     async with (
         member(app, tmp_path, "gateway", poll=60) as gateway,
-        member(app, tmp_path, "worker", poll=60),
+        member(app, tmp_path, "worker", poll=60) as worker,
     ):
+        await know_each_other(gateway, worker)
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         assert_one_log(await frames_of(gateway, run))
 

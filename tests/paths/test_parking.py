@@ -18,7 +18,18 @@ from offramp.paths.demote import PARK_AFTER_S
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
-from tests.support import GUARD_S, Signal, assert_one_log, frames_of, log_of, member, reach, result_of, types
+from tests.support import (
+    GUARD_S,
+    Signal,
+    assert_one_log,
+    frames_of,
+    know_each_other,
+    log_of,
+    member,
+    reach,
+    result_of,
+    types,
+)
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -285,6 +296,7 @@ async def test_a_run_that_waits_is_parked_at_once_when_its_process_stops(tmp_pat
     async with member(app, tmp_path, "gateway", owner="other", clock=clock) as other:
         stopping = member(app, tmp_path, role, owner="stopping", clock=clock, drain_timeout=10 * GUARD_S)
         async with asyncio.timeout(GUARD_S), stopping as leaving:
+            await know_each_other(other, leaving)
             taker = other if path == "deep" else leaving
             asked = Submission(pipeline="ask", input=b'{"number":1}', respond_async=path == "deep")
             run = (await taker.submit(asked)).record.id

@@ -412,6 +412,7 @@ async def test_after_the_close_everything_is_refused_and_nothing_hangs(tmp_path)
         lambda: log.finish(DONE, ended(), NOW),
         log.durable,
         lambda: files.store.purge(NOW),
+        lambda: files.store.get(record.id),
     ):
         with pytest.raises(StoreError, match="closed"):
             async with asyncio.timeout(GUARD_S):

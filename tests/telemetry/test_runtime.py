@@ -188,6 +188,25 @@ async def test_a_lost_lease_is_counted(tmp_path, gate):
         assert reading(me, "offramp_leases_lost_total") == 1
 
 
+async def test_a_lease_that_is_lost_with_the_outcome_is_counted_once(tmp_path, gate):
+    app, refused = App("ends"), Signal()
+
+    @app.pipeline(budget=30.0)
+    async def ends() -> None:
+        await gate.wait()
+
+    async with member(app, tmp_path, "local", owner="me") as me:
+        concluded, forget = me._live._concluded, me._live._forget
+        me._live._concluded = lambda *given: (concluded(*given), refused.set())
+        # The store is quicker to refuse than the run's loop to go on.
+        me._live._forget = lambda run: (run.execution.finished and refused.block(), forget(run))
+        run = (await me.submit(Submission(pipeline="ends"))).record.id
+        await me.retire("me")
+        gate.set()
+        await frames_of(me, run)
+        assert reading(me, "offramp_leases_lost_total") == 1
+
+
 async def test_a_blocked_loop_is_counted_for_the_step_that_blocks_it_while_it_does():
     app, free, begun = App("blocks"), threading.Event(), Signal()
 

@@ -20,7 +20,7 @@ from offramp.errors import InputError
 from offramp.paths.submission import Submission
 from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
-from tests.support import GUARD_S, eventually, member, reach, reading
+from tests.support import GUARD_S, eventually, know_each_other, member, reach, reading
 from tests.webhooks.receiver import SECRET, receiving, types
 
 SETTINGS = {"webhook_secret": SECRET, "webhook_allow": "127.0.0.1"}
@@ -323,7 +323,8 @@ async def submit(service, url, *events, pipeline="echo", **more):
 
 async def test_a_worker_that_ends_a_run_wakes_the_gateway(tmp_path, receiver):
     # Polling alone would take longer than the test may.
-    async with gateway_and_worker(make_app(), tmp_path, poll=60.0) as (gateway, _):
+    async with gateway_and_worker(make_app(), tmp_path, poll=60.0) as (gateway, worker):
+        await know_each_other(gateway, worker)
         record = await submit(gateway, receiver.url, "step.completed", "run.completed", respond_async=True)
         requests = [await arriving(receiver), await arriving(receiver)]
     assert types(requests) == ["step.completed", "run.completed"]

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from offramp.core.events import Frame
-from offramp.errors import RunGone
+from offramp.errors import RunGone, StoreError
 from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
@@ -326,6 +326,10 @@ class Feed:
                     yield []
                     told = await reader.woken(idle)
                 look = topic.last <= reader.after
+        except StoreError:
+            if not self.ended:
+                raise
+            # The store of a process that stops may be closed by now: the reader goes on elsewhere.
         finally:
             reader.close()
             self._leave(topic, reader, loop)

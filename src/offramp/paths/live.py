@@ -249,7 +249,8 @@ class LiveRuns:
     def lost(self, lease: Lease) -> None:
         """A lease is gone: the execution that holds it ends. One of the same run under a newer lease goes on."""
         run = self.get(lease.run_id)
-        if run is not None and run.lease == lease:
+        # One that has ended is not dropped: its outcome is on its way to the same refusal, which is told then.
+        if run is not None and run.lease == lease and not run.execution.finished:
             self._process.metrics.lost()
             log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from offramp.errors import StoreError
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import client, problem
 
@@ -34,9 +35,13 @@ class Reader:
         """Run a query on a reading thread.
 
         Raises:
-            StoreError: the server cannot be read.
+            StoreError: the server cannot be read, or the store is closed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+        except RuntimeError as error:  # the pool was shut down
+            raise StoreError("the store is closed") from error
+        return await reading
 
     def _read(self, query: Callable[[Any], T]) -> T:
         try:

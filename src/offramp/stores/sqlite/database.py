@@ -70,9 +70,13 @@ class Database:
         """Run a query on a reading thread.
 
         Raises:
-            StoreError: the database cannot be read.
+            StoreError: the database cannot be read, or is closed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        try:
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
+        except RuntimeError as error:  # the pool was shut down
+            raise StoreError("the store is closed") from error
+        return await reading
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
