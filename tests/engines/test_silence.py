@@ -11,7 +11,18 @@ from offramp import App
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import GUARD_S, Files, Signal, a_record, accepted, assert_one_log, eventually, frames_of, member
+from tests.support import (
+    GUARD_S,
+    Files,
+    Signal,
+    a_record,
+    accepted,
+    assert_one_log,
+    eventually,
+    frames_of,
+    let_leases_pass,
+    member,
+)
 
 LEASE_S = 10.0
 
@@ -132,14 +143,12 @@ async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path,
 
     async with (
         member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
-        member(app, tmp_path, "worker", clock=clock, lease=LEASE_S),
+        member(app, tmp_path, "worker", clock=clock, lease=LEASE_S) as worker,
     ):
         run = (await gateway.submit(Submission(pipeline="pipe", budget=60.0, **asked))).record.id
         await begun.wait()
         clock.set_wall(clock.time() + jump)
-        for _ in range(6):  # two leases go by, a third at a time
-            clock.advance(LEASE_S / 3)
-            await asyncio.sleep(0.05)  # the lease threads, which announce nothing
+        await let_leases_pass(clock, LEASE_S, gateway, worker)
         gate.set()
         assert_one_log(await frames_of(gateway, run))
         record = await gateway.get(run)
