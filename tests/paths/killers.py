@@ -27,7 +27,7 @@ def die(how: str) -> None:
 async def recorded(entries: int) -> None:
     """Wait until so many finished steps of the only run are in the database: they are written behind."""
     with contextlib.closing(sqlite3.connect(folder / ".offramp" / "offramp.db")) as connection:
-        while connection.execute("SELECT count(*) FROM journal").fetchone()[0] < entries:
+        while connection.execute("SELECT count(*) FROM journal").fetchone()[0] < entries:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
 
 
