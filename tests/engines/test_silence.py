@@ -20,6 +20,7 @@ from tests.support import (
     assert_one_log,
     eventually,
     frames_of,
+    know_each_other,
     let_leases_pass,
     member,
 )
@@ -145,6 +146,7 @@ async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path,
         member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
         member(app, tmp_path, "worker", clock=clock, lease=LEASE_S) as worker,
     ):
+        await know_each_other(gateway, worker)
         run = (await gateway.submit(Submission(pipeline="pipe", budget=60.0, **asked))).record.id
         await begun.wait()
         clock.set_wall(clock.time() + jump)
@@ -291,6 +293,7 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             member(app, tmp_path, "gateway", clock=clock, lease=LEASE_S) as gateway,
             member(app, tmp_path, role, clock=clock, lease=LEASE_S) as victim,
         ):
+            await know_each_other(gateway, victim)
             thief.victim = victim
             asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
             engine, store = victim._engine, victim._process.store

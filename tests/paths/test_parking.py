@@ -24,6 +24,7 @@ from tests.support import (
     assert_one_log,
     eventually,
     frames_of,
+    know_each_other,
     log_of,
     member,
     reach,
@@ -297,6 +298,7 @@ async def test_a_run_that_waits_is_parked_at_once_when_its_process_stops(tmp_pat
     async with member(app, tmp_path, "gateway", owner="other", clock=clock) as other:
         stopping = member(app, tmp_path, role, owner="stopping", clock=clock, drain_timeout=10 * GUARD_S)
         async with asyncio.timeout(GUARD_S), stopping as leaving:
+            await know_each_other(other, leaving)
             taker = other if path == "deep" else leaving
             asked = Submission(pipeline="ask", input=b'{"number":1}', respond_async=path == "deep")
             run = (await taker.submit(asked)).record.id

@@ -41,7 +41,7 @@ async def make_current(deployment, number):
     await eventually(done)
 
 
-async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url):
+async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url, history):
     held, deployment = Signal(), uuid.uuid4().hex
 
     def versioned(number):
@@ -58,6 +58,9 @@ async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url):
         await reach(first, "step.started")
         async with member(two, tmp_path, "worker", engine=versioned(2), drain_timeout=5):
             await make_current(deployment, 2)
-            assert await result_of(await runtime.start("twice", name="second")) == ["second by 2", "again by 2"]
+            second = await runtime.start("twice", name="second")
+            assert await result_of(second) == ["second by 2", "again by 2"]
+            begun = (await history(second.id))[0].workflow_execution_started_event_attributes
+            assert not begun.eager_execution_accepted, "it would begin on the build of whoever handed it over"
             held.set()
             assert await result_of(first) == ["first by 1", "again by 1"]

@@ -59,6 +59,8 @@ class Hop:
         self._input_bytes_max = math.inf if takes_large else PAYLOAD_BYTES_MAX
         self._connection = connection
         self._task_queue = address.task_queue
+        # With Worker Versioning it is the deployment that says which build a new run begins on.
+        self._begins_here = not address.build_id
         self._leases = leases
         self._clock = clock
         self._owner = owner
@@ -89,7 +91,7 @@ class Hop:
             search_attributes=self._connection.found_by(record),
             priority=_priority(record),
             start_signal=signal,
-            request_eager_start=signal is None and start.held is None,
+            request_eager_start=self._begins_here and signal is None and start.held is None,
             rpc_timeout=timedelta(seconds=within_s),
         )
 
