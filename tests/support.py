@@ -150,6 +150,14 @@ async def know_each_other(*services):
     await eventually(lambda: all(len(service._engine._hints._peers) == len(services) - 1 for service in services))
 
 
+async def let_leases_pass(clock, lease_s, *services):
+    """Two leases go by, a third of one at a time, in which each of these renews its own."""
+    for _ in range(6):
+        clock.advance(lease_s / 3)
+        held_until = clock.monotonic() + lease_s
+        await eventually(lambda until=held_until: {service._engine._held_until for service in services} == {until})
+
+
 class Files:
     """A database as one process has it open: store, leases and the writer between them."""
 

@@ -21,6 +21,7 @@ from tests.support import (
     eventually,
     frames_of,
     know_each_other,
+    let_leases_pass,
     member,
 )
 
@@ -149,9 +150,7 @@ async def test_a_wall_clock_that_jumps_ends_no_run_and_repeats_no_step(tmp_path,
         run = (await gateway.submit(Submission(pipeline="pipe", budget=60.0, **asked))).record.id
         await begun.wait()
         clock.set_wall(clock.time() + jump)
-        for _ in range(6):  # two leases go by, a third at a time
-            clock.advance(LEASE_S / 3)
-            await asyncio.sleep(0.05)  # the lease threads, which announce nothing
+        await let_leases_pass(clock, LEASE_S, gateway, worker)
         gate.set()
         assert_one_log(await frames_of(gateway, run))
         record = await gateway.get(run)

@@ -110,7 +110,7 @@ async def test_a_step_over_its_timeout_fails_and_what_it_emits_later_is_dropped(
             emit("too late")
             over.set()
 
-    slow = app.step(name="slow", timeout=0.05)(in_thread if kind == "thread" else in_loop)
+    slow = app.step(name="slow", timeout=0.3)(in_thread if kind == "thread" else in_loop)
 
     @app.step
     async def afterwards() -> str:
@@ -120,7 +120,7 @@ async def test_a_step_over_its_timeout_fails_and_what_it_emits_later_is_dropped(
 
     @app.pipeline
     async def pipe() -> str:
-        with pytest.raises(StepTimeout, match=r"step 'slow' took longer than its timeout of 0.05 s"):
+        with pytest.raises(StepTimeout, match=r"step 'slow' took longer than its timeout of 0.3 s"):
             await slow()
         return await afterwards()
 

@@ -103,7 +103,7 @@ async def test_a_sleep_is_not_begun_anew_after_a_demotion():
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
-        await clock.run_until(result_of(handle))
+        await clock.run_until(result_of(handle), 0.01)
         assert "run.demoted" in types(await log_of(handle))
     assert len(ends) == 1
     assert 10.0 <= ends[0] < 11.0

@@ -1,8 +1,10 @@
 """An App whose steps take down the process that executes them; each execution is a line of the file `executed`."""
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 from offramp import App
@@ -20,6 +22,13 @@ def die(how: str) -> None:
     if how == "exit":
         os._exit(7)
     os.kill(os.getpid(), signal.Signals[how])
+
+
+async def recorded(entries: int) -> None:
+    """Wait until so many finished steps of the only run are in the database: they are written behind."""
+    with contextlib.closing(sqlite3.connect(folder / ".offramp" / "offramp.db")) as connection:
+        while connection.execute("SELECT count(*) FROM journal").fetchone()[0] < entries:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
 
 
 @app.step
@@ -95,7 +104,7 @@ async def stumble(n: int) -> int:
     """Takes down two processes, then succeeds."""
     note(f"stumble {n}")
     if (folder / "executed").read_text().splitlines().count(f"stumble {n}") <= 2:
-        await asyncio.sleep(0.1)  # what was before is recorded
+        await recorded(n)
         die("exit")
     return n
 

@@ -186,12 +186,9 @@ async def test_a_step_in_flight_ends_where_it_is_and_the_next_one_elsewhere(tmp_
         handle = accepted.record.id
         reader = asyncio.ensure_future(frames_of(gateway, handle))
         await eventually(lambda: len(where) == 2)
+        live = gateway._live.get(handle)
         clock.advance(6.0)
-
-        async def deep():
-            return (await gateway.get(handle)).path == "deep"
-
-        await eventually(deep)
+        await eventually(lambda: live.execution.scope.facts.path == "deep")  # the store knows a moment before
         hold.set()
         whole = await clock.run_until(reader, 0.02)
         assert await frames_of(worker, handle) == whole
@@ -285,7 +282,7 @@ async def test_a_step_in_backoff_goes_on_counting_and_waits_only_for_the_rest(cl
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
         await reach(handle, "step.retrying")
-        assert await clock.run_until(result_of(handle)) == "done"
+        assert await clock.run_until(result_of(handle), 0.02) == "done"
         seen = await log_of(handle)
     assert [attempt[:2] for attempt in attempts] == [(1, "fast"), (2, "deep")]
     assert 9.9 <= attempts[1][2] < 12.0

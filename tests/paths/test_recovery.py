@@ -23,12 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
-def process(folder, role, owner, *pipelines):
-    """A process of the service that can be killed; it submits these pipelines itself."""
+def process(folder, role, owner, *pipelines, lease_s=60):
+    """A process of the service that can be killed; it submits these pipelines itself.
+
+    Whoever is given up here died, unless its lease is shorter: one that lives may be late by a second.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.paths.victim", role, owner, *pipelines],
         cwd=ROOT,
-        env=os.environ | {"OFFRAMP_TEST_FOLDER": str(folder)},
+        env=os.environ | {"OFFRAMP_TEST_FOLDER": str(folder), "OFFRAMP_TEST_LEASE_S": str(lease_s)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -156,7 +159,7 @@ async def test_an_effect_that_may_have_happened_is_not_repeated(tmp_path):
 
 async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
     async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=0.5, poll=0.1) as gateway:
-        with process(tmp_path, "worker", "frozen") as frozen:
+        with process(tmp_path, "worker", "frozen", lease_s=2) as frozen:
             run = (await gateway.submit(Submission(pipeline="five"))).record.id
             await in_step_two(gateway, run)
             frozen.send_signal(signal.SIGSTOP)

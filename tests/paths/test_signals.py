@@ -213,10 +213,11 @@ async def test_no_signal_in_time_raises_at_the_journaled_time(place, clock):
             told = f"{type(error).__name__}: {error}"
             return [told, round((offramp.now() - began).total_seconds())]
 
-    async with started(app, place, clock) as runtime:
+    async with started(app, place, clock, lease=600.0) as runtime:
         handle = await runtime.submit(deep("ask"))
-        await parked(runtime.service, handle.id, clock=clock)
-        assert await clock.run_until(result_of(handle)) == ["SignalTimeout: no signal 'x' came within 30 s", 30]
+        await until(lambda: is_parked(runtime.service, handle.id), clock, 0.005)
+        clock.advance(29.5 - clock.monotonic())
+        assert await clock.run_until(result_of(handle), 0.005) == ["SignalTimeout: no signal 'x' came within 30 s", 30]
         assert not (await runtime.service.replay(handle.id)).executed
 
 
@@ -294,9 +295,17 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
         return [*values, *[await offramp.signal("x") for _ in range(sent - 1)]]
 
     async with started(app, place, clock) as runtime:
+        live, looks = runtime.service._live, []
+        deliver = live.deliver
+
+        async def counted(run):
+            await deliver(run)
+            looks.append(run)
+
+        live.deliver = counted
         handle = await runtime.submit(deep("ask"))
-        await until(lambda: runtime.service._live.get(handle.id) is not None)
-        mailbox = runtime.service._live.get(handle.id).execution.scope.mailbox
+        await until(lambda: len(looks) == 3)  # each of its waits looks for what there is, as it begins
+        mailbox = live.get(handle.id).execution.scope.mailbox
         await until(lambda: len(mailbox._waiting) == 2)
         leases = runtime.service._engine._leases
         for name, value in (("stop", b"0"), ("x", b"1"), ("x", b"2"))[: sent + 1]:

@@ -39,6 +39,7 @@ async def test_a_long_sleep_begins_and_ends_once_though_it_is_parked(place, cloc
 
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("nap"))
+        await reach(handle, "wait.started")  # when, and until when, are two looks at the clock
         await parked(runtime.service, handle.id, clock=clock)
         await clock.run_until(result_of(handle), 1.0)
         events = await log_of(handle)
@@ -63,6 +64,7 @@ async def test_a_signal_that_does_not_come_in_time_ends_its_wait_as_due(place, c
 
     async with started(app, place, clock) as runtime:
         handle = await runtime.submit(deep("ask"))
+        await reach(handle, "wait.started")
         assert await clock.run_until(result_of(handle)) == "none came"
         events = await log_of(handle)
     begun, over = of(events, "wait.started")[0], of(events, "wait.ended")[0]

@@ -58,7 +58,8 @@ async def paying() -> str:
 
 
 async def serve() -> None:
-    settings = Settings.load({}, Path("absent.toml"), data=str(folder), lease=0.5, poll=0.1)
+    lease_s = os.environ["OFFRAMP_TEST_LEASE_S"]
+    settings = Settings.load({}, Path("absent.toml"), data=str(folder), lease=lease_s, poll=0.1)
     service = build(app, settings, role=sys.argv[1], owner=sys.argv[2])
     await service.start()
     submitted = [(await service.submit(Submission(pipeline=name))).record.id for name in sys.argv[3:]]

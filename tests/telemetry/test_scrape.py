@@ -18,6 +18,7 @@ from offramp.errors import SettingsError
 from offramp.settings import Settings
 from offramp.telemetry.scrape import Page, scraped
 from tests.cli.harness import WAIT_S, Running, running
+from tests.servers import free_port
 
 AT = re.compile(r"(?:worker (\d)  )?metrics at (http://[\d.:]+/metrics)")
 DESK = '''
@@ -88,8 +89,7 @@ def test_a_port_in_use_is_told_and_stops_nothing(things, caplog):
 
 
 def test_the_index_is_added_to_the_port(things, caplog):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     with scraped(things, f"127.0.0.1:{port - 1}", 1) as server:
         assert server.server_port == port
     with scraped(things, f"127.0.0.1:{PORT_MAX}", 1) as server:

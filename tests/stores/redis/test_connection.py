@@ -78,7 +78,8 @@ def test_files_for_tls_have_to_be_there(tmp_path):
     ],
 )
 def test_a_server_that_refuses_or_is_not_there_is_told_of_at_once(a_server, monkeypatch, url, told):
-    monkeypatch.setattr(writer, "WRITE_TIMEOUT_S", 0.5)  # of TLS to a server that waits for more
+    if url.startswith("rediss"):
+        monkeypatch.setattr(writer, "WRITE_TIMEOUT_S", 0.5)  # to a server that waits for more
     server = a_server("--requirepass", "another")
     with pytest.raises(StoreError, match=told) as raised:
         writer.Writer(Address.parse(url.format(secret=SECRET, port=server.port)), 1, print)

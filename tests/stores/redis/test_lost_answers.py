@@ -154,16 +154,20 @@ async def test_closing_while_the_server_is_away_says_what_is_lost(through, line,
     assert await numbers(beside, run) == [1]
 
 
-async def test_a_server_that_pauses_applies_a_batch_once(server, at, monkeypatch):
-    monkeypatch.setattr(writer, "WRITE_TIMEOUT_S", 0.05)
+async def test_a_server_that_pauses_applies_a_batch_once(server, at, monkeypatch, caplog):
     monkeypatch.setattr(writer, "RETRY_EVERY_S", 0.01)
     opened = at(server.url())
     run, log = await created(opened)
+    pool = opened.store._writer._client.connection_pool
+    pool.connection_kwargs["socket_timeout"] = 0.05  # from its next connection on
+    pool.disconnect()
+    pool.reset()
     with server.client() as client:
         client.client_pause(400, all=False)
         log.append(entry(1), started(1))
         log.append(entry(2), started(2))
         await log.durable()
+    assert "does not answer in time" in caplog.text
     assert await numbers(opened, run) == [1, 2, 3]
     assert await keys_of(opened, run) == [entry(1).key, entry(2).key]
 

@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from offramp.core.events import frame
-from offramp.errors import StoreError
+from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.redis.address import Address
@@ -78,6 +78,7 @@ class Writer:
         self._closing = False
         self._away_since: float | None = None
         self._tails = Tails()
+        self._given_up: set[Lease] = set()
         self._looked_at, self._is_tight = 0.0, False
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
@@ -131,6 +132,8 @@ class Writer:
 
     def _write(self, operations: list[Operation]) -> None:
         began = time.monotonic()
+        if self._given_up:
+            operations = self._without_given_up(operations)
         if any(operation.is_new for operation in operations):
             operations = self._without_new(operations)
         if not operations:
@@ -253,8 +256,20 @@ class Writer:
         for operation in operations:
             self._tails.forget(operation)
             if operation.lease is not None:
+                self._given_up.add(operation.lease)
                 self.on_lost(operation.lease)
             _refuse(operation, told)
+
+    def _without_given_up(self, operations: Sequence[Operation]) -> list[Operation]:
+        """What does not come behind something of the same lease that was given up: it would be a log with a hole."""
+        kept = []
+        for operation in operations:
+            if operation.lease is None or operation.lease not in self._given_up:
+                kept.append(operation)
+            else:
+                told = f"{operation.lease.run_id}: what was written before was refused for good"
+                _refuse(operation, LeaseLost(told))
+        return kept
 
     def _is_back(self) -> None:
         if self._away_since is not None:
