@@ -195,6 +195,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.redis.writer:FSYNC_TIMEOUT_S", "s", "the server's disk may take with `fsync=`; then the same"),
             ("stores.redis.writer:BATCH_KEPT_S", "s", "the server remembers a writer's last batch"),
             ("stores.redis.writer:CLOSE_TIMEOUT_S", "s", "what is pending may take when a process stops"),
+            ("stores.redis.writer:GIVEN_UP_MAX", "", "claims remembered of which the server refused a write for good"),
             ("stores.redis.connection:CONNECT_TIMEOUT_S", "s", "a connection may take"),
             ("stores.redis.connection:ANSWER_TIMEOUT_S", "s", "the answer to a read may take"),
             ("stores.redis.connection:READ_RETRIES", "", "times that a read is sent again"),

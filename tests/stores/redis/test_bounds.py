@@ -291,6 +291,23 @@ async def test_a_batch_that_the_server_will_never_take_is_given_up(server, at):
     assert await keys_of(opened, run) == []
 
 
+async def test_what_an_engine_is_told_was_refused_can_be_tried_again(server, at):
+    opened = at(server.url())
+    run, _ = await created(opened)
+    whole = (await opened.leases.entrust(run.id, NOW)).lease
+    log = opened.store.log(whole)
+    for number in range(3):
+        with server.client() as client:
+            client.set(opened.store._writer._key, "not what it remembers")
+        log.append(entry(number), None)
+        with pytest.raises(StoreError, match="refused"):  # in the same batch, or the next one
+            await log.durable()
+        log.append(entry(number), started(number))
+        await log.durable()
+    assert await numbers(opened, run) == [1, 2, 3, 4]
+    assert await keys_of(opened, run) == [entry(number).key for number in range(3)]
+
+
 async def test_stores_with_other_prefixes_do_not_see_each_other(server, at):
     one, other = at(server.url("one")), at(server.url("other"))
     run, log = await created(one, by=None)

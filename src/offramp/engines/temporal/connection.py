@@ -150,9 +150,10 @@ def _runtime() -> Runtime:
 
 def _worth_knowing(record: logging.LogRecord) -> bool:
     """Errors, and of warnings the one that a run stands still, in words of ours."""
-    if record.levelno > logging.WARNING:
+    told = getattr(record, "temporal_log", None)
+    if record.levelno > logging.WARNING or told is None:
         return True
-    fields = record.temporal_log.fields  # type: ignore[attr-defined]
+    fields = told.fields
     found = _NOT_REPEATED.search(str(fields.get("failure")))
     if found is not None:
         record.msg = (

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from offramp.core.events import frame
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import resolve_all
-from offramp.ports.store import Batch, Lease
+from offramp.ports.store import ENGINE, Batch, Lease
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import NotOnDisk, check, client, is_fatal, memory_share, passes, problem
 from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, encode, is_lost, wire
@@ -48,6 +48,8 @@ MEMORY_LOOK_EVERY_S = 1.0
 BATCH_KEPT_S = 2 * 86_400
 """How long the server remembers a writer's last batch. After half of that without an answer it is given up."""
 CLOSE_TIMEOUT_S = 10.0
+GIVEN_UP_MAX = 10_000
+"""Claims of which the writer remembers that a write was refused for good; whoever holds them was told at once."""
 
 
 class Writer:
@@ -78,7 +80,7 @@ class Writer:
         self._closing = False
         self._away_since: float | None = None
         self._tails = Tails()
-        self._given_up: set[Lease] = set()
+        self._given_up: dict[tuple[str, int], None] = {}
         self._looked_at, self._is_tight = 0.0, False
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
@@ -256,20 +258,33 @@ class Writer:
         for operation in operations:
             self._tails.forget(operation)
             if operation.lease is not None:
-                self._given_up.add(operation.lease)
+                self._note_given_up(operation.lease, operation)
                 self.on_lost(operation.lease)
             _refuse(operation, told)
 
     def _without_given_up(self, operations: Sequence[Operation]) -> list[Operation]:
-        """What does not come behind something of the same lease that was given up: it would be a log with a hole."""
+        """What does not come behind something of the same claim that was given up: it would be a log with a hole.
+
+        Whoever holds a run loses it. An entrusted one stays its engine's, which tries again what it is told has failed.
+        """
         kept = []
         for operation in operations:
-            if operation.lease is None or operation.lease not in self._given_up:
+            lease = operation.lease
+            if lease is None or (lease.run_id, lease.token) not in self._given_up:
                 kept.append(operation)
-            else:
-                told = f"{operation.lease.run_id}: what was written before was refused for good"
-                _refuse(operation, LeaseLost(told))
+                continue
+            told = f"{lease.run_id}: what was written before was refused for good"
+            _refuse(operation, StoreError(told) if lease.owner == ENGINE else LeaseLost(told))
+            self._note_given_up(lease, operation)
         return kept
+
+    def _note_given_up(self, lease: Lease, operation: Operation) -> None:
+        claimed = lease.run_id, lease.token
+        self._given_up[claimed] = None
+        if lease.owner == ENGINE and operation.commit is not None:
+            del self._given_up[claimed]  # who waits for it is told, and tries all of it again
+        elif len(self._given_up) > GIVEN_UP_MAX:
+            del self._given_up[next(iter(self._given_up))]
 
     def _is_back(self) -> None:
         if self._away_since is not None:
