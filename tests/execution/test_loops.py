@@ -4,6 +4,8 @@ import asyncio
 import inspect
 import logging
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -48,6 +50,32 @@ async def test_a_step_that_blocks_its_loop_is_named_and_new_runs_go_on_meanwhile
     assert names == {"offramp-run-1"}
     assert re.search(rf"offramp-run-0 has been blocked for .* by {re.escape(__file__)}:{line} in blocking", caplog.text)
     assert caplog.text.count("offramp-run-0 has been blocked") == 1
+
+
+LOOKS = """
+import gc, threading
+from offramp.execution.watchdog import blocker_of
+
+class Garbage:
+    def __init__(self):
+        self.own, self.kept = self, threading.local()
+
+free = threading.Event()
+threads = [threading.Thread(target=free.wait) for _ in range(50)]  # whose frames it has to make
+for thread in threads:
+    thread.start()
+gc.set_threshold(30)
+gc.collect()
+Garbage()
+blocker_of(threads[0].ident)
+assert gc.isenabled()
+free.set()
+"""
+
+
+def test_who_looks_for_what_blocks_a_loop_collects_no_garbage_meanwhile():
+    """The process would stand still for ever, on a CPython before 3.11.9."""
+    subprocess.run([sys.executable, "-c", LOOKS], check=True, timeout=GUARD_S)
 
 
 async def test_a_run_on_a_blocked_loop_is_still_demoted_on_time():

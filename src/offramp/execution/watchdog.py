@@ -5,6 +5,7 @@ A thread of its own: nothing a loop does can stop it from looking.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import sysconfig
@@ -25,6 +26,8 @@ log = logging.getLogger("offramp")
 TAKEN_WITHIN_S = 0.02
 """A run that the first loop does not take within this time goes to a spare loop."""
 
+_LOOKING = threading.Lock()
+"""One watchdog at a time, as the collector is the process's."""
 _OWN = str(Path(__file__).resolve().parent.parent)
 _FOREIGN = tuple(
     str(Path(path).resolve())
@@ -127,7 +130,7 @@ def blocker_of(thread_id: int | None) -> Blocker:
 
     Its line is `file:line in function (source)` of the innermost user code on the stack, any code if there is none.
     """
-    frame = sys._current_frames().get(thread_id or 0)
+    frame = _frame_of(thread_id or 0)
     if frame is None:
         return Blocker()
     pipeline, step = _step_of(frame)
@@ -135,6 +138,22 @@ def blocker_of(thread_id: int | None) -> Blocker:
     mine = [line for line in stack if _is_user_code(line.filename)]
     line = (mine or stack)[-1]
     return Blocker(pipeline, step, f"{line.filename}:{line.lineno} in {line.name} ({line.line})")
+
+
+def _frame_of(thread_id: int) -> FrameType | None:
+    """The innermost frame of a thread, looked up while no garbage is collected.
+
+    Before 3.11.9 CPython makes the frames under the lock of its list of threads, and collects a `threading.local` under
+    the same one: a collection that comes with one of the frames stops the whole process for ever (gh-106883).
+    """
+    with _LOOKING:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames().get(thread_id)
+        finally:
+            if collects:
+                gc.enable()
 
 
 def _step_of(frame: FrameType | None) -> tuple[str, str]:
