@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
-from offramp.errors import StoreError
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import client, problem
+from offramp.stores.threads import read_on
 
 T = TypeVar("T")
 
@@ -37,11 +36,7 @@ class Reader:
         Raises:
             StoreError: the server cannot be read, or the store is closed.
         """
-        try:
-            reading = asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
-        except RuntimeError as error:  # the pool was shut down
-            raise StoreError("the store is closed") from error
-        return await reading
+        return await read_on(self._threads, self._read, query)
 
     def _read(self, query: Callable[[Any], T]) -> T:
         try:

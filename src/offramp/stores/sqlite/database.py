@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 from offramp.errors import StoreError
 from offramp.stores.sqlite.schema import migrate
+from offramp.stores.threads import read_on
 
 T = TypeVar("T")
 
@@ -72,11 +72,7 @@ class Database:
         Raises:
             StoreError: the database cannot be read, or is closed.
         """
-        try:
-            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, query)
-        except RuntimeError as error:  # the pool was shut down
-            raise StoreError("the store is closed") from error
-        return await reading
+        return await read_on(self._readers, self._read, query)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
