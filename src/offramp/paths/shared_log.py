@@ -14,7 +14,7 @@ from offramp.core.events import Draft
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
 from offramp.ports.commit import Commit
-from offramp.ports.store import FIRST_TURN, Lease, RunLog, Store
+from offramp.ports.store import Lease, RunLog, Store
 
 
 class _Keyed(msgspec.Struct):
@@ -69,9 +69,7 @@ class SharedLog:
         assert self._steps is not None  # noqa: S101 - looked at by who calls
         log = self._steps[key]
         if log is None:
-            lease = self._log.lease
-            log = self._store.log(Lease(lease.run_id, lease.owner, lease.token, key, FIRST_TURN))
-            self._steps[key] = log
+            log = self._steps[key] = self._store.log(self._log.lease.of_step(key))
         log.append(entry, event)
 
     def keep(self, steps: Iterable[str]) -> None:

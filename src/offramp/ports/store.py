@@ -67,6 +67,10 @@ class Lease(msgspec.Struct, frozen=True):
     step: str = ""
     turn: int = 0
 
+    def of_step(self, step: str) -> Lease:
+        """The right to write one step of this run in its first turn."""
+        return Lease(self.run_id, self.owner, self.token, step, FIRST_TURN)
+
 
 class Idempotency(msgspec.Struct, frozen=True):
     """A client's Idempotency-Key with a digest of the body it came with."""

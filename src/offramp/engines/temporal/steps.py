@@ -49,7 +49,7 @@ from offramp.engines.temporal.payloads import (
 from offramp.errors import LeaseLost, ObjectLost, TooLarge
 from offramp.ports.bodies import BodyHost, Known, Scene, StepCall, TryAgain
 from offramp.ports.clock import Clock
-from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, Leases, Store, Turn
+from offramp.ports.store import ENGINE, Claim, Lease, Leases, Store, Turn
 
 HEARTBEATS_PER_TIMEOUT = 3
 RECORDS_KEPT = 1_000
@@ -135,8 +135,7 @@ class Activities:
         if not seen or entries == known.entries:
             return known
         entry = Entry(f"{ORDER}:{len(entries)}", ORDER, "value", msgspec.json.encode(seen))
-        own = Lease(lease.run_id, lease.owner, lease.token, entry.key, FIRST_TURN)
-        self._store.log(own).append(entry, None)
+        self._store.log(lease.of_step(entry.key)).append(entry, None)
         await self._store.log(lease).durable()
         return msgspec.structs.replace(known, entries=entries)
 
@@ -209,10 +208,11 @@ class Activities:
             raise ApplicationError(f"step {call.name!r} is not declared here: this worker has other code")
         with _refusals():
             record = await self._known_record()
+            whole = Lease(record.id, ENGINE, ticket.token)
             if ticket.first and info.attempt == 1:  # which Temporal gives to one worker, once
-                turn = Turn(Lease(record.id, ENGINE, ticket.token, call.key, FIRST_TURN), finished=False)
+                turn = Turn(whole.of_step(call.key), finished=False)
             else:
-                turn = await self._leases.take_step(Lease(record.id, ENGINE, ticket.token), call.key)
+                turn = await self._leases.take_step(whole, call.key)
         if turn.finished:
             entry = await self._written(call.key)
         else:
@@ -264,10 +264,9 @@ class Activities:
             beating.cancel()
 
     async def _write(self, notes: Notes) -> None:
-        run_id = _run_id()
-        whole = Lease(run_id, ENGINE, notes.token)
+        whole = Lease(_run_id(), ENGINE, notes.token)
         for entry, event in notes.written:
-            lease = whole if entry is None else Lease(run_id, ENGINE, notes.token, entry.key, FIRST_TURN)
+            lease = whole if entry is None else whole.of_step(entry.key)
             self._store.log(lease).append(entry, event)
         await self._store.log(whole).durable()
 
