@@ -171,22 +171,27 @@ async def test_a_delivery_is_found_without_its_signal(service, monkeypatch):
     assert made("slow") == 1
 
 
+async def goes_on_without_its_gateway(runtime):
+    """A run that was demoted there, and whose body nobody has told to begin."""
+    handle = await runtime.start("beside", fails=False)
+    await reach(handle, "run.demoted")
+    await asyncio.sleep(0.5)
+    assert not made("quick1"), "the body began before the run was let go, or though nobody told it to"
+    silent(runtime.service)
+    await runtime.worker.retire(runtime.service.id)
+    await eventually(lambda: made("slow") == 2)
+    gate("slow").set()
+    assert await result_of(handle) == ["slow", "quick1", "quick2", "last"]
+    numbered(await log_of(handle))
+
+
 async def test_a_gateway_that_dies_before_it_lets_go_leaves_the_run_to_others(service, monkeypatch):
     async def never(self, run_id):
         await asyncio.get_running_loop().create_future()
 
     monkeypatch.setattr(Hop, "_entrusted", never)
     async with service(app, drain_timeout=0.2) as runtime:
-        handle = await runtime.start("beside", fails=False)
-        await reach(handle, "run.demoted")
-        await asyncio.sleep(0.5)
-        assert not made("quick1"), "the body began before the run was let go"
-        silent(runtime.service)
-        await runtime.worker.retire(runtime.service.id)
-        await eventually(lambda: made("slow") == 2)
-        gate("slow").set()
-        assert await result_of(handle) == ["slow", "quick1", "quick2", "last"]
-        numbered(await log_of(handle))
+        await goes_on_without_its_gateway(runtime)
 
 
 async def test_a_gateway_that_dies_before_it_has_said_so_is_found_dead(service, monkeypatch):
@@ -195,16 +200,7 @@ async def test_a_gateway_that_dies_before_it_has_said_so_is_found_dead(service, 
 
     monkeypatch.setattr(Hop, "_send", unheard)
     async with service(app) as runtime:
-        handle = await runtime.start("beside", fails=False)
-        await reach(handle, "run.demoted")
-        await asyncio.sleep(0.5)
-        assert not made("quick1"), "the body began though nobody told it to"
-        silent(runtime.service)
-        await runtime.worker.retire(runtime.service.id)
-        await eventually(lambda: made("slow") == 2)
-        gate("slow").set()
-        assert await result_of(handle) == ["slow", "quick1", "quick2", "last"]
-        numbered(await log_of(handle))
+        await goes_on_without_its_gateway(runtime)
 
 
 async def test_the_next_attempt_is_made_at_a_worker(service):
