@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
-import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from offramp.core import events
 from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, LeaseLost, ObjectsUnavailable, StepTimeout
+from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
-from offramp.execution.turns import SETTLE_TURNS, Turnstile
+from offramp.execution.turns import Turnstile
 from offramp.execution.values import Kept, as_it_is
-from offramp.execution.waiting import Mailbox, Waits, sleep_for
-from offramp.ports.store import Parked
+from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -44,17 +41,8 @@ DIVERGENCE_GRACE_S = 5.0
 TIMEOUT_GRACE_S = 60.0
 """The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
 
-State = Literal["open", "stopping", "detached", "closed"]
 
-
-class Handoff(BaseException):
-    """Control flow: this execution is over here, the run goes on elsewhere or has ended.
-
-    A BaseException, so that `except Exception` in a pipeline cannot eat it.
-    """
-
-
-class Scope:
+class Scope(Gate):
     """The journal side of one executing run."""
 
     def __init__(
@@ -70,35 +58,19 @@ class Scope:
         trace: RunTrace | None = None,
         kept: Kept = as_it_is,
     ) -> None:
-        self.facts = facts
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
         self.journal = Journal(history.entries)
-        self.log = log
-        self.clock = clock
+        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
-        self._tenure = tenure or Tenure()
         self._metrics = metrics
-        self.mailbox = Mailbox(history.signals)
         self.diverged: str | None = None
         self._interrupted = dict(history.interrupted)
         self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
-        self.turnstile = Turnstile(self.journal.replayable)
         self._replays = self.journal.replayable > 0
-        self._waits = Waits()
-        self._moves = 0
-        self._lock = threading.Lock()
-        self.state: State = "open"
-        self.in_flight: dict[str, Attempt] = {}
-        self.parked = 0
-        self.rest: Parked | None = None
-        """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
-        self.on_change: Callable[[], object] = lambda: None
-        self.on_rest: Callable[[], object] | None = None
-        self.on_signal_wait: Callable[[], object] = lambda: None
 
     # The journal.
 
@@ -293,108 +265,6 @@ class Scope:
         self.append(None, events.draft(body, rfc3339(self.clock.time())))
         return spec.on_unknown or spec, before.attempts
 
-    # Who may start a step, and when this execution ends. Called from the run loop and from the control loop.
-
-    async def _enter(self, attempt: Attempt) -> None:
-        if not self._tenure.holds(self.clock.monotonic()):
-            await self._still_ours()
-        with self._lock:
-            if self.state == "open":
-                self.in_flight[attempt.key] = attempt
-                return
-            if self.state == "closed" or self.facts.cancelled:
-                raise Handoff
-            self.parked += 1
-        self.on_change()
-        await asyncio.get_running_loop().create_future()  # until the handoff cancels it
-
-    async def _still_ours(self) -> None:
-        """This process was silent for longer than its lease: another one may have finished the step meanwhile (D2)."""
-        try:
-            await self.log.durable()
-        except LeaseLost:
-            raise Handoff from None
-
-    def _leave(self, attempt: Attempt) -> None:
-        attempt.live = False
-        with self._lock:
-            self.in_flight.pop(attempt.key, None)
-        if self.state != "open":
-            self.on_change()
-        elif not self.in_flight:
-            self._resting()
-
-    # Waiting, which needs no process.
-
-    @contextlib.contextmanager
-    def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
-        """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
-        with self._waits.until(due) as came:
-            self._resting()
-            yield came
-        self._resting()  # others may still wait, and now nothing else keeps the run from being parked
-
     def traced_wait(self, what: str) -> contextlib.AbstractContextManager[object]:
         """A wait of the pipeline's own, as its trace shows it."""
         return contextlib.nullcontext() if self._traced is None else self._traced.wait(what)
-
-    def _resting(self) -> None:
-        self._moves += 1
-        if self.in_flight or self._waits.earliest() is None:
-            return
-        if self.state == "stopping":
-            self.on_change()
-        elif self.on_rest is not None:
-            self.on_rest()
-
-    def waits_until(self) -> float | None:
-        """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
-        with self._lock:
-            busy = self.in_flight or self.parked or self.turnstile.waiting
-            return None if busy else self._waits.earliest()
-
-    def close_at_rest(self, state: State, beyond: float, then: Callable[[], object]) -> None:
-        """On the run's loop: end this execution if, in this state, the run only waits until after `beyond`.
-
-        What the body was given last has a few turns of the loop to reach whoever waits for it: a run that goes on in
-        another branch than those that wait is not at rest, although no step of it is in flight yet.
-
-        Args:
-            state: the execution's, from now until it is ended.
-            beyond: epoch seconds.
-            then: called if it was ended so; `rest` says what to park.
-        """
-
-        def look(moves: int | None) -> None:
-            until = self.waits_until()
-            if until is None or until <= beyond or self.state != state:
-                return
-            if moves != self._moves:
-                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
-                return
-            with self._lock:
-                if self.state != state:
-                    return
-                # Whoever waits has not been given any of the signals seen: both change on this loop only.
-                self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
-            then()
-
-        look(None)
-
-    def stop_at_boundary(self) -> list[str]:
-        """Let no further step start; returns the keys of those in flight."""
-        with self._lock:
-            if self.state == "open":
-                self.state = "stopping"
-            return list(self.in_flight)
-
-    def close_if_idle(self) -> None:
-        """End this execution unless a step is in flight."""
-        with self._lock:
-            if not self.in_flight:
-                self.state = "closed"
-
-    def close(self) -> None:
-        """End this execution: nothing is written for the run any more, not even by what still runs."""
-        with self._lock:
-            self.state = "closed"

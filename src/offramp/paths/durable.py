@@ -27,10 +27,11 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
 from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.durable import PlayedBody
+from offramp.execution.gate import Handoff
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
 from offramp.execution.quarantine import Quarantine
-from offramp.execution.scope import Handoff, Scope
+from offramp.execution.scope import Scope
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
