@@ -84,6 +84,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.submission:METADATA_PAIRS_MAX", "", "pairs of metadata"),
             ("gateway.submission:METADATA_KEY_LENGTH_MAX", "", "characters of a key of metadata"),
             ("gateway.submission:METADATA_VALUE_LENGTH_MAX", "", "characters of a value of metadata"),
+            (
+                "gateway.negotiation:LIST_LENGTH_MAX",
+                "",
+                "characters of all `Prefer`, or all `Accept`, headers; then 431",
+            ),
+            ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("ports.store:SIGNALS_MAX", "", "signals that one run may be sent"),
             ("ports.store:SIGNALS_BYTES_MAX", "bytes", "of the values of all of them"),

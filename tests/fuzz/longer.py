@@ -1,4 +1,4 @@
-"""Both kinds of fuzzing for longer than a test may take: `python -m tests.fuzz.longer [--seed N]`, or `make fuzz`."""
+"""Every kind of fuzzing for longer than a test may take: `python -m tests.fuzz.longer [--seed N]`, or `make fuzz`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import psutil
 
 from tests.fuzz.campaign import Campaign, held
 from tests.fuzz.documented import fuzz
+from tests.fuzz.growth import excess, shapes
 from tests.fuzz.serving import KEY, flaws_in_log, served
 
 STEP = 10_000
@@ -47,6 +48,9 @@ def main():
     parser.add_argument("--attacks", type=int, default=100_000, help="malformed requests")
     given = parser.parse_args()
     say(f"seed {given.seed}")
+    tried = list(shapes(given.seed, None))
+    grown = [found for shape in tried if (found := excess(shape))]
+    say("\n".join([f"{len(tried)} shapes of input: {len(grown)} grow faster than their size", *grown]))
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as gateway:
         code, report = fuzz(gateway.url, KEY, folder, seed=given.seed, examples=given.examples, timeout_s=FUZZ_S_MAX)
         say(report)
@@ -56,7 +60,7 @@ def main():
         flaws = flaws_in_log(gateway)
         for line in flaws:
             say(line)
-    found = bool(code or wrong or flaws)
+    found = bool(grown or code or wrong or flaws)
     say(f"seed {given.seed}: {'flaws were found, see above' if found else 'nothing found'}")
     sys.exit(found)
 

@@ -11,6 +11,8 @@ from offramp.errors import RequestError
 from offramp.gateway.negotiation import (
     IDEMPOTENCY_KEY_LENGTH_MAX,
     IDEMPOTENCY_KEY_PATTERN,
+    LIST_LENGTH_MAX,
+    LIST_PARTS_MAX,
     TRACE_LENGTH_MAX,
     WAIT_S_MAX,
     Preference,
@@ -20,6 +22,7 @@ from offramp.gateway.negotiation import (
     trace_context,
     wants_stream,
 )
+from offramp.gateway.problems import HeadTooLarge
 
 TOKEN = st.text(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~", min_size=1, max_size=12)
 PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
@@ -261,3 +264,19 @@ def test_trace_context_is_kept_within_bounds():
     for name, length_max in TRACE_LENGTH_MAX.items():
         assert trace_context({name: ["x" * length_max]}) == {name: "x" * length_max}
         assert trace_context({name: ["x" * (length_max + 1)]}) == {}
+
+
+@pytest.mark.parametrize("read", [prefer, wants_stream])
+@pytest.mark.parametrize(
+    "fits", ["x" * LIST_LENGTH_MAX, ",x" * LIST_PARTS_MAX, ";" * LIST_PARTS_MAX, '"' * LIST_LENGTH_MAX]
+)
+def test_lists_are_read_up_to_their_bounds_and_refused_past_them(read, fits):
+    read([fits])
+    read([fits[:100], fits[100:]])
+    with pytest.raises(HeadTooLarge):
+        read([fits, fits[0]])
+
+
+def test_a_quote_that_is_never_closed_ends_with_its_header():
+    assert prefer(['a="x, wait=1', "wait=2"]) == Preference(wait=2)
+    assert prefer(['a="\\', "wait=2"]) == Preference(wait=2)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 RETRY_DIGITS_MAX = 9
 """A longer `retry` is no time that anybody waits, and too long a number for Python to read."""
 _BOM = b"\xef\xbb\xbf"
-_LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class Message(NamedTuple):
@@ -24,7 +24,8 @@ class EventStream:
 
     def __init__(self) -> None:
         self.retry_ms: int | None = None
-        self._rest = b""
+        self._held = b""
+        self._line_begun: list[bytes] = []
         self._is_new = True
         self._id = ""
         self._event = ""
@@ -32,12 +33,20 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> list[Message]:
         """The messages that this chunk completes."""
-        self._rest += chunk
+        chunk, self._held = self._held + chunk, b""
         if self._is_new:
-            if _BOM.startswith(self._rest):  # the first bytes of one, or nothing yet
+            if _BOM.startswith(chunk):  # the first bytes of one, or nothing yet
+                self._held = chunk
                 return []
-            self._is_new, self._rest = False, self._rest.removeprefix(_BOM)
-        *lines, self._rest = _LINE_END.split(self._rest)
+            self._is_new, chunk = False, chunk.removeprefix(_BOM)
+        if chunk.endswith(b"\r"):  # perhaps half of a line's end
+            chunk, self._held = chunk[:-1], b"\r"
+        # A line may come in any number of chunks: each byte is looked at once.
+        *lines, rest = _LINE_END.split(chunk)
+        if lines:
+            lines[0] = b"".join([*self._line_begun, lines[0]])
+            self._line_begun = []
+        self._line_begun.append(rest)
         return [message for line in lines if (message := self._line(line)) is not None]
 
     def _line(self, line: bytes) -> Message | None:

@@ -177,7 +177,7 @@ def validation_error(error: Exception, below: str) -> InputError:
     """msgspec's error as an `InputError` with JSON pointers (RFC 6901); pydantic's own are below it."""
     message, _, where = str(error).rpartition(" - at `$") if " - at `$" in str(error) else (str(error), "", "")
     places: list[str] = []
-    for name, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)\]", where):
+    for name, index in re.findall(r"\.([^.\[`]+)|\[([^\]]*)(?:\]|\Z)", where):
         if index == "...":  # msgspec does not say which value of an object
             break
         places.append(name or index)

@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from offramp.errors import RequestError
+from offramp.gateway.problems import HeadTooLarge
 
+LIST_LENGTH_MAX = 16 * 1024
+"""Characters of all `Prefer`, or all `Accept`, headers of a request together; past it 431."""
+LIST_PARTS_MAX = 256
+"""Commas and semicolons in them; past it 431."""
 WAIT_S_MAX = 10**9
 """A larger `Prefer: wait=N` means the same: longer than any budget."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
@@ -53,9 +58,13 @@ class Preference(NamedTuple):
 
 
 def prefer(values: Sequence[str]) -> Preference:
-    """All Prefer headers together; of a preference named twice the first counts, unknown ones are ignored."""
+    """All Prefer headers together; of a preference named twice the first counts, unknown ones are ignored.
+
+    Raises:
+        HeadTooLarge: they exceed `LIST_LENGTH_MAX` or `LIST_PARTS_MAX`.
+    """
     seen: dict[str, str] = {}
-    for value in values:
+    for value in _bounded("Prefer", values):
         for item in _split(value, ","):
             name, value_of = _pair(_split(item, ";")[0])
             if name:
@@ -76,23 +85,26 @@ def _pair(text: str) -> tuple[str, str]:
     return (name, value) if not value or _TOKEN.fullmatch(value) else ("", "")
 
 
+def _bounded(name: str, values: Sequence[str]) -> Sequence[str]:
+    """The values of a header that is a list, unless reading them would cost more than the rest of the request."""
+    if sum(map(len, values)) > LIST_LENGTH_MAX:
+        raise HeadTooLarge(f"the {name} headers have more than {LIST_LENGTH_MAX} characters together")
+    if sum(value.count(",") + value.count(";") for value in values) > LIST_PARTS_MAX:
+        raise HeadTooLarge(f"the {name} headers have more than {LIST_PARTS_MAX} commas and semicolons together")
+    return values
+
+
+def _splitter(separator: str) -> re.Pattern[str]:
+    # Possessive, and a quote that is never closed ends with the text: one pass whatever is sent.
+    return re.compile(rf'((?:[^"{separator}]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+)(?:{separator}|\Z)', re.DOTALL)
+
+
+_SPLITTERS = {separator: _splitter(separator) for separator in ",;"}
+
+
 def _split(text: str, separator: str) -> list[str]:
     """Split at `separator` outside of quoted strings."""
-    if '"' not in text:
-        return text.split(separator)
-    parts, start, quoted, escaped = [], 0, False, False
-    for at, char in enumerate(text):
-        if escaped:
-            escaped = False
-        elif quoted and char == "\\":
-            escaped = True
-        elif char == '"':
-            quoted = not quoted
-        elif char == separator and not quoted:
-            parts.append(text[start:at])
-            start = at + 1
-    parts.append(text[start:])
-    return parts
+    return text.split(separator) if '"' not in text else _SPLITTERS[separator].findall(text)
 
 
 class _Range(NamedTuple):
@@ -106,10 +118,13 @@ def wants_stream(values: Sequence[str]) -> bool:
 
     Of two equally good ones the one that is named wins over the one that only a wildcard covers, then the one
     that is named first.
+
+    Raises:
+        HeadTooLarge: they exceed `LIST_LENGTH_MAX` or `LIST_PARTS_MAX`.
     """
     if not values:
         return False
-    ranges = list(_ranges(",".join(values)))
+    ranges = list(_ranges(",".join(_bounded("Accept", values))))
     stream, json = _best(ranges, _SSE), _best(ranges, _JSON)
     if stream is None or stream.quality == 0:
         return False

@@ -45,7 +45,8 @@ WEBHOOK_FIELDS = Webhook.__struct_encode_fields__
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_request = msgspec.json.Decoder(RunRequest).decode
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and a string that is never closed ends with the body: one pass whatever is sent.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # As signed bytes: an opening bracket is 1, a closing one -1.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
