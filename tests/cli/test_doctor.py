@@ -8,7 +8,7 @@ import pytest
 
 from offramp import SLA, App, Retry
 from offramp.cli.check_app import check_app, steps_used
-from offramp.cli.check_data import check_data, check_database, filesystem_of
+from offramp.cli.check_data import check_database, check_folder, filesystem_of
 from offramp.cli.check_host import check_address, check_settings, check_webhooks, has_wal_reset_bug
 from offramp.cli.findings import Finding, exit_code, report
 from offramp.settings import Settings
@@ -75,7 +75,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(folder, kind):
 
 def test_a_network_file_system_is_broken(tmp_path, monkeypatch):
     monkeypatch.setattr("offramp.cli.check_data._mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
-    assert any("network file system" in text for text in said(check_data(tmp_path), "broken"))
+    assert any("network file system" in text for text in said(check_folder(tmp_path), "broken"))
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("execution.processes:LEAVE_S_MAX", "s", "for a traced one to end"),
             ("engines.embedded.engine:CLAIM_MAX", "", "runs taken by one claim"),
             ("ports.hints:IDS_MAX", "", "runs named by one hint"),
+            ("stores.sqlite.custody:CHECK_S_MAX", "s", "the first process looks for damage after an unclean end"),
+            ("stores.sqlite.custody:LOCK_S_MAX", "s", "a process waits for one that looks for damage or restores"),
             ("stores.sqlite.writer:BATCH_OPERATIONS_MAX", "", "operations in one commit"),
             ("stores.sqlite.batch:CHUNK_BYTES_MAX", "bytes", "of events in one row, about"),
             ("stores.sqlite.store:TOMBSTONE_S", "s", "a run without its data is still known by its id"),

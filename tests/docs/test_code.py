@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sqlite3
 import sys
 import types
 
 import pytest
 
-from offramp.errors import RunConflict
+from tests.cli.harness import offramp
 from tests.docs.pages import PAGES, ROOT, blocks
 
 README = ROOT / "README.md"
@@ -35,26 +37,19 @@ def test_the_program_of_the_readme_is_the_quickstart():
     assert len(program.code.splitlines()) <= 35
 
 
-async def test_the_backup_of_operations_can_be_read(tmp_path):
-    from examples.quickstart import app
-    from offramp.stores.sqlite import Database
+def test_the_backup_of_operations_is_made_and_restored(tmp_path):
+    (block,) = [block for block in blocks(ROOT / "docs" / "operations.md", "console") if "offramp backup" in block.code]
+    backup, restore = [shlex.split(line.removeprefix("$ "))[1:] for line in block.code.strip().splitlines()]
+    run = ["run", str(QUICKSTART), "research", "--input", '{"question": "Why?", "rounds": 1}', "--data", ".offramp"]
+    assert offramp(*run, cwd=tmp_path).returncode == 0
+    kept = runs_in(tmp_path / ".offramp")
+    assert offramp(*backup, cwd=tmp_path).returncode == 0
+    assert offramp(*run, cwd=tmp_path).returncode == 0
+    assert len(runs_in(tmp_path / ".offramp")) == len(kept) + 1 == 2
+    assert offramp(*restore, cwd=tmp_path).returncode == 0
+    assert runs_in(tmp_path / ".offramp") == kept
 
-    (block,) = blocks(ROOT / "docs" / "operations.md", "python")
-    scope = {}
-    exec(block.code, scope)
-    async with app.local(data=str(tmp_path / "live")) as runtime:
-        handle = await runtime.start("research", question="Why?", rounds=1)
-        async for event in handle:
-            if event.type == "run.accepted":
-                break
-        (tmp_path / "copy").mkdir()
-        scope["back_up"](str(tmp_path / "live" / "offramp.db"), str(tmp_path / "copy" / "offramp.db"))
-        run_id = handle.id
-        with contextlib.suppress(RunConflict):  # it may have ended meanwhile
-            await handle.cancel()
-    database = Database(tmp_path / "copy")
-    try:
-        found = await database.read(lambda connection: connection.execute("SELECT id FROM runs").fetchall())
-    finally:
-        database.close()
-    assert found == [(run_id,)]
+
+def runs_in(folder):
+    with contextlib.closing(sqlite3.connect(folder / "offramp.db")) as connection:
+        return connection.execute("SELECT id FROM runs").fetchall()

@@ -12,11 +12,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from offramp.cli.findings import Finding
 from offramp.cli.view import duration
 from offramp.core.run import OUTCOMES
+from offramp.stores.sqlite.custody import damage
 from offramp.stores.sqlite.database import FILE_NAME
 
 FREE_BROKEN_BYTES = 50 << 20
@@ -26,8 +28,8 @@ FSYNC_TRIES = 15
 _NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.s3fs", "drvfs")
 
 
-def check_data(folder: Path) -> Iterator[Finding]:
-    """The data folder, or the one it would be made in."""
+def check_folder(folder: Path, *, whole: bool = False) -> Iterator[Finding]:
+    """The data folder, or the one it would be made in; `whole` reads all of its database for damage."""
     there = existing(folder)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         yield Finding("broken", "data", f"{there} cannot be written to", "give another --data, or change its owner")
@@ -39,6 +41,8 @@ def check_data(folder: Path) -> Iterator[Finding]:
     database = folder / FILE_NAME
     if database.is_file():
         yield from check_database(database)
+        if whole:
+            yield _soundness(database)
 
 
 def existing(folder: Path) -> Path:
@@ -80,6 +84,18 @@ def check_database(database: Path) -> Iterator[Finding]:
             "note", "runs", f"{told}, and no process is at work here",
             "they go on with the next 'offramp serve' or 'offramp worker'",
         )  # fmt: skip
+
+
+def _soundness(database: Path) -> Finding:
+    try:
+        with closing(sqlite3.connect(database, timeout=2)) as connection:
+            problem = damage(connection, full=True)
+    except sqlite3.Error as error:
+        problem = str(error)
+    if problem is None:
+        return Finding("ok", "database", "no damage in all of it")
+    fix = "stop every process and restore a backup: offramp restore FILE DIR"
+    return Finding("broken", "database", f"{database} is damaged: {problem}", fix)
 
 
 def _room(folder: Path) -> Finding:

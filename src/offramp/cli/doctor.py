@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
 from offramp.cli.engines import load_settings
@@ -16,6 +18,10 @@ from offramp.cli.output import console, write_json
 from offramp.cli.target import load_app
 from offramp.stores.redis.address import is_redis
 
+CheckData = Annotated[
+    bool,
+    typer.Option("--check-data", help="Read the whole database and look for damage."),
+]
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "cyan"), "risk": ("RISK", "yellow"), "broken": ("BROKEN", "bold red")}
 
 
@@ -29,6 +35,7 @@ def doctor(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     workers: Workers = 1,
+    check_data: CheckData = False,
     as_json: AsJson = False,
 ) -> int:
     """Check an App and the place it would be served at.
@@ -36,7 +43,7 @@ def doctor(
     Exits 1 if something is broken, 0 if it is only risky.
     """
     from offramp.cli.check_app import check_app
-    from offramp.cli.check_data import check_data
+    from offramp.cli.check_data import check_folder
     from offramp.cli.check_host import (
         check_address,
         check_machine,
@@ -57,7 +64,7 @@ def doctor(
         *check_python(),
         *check_machine(settings, workers),
         *check_settings(os.environ),
-        *(() if is_redis(settings.store) else (*check_sqlite(), *check_data(Path(settings.data)))),
+        *(() if is_redis(settings.store) else (*check_sqlite(), *check_folder(Path(settings.data), whole=check_data))),
         *check_redis(settings),
         *check_temporal(settings),
         *check_objects(settings),

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from offramp.cli.backup import backup, restore
 from offramp.cli.check import check
 from offramp.cli.doctor import doctor
 from offramp.cli.keys import add, list_keys, revoke
@@ -24,6 +25,7 @@ from offramp.cli.options import epilog
 from offramp.cli.output import (
     EXITS_CHECK,
     EXITS_CLIENT,
+    EXITS_COPY,
     EXITS_DOCTOR,
     EXITS_KEYS,
     EXITS_RUN,
@@ -111,6 +113,8 @@ _command(
     "offramp check desk.app:app --data /var/lib/desk --json",
     exits=EXITS_CHECK,
 )
+_command(backup, "offramp backup /var/lib/desk /mnt/backups/desk.db", exits=EXITS_COPY)
+_command(restore, "offramp restore /mnt/backups/desk.db /var/lib/desk", exits=EXITS_COPY)
 _command(
     submit,
     f"offramp submit explain {_QUESTION} --follow",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offramp.errors import StoreError
+from offramp.stores.sqlite.custody import Custody, inspect
 from offramp.stores.sqlite.schema import migrate
 from offramp.stores.threads import read_on
 
@@ -36,6 +37,22 @@ class Database:
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._custody = Custody(folder)
+        except OSError as error:
+            raise StoreError(f"cannot open the database in {str(folder)!r}: {error}") from error
+        try:
+            self._open(folder)
+        except BaseException:
+            self._custody.close()
+            raise
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
+        self._opened: list[sqlite3.Connection] = []
+
+    def _open(self, folder: Path) -> None:
+        try:
+            if self._custody.is_first:
+                inspect(self.path)
             if not self.path.exists():
                 self.path.touch(mode=0o600)
             connection = self.connect()
@@ -47,9 +64,7 @@ class Database:
             raise StoreError(f"{str(self.path)!r} is not usable as Offramp's database: {error}") from error
         finally:
             connection.close()
-        self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
-        self._opened: list[sqlite3.Connection] = []
+        self._custody.share()
 
     def connect(self, *, query_only: bool = False) -> sqlite3.Connection:
         """A connection in autocommit mode, usable from the thread that gets it."""
@@ -85,10 +100,11 @@ class Database:
             raise StoreError(f"the database cannot be read: {error}") from error
 
     def close(self) -> None:
-        """Close the reading connections."""
+        """Close the reading connections, and let the database be replaced."""
         self._readers.shutdown(wait=True)
         for connection in self._opened:
             connection.close()
+        self._custody.close()
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
