@@ -29,6 +29,7 @@ from offramp.cli.options import (
     Workers,
 )
 from offramp.cli.output import CommandError
+from offramp.cli.secrets import for_worker, withdraw
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
 from offramp.core.keys import shown_tenant
@@ -66,6 +67,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
         worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
     )  # fmt: skip
+    withdraw()
     show_logs("gateway", settings.log_format)
     app = _served(target)
     from offramp.cli.supervised import SupervisedGateway
@@ -102,8 +104,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
 
 def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
-    command, told = worker_command(target, settings), worker_environment(settings)
-    return Supervisor(command, workers, retire, settings.drain_timeout, told)
+    return Supervisor(worker_command(target, settings), workers, retire, settings.drain_timeout, for_worker(settings))
 
 
 def _served(target: str) -> App:
@@ -128,7 +129,10 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:
-    """What starts a worker of the same App on the same data; every other setting is inherited by environment."""
+    """What starts a worker of the same App on the same data; it inherits other settings in the environment.
+
+    Secrets come over stdin (`secrets.for_worker`): every user of the machine can see arguments.
+    """
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
@@ -138,11 +142,6 @@ def worker_elsewhere(target: str, settings: Settings) -> str:
     """What a person starts a worker with, elsewhere."""
     command = f"offramp worker {target} {' '.join(engine_options(settings))}"
     return f"{command}, with OFFRAMP_STORE for {data_place(settings)}" if settings.store else command
-
-
-def worker_environment(settings: Settings) -> dict[str, str]:
-    """What a worker is told by environment: the store's URL may hold a password, and arguments are seen by others."""
-    return {"OFFRAMP_STORE": settings.store} if settings.store else {}
 
 
 def engine_options(settings: Settings) -> list[str]:

@@ -13,7 +13,7 @@ import signal
 import time
 import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
@@ -48,7 +48,7 @@ class Supervisor:
         count: how many.
         retire: gives back what a dead process held; returns how many runs that were.
         drain_timeout: seconds a process has to leave after SIGTERM.
-        environment: variables of the processes beside this one's.
+        told: what each process finds on its stdin, which then stays open for as long as this process lives.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class Supervisor:
         count: int,
         retire: Callable[[str], Awaitable[int]],
         drain_timeout: float,
-        environment: Mapping[str, str] | None = None,
+        told: bytes = b"",
     ) -> None:
         self._command = command
         self._count = count
         self._retire = retire
         self._drain_timeout = drain_timeout
-        self._added = environment or {}
+        self._told = told
         self._processes: dict[int, Process] = {}
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
@@ -124,13 +124,15 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=PIPE,
-                env={**_environment(), **self._added, SUPERVISED: f"{number}/{owner}"},
+                env={**os.environ, SUPERVISED: f"{number}/{owner}"},
                 # Ctrl-C is for this process, which then stops its workers in order.
                 start_new_session=True,
             )
         except OSError as error:
             return f"could not be started ({error.strerror or error})"
         self._processes[number] = process
+        if process.stdin is not None:
+            process.stdin.write(self._told)
         log.info("worker %d started (pid %d)", number, process.pid)
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)
@@ -147,11 +149,6 @@ class Supervisor:
             # Its lease runs out by itself; the worker is restarted all the same.
             log.exception("what worker %d held could not be given back at once", number)
             return 0
-
-
-def _environment() -> dict[str, str]:
-    """This process's, without the keys of its callers: user code runs in a worker, and nobody asks it for them."""
-    return {name: value for name, value in os.environ.items() if name != "OFFRAMP_API_KEYS"}
 
 
 def how_it_ended(code: int) -> str:

@@ -14,6 +14,7 @@ from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import DrainTimeout, Engine, LogFormat, Objects, Store, Target, WorkerData, WorkerMetrics
 from offramp.cli.output import OK
+from offramp.cli.secrets import received, withdraw
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
 from offramp.cli.target import load_app
@@ -43,15 +44,18 @@ def worker(
     """
     started = time.monotonic()
     number, owner = supervised()
+    told = received() if owner is not None else {}
     settings = load_settings(
         data=data,
         engine=engine,
-        store=store,
+        store=store or told.get("store"),
+        temporal_api_key=told.get("temporal_api_key"),
         objects=objects,
         drain_timeout=drain_timeout,
         worker_metrics=worker_metrics,
         log_format=log_format,
     )
+    withdraw()
     name = f"worker {number}" if number else ""
     show_logs(name or "worker", settings.log_format, who=name)
     if owner is None:  # else who started it has said so

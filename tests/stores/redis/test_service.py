@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 
 from offramp import App
 from offramp.cli.engines import data_place, load_settings
-from offramp.cli.serve import worker_command, worker_environment
+from offramp.cli.secrets import for_worker
+from offramp.cli.serve import worker_command
 from offramp.core.sla import SLA
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
@@ -110,6 +112,5 @@ def test_a_worker_is_told_of_the_store_where_nobody_else_sees_it(server, monkeyp
     monkeypatch.setenv("OFFRAMP_STORE", "redis://me:secret@db:7000/1?prefix=desk")
     settings = load_settings(data="data")
     assert "secret" not in " ".join(worker_command("desk:app", settings))
-    assert worker_environment(settings) == {"OFFRAMP_STORE": settings.store}
+    assert msgspec.json.decode(for_worker(settings))["store"] == settings.store
     assert data_place(settings) == "redis://db:7000/1"
-    assert worker_environment(load_settings(data="data", store="")) == {}
