@@ -67,6 +67,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Requests",
         [
             ("gateway.connections:HEAD_BYTES_MAX", "bytes", "of a request's line and headers; then 431"),
+            ("gateway.connections:CROWDED_HEAD_S_MAX", "s", "the same where no connection fits; then it is closed"),
             ("gateway.connections:HEAD_S_MAX", "s", "for a request's line and headers to arrive; then 408"),
             ("gateway.connections:BODY_S_MAX", "s", "for a body to arrive, and more by what it brings; then 408"),
             ("gateway.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that give it another second"),
@@ -75,9 +76,9 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.descriptors:FILES_RESERVED", "", "open files kept from connections; a quarter, if that is less"),
             ("gateway.descriptors:STREAMS_SHARE_MAX", "", "of the connections that fit may be streams; then 503"),
             (
-                "gateway.connections:REFUSED_MAX",
+                "gateway.accepting:REFUSED_MAX",
                 "",
-                "connections past those that fit that get a 503; then they are closed",
+                "connections past those that fit at a time: probes are answered, others get 503",
             ),
             ("gateway.submission:DEPTH_MAX", "", "levels of objects and lists in a body"),
             ("gateway.submission:SESSION_ID_LENGTH_MAX", "", "characters of a `session_id`"),

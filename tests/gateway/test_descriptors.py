@@ -9,17 +9,19 @@ import subprocess
 import sys
 
 import httpx
+import psutil
 import pytest
 
 from offramp.cli import check_host
 from offramp.cli.check_host import check_machine
-from offramp.gateway import connections, descriptors, server
+from offramp.gateway import accepting, connections, descriptors, server
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings
+from tests.cli.conftest import project  # noqa: F401 - a fixture
+from tests.cli.harness import running
 from tests.gateway.conftest import serving
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 FITS = 4
 
 
@@ -91,9 +93,9 @@ async def connection(port):
         writer.close()
 
 
-async def asked(connection):
+async def asked(connection, path="/healthz"):
     reader, writer = connection
-    writer.write(HEALTH)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
     async with asyncio.timeout(10):
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
@@ -103,13 +105,22 @@ async def asked(connection):
 async def test_a_connection_that_does_not_fit_is_told_so_and_closed(crowded):
     port, held = crowded
     async with connection(port) as late:
-        head, _, body = (await asked(late)).partition(b"\r\n\r\n")
+        head, _, body = (await asked(late, "/v1/pipelines")).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in head
         assert json.loads(body)["type"] == "urn:offramp:error:overloaded"
         async with asyncio.timeout(10):
             assert await late[0].read() == b""
     assert (await asked(held[0])).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?probe=1"])
+async def test_probes_are_answered_though_no_connection_fits(crowded, path):
+    port, _ = crowded
+    async with connection(port) as probe:
+        assert (await asked(probe, path)).startswith(b"HTTP/1.1 200")
+        async with asyncio.timeout(10):
+            assert await probe[0].read() == b"", "and make room again"
 
 
 async def test_when_one_has_left_the_next_one_fits(crowded):
@@ -119,18 +130,47 @@ async def test_when_one_has_left_the_next_one_fits(crowded):
     async with asyncio.timeout(10):
         while True:
             async with connection(port) as late:
-                if (await asked(late)).startswith(b"HTTP/1.1 200"):
+                if (await asked(late, "/v1/pipelines")).startswith(b"HTTP/1.1 200"):
                     return
 
 
-async def test_no_more_than_a_few_wait_to_be_told(crowded):
+async def test_what_is_not_accepted_yet_waits_and_is_answered(crowded, monkeypatch):
+    monkeypatch.setattr(connections, "CROWDED_HEAD_S_MAX", 0.3)
     port, _ = crowded
     async with contextlib.AsyncExitStack() as opened:
-        silent = [await opened.enter_async_context(connection(port)) for _ in range(connections.REFUSED_MAX + 1)]
+        silent = [await opened.enter_async_context(connection(port)) for _ in range(2 * accepting.REFUSED_MAX)]
+        async with connection(port) as probe:
+            assert (await asked(probe)).startswith(b"HTTP/1.1 200"), "behind those who say nothing"
+        for reader, _ in silent:
+            async with asyncio.timeout(10):
+                assert await reader.read() == b"", "closed, not reset"
+
+
+async def test_a_process_that_can_open_no_file_answers_still(project):  # noqa: F811
+    with running("serve", "desk.py", "--port", "0", "--workers", "0", cwd=project) as gateway:
+        port = int(gateway.wait_for(r"at http://127.0.0.1:(\d+),")[1])
+        process = psutil.Process(gateway.process.pid)
+        async with contextlib.AsyncExitStack() as opened:
+            held = [await opened.enter_async_context(connection(port))]
+            assert (await asked(held[0], "/v1/pipelines")).startswith(b"HTTP/1.1 200")
+            most = process.num_fds() + 10
+            process.rlimit(psutil.RLIMIT_NOFILE, (most, most))
+            heads = []
+            for _ in range(30):
+                held.append(await opened.enter_async_context(connection(port)))
+                heads.append((await asked(held[-1], "/v1/pipelines"))[:12])
+            assert heads[0] == b"HTTP/1.1 200"
+            assert heads[-1] == b"HTTP/1.1 503"
+            assert set(heads) == {heads[0], heads[-1]}
+            for path in ("/healthz", "/healthz", "/healthz"):
+                async with connection(port) as probe:
+                    assert (await asked(probe, path)).startswith(b"HTTP/1.1 200")
+        gateway.wait_for("no more files can be opened")
         async with asyncio.timeout(10):
-            with contextlib.suppress(ConnectionResetError):
-                assert await silent[-1][0].read() == b""
-        assert (await asked(silent[0])).startswith(b"HTTP/1.1 503")
+            while True:
+                async with connection(port) as late:
+                    if (await asked(late, "/v1/pipelines")).startswith(b"HTTP/1.1 200"):
+                        break
 
 
 @pytest.mark.parametrize(("files", "level"), [(1255, "risk"), (1256, "ok")])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -34,13 +35,15 @@ HEAD_BYTES_MAX = 64 * 1024
 """Of a request's line and headers, and of what is no data in a chunked body; past it 431."""
 HEAD_S_MAX = 20.0
 """How long a connection may take to send a request's line and headers."""
+CROWDED_HEAD_S_MAX = 2.0
+"""The same for a connection past those that fit."""
 BODY_S_MAX = 20.0
 """How long a body may take to arrive, and longer by what it brings at `BODY_BYTES_PER_S_MIN`; past it 408."""
 BODY_BYTES_PER_S_MIN = 4096
-REFUSED_MAX = 32
-"""Connections past those that fit that are told so at a time; more are closed at once."""
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 
+_PROBES = {b"/healthz", b"/readyz"}
+"""What is answered where no connection fits."""
 _INVALID_TEXT = 1007
 _CROWDED = (
     "as many connections are open here as the limit on open files has room for (ulimit -n); try another gateway, "
@@ -61,11 +64,15 @@ _log = _ErrorsOnly(logging.getLogger("offramp.gateway"), {})
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol with bounds: connections at a time, a head's size, the time that head and body take."""
+    """uvicorn's protocol with bounds: a head's size, the time that head and body take.
 
-    def __init__(self, *args: Any, connections_max: int | None = None, **kwargs: Any) -> None:
+    Args:
+        crowded: whether a connection that has just been made is past those that fit.
+    """
+
+    def __init__(self, *args: Any, crowded: Callable[[], bool] = lambda: False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._connections_max = connections_max
+        self._crowded = crowded
         self._is_crowded = False
         self.logger = _log  # type: ignore[assignment]
         self._head_bytes: int | None = 0
@@ -83,12 +90,8 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._lingering = LingeringTransport(transport, self._may_be_sending)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
-        if self._connections_max is not None:
-            over = len(self.connections) - self._connections_max
-            self._is_crowded = over > 0
-            if over > REFUSED_MAX:
-                transport.abort()
-        self._start_timer(HEAD_S_MAX)
+        self._is_crowded = self._crowded()
+        self._start_timer(CROWDED_HEAD_S_MAX if self._is_crowded else HEAD_S_MAX)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -101,10 +104,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused or self.transport.is_closing():
-            return
-        if self._is_crowded:
-            # Only now: what is closed with a request unread is reset, and nobody hears why.
-            self._refuse(Overloaded(_CROWDED))
             return
         if self._head_bytes is None:
             self._idle_bytes += len(data)
@@ -164,6 +163,8 @@ class BoundedHttp(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_crowded and self.url.partition(b"?")[0] not in _PROBES:
+            raise Overloaded(_CROWDED)
         # It may have come in one read, with what it ends.
         if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > HEAD_BYTES_MAX:
             raise _head_too_large()
@@ -171,6 +172,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_ignored = self.parser.should_upgrade() and (self._method == b"CONNECT" or not self._should_upgrade())
         if not self._is_ignored:
             super().on_headers_complete()
+            if self._is_crowded:
+                self.cycle.keep_alive = False
         self._head_bytes, self._body_bytes, self._idle_bytes = None, 0, 0
         self._body_began_at = self.loop.time()
         self._stop_timer()

@@ -1,7 +1,6 @@
 """How many connections and streams fit into this process: its limit on open files, less what it needs for itself.
 
-Past that a client is told so. Without a bound the system would refuse to accept: connections would be reset, health
-checks among them.
+Past that a client is told so, and probes are answered: see `accepting`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import logging
 import signal
 import socket
@@ -20,6 +19,7 @@ import uvicorn
 
 from offramp.core.addresses import PORT_MAX, is_loopback
 from offramp.errors import SettingsError
+from offramp.gateway.accepting import Acceptor
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
@@ -139,7 +139,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         gateway,
         loop="none",
-        http=functools.partial(BoundedHttp, connections_max=connections_max()),  # type: ignore[arg-type]
+        http=BoundedHttp,
         ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
         # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
@@ -167,9 +167,24 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        most = connections_max()
+        await super().startup(sockets if most is None else [])
+        if most is not None:
+            self.servers = [self._accepting(bound, most) for bound in sockets or ()]  # type: ignore[misc]
         if self.started and self._on_started is not None:
             self._on_started()
+
+    def _accepting(self, bound: socket.socket, most: int) -> Acceptor:
+        def protocol() -> BoundedHttp:
+            return BoundedHttp(
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                crowded=lambda: acceptor.is_crowded,
+            )
+
+        acceptor = Acceptor(bound, protocol, self.server_state.connections, most)
+        return acceptor
 
 
 class _Stopping:
