@@ -25,6 +25,7 @@ from offramp.stores.sqlite.batch import CHUNK_BYTES_MAX
 from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.schema import MIGRATIONS
 from offramp.stores.sqlite.store import EVENT_ROWS_MAX
+from offramp.stores.sqlite.writer import BATCH_OPERATIONS_MAX
 from tests.support import GUARD_S, NOW, Files, Signal, a_record, accepted, drafted, eventually
 
 DONE = Outcome("completed", b'"done"')
@@ -370,6 +371,34 @@ async def test_a_full_disk_refuses_requests_and_keeps_what_was_accepted(files):
     assert await numbers(files, run) == list(range(1, 32))
     assert await files.store.journal(run.id) == [entry(n) for n in range(30)]
     assert await files.store.get(refused.id) is None
+
+
+async def test_a_request_is_refused_at_once_however_much_waits_in_front_of_it(files):
+    record, log = await created(files)
+    full(files)
+    for n in range(2 * BATCH_OPERATIONS_MAX):
+        log.append(entry(n), started(n))
+    async with asyncio.timeout(GUARD_S):
+        for _ in range(3):
+            with pytest.raises(StoreError, match="cannot be written"):
+                await created(files)
+        with pytest.raises(StoreError, match="cannot be written"):
+            await files.store.open_runs()
+    freed(files)
+    await log.durable()
+    assert await numbers(files, record) == list(range(1, 2 * BATCH_OPERATIONS_MAX + 2))
+    await created(files)
+
+
+async def test_the_writer_says_that_it_is_in_trouble_until_it_can_write_again(files, monkeypatch):
+    monkeypatch.setattr("offramp.stores.sqlite.writer.TROUBLE_S_MIN", 0.05)
+    assert files.writer.trouble is None
+    full(files)
+    with pytest.raises(StoreError):
+        await created(files, metadata={"large": "x" * 100_000})
+    assert "cannot be written" in files.writer.trouble
+    freed(files)
+    await eventually(lambda: files.writer.trouble is None)  # though nothing asks it to write
 
 
 async def test_emitting_waits_while_the_disk_is_full(tmp_path):

@@ -25,6 +25,8 @@ log = logging.getLogger("offramp")
 
 BATCH_OPERATIONS_MAX = 5_000
 RETRY_EVERY_S = 0.25
+TROUBLE_S_MIN = 5.0
+"""How long after the last write that was refused the database counts as one that cannot be written."""
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -61,6 +63,9 @@ class Writer:
         self._is_full = False
         self._closing = False
         self._told_at = 0.0
+        self.trouble: str | None = None
+        """Why nothing could be written lately; read from any thread."""
+        self._trouble_until = 0.0
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
@@ -124,6 +129,10 @@ class Writer:
                     self._changed.wait(left)
                 elif self._closing:
                     return None
+                elif self.trouble is not None:
+                    self._changed.wait(TROUBLE_S_MIN)
+                    if not self._operations:
+                        return []  # tries whether it can be written again
                 else:
                     self._changed.wait()
             taken = self._operations
@@ -162,6 +171,8 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             raise
         transaction.accept()
+        if self.trouble is not None and began >= self._trouble_until:
+            self.trouble = None
         if full:
             self._unsynced_since = None
         elif self._unsynced_since is None:
@@ -193,14 +204,18 @@ class Writer:
         if now - self._told_at > 5:
             self._told_at = now
             log.error("%s. Accepted runs wait; free space or mend the disk", problem)
-        kept = [operation for operation in operations if isinstance(operation, (Append, Finish, Sync))]
-        for operation in operations:
+        with self._lock:
+            # Those that came meanwhile, too: behind what is kept they would wait for the disk.
+            waiting = [*operations, *self._operations]
+            self._operations = deque(each for each in waiting if isinstance(each, (Append, Finish, Sync)))
+            self.trouble, self._trouble_until = problem, now + TROUBLE_S_MIN
+        for operation in waiting:
             if isinstance(operation, (Create, Call)):
                 self._refuse(operation, StoreError(problem))
         with self._lock:
-            self._operations.extendleft(reversed(kept))
             closing = self._closing
-            self._changed.wait(RETRY_EVERY_S)
+            if not closing:
+                self._changed.wait(RETRY_EVERY_S)
         if closing:
             with self._lock:
                 left = list(self._operations)
