@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from offramp.core.addresses import parse_allowed, parse_listen
+from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports
 from offramp.core.names import did_you_mean
 from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
@@ -119,6 +119,7 @@ class Settings:
     webhook_allow: str = _text(
         "", "hosts, addresses and CIDRs that webhooks may go to though they are not public", reads=parse_allowed
     )
+    webhook_ports: str = _text(WEBHOOK_PORTS, "ports, and ranges of them, that webhooks may go to", reads=parse_ports)
     webhook_timeout: float = _setting(10.0, 0.1, 60.0, "seconds for one attempt to deliver a webhook message")
     webhook_attempts: int = _setting(64, 1, 10_000, "webhook messages that one process sends at once")
     webhook_attempts_per_host: int = _setting(4, 1, 1000, "webhook messages that one process sends to one host at once")

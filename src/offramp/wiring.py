@@ -237,7 +237,7 @@ def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
     secrets = parse_secrets(process.settings.webhook_secret)
     if not secrets:
         return None
-    allowed = parse_allowed(process.settings.webhook_allow)
+    allowed = parse_allowed(process.settings.webhook_allow, process.settings.webhook_ports)
     sender = HttpSender(Signer(secrets), allowed, process.clock, process.settings.webhook_timeout)
     return Announcer(process, outbox, sender)
 

@@ -99,6 +99,28 @@ def test_what_is_none_of_these_is_named(entry):
         parse_allowed(f"fine.example {entry}")
 
 
+@pytest.mark.parametrize(
+    ("text", "taken", "not_taken"),
+    [
+        ("443", [443], [80, 442, 444]),
+        ("80, 443 1024-65535", [80, 443, 1024, 65535], [1, 81, 1023]),
+        ("1-1", [1], [2]),
+    ],
+)
+def test_ports_are_single_ones_and_ranges(text, taken, not_taken):
+    allowed = parse_allowed("", text)
+    assert all(allowed.takes(port) for port in taken)
+    assert not any(allowed.takes(port) for port in not_taken)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "0", "65536", "http", "80-", "-80", "1024-80", "80-90-100", "9" * 5000, chr(0x661)]
+)
+def test_what_is_no_port_is_named(text):
+    with pytest.raises(ValueError, match="port"):
+        parse_allowed("", text)
+
+
 def test_names_and_literals():
     assert literal("example.com") == []
     assert literal("10.0.0.1") == [IPv4Address("10.0.0.1")]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.addresses import Allowed, parse_allowed
+from offramp.core.addresses import WEBHOOK_PORTS, Allowed, parse_allowed
 from offramp.core.events import TYPES
 from offramp.core.run import Webhook
 from offramp.core.webhooks import (
@@ -129,6 +129,25 @@ def test_what_a_service_refuses():
     assert refused(loopback, signed=True, allowed=parse_allowed("127.0.0.0/8")) == []
     assert refused(Webhook("http://localhost/"), signed=True, allowed=parse_allowed("localhost")) == []
     assert len(refused(Webhook("nonsense"), signed=False, allowed=Allowed())) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "ports", "refusal"),
+    [
+        ("https://example.com", WEBHOOK_PORTS, None),
+        ("http://example.com", WEBHOOK_PORTS, None),
+        ("https://example.com:1024", WEBHOOK_PORTS, None),
+        ("https://example.com:65535", WEBHOOK_PORTS, None),
+        ("https://example.com:1023", WEBHOOK_PORTS, "port 1023"),
+        ("http://example.com:22", WEBHOOK_PORTS, "port 22"),
+        ("http://example.com:25", "25, 443", None),
+        ("http://example.com", "443", "port 80"),
+    ],
+)
+def test_messages_go_to_the_ports_that_are_allowed(url, ports, refusal):
+    found = refused(Webhook(url), signed=True, allowed=parse_allowed("", ports))
+    assert [pointer for pointer, _ in found] == ["/webhook/url"] * (refusal is not None)
+    assert all(f"{refusal} is not among those of OFFRAMP_WEBHOOK_PORTS" in text for _, text in found)
 
 
 def test_secrets():

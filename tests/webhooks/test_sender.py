@@ -271,6 +271,14 @@ async def test_an_allowed_name_may_lead_anywhere(make, names, receiver):
     assert answer.result == "delivered"
 
 
+async def test_a_port_that_is_not_allowed_is_not_connected_to(make, names, receiver):
+    names.answers["hooks.internal"] = [["127.0.0.1"]]
+    sender = make(parse_allowed("hooks.internal", "443"))
+    answer = await send(sender, f"http://hooks.internal:{receiver.port}/")
+    assert (answer.result, receiver.seen) == ("forbidden", [])
+    assert "OFFRAMP_WEBHOOK_PORTS" in answer.detail
+
+
 async def test_the_next_address_is_tried_where_one_does_not_answer(make, names, receiver):
     # Nothing listens at the other addresses of the loopback network.
     names.answers["many.example"] = [["127.9.9.9", "127.9.9.8", "127.0.0.1", "127.9.9.7", "127.9.9.6"]]

@@ -33,8 +33,14 @@ EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage o
 WIDTH_ELSEWHERE = 240
 """Columns of a table that is not written to a terminal."""
 
-# Escape sequences, and every control character but tab and newline: what a model writes must not drive a terminal.
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What a model writes must not drive a terminal, nor show in another order than it is read (Unicode Technical Report 36,
+# "Bidirectional Text Spoofing"): escape sequences, every control character but tab and newline, and bidi controls.
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f" + _BIDI + "]"
+)
+_IN_JSON = re.compile(f"[\x7f-\x9f{_BIDI}]")
+"""What JSON leaves as it is, in strings alone, where an escape says the same."""
 
 
 class CommandError(Exception):
@@ -46,7 +52,7 @@ class CommandError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` without what could control a terminal; tabs and newlines stay."""
+    """`text` without what could control a terminal or reorder what it shows; tabs and newlines stay."""
     return _CONTROL.sub("", text)
 
 
@@ -71,11 +77,7 @@ def write_json(value: Any, to: TextIO | None = None) -> None:
     encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
     if stream.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
-    text = encoded.decode()
-    if stream.isatty():
-        # JSON escapes C0 itself; this takes the C1 range, which some terminals obey.
-        text = printable(text)
-    stream.write(text + "\n")
+    stream.write(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded.decode()) + "\n")
     stream.flush()
 
 

@@ -57,15 +57,43 @@ _GLOBAL_6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
+WEBHOOK_PORTS = "80, 443, 1024-65535"
+"""Where webhooks go unless the operator says otherwise: ports below 1024 belong to services such as SSH and mail."""
+Ports = tuple[range, ...]
+
+
+def parse_ports(text: str) -> Ports:
+    """Ports, and ranges of them as FIRST-LAST, separated by commas or white space.
+
+    Raises:
+        ValueError: there is none, or an entry is neither; the message names it.
+    """
+    found = []
+    for entry in text.replace(",", " ").split():
+        first, dash, last = entry.partition("-")
+        ends = [first, last if dash else first]
+        if not all(end.isascii() and end.isdigit() and 1 <= int(end[:6]) <= PORT_MAX for end in ends):
+            raise ValueError(f"{entry[:20]!r} is no port from 1 to {PORT_MAX}, nor a range such as 1024-65535")
+        found.append(range(int(first), int(ends[1]) + 1))
+    if not any(found):
+        raise ValueError("name at least one port, such as 443, or a range such as 1024-65535")
+    return tuple(found)
+
+
 class Allowed(NamedTuple):
-    """What the operator allows besides public addresses: hosts by name, and networks."""
+    """What the operator allows: besides public addresses, hosts by name and networks; and ports."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
+    ports: Ports = parse_ports(WEBHOOK_PORTS)
+
+    def takes(self, port: int) -> bool:
+        """Whether this port may be connected to."""
+        return any(port in each for each in self.ports)
 
 
-def parse_allowed(text: str) -> Allowed:
-    """Hosts, addresses and CIDRs, separated by commas or white space.
+def parse_allowed(text: str, ports: str = WEBHOOK_PORTS) -> Allowed:
+    """Hosts, addresses and CIDRs, separated by commas or white space; and ports as `parse_ports` reads them.
 
     Raises:
         ValueError: an entry is none of these; the message names it.
@@ -81,7 +109,7 @@ def parse_allowed(text: str) -> Allowed:
             if "/" in entry or _is_numeric(entry) or not HOST.fullmatch(entry):
                 raise ValueError(f"{entry!r} is no host name, address or CIDR ({error})") from None
             hosts.add(entry)
-    return Allowed(frozenset(hosts), tuple(networks))
+    return Allowed(frozenset(hosts), tuple(networks), parse_ports(ports))
 
 
 def parse_listen(text: str) -> tuple[str, int] | None:

@@ -123,10 +123,12 @@ def refused(webhook: Webhook, *, signed: bool, allowed: Allowed) -> list[tuple[s
     if not signed:
         found.append(("/webhook", "not available here: the operator has set no OFFRAMP_WEBHOOK_SECRET to sign with"))
     if not any(pointer == "/webhook/url" for pointer, _ in found):
-        host = target_of(webhook.url).host
-        why = refusal(host, literal(host), allowed)
+        target = target_of(webhook.url)
+        why = refusal(target.host, literal(target.host), allowed)
         if why is not None:
             found.append(("/webhook/url", f"{why}; only public ones, and those in OFFRAMP_WEBHOOK_ALLOW, are sent to"))
+        elif not allowed.takes(target.port):
+            found.append(("/webhook/url", f"port {target.port} is not among those of OFFRAMP_WEBHOOK_PORTS"))
     return found
 
 

@@ -52,13 +52,15 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first of the name's addresses that answers.
 
         Raises:
-            ForbiddenAddress: one of its addresses is forbidden; then none is connected to.
+            ForbiddenAddress: the port or one of its addresses is forbidden; then none is connected to.
             httpcore.ConnectError: it has none, or none answers.
         """
+        if not self._allowed.takes(port):
+            raise ForbiddenAddress(f"port {port} is not among those of OFFRAMP_WEBHOOK_PORTS")
         addresses = await self._resolve(host, port)
         why = refusal(host, addresses, self._allowed)
         if why is not None:
-            raise ForbiddenAddress(why)
+            raise ForbiddenAddress(f"{why}, which OFFRAMP_WEBHOOK_ALLOW does not allow")
         tried = addresses[:ADDRESSES_MAX]
         for address in tried[:-1]:
             # One address that swallows packets leaves time for the others.

@@ -53,7 +53,7 @@ class HttpSender:
         except (TimeoutError, httpcore.TimeoutException):
             return Answer("timeout", f"no answer within {self._timeout:g} s")
         except ForbiddenAddress as error:
-            return Answer("forbidden", f"{error}, which OFFRAMP_WEBHOOK_ALLOW does not allow")
+            return Answer("forbidden", str(error))
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             return Answer("unreachable", str(error)[:200] or type(error).__name__)
 

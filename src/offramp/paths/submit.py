@@ -149,7 +149,7 @@ class Desk:
         if submission.webhook is None:
             return
         settings = self._process.settings
-        allowed = parse_allowed(settings.webhook_allow)
+        allowed = parse_allowed(settings.webhook_allow, settings.webhook_ports)
         problems = refused(submission.webhook, signed=bool(settings.webhook_secret), allowed=allowed)
         if problems:
             pointer, message = problems[0]
