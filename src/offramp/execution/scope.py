@@ -181,6 +181,17 @@ class Scope(Gate):
 
     async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
+        if attempt.spec.lane != "thread":
+            return await self._attempt(attempt, encoded, arguments)
+        attempt.place = self._lanes.threads.place(attempt)
+        try:
+            if not attempt.place.is_given:
+                await self._queue(attempt.place)
+            return await self._attempt(attempt, encoded, arguments)
+        finally:
+            attempt.place.leave()
+
+    async def _attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
         at, started = self.clock.time(), self.clock.monotonic()

@@ -352,7 +352,7 @@ class _Outside(Outside):
         raise AssertionError("a run went on without what it had finished")
 
     def _scheduled(self, name: str, terms: StepTerms, args: list[Any]) -> Any:
-        waits_s = self._home.objects_wait_s or 0.0
+        waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
         if terms.short:
             limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
             return workflow.start_local_activity(
