@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offramp.execution.attempt import Attempt
 from offramp.execution.context import current
@@ -38,41 +38,55 @@ class RunTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-async def drive(
-    made: Awaitable[Any], attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]
-) -> Any:
-    """What a step returns.
-
-    Args:
-        made: what its function returned.
-        attempt: which this is.
-        grace_s: seconds it may go on after a cancellation.
-        gives_up: told of code that did not end by then; it is closed after that.
-
-    Raises:
-        CancelledError: it was cancelled, whatever it made of that.
-        Exception: what it raised.
-    """
+def begin(made: Awaitable[Any]) -> Any:
+    """Execute a step's code as far as it goes without waiting: what it returns, or `Begun`."""
     work: Work = made if inspect.iscoroutine(made) else _awaited(made)
     try:
-        waits_for = work.send(None)
+        return Begun(work, work.send(None))
     except StopIteration as ended:
         return ended.value
-    task = asyncio.current_task()
-    before = _asked(task)
-    try:
-        is_over, value = await _followed(work, waits_for, task, before)
-    except Exception as error:
+
+
+class Begun(NamedTuple):
+    """A step's code that waits for something."""
+
+    work: Work
+    waits_for: Any
+
+    async def rest(self, attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]) -> Any:
+        """What it returns.
+
+        Args:
+            attempt: which this is.
+            grace_s: seconds it may go on after a cancellation.
+            gives_up: told of code that did not end by then; it is closed after that.
+
+        Raises:
+            CancelledError: it was cancelled, whatever it made of that.
+            Exception: what it raised.
+        """
+        token = current.set(attempt)
+        try:
+            return await self._rest(attempt, grace_s, gives_up)
+        finally:
+            current.reset(token)
+
+    async def _rest(self, attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]) -> Any:
+        work, task = self.work, asyncio.current_task()
+        before = _asked(task)
+        try:
+            is_over, value = await _followed(work, self.waits_for, task, before)
+        except Exception as error:
+            if _asked(task) == before:
+                raise
+            raise asyncio.CancelledError from error
         if _asked(task) == before:
-            raise
-        raise asyncio.CancelledError from error
-    if _asked(task) == before:
-        return value
-    if not is_over and not await _ends(work, value, attempt.clock, grace_s):
-        gives_up(attempt, work)
-        with contextlib.suppress(BaseException):  # whatever it does about that is of no interest any more
-            work.close()
-    raise asyncio.CancelledError
+            return value
+        if not is_over and not await _ends(work, value, attempt.clock, grace_s):
+            gives_up(attempt, work)
+            with contextlib.suppress(BaseException):  # whatever it does about that is of no interest any more
+                work.close()
+        raise asyncio.CancelledError
 
 
 async def _awaited(made: Awaitable[Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
-from offramp.execution.driving import drive
+from offramp.execution.driving import Begun, begin
 from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
@@ -80,34 +80,43 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
-        if spec.timeout is None:
-            live = await self._live(attempt, arguments)
-        else:
-            live = await _timed(self._live(attempt, arguments), attempt)
-        return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
-
-    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
-        spec = attempt.spec
-        token = current.set(attempt)
         try:
-            if spec.lane == "thread":
-                return await self._in_thread(attempt, arguments)
-            made = spec.signature.call(spec.function, arguments)
-            if not spec.is_async:
-                return made
-            return await drive(made, attempt, self._grace_s, self._leftovers.abandoned)
+            if spec.timeout is not None:
+                live = await _timed(self._live(attempt, arguments), attempt)
+            elif spec.lane == "thread":
+                live = await self._in_thread(attempt, arguments)
+            else:
+                live = self._begin(attempt, arguments)
+                if type(live) is Begun:
+                    live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
+        return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
+
+    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+        if attempt.spec.lane == "thread":
+            return await self._in_thread(attempt, arguments)
+        live = self._begin(attempt, arguments)
+        return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
+
+    def _begin(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+        """What the step returned, or what was begun if it waits for something."""
+        spec = attempt.spec
+        token = current.set(attempt)
+        try:
+            made = spec.signature.call(spec.function, arguments)
+            return begin(made) if spec.is_async else made
         finally:
             current.reset(token)
 
     async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
-        place = attempt.place
+        place, context = attempt.place, contextvars.copy_context()
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
+        context.run(current.set, attempt)
         try:
-            return await place.run(_bound(contextvars.copy_context(), attempt, arguments))
+            return await place.run(_bound(context, attempt, arguments))
         finally:
             self._left(place)
 
