@@ -1,7 +1,7 @@
 """Drives the coroutine of an async step in the task that calls it, and lets go of one that will not be cancelled.
 
-The task stays the step's own, so whatever asks for `asyncio.current_task()` works; a step that never waits costs no
-more than a call.
+It has a context of its own there, but the task is its caller's: another one would cost several times as much, and what
+a step awaits takes the running task for its own. A step that never waits costs no more than a call.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offramp.execution.attempt import Attempt
@@ -38,18 +39,19 @@ class RunTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-def begin(made: Awaitable[Any]) -> Any:
+def begin(context: Context, made: Awaitable[Any]) -> Any:
     """Execute a step's code as far as it goes without waiting: what it returns, or `Begun`."""
     work: Work = made if inspect.iscoroutine(made) else _awaited(made)
     try:
-        return Begun(work, work.send(None))
+        return Begun(context.run, work, context.run(work.send, None))
     except StopIteration as ended:
         return ended.value
 
 
 class Begun(NamedTuple):
-    """A step's code that waits for something."""
+    """A step's code that waits for something; `run` calls in its context."""
 
+    run: Callable[..., Any]
     work: Work
     waits_for: Any
 
@@ -65,27 +67,20 @@ class Begun(NamedTuple):
             CancelledError: it was cancelled, whatever it made of that.
             Exception: what it raised.
         """
-        token = current.set(attempt)
-        try:
-            return await self._rest(attempt, grace_s, gives_up)
-        finally:
-            current.reset(token)
-
-    async def _rest(self, attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]) -> Any:
-        work, task = self.work, asyncio.current_task()
+        task = asyncio.current_task()
         before = _asked(task)
         try:
-            is_over, value = await _followed(work, self.waits_for, task, before)
+            is_over, value = await _followed(self, task, before)
         except Exception as error:
             if _asked(task) == before:
                 raise
             raise asyncio.CancelledError from error
         if _asked(task) == before:
             return value
-        if not is_over and not await _ends(work, value, attempt.clock, grace_s):
-            gives_up(attempt, work)
+        if not is_over and not await _ends(self._replace(waits_for=value), attempt.clock, grace_s):
+            gives_up(attempt, self.work)
             with contextlib.suppress(BaseException):  # whatever it does about that is of no interest any more
-                work.close()
+                self.run(self.work.close)
         raise asyncio.CancelledError
 
 
@@ -100,25 +95,25 @@ def _asked(task: asyncio.Task[Any] | None) -> int:
 
 
 @types.coroutine
-def _followed(
-    work: Work, waits_for: Any, task: asyncio.Task[Any] | None, before: int
-) -> Generator[Any, Any, tuple[bool, Any]]:
+def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Generator[Any, Any, tuple[bool, Any]]:
     """Follow the code to its end: true and its result. If it goes on after a cancellation: false and what it awaits."""
+    run, work, waits_for = begun
     try:
         while _asked(task) == before:
             try:
                 sent = yield waits_for
             except BaseException as error:  # noqa: BLE001 - passed on
-                waits_for = work.throw(error)
+                waits_for = run(work.throw, error)
             else:
-                waits_for = work.send(sent)
+                waits_for = run(work.send, sent)
     except StopIteration as ended:
         return True, ended.value
     return False, waits_for
 
 
-async def _ends(work: Work, waits_for: Any, clock: Clock, grace_s: float) -> bool:
+async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
     """Let cancelled code go on; whether it ends within the grace."""
+    run, work, waits_for = begun
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
     timer = clock.call_at(clock.monotonic() + grace_s, lambda: call_threadsafe(loop, _set, over))
@@ -133,11 +128,11 @@ async def _ends(work: Work, waits_for: Any, clock: Clock, grace_s: float) -> boo
                     await asyncio.wait((waits_for, over), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError as again:
                 if waits_for is None or not waits_for.cancel():
-                    waits_for = work.throw(again)
+                    waits_for = run(work.throw, again)
                 continue
             if over.done() and (waits_for is None or not waits_for.done()):
                 return False
-            waits_for = work.send(None)
+            waits_for = run(work.send, None)
     except (Exception, asyncio.CancelledError):  # noqa: BLE001 - also StopIteration: it has returned
         return True
     finally:

@@ -17,6 +17,7 @@ from offramp.execution.driving import Begun, begin
 from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
+    from offramp.core.spec import StepSpec
     from offramp.execution.attempt import Attempt
     from offramp.execution.processes import ProcessLane
 
@@ -80,13 +81,15 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
+        context = contextvars.copy_context()
+        context.run(current.set, attempt)
         try:
             if spec.timeout is not None:
-                live = await _timed(self._live(attempt, arguments), attempt)
+                live = await _timed(self._live(attempt, arguments, context), attempt)
             elif spec.lane == "thread":
-                live = await self._in_thread(attempt, arguments)
+                live = await self._in_thread(attempt, arguments, context)
             else:
-                live = self._begin(attempt, arguments)
+                live = self._begin(spec, arguments, context)
                 if type(live) is Begun:
                     live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -94,29 +97,23 @@ class Lanes:
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
         if attempt.spec.lane == "thread":
-            return await self._in_thread(attempt, arguments)
-        live = self._begin(attempt, arguments)
+            return await self._in_thread(attempt, arguments, context)
+        live = self._begin(attempt.spec, arguments, context)
         return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
-    def _begin(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+    def _begin(self, spec: StepSpec, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
         """What the step returned, or what was begun if it waits for something."""
-        spec = attempt.spec
-        token = current.set(attempt)
-        try:
-            made = spec.signature.call(spec.function, arguments)
-            return begin(made) if spec.is_async else made
-        finally:
-            current.reset(token)
+        made = context.run(spec.signature.call, spec.function, arguments)
+        return begin(context, made) if spec.is_async else made
 
-    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
-        place, context = attempt.place, contextvars.copy_context()
+    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+        place = attempt.place
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
-        context.run(current.set, attempt)
         try:
-            return await place.run(_bound(context, attempt, arguments))
+            return await place.run(_bound(context, attempt, arguments, place.asked_at))
         finally:
             self._left(place)
 
@@ -138,13 +135,14 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(
+    context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...], asked_at: float
+) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
-    queued_at = time.perf_counter() if trace is not None else 0.0
 
     def call() -> Any:
         if trace is not None:
-            trace.queued(time.perf_counter() - queued_at)
+            trace.queued(time.perf_counter() - asked_at)
         try:
             return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:

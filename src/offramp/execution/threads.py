@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,10 +26,11 @@ HELD_FACTOR = 2
 class Place:
     """One attempt's right to a thread: waited for, given, used, left."""
 
-    __slots__ = ("_future", "_loop", "_state", "_threads", "attempt", "thread_id")
+    __slots__ = ("_future", "_loop", "_state", "_threads", "asked_at", "attempt", "thread_id")
 
     def __init__(self, threads: Threads, attempt: Attempt) -> None:
         self.attempt = attempt
+        self.asked_at = time.perf_counter()
         self.thread_id = 0
         """Of the thread that runs or ran its code."""
         self._threads = threads
