@@ -101,14 +101,33 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
     try:
         while _asked(task) == before:
             try:
-                sent = yield waits_for
+                if waits_for is None or type(waits_for) is asyncio.Future:
+                    yield waits_for
+                else:
+                    yield from _done(waits_for)
             except BaseException as error:  # noqa: BLE001 - passed on
-                waits_for = run(work.throw, error)
+                waits_for = _interrupted(run, work, waits_for, error)
             else:
-                waits_for = run(work.send, sent)
+                waits_for = run(work.send, None)
     except StopIteration as ended:
         return True, ended.value
     return False, waits_for
+
+
+async def _done(waits_for: Any, *others: asyncio.Future[None]) -> None:
+    """Return when one of these is done; unlike a task that waits itself, be awake at once when it is cancelled.
+
+    A future is done when it is cancelled, but another task that is waited for may not want to be.
+    """
+    waits_for._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
+    await asyncio.wait((waits_for, *others), return_when=asyncio.FIRST_COMPLETED)
+
+
+def _interrupted(run: Callable[..., Any], work: Work, waits_for: Any, error: BaseException) -> Any:
+    """Tell code of what was thrown into its task, as a task does: what it waits for hears of a cancellation first."""
+    if isinstance(error, asyncio.CancelledError) and waits_for is not None and waits_for.cancel():
+        return waits_for
+    return run(work.throw, error)
 
 
 async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
@@ -123,12 +142,9 @@ async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
                 if waits_for is None:
                     await asyncio.sleep(0)
                 else:
-                    # What a task does for what it waits for; here the end of the grace is waited for, too.
-                    waits_for._asyncio_future_blocking = False  # noqa: SLF001 - the protocol of futures and tasks
-                    await asyncio.wait((waits_for, over), return_when=asyncio.FIRST_COMPLETED)
+                    await _done(waits_for, over)
             except asyncio.CancelledError as again:
-                if waits_for is None or not waits_for.cancel():
-                    waits_for = run(work.throw, again)
+                waits_for = _interrupted(run, work, waits_for, again)
                 continue
             if over.done() and (waits_for is None or not waits_for.done()):
                 return False
