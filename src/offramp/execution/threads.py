@@ -188,14 +188,16 @@ class Threads:
             self.changed()
 
     def _serve(self) -> None:
-        while (work := self._calls.get()) is not None:
-            work()
-            del work
+        ends = False
+        while not ends:
+            work = self._calls.get()
+            if work is not None:
+                work()
             with self.lock:
                 # Those that stood in for held threads are not needed for ever.
-                if self._alive > max(self._busy, self._most + len(self._held)):
-                    self._alive -= 1
-                    return
+                ends = work is None or self._alive > max(self._busy, self._most + len(self._held))
+                self._alive -= ends
+            del work
 
     def close(self) -> None:
         """End the threads that have nothing to do; busy ones end when they have, or with the process."""
