@@ -205,6 +205,31 @@ async def test_a_cancelled_run_ends_and_its_step_is_abandoned(clock):
         await eventually(lambda: abandoned(runtime, "stubborn") == 1)
 
 
+async def test_a_step_may_cancel_another_run(clock):
+    app, runs = App("cancels"), {}
+
+    @app.step
+    async def stubborn() -> None:
+        await refuse()
+
+    @app.step
+    async def cancels() -> None:
+        await runs["stubborn"].cancel()
+
+    @app.pipeline
+    async def pipe(other: bool = False) -> None:
+        await (cancels() if other else stubborn())
+
+    async with running(app, clock) as runtime:
+        runs["stubborn"] = await runtime.start("pipe")
+        await reach(runs["stubborn"], "step.started")
+        await result_of(await runtime.start("pipe", other=True))
+        await reach(runs["stubborn"], "step.delta")
+        clock.advance(GRACE_S + 0.01)
+        assert types(await log_of(runs["stubborn"]))[-1] == "run.cancelled"
+        await eventually(lambda: abandoned(runtime, "stubborn") == 1)
+
+
 async def test_what_a_cancelled_step_returns_is_not_what_its_body_gets():
     app, begun = App("swallows"), Signal()
 

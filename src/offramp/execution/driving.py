@@ -14,11 +14,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from offramp.execution.attempt import Attempt
 from offramp.execution.context import current
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
     from offramp.ports.clock import Clock
 
 Work = Coroutine[Any, Any, Any]
@@ -31,10 +31,12 @@ class RunTask(asyncio.Task[Any]):
     """
 
     asked = 0
+    attempt: Attempt | None = None
+    """Whose code it follows now."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel, as every task."""
-        if not isinstance(current.get(), Attempt):
+        if self.attempt is None or current.get() is not self.attempt:
             self.asked += 1
         return super().cancel(msg)
 
@@ -69,12 +71,17 @@ class Begun(NamedTuple):
         """
         task = asyncio.current_task()
         before = _asked(task)
+        if isinstance(task, RunTask):
+            task.attempt = attempt
         try:
             is_over, value = await _followed(self, task, before)
         except Exception as error:
             if _asked(task) == before:
                 raise
             raise asyncio.CancelledError from error
+        finally:
+            if isinstance(task, RunTask):
+                task.attempt = None
         if _asked(task) == before:
             return value
         if not is_over and not await _ends(self._replace(waits_for=value), attempt.clock, grace_s):
