@@ -205,6 +205,33 @@ async def test_a_cancelled_run_ends_and_its_step_is_abandoned(clock):
         await eventually(lambda: abandoned(runtime, "stubborn") == 1)
 
 
+@pytest.mark.parametrize("what", ["itself", "a future of another loop", "no future"])
+async def test_a_step_that_awaits_what_cannot_be_awaited_fails_as_in_any_task(what):
+    app = App("mistakes")
+    held = Signal()
+    elsewhere = asyncio.create_task(held.wait())
+
+    class Odd:
+        def __await__(self):
+            yield 5
+
+    @app.step
+    async def odd() -> None:
+        made = {"itself": asyncio.current_task, "no future": Odd}.get(what, lambda: elsewhere)
+        await made()
+
+    @app.pipeline
+    async def pipe() -> None:
+        await odd()
+
+    async with running(app) as runtime:
+        error = await failure_of(await runtime.start("pipe"))
+    assert isinstance(error, RuntimeError)
+    assert str(error).startswith("Task ")
+    held.set()
+    await elsewhere
+
+
 async def test_a_step_may_cancel_another_run(clock):
     app, runs = App("cancels"), {}
 

@@ -358,6 +358,26 @@ def test_threads_that_stood_in_for_held_ones_end_with_these(loop):
     loop.run_until_complete(eventually(lambda: threads._alive == 0))
 
 
+def test_where_the_system_has_no_more_threads_others_go_on(loop, monkeypatch):
+    threads, done = Threads(2), threading.Event()
+    first, second = ask(threads, loop), ask(threads, loop)
+
+    async def run(place, call):
+        place.run(call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError("can't start")))
+        with pytest.raises(RuntimeError, match="can't start"):
+            loop.run_until_complete(run(first, done.set))
+    first.leave()
+    assert not done.is_set()
+    loop.run_until_complete(run(second, done.set))
+    assert done.wait(GUARD_S)
+    threads.close()
+    loop.run_until_complete(eventually(lambda: threads._alive == 0))
+    assert threads._busy == 0
+
+
 SCRIPT = """
 import asyncio, threading
 from offramp import App

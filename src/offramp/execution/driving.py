@@ -108,10 +108,10 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
     try:
         while _asked(task) == before:
             try:
-                if waits_for is None or type(waits_for) is asyncio.Future:
-                    yield waits_for
-                else:
+                if type(waits_for) is not asyncio.Future and _is_awaitable(waits_for):
                     yield from _done(waits_for)
+                else:
+                    yield waits_for
             except BaseException as error:  # noqa: BLE001 - passed on
                 waits_for = _interrupted(run, work, waits_for, error)
             else:
@@ -119,6 +119,13 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
     except StopIteration as ended:
         return True, ended.value
     return False, waits_for
+
+
+def _is_awaitable(waits_for: Any) -> bool:
+    """Whether a task of this loop can wait for it: else it is told of its mistake when it tries."""
+    if not asyncio.isfuture(waits_for) or waits_for is asyncio.current_task():
+        return False
+    return waits_for.get_loop() is asyncio.get_running_loop()
 
 
 async def _done(waits_for: Any, *others: asyncio.Future[None]) -> None:
@@ -148,8 +155,10 @@ async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
             try:
                 if waits_for is None:
                     await asyncio.sleep(0)
-                else:
+                elif _is_awaitable(waits_for):
                     await _done(waits_for, over)
+                else:
+                    return False
             except asyncio.CancelledError as again:
                 waits_for = _interrupted(run, work, waits_for, again)
                 continue

@@ -155,7 +155,13 @@ class Threads:
                 self._alive += 1
         self._calls.put(work)
         if is_new:
-            threading.Thread(target=self._serve, name=f"offramp-step-{next(self._numbers)}", daemon=True).start()
+            name = f"offramp-step-{next(self._numbers)}"
+            try:
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            except RuntimeError:  # the system has no more: the step fails, and others have what there is
+                with self.lock:
+                    self._alive -= 1
+                raise
 
     def ended(self, place: Place, *, begins: bool) -> None:
         """The code of a place has returned, or was left before it began."""
