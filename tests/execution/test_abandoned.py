@@ -208,8 +208,7 @@ async def test_a_cancelled_run_ends_and_its_step_is_abandoned(clock):
 @pytest.mark.parametrize("what", ["itself", "a future of another loop", "no future"])
 async def test_a_step_that_awaits_what_cannot_be_awaited_fails_as_in_any_task(what):
     app = App("mistakes")
-    held = Signal()
-    elsewhere = asyncio.create_task(held.wait())
+    elsewhere = asyncio.create_task(asyncio.Event().wait())
 
     class Odd:
         def __await__(self):
@@ -228,8 +227,8 @@ async def test_a_step_that_awaits_what_cannot_be_awaited_fails_as_in_any_task(wh
         error = await failure_of(await runtime.start("pipe"))
     assert isinstance(error, RuntimeError)
     assert str(error).startswith("Task ")
-    held.set()
-    await elsewhere
+    elsewhere.cancel()
+    await asyncio.wait([elsewhere])
 
 
 async def test_a_step_may_cancel_another_run(clock):
