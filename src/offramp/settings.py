@@ -95,7 +95,7 @@ class Settings:
     process_deaths: int = _setting(
         3, 1, 1_000_000, "processes that may die in a row while they execute a run; then it fails"
     )
-    threads: int = _setting(64, 1, 1024, "threads for sync steps, per process")
+    threads: int = _setting(64, 1, 1024, "threads for sync steps, per process; as many again stand in for held ones")
     processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")
     spare_loops: int = _setting(3, 0, 64, "run loops that may stand in while another is blocked")
     blocked_after: float = _setting(0.1, 0.01, 60.0, "seconds after which a blocked run loop is reported")
@@ -104,7 +104,7 @@ class Settings:
     sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
     cancel_grace: float = _setting(
-        5.0, 0.0, 600.0, "seconds a cancelled step has to end before its run ends without it"
+        5.0, 0.0, 600.0, "seconds code has to end after a timeout or a cancellation; then it is left behind"
     )
     heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")

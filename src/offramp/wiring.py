@@ -24,9 +24,11 @@ from offramp.engines.embedded.presence import Presence
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
+from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
 from offramp.execution.tenure import Tenure
+from offramp.execution.threads import Threads
 from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
@@ -103,8 +105,11 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     traced_as = None if tracing is None else app.name
-    lanes = Lanes(settings.threads, _process_lane(app, settings, metrics, traced_as), _step_bytes_max(settings))
     control = LoopThread("offramp-control")
+    threads = Threads(settings.threads)
+    leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
+    processes = _process_lane(app, settings, metrics, traced_as)
+    lanes = Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     hints = _hints(settings, member_id)
     feed = Feed(hints.follow, hints.unfollow)

@@ -236,6 +236,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
             ("execution.turns:SETTLE_TURNS", "", "turns of the loop that a body of several tasks gets between results"),
             ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
+            ("execution.threads:HELD_FACTOR", "", "times `threads` threads there may be, held ones among them"),
+            ("execution.leftovers:LINES_MAX", "", "lines of held threads that `/readyz` and a log line name"),
             ("execution.processes:START_TIMEOUT_S", "s", "for a lane process to start"),
             (
                 "ports.store:SUSPECT_DEATHS",

@@ -18,6 +18,7 @@ from offramp.execution.waiting import sleep_for
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
     from offramp.execution.scope import Scope
+    from offramp.execution.threads import Place
     from offramp.ports.bodies import Facts
     from offramp.ports.clock import Clock
     from offramp.telemetry.run_trace import StepTrace
@@ -77,8 +78,8 @@ class RunFacts:
         """Stable over retries and recoveries: made of the run and the step's journal key."""
         return f"{self.run_id}:{key}"
 
-    def view(self, step: str | None, attempt: int, key: str | None) -> Run:
-        """What `current_run()` returns."""
+    def view(self, step: str | None, attempt: int, key: str | None, is_over: Callable[[], bool] = lambda: False) -> Run:
+        """What `current_run()` returns; `is_over` says whether the step goes on in vain."""
         return Run(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -89,7 +90,7 @@ class RunFacts:
             idempotency_key=None if key is None else self.idempotency_key(key),
             path=lambda: self.path,
             remaining=self.remaining,
-            cancelled=lambda: self.cancelled,
+            cancelled=lambda: self.cancelled or is_over(),
         )
 
 
@@ -103,7 +104,7 @@ class Again(NamedTuple):
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("key", "live", "number", "scope", "spec", "trace")
+    __slots__ = ("key", "live", "number", "place", "scope", "spec", "trace")
 
     def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
@@ -111,6 +112,8 @@ class Attempt:
         self.key = key
         self.number = number
         self.live = True
+        self.place: Place | None = None
+        """The thread that it was given, where its step needs one."""
         self.trace = trace
 
     @property
@@ -120,7 +123,10 @@ class Attempt:
 
     def run(self) -> Run:
         """The view of the run from inside the step."""
-        return self.scope.facts.view(self.spec.name, self.number, self.key)
+        return self.scope.facts.view(self.spec.name, self.number, self.key, self._is_given_up)
+
+    def _is_given_up(self) -> bool:
+        return self.place is not None and self.place.is_held
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""

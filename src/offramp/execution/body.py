@@ -18,6 +18,7 @@ from offramp.core.journal import Entry
 from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
 from offramp.execution.context import Run, current
+from offramp.execution.driving import RunTask
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
@@ -143,4 +144,4 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     ambient = current.get()
     if isinstance(ambient, Body):
         ambient.scope.turnstile.branch()
-    return asyncio.Task(coroutine, loop=loop, **options)
+    return RunTask(coroutine, loop=loop, **options)

@@ -20,6 +20,7 @@ from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
     from offramp.execution.attempt import Attempt, RunFacts
+    from offramp.execution.threads import Place
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
 
@@ -57,6 +58,7 @@ class Gate:
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
+        """Steps that wait for a thread, or came when none was to begin any more."""
         self.rest: Parked | None = None
         """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
         self.on_change: Callable[[], object] = lambda: None
@@ -73,8 +75,22 @@ class Gate:
             if self.state == "closed" or self.facts.cancelled:
                 raise Handoff
             self.parked += 1
+        if attempt.place is not None:
+            attempt.place.leave()  # others can use the thread meanwhile
         self.on_change()
         await asyncio.get_running_loop().create_future()  # until the handoff cancels it
+
+    async def _queue(self, place: Place) -> None:
+        """Wait for a thread. Nothing has begun: a handoff takes the step along like one that comes later."""
+        with self._lock:
+            self.parked += 1
+        if self.state != "open":
+            self.on_change()
+        try:
+            await place.given()
+        finally:
+            with self._lock:
+                self.parked -= 1
 
     async def _still_ours(self) -> None:
         """This process was silent for longer than its lease: another one may have finished the step meanwhile (D2)."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
-from offramp.ports.commit import call_threadsafe
+from offramp.execution.driving import Begun, begin
+from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
+    from offramp.core.spec import StepSpec
     from offramp.execution.attempt import Attempt
     from offramp.execution.processes import ProcessLane
 
@@ -26,19 +27,41 @@ RESULT_BYTES_MAX = 8 << 20
 """Of one encoded result, where `max_result_bytes` does not say otherwise."""
 
 
+class Leftovers(Protocol):
+    """What looks after code that goes on after its attempt was timed out or cancelled."""
+
+    def abandoned(self, attempt: Attempt, code: Coroutine[Any, Any, Any] | int) -> object:
+        """It is given up: a coroutine, which is closed now, or what runs on the thread of this id."""
+
+    def shortage(self) -> str | None:
+        """Why plain steps lack threads, None while they do not."""
+
+
 class Lanes:
     """The lanes of one process.
 
     Args:
-        threads: most sync steps at once.
+        threads: what plain steps run on.
         processes: the process lane, None where no step asks for one.
+        leftovers: told of code that goes on after `cancel_grace_s`.
+        cancel_grace_s: seconds that code has to end after a timeout or a cancellation.
         result_bytes_max: of one encoded result.
     """
 
-    def __init__(self, threads: int, processes: ProcessLane | None, result_bytes_max: int = RESULT_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        processes: ProcessLane | None,
+        leftovers: Leftovers,
+        cancel_grace_s: float,
+        result_bytes_max: int = RESULT_BYTES_MAX,
+    ) -> None:
         self._result_bytes_max = result_bytes_max
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="offramp-step")
+        self.threads = threads
         self._processes = processes
+        self._leftovers = leftovers
+        self.shortage = leftovers.shortage
+        self._grace_s = cancel_grace_s
 
     async def run(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Result:
         """Execute one attempt.
@@ -58,56 +81,68 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
-        token = current.set(attempt)
+        context = contextvars.copy_context()
+        context.run(current.set, attempt)
         try:
-            if spec.lane == "thread":
-                live = await self._in_thread(attempt, arguments)
-            elif not spec.is_async:
-                live = spec.signature.call(spec.function, arguments)
-            elif spec.timeout is None:
-                live = await spec.signature.call(spec.function, arguments)
+            if spec.timeout is not None:
+                live = await _timed(self._live(attempt, arguments, context), attempt)
+            elif spec.lane == "thread":
+                live = await self._in_thread(attempt, arguments, context)
             else:
-                live = await _timed(spec.signature.call(spec.function, arguments), attempt)
+                live = self._begin(spec, arguments, context)
+                if type(live) is Begun:
+                    live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
-        finally:
-            current.reset(token)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
-        loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments)
-        if attempt.spec.timeout is None:
-            return await loop.run_in_executor(self._threads, call)
-        begun = asyncio.Event()
+    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+        if attempt.spec.lane == "thread":
+            return await self._in_thread(attempt, arguments, context)
+        live = self._begin(attempt.spec, arguments, context)
+        return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
-        def announced() -> Any:
-            call_threadsafe(loop, begun.set)
-            return call()
+    def _begin(self, spec: StepSpec, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+        """What the step returned, or what was begun if it waits for something."""
+        made = context.run(spec.signature.call, spec.function, arguments)
+        return begin(context, made) if spec.is_async else made
 
-        future = loop.run_in_executor(self._threads, announced)
+    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+        place = attempt.place
+        if place is None:
+            raise AssertionError("a step in a thread, but no thread was asked for")
         try:
-            await begun.wait()
-            return await _timed(future, attempt)
-        except BaseException:
-            future.cancel()  # a thread cannot be stopped, but one that has not begun need not begin
-            raise
+            return await place.run(_bound(context, attempt, arguments, place.asked_at))
+        finally:
+            self._left(place)
+
+    def _left(self, place: Place) -> None:
+        """A thread cannot be stopped, but one that has not begun need not begin."""
+        place.leave()
+        if place.is_held:
+            clock = place.attempt.clock
+            clock.call_at(clock.monotonic() + self._grace_s, lambda: self._look_after(place))
+
+    def _look_after(self, place: Place) -> None:
+        if place.is_held:
+            self._leftovers.abandoned(place.attempt, place.thread_id)
 
     def close(self) -> None:
         """Stop taking steps; threads that are busy are left to finish or to end with the process."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
         if self._processes is not None:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(
+    context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...], asked_at: float
+) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
-    queued_at = time.perf_counter() if trace is not None else 0.0
 
     def call() -> Any:
         if trace is not None:
-            trace.queued(time.perf_counter() - queued_at)
+            trace.queued(time.perf_counter() - asked_at)
         try:
             return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:

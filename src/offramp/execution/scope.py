@@ -181,6 +181,8 @@ class Scope(Gate):
 
     async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
+        if attempt.spec.lane == "thread" and attempt.place is None:
+            return await self._in_thread(attempt, encoded, arguments)
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
         at, started = self.clock.time(), self.clock.monotonic()
@@ -213,6 +215,16 @@ class Scope(Gate):
             return result
         finally:
             self._leave(attempt)
+
+    async def _in_thread(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+        """The same once there is a thread for it; until then it is not in flight."""
+        place = attempt.place = self._lanes.threads.place(attempt)
+        try:
+            if not place.is_given:
+                await self._queue(place)
+            return await self.attempt(attempt, encoded, arguments)
+        finally:
+            place.leave()
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> float | None:
         """Announce a retry and return its delay in seconds, or record the failure and return None."""

@@ -130,17 +130,17 @@ def blocker_of(thread_id: int | None) -> Blocker:
 
     Its line is `file:line in function (source)` of the innermost user code on the stack, any code if there is none.
     """
-    frame = _frame_of(thread_id or 0)
+    frame = frame_of(thread_id or 0)
     if frame is None:
         return Blocker()
     pipeline, step = _step_of(frame)
     stack = traceback.extract_stack(frame)
-    mine = [line for line in stack if _is_user_code(line.filename)]
+    mine = [line for line in stack if is_user_code(line.filename)]
     line = (mine or stack)[-1]
     return Blocker(pipeline, step, f"{line.filename}:{line.lineno} in {line.name} ({line.line})")
 
 
-def _frame_of(thread_id: int) -> FrameType | None:
+def frame_of(thread_id: int) -> FrameType | None:
     """The innermost frame of a thread, looked up while no garbage is collected.
 
     Before 3.11.9 CPython makes the frames under the lock of its list of threads, and collects a `threading.local` under
@@ -169,6 +169,6 @@ def _step_of(frame: FrameType | None) -> tuple[str, str]:
     return "", ""
 
 
-def _is_user_code(filename: str) -> bool:
+def is_user_code(filename: str) -> bool:
     path = str(Path(filename).resolve()) if not filename.startswith("<") else filename
     return not path.startswith((_OWN, "<", *_FOREIGN))

@@ -22,12 +22,20 @@ class Readiness:
         engine: its end of the engine.
         control: the loop on which no user code runs.
         is_stopping: whether it takes nothing more.
+        shortage: why plain steps lack threads here, None while they do not.
     """
 
-    def __init__(self, engine: Taking, control: LoopThread, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        engine: Taking,
+        control: LoopThread,
+        is_stopping: Callable[[], bool],
+        shortage: Callable[[], str | None],
+    ) -> None:
         self._engine = engine
         self._control = control
         self._is_stopping = is_stopping
+        self._shortage = shortage
 
     def takes_runs(self) -> tuple[bool, str]:
         """Whether this process itself takes deep runs, else why not."""
@@ -35,7 +43,12 @@ class Readiness:
             return False, "stopping"
         if not self._engine.takes():
             return False, "takes no runs: it has not joined the engine yet, or its lease ran out (is the store there?)"
-        return True, "ready"
+        return self.has_threads()
+
+    def has_threads(self) -> tuple[bool, str]:
+        """Whether plain steps get the threads that they are meant to have, else why not."""
+        shortage = self._shortage()
+        return (True, "ready") if shortage is None else (False, shortage)
 
     def answers(self, within_s: float) -> bool:
         """Whether the control loop answers within so many seconds; waits that long."""

@@ -99,7 +99,7 @@ class Service:
         self._fast = FastPath(process, live, self._off_ramp)
         self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
         self._drained = False
-        self.readiness = Readiness(engine, process.control, lambda: self._desk.closed)
+        self.readiness = Readiness(engine, process.control, lambda: self._desk.closed, process.lanes.shortage)
 
     @property
     def settings(self) -> Settings:
@@ -271,7 +271,7 @@ class Service:
             return False, "stopping"
         if not await self._engine.ready():
             return False, "no worker is warm yet"
-        return True, "ready"
+        return self.readiness.has_threads()
 
     async def service_levels(self) -> list[ServiceLevel]:
         """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.

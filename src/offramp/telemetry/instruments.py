@@ -116,6 +116,14 @@ RUNTIME: tuple[Instrument, ...] = (
     ),
     Instrument(names.STEP_TIMEOUTS, "counter", "{attempt}", "attempts that reached their step's timeout", _OF_STEP),
     Instrument(
+        names.STEPS_ABANDONED,
+        "counter",
+        "{attempt}",
+        "attempts whose code went on `cancel_grace` after they were timed out or cancelled",
+        _OF_STEP,
+    ),
+    Instrument(names.THREADS_HELD, "gauge", "{thread}", "threads that timed-out or cancelled steps still hold here"),
+    Instrument(
         names.LOOP_BLOCKS, "counter", "{block}", "times a run loop was blocked for `blocked_after` or longer", _OF_STEP
     ),
     Instrument(names.LOOP_BLOCKED, "counter", "s", "seconds that run loops were blocked, while they are", _OF_STEP),

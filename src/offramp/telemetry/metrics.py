@@ -110,6 +110,14 @@ class Metrics:
         """An attempt reached its step's timeout."""
         self._board[names.STEP_TIMEOUTS][pipeline, step].inc()
 
+    def abandoned(self, pipeline: str, step: str) -> None:
+        """The code of an attempt that is over was given up, as it did not end."""
+        self._board[names.STEPS_ABANDONED][pipeline, step].inc()
+
+    def threads_held(self, count: Callable[[], int]) -> None:
+        """Where to ask how many threads are held by steps that are over."""
+        self._board[names.THREADS_HELD][()].set_function(count)
+
     def blocked(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> None:
         """A run loop is blocked, for so long since it was last looked at; names are empty where they are not known."""
         if newly:

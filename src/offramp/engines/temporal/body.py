@@ -334,10 +334,10 @@ class _Outside(Outside):
             value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])
             self._steps += 1
             return Entry(call.key, call.name, "step", value_of_step(call.name, value))
-        except ActivityError as error:
+        except (ActivityError, ApplicationError) as error:  # a local activity's own error comes as it is
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
-            cause = error.cause
+            cause = error.cause if isinstance(error, ActivityError) else error
             if _is_lost(error):
                 self.lost = True
                 await asyncio.get_running_loop().create_future()  # the workflow ends instead
@@ -352,7 +352,7 @@ class _Outside(Outside):
         raise AssertionError("a run went on without what it had finished")
 
     def _scheduled(self, name: str, terms: StepTerms, args: list[Any]) -> Any:
-        waits_s = self._home.objects_wait_s or 0.0
+        waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
         if terms.short:
             limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
             return workflow.start_local_activity(
@@ -373,5 +373,6 @@ class _Outside(Outside):
         )
 
 
-def _is_lost(error: ActivityError) -> bool:
-    return isinstance(error.cause, ApplicationError) and error.cause.type == LOST
+def _is_lost(error: ActivityError | ApplicationError) -> bool:
+    cause = error.cause if isinstance(error, ActivityError) else error
+    return isinstance(cause, ApplicationError) and cause.type == LOST

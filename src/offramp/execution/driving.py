@@ -1,0 +1,176 @@
+"""Drives the coroutine of an async step in the task that calls it, and lets go of one that will not be cancelled.
+
+It has a context of its own there, but the task is its caller's: another one would cost several times as much, and what
+a step awaits takes the running task for its own. A step that never waits costs no more than a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from offramp.execution.context import current
+from offramp.ports.commit import call_threadsafe
+
+if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
+    from offramp.ports.clock import Clock
+
+Work = Coroutine[Any, Any, Any]
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task of a run, which counts how often it was cancelled by others than the step that executes in it.
+
+    A step's own `asyncio.timeout`, task group or cancel scope cancels the task too; that is between the step and them.
+    """
+
+    asked = 0
+    attempt: Attempt | None = None
+    """Whose code it follows now."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel, as every task."""
+        if self.attempt is None or current.get() is not self.attempt:
+            self.asked += 1
+        return super().cancel(msg)
+
+
+def begin(context: Context, made: Awaitable[Any]) -> Any:
+    """Execute a step's code as far as it goes without waiting: what it returns, or `Begun`."""
+    work: Work = made if inspect.iscoroutine(made) else _awaited(made)
+    try:
+        return Begun(context.run, work, context.run(work.send, None))
+    except StopIteration as ended:
+        return ended.value
+
+
+class Begun(NamedTuple):
+    """A step's code that waits for something; `run` calls in its context."""
+
+    run: Callable[..., Any]
+    work: Work
+    waits_for: Any
+
+    async def rest(self, attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]) -> Any:
+        """What it returns.
+
+        Args:
+            attempt: which this is.
+            grace_s: seconds it may go on after a cancellation.
+            gives_up: told of code that did not end by then; it is closed after that.
+
+        Raises:
+            CancelledError: it was cancelled, whatever it made of that.
+            Exception: what it raised.
+        """
+        task = asyncio.current_task()
+        before = _asked(task)
+        if isinstance(task, RunTask):
+            task.attempt = attempt
+        try:
+            is_over, value = await _followed(self, task, before)
+        except Exception as error:
+            if _asked(task) == before:
+                raise
+            raise asyncio.CancelledError from error
+        finally:
+            if isinstance(task, RunTask):
+                task.attempt = None
+        if _asked(task) == before:
+            return value
+        if not is_over and not await _ends(self._replace(waits_for=value), attempt.clock, grace_s):
+            gives_up(attempt, self.work)
+            with contextlib.suppress(BaseException):  # whatever it does about that is of no interest any more
+                self.run(self.work.close)
+        raise asyncio.CancelledError
+
+
+async def _awaited(made: Awaitable[Any]) -> Any:
+    return await made
+
+
+def _asked(task: asyncio.Task[Any] | None) -> int:
+    if isinstance(task, RunTask):
+        return task.asked
+    return 0 if task is None else task.cancelling()
+
+
+@types.coroutine
+def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Generator[Any, Any, tuple[bool, Any]]:
+    """Follow the code to its end: true and its result. If it goes on after a cancellation: false and what it awaits."""
+    run, work, waits_for = begun
+    try:
+        while _asked(task) == before:
+            try:
+                if type(waits_for) is not asyncio.Future and _is_awaitable(waits_for):
+                    yield from _done(waits_for)
+                else:
+                    yield waits_for
+            except BaseException as error:  # noqa: BLE001 - passed on
+                waits_for = _interrupted(run, work, waits_for, error)
+            else:
+                waits_for = run(work.send, None)
+    except StopIteration as ended:
+        return True, ended.value
+    return False, waits_for
+
+
+def _is_awaitable(waits_for: Any) -> bool:
+    """Whether a task of this loop can wait for it: else it is told of its mistake when it tries."""
+    if not asyncio.isfuture(waits_for) or waits_for is asyncio.current_task():
+        return False
+    return waits_for.get_loop() is asyncio.get_running_loop()
+
+
+async def _done(waits_for: Any, *others: asyncio.Future[None]) -> None:
+    """Return when one of these is done; unlike a task that waits itself, be awake at once when it is cancelled.
+
+    A future is done when it is cancelled, but another task that is waited for may not want to be.
+    """
+    waits_for._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
+    await asyncio.wait((waits_for, *others), return_when=asyncio.FIRST_COMPLETED)
+
+
+def _interrupted(run: Callable[..., Any], work: Work, waits_for: Any, error: BaseException) -> Any:
+    """Tell code of what was thrown into its task, as a task does: what it waits for hears of a cancellation first."""
+    if isinstance(error, asyncio.CancelledError) and waits_for is not None and waits_for.cancel():
+        return waits_for
+    return run(work.throw, error)
+
+
+async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
+    """Let cancelled code go on; whether it ends within the grace."""
+    run, work, waits_for = begun
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    timer = clock.call_at(clock.monotonic() + grace_s, lambda: call_threadsafe(loop, _set, over))
+    try:
+        while True:
+            try:
+                if waits_for is None:
+                    await asyncio.sleep(0)
+                elif _is_awaitable(waits_for):
+                    await _done(waits_for, over)
+                else:
+                    return False
+            except asyncio.CancelledError as again:
+                waits_for = _interrupted(run, work, waits_for, again)
+                continue
+            if over.done() and (waits_for is None or not waits_for.done()):
+                return False
+            waits_for = run(work.send, None)
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - also StopIteration: it has returned
+        return True
+    finally:
+        timer.cancel()
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,128 @@
+"""What goes on after its step is over: it is counted, logged with the line where it stands, and shown to probes.
+
+Says what is to be seen and decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from offramp.execution.threads import Threads
+from offramp.execution.watchdog import frame_of, is_user_code
+from offramp.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
+
+log = logging.getLogger("offramp")
+
+LINES_MAX = 5
+"""Lines of held threads that a log line and `/readyz` name, those of the most threads first."""
+_CLOSED = "its coroutine was closed there: let CancelledError pass, and keep what is awaited after it short"
+_HELD = (
+    "its thread cannot be stopped: give the client that it calls a timeout of its own, or look at "
+    "current_run().cancelled"
+)
+
+
+class Leftovers:
+    """Those of one process.
+
+    Args:
+        threads: its threads for plain steps.
+        metrics: where they count.
+        grace_s: after how many seconds they are told.
+        elsewhere: calls on a thread that may write to the log at leisure.
+    """
+
+    def __init__(self, threads: Threads, metrics: Metrics, grace_s: float, elsewhere: Callable[..., object]) -> None:
+        self._threads = threads
+        self._metrics = metrics
+        self._grace_s = grace_s
+        self._elsewhere = elsewhere
+        self._is_short = False
+        metrics.threads_held(lambda: len(threads.held))
+        threads.changed = self._held_changed
+
+    def abandoned(self, attempt: Attempt, code: Coroutine[Any, Any, Any] | int) -> None:
+        """Count code that goes on, and say where it stands."""
+        if isinstance(code, int):
+            self._elsewhere(self._tell, attempt, line_of_thread(code), _HELD)
+        else:
+            self._tell(attempt, line_of(_frames(code)), _CLOSED)
+
+    def _tell(self, attempt: Attempt, line: str, cure: str) -> None:
+        facts, step = attempt.scope.facts, attempt.spec.name
+        self._metrics.abandoned(facts.pipeline, step)
+        log.warning(
+            "%s: attempt %d of step %r goes on %g s after it was timed out or cancelled, at %s; %s",
+            *(facts.run_id, attempt.number, step, self._grace_s, line, cure),
+            extra={"run_id": facts.run_id, "pipeline": facts.pipeline, "step": step, "attempt": attempt.number},
+        )
+
+    def shortage(self) -> str | None:
+        """Why plain steps wait for threads that will not come back by themselves; None where enough are left."""
+        if not self._threads.is_short:
+            return None
+        held = self._threads.held
+        lines = Counter(f"{line_of_thread(place.thread_id)} (step {place.attempt.spec.name!r})" for place in held)
+        named = "; ".join(f"{count} at {line}" for line, count in lines.most_common(LINES_MAX))
+        more = len(lines) - LINES_MAX
+        return (
+            f"{len(held)} threads are held by steps that were timed out or cancelled, and no more are started for "
+            f"others: {named}{f'; and {more} other lines' if more > 0 else ''}. Give the clients that these call "
+            "timeouts of their own"
+        )
+
+    def _held_changed(self) -> None:
+        self._elsewhere(self._look)
+
+    def _look(self) -> None:
+        shortage = self.shortage()
+        if (shortage is not None) == self._is_short:
+            return
+        self._is_short = shortage is not None
+        if shortage is None:
+            log.warning("enough threads are back: %d are held", len(self._threads.held))
+        else:
+            log.error("%s", shortage)
+
+
+def line_of_thread(thread_id: int) -> str:
+    """Where a thread stands now."""
+    frames: list[FrameType] = []
+    frame = frame_of(thread_id)
+    while frame is not None:
+        frames.insert(0, frame)
+        frame = frame.f_back
+    return line_of(frames)
+
+
+def line_of(frames: list[FrameType]) -> str:
+    """`file:line in function` of the innermost user code of these, any code if there is none.
+
+    Args:
+        frames: the innermost last.
+    """
+    mine = [frame for frame in frames if is_user_code(frame.f_code.co_filename)] or frames
+    if not mine:
+        return "a line that is not on its stack any more"
+    code = mine[-1].f_code
+    return f"{code.co_filename}:{mine[-1].f_lineno} in {code.co_name}"
+
+
+def _frames(coroutine: Any) -> list[FrameType]:
+    """Of suspended code: a coroutine, and what it awaits."""
+    found: list[FrameType] = []
+    while coroutine is not None:
+        for prefix in ("cr", "gi", "ag"):
+            frame = getattr(coroutine, f"{prefix}_frame", None)
+            if frame is not None:
+                found.append(frame)
+                break
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return found

@@ -1,0 +1,220 @@
+"""Threads for plain steps: so many at once, and as many again in place of those that steps left behind.
+
+A thread cannot be stopped. One whose step has timed out or was cancelled is held until its code returns. All are
+daemons: the interpreter does not wait for them at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+
+from offramp.ports.commit import call_threadsafe
+
+if TYPE_CHECKING:
+    from offramp.execution.attempt import Attempt
+
+HELD_FACTOR = 2
+"""Threads there may be, held ones with them, for each that may work: past that, held ones are not replaced."""
+
+
+class Place:
+    """One attempt's right to a thread: waited for, given, used, left."""
+
+    __slots__ = ("_future", "_loop", "_state", "_threads", "asked_at", "attempt", "thread_id")
+
+    def __init__(self, threads: Threads, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.asked_at = time.perf_counter()
+        self.thread_id = 0
+        """Of the thread that runs or ran its code."""
+        self._threads = threads
+        self._state: Literal["waiting", "given", "running", "held", "over"] = "waiting"
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its code may begin."""
+        return self._state == "given"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its code runs on, though the attempt is over."""
+        return self._state == "held"
+
+    async def given(self) -> None:
+        """Return when a thread is free for it."""
+        with self._threads.lock:
+            if self._state != "waiting":
+                return
+            self._future = self._loop.create_future()
+        await self._future
+
+    def give(self) -> bool:
+        """Under the lock: let its code begin; False if its loop is closed."""
+        self._state = "given"
+        return self._future is None or call_threadsafe(self._loop, _settle, self._future, None, None)
+
+    def run(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Call on a thread of its own; the future has what it returns or raises."""
+        future = self._loop.create_future()
+        self._threads.start(lambda: self._work(call, future))
+        return future
+
+    def _work(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        value, error = None, None
+        with self._threads.lock:
+            begins = self._state == "given"
+            if begins:
+                self._state, self.thread_id = "running", threading.get_ident()
+        if begins:
+            try:
+                value = call()
+            except BaseException as raised:  # noqa: BLE001 - it is the step's, and its task gets it
+                error = raised
+        self._threads.ended(self, begins=begins)  # before its task hears of it, which leaves then
+        call_threadsafe(self._loop, _settle, future, value, error)
+        error = None  # its traceback refers to this frame
+
+    def leave(self) -> None:
+        """The attempt is over; its thread, if it still works, is held from now on."""
+        self._threads.leave(self)
+
+    def moved(self, state: Literal["held", "over"]) -> str:
+        """Under the lock: change the state; the one before."""
+        before, self._state = self._state, state
+        return before
+
+
+class Threads:
+    """The threads of one process; usable from any thread.
+
+    Args:
+        most: that work at once. As many again are started in place of held ones.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.lock = threading.Lock()
+        self._most = most
+        self.changed: Callable[[], object] = lambda: None
+        """Called after the number of held threads has changed, on the thread that changed it."""
+        self._waiting: dict[Place, None] = {}
+        self._held: dict[Place, None] = {}
+        self._taken = 0
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._alive = 0
+        self._busy = 0
+        self._numbers = itertools.count()
+
+    @property
+    def held(self) -> list[Place]:
+        """The places whose threads run on without them, the oldest first."""
+        with self.lock:
+            return list(self._held)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether more are held than are replaced, so that fewer than `most` work."""
+        return len(self._held) > (HELD_FACTOR - 1) * self._most
+
+    @property
+    def waiting(self) -> int:
+        """Steps that wait for a thread."""
+        return len(self._waiting)
+
+    def place(self, attempt: Attempt) -> Place:
+        """Ask for a thread, in order; on the attempt's loop."""
+        place = Place(self, attempt)
+        with self.lock:
+            self._waiting[place] = None
+            self._give()
+        return place
+
+    def _give(self) -> None:
+        room = min(self._most, HELD_FACTOR * self._most - len(self._held))
+        while self._waiting and self._taken < room:
+            place = next(iter(self._waiting))
+            del self._waiting[place]
+            if place.give():
+                self._taken += 1
+            else:
+                place.moved("over")
+
+    def start(self, work: Callable[[], object]) -> None:
+        """Do what a place was given for."""
+        with self.lock:
+            self._busy += 1
+            is_new = self._busy > self._alive
+            if is_new:
+                self._alive += 1
+        self._calls.put(work)
+        if is_new:
+            name = f"offramp-step-{next(self._numbers)}"
+            try:
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            except RuntimeError:  # the system has no more: the step fails, and others have what there is
+                with self.lock:
+                    self._alive -= 1
+                raise
+
+    def ended(self, place: Place, *, begins: bool) -> None:
+        """The code of a place has returned, or was left before it began."""
+        with self.lock:
+            self._busy -= 1
+            if not begins:
+                return
+            was_held = place.moved("over") == "held"
+            if was_held:
+                del self._held[place]
+            else:
+                self._taken -= 1
+            self._give()
+        if was_held:
+            self.changed()
+
+    def leave(self, place: Place) -> None:
+        """See `Place.leave`."""
+        with self.lock:
+            before = place.moved("over")
+            if before == "waiting":
+                del self._waiting[place]
+            elif before in {"given", "running"}:
+                self._taken -= 1
+            if before in {"running", "held"}:
+                place.moved("held")
+                self._held[place] = None
+            self._give()
+        if before == "running":
+            self.changed()
+
+    def _serve(self) -> None:
+        ends = False
+        while not ends:
+            work = self._calls.get()
+            if work is not None:
+                work()
+            with self.lock:
+                # Those that stood in for held threads are not needed for ever.
+                ends = work is None or self._alive > max(self._busy, self._most + len(self._held))
+                self._alive -= ends
+            del work
+
+    def close(self) -> None:
+        """End the threads that have nothing to do; busy ones end when they have, or with the process."""
+        for _ in range(self._alive):
+            self._calls.put(None)
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
