@@ -17,7 +17,8 @@ FILES = sorted(HISTORIES.glob("*.json"))
 async def replayer(tmp_path):
     from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-    from offramp.engines.temporal.body import HomeInterceptor, PipelineWorkflow
+    from offramp.engines.temporal.body import PipelineWorkflow
+    from offramp.engines.temporal.home import HomeInterceptor
     from offramp.engines.temporal.payloads import DATA_CONVERTER
 
     settings = Settings(engine="temporal://127.0.0.1:1/none", data=str(tmp_path))

@@ -25,12 +25,16 @@ RETRY_SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_in
 T = TypeVar("T")
 
 
-async def local(name: str, argument: Any, result: type[T]) -> T:
-    """Execute one of our local activities; a list stands for several arguments."""
+async def local(name: str, argument: Any, result: type[T], what: str | None = None) -> T:
+    """Execute one of our local activities; a list stands for several arguments.
+
+    A replay has to do the same thing (`what`) there, where one is named.
+    """
     made: T = await workflow.execute_local_activity(
         name,
         args=argument if isinstance(argument, list) else [argument],
         result_type=result,
+        activity_id=what,
         start_to_close_timeout=timedelta(seconds=LOCAL_S_MAX),
         retry_policy=RETRY_SOON,
     )

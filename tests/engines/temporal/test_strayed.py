@@ -1,0 +1,78 @@
+"""A worker is killed and its body goes on in a process that orders sets otherwise, or has other code (kill -9, seeds).
+
+The body is never given the answer to another call: it goes on where its journal fits, and ends with `divergence` else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests import temporal
+from tests.engines.temporal.test_kills import Place, assert_whole, events, outcome, submit
+
+APP = Path(__file__).with_name("unstable.py")
+ONE, OTHER = {"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"}
+
+
+@pytest.fixture
+def place(tmp_path):
+    made = Place(tmp_path, temporal.server())
+    made.app = APP
+    return made
+
+
+def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER):
+    """The document of a run whose worker was killed in this step, and that another process goes on with."""
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(place.worker(**one))
+        gateway = stack.enter_context(place.gateway())
+        run = submit(gateway, pipeline, "t")
+        begun(step)
+        worker.send(signal.SIGKILL)
+        (place.home / "go").touch()
+        stack.enter_context(place.worker(**other))
+        document = outcome(gateway, run)
+        return document, events(gateway, run)
+
+
+def test_a_loop_over_a_set_is_given_no_other_customers_balance(place):
+    document, seen = gone_on(place, "loops", lambda _: place.count(3), None)
+    assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
+    assert "the pipeline calls step 'balance' (balance:" in document["error"]["message"]
+    assert "where its journal has step 'balance' (balance:" in document["error"]["message"]
+    assert "the arguments differ" in document["error"]["message"]
+    assert_whole(seen, end="run.failed")
+
+
+def test_short_steps_of_a_loop_over_a_set_neither(place):
+    document, _ = gone_on(place, "loops_shortly", place.reached, "t")
+    assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
+    assert "step 'short_balance' (short_balance:" in document["error"]["message"]
+
+
+def test_a_prompt_that_a_deploy_changed_is_not_answered_with_the_old_answer(place):
+    changed = ONE | {"PROMPT": "Say it at length"}
+    document, _ = gone_on(place, "prompts", place.reached, "t", other=changed)
+    assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
+    assert "calls step 'ask' (ask:" in document["error"]["message"]
+    assert "the arguments differ" in document["error"]["message"]
+
+
+def test_branches_in_the_order_of_a_set_go_on_each_with_its_own(place):
+    document, seen = gone_on(place, "draws", lambda _: place.count(6), None)
+    assert document["status"] == "completed", document
+    assert [line.split()[0] for line in document["result"]] == ["ada", "bob", "cleo", "dora", "emil", "fred"]
+    for line in document["result"]:
+        name = line.split()[0]
+        assert line.startswith(f"{name} balance of {name} {name.upper()} ")
+    assert len({line.split()[-1] for line in document["result"]}) == 1, "the drawn value changed on the way"
+    assert_whole(seen)
+
+
+def test_a_body_that_sleeps_in_the_order_of_a_set_has_diverged(place):
+    document, _ = gone_on(place, "sleeps", place.reached, "t")
+    assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
