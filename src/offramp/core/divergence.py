@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from offramp.core.journal import Entry
 
+OWN = "offramp."
+"""How the names of calls begin that are no steps."""
+
 
 def differs(recorded: Entry, what: str, key: str | None = None) -> str:
     """What the pipeline did (`what`, with its `key` if it is a call) where its journal has another entry."""
     made = what if key is None else f"{what} ({key})"
-    return f"the pipeline {made} where its journal has {named(recorded)}{_compared(recorded.key, key)}"
+    told = f"the pipeline {made} where its journal has {_named(recorded)}"
+    if key is None or recorded.kind != "step" or key.startswith(OWN):
+        return told
+    return f"{told}: the arguments {'are the same' if _arguments(key) == _arguments(recorded.key) else 'differ'}"
 
 
-def named(entry: Entry) -> str:
-    """An entry as its author knows it, with its key."""
+def _named(entry: Entry) -> str:
     what = f"step {entry.name!r}" if entry.kind == "step" else f"{entry.name}()"
     return f"{what} ({entry.key})"
 
 
-def _compared(recorded: str, made: str | None) -> str:
-    """Whether two calls of one name differ by their arguments."""
-    if made is None:
-        return ""
-    (name, digest, *_), (other_name, other_digest, *_) = recorded.split(":"), made.split(":")
-    if name != other_name:
-        return ""
-    return ": the arguments differ" if digest != other_digest else ": the arguments are the same"
+def _arguments(key: str) -> str:
+    """Their digest."""
+    return key.split(":")[1]

@@ -103,7 +103,8 @@ class Body:
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
         if entry is None:
-            await scope.all_replayed(f"waits for signal {name!r}", key)  # a signal that a recorded call had is not this one's
+            # A signal that a recorded call had is not this one's.
+            await scope.all_replayed(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
             scope.on_signal_wait()

@@ -163,8 +163,8 @@ class Execution:
         changed = "" if began == here else f" (the run began with version {began!r}, here is {here!r})"
         return (
             f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something "
-            "that is not journaled (time, randomness, global state, the order of a set): use offramp.now(), uuid4() and "
-            "random(), sort what has no order, and do everything else in steps"
+            "that is not journaled (time, randomness, global state, the order of a set): use offramp.now(), uuid4() "
+            "and random(), sort what has no order, and do everything else in steps"
         )
 
     def _failed(self, error: BaseException) -> Outcome:

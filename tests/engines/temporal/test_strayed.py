@@ -34,7 +34,7 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER):
         begun(step)
         worker.send(signal.SIGKILL)
         (place.home / "go").touch()
-        stack.enter_context(place.worker(**other))
+        stack.enter_context(place.worker(**other)).wait_for("starts anew from its journal")
         document = outcome(gateway, run)
         return document, events(gateway, run)
 
@@ -73,6 +73,17 @@ def test_branches_in_the_order_of_a_set_go_on_each_with_its_own(place):
     assert_whole(seen)
 
 
-def test_a_body_that_sleeps_in_the_order_of_a_set_has_diverged(place):
-    document, _ = gone_on(place, "sleeps", place.reached, "t")
+def test_sleeps_in_the_order_of_a_set_are_the_ones_that_were_slept(place):
+    document, seen = gone_on(place, "sleeps", place.reached, "t")
+    assert document["status"] == "completed", document
+    assert_whole(seen)
+    began = [event["key"] for event in seen if event["type"] == "wait.started"]
+    assert len(began) == len(set(began)) == 6
+
+
+def test_a_body_that_goes_on_in_a_second_history_is_matched_by_its_keys_too(place):
+    document, seen = gone_on(place, "loops", lambda _: place.count(3), None, one=ONE | {"EVENTS_MAX": "14"})
     assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
+    assert "calls step 'balance' (balance:" in document["error"]["message"]
+    begun = [event["replayed_steps"] for event in seen if event["type"] == "run.resumed"]
+    assert begun[0] > 0, "it was to go on in a second history before it was killed"

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import offramp
 from offramp import SLA, App
+from offramp.engines.temporal.engine import Options
 
 HERE = Path(os.environ.get("STEPS_HOME", "."))
 PROMPT = os.environ.get("PROMPT", "Say it shortly")
 CUSTOMERS = ["ada", "bob", "cleo", "dora", "emil", "fred"]
+if "EVENTS_MAX" in os.environ:  # of one history; no setting, as it changes nothing but what Temporal keeps
+    Options.__init__.__kwdefaults__["history_events_max"] = int(os.environ["EVENTS_MAX"])
 app = App("unstable", classes=[SLA("deep", budget=0)])
 
 
@@ -19,7 +22,7 @@ async def held(name: str, place: int) -> str:
     """A line for each execution; the third of a run waits to be let go."""
     with (HERE / "steps").open("a", encoding="utf-8") as file:
         file.write(f"{name} {os.getpid()}\n")
-    while place == 3 and not (HERE / "go").exists():
+    while place == 3 and not (HERE / "go").exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.02)
     return f"balance of {name}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
 log = logging.getLogger("offramp")
+
+_SAID = re.compile(r'\[TMPRL1100\][^"]*')
 
 
 class Strayed(NamedTuple):
@@ -68,7 +71,9 @@ class _Watched(WorkflowInstance):
                 removed = job.remove_from_cache
                 if removed.reason == type(removed).EvictionReason.NONDETERMINISM:
                     info = self._instance.get_info()
-                    self._strayed(Strayed(info.workflow_id, info.run_id, removed.message))
+                    found = _SAID.search(removed.message)
+                    why = removed.message if found is None else found[0]
+                    self._strayed(Strayed(info.workflow_id, info.run_id, why))
         return self._instance.activate(act)
 
     def get_serialization_context(self, command_info: Any) -> Any:
@@ -99,11 +104,7 @@ class Anew:
             return
         self._under_way.add(strayed.execution)
         try:
-            log.warning(
-                "%s does not repeat here what its Temporal history has, and starts anew from its journal: %s",
-                *strayed[::2],
-            )
-            while not await self._begun(strayed):
+            while not await self._begun(strayed):  # noqa: ASYNC110 - nothing tells of Temporal's return
                 await asyncio.sleep(RETRY_EVERY_S)
         finally:
             self._under_way.discard(strayed.execution)
@@ -115,6 +116,8 @@ class Anew:
             newest = await client.get_workflow_handle(strayed.run_id).describe(rpc_timeout=_RPC_TIMEOUT)
             if record is None or record.finished or newest.run_id != strayed.execution:
                 return True
+            told = "%s does not repeat here what its Temporal history has, and starts anew from its journal: %s"
+            log.warning(told, strayed.run_id, strayed.why)
             start = await _known_start(client, strayed)
             await self._hop.begin(client, record, start, conflict=WorkflowIDConflictPolicy.TERMINATE_EXISTING)
         except (RPCError, StoreError, ObjectsUnavailable) as error:

@@ -70,8 +70,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """First argument of a workflow, before the pipeline's own.
 
     `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues, `seen`
-    marks what its body saw, in order. `keyed` where the ids of activities are the keys of their calls, which they are not
-    in the oldest histories; `anew` where this history replaces one that its body did not repeat.
+    marks what its body saw, in order. `keyed` where the ids of activities are the keys of their calls, unlike in the
+    oldest histories; `anew` where this history replaces one that its body did not repeat.
     """
 
     facts: Facts
