@@ -144,4 +144,6 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     ambient = current.get()
     if isinstance(ambient, Body):
         ambient.scope.turnstile.branch()
+        if ambient.scope.on_task is not None:
+            ambient.scope.on_task()
     return asyncio.Task(coroutine, loop=loop, **options)

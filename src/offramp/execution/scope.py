@@ -29,6 +29,8 @@ from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from offramp.core.spec import StepSpec
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
@@ -67,6 +69,8 @@ class Scope(Gate):
         self._lanes = lanes
         self._metrics = metrics
         self.diverged: str | None = None
+        self.on_task: Callable[[], object] | None = None
+        """Called for each task that the body begins, while it is looked at how it does."""
         self._interrupted = dict(history.interrupted)
         self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
