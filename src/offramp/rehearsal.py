@@ -143,7 +143,7 @@ async def _verdicts(app: App, job: Job) -> list[Verdict]:
 def _app(place: Place) -> App:
     found: Any = _module(place)
     for part in place.attribute.split("."):
-        found = found[part] if isinstance(found, dict) else getattr(found, part)
+        found = found[part] if isinstance(found, dict) else getattr(found, part)  # `runpy` gives a dict
     app: App = found
     return app
 

@@ -45,7 +45,9 @@ async def test_branches_that_draw_values_repeat():
 
 @pytest.mark.parametrize("wanted", [2, 6])
 async def test_the_plain_one_is_caught(wanted):
-    with pytest.raises(AssertionError, match=r"asyncio.as_completed at .*test_as_completed.py:\d+ begins its coroutines"):
+    with pytest.raises(
+        AssertionError, match=r"asyncio.as_completed at .*test_as_completed.py:\d+ begins its coroutines"
+    ):
         await testing.replays(drawing(asyncio.as_completed, wanted), "pipe")
 
 

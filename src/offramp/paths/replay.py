@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from offramp.ports.store import Lease, RunFilter
 CHECK_TIMEOUT_S = 15.0
 """What a replay without executing anything may take before it counts as standing still."""
 _MISFITS = {Divergence.code, InputError.code}
+CUTS_MAX = 25
+"""Places in a finished run at which it is called again as if it had been interrupted there."""
 TEXTS_MAX = 20
 """Arrays of texts that are looked for in one run, and how many of the first texts of each are looked at."""
 
@@ -48,6 +51,13 @@ class Case(msgspec.Struct, frozen=True):
         """What is known of it."""
         known = self.known
         return History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+
+    def cut(self) -> Iterator[Case]:
+        """The same run as it may have been interrupted: with the first of its entries alone, then with more of them."""
+        entries = self.known.entries
+        step = max(1, math.ceil(len(entries) / CUTS_MAX))
+        for count in range(1, len(entries), step):
+            yield Case(self.record, msgspec.structs.replace(self.known, entries=entries[:count]))
 
 
 class Replayed(NamedTuple):
@@ -181,6 +191,16 @@ def _misfit(outcome: Outcome, result: bytes | None) -> str | None:
     if result is not None and outcome.result != result:
         return f"it returned {outcome.result!r}, the run {result!r}"
     return None
+
+
+async def check_parts(process: Process, case: Case) -> Verdict:
+    """Check a finished run as it may have been interrupted, and as a whole: what is recorded hides in which order."""
+    for part in case.cut():
+        verdict = await check(process, part)
+        if verdict.problem is not None:
+            of = f"with the first {len(part.known.entries)} of its {len(case.known.entries)} journal entries"
+            return verdict._replace(problem=f"{of}: {verdict.problem}")
+    return await check(process, case)
 
 
 async def check_all(process: Process, deep: DeepPath) -> AsyncGenerator[Verdict, None]:

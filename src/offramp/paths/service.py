@@ -23,7 +23,7 @@ from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.purge import purge
-from offramp.paths.replay import Case, Replayed, Verdict, check, check_all, replay
+from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.paths.submit import Desk
@@ -220,8 +220,8 @@ class Service:
             yield verdict
 
     async def fits(self, case: Case) -> Verdict:
-        """The same of one run that is known from elsewhere."""
-        return await check(self._process, case)
+        """The same of a finished run, which is known from elsewhere and may have been interrupted anywhere."""
+        return await check_parts(self._process, case)
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.

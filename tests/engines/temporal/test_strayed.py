@@ -25,7 +25,7 @@ def place(tmp_path):
     return made
 
 
-def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER):
+def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True):
     """The document of a run whose worker was killed in this step, and that another process goes on with."""
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(place.worker(**one))
@@ -34,7 +34,9 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER):
         begun(step)
         worker.send(signal.SIGKILL)
         (place.home / "go").touch()
-        stack.enter_context(place.worker(**other)).wait_for("starts anew from its journal")
+        next_worker = stack.enter_context(place.worker(**other))
+        if strays:
+            next_worker.wait_for("starts anew from its journal")
         document = outcome(gateway, run)
         return document, events(gateway, run)
 
@@ -87,3 +89,12 @@ def test_a_body_that_goes_on_in_a_second_history_is_matched_by_its_keys_too(plac
     assert "calls step 'balance' (balance:" in document["error"]["message"]
     begun = [event["replayed_steps"] for event in seen if event["type"] == "run.resumed"]
     assert begun[0] > 0, "it was to go on in a second history before it was killed"
+
+
+def test_branches_that_come_as_they_end_repeat(place):
+    document, seen = gone_on(place, "as_they_come", lambda _: place.count(6), None, strays=False)
+    assert document["status"] == "completed", document
+    for line in document["result"]:
+        _, _, name, loud, told, token = line.split()
+        assert (loud, told) == (name.upper(), token.upper())
+    assert_whole(seen)

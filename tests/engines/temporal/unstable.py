@@ -95,3 +95,14 @@ async def sleeps(tag: str) -> list[str]:
     for customer in await customers():
         await offramp.sleep(0.001 * (1 + CUSTOMERS.index(customer)))
     return [await gate(tag)]
+
+
+@app.pipeline(sla="deep")
+async def as_they_come(tag: str) -> list[str]:
+    """Branches that draw values: each keeps its own."""
+
+    async def branch(customer: str) -> str:
+        token = str(offramp.uuid4())
+        return f"{await balance(customer)} {await ask(f'{customer} {token}')} {token}"
+
+    return sorted([await ended for ended in offramp.as_completed([branch(customer) for customer in CUSTOMERS])])
