@@ -103,9 +103,9 @@ async def test_an_exception_is_raised_by_its_own_turn():
     async def fails():
         raise ValueError("no")
 
+    [ended] = offramp.as_completed([fails()])
     with pytest.raises(ValueError, match="no"):
-        for ended in offramp.as_completed([fails()]):
-            await ended
+        await ended
 
 
 async def test_a_timeout_is_raised_for_each_that_has_not_ended():

@@ -38,7 +38,11 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True):
         if strays:
             next_worker.wait_for("starts anew from its journal")
         document = outcome(gateway, run)
-        return document, events(gateway, run)
+        seen = events(gateway, run)
+        if not strays:
+            next_worker.send(signal.SIGTERM)
+            assert "starts anew" not in next_worker.end()[2]
+        return document, seen
 
 
 def test_a_loop_over_a_set_is_given_no_other_customers_balance(place):
