@@ -30,6 +30,7 @@ from offramp.engines.temporal.known import (
     FINISH_LARGE,
     RECORD,
     RETRY_SOON,
+    VALUE,
     local,
     signals_after,
     value_of_step,
@@ -292,7 +293,7 @@ class _Outside(Outside):
             delivered = await self._held.outcome(call.key, self.token) if held else None
             if delivered is not None:
                 self._steps += 1
-                return await with_value(delivered)
+                return await with_value(delivered, f"{VALUE}:{call.key}" if self._keyed else None)
             first = (self._first or not terms.short) and not held
             drawn = [entry for entry, event in self._pending if entry is not None and event is None]
             ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part, drawn)

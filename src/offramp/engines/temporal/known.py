@@ -56,15 +56,17 @@ async def whole(begun: Begun) -> Known:
     return Known(entries, begun.interrupted, await signals_after(0) if begun.signals else [], begun.waiting)
 
 
-async def with_value(entry: Entry) -> Entry:
+async def with_value(entry: Entry, what: str | None = None) -> Entry:
     """An entry with the value that it refers to, which comes from outside: history holds the reference alone.
+
+    `what` as in `local`.
 
     Raises:
         ObjectLost: it is not there.
     """
     if entry.value is None or reference_in(entry.value) is None:
         return entry
-    value = await local(VALUE, Elsewhere(entry.value), RawValue)
+    value = await local(VALUE, Elsewhere(entry.value), RawValue, what)
     return msgspec.structs.replace(entry, value=value_of_step(entry.name, value))
 
 
