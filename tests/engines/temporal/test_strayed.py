@@ -18,9 +18,16 @@ APP = Path(__file__).with_name("unstable.py")
 ONE, OTHER = {"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"}
 
 
-@pytest.fixture
-def place(tmp_path):
-    made = Place(tmp_path, temporal.server())
+class Embedded(Place):
+    """The same processes over one SQLite file: what a run sees is the same there."""
+
+    def _options(self):
+        return ["--data", str(self.home / "data")]
+
+
+@pytest.fixture(params=["temporal", "embedded"])
+def place(request, tmp_path):
+    made = Place(tmp_path, temporal.server()) if request.param == "temporal" else Embedded(tmp_path, None)
     made.app = APP
     return made
 
@@ -35,6 +42,7 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True):
         worker.send(signal.SIGKILL)
         (place.home / "go").touch()
         next_worker = stack.enter_context(place.worker(**other))
+        strays = strays and not isinstance(place, Embedded)
         if strays:
             next_worker.wait_for("starts anew from its journal")
         document = outcome(gateway, run)
@@ -87,6 +95,7 @@ def test_sleeps_in_the_order_of_a_set_are_the_ones_that_were_slept(place):
     assert len(began) == len(set(began)) == 6
 
 
+@pytest.mark.parametrize("place", ["temporal"], indirect=True)
 def test_a_body_that_goes_on_in_a_second_history_is_matched_by_its_keys_too(place):
     document, seen = gone_on(place, "loops", lambda _: place.count(3), None, one=ONE | {"EVENTS_MAX": "14"})
     assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
