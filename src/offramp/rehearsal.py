@@ -114,7 +114,7 @@ def elsewhere(
             raise RehearsalFailed(f"another process did not do it: {error}") from error
         if done.returncode or not answer.is_file():
             said = done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise RehearsalFailed(f"another process could not import {place.module}: {said[-1]}")
+            raise RehearsalFailed(f"another process could not do it with {place.module}: {said[-1]}")
         return msgspec.json.decode(answer.read_bytes(), type=list[Verdict])
 
 

@@ -181,7 +181,10 @@ async def replays(app: App, pipeline: str, /, **inputs: Any) -> Any:
     assert outcome.error is None, f"the replay failed: {outcome.error.message}"  # noqa: S101
     assert not executed, f"the replay executed {executed}, which the run had finished"  # noqa: S101
     assert outcome.result == recorded, f"the replay returned {outcome.result!r}, the run {recorded!r}"  # noqa: S101
-    await asyncio.to_thread(_replays_elsewhere, app, msgspec.structs.replace(case, result=recorded))
+    why_not = await asyncio.to_thread(_replayed_elsewhere, app, msgspec.structs.replace(case, result=recorded))
+    if why_not is not None:
+        text = f"replays checked {pipeline!r} under this process's hash seed only: {why_not}"
+        warnings.warn(text, OneProcess, stacklevel=2)
     return first
 
 
@@ -189,18 +192,15 @@ class OneProcess(UserWarning):
     """`replays` checked a pipeline in one process, so under one hash seed: what depends on a set's order passes."""
 
 
-def _replays_elsewhere(app: App, case: Case) -> None:
+def _replayed_elsewhere(app: App, case: Case) -> str | None:
+    """Replay in another process; why that could not be done, None if it was."""
     place = place_of(app)
     if place is None:
-        why = f"app {app.name!r} is not a module's own; declare it at module level, and another process can import it"
-    else:
-        try:
-            [verdict] = elsewhere(place, texts_in(case), cases=[case])
-        except RehearsalFailed as error:
-            why = str(error)
-        else:
-            told = "in another process, under another hash seed, the replay failed (does the body iterate over a set?)"
-            assert verdict.problem is None, f"{told}: {verdict.problem}"  # noqa: S101
-            return
-    text = f"replays checked {case.record.pipeline!r} under this process's hash seed only: {why}"
-    warnings.warn(text, OneProcess, stacklevel=2)
+        return f"app {app.name!r} is not a module's own; declare it at module level, and another process can import it"
+    try:
+        [verdict] = elsewhere(place, texts_in(case), cases=[case])
+    except RehearsalFailed as error:
+        return str(error)
+    told = "in another process, under another hash seed, the replay failed (does the body iterate over a set?)"
+    assert verdict.problem is None, f"{told}: {verdict.problem}"  # noqa: S101
+    return None

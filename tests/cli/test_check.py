@@ -15,10 +15,10 @@ from tests.support import eventually, member
 APP = f"{seeds.__file__}:app"
 
 
-async def unfinished(folder, pipeline, steps, **given):
-    """A run that stands in this folder where it is not at its end."""
-    async with member(seeds.app, folder, "gateway", owner="gateway") as gateway:
-        async with member(seeds.app, folder, "worker", owner="worker", drain_timeout=0.0):
+async def unfinished(folder, pipeline, steps, *, store="", **given):
+    """A run that stands in this folder, or store, where it is not at its end."""
+    async with member(seeds.app, folder, "gateway", owner="gateway", store=store) as gateway:
+        async with member(seeds.app, folder, "worker", owner="worker", store=store, drain_timeout=0.0):
             made = await gateway.submit(Submission(pipeline=pipeline, input=json.dumps(given).encode()))
 
             async def stands():

@@ -47,8 +47,10 @@ async def test_an_app_that_no_module_has_is_checked_in_this_process_and_that_is_
     async def pipe() -> int:
         return 1
 
-    with pytest.warns(testing.OneProcess, match="'pipe' under this process's hash seed only: app 'local' is not a mod"):
+    only = "'pipe' under this process's hash seed only: app 'local' is not a module's own"
+    with pytest.warns(testing.OneProcess, match=only) as warned:
         assert await testing.replays(app, "pipe") == 1
+    assert warned[0].filename == __file__
 
 
 def test_an_app_is_found_where_it_is_declared():
@@ -71,7 +73,7 @@ def test_another_seed_orders_a_set_otherwise():
 def test_a_module_that_cannot_be_imported_is_told(tmp_path):
     broken = tmp_path / "broken_here.py"
     broken.write_text("raise RuntimeError('only in the service')\n")
-    with pytest.raises(RehearsalFailed, match="could not import broken_here: RuntimeError: only in the service"):
+    with pytest.raises(RehearsalFailed, match="could not do it with broken_here: RuntimeError: only in the service"):
         elsewhere(Place("broken_here", "app", str(broken)), [])
 
 
