@@ -172,6 +172,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "On Temporal",
         [
             ("ports.bodies:PAYLOAD_BYTES_MAX", "bytes", "of a step's arguments, its result, an input, a signal"),
+            (
+                "engines.temporal.body:DRAWN_MAX",
+                "",
+                "drawn values that a step's activity carries",
+            ),
             ("engines.temporal.relay:HANDING_MAX", "", "runs that a worker hands to Temporal at a time"),
             ("engines.temporal.payloads:PAGE_BYTES_MAX", "bytes", "of a journal that a body reads at a time"),
             ("engines.temporal.body:STEP_MARGIN_S", "s", "an activity gets past its step's timeout"),

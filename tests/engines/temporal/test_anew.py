@@ -9,6 +9,7 @@ import pytest
 import offramp
 from offramp import SLA, App
 from offramp.engines.temporal.anew import Strayed
+from offramp.engines.temporal.body import DRAWN_MAX
 from offramp.paths.durable import DurablePath
 from offramp.paths.local import LocalRuntime
 from tests.support import Signal, eventually, log_of, member, of, reach, result_of, types
@@ -62,6 +63,15 @@ async def waits() -> list[str]:
 
 
 @app.pipeline(sla="deep")
+async def draws(count: int) -> list[str]:
+    drawn = [str(offramp.uuid4()) for _ in range(count)]
+    steps = [asyncio.create_task(free(token)) for token in (drawn[0], drawn[-1])]
+    await asyncio.wait(steps)
+    await held("after")
+    return drawn
+
+
+@app.pipeline(sla="deep")
 async def race() -> str:
     runners = [asyncio.create_task(held(name)) for name in ("slow", "quick")]
     done, _ = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
@@ -97,6 +107,18 @@ async def test_values_that_were_drawn_and_signals_that_came_are_there_again(serv
     assert executed == [token, f"1 {token}"]
     assert types(seen)[-1] == "run.completed"
     assert "run.resumed" in types(seen)
+
+
+@pytest.mark.parametrize("count", [2, DRAWN_MAX + 1])
+async def test_values_are_written_down_with_the_step_that_follows_them(service, history, count):
+    async with service(app) as runtime:
+        handle = await runtime.start("draws", count=count)
+        await eventually(lambda: "after" in executed)
+        await strayed(runtime, history, handle.id)
+        gate("after").set()
+        drawn = await result_of(handle)
+    assert len(set(drawn)) == count
+    assert sorted(made for made in executed if made != "after") == sorted({drawn[0], drawn[-1]})
 
 
 async def test_it_starts_anew_once_however_often_that_is_told(service, history):

@@ -64,6 +64,8 @@ STEP_MARGIN_S = 300.0
 STEP_S_MAX = 10 * 365 * 86_400.0
 """The same for a step without a timeout; a worker that dies is noticed by its heartbeats."""
 SHORT_MARGIN_S = 5.0
+DRAWN_MAX = 100
+"""Values of the body that a step's activity carries; more are written down before it."""
 RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=30))
 """Of what fails outside a step's own code, such as a store that is away; a step's own retries name their delays."""
 T = TypeVar("T")
@@ -295,12 +297,13 @@ class _Outside(Outside):
                 self._steps += 1
                 return await with_value(delivered, f"{VALUE}:{call.key}" if self._keyed else None)
             first = (self._first or not terms.short) and not held
-            drawn = [entry for entry, event in self._pending if entry is not None and event is None]
+            drawn = await self._drawn()
             ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part, drawn)
             value: RawValue = await self._scheduled(call, terms, [raw(arguments), ticket])
             await self._require_answer(call, answered(value))
             self._steps += 1
-            self._pending = [made for made in self._pending if made[0] not in drawn]
+            written = {entry.key for entry in drawn}
+            self._pending = [made for made in self._pending if made[0] is None or made[0].key not in written]
             return Entry(call.key, call.name, "step", value_of_step(call.name, value))
         except ActivityError as error:
             if is_cancelled_exception(error):
@@ -319,6 +322,14 @@ class _Outside(Outside):
             self.under_way -= 1
         await asyncio.get_running_loop().create_future()  # the workflow ends instead
         raise AssertionError("a run went on without what it had finished")
+
+    async def _drawn(self) -> list[Entry]:
+        """The values that are written down with the next step, so that the journal is enough to begin anew."""
+        while self._keyed and len(self._pending) > DRAWN_MAX:  # the oldest histories have none of these writes
+            if self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._write())
+            await asyncio.wait([self._writing])
+        return [entry for entry, event in self._pending if entry is not None and event is None]
 
     async def _require_answer(self, call: StepCall, answers: str) -> None:
         """A replay is given what history has in this place: it must be the answer to this call."""
