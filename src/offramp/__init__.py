@@ -5,6 +5,7 @@ from offramp.core.events import Event
 from offramp.core.retry import Retry
 from offramp.core.sla import SLA
 from offramp.errors import OfframpError
+from offramp.execution.as_completed import as_completed
 from offramp.execution.context import Run, current_run, emit, now, random, signal, sleep, uuid4
 from offramp.execution.per_loop import per_loop
 
@@ -17,6 +18,7 @@ __all__ = [
     "Retry",
     "Run",
     "Step",
+    "as_completed",
     "current_run",
     "emit",
     "now",

@@ -11,14 +11,19 @@ import heapq
 import itertools
 import random
 import threading
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
+
 from offramp.app import App
 from offramp.execution.clock import SystemTimer
 from offramp.paths.local import Handle, LocalRuntime
+from offramp.paths.replay import Case, texts_in
 from offramp.ports.clock import Clock
+from offramp.rehearsal import RehearsalFailed, elsewhere, place_of
 from offramp.wiring import local
 
 T = TypeVar("T")
@@ -156,21 +161,46 @@ async def result_of(handle: Handle, within: float = 10.0) -> Any:
 
 
 async def replays(app: App, pipeline: str, /, **inputs: Any) -> Any:
-    """Run a pipeline, then run it again against its own journal; both must end alike. Returns the result.
+    """Run a pipeline, then run it again against its own journal, twice; each must end alike. Returns the result.
 
     A pipeline whose body depends on something that is not journaled (time, randomness, global state, effects outside
-    steps) fails here instead of in production.
+    steps) fails here instead of in production. The second replay is in another process under another hash seed, in
+    which sets have another order. It imports the app, so that has to be a module's own; where it is not, there is one
+    replay, in this process, and a `OneProcess` warning says so.
 
     Raises:
-        AssertionError: the replay executed a step, or ended otherwise.
+        AssertionError: a replay executed a step or ended otherwise, or the body uses `asyncio.as_completed`.
         Exception: what the pipeline raised.
     """
     async with runtime(app) as made:
         handle = await made.start(pipeline, **inputs)
         first = await handle.result()
-        outcome, executed = await made.service.replay(handle.id)
+        outcome, executed, racing, case = await made.service.replay(handle.id)
         recorded = await made.service.whole_result(await made.service.get(handle.id))
+    assert racing is None, racing  # noqa: S101
     assert outcome.error is None, f"the replay failed: {outcome.error.message}"  # noqa: S101
     assert not executed, f"the replay executed {executed}, which the run had finished"  # noqa: S101
     assert outcome.result == recorded, f"the replay returned {outcome.result!r}, the run {recorded!r}"  # noqa: S101
+    why_not = await asyncio.to_thread(_replayed_elsewhere, app, msgspec.structs.replace(case, result=recorded))
+    if why_not is not None:
+        text = f"replays checked {pipeline!r} under this process's hash seed only: {why_not}"
+        warnings.warn(text, OneProcess, stacklevel=2)
     return first
+
+
+class OneProcess(UserWarning):
+    """`replays` checked a pipeline in one process, so under one hash seed: what depends on a set's order passes."""
+
+
+def _replayed_elsewhere(app: App, case: Case) -> str | None:
+    """Replay in another process; why that could not be done, None if it was."""
+    place = place_of(app)
+    if place is None:
+        return f"app {app.name!r} is not a module's own; declare it at module level, and another process can import it"
+    try:
+        [verdict] = elsewhere(place, texts_in(case), cases=[case])
+    except RehearsalFailed as error:
+        return str(error)
+    told = "in another process, under another hash seed, the replay failed (does the body iterate over a set?)"
+    assert verdict.problem is None, f"{told}: {verdict.problem}"  # noqa: S101
+    return None

@@ -11,6 +11,7 @@ import pytest
 
 from tests import valkey
 from tests.cli.harness import offramp, running
+from tests.cli.test_check import APP, unfinished
 
 SECRET = "s3cr3t"
 
@@ -66,3 +67,11 @@ def test_without_its_store_nothing_starts(project, command):
 def test_check_looks_into_the_store(project, store):
     done = offramp("check", "desk.py", "--store", store, cwd=project)
     assert (done.returncode, done.stderr) == (0, "0 unfinished runs, 0 of them would break\n")
+
+
+async def test_check_finds_the_runs_of_a_store_that_depend_on_the_order_of_a_set(tmp_path, store):
+    await unfinished(tmp_path, "stuck", 1, store=store, count=2)
+    done = offramp("check", APP, "--store", store, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "under one hash seed of two: does the body iterate over a set?" in done.stderr
+    assert SECRET not in done.stderr

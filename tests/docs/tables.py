@@ -179,6 +179,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "On Temporal",
         [
             ("ports.bodies:PAYLOAD_BYTES_MAX", "bytes", "of a step's arguments, its result, an input, a signal"),
+            (
+                "engines.temporal.body:DRAWN_MAX",
+                "",
+                "drawn values that a step's activity carries",
+            ),
             ("engines.temporal.relay:HANDING_MAX", "", "runs that a worker hands to Temporal at a time"),
             ("engines.temporal.payloads:PAGE_BYTES_MAX", "bytes", "of a journal that a body reads at a time"),
             ("engines.temporal.body:STEP_MARGIN_S", "s", "an activity gets past its step's timeout"),
@@ -234,6 +239,13 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
+            (
+                "paths.replay:CUTS_MAX",
+                "",
+                "places at which `testing.replays` calls a run again as if interrupted",
+            ),
+            ("rehearsal:SEEDS_TRIED_MAX", "", "hash seeds that are looked at for one in which sets have another order"),
+            ("rehearsal:TIMEOUT_S", "s", "for the replays of `testing.replays` and `offramp check` in another process"),
             ("execution.turns:SETTLE_TURNS", "", "turns of the loop that a body of several tasks gets between results"),
             ("execution.turns:IDLE_TURNS_MAX", "", "turns of the loop a replay waits for the recorded order"),
             ("execution.threads:HELD_FACTOR", "", "times `threads` threads there may be, held ones among them"),

@@ -364,7 +364,7 @@ async def test_a_replay_gets_the_same_signals_in_the_same_order():
         for name in ("c", "a", "b"):
             await handle.signal(name, name)
         first = await result_of(handle)
-        outcome, executed = await runtime.service.replay(handle.id)
+        outcome, executed, *_ = await runtime.service.replay(handle.id)
         recorded = (await runtime.service.get(handle.id)).result
     assert sorted(first) == ["a", "b", "c"]
     assert (executed, outcome.result) == ([], recorded)

@@ -5,7 +5,23 @@ from datetime import datetime
 from typing import Any, assert_type
 from uuid import UUID
 
-from offramp import SLA, App, Event, Pipeline, Retry, Run, Step, current_run, emit, now, per_loop, random, sleep, uuid4
+from offramp import (
+    SLA,
+    App,
+    Event,
+    Pipeline,
+    Retry,
+    Run,
+    Step,
+    as_completed,
+    current_run,
+    emit,
+    now,
+    per_loop,
+    random,
+    sleep,
+    uuid4,
+)
 
 app = App("typed", classes=[SLA("fast", p95=1.0)])
 
@@ -36,6 +52,10 @@ async def pipe(question: str) -> str:
     assert_type(await bare_async(question), int)
     assert_type(await called(question, limit=3), list[str])
     assert_type(await called_async(question), dict[str, int])
+    for ended in as_completed([bare("a"), bare("b")], timeout=1):
+        assert_type(await ended, list[str])
+    async for future in as_completed([bare_async("a")]):
+        assert_type(future.result(), int)
     coroutine: Coroutine[Any, Any, list[str]] = bare(question, 2)
     return "".join(await coroutine)
 

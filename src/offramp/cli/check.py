@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from offramp.cli.engines import load_settings
 from offramp.cli.options import AsJson, Data, Engine, Objects, Store, Target
 from offramp.cli.output import OK, RUN_ENDED_BADLY, CommandError, say, write_json
-from offramp.cli.target import load_app
+from offramp.cli.target import is_file, load_app, module_of, split_target
+
+if TYPE_CHECKING:
+    from offramp.paths.replay import Verdict
+    from offramp.rehearsal import Place
+
+TEXTS_MAX = 500
+"""Arrays of texts, from all runs together, by which the other hash seed is chosen."""
 
 
 def check(
@@ -22,9 +32,10 @@ def check(
 ) -> int:
     """Say which unfinished runs this code would break.
 
-    Every unfinished run is called again with its journal. No step is executed and nothing is written, so it can be
-    done beside a running service.
+    Every unfinished run is called again with its journal, here and in another process under another hash seed, in which
+    sets have another order. No step is executed and nothing is written, so it can be done beside a running service.
     """
+    from offramp.rehearsal import RehearsalFailed, elsewhere
     from offramp.stores.sqlite.database import FILE_NAME
     from offramp.wiring import build, data_folder
 
@@ -32,8 +43,16 @@ def check(
     folder = data_folder(settings)
     if not settings.store and not (folder / FILE_NAME).is_file():
         raise CommandError(f"there is no database in {folder}: name the service's folder with --data")
-    service = build(load_app(target), settings, role="worker")
-    runs = asyncio.run(_verdicts(service))
+    here = asyncio.run(_verdicts(build(load_app(target), settings, role="worker")))
+    given = {name: getattr(settings, name) for name in ("data", "engine", "store", "objects")}
+    texts = list(itertools.islice(itertools.chain.from_iterable(verdict.texts for verdict in here), TEXTS_MAX))
+    there = {}
+    if here:
+        try:
+            there = {verdict.run_id: verdict for verdict in elsewhere(_place(target), texts, settings=given)}
+        except RehearsalFailed as error:
+            raise CommandError(f"the runs could not be checked under another hash seed: {error}") from error
+    runs = [_both(verdict, there.get(verdict.run_id)) for verdict in here]
     broken = [run for run in runs if run["problem"] is not None]
     if as_json:
         write_json({"runs": runs, "broken": len(broken)})
@@ -44,8 +63,26 @@ def check(
     return RUN_ENDED_BADLY if broken else OK
 
 
-async def _verdicts(service: Any) -> list[dict[str, Any]]:
+async def _verdicts(service: Any) -> list[Verdict]:
     try:
-        return [verdict._asdict() async for verdict in service.check()]
+        return [verdict async for verdict in service.check()]
     finally:
         await service.close()
+
+
+def _place(target: str) -> Place:
+    """Where the other process finds what this one has imported."""
+    from offramp.rehearsal import Place
+
+    module_part, attribute = split_target(target)
+    name = module_of(Path(module_part).resolve())[1] if is_file(module_part) else module_part
+    return Place(name, attribute, getattr(sys.modules[name], "__file__", None))
+
+
+def _both(here: Verdict, there: Verdict | None) -> dict[str, Any]:
+    """What one seed and the other say of a run, which may have ended in between."""
+    problem = here.problem
+    other = here if there is None else there
+    if (problem is None) != (other.problem is None):
+        problem = f"{problem or other.problem} (under one hash seed of two: does the body iterate over a set?)"
+    return {"run_id": here.run_id, "pipeline": here.pipeline, "version": here.version, "problem": problem}

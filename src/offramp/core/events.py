@@ -183,6 +183,15 @@ def draft(body: Body, at: str) -> Draft:
     return Draft(name, at, _encode(body), _TYPE_AT + len(name) + 2)
 
 
+class _Of(msgspec.Struct):
+    key: str = ""
+
+
+def key_in(event: Draft | None) -> str:
+    """The key of the call that an event tells of; empty where there is none."""
+    return "" if event is None else msgspec.json.decode(event.body, type=_Of).key
+
+
 def frame(drafted: Draft, run: str, seq: int) -> bytes:
     """The event as one line of JSON, `{"type", "run_id", "seq", "at", …}`."""
     body, split = drafted.body, drafted.split

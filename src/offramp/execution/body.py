@@ -104,7 +104,8 @@ class Body:
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
         if entry is None:
-            await scope.all_replayed(f"signal {name!r}")  # a signal that a recorded call had is not this one's
+            # A signal that a recorded call had is not this one's.
+            await scope.all_replayed(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
             scope.on_signal_wait()
@@ -144,4 +145,6 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     ambient = current.get()
     if isinstance(ambient, Body):
         ambient.scope.turnstile.branch()
+        if ambient.scope.on_task is not None:
+            ambient.scope.on_task()
     return RunTask(coroutine, loop=loop, **options)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from offramp.core.divergence import differs
 from offramp.core.failure import annotate, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
@@ -154,19 +155,16 @@ class Execution:
     def _require_no_divergence(self) -> None:
         missed = self.scope.journal.unasked()
         if missed:
-            first = missed[0]
-            raise Divergence(
-                f"the journal holds {len(missed)} finished step(s) that this replay did not ask for; the first is "
-                f"{first.name!r} ({first.key}). {self._versions()}"
-            )
+            more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+            raise Divergence(f"{differs(missed[0], 'returned')}{more}. {self._versions()}")
 
     def _versions(self) -> str:
         began, here = self.scope.facts.version, self.spec.version
         changed = "" if began == here else f" (the run began with version {began!r}, here is {here!r})"
         return (
             f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something "
-            "that is not journaled (time, randomness, global state): use offramp.now(), uuid4() and random(), and do "
-            "everything else in steps"
+            "that is not journaled (time, randomness, global state, the order of a set): use offramp.now(), uuid4() "
+            "and random(), sort what has no order, and do everything else in steps"
         )
 
     def _failed(self, error: BaseException) -> Outcome:

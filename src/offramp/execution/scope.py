@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from offramp.core import events
+from offramp.core.divergence import differs
 from offramp.core.failure import Failure, exception_of, failure_of, mark
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
@@ -28,6 +29,8 @@ from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from offramp.core.spec import StepSpec
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
@@ -66,6 +69,8 @@ class Scope(Gate):
         self._lanes = lanes
         self._metrics = metrics
         self.diverged: str | None = None
+        self.on_task: Callable[[], object] | None = None
+        """Called for each task that the body begins, while it is looked at how it does."""
         self._interrupted = dict(history.interrupted)
         self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
@@ -116,7 +121,7 @@ class Scope(Gate):
             if self._replays or self.diverged is not None:
                 # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
                 grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
-                await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
+                await self.all_replayed(f"calls step {spec.name!r}", key, grace_s)
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)
@@ -132,9 +137,10 @@ class Scope(Gate):
             raise exception_of(entry.failure)
         return spec.signature.decode_result(entry.value or b"null")
 
-    async def all_replayed(self, what: str, name: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
-        """Wait until the body has asked for all that is recorded and seen it, before anything new (`what`) is executed.
+    async def all_replayed(self, what: str, key: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
+        """Wait until the body has asked for all that is recorded and seen it, before anything new is executed.
 
+        `what` the pipeline does, and the `key` of the call, are told where it never asks for the rest.
         In unchanged code every recorded call depends on recorded results only, so it is asked for without any new step.
         And what is asked for now may be given up, as in the first execution, once the body sees what is recorded.
         """
@@ -152,9 +158,7 @@ class Scope(Gate):
                 ends = min(ends, clock.monotonic() + grace_s)
                 await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
             else:
-                missed = journal.unasked()[0].name
-                other = "other arguments" if missed == name else repr(missed)
-                self.diverged = f"the pipeline calls {what} where the journal has {other}"
+                self.diverged = differs(journal.unasked()[0], what, key)
             if self.diverged is not None:
                 raise Handoff
             if self._progress != before:

@@ -3,33 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
 
 from offramp.core.events import Draft
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
-from offramp.errors import Divergence, InputError
+from offramp.errors import Divergence, InputError, ObjectLost
+from offramp.execution.as_completed import Races
 from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
-from offramp.ports.bodies import Facts
+from offramp.ports.bodies import Facts, Known
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import Lease
+from offramp.ports.store import Lease, RunFilter
 
 CHECK_TIMEOUT_S = 15.0
 """What a replay without executing anything may take before it counts as standing still."""
 _MISFITS = {Divergence.code, InputError.code}
+CUTS_MAX = 25
+"""Places in a finished run at which it is called again as if it had been interrupted there."""
+TEXTS_MAX = 20
+"""Arrays of texts that are looked for in one run, and how many of the first texts of each are looked at."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A run to be called again: it may be done in another process. `result` is what it has to return, None if open."""
+
+    record: RunRecord
+    known: Known
+    result: bytes | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord, history: History) -> Case:
+        """Of a run and what is known of it."""
+        known = Known(list(history.entries), dict(history.interrupted), list(history.signals), sorted(history.waiting))
+        return cls(record, known)
+
+    def history(self) -> History:
+        """What is known of it."""
+        known = self.known
+        return History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+
+    def cut(self) -> Iterator[Case]:
+        """The same run as it may have been interrupted: with the first of its entries alone, then with more of them."""
+        entries = self.known.entries
+        step = max(1, math.ceil(len(entries) / CUTS_MAX))
+        for count in range(1, len(entries), step):
+            yield Case(self.record, msgspec.structs.replace(self.known, entries=entries[:count]))
 
 
 class Replayed(NamedTuple):
-    """How a replay ended, and the steps it executed because the journal did not hold them."""
+    """How a replay ended, and the steps it executed because the journal did not hold them.
+
+    `racing` is where it began coroutines in an order that differs next time; None if nowhere.
+    """
 
     outcome: Outcome
     executed: list[str]
+    racing: str | None
+    case: Case
 
 
 class _Notes:
@@ -56,12 +96,16 @@ class _Notes:
 
 
 class Verdict(NamedTuple):
-    """Whether the code that is here can finish a run: `problem` says why not, None if it can."""
+    """Whether the code that is here can finish a run: `problem` says why not, None if it can.
+
+    `texts` are arrays of texts in what it knows, any of which its code may take as a set.
+    """
 
     run_id: str
     pipeline: str
     version: str
     problem: str | None
+    texts: list[list[str]] = []  # noqa: RUF012 - never changed
 
 
 class _Rehearsal:
@@ -72,6 +116,7 @@ class _Rehearsal:
         self.notes = _Notes(record.id)
         self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)  # keeps nothing
         self.outcome: Outcome | None = None
+        self.scope.on_task = self.races = Races()
         self._changed = changed
         self.execution = Execution(
             process.pipelines[record.pipeline],
@@ -101,17 +146,21 @@ async def replay(process: Process, record: RunRecord, history: History) -> Repla
     finally:
         rehearsal.close()
     assert rehearsal.outcome is not None  # noqa: S101 - set before the event
-    return Replayed(rehearsal.outcome, [entry.name for entry in rehearsal.notes.recorded])
+    executed = [entry.name for entry in rehearsal.notes.recorded]
+    return Replayed(rehearsal.outcome, executed, rehearsal.races.found, Case.of(record, history))
 
 
-async def check(process: Process, record: RunRecord, history: History) -> Verdict:
+async def check(process: Process, case: Case) -> Verdict:
     """Whether the pipeline, as it is here, fits a run's journal. No step is executed."""
+    record, history = case.record, case.history()
+    texts = texts_in(case)
 
     def verdict(problem: str | None) -> Verdict:
-        return Verdict(record.id, record.pipeline, record.version, problem)
+        return Verdict(record.id, record.pipeline, record.version, rehearsal.races.found or problem, texts)
 
     if record.pipeline not in process.pipelines:
-        return verdict(f"there is no pipeline {record.pipeline!r}; {did_you_mean(record.pipeline, process.pipelines)}")
+        problem = f"there is no pipeline {record.pipeline!r}; {did_you_mean(record.pipeline, process.pipelines)}"
+        return Verdict(record.id, record.pipeline, record.version, problem)
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
@@ -124,14 +173,67 @@ async def check(process: Process, record: RunRecord, history: History) -> Verdic
             while True:
                 await changed.wait()
                 changed.clear()
-                failure = rehearsal.outcome.error if rehearsal.outcome is not None else None
                 if rehearsal.outcome is not None:
-                    return verdict(failure.message if failure is not None and failure.code in _MISFITS else None)
+                    return verdict(_misfit(rehearsal.outcome, case.result))
                 if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
-                    return verdict(None)
+                    return verdict(None if case.result is None else "it calls what the run had not called")
     except TimeoutError:
         missed = scope.journal.unasked()
         after = f" before step {missed[0].name!r} of its journal" if missed else ""
         return verdict(f"the replay stands still{after} after {CHECK_TIMEOUT_S:g} s")
     finally:
         rehearsal.close()
+
+
+def _misfit(outcome: Outcome, result: bytes | None) -> str | None:
+    if outcome.error is not None and (outcome.error.code in _MISFITS or result is not None):
+        return outcome.error.message
+    if result is not None and outcome.result != result:
+        return f"it returned {outcome.result!r}, the run {result!r}"
+    return None
+
+
+async def check_parts(process: Process, case: Case) -> Verdict:
+    """Check a finished run as it may have been interrupted, and as a whole: what is recorded hides in which order."""
+    for part in case.cut():
+        verdict = await check(process, part)
+        if verdict.problem is not None:
+            of = f"with the first {len(part.known.entries)} of its {len(case.known.entries)} journal entries"
+            return verdict._replace(problem=f"{of}: {verdict.problem}")
+    return await check(process, case)
+
+
+async def check_all(process: Process, deep: DeepPath) -> AsyncGenerator[Verdict, None]:
+    """Check every unfinished run, see `Service.check`."""
+    for status in ("running", "queued"):
+        after = None
+        while page := await process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
+            for record in page:
+                try:
+                    history = await deep.whole_history(record.id, 0.0)
+                except ObjectLost as error:
+                    yield Verdict(record.id, record.pipeline, record.version, str(error))
+                else:
+                    yield await check(process, Case.of(record, history))
+            after = page[-1].id
+
+
+def texts_in(case: Case) -> list[list[str]]:
+    """Arrays of different texts in what a run was given: those that its code may take as sets."""
+    found: list[list[str]] = []
+    for encoded in (case.record.input, *(entry.value for entry in case.known.entries)):
+        if encoded is not None and b"[" in encoded:
+            for array in _arrays(msgspec.json.decode(encoded)):
+                texts = list(dict.fromkeys(item for item in array if isinstance(item, str)))[:TEXTS_MAX]
+                if len(texts) > 1 and texts not in found:
+                    found.append(texts)
+                if len(found) == TEXTS_MAX:
+                    return found
+    return found
+
+
+def _arrays(value: Any) -> Iterator[list[Any]]:
+    if isinstance(value, list):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _arrays(item)

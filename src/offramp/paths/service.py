@@ -23,7 +23,7 @@ from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.process import Process
 from offramp.paths.purge import purge
-from offramp.paths.replay import Replayed, Verdict, check, replay
+from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.paths.submit import Desk
@@ -216,17 +216,12 @@ class Service:
         Raises:
             ObjectsUnavailable: a run's recorded results are kept elsewhere, and cannot be read now.
         """
-        for status in ("running", "queued"):
-            after = None
-            while page := await self._process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
-                for record in page:
-                    try:
-                        history = await self._deep.whole_history(record.id, 0.0)
-                    except ObjectLost as error:
-                        yield Verdict(record.id, record.pipeline, record.version, str(error))
-                    else:
-                        yield await check(self._process, record, history)
-                after = page[-1].id
+        async for verdict in check_all(self._process, self._deep):
+            yield verdict
+
+    async def fits(self, case: Case) -> Verdict:
+        """The same of a finished run, which is known from elsewhere and may have been interrupted anywhere."""
+        return await check_parts(self._process, case)
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.

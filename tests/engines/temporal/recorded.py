@@ -16,6 +16,8 @@ from offramp.errors import SignalTimeout
 from tests.support import member, reach
 
 HISTORIES = Path(__file__).with_name("histories")
+FORM = "keyed"
+"""The folder of what is recorded now: activities have the keys of their calls as ids. Beside it is what had none."""
 app = App("recorded", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
 
 
@@ -136,15 +138,15 @@ async def record(name, server, folder):
             found = client.get_workflow_handle(handle.id, run_id=made.run_id)
             await found.result() if made.status.name == "RUNNING" else None
             history = await found.fetch_history()
-            (HISTORIES / f"{name}-{number}.json").write_text(history.to_json(), encoding="utf-8")
+            (HISTORIES / FORM / f"{name}-{number}.json").write_text(history.to_json(), encoding="utf-8")
 
 
 async def main():
     from tests import temporal
 
-    HISTORIES.mkdir(exist_ok=True)
+    (HISTORIES / FORM).mkdir(parents=True, exist_ok=True)
     for name in PIPELINES:
-        if not list(HISTORIES.glob(f"{name}-*.json")):
+        if not list((HISTORIES / FORM).glob(f"{name}-*.json")):
             with tempfile.TemporaryDirectory() as folder:
                 await record(name, temporal.server(), folder)
 

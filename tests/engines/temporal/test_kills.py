@@ -37,8 +37,8 @@ class Place:
         return ["--engine", self.server.url(self._queue), "--data", str(self.home / "data"), *self.more]
 
     @contextlib.contextmanager
-    def worker(self):
-        with running("worker", str(self.app), *self._options(), cwd=self.home, env=self._env) as process:
+    def worker(self, **env):
+        with running("worker", str(self.app), *self._options(), cwd=self.home, env=self._env | env) as process:
             process.wait_for(r"ready in")
             yield process
 
@@ -60,6 +60,10 @@ class Place:
         """Wait until a step began; the process that executed it last."""
         _until(lambda: [made for made, _ in self.executed()].count(step) >= times)
         return [pid for made, pid in self.executed() if made == step][-1]
+
+    def count(self, number):
+        """Wait until so many steps began."""
+        _until(lambda: len(self.executed()) >= number)
 
     def let_go(self, name):
         (self.home / f"go-{name}").touch()
@@ -90,9 +94,9 @@ def events(gateway, run_id, after=0):
         return [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
 
 
-def assert_whole(seen, after=0):
+def assert_whole(seen, after=0, end="run.completed"):
     assert [event["seq"] for event in seen] == list(range(after + 1, after + len(seen) + 1))
-    assert [event["type"] for event in seen if event["type"].startswith("run.")][-1] == "run.completed"
+    assert [event["type"] for event in seen if event["type"].startswith("run.")][-1] == end
 
 
 @pytest.fixture

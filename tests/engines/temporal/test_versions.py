@@ -9,7 +9,7 @@ import offramp
 from offramp import SLA, App
 from offramp.paths.local import LocalRuntime
 from tests import temporal
-from tests.support import Signal, eventually, member, reach, result_of
+from tests.support import Signal, eventually, failure_of, member, reach, result_of
 
 
 def build(number, held):
@@ -88,7 +88,7 @@ def changing(first):
     return app
 
 
-async def test_a_run_whose_code_changed_waits_for_its_own_and_somebody_is_told(tmp_path, url, caplog):
+async def test_a_run_whose_code_changed_has_diverged_and_somebody_is_told(tmp_path, url, caplog):
     settings = {"engine": url, "drain_timeout": 5}
     async with member(changing("old"), tmp_path, "gateway", **settings) as gateway:
         runtime = LocalRuntime(gateway)
@@ -97,8 +97,34 @@ async def test_a_run_whose_code_changed_waits_for_its_own_and_somebody_is_told(t
             await reach(handle, "wait.started")
         async with member(changing("new"), tmp_path, "worker", owner="w2", **settings):
             await handle.signal("go")
-            await eventually(lambda: "a run stands still" in caplog.text)
-        assert "activity type of activity command 'new'" in caplog.text
-        assert (await handle.document())["status"] == "running"
-        async with member(changing("old"), tmp_path, "worker", owner="w3", **settings):
-            assert await result_of(handle) == 1
+            error = await failure_of(handle)
+    assert error.code == "divergence"
+    assert "the pipeline calls step 'new' (new:" in str(error)
+    assert "where its journal has step 'old' (old:" in str(error)
+    assert "starts anew from its journal: [TMPRL1100]" in caplog.text
+
+
+async def test_a_run_that_starts_anew_stays_with_the_build_it_began_on(tmp_path, url, history):
+    from offramp.engines.temporal.anew import Strayed
+
+    held, deployment = Signal(), uuid.uuid4().hex
+
+    def versioned(number):
+        return f"{url}&deployment={deployment}&build_id={number}"
+
+    async with (
+        member(build(1, held), tmp_path, "worker", engine=versioned(1), drain_timeout=5) as one,
+        member(build(1, held), tmp_path, "gateway", engine=url) as gateway,
+    ):
+        await make_current(deployment, 1)
+        run = await LocalRuntime(gateway).start("twice", name="first")
+        await reach(run, "step.started")
+        async with member(build(2, held), tmp_path, "worker", engine=versioned(2), drain_timeout=5):
+            await make_current(deployment, 2)
+            before = (await history(run.id))[0].workflow_execution_started_event_attributes
+            one._engine.strayed(Strayed(run.id, before.original_execution_run_id, "a test"))
+            await reach(run, "run.resumed")
+            held.set()
+            assert await result_of(run) == ["first by 1", "again by 1"]
+            after = (await history(run.id))[0].workflow_execution_started_event_attributes
+            assert after.original_execution_run_id != before.original_execution_run_id

@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from contextvars import ContextVar
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from temporalio import workflow
 from temporalio.common import RawValue, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
-from temporalio.worker import (
-    ExecuteWorkflowInput,
-    Interceptor,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-)
 
-from offramp.core.events import Draft
+from offramp.core.events import Draft, key_in
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, mark
 from offramp.core.run import Outcome
+from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.clock import WorkflowClock
 from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
+from offramp.engines.temporal.home import Home, home_of
 from offramp.engines.temporal.known import (
     BEGIN,
     FINISH,
     FINISH_LARGE,
     RECORD,
     RETRY_SOON,
+    VALUE,
     local,
     signals_after,
     value_of_step,
@@ -48,6 +44,7 @@ from offramp.engines.temporal.payloads import (
     Notes,
     Start,
     Ticket,
+    answered,
     failure_in,
     raw,
     read,
@@ -55,7 +52,7 @@ from offramp.engines.temporal.payloads import (
     value_in,
 )
 from offramp.errors import ObjectLost
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyHost, Facts, Known, Outside, Part, Playing, StepCall, StepTerms
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Known, Outside, Playing, StepCall, StepTerms
 
 WAKE = "offramp.wake"
 """The signal that tells a body to look for what it was sent."""
@@ -67,50 +64,11 @@ STEP_MARGIN_S = 300.0
 STEP_S_MAX = 10 * 365 * 86_400.0
 """The same for a step without a timeout; a worker that dies is noticed by its heartbeats."""
 SHORT_MARGIN_S = 5.0
+DRAWN_MAX = 100
+"""Values of the body that a step's activity carries; more are written down before it."""
 RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=30))
 """Of what fails outside a step's own code, such as a store that is away; a step's own retries name their delays."""
 T = TypeVar("T")
-
-
-class Home(Protocol):
-    """What a worker process hands to the bodies that it executes."""
-
-    heartbeat_s: float
-    cancel_grace_s: float
-    history_events_max: int
-    objects_wait_s: float | None
-    """How long a step may wait for its result to be kept; None where there is no place for what is large."""
-
-    @property
-    def host(self) -> BodyHost:
-        """What executes bodies."""
-
-    def has_had(self, run_id: str) -> bool:
-        """Whether this process executed the run's body before; from now on it did."""
-
-    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
-        """A body that another process began goes on here; returns at once."""
-
-
-_home: ContextVar[Home] = ContextVar("offramp_home")
-
-
-class HomeInterceptor(Interceptor):
-    """Gives bodies their process: a workflow class has to be global, and a process has no globals of ours."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-
-    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        """Set the process where a workflow begins."""
-        home = self._home
-
-        class Inbound(WorkflowInboundInterceptor):
-            async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
-                _home.set(home)
-                return await super().execute_workflow(input)
-
-        return Inbound
 
 
 @workflow.defn(dynamic=True)
@@ -143,10 +101,10 @@ class PipelineWorkflow:
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
-        home = _home.get()
+        home = home_of.get()
         self._start = read(args[0], Start)
         start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, local, lambda: self._delivered)
-        if start.held is not None and start.part is None:
+        if start.held is not None and start.part is None and not start.anew:
             await self._unbroken(held.let_go(lambda: self._may_go))
         begun = await self._unbroken(local(BEGIN, Begin(start.fresh, start.part, start.held, start.seen), Begun))
         if begun.over:
@@ -158,7 +116,7 @@ class PipelineWorkflow:
         except ObjectLost as error:
             outcome = Outcome("failed", error=failure_of(error))
             return await self._finish(End(Notes(begun.token), outcome, begun.part))
-        outside = _Outside(home, start.facts, begun, len(known.entries), held)
+        outside = _Outside(home, start, begun, len(known.entries), held)
         playing = home.host.play(start.facts, self._input, known, outside, begun.part)
         ended = await self._play(home, playing, outside, known)
         if ended is None:
@@ -230,9 +188,9 @@ class PipelineWorkflow:
         """Begin a new history: the journal holds what this one did."""
         rest = await self._unbroken(outside.rest())
         if rest:
-            await self._unbroken(local(RECORD, Notes(outside.token, rest), type(None)))
+            await self._unbroken(outside.written(rest))
         seen = [mark(key) for key in playing.seen()] if outside.parallel else []
-        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen)
+        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen, keyed=True, anew=False)
         workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
@@ -249,7 +207,7 @@ class PipelineWorkflow:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
+    def __init__(self, home: Home, start: Start, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
         self.token = begun.token
         self.part = begun.part
         self.lost = False
@@ -258,7 +216,9 @@ class _Outside(Outside):
         self.under_way = 0
         self.parallel = False
         self._home = home
-        self._facts = facts
+        self._facts = start.facts
+        self._keyed = start.keyed
+        self._writes = 0
         self._held = held
         self._steps = replayed_steps
         self._clock = WorkflowClock()
@@ -299,14 +259,21 @@ class _Outside(Outside):
     async def _write(self) -> None:
         try:
             while self._pending:
-                notes, self._pending = Notes(self.token, self._pending), []
-                await local(RECORD, notes, type(None))
+                written, self._pending = self._pending, []
+                await self.written(written)
         except ActivityError as error:
             if not _is_lost(error):
                 raise
             self.lost = True
         finally:
             self._writing = None
+
+    async def written(self, notes: list[tuple[Entry | None, Draft | None]]) -> None:
+        """Write down what the body made; a replay has to make the same."""
+        self._writes += 1
+        made = " ".join(entry.key if entry is not None else key_in(event) for entry, event in notes)
+        what = f"{RECORD}:{self._writes}:{mark(made)}" if self._keyed else None
+        await local(RECORD, Notes(self.token, notes), type(None), what)
 
     async def rest(self) -> list[tuple[Entry | None, Draft | None]]:
         """What is not written yet, once nothing is being written."""
@@ -328,11 +295,15 @@ class _Outside(Outside):
             delivered = await self._held.outcome(call.key, self.token) if held else None
             if delivered is not None:
                 self._steps += 1
-                return await with_value(delivered)
+                return await with_value(delivered, f"{VALUE}:{call.key}" if self._keyed else None)
             first = (self._first or not terms.short) and not held
-            ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part)
-            value: RawValue = await self._scheduled(call.name, terms, [raw(arguments), ticket])
+            drawn = await self._drawn()
+            ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part, drawn)
+            value: RawValue = await self._scheduled(call, terms, [raw(arguments), ticket])
+            await self._require_answer(call, answered(value))
             self._steps += 1
+            written = {entry.key for entry in drawn}
+            self._pending = [made for made in self._pending if made[0] is None or made[0].key not in written]
             return Entry(call.key, call.name, "step", value_of_step(call.name, value))
         except (ActivityError, ApplicationError) as error:  # a local activity's own error comes as it is
             if is_cancelled_exception(error):
@@ -343,6 +314,7 @@ class _Outside(Outside):
                 await asyncio.get_running_loop().create_future()  # the workflow ends instead
             if not isinstance(cause, ApplicationError) or not cause.details:
                 raise
+            await self._require_answer(call, str(cause.details[1]) if len(cause.details) > 1 else "")
             return Entry(call.key, call.name, "step", None, failure_in(cause.details[0]))
         except ObjectLost as error:
             self.broken = error
@@ -351,21 +323,40 @@ class _Outside(Outside):
         await asyncio.get_running_loop().create_future()  # the workflow ends instead
         raise AssertionError("a run went on without what it had finished")
 
-    def _scheduled(self, name: str, terms: StepTerms, args: list[Any]) -> Any:
+    async def _drawn(self) -> list[Entry]:
+        """The values that are written down with the next step, so that the journal is enough to begin anew."""
+        while self._keyed and len(self._pending) > DRAWN_MAX:  # the oldest histories have none of these writes
+            if self._writing is None:
+                self._writing = asyncio.get_running_loop().create_task(self._write())
+            await asyncio.wait([self._writing])
+        return [entry for entry, event in self._pending if entry is not None and event is None]
+
+    async def _require_answer(self, call: StepCall, answers: str) -> None:
+        """A replay is given what history has in this place: it must be the answer to this call."""
+        if answers and answers != call.key:
+            info = workflow.info()
+            why = f"it calls {call.key} where history has the answer to {answers}"
+            self._home.strayed(Strayed(info.workflow_id, info.run_id, why))
+            await asyncio.get_running_loop().create_future()  # nothing may follow from it
+
+    def _scheduled(self, call: StepCall, terms: StepTerms, args: list[Any]) -> Any:
+        key = call.key if self._keyed else None
         waits_s = self._home.cancel_grace_s + (self._home.objects_wait_s or 0.0)
         if terms.short:
             limit = (terms.timeout or 0.0) + SHORT_MARGIN_S + waits_s
             return workflow.start_local_activity(
-                name,
+                call.name,
                 args=args,
+                activity_id=key,
                 result_type=RawValue,
                 start_to_close_timeout=timedelta(seconds=limit),
                 retry_policy=RETRY_SOON,
             )
         limit = STEP_S_MAX if terms.timeout is None else terms.timeout + STEP_MARGIN_S + waits_s
         return workflow.start_activity(
-            name,
+            call.name,
             args=args,
+            activity_id=key,
             result_type=RawValue,
             start_to_close_timeout=timedelta(seconds=limit),
             heartbeat_timeout=timedelta(seconds=self._home.heartbeat_s),

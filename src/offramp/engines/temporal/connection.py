@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import re
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -25,9 +24,6 @@ from offramp.engines.temporal.objects import converter
 from offramp.ports.blobs import Blobs
 
 log = logging.getLogger("offramp")
-
-_LEVELS = "ERROR,temporalio_sdk_core::worker::workflow=WARN"
-_NOT_REPEATED = re.compile(r'message: "(\[TMPRL1100\][^"]*)"')
 
 RETRY_EVERY_S = 0.5
 """Between attempts to reach Temporal."""
@@ -142,26 +138,8 @@ async def survey(address: Address, api_key: str, within_s: float) -> Survey:
 @functools.cache
 def _runtime() -> Runtime:
     """One for the process, as threads and metrics come with it; it logs where everything else does."""
-    logger = logging.getLogger("offramp.temporal")
-    logger.addFilter(_worth_knowing)
-    where = LogForwardingConfig(logger)
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=_LEVELS, forwarding=where)))
-
-
-def _worth_knowing(record: logging.LogRecord) -> bool:
-    """Errors, and of warnings the one that a run stands still, in words of ours."""
-    told = getattr(record, "temporal_log", None)
-    if record.levelno > logging.WARNING or told is None:
-        return True
-    fields = told.fields
-    found = _NOT_REPEATED.search(str(fields.get("failure")))
-    if found is not None:
-        record.msg = (
-            "a run stands still: the code here does not repeat what it did elsewhere; deploy the code that it began "
-            "with, or cancel it (Temporal's run id %s: %s)"
-        )
-        record.args = (fields.get("run_id"), found[1])
-    return found is not None
+    where = LogForwardingConfig(logging.getLogger("offramp.temporal"))
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="ERROR", forwarding=where)))
 
 
 async def _attributes_of(client: Client, *, add: bool) -> list[str]:

@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.service import RPCError, RPCStatusCode
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker, WorkerDeploymentConfig
+from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.member import Member
-from offramp.engines.temporal.body import WAKE, HomeInterceptor, PipelineWorkflow
+from offramp.engines.temporal.anew import Anew, Strayed, WatchedRunner
+from offramp.engines.temporal.body import WAKE, PipelineWorkflow
 from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
 from offramp.engines.temporal.held import GO
+from offramp.engines.temporal.home import HomeInterceptor
 from offramp.engines.temporal.hop import RPC_TIMEOUT_S, Hop
 from offramp.engines.temporal.payloads import Start, require_fit
 from offramp.engines.temporal.relay import Relay
@@ -108,6 +110,7 @@ class TemporalEngine:
         self.history_events_max = options.history_events_max
         self._connection = Connection(options.address, options.api_key, member.id, blobs)
         self._hop = Hop(self._connection, options.address, leases, clock, member.id, takes_large=blobs is not None)
+        self._anew = Anew(self._connection, self._hop, store)
         self._relay = Relay(host, clock, lambda claim: self._soon(self._hand(claim)))
         self.members = members(self._relay)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -247,7 +250,7 @@ class TemporalEngine:
             workflows=[PipelineWorkflow],
             activities=activities.all,
             interceptors=[HomeInterceptor(self)],
-            workflow_runner=UnsandboxedWorkflowRunner(),
+            workflow_runner=WatchedRunner(self.strayed),
             max_concurrent_activities=options.activities_max,
             max_concurrent_local_activities=options.activities_max,
             max_cached_workflows=BODIES_CACHED_MAX,
@@ -271,7 +274,7 @@ class TemporalEngine:
                 try:
                     # A demoted run's may be there and wait for its gateway to say that it lets go.
                     signal = GO if record.demotion is not None else None
-                    await self._hop.begin(client, record, Start(Facts.of(record), claim.fresh), signal)
+                    await self._hop.begin(client, record, Start(Facts.of(record), claim.fresh, keyed=True), signal)
                     return
                 except (RPCError, ObjectsUnavailable) as error:
                     # A namespace may have lost its search attributes: then the run is started without them.
@@ -347,6 +350,10 @@ class TemporalEngine:
         if part is not None:
             self.host.took_over(facts, replayed_steps, part)
         self._soon(self._say_resumed(Lease(facts.run_id, ENGINE, token), replayed_steps))
+
+    def strayed(self, strayed: Strayed) -> None:
+        """A body does not repeat its history."""
+        self._soon(self._anew.begin(strayed))
 
     async def _say_resumed(self, lease: Lease, replayed_steps: int) -> None:
         with contextlib.suppress(LeaseLost):

@@ -14,7 +14,12 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from temporalio.client import Client
-from temporalio.common import Priority, WorkflowIDConflictPolicy
+from temporalio.common import (
+    PinnedVersioningOverride,
+    Priority,
+    WorkerDeploymentVersion,
+    WorkflowIDConflictPolicy,
+)
 from temporalio.service import RPCError, RPCStatusCode
 
 from offramp.core.run import RunRecord
@@ -61,6 +66,9 @@ class Hop:
         self._task_queue = address.task_queue
         # With Worker Versioning it is the deployment that says which build a new run begins on.
         self._begins_here = not address.build_id
+        self._pinned: PinnedVersioningOverride | None = None
+        if address.build_id:
+            self._pinned = PinnedVersioningOverride(WorkerDeploymentVersion(address.deployment, address.build_id))
         self._leases = leases
         self._clock = clock
         self._owner = owner
@@ -73,8 +81,11 @@ class Hop:
         start: Start,
         signal: str | None = None,
         within_s: float = RPC_TIMEOUT_S,
+        conflict: WorkflowIDConflictPolicy = WorkflowIDConflictPolicy.USE_EXISTING,
     ) -> None:
         """Start a run's workflow, unless it is there; signal it in any case, where a signal is named.
+
+        Where it is to replace the one that is there (`conflict`), it stays with the build of this process.
 
         One that has nothing to wait for begins in this process, if it works: its first task comes with the answer.
 
@@ -87,12 +98,13 @@ class Hop:
             args=[start, raw(record.input)],
             id=record.id,
             task_queue=self._task_queue,
-            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            id_conflict_policy=conflict,
             search_attributes=self._connection.found_by(record),
             priority=_priority(record),
             start_signal=signal,
             request_eager_start=self._begins_here and signal is None and start.held is None,
             rpc_timeout=timedelta(seconds=within_s),
+            versioning_override=self._pinned if start.anew else None,
         )
 
     async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
@@ -101,7 +113,7 @@ class Hop:
         if client is None or len(record.input) > self._input_bytes_max:
             return None
         try:
-            start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight))
+            start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight), keyed=True)
             await self.begin(client, record, start, within_s=SHARE_S_MAX)
         except (RPCError, ObjectsUnavailable) as error:
             # Should it be there, it waits until the run is handed over like any other.

@@ -25,12 +25,16 @@ RETRY_SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_in
 T = TypeVar("T")
 
 
-async def local(name: str, argument: Any, result: type[T]) -> T:
-    """Execute one of our local activities; a list stands for several arguments."""
+async def local(name: str, argument: Any, result: type[T], what: str | None = None) -> T:
+    """Execute one of our local activities; a list stands for several arguments.
+
+    A replay has to do the same thing (`what`) there, where one is named.
+    """
     made: T = await workflow.execute_local_activity(
         name,
         args=argument if isinstance(argument, list) else [argument],
         result_type=result,
+        activity_id=what,
         start_to_close_timeout=timedelta(seconds=LOCAL_S_MAX),
         retry_policy=RETRY_SOON,
     )
@@ -52,15 +56,17 @@ async def whole(begun: Begun) -> Known:
     return Known(entries, begun.interrupted, await signals_after(0) if begun.signals else [], begun.waiting)
 
 
-async def with_value(entry: Entry) -> Entry:
+async def with_value(entry: Entry, what: str | None = None) -> Entry:
     """An entry with the value that it refers to, which comes from outside: history holds the reference alone.
+
+    `what` as in `local`.
 
     Raises:
         ObjectLost: it is not there.
     """
     if entry.value is None or reference_in(entry.value) is None:
         return entry
-    value = await local(VALUE, Elsewhere(entry.value), RawValue)
+    value = await local(VALUE, Elsewhere(entry.value), RawValue, what)
     return msgspec.structs.replace(entry, value=value_of_step(entry.name, value))
 
 

@@ -20,6 +20,7 @@ from temporalio.converter import (
 )
 
 from offramp.engines.temporal.payloads import (
+    ANSWERS,
     BY_NAME,
     DATA_CONVERTER,
     LOST_OBJECT,
@@ -65,17 +66,25 @@ class ObjectCodec(PayloadCodec, WithSerializationContext):
         if len(payload.data) <= PAYLOAD_BYTES_MAX or run_id is None or payload.metadata["encoding"] != b"json/plain":
             return payload
         how = NAMED if payload.metadata.get(STANDS_FOR) == BY_NAME else OBJECT
-        return standing(await self._blobs.put(run_id, payload.data), how)
+        return _alike(payload, standing(await self._blobs.put(run_id, payload.data), how))
 
     async def _decoded(self, payload: Payload) -> Payload:
         if payload.metadata.get(STANDS_FOR) != OBJECT:
             return payload
         plain = {"encoding": b"json/plain"}
         try:
-            return Payload(metadata=plain, data=await self._blobs.get(referred(payload)))
+            return _alike(payload, Payload(metadata=plain, data=await self._blobs.get(referred(payload))))
         except ObjectLost as error:
             # To fail here would be to be asked again for ever: who reads it says what becomes of the run.
-            return Payload(metadata=plain | {STANDS_FOR: LOST_OBJECT}, data=msgspec.json.encode(str(error)))
+            lost = Payload(metadata=plain | {STANDS_FOR: LOST_OBJECT}, data=msgspec.json.encode(str(error)))
+            return _alike(payload, lost)
+
+
+def _alike(payload: Payload, made: Payload) -> Payload:
+    """What was made of a payload answers the same call."""
+    if ANSWERS in payload.metadata:
+        made.metadata[ANSWERS] = payload.metadata[ANSWERS]
+    return made
 
 
 def converter(blobs: Blobs | None) -> DataConverter:

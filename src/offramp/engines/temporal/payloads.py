@@ -70,7 +70,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """First argument of a workflow, before the pipeline's own.
 
     `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues, `seen`
-    marks what its body saw, in order.
+    marks what its body saw, in order. `keyed` where the ids of activities are the keys of their calls, unlike in the
+    oldest histories; `anew` where this history replaces one that its body did not repeat.
     """
 
     facts: Facts
@@ -78,6 +79,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     part: Part | None = None
     held: Held | None = None
     seen: list[str] = []
+    keyed: bool = False
+    anew: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,7 +151,7 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     """Second argument of a step's activity, after its own: what it writes under.
 
     `first` when no other worker can have begun the step, as far as the body knows; `opens` when no step of the run has
-    ended before.
+    ended before. `drawn` are the values that the body has drawn and that are written down before the step.
     """
 
     token: int
@@ -158,6 +161,7 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     first: bool = False
     opens: bool = False
     part: Part | None = None
+    drawn: list[Entry] = []
 
 
 class _Msgspec(EncodingPayloadConverter):
@@ -202,6 +206,8 @@ _converter = _Msgspec()
 
 STANDS_FOR = "offramp"
 """Metadata of a payload that is no plain value."""
+ANSWERS = "offramp-key"
+"""Metadata of a step's result: the key of the call that it answers."""
 OBJECT, LOST_OBJECT, BY_NAME, NAMED = b"object", b"lost", b"by name", b"named"
 """An object that is fetched for whoever reads it; one that was not there; a value whose reader, should it become an
 object, is to be given its reference alone; and that."""
@@ -213,13 +219,25 @@ def standing(reference: Reference, how: bytes) -> Payload:
     return Payload(metadata=metadata, data=msgspec.json.encode(reference.document()))
 
 
-def raw(encoded: bytes, *, by_name: bool = False) -> RawValue:
-    """JSON that is encoded already, or the reference to it; `by_name` where its reader wants no more than that."""
+def raw(encoded: bytes, *, by_name: bool = False, answers: str = "") -> RawValue:
+    """JSON that is encoded already, or the reference to it; `by_name` where its reader wants no more than that.
+
+    A step's result names the key of the call that it `answers`.
+    """
     reference = reference_in(encoded)
     if reference is not None:
-        return RawValue(standing(reference, OBJECT))
-    metadata = {"encoding": b"json/plain"} | ({STANDS_FOR: BY_NAME} if by_name else {})
-    return RawValue(Payload(metadata=metadata, data=encoded))
+        payload = standing(reference, OBJECT)
+    else:
+        metadata = {"encoding": b"json/plain"} | ({STANDS_FOR: BY_NAME} if by_name else {})
+        payload = Payload(metadata=metadata, data=encoded)
+    if answers:
+        payload.metadata[ANSWERS] = answers.encode()
+    return RawValue(payload)
+
+
+def answered(value: RawValue) -> str:
+    """The key of the call that a step's result answers; empty in the oldest histories."""
+    return value.payload.metadata.get(ANSWERS, b"").decode()
 
 
 def referred(payload: Payload) -> Reference:

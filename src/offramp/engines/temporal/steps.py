@@ -209,6 +209,8 @@ class Activities:
         with _refusals():
             record = await self._known_record()
             whole = Lease(record.id, ENGINE, ticket.token)
+            for drawn in ticket.drawn:  # on disk with the step's entry at the latest, and before it
+                self._store.log(whole.of_step(drawn.key)).append(drawn, None)
             if ticket.first and info.attempt == 1:  # which Temporal gives to one worker, once
                 turn = Turn(whole.of_step(call.key), finished=False)
             else:
@@ -218,8 +220,8 @@ class Activities:
         else:
             entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _scene(info, ticket))
         if entry.failure is not None:
-            raise _told(entry.failure.message, entry.failure, type=entry.failure.type, non_retryable=True)
-        return raw(entry.value or b"null")
+            raise _told(entry.failure.message, entry.failure, call.key, type=entry.failure.type, non_retryable=True)
+        return raw(entry.value or b"null", answers=call.key)
 
     async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         try:
