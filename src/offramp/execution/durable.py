@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,7 +139,9 @@ class PlayedBody(Playing):
         self._outcome: Outcome | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution = Execution(spec, encoded_input, self._scope, self._ended, result_bytes_max)
-        self._task = asyncio.get_running_loop().create_task(self._execution.run(), name=facts.run_id)
+        self._task = asyncio.get_running_loop().create_task(
+            self._execution.run(), name=facts.run_id, context=contextvars.Context()
+        )
         self._task.add_done_callback(self._stop_waiting)
 
     @property

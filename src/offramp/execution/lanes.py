@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
+from offramp.execution.own_context import InContext
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -58,26 +59,24 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
-        token = current.set(attempt)
+        context = contextvars.copy_context()  # what the step sets, the body does not see: not in a replay either
+        context.run(current.set, attempt)
         try:
             if spec.lane == "thread":
-                live = await self._in_thread(attempt, arguments)
+                live = await self._in_thread(attempt, arguments, context)
             elif not spec.is_async:
-                live = spec.signature.call(spec.function, arguments)
-            elif spec.timeout is None:
-                live = await spec.signature.call(spec.function, arguments)
+                live = context.run(spec.signature.call, spec.function, arguments)
             else:
-                live = await _timed(spec.signature.call(spec.function, arguments), attempt)
+                work = InContext(context, context.run(spec.signature.call, spec.function, arguments))
+                live = await (work if spec.timeout is None else _timed(work, attempt))
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
-        finally:
-            current.reset(token)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
         loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments)
+        call: Callable[[], Any] = _bound(context, attempt, arguments)
         if attempt.spec.timeout is None:
             return await loop.run_in_executor(self._threads, call)
         begun = asyncio.Event()

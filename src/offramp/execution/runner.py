@@ -6,6 +6,7 @@ Owns the local coroutine tree and nothing durable; the paths decide what an endi
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,9 @@ class Execution:
         with self._lock:
             self._loop = on.loop
             self.scope.turnstile.turns = on.turns
-            self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
+            self._task = on.loop.create_task(
+                self._main(), name=self.scope.facts.run_id, context=contextvars.Context()
+            )
             return self._task
 
     def detach(self) -> bool:

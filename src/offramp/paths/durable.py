@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 import weakref
@@ -244,7 +245,7 @@ class _Attempt:
     def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
         """Execute it on this run loop."""
         self._loop, self._scope.turnstile.turns = on.loop, on.turns
-        self._task = on.loop.create_task(self._run(encoded), name=self._call.name)
+        self._task = on.loop.create_task(self._run(encoded), name=self._call.name, context=contextvars.Context())
         return self._task
 
     def stop(self) -> None:
