@@ -5,7 +5,7 @@ from offramp.core.events import Event
 from offramp.core.retry import Retry
 from offramp.core.sla import SLA
 from offramp.errors import OfframpError
-from offramp.execution.context import Run, current_run, emit, now, random, signal, sleep, uuid4
+from offramp.execution.context import Run, cleanup, current_run, emit, now, random, signal, sleep, uuid4
 from offramp.execution.per_loop import per_loop
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Retry",
     "Run",
     "Step",
+    "cleanup",
     "current_run",
     "emit",
     "now",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -65,6 +66,11 @@ class RunFacts:
             clock=clock,
         )
 
+    @property
+    def deadline_at(self) -> float | None:
+        """When the run has to end, in epoch seconds."""
+        return self._deadline_at
+
     def remaining(self) -> float:
         """Seconds left, see `Run.remaining`."""
         if self.path == "fast":
@@ -77,7 +83,15 @@ class RunFacts:
         """Stable over retries and recoveries: made of the run and the step's journal key."""
         return f"{self.run_id}:{key}"
 
-    def view(self, step: str | None, attempt: int, key: str | None) -> Run:
+    def view(
+        self,
+        step: str | None,
+        attempt: int,
+        key: str | None,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        replaying: Callable[[], bool] = lambda: False,
+    ) -> Run:
         """What `current_run()` returns."""
         return Run(
             run_id=self.run_id,
@@ -89,7 +103,8 @@ class RunFacts:
             idempotency_key=None if key is None else self.idempotency_key(key),
             path=lambda: self.path,
             remaining=self.remaining,
-            cancelled=lambda: self.cancelled,
+            cancelled=cancelled or (lambda: self.cancelled),
+            replaying=replaying,
         )
 
 
@@ -103,7 +118,7 @@ class Again(NamedTuple):
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("key", "live", "number", "scope", "spec", "trace")
+    __slots__ = ("cleans_up", "key", "live", "number", "scope", "spec", "trace")
 
     def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
@@ -111,6 +126,8 @@ class Attempt:
         self.key = key
         self.number = number
         self.live = True
+        self.cleans_up = False
+        """Whether it belongs to a cleanup, which goes on though its run is cancelled."""
         self.trace = trace
 
     @property
@@ -120,7 +137,15 @@ class Attempt:
 
     def run(self) -> Run:
         """The view of the run from inside the step."""
-        return self.scope.facts.view(self.spec.name, self.number, self.key)
+        return self.scope.facts.view(self.spec.name, self.number, self.key, cancelled=self._is_cancelled)
+
+    @property
+    def replaying(self) -> bool:
+        """A step that executes is new."""
+        return False
+
+    def _is_cancelled(self) -> bool:
+        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state != "closed")
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
@@ -143,3 +168,9 @@ class Attempt:
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """Signals are waited for in the pipeline's body."""
         raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.spec.name!r}")
+
+    def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
+        """A step cleans up after itself."""
+        raise OutsideRun(
+            f"cleanup() works in the pipeline's body, not inside step {self.spec.name!r}: use try and finally here"
+        )

@@ -39,6 +39,6 @@ class InContext(Generic[T]):
                         raise
                     waits_for = run(throw, error)
                 else:
-                    waits_for = run(next, work) if given is None else run(work.send, given)  # type: ignore[attr-defined]
+                    waits_for = run(next, work) if given is None else run(work.send, given)
         except StopIteration as ended:
             return ended.value  # type: ignore[no-any-return]

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -78,6 +79,11 @@ class RemoteAttempt:
         left = self._job.remaining_s
         return float("inf") if left is None else max(0.0, left - (time.monotonic() - self._began))
 
+    @property
+    def replaying(self) -> bool:
+        """A step that executes is new."""
+        return False
+
     def emit(self, encoded: bytes) -> None:
         """Send a delta to the parent."""
         self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
@@ -92,6 +98,10 @@ class RemoteAttempt:
 
     async def sleep(self, seconds: float) -> None:
         """Process steps are plain functions, so nothing can await this."""
+        raise NotImplementedError
+
+    def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
+        """Process steps are plain functions, so nothing can enter this."""
         raise NotImplementedError
 
 

@@ -85,7 +85,8 @@ class DurablePath(DeepPath, BodyHost):
             trace = process.tracing.part(facts.run_id, part, lambda: outside.repeats)
         bytes_max = process.settings.max_result_bytes
         given = facts, encoded_input, known, outside, process.metrics
-        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, trace=trace)
+        grace_s = process.settings.cancel_grace
+        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, cancel_grace_s=grace_s, trace=trace)
         with self._bodies_lock:
             self._bodies.add(body)
         return body

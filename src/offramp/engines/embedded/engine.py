@@ -367,6 +367,8 @@ class EmbeddedEngine:
             await self._take_back()
             await self._refresh_peers()
             now = self._clock.time()
+            if self._leaving:
+                return  # what it hands over is not to come back
             for run_id in await self._leases.overdue(now):
                 claim = await self._leases.claim_one(self._member.id, run_id, now)
                 if claim is not None:

@@ -308,6 +308,13 @@ class _Outside(Outside):
         finally:
             self._writing = None
 
+    async def written(self) -> None:
+        """Write down what the body made so far."""
+        if self._pending and self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
     async def rest(self) -> list[tuple[Entry | None, Draft | None]]:
         """What is not written yet, once nothing is being written."""
         if self._writing is not None:
