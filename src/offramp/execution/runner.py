@@ -114,7 +114,8 @@ class Execution:
         with self._lock:
             if self._finished or scope.ending.outcome is not None:
                 return False
-            scope.end_from_outside(outcome, replays=scope.began_before)
+            is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
+            scope.end_from_outside(outcome, replays=is_replaying)
             if not self._began and not scope.began_before:
                 self._stop_requested = True  # the body is not called at all
         if scope.state == "detached":
@@ -126,7 +127,9 @@ class Execution:
 
     def strike(self) -> None:
         """On the run's loop, of a run that is to end: see that its body is told."""
-        if self._began and not self._stop_requested and self._task is not None and self._striking is None:
+        if self._finished or self._stop_requested or self._striking is not None:
+            return
+        if self._began and self._task is not None:  # else its beginning sees to it
             loop, strike = asyncio.get_running_loop(), self.scope.ending.strike(self.scope, self._task.cancel)
             self._striking = loop.create_task(strike, context=contextvars.Context())
 

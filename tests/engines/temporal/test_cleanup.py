@@ -112,6 +112,7 @@ async def test_a_cleanup_goes_on_in_a_new_history(service, history):
     assert record.status == "cancelled"
     assert Counter(executed) == Counter({"before": 1, "one": 1, "three": 1, "two": 1, "work": 1})
     assert types(seen)[-1] == "run.cancelled"
+    assert [event.data["replayed_steps"] for event in of(seen, "run.resumed")][:1] == [3]
 
 
 def test_a_worker_is_killed_in_mid_cleanup(tmp_path):
