@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
-from offramp.execution.own_context import InContext
+from offramp.execution.own_context import in_context
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -60,15 +60,14 @@ class Lanes:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
         context = contextvars.copy_context()  # what the step sets, the body does not see: not in a replay either
-        context.run(current.set, attempt)
         try:
             if spec.lane == "thread":
                 live = await self._in_thread(attempt, arguments, context)
-            elif not spec.is_async:
-                live = context.run(spec.signature.call, spec.function, arguments)
             else:
-                work = InContext(context, context.run(spec.signature.call, spec.function, arguments))
-                live = await (work if spec.timeout is None else _timed(work, attempt))
+                live = context.run(_called, attempt, arguments)
+                if spec.is_async:
+                    work = in_context(context, live)
+                    live = await (work if spec.timeout is None else _timed(work, attempt))
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
@@ -100,15 +99,21 @@ class Lanes:
             self._processes.close()
 
 
+def _called(attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+    """Call the step's function, which finds its attempt in the context that this is called in."""
+    current.set(attempt)
+    return attempt.spec.signature.call(attempt.spec.function, arguments)
+
+
 def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
-    spec, trace = attempt.spec, attempt.trace
+    trace = attempt.trace
     queued_at = time.perf_counter() if trace is not None else 0.0
 
     def call() -> Any:
         if trace is not None:
             trace.queued(time.perf_counter() - queued_at)
         try:
-            return context.run(spec.signature.call, spec.function, arguments)
+            return context.run(_called, attempt, arguments)
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error

@@ -5,40 +5,34 @@ A task would do the same, but costs several times as much, and a step is awaited
 
 from __future__ import annotations
 
+import types
 from collections.abc import Awaitable, Generator
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class InContext(Generic[T]):
-    """Await it to execute `work` in `context`: what it sets there, the awaiting code does not see."""
-
-    __slots__ = ("_context", "_work")
-
-    def __init__(self, context: Context, work: Awaitable[T]) -> None:
-        self._context = context
-        self._work = work
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        run, work = self._context.run, self._work.__await__()
-        try:
-            waits_for = run(next, work)
-            while True:
-                try:
-                    given = yield waits_for
-                except GeneratorExit:
-                    close = getattr(work, "close", None)
-                    if close is not None:
-                        run(close)
+@types.coroutine
+def in_context(context: Context, work: Awaitable[T]) -> Generator[Any, Any, T]:
+    """Await `work` in `context`: what it sets there, the awaiting code does not see."""
+    run, steps = context.run, work.__await__()
+    try:
+        waits_for = run(next, steps)
+        while True:
+            try:
+                given = yield waits_for
+            except GeneratorExit:
+                close = getattr(steps, "close", None)
+                if close is not None:
+                    run(close)
+                raise
+            except BaseException as error:
+                throw = getattr(steps, "throw", None)
+                if throw is None:
                     raise
-                except BaseException as error:
-                    throw = getattr(work, "throw", None)
-                    if throw is None:
-                        raise
-                    waits_for = run(throw, error)
-                else:
-                    waits_for = run(next, work) if given is None else run(work.send, given)
-        except StopIteration as ended:
-            return ended.value  # type: ignore[no-any-return]
+                waits_for = run(throw, error)
+            else:
+                waits_for = run(next, steps) if given is None else run(steps.send, given)
+    except StopIteration as ended:
+        return ended.value  # type: ignore[no-any-return]
