@@ -1,4 +1,4 @@
-"""A run has a context of its own: nothing of a request reaches it, what its body sets reaches its steps and no further."""
+"""A run has a context of its own: no request lends it variables, and what its body sets reaches its steps alone."""
 
 from __future__ import annotations
 
