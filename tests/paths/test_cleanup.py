@@ -100,16 +100,22 @@ async def test_steps_execute_after_a_cancellation_and_the_run_ends_cancelled(des
                 await desk.tidy("one")
                 await desk.tidy("two")
             await desk.tidy("outside")
+        finally:
+            async with offramp.cleanup():
+                await desk.tidy("last")
         return "swallowed"
 
     async with testing.runtime(desk.app, cancel_grace=600) as runtime:
         handle = await runtime.start("pipe", how=how)
         seen = await cancelled(runtime, handle, desk)
         document = await handle.document()
-    assert desk.executed == ["work", "one", "two"]
-    assert finished(seen) == ["tidy", "tidy"]
+        outcome, repeated = await runtime.service.replay(handle.id)
+    tidied = ["one", "two", "last"] if how == "except" else ["one", "two"]
+    assert desk.executed == ["work", *tidied]
+    assert finished(seen) == ["tidy"] * len(tidied)
     assert (types(seen)[-1], document["status"]) == ("run.cancelled", "cancelled")
-    assert [step["status"] for step in document["steps"]] == ["cancelled", "completed", "completed"]
+    assert [step["status"] for step in document["steps"]] == ["cancelled", *["completed"] * len(tidied)]
+    assert (outcome.status, repeated) == ("cancelled", [])
 
 
 @pytest.mark.parametrize("budget", [60.0, 0.0])
