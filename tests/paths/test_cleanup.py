@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections import Counter
 
+import msgspec
 import pytest
 
 import offramp
 from offramp import App, Retry, current_run, testing
 from offramp.core.ending import CLEANUP_S_MAX
 from offramp.errors import OutsideRun
+from offramp.execution.ending import STRIKE_S_MAX
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import is_parked
@@ -511,6 +513,172 @@ async def test_a_run_that_cleans_up_stays_where_it_is_when_its_budget_ends(desk)
         seen = await log_of(handle)
     assert "run.demoted" not in types(seen)
     assert (types(seen)[-1], finished(seen)) == ("run.cancelled", ["tidying"])
+
+
+async def test_a_cleanup_that_is_taken_up_after_its_time_ends_there(desk, tmp_path):
+    clock = FakeClock()
+
+    @desk.app.pipeline(budget=0)
+    async def pipe() -> None:
+        try:
+            await desk.held("work")
+        finally:
+            async with offramp.cleanup(timeout=20):
+                await desk.tidying("one")
+                await desk.tidy("two")
+
+    async with member(desk.app, tmp_path, "worker", owner="a", clock=clock) as first:
+        run = (await first.submit(Submission(pipeline="pipe"))).record.id
+        await desk.begun("work").wait()
+        await first.cancel(run)
+        await desk.begun("one").wait()
+        scope = first._live.get(run).execution.scope
+        draining = asyncio.ensure_future(first.drain())
+        await eventually(lambda: scope.state == "stopping")
+        desk.gate("one").set()
+        await draining
+    clock.advance(20)
+    async with member(desk.app, tmp_path, "worker", owner="b", clock=clock) as second:
+        frames = await frames_of(second, run)
+    assert_one_log(frames)
+    assert frames[-1].type == "run.cancelled"
+    assert desk.executed == ["work", "one"]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+async def test_a_body_that_does_not_let_go_ends_after_the_grace(desk, end):
+    clock, let_go = FakeClock(), []
+
+    @desk.app.pipeline(deadline=100)
+    async def pipe() -> None:
+        try:
+            await desk.held("work")
+        except asyncio.CancelledError:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                let_go.append(1)
+
+    async with testing.runtime(desk.app, clock=clock, cancel_grace=5.0) as runtime:
+        handle = await runtime.start("pipe")
+        await desk.begun("work").wait()
+        if end == "cancelled":
+            await handle.cancel()
+        else:
+            clock.advance(100)
+        scope = runtime.service._live.get(handle.id).execution.scope
+        await eventually(lambda: scope.ending.struck)
+        clock.advance(4.9)
+        assert (await handle.document())["status"] == "running"
+        assert not let_go
+        clock.advance(0.2)
+        seen = await log_of(handle)
+        await eventually(lambda: let_go)
+    assert types(seen)[-1] == f"run.{end}"
+
+
+async def test_a_run_whose_replay_stands_still_ends_without_cleaning_up(desk):
+    clock, stuck = FakeClock(), []
+
+    @desk.app.pipeline(budget=0)
+    async def pipe() -> None:
+        if stuck:
+            stuck.append(1)
+            await asyncio.get_running_loop().create_future()
+        await desk.tidy("before")
+        try:
+            await offramp.signal("go")
+        finally:
+            async with offramp.cleanup():
+                await desk.tidy("after")
+
+    async with testing.runtime(desk.app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await reach(handle, "wait.started")
+        clock.advance(1)
+        await eventually(lambda: is_parked(runtime.service, handle.id))
+        stuck.append(0)
+        await handle.cancel()
+        await eventually(lambda: len(stuck) == 2)
+        clock.advance(STRIKE_S_MAX - 0.1)
+        assert (await handle.document())["status"] == "running"
+        clock.advance(0.2)
+        seen = await log_of(handle)
+    assert types(seen)[-1] == "run.cancelled"
+    assert desk.executed == ["before"]
+
+
+async def test_a_run_whose_pipeline_is_gone_ends_at_once(desk, tmp_path):
+    @desk.app.pipeline(budget=0)
+    async def pipe() -> None:
+        try:
+            await offramp.signal("go")
+        finally:
+            async with offramp.cleanup():
+                await desk.tidy("after")
+
+    async with desk.app.local(data=str(tmp_path)) as runtime:
+        handle = await runtime.start("pipe")
+        await eventually(lambda: is_parked(runtime.service, handle.id))
+    async with member(App("other"), tmp_path, "worker") as other:
+        await other.cancel(handle.id)
+        frames = await frames_of(other, handle.id)
+    assert frames[-1].type == "run.cancelled"
+    assert desk.executed == []
+
+
+async def test_a_gateway_leaves_the_cleanup_of_a_parked_run_to_a_worker(desk, tmp_path):
+    where = []
+
+    @desk.app.step
+    async def says_where() -> None:
+        where.append(threading.current_thread().name)
+
+    @desk.app.pipeline(budget=0)
+    async def pipe() -> None:
+        try:
+            await offramp.signal("go")
+        finally:
+            async with offramp.cleanup():
+                await says_where()
+
+    async with member(desk.app, tmp_path, "worker", owner="w") as worker:
+        async with member(desk.app, tmp_path, "gateway", owner="g") as gateway:
+            run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
+            await eventually(lambda: is_parked(gateway, run))
+            await gateway.cancel(run)
+            frames = await frames_of(gateway, run)
+        loop = worker._process.loops.loops[0].name
+    resumed = [frame for frame in frames if frame.type == "run.resumed"]
+    assert [msgspec.json.decode(frame.data)["worker"] for frame in resumed] == ["w"]
+    assert (where, frames[-1].type) == ([loop], "run.cancelled")
+
+
+async def test_a_shielded_step_can_be_waited_for(desk):
+    got = []
+
+    @desk.app.pipeline
+    async def pipe() -> None:
+        working = asyncio.ensure_future(desk.held("work"))
+        try:
+            await asyncio.shield(working)
+        except asyncio.CancelledError:
+            async with offramp.cleanup():
+                await desk.tidy("meanwhile")
+                got.append(await working)
+            raise
+
+    async with testing.runtime(desk.app) as runtime:
+        handle = await runtime.start("pipe")
+        await desk.begun("work").wait()
+        await handle.cancel()
+        await eventually(lambda: "meanwhile" in desk.executed)
+        desk.gate("work").set()
+        seen = await log_of(handle)
+        outcome, repeated = await runtime.service.replay(handle.id)
+    assert got == ["work"] * 2
+    assert finished(seen) == ["tidy", "held"]
+    assert (outcome.status, repeated) == ("cancelled", [])
 
 
 # What it refuses.

@@ -98,6 +98,24 @@ async def test_at_its_timeout_the_run_ends(service, pipeline):
     assert sorted(executed) == ["before", "one", "two", "work"]
 
 
+@app.pipeline(sla="deep", deadline=2.0)
+async def clings(tag: str) -> None:
+    try:
+        await hold(tag)
+    except asyncio.CancelledError:
+        await asyncio.sleep(3600)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+async def test_a_body_that_does_not_let_go_ends_after_the_grace(service, end):
+    async with service(app, cancel_grace=1.0) as runtime:
+        handle = await runtime.start("clings", tag="work")
+        await gate("work")[0].wait()
+        if end == "cancelled":
+            await handle.cancel()
+        assert types(await log_of(handle))[-1] == f"run.{end}"
+
+
 async def test_a_cleanup_goes_on_in_a_new_history(service, history):
     async with service(app) as runtime:
         handle = await runtime.start("cancels", timeout=60)
