@@ -104,7 +104,7 @@ class Settings:
     sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
     cancel_grace: float = _setting(
-        5.0, 0.0, 600.0, "seconds a cancelled step has to end before its run ends without it"
+        5.0, 0.0, 600.0, "seconds that a run which is cancelled or past its deadline has to let go, cleanup aside"
     )
     heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")
