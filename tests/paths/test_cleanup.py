@@ -13,6 +13,7 @@ import offramp
 from offramp import App, Retry, current_run, testing
 from offramp.core.ending import CLEANUP_S_MAX
 from offramp.errors import OutsideRun
+from offramp.execution import scope as scopes
 from offramp.execution.ending import STRIKE_S_MAX
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
@@ -679,6 +680,62 @@ async def test_a_shielded_step_can_be_waited_for(desk):
     assert got == ["work"] * 2
     assert finished(seen) == ["tidy", "held"]
     assert (outcome.status, repeated) == ("cancelled", [])
+
+
+async def test_a_body_that_fails_while_it_cleans_up_is_told_of(desk, caplog):
+    @desk.app.pipeline
+    async def pipe() -> None:
+        try:
+            await desk.held("work")
+        finally:
+            async with offramp.cleanup():
+                raise LookupError("a mistake in the body, which may hold anything")
+
+    with caplog.at_level("WARNING", "offramp"):
+        async with testing.runtime(desk.app) as runtime:
+            handle = await runtime.start("pipe")
+            seen = await cancelled(runtime, handle, desk)
+    assert types(seen)[-1] == "run.cancelled"
+    assert [record.getMessage() for record in caplog.records if "clean" in record.getMessage()] == [
+        f"{handle.id}: its body raised LookupError after it was cancelled; it may not have cleaned up"
+    ]
+
+
+async def test_code_that_does_not_fit_a_cleanup_under_way_is_told_of(desk, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(scopes, "DIVERGENCE_GRACE_S", 0.2)
+    changed = []
+
+    @desk.app.pipeline(budget=0)
+    async def pipe() -> None:
+        try:
+            await desk.held("work")
+        finally:
+            async with offramp.cleanup():
+                await desk.tidy("other" if changed else "one")
+                await desk.tidying("two")
+                await desk.tidy("three")
+
+    async with member(desk.app, tmp_path, "worker", owner="a") as first:
+        run = (await first.submit(Submission(pipeline="pipe"))).record.id
+        await desk.begun("work").wait()
+        await first.cancel(run)
+        await desk.begun("two").wait()
+        executing = first._live.get(run).execution.scope
+        draining = asyncio.ensure_future(first.drain())
+        await eventually(lambda: executing.state == "stopping")
+        desk.gate("two").set()
+        await draining
+        changed.append(1)
+        verdicts = [verdict.problem async for verdict in first.check()]
+    async with member(desk.app, tmp_path, "worker", owner="b") as second:
+        frames = await frames_of(second, run)
+    assert frames[-1].type == "run.cancelled"
+    assert desk.executed == ["work", "one", "two"]
+    assert [record.getMessage() for record in caplog.records if "clean" in record.getMessage()] == [
+        f"{run}: its body no longer fits its journal after it was cancelled; it may not have cleaned up"
+    ]
+    assert len(verdicts) == 1
+    assert "'tidy'" in verdicts[0]
 
 
 # What it refuses.

@@ -19,6 +19,7 @@ from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -92,9 +93,14 @@ class DurableScope(Scope):
         self._outside = outside
 
     @property
+    def repeats(self) -> bool:
+        """Whether the engine executes the body again up to where it was."""
+        return self._outside.repeats
+
+    @property
     def replaying(self) -> bool:
         """Whether the body does again what it is known to have done."""
-        return self._outside.repeats or super().replaying
+        return self.repeats or super().replaying
 
     async def recorded_in_order(self) -> None:
         """Steps write their entries where they execute: before one begins, what comes before it is written."""
@@ -173,8 +179,10 @@ class PlayedBody(Playing):
 
     def _ended(self, outcome: Outcome, error: BaseException | None) -> None:
         self._outcome = outcome
-        misused = _misused(error)
-        if misused is not None:
+        if self._scope.ending.outcome is not None:
+            if error is not None and not self._scope.repeats:
+                tell_of_failure(self._facts.run_id, outcome, error)
+        elif (misused := _misused(error)) is not None:
             self._outcome = Outcome("failed", error=failure_of(BodyNotRepeatable(
                 f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "
                 "needs it (threads, sockets, files, subprocesses) into a step"

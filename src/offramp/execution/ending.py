@@ -7,6 +7,7 @@ It strikes at a place that the journal holds, so that a replay is struck there t
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from contextvars import Token
@@ -18,12 +19,15 @@ import msgspec
 from offramp.core.ending import CLEANUP, CLEANUP_S_MAX, STRUCK, EndedBy, struck
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
+from offramp.errors import Divergence
 from offramp.execution.context import Ambient, current
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
     from offramp.execution.scope import Scope
     from offramp.ports.clock import Clock
+
+log = logging.getLogger("offramp")
 
 STRIKE_S_MAX = 60.0
 """What the replay of a run that is to end gets to reach the place where it is struck; then it ends there and then."""
@@ -180,6 +184,12 @@ class Cleanup:
             entry = Entry(key, CLEANUP, "value", msgspec.json.encode(due), started_at=scope.clock.time())
             scope.append(entry, None)
         return float(msgspec.json.decode(entry.value or b"0"))
+
+
+def tell_of_failure(run_id: str, outcome: Outcome, error: BaseException) -> None:
+    """A line about a body that was to end and raised something of its own, which its outcome does not show."""
+    what = "no longer fits its journal" if isinstance(error, Divergence) else f"raised {type(error).__name__}"
+    log.warning("%s: its body %s after it was %s; it may not have cleaned up", run_id, what, outcome.status)
 
 
 def _hold_no_cancellation() -> None:

@@ -19,6 +19,7 @@ from offramp.core.run import Outcome
 from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.gate import Handoff
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.ports.commit import call_threadsafe
@@ -38,8 +39,8 @@ class Execution:
         spec: the pipeline.
         encoded_input: its arguments as a JSON object.
         scope: the journal side.
-        ended: called once, on the run loop, with the outcome and the exception behind it; not called after a
-            handoff.
+        ended: called once, on the run loop, with the outcome and the exception behind it, or the one that a body
+            raised which was cancelled; not called after a handoff.
         result_bytes_max: of the encoded result.
     """
 
@@ -171,8 +172,10 @@ class Execution:
         if self.scope.diverged is not None:
             error = Divergence(f"{self.scope.diverged}. {self._versions()}")
             outcome = Outcome("failed", error=failure_of(error))
-        if self.scope.ending.outcome is not None:  # however the pipeline took it
-            outcome, error = self.scope.ending.outcome, None
+        ending = self.scope.ending.outcome
+        if ending is not None:  # however the pipeline took it
+            is_told = not self.scope.ending.struck or isinstance(error, (asyncio.CancelledError, Handoff))
+            outcome, error = ending, None if is_told else error
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:

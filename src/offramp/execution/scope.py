@@ -136,8 +136,8 @@ class Scope(Gate):
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
-            if self.ending.struck:
-                await self.held_up()
+            if self.ending.struck and self.ending.within() is None:
+                raise Handoff
             if self._replays or self.diverged is not None:
                 # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
                 grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S

@@ -18,6 +18,7 @@ from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StepKilledProcess, StoreError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -173,6 +174,9 @@ class LiveRuns:
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
+        if error is not None and run.execution.scope.ending.outcome is not None:
+            tell_of_failure(run.record.id, outcome, error)
+            error = None
         watcher = self.watchers.get(run.record.id)
         if watcher is not None:
             watcher.error = error

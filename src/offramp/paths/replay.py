@@ -126,7 +126,8 @@ async def check(process: Process, record: RunRecord, history: History) -> Verdic
                 changed.clear()
                 failure = rehearsal.outcome.error if rehearsal.outcome is not None else None
                 if rehearsal.outcome is not None:
-                    return verdict(failure.message if failure is not None and failure.code in _MISFITS else None)
+                    misfit = failure.message if failure is not None and failure.code in _MISFITS else None
+                    return verdict(misfit or scope.diverged)  # the latter of a run that is to end otherwise
                 if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
                     return verdict(None)
     except TimeoutError:
