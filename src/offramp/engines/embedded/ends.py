@@ -1,7 +1,7 @@
-"""Runs that are to end while no process executes them: cancelled, or past their deadline. Who takes them for that.
+"""Takes runs that are to end while no process executes them: cancelled ones, and those past their deadline.
 
-One whose body was called before may have to clean up, which is for processes that execute deep runs; where none is
-there, any process does it, rather than none.
+A run whose body was called before may have to clean up. That is for a process that executes deep runs; where there is
+none, any process does it.
 """
 
 from __future__ import annotations
