@@ -6,7 +6,7 @@ from offramp.core.retry import Retry
 from offramp.core.sla import SLA
 from offramp.errors import OfframpError
 from offramp.execution.as_completed import as_completed
-from offramp.execution.context import Run, current_run, emit, now, random, signal, sleep, uuid4
+from offramp.execution.context import Run, cleanup, current_run, emit, now, random, signal, sleep, uuid4
 from offramp.execution.per_loop import per_loop
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Run",
     "Step",
     "as_completed",
+    "cleanup",
     "current_run",
     "emit",
     "now",

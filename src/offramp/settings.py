@@ -104,7 +104,10 @@ class Settings:
     sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
     cancel_grace: float = _setting(
-        5.0, 0.0, 600.0, "seconds code has to end after a timeout or a cancellation; then it is left behind"
+        5.0,
+        0.0,
+        600.0,
+        "seconds code has to end after a timeout, cancellation or deadline, cleanup aside; then it is left behind",
     )
     heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")

@@ -238,6 +238,9 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "a wait has left for its run to be parked"),
+            ("core.ending:CLEANUP_S_MAX", "s", "all cleanups of a run may take together, and one `timeout` may be"),
+            ("execution.ending:STRIKE_S_MAX", "s", "the replay of a run that is to end may take before it is ended"),
+            ("ports.store:ENTRUSTED_GRACE_S", "s", "Temporal gets past a deadline to end a run, cleanup included"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "a replay may stand still before it counts as divergence"),
             (
                 "paths.replay:CUTS_MAX",

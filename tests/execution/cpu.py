@@ -1,5 +1,6 @@
 """Steps for the process lane: importable by a child process, which is why they are not in a test."""
 
+import contextvars
 import os
 import time
 from dataclasses import dataclass
@@ -131,3 +132,19 @@ async def of_endless(marker: str) -> None:
 @app.pipeline
 async def of_exiting(text: str) -> str:
     return await exiting(text)
+
+
+mine: contextvars.ContextVar[str] = contextvars.ContextVar("mine", default="unset")
+
+
+@app.step(lane="process")
+def sets(name: str) -> str:
+    before = mine.get()
+    mine.set(name)
+    return before
+
+
+@app.pipeline
+async def of_context(name: str) -> list[str]:
+    mine.set(name)  # which does not reach another process
+    return [await sets(name), await sets(f"{name} again")]

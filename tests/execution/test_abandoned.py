@@ -394,7 +394,7 @@ async def test_a_step_that_happens_once_and_is_abandoned_has_timed_out_for_good(
     async with running(app, clock) as runtime:
         handle = await runtime.start("pipe")
         assert await clock.run_until(handle.result()) == "unknown whether it was charged"
-        outcome, executed = await runtime.service.replay(handle.id)
+        outcome, executed, *_ = await runtime.service.replay(handle.id)
     assert (begun, executed, outcome.status) == ([1], [], "completed")
 
 

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from offramp.core import events
+from offramp.core.ending import CLEANUP, STRUCK
 from offramp.paths.submission import Submission
 from tests.paths import victim
 from tests.support import GUARD_S, assert_one_log, eventually, frames_of, member
@@ -255,3 +256,32 @@ async def test_a_crash_anywhere_in_a_demotion_leaves_one_live_run_and_no_lost_en
     assert calls["gate"] in {1, 2}
     assert (record.demotion is None) == (crash == "before adoption")
     assert record.path == "deep"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "end"), [("tidies", "cancelled"), ("tidies_late", "expired"), ("tidies_fast", "cancelled")]
+)
+async def test_a_cleanup_whose_process_is_killed_goes_on_where_it_was(tmp_path, pipeline, end):
+    role = "gateway" if pipeline == "tidies_fast" else "worker"
+    async with member(victim.app, tmp_path, "gateway", owner="g", lease=0.5, poll=0.1) as gateway:
+        with process(tmp_path, role, "first", pipeline, lease_s=2) as first:
+            [run] = first.runs
+
+            async def recorded(*names):
+                return [entry.name for entry in await gateway._process.store.journal(run)] == list(names)
+
+            await eventually(lambda: recorded("work", "work"))
+            if end == "cancelled":
+                await gateway.cancel(run)
+            struck = ("work", "work", STRUCK, CLEANUP, "tidy")
+            await eventually(lambda: recorded(*struck))
+            await eventually(lambda: ["tidy", "1"] in executed(tmp_path))
+            await kill(first)
+        (tmp_path / "tidied").touch()
+        with process(tmp_path, "worker", "second"):
+            frames = await frames_of(gateway, run)
+            record = await gateway.get(run)
+    assert_one_log(frames)
+    assert record.status == end
+    done = [" ".join(line[:2]) for line in executed(tmp_path)]
+    assert done == ["work 0", "work 1", "work 2", "struck", "tidy 0", "tidy 1", "struck", "tidy 1", "tidy 2"]

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import offramp
 from offramp import App, Retry, current_run, emit
 from offramp.paths.submission import Submission
 from offramp.settings import Settings
@@ -55,6 +56,41 @@ async def fast_five() -> list[int]:
 @app.pipeline(budget=0)
 async def paying() -> str:
     return await pay(5)
+
+
+@app.step
+async def tidy(n: int) -> int:
+    note(f"tidy {n}")
+    while n == 1 and not allowed("tidied"):  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.005)
+    return n
+
+
+@app.pipeline(budget=0, deadline=3)
+async def tidies_late() -> None:
+    await cleaned_up()
+
+
+@app.pipeline(budget=0)
+async def tidies() -> None:
+    await cleaned_up()
+
+
+@app.pipeline(budget=60)
+async def tidies_fast() -> None:
+    await cleaned_up()
+
+
+async def cleaned_up() -> None:
+    try:
+        for n in range(5):
+            await work(n)
+    except asyncio.CancelledError:
+        note("struck")
+        async with offramp.cleanup():
+            for n in range(3):
+                await tidy(n)
+        raise
 
 
 async def serve() -> None:

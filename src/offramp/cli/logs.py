@@ -11,7 +11,7 @@ from typing import Any
 
 from offramp.cli.output import coloured, printable
 from offramp.core.timestamps import rfc3339
-from offramp.telemetry.logs import FIELDS, LogContext
+from offramp.telemetry.logs import FIELDS, LogContext, ReplayFilter
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -99,6 +99,7 @@ def show_logs(process: str = "gateway", style: str = "text", *, who: str = "", l
     else:
         handler.setFormatter(KeyValues(process) if style == "json" else Logfmt(process))
         handler.addFilter(LogContext())
+    handler.addFilter(ReplayFilter())
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False

@@ -106,6 +106,15 @@ class Journal:
             self.missing -= 1
         return self.entries[position]
 
+    def find(self, key: str) -> Entry | None:
+        """A recorded entry, not marked as asked for."""
+        position = self._position.get(key)
+        return None if position is None else self.entries[position]
+
+    def asked_before(self, key: str) -> bool:
+        """Whether all that was recorded before this entry, or all if it is not recorded, was asked for."""
+        return all(self._asked[: self._position.get(key, self.replayable)])
+
     def has(self, key: str) -> bool:
         """Whether the step is recorded, be it by this execution."""
         return key in self._position

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -66,6 +67,11 @@ class RunFacts:
             clock=clock,
         )
 
+    @property
+    def deadline_at(self) -> float | None:
+        """When the run has to end, in epoch seconds."""
+        return self._deadline_at
+
     def remaining(self) -> float:
         """Seconds left, see `Run.remaining`."""
         if self.path == "fast":
@@ -78,8 +84,16 @@ class RunFacts:
         """Stable over retries and recoveries: made of the run and the step's journal key."""
         return f"{self.run_id}:{key}"
 
-    def view(self, step: str | None, attempt: int, key: str | None, is_over: Callable[[], bool] = lambda: False) -> Run:
-        """What `current_run()` returns; `is_over` says whether the step goes on in vain."""
+    def view(
+        self,
+        step: str | None,
+        attempt: int,
+        key: str | None,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+        replaying: Callable[[], bool] = lambda: False,
+    ) -> Run:
+        """What `current_run()` returns."""
         return Run(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -90,7 +104,8 @@ class RunFacts:
             idempotency_key=None if key is None else self.idempotency_key(key),
             path=lambda: self.path,
             remaining=self.remaining,
-            cancelled=lambda: self.cancelled or is_over(),
+            cancelled=cancelled or (lambda: self.cancelled),
+            replaying=replaying,
         )
 
 
@@ -104,7 +119,7 @@ class Again(NamedTuple):
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("key", "live", "number", "place", "scope", "spec", "trace")
+    __slots__ = ("cleans_up", "key", "live", "number", "place", "scope", "spec", "trace")
 
     def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
@@ -114,6 +129,8 @@ class Attempt:
         self.live = True
         self.place: Place | None = None
         """The thread that it was given, where its step needs one."""
+        self.cleans_up = False
+        """Whether it belongs to a cleanup, which goes on though its run is cancelled."""
         self.trace = trace
 
     @property
@@ -123,10 +140,17 @@ class Attempt:
 
     def run(self) -> Run:
         """The view of the run from inside the step."""
-        return self.scope.facts.view(self.spec.name, self.number, self.key, self._is_given_up)
+        return self.scope.facts.view(self.spec.name, self.number, self.key, cancelled=self._is_cancelled)
 
-    def _is_given_up(self) -> bool:
-        return self.place is not None and self.place.is_held
+    @property
+    def replaying(self) -> bool:
+        """A step that executes is new."""
+        return False
+
+    def _is_cancelled(self) -> bool:
+        if self.place is not None and self.place.is_held:
+            return True  # it has timed out, or is not waited for any more
+        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state != "closed")
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
@@ -149,3 +173,9 @@ class Attempt:
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """Signals are waited for in the pipeline's body."""
         raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.spec.name!r}")
+
+    def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
+        """A step cleans up after itself."""
+        raise OutsideRun(
+            f"cleanup() works in the pipeline's body, not inside step {self.spec.name!r}: use try and finally here"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
 from offramp.execution.context import Run, current
 from offramp.execution.driving import RunTask
+from offramp.execution.ending import Cleanup
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
@@ -41,10 +43,11 @@ class _Wait(NamedTuple):
 class Body:
     """The context variable's value while a pipeline's own code runs."""
 
-    __slots__ = ("scope",)
+    __slots__ = ("scope", "within")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, within: Cleanup | None = None) -> None:
         self.scope = scope
+        self.within = within
 
     @property
     def clock(self) -> Clock:
@@ -53,7 +56,17 @@ class Body:
 
     def run(self) -> Run:
         """The view of the run from the pipeline's body."""
-        return self.scope.facts.view(None, 1, None)
+        scope = self.scope
+        return scope.facts.view(None, 1, None, replaying=lambda: scope.replaying)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the body does again what an earlier execution did."""
+        return self.scope.replaying
+
+    def cleanup(self, timeout: float) -> Cleanup:
+        """A block whose steps execute after the run's end from outside."""
+        return Cleanup(self.scope, timeout, functools.partial(Body, self.scope))
 
     def emit(self, encoded: bytes) -> None:
         """Emit: a replay does not emit again."""
@@ -127,6 +140,7 @@ class Body:
     def _waits(self, wait: _Wait, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of the run, in its event log too: begun, and given up if the pipeline cancels it."""
         scope = self.scope
+        scope.reached(wait.key)
         if wait.key not in scope.waiting:
             until = rfc3339(due) if due is not None and due < NEVER_S else None
             started = events.WaitStarted(wait.kind, wait.name, wait.key, until)

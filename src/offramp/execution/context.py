@@ -10,6 +10,7 @@ import random as _random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from offramp.core.codec import encode
+from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import EMITTED_BYTES_MAX
 from offramp.core.names import require_name
 from offramp.core.run import Path
@@ -42,6 +44,7 @@ class Run:
         "_cancelled",
         "_path",
         "_remaining",
+        "_replaying",
         "attempt",
         "id",
         "idempotency_key",
@@ -51,7 +54,7 @@ class Run:
         "step",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         run_id: str,
@@ -64,6 +67,7 @@ class Run:
         path: Callable[[], Path],
         remaining: Callable[[], float],
         cancelled: Callable[[], bool],
+        replaying: Callable[[], bool] = lambda: False,
     ) -> None:
         self.id = run_id
         self.pipeline = pipeline
@@ -75,6 +79,7 @@ class Run:
         self._path = path
         self._remaining = remaining
         self._cancelled = cancelled
+        self._replaying = replaying
 
     @property
     def path(self) -> Path:
@@ -83,8 +88,19 @@ class Run:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run is being cancelled: a step in a thread should look now and then, and return."""
+        """Whether the run is being cancelled, or its deadline has passed; False in a step of its `cleanup`.
+
+        A step in a thread should look now and then, and return.
+        """
         return self._cancelled()
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the pipeline's body is repeating what an earlier execution of the run did; False in a step.
+
+        For what is no part of the run, such as logging: a body that decides by it does something else in a replay.
+        """
+        return self._replaying()
 
     def remaining(self) -> float:
         """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one)."""
@@ -101,6 +117,10 @@ class Ambient(Protocol):
     def run(self) -> Run:
         """The view of the run."""
 
+    @property
+    def replaying(self) -> bool:
+        """See `Run.replaying`."""
+
     def emit(self, encoded: bytes) -> None:
         """Pass on an emitted value."""
 
@@ -112,6 +132,9 @@ class Ambient(Protocol):
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """The encoded value of the next signal of this name."""
+
+    def cleanup(self, timeout: float) -> AbstractAsyncContextManager[object]:
+        """A block whose steps execute after the run's end from outside."""
 
 
 current: ContextVar[Ambient | None] = logs.current
@@ -200,3 +223,26 @@ async def signal(name: str, *, timeout: float | None = None) -> Any:
     if ambient is None:
         raise OutsideRun(f"signal({name!r}) works inside a pipeline that a run executes")
     return msgspec.json.decode(await ambient.signal(require_name("signal", name), timeout))
+
+
+def cleanup(timeout: float = 30.0) -> AbstractAsyncContextManager[object]:
+    """A block of a pipeline's body whose steps execute although the run was cancelled or its deadline has passed.
+
+    `async with offramp.cleanup():` in a `finally` or an `except asyncio.CancelledError`. The steps are journaled and
+    retried like any other; then the run ends `cancelled` or `expired`. While a run goes on normally, the block is like
+    any other code, unbounded. One that the run's end reaches inside is not interrupted. Where the run goes on
+    elsewhere, as after a demotion, the block is not entered. Outside a run it does nothing.
+
+    Args:
+        timeout: seconds that it may take after a cancellation or a deadline, at most `CLEANUP_S_MAX` (60) for all
+            cleanups of the run together. Then its steps are cancelled and the run ends. Cleanups that overlap end
+            together, at the latest of their times.
+
+    Raises:
+        OutsideRun: called inside a step.
+        ValueError: the timeout is not a number from 0 to `CLEANUP_S_MAX`.
+    """
+    if not 0 < timeout <= CLEANUP_S_MAX:
+        raise ValueError(f"cleanup(timeout=) takes more than 0 and at most {CLEANUP_S_MAX:g} seconds, got {timeout!r}")
+    ambient = current.get()
+    return nullcontext() if ambient is None else ambient.cleanup(timeout)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from offramp.core.ending import STRUCK, EndedBy, ended_by
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
-from offramp.core.timestamps import rfc3339
-from offramp.errors import BodyNotRepeatable, RunCancelled, RunExpired
+from offramp.errors import BodyNotRepeatable
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
     from offramp.core.events import Draft
     from offramp.core.journal import Entry
     from offramp.core.spec import PipelineSpec, StepSpec
+    from offramp.ports.clock import Timer
     from offramp.telemetry.metrics import Metrics
     from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 _WAITED_FOR = {"step", "sleep", "signal"}
+BOUND_AFTER_TURNS = 50
+"""Loop turns that a body which is to end gets before a timer is set for it."""
 _LOOP_METHODS = "asyncio/events.py"
 _NO_LANES: Any = None
 """No step executes where a body does."""
@@ -87,6 +92,20 @@ class DurableScope(Scope):
         self.turnstile.branch()  # this loop does not tell of tasks that a body begins
         self._outside = outside
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the engine executes the body again up to where it was."""
+        return self._outside.repeats
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the body does again what it is known to have done."""
+        return self.repeats or super().replaying
+
+    async def recorded_in_order(self) -> None:
+        """Steps write their entries where they execute: before one begins, what comes before it is written."""
+        await self._outside.written()
+
     @contextlib.contextmanager
     def traced_wait(self, what: str) -> Iterator[None]:
         """A wait, told once it has ended: a span could not be kept while a body is put aside."""
@@ -131,14 +150,20 @@ class PlayedBody(Playing):
         metrics: Metrics,
         *,
         result_bytes_max: int,
+        cancel_grace_s: float,
         trace: RunTrace | None,
     ) -> None:
         self._facts = facts
         self._scope = DurableScope(facts, known, outside, metrics, trace)
+        self._scope.ending.on_change = self._bound_soon
+        self._cancel_grace_s = cancel_grace_s
+        self._timers: list[Timer] = []
         self._outcome: Outcome | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution = Execution(spec, encoded_input, self._scope, self._ended, result_bytes_max)
-        self._task = asyncio.get_running_loop().create_task(self._execution.run(), name=facts.run_id)
+        self._task = asyncio.get_running_loop().create_task(
+            self._execution.run(), name=facts.run_id, context=contextvars.Context()
+        )
         self._task.add_done_callback(self._stop_waiting)
 
     @property
@@ -147,13 +172,17 @@ class PlayedBody(Playing):
         return self._over.done()
 
     def _stop_waiting(self, _task: object = None) -> None:
+        for timer in self._timers:
+            timer.cancel()
         if not self._over.done():
             self._over.set_result(None)
 
     def _ended(self, outcome: Outcome, error: BaseException | None) -> None:
         self._outcome = outcome
-        misused = _misused(error)
-        if misused is not None:
+        if self._scope.ending.outcome is not None:
+            if error is not None and not self._scope.repeats:
+                tell_of_failure(self._facts.run_id, outcome, error)
+        elif (misused := _misused(error)) is not None:
             self._outcome = Outcome("failed", error=failure_of(BodyNotRepeatable(
                 f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "
                 "needs it (threads, sockets, files, subprocesses) into a step"
@@ -163,8 +192,6 @@ class PlayedBody(Playing):
     async def ended(self) -> Outcome | None:
         """Wait for the end; None when it was cut instead."""
         await asyncio.wait([self._over])
-        if self._outcome is None and self._scope.facts.cancelled:  # before it began
-            self._force("cancelled", RunCancelled("the run was cancelled"))
         return self._outcome
 
     def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
@@ -173,22 +200,37 @@ class PlayedBody(Playing):
 
     def cancel(self) -> None:
         """Have it end `cancelled`."""
-        self._scope.facts.cancelled = True
-        self._scope.stop_at_boundary()
-        self._task.cancel()
+        self._end("cancelled")
 
     def expire(self) -> None:
-        """End it `expired`, whatever its code does."""
-        deadline = rfc3339(self._facts.deadline_at or 0.0)
-        self._force("expired", RunExpired(f"the run did not end by its deadline {deadline}"))
+        """Have it end `expired`."""
+        self._end("expired")
+
+    def _end(self, status: EndedBy) -> None:
+        if self._execution.end(ended_by(status, self._facts.deadline_at)):
+            self._execution.strike()
+
+    def _bound_soon(self) -> None:
+        """A body that ends by itself in the same moment needs no timer, which would be in its history."""
+        self._scope.turnstile.turns.after(BOUND_AFTER_TURNS, self._bound)
+
+    def _bound(self) -> None:
+        ending, clock = self._scope.ending, self._scope.clock
+        due = ending.until(self._cancel_grace_s)
+        if self.over or ending.outcome is None:
+            return
+        if due <= clock.monotonic():
+            self.give_up()
+        elif ending.cleaning or ending.outcome.status == "expired":  # the engine has a timer for a cancellation
+            self._timers.append(clock.call_at(due, self._bound))
 
     def give_up(self) -> None:
-        """End it `cancelled`, whatever its code does."""
-        self._force("cancelled", RunCancelled("the run was cancelled"))
-
-    def _force(self, status: Any, error: Exception) -> None:
+        """End it as it is to end, whatever its code does, unless it cleans up."""
+        ending = self._scope.ending
+        if self.over or ending.outcome is None or ending.until(self._cancel_grace_s) > self._scope.clock.monotonic():
+            return
         self._scope.stop_at_boundary()
-        self._execution.finish(Outcome(status, error=failure_of(error)))
+        self._execution.finish(ending.outcome)
         self._scope.close()
         self._task.cancel()
 
@@ -199,7 +241,8 @@ class PlayedBody(Playing):
     def seen(self) -> list[str]:
         """What it waited for and saw, in order."""
         journal = self._scope.journal
-        return [entry.key for entry in journal.entries[journal.replayable :] if entry.kind in _WAITED_FOR]
+        new = journal.entries[journal.replayable :]
+        return [entry.key for entry in new if entry.kind in _WAITED_FOR or entry.key == STRUCK]
 
     def cut(self) -> bool:
         """End it without an outcome unless a step is under way."""

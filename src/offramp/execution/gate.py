@@ -13,18 +13,21 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 from offramp.errors import LeaseLost
+from offramp.execution.ending import Ending
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits
 from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
+    from offramp.core.run import Outcome
     from offramp.execution.attempt import Attempt, RunFacts
     from offramp.execution.threads import Place
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
 
-State = Literal["open", "stopping", "detached", "closed"]
+State = Literal["open", "ending", "stopping", "detached", "closed"]
+"""Of an execution: `ending` when the run is to end from outside, `stopping` when it is to go on elsewhere."""
 
 
 class Handoff(BaseException):
@@ -56,6 +59,7 @@ class Gate:
         self._moves = 0
         self._lock = threading.Lock()
         self.state: State = "open"
+        self.ending = Ending(clock)
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
         """Steps that wait for a thread, or came when none was to begin any more."""
@@ -68,17 +72,48 @@ class Gate:
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
+        while True:
+            if self.ending.cleaning:
+                attempt.cleans_up = self.ending.within() is not None
+            with self._lock:
+                if self.state == "open" or (self.state == "ending" and attempt.cleans_up):
+                    self.in_flight[attempt.key] = attempt
+                    return
+            await self.held_up(attempt.place)
+
+    async def held_up(self, place: Place | None = None) -> None:
+        """Return at once if a step may start here; else wait until the body is told that the run ends or goes on.
+
+        Args:
+            place: the thread that the step was given; others can use it meanwhile.
+
+        Raises:
+            Handoff: it was told.
+        """
+        cleans_up = self.ending.within() is not None
         with self._lock:
-            if self.state == "open":
-                self.in_flight[attempt.key] = attempt
+            if self.state == "open" or (self.state == "ending" and cleans_up):
                 return
-            if self.state == "closed" or self.facts.cancelled:
+            is_thrown_away = self.state == "closed" or (self.state == "detached" and self.facts.cancelled)
+            if is_thrown_away or (self.ending.struck and not cleans_up):
                 raise Handoff
             self.parked += 1
-        if attempt.place is not None:
-            attempt.place.leave()  # others can use the thread meanwhile
+        if place is not None:
+            place.leave()
         self.on_change()
-        await asyncio.get_running_loop().create_future()  # until the handoff cancels it
+        try:
+            await asyncio.get_running_loop().create_future()  # until the handoff, or the end, cancels it
+        finally:
+            self.parked -= 1
+
+    def require_here(self) -> None:
+        """Pass where the run executes.
+
+        Raises:
+            Handoff: it goes on elsewhere, or has ended.
+        """
+        if self.state in {"closed", "detached"}:
+            raise Handoff
 
     async def _queue(self, place: Place) -> None:
         """Wait for a thread. Nothing has begun: a handoff takes the step along like one that comes later."""
@@ -164,9 +199,17 @@ class Gate:
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
         with self._lock:
-            if self.state == "open":
+            if self.state in {"open", "ending"}:
                 self.state = "stopping"
             return list(self.in_flight)
+
+    def end_from_outside(self, outcome: Outcome, *, replays: bool) -> None:
+        """Let no step start but in a cleanup: the run is to end so. From any thread."""
+        with self._lock:
+            self.facts.cancelled = True
+            self.ending.begin(outcome, replays=replays)
+            if self.state == "open":
+                self.state = "ending"
 
     def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""

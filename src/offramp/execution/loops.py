@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 from collections import deque
@@ -88,7 +89,9 @@ class LoopThread:
         """Run a coroutine on this loop and await it from another."""
         if asyncio.get_running_loop() is self.loop:
             return await coroutine
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self.loop))
+        # In an empty context, as in `call`: what begins there lasts longer than what asks for it here.
+        begun = contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
+        return await asyncio.wrap_future(begun)
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Cancel what runs and end the thread; False when user code still blocks it (the thread is a daemon)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -25,7 +26,8 @@ class PerLoop(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         if loop not in self._made:
-            self._made[loop] = self._factory()
+            # Not in the context of the run that comes first: what it starts here serves others too.
+            self._made[loop] = contextvars.Context().run(self._factory)
         return self._made[loop]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -77,6 +79,11 @@ class RemoteAttempt:
         left = self._job.remaining_s
         return float("inf") if left is None else max(0.0, left - (time.monotonic() - self._began))
 
+    @property
+    def replaying(self) -> bool:
+        """A step that executes is new."""
+        return False
+
     def emit(self, encoded: bytes) -> None:
         """Send a delta to the parent."""
         self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
@@ -91,6 +98,10 @@ class RemoteAttempt:
 
     async def sleep(self, seconds: float) -> None:
         """Process steps are plain functions, so nothing can await this."""
+        raise NotImplementedError
+
+    def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
+        """Process steps are plain functions, so nothing can enter this."""
         raise NotImplementedError
 
 
@@ -119,7 +130,7 @@ def _serve(pipe: Connection) -> None:
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
         except (EOFError, OSError):
             return
-        reply = _execute(job, pipe, known)
+        reply = contextvars.Context().run(_execute, job, pipe, known)  # what a step sets, the next does not see
         try:
             pipe.send_bytes(msgspec.msgpack.encode(reply))
         except OSError:
@@ -152,8 +163,9 @@ def _function(job: Job) -> Callable[..., Any]:
 
 
 def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
-    token = current.set(RemoteAttempt(job, pipe))
-    leave = _entered(job.trace) if job.trace else None
+    current.set(RemoteAttempt(job, pipe))
+    if job.trace:
+        _enter(job.trace)
     try:
         place = (job.module, job.qualname)
         if place not in known:
@@ -164,17 +176,12 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
     except Exception as error:  # noqa: BLE001 - whatever the step raised is its outcome
         lines = traceback.format_exception(error)
         return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])
-    finally:
-        current.reset(token)
-        if leave is not None:
-            leave()
 
 
-def _entered(trace: dict[str, str]) -> Callable[[], object]:
-    """Make the span of the step that runs here the current one; gives back what undoes that."""
+def _enter(trace: dict[str, str]) -> None:
+    """Make the span of the step that runs here the current one of its context."""
     from opentelemetry import context
 
     from offramp.telemetry.context import restored
 
-    token = context.attach(restored(trace))
-    return lambda: context.detach(token)
+    context.attach(restored(trace))

@@ -6,18 +6,21 @@ Owns the local coroutine tree and nothing durable; the paths decide what an endi
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offramp.core.divergence import differs
+from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import annotate, failure_of
 from offramp.core.run import Outcome
-from offramp.errors import Divergence, RunCancelled
+from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.gate import Handoff
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.ports.commit import call_threadsafe
@@ -37,8 +40,8 @@ class Execution:
         spec: the pipeline.
         encoded_input: its arguments as a JSON object.
         scope: the journal side.
-        ended: called once, on the run loop, with the outcome and the exception behind it; not called after a
-            handoff.
+        ended: called once, on the run loop, with the outcome and the exception behind it, or the one that a body
+            raised which was cancelled; not called after a handoff.
         result_bytes_max: of the encoded result.
     """
 
@@ -55,7 +58,8 @@ class Execution:
         self.scope = scope
         self._input = encoded_input
         self._on_end: Ended | None = ended
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._striking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requested = False
         self._began = False
@@ -70,8 +74,9 @@ class Execution:
         with self._lock:
             self._loop = on.loop
             self.scope.turnstile.turns = on.turns
-            self._task = on.loop.create_task(self._main(), name=self.scope.facts.run_id)
-            return self._task
+            task = on.loop.create_task(self._main(), name=self.scope.facts.run_id, context=contextvars.Context())
+            self._task = task
+            return task
 
     def detach(self) -> bool:
         """Let what is in flight end, and the body see nothing of it: it goes on elsewhere. False if it ended here."""
@@ -105,14 +110,51 @@ class Execution:
         if loop is not None:
             call_threadsafe(loop, function, *args)
 
-    def cancel(self) -> None:
-        """End the run `cancelled`: steps are cancelled, none starts any more."""
-        self.scope.facts.cancelled = True
-        self.scope.stop_at_boundary()
-        self.stop_tree()
+    def end(self, outcome: Outcome) -> bool:
+        """Have the run end so: its body is cancelled, and no step starts but to clean up. False if it ends already."""
+        scope = self.scope
+        with self._lock:
+            if self._finished or scope.ending.outcome is not None:
+                return False
+            is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
+            scope.end_from_outside(outcome, replays=is_replaying)
+            if not self._began and not scope.began_before:
+                self._stop_requested = True  # the body is not called at all
+        if scope.state == "detached":
+            self.stop_tree()
+        else:
+            self.call(self.strike)
+        scope.ending.on_change()
+        return True
+
+    def strike(self) -> None:
+        """On the run's loop, of a run that is to end: see that its body is told."""
+        if self._finished or self._stop_requested or self._striking is not None:
+            return
+        if self._began and self._task is not None:  # else its beginning sees to it
+            loop, strike = asyncio.get_running_loop(), self.scope.ending.strike(self.scope, self._task.cancel)
+            self._striking = loop.create_task(strike, context=contextvars.Context())
+
+    def _take_up_end(self) -> None:
+        """The run is to end: an earlier execution was told, or this one before its body began."""
+        scope = self.scope
+        known = scope.journal.find(STRUCK)
+        if known is not None and scope.ending.outcome is None:
+            self.end(ended_by(struck_by(known), scope.facts.deadline_at))
+        if scope.ending.outcome is not None:
+            # Not in the body's own context, where a new task would count as a branch of it.
+            asyncio.get_running_loop().call_soon(self.strike, context=contextvars.Context())
 
     async def _main(self) -> None:
-        self._began = True
+        self._task, self._began = asyncio.current_task(), True
+        self._take_up_end()
+        try:
+            await self._called()
+        finally:
+            if self._striking is not None:
+                self._striking.cancel()
+
+    async def _called(self) -> None:
         current.set(Body(self.scope))
         if self.scope.trace is not None:
             self.scope.trace.enter()
@@ -131,8 +173,10 @@ class Execution:
         if self.scope.diverged is not None:
             error = Divergence(f"{self.scope.diverged}. {self._versions()}")
             outcome = Outcome("failed", error=failure_of(error))
-        if self.scope.facts.cancelled:  # however the pipeline took it
-            outcome, error = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled"))), None
+        ending = self.scope.ending.outcome
+        if ending is not None:  # however the pipeline took it
+            is_told = not self.scope.ending.struck or isinstance(error, (asyncio.CancelledError, Handoff))
+            outcome, error = ending, None if is_told else error
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:

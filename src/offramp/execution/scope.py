@@ -76,6 +76,24 @@ class Scope(Gate):
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self._replays = self.journal.replayable > 0
+        self._reached_before = set(self._interrupted) | self.waiting
+        self.began_before = bool(self._reached_before or self._replays or history.resumed)
+        """Whether an earlier execution may have called the body."""
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the body does again what an earlier execution is known to have done."""
+        return self.turnstile.replays or bool(self._reached_before)
+
+    def reached(self, key: str) -> None:
+        """The body made a call that is not recorded: one that an earlier execution had begun, or a new one."""
+        if key in self._reached_before:
+            self._reached_before.remove(key)
+        else:
+            self._reached_before.clear()
+
+    async def recorded_in_order(self) -> None:
+        """Return when what is recorded from now on comes after all that was recorded before."""
 
     # The journal.
 
@@ -89,6 +107,8 @@ class Scope(Gate):
     async def replayed(self, key: str) -> Entry | None:
         """The entry of a call, when it is its turn; None when it has not finished before."""
         entry = self.journal.ask(key)
+        if self.ending.struck:
+            self.ending.late.add(key)
         if entry is not None:
             await self.turn(key)
         return entry
@@ -102,6 +122,9 @@ class Scope(Gate):
             self._resting()
         if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
             await asyncio.get_running_loop().create_future()
+        ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
+        if task is not None and task.cancelling() and key not in ending.late:
+            raise asyncio.CancelledError  # what the step swallowed; a replay is struck before it gives the result
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
@@ -118,10 +141,16 @@ class Scope(Gate):
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
+            if self.ending.struck and self.ending.within() is None:
+                raise Handoff
             if self._replays or self.diverged is not None:
                 # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
                 grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"calls step {spec.name!r}", key, grace_s)
+            if self._reached_before:
+                self.reached(key)
+            if self.state != "open":
+                await self.held_up()
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)

@@ -69,6 +69,11 @@ class Turnstile:
         """Whether a result is on its way into the body. From any thread."""
         return bool(self._waiting)
 
+    @property
+    def replays(self) -> bool:
+        """Whether something recorded has not gone in yet."""
+        return self._next < self._recorded
+
     def branch(self) -> None:
         """The body began another task: from here on it can see the order of results."""
         self._branched = True

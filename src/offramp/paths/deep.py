@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, as_seen
 from offramp.core.run import Outcome, RunRecord
@@ -71,21 +72,25 @@ class DeepPath(RunHost):
         now = process.clock.time()
         began_ns = time.time_ns()  # spans go by the system's clock
         try:
-            if record.cancel_requested or (record.deadline_at is not None and record.deadline_at <= now):
-                self._conclude(claim, runlog, cancelled() if record.cancel_requested else expired(record), began_ns)
+            ending = self._ending(record, now)
+            if ending is not None and (claim.fresh or record.pipeline not in process.pipelines):
+                self._conclude(claim, runlog, ending, began_ns)  # no body of it has anything to clean up
                 self._live.made_room()
                 return
             try:
                 history = (await self.whole_history(record.id))._replace(deaths=record.deaths)
             except ObjectLost as error:
-                self._conclude(claim, runlog, Outcome("failed", error=failure_of(error)), began_ns)
+                self._conclude(claim, runlog, ending or Outcome("failed", error=failure_of(error)), began_ns)
                 self._live.made_room()
                 return
+            struck = next((entry for entry in history.entries if entry.key == STRUCK), None)
+            if struck is not None:
+                ending = ended_by(struck_by(struck), record.deadline_at)
             if process.clock.monotonic() >= held_until:
                 await runlog.durable()  # `confirm` does not know of a run that is still on its way in
             deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
             if record.deaths >= deaths_max:
-                self._conclude(claim, runlog, self._given_up(record, runlog, history), began_ns)
+                self._conclude(claim, runlog, ending or self._given_up(record, runlog, history), began_ns)
                 self._live.made_room()
                 return
         except LeaseLost as error:
@@ -101,7 +106,14 @@ class DeepPath(RunHost):
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
             log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
-        self._live.start(record, runlog, history, self._traced(claim, history, began_ns))
+        self._live.start(record, runlog, history, self._traced(claim, history, began_ns), ending)
+
+    @staticmethod
+    def _ending(record: RunRecord, now: float) -> Outcome | None:
+        """What a run is to end with that was cancelled, or met its deadline, while no process executed it."""
+        if record.cancel_requested:
+            return cancelled()
+        return expired(record) if record.deadline_at is not None and record.deadline_at <= now else None
 
     def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
         """End a run that does not execute again."""

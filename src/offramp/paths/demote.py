@@ -48,6 +48,8 @@ class OffRamp:
         """Move a run from the fast to the deep path; does nothing when it has ended or is already on its way."""
         if run.leaving or run.record.path != "fast" or run.execution.finished:
             return
+        if run.execution.scope.ending.outcome is not None and reason != "drain":
+            return  # it ends here, after its cleanup
         run.leaving = True
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)

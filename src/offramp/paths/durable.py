@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 import weakref
@@ -84,7 +85,8 @@ class DurablePath(DeepPath, BodyHost):
             trace = process.tracing.part(facts.run_id, part, lambda: outside.repeats)
         bytes_max = process.settings.max_result_bytes
         given = facts, encoded_input, known, outside, process.metrics
-        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, trace=trace)
+        grace_s = process.settings.cancel_grace
+        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, cancel_grace_s=grace_s, trace=trace)
         with self._bodies_lock:
             self._bodies.add(body)
         return body
@@ -244,7 +246,7 @@ class _Attempt:
     def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
         """Execute it on this run loop."""
         self._loop, self._scope.turnstile.turns = on.loop, on.turns
-        self._task = on.loop.create_task(self._run(encoded), name=self._call.name)
+        self._task = on.loop.create_task(self._run(encoded), name=self._call.name, context=contextvars.Context())
         return self._task
 
     def stop(self) -> None:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from offramp.core import events
+from offramp.core.ending import ended_by
 from offramp.core.failure import Failure, failure_of
 from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, RunCancelled, RunExpired, StepKilledProcess, StoreError
+from offramp.errors import LeaseLost, StepKilledProcess, StoreError
 from offramp.execution.attempt import RunFacts
+from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -99,8 +101,9 @@ class LiveRuns:
         runlog: RunLog,
         history: History,
         trace: RunTrace | None = None,
+        ending: Outcome | None = None,
     ) -> LiveRun:
-        """Begin to execute a run whose lease this process holds."""
+        """Begin to execute a run whose lease this process holds; one with an `ending` is to end so."""
         process = self._process
         clock = process.clock
         stale = self.get(record.id)
@@ -139,7 +142,10 @@ class LiveRuns:
             self._counts[run.began_on] += 1
         if record.deadline_at is not None:
             due = began + max(0.0, record.deadline_at - clock.time())
-            run.timers.append(clock.call_at(due, lambda: self._expire(run)))
+            run.timers.append(clock.call_at(due, lambda: execution.end(expired(run.record))))
+        scope.ending.on_change = lambda: self._bound(run)
+        if ending is not None:
+            execution.end(ending)
         self.on_start(run)
         execution.start(process.loops)
         return run
@@ -168,6 +174,9 @@ class LiveRuns:
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
+        if error is not None and run.execution.scope.ending.outcome is not None:
+            tell_of_failure(run.record.id, outcome, error)
+            error = None
         watcher = self.watchers.get(run.record.id)
         if watcher is not None:
             watcher.error = error
@@ -215,27 +224,26 @@ class LiveRuns:
             run.gone.resolve()
             self.made_room()
 
-    def _force(self, run: LiveRun, outcome: Outcome) -> None:
-        """End a run whatever its code does."""
+    def _bound(self, run: LiveRun) -> None:
+        """End a run that was to end, whatever its code does, when its time for that is over. From any thread."""
+        ending, clock = run.execution.scope.ending, self._process.clock
+        if ending.outcome is None or run.execution.finished or self.get(run.record.id) is not run:
+            return
+        due = ending.until(self._process.settings.cancel_grace)
+        if due > clock.monotonic():
+            run.timers.append(clock.call_at(due, lambda: self._bound(run)))
+            return
         run.execution.scope.stop_at_boundary()
-        run.execution.finish(outcome)
+        run.execution.finish(ending.outcome)
         run.execution.scope.close()
         run.execution.stop_tree()
-
-    def _expire(self, run: LiveRun) -> None:
-        self._force(run, expired(run.record))
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run; one that does not end within the grace time ends without its steps. False if not here."""
         run = self.get(run_id)
         if run is None:
             return False
-        if run.execution.scope.facts.cancelled:  # each renewal repeats the wish; cleanup under way is left alone
-            return True
-        clock = self._process.clock
-        run.execution.cancel()
-        due = clock.monotonic() + self._process.settings.cancel_grace
-        run.timers.append(clock.call_at(due, lambda: self._force(run, cancelled())))
+        run.execution.end(cancelled())  # each renewal repeats the wish; cleanup under way is left alone
         return True
 
     def drop(self, run: LiveRun) -> None:
@@ -268,13 +276,12 @@ def _tell(record: RunRecord, outcome: Outcome) -> None:
 
 def cancelled() -> Outcome:
     """The outcome of a cancelled run."""
-    return Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
+    return ended_by("cancelled", None)
 
 
 def expired(record: RunRecord) -> Outcome:
     """The outcome of a run that reached its deadline."""
-    text = f"the run did not end by its deadline {rfc3339(record.deadline_at or 0.0)}"
-    return Outcome("expired", error=failure_of(RunExpired(text)))
+    return ended_by("expired", record.deadline_at)
 
 
 def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:

@@ -174,7 +174,8 @@ async def check(process: Process, case: Case) -> Verdict:
                 await changed.wait()
                 changed.clear()
                 if rehearsal.outcome is not None:
-                    return verdict(_misfit(rehearsal.outcome, case.result))
+                    # A run that is to end otherwise has its misfit in the scope.
+                    return verdict(_misfit(rehearsal.outcome, case.result) or scope.diverged)
                 if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
                     return verdict(None if case.result is None else "it calls what the run had not called")
     except TimeoutError:

@@ -117,13 +117,13 @@ class Playing(Protocol):
         """All signals of the run so far."""
 
     def cancel(self) -> None:
-        """End it `cancelled`: what is under way is cancelled, no step starts any more."""
+        """End it `cancelled`: what is under way is cancelled, no step starts but to clean up."""
 
     def expire(self) -> None:
-        """End it `expired`."""
+        """End it `expired`, likewise."""
 
     def give_up(self) -> None:
-        """End it `cancelled`, whatever its code does."""
+        """End it so, whatever its code does; where it cleans up, when the time for that is over."""
 
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
@@ -151,6 +151,9 @@ class Outside(Protocol):
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write down what the body itself made, in order; `event` soon, an entry alone at the latest at the end."""
+
+    async def written(self) -> None:
+        """Return when what the body made so far is written down."""
 
     def waited(self, what: str, began: float, *, over: bool) -> None:
         """The body waited, since `began` in epoch seconds; `over` unless it gave that up. Not told by a repetition."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
@@ -85,9 +86,12 @@ def _wake(futures: list[asyncio.Future[None]]) -> None:
 
 
 def call_threadsafe(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:
-    """`loop.call_soon_threadsafe`, or False where that loop has been closed meanwhile."""
+    """`loop.call_soon_threadsafe`, or False where that loop has been closed meanwhile.
+
+    In an empty context: what one request begins over there is no part of it, and may go on for others.
+    """
     try:
-        loop.call_soon_threadsafe(callback, *args)
+        loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())
     except RuntimeError:
         return False
     return True

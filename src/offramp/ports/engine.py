@@ -7,12 +7,13 @@ N1 `start` resolves when the run is durable; starting the same id or idempotency
 N2 `adopt` resolves when the engine owns the run and everything its journal holds; adopting again changes nothing.
 N3 A step in flight at adoption is executed again only if the process that ran it died (D2).
 N4 A finished step is never executed again by recovery, release or drain (D2).
-N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it starts afterwards.
+N5 `cancel` makes a run that has no outcome end `cancelled`, and no step of it starts afterwards but to clean up.
 N6 What a dead process held goes on elsewhere without anybody asking.
 N7 A signal is durable when it is taken, reaches its run once, though it is sent again with its key, in order per name,
    and wakes it if it is parked; a parked run is executed by nobody.
 N8 A process that lost a run writes nothing more of it, and its host is told to stop (J3).
-N9 A run that nobody executes ends `expired` at its deadline.
+N9 A run that nobody executes ends `expired` at its deadline; one that has begun when a process is there that executes
+   it, which it may need to clean up, or `ENTRUSTED_GRACE_S` later.
 N10 `ready` is true while a process is there that takes runs, and not otherwise.
 N11 `start` is refused with `Overloaded`, and changes nothing, while as many runs wait as may. The bound is passed by no
    more than what is started before it is seen to be reached.

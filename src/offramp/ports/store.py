@@ -38,6 +38,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
@@ -102,8 +103,8 @@ SIGNALS_BYTES_MAX = 8 << 20
 SUSPECT_DEATHS = 2
 """Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
 
-ENTRUSTED_GRACE_S = 5.0
-"""What an engine gets past a run's deadline to end the run itself."""
+ENTRUSTED_GRACE_S = 10.0 + CLEANUP_S_MAX
+"""What an engine gets past a run's deadline to end the run itself, which may clean up."""
 
 Listener = Callable[[list[Batch]], None]
 

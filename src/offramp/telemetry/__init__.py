@@ -1,5 +1,5 @@
 """What the service tells about itself; nothing here changes what it does."""
 
-from offramp.telemetry.logs import LogContext
+from offramp.telemetry.logs import LogContext, ReplayFilter
 
-__all__ = ["LogContext"]
+__all__ = ["LogContext", "ReplayFilter"]

@@ -34,6 +34,18 @@ class LogContext(logging.Filter):
         return True
 
 
+class ReplayFilter(logging.Filter):
+    """A filter for a `logging` handler: drops what a pipeline's body logs while it repeats an earlier execution.
+
+    `current_run().replaying` says when that is. What Offramp itself logs passes.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is new."""
+        ambient = current.get()
+        return ambient is None or not ambient.replaying or record.name == "offramp"
+
+
 def about(run: RunRecord) -> dict[str, Any]:
     """`extra=` for a line about a run from outside of its code."""
     known = {"run_id": run.id, "session_id": run.session_id, "trace_id": trace_id(run.trace), "pipeline": run.pipeline}

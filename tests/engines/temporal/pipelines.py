@@ -7,7 +7,8 @@ import os
 import signal
 from pathlib import Path
 
-from offramp import SLA, App, emit
+import offramp
+from offramp import SLA, App, current_run, emit
 
 HERE = Path(os.environ.get("STEPS_HOME", "."))
 app = App("killed", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
@@ -103,3 +104,25 @@ async def body(tag: str) -> list[str]:
 
 app.pipeline(name="deep", sla="deep")(body)
 app.pipeline(name="now", sla="now")(body)
+
+
+def say(what: str) -> None:
+    """What a body would log, and whether it knows that it repeats itself."""
+    with (HERE / "said").open("a", encoding="utf-8") as file:
+        file.write(f"{what} {current_run().replaying}\n")
+
+
+@app.pipeline(sla="deep")
+async def tidies(tag: str) -> None:
+    say("begins")
+    await free(f"{tag}-before")
+    try:
+        await held(f"{tag}-work")
+    finally:
+        say("struck")
+        async with offramp.cleanup():
+            await free(f"{tag}-one")
+            say("tidy")
+            await held(f"{tag}-two")
+            await free(f"{tag}-three")
+            say("over")

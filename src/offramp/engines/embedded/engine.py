@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
+from offramp.engines.embedded.ends import Ends
 from offramp.engines.embedded.hints import UDPHints
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.engines.embedded.member import Member
@@ -70,6 +71,7 @@ class EmbeddedEngine:
         self._on_owners = on_owners
         self._presence = presence
         self._hints = hints or UDPHints()
+        self._ends = Ends(member.id, host, store, leases, clock, lambda: self._taking, self.ready)
         self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -204,11 +206,9 @@ class EmbeddedEngine:
         record = await self._leases.request_cancel(run_id)
         if record is None or record.finished or self._host.cancel(run_id):
             return record
-        claim = await self._leases.claim_one(self._member.id, run_id, self._clock.time())
-        if claim is not None:
-            self._host.execute(claim)
-        else:
+        if not await self._ends.cancel(record):
             self._hints.send("cancel", [run_id])
+            self._announce_work()
         return record
 
     async def ready(self) -> bool:
@@ -311,8 +311,7 @@ class EmbeddedEngine:
         elif kind == "webhooks":
             self._on_webhooks()
         elif kind == "cancel":
-            for run_id in ids:
-                self._host.cancel(run_id)
+            self._spawn(self._ends.told([run_id for run_id in ids if not self._host.cancel(run_id)]))
         else:
             self._spawn(self._refresh_peers())
 
@@ -366,11 +365,8 @@ class EmbeddedEngine:
         try:
             await self._take_back()
             await self._refresh_peers()
-            now = self._clock.time()
-            for run_id in await self._leases.overdue(now):
-                claim = await self._leases.claim_one(self._member.id, run_id, now)
-                if claim is not None:
-                    self._host.execute(claim)
+            if not self._leaving:  # what it hands over is not to come back
+                await self._ends.overdue()
         except StoreError as error:
             log.error("%s", error)  # noqa: TRY400 - an operator's matter
 

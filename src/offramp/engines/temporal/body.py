@@ -188,7 +188,7 @@ class PipelineWorkflow:
         """Begin a new history: the journal holds what this one did."""
         rest = await self._unbroken(outside.rest())
         if rest:
-            await self._unbroken(outside.written(rest))
+            await self._unbroken(outside.put(rest))
         seen = [mark(key) for key in playing.seen()] if outside.parallel else []
         start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen, keyed=True, anew=False)
         workflow.continue_as_new(args=[start, raw(self._input)])
@@ -260,7 +260,7 @@ class _Outside(Outside):
         try:
             while self._pending:
                 written, self._pending = self._pending, []
-                await self.written(written)
+                await self.put(written)
         except ActivityError as error:
             if not _is_lost(error):
                 raise
@@ -268,12 +268,19 @@ class _Outside(Outside):
         finally:
             self._writing = None
 
-    async def written(self, notes: list[tuple[Entry | None, Draft | None]]) -> None:
+    async def put(self, notes: list[tuple[Entry | None, Draft | None]]) -> None:
         """Write down what the body made; a replay has to make the same."""
         self._writes += 1
         made = " ".join(entry.key if entry is not None else key_in(event) for entry, event in notes)
         what = f"{RECORD}:{self._writes}:{mark(made)}" if self._keyed else None
         await local(RECORD, Notes(self.token, notes), type(None), what)
+
+    async def written(self) -> None:
+        """Write down what the body made so far."""
+        if self._pending and self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     async def rest(self) -> list[tuple[Entry | None, Draft | None]]:
         """What is not written yet, once nothing is being written."""

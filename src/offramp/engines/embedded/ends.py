@@ -1,0 +1,85 @@
+"""Takes runs that are to end while no process executes them: cancelled ones, and those past their deadline.
+
+A run whose body was called before may have to clean up. That is for a process that executes deep runs; where there is
+none, any process does it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from offramp.core.run import RunRecord
+from offramp.errors import StoreError
+from offramp.ports.clock import Clock
+from offramp.ports.engine import RunHost
+from offramp.ports.store import ENTRUSTED_GRACE_S, Leases, Store
+
+log = logging.getLogger("offramp")
+
+
+class Ends:
+    """Of one process; used on its control loop.
+
+    Args:
+        owner: this process among the leases.
+        host: ends a run, and has it clean up.
+        store: runs.
+        leases: of the same store.
+        clock: time.
+        takes: whether this process executes deep runs.
+        others: whether some process does.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        host: RunHost,
+        store: Store,
+        leases: Leases,
+        clock: Clock,
+        takes: Callable[[], bool],
+        others: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._owner = owner
+        self._host = host
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._takes = takes
+        self._others = others
+
+    async def cancel(self, record: RunRecord) -> bool:
+        """Take a run that is to be cancelled; False if others are to be told."""
+        if record.started_at is not None and not self._takes() and await self._others():
+            return False
+        return await self._end(record.id)
+
+    async def told(self, run_ids: Sequence[str]) -> None:
+        """Runs are cancelled that wait for a process, or that another one executes."""
+        if not self._takes():
+            return
+        try:
+            for run_id in run_ids:
+                record = await self._store.get(run_id)
+                if record is not None and record.cancel_requested and not record.finished:
+                    await self._end(run_id)
+        except StoreError as error:
+            log.error("%s", error)  # noqa: TRY400 - they are in the queue
+
+    async def overdue(self) -> None:
+        """End what met its deadline while no process executed it."""
+        now = self._clock.time()
+        for run_id in await self._leases.overdue(now):
+            if self._takes() or not self._waits_for_others(await self._store.get(run_id), now):
+                await self._end(run_id)
+
+    def _waits_for_others(self, record: RunRecord | None, now: float) -> bool:
+        begun = record is not None and record.started_at is not None
+        return begun and record is not None and now < (record.deadline_at or now) + ENTRUSTED_GRACE_S
+
+    async def _end(self, run_id: str) -> bool:
+        claim = await self._leases.claim_one(self._owner, run_id, self._clock.time())
+        if claim is not None:
+            self._host.execute(claim)
+        return claim is not None
