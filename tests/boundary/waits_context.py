@@ -63,7 +63,7 @@ async def a_wait_that_an_end_reaches():
         async with testing.runtime(desk.app, clock=clock) as runtime:
             handle = await runtime.start("pipe", outside=True)
             seen = await desk.ended(handle, how, clock)
-            outcome, repeated = await runtime.service.replay(handle.id)
+            outcome, repeated, *_ = await runtime.service.replay(handle.id)
         assert types(seen)[-1] == f"run.{how}"
         assert desk.saw == ["cancelled", "cleans up"] * 2
         assert desk.executed == ["one"]

@@ -14,7 +14,6 @@ from starlette.routing import Mount
 
 import offramp
 from offramp import App, testing
-from offramp.execution.own_context import in_context
 from tests.execution import cpu
 from tests.support import Signal, eventually, member, result_of
 
@@ -167,7 +166,7 @@ async def test_what_a_body_sets_reaches_its_steps_and_what_a_step_sets_nobody_el
     async with testing.runtime(app, threads=1) as runtime:
         handles = [await runtime.start("sets", name=name) for name in names]
         results = [await result_of(handle) for handle in handles]
-        again, _ = await runtime.service.replay(handles[0].id)
+        again, *_ = await runtime.service.replay(handles[0].id)
     assert results == [["unset", *[name] * 5] for name in names]
     assert again.result == b'["unset","ann","ann","ann","ann","ann"]'
     assert sorted(counted) == ["ann on the loop", "bob on the loop"]
@@ -197,58 +196,3 @@ async def test_a_client_per_loop_is_made_in_no_runs_context():
     async with testing.runtime(app) as runtime:
         await result_of(await runtime.start("uses"))
     assert [value for value, _ in made] == ["unset"]
-
-
-# The awaitable itself.
-
-
-async def test_it_passes_on_cancellation_errors_and_results_in_its_context():
-    context, seen = contextvars.copy_context(), []
-    context.run(mine.set, "inside")
-
-    async def waits():
-        try:
-            await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            seen.append(mine.get())
-            await asyncio.sleep(0)
-            seen.append(mine.get())
-            raise
-
-    task = asyncio.create_task(_awaited(in_context(context, waits())))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert seen == ["inside", "inside"]
-
-    async def fails():
-        await asyncio.sleep(0)
-        raise LookupError(mine.get())
-
-    with pytest.raises(LookupError, match="inside"):
-        await in_context(context, fails())
-    future = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_soon(future.set_result, 7)
-    assert await in_context(context, future) == 7
-    assert mine.get() == "unset"
-
-
-async def test_it_closes_what_it_executes_when_it_is_thrown_away():
-    context, seen = contextvars.copy_context(), []
-    context.run(mine.set, "inside")
-
-    async def waits():
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            seen.append(mine.get())
-
-    waiting = in_context(context, waits())
-    next(waiting)
-    waiting.close()
-    assert seen == ["inside"]
-
-
-async def _awaited(work):
-    return await work

@@ -112,7 +112,7 @@ async def test_steps_execute_after_a_cancellation_and_the_run_ends_cancelled(des
         handle = await runtime.start("pipe", how=how)
         seen = await cancelled(runtime, handle, desk)
         document = await handle.document()
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     tidied = ["one", "two", "last"] if how == "except" else ["one", "two"]
     assert desk.executed == ["work", *tidied]
     assert finished(seen) == ["tidy"] * len(tidied)
@@ -275,7 +275,7 @@ async def test_groups_shields_retries_and_blocks_inside(desk):
         handle = await runtime.start("pipe")
         await desk.begun("other").wait()
         seen = await cancelled(runtime, handle, desk)
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     assert caught == ["ExceptionGroup", False] * 2
     assert tries["shaky"] == 3
     assert sorted(finished(seen)) == ["seen_in_a_thread", "shaky", "tidy", "tidy"]
@@ -301,7 +301,7 @@ async def test_each_branch_may_clean_up(desk):
         handle = await runtime.start("pipe")
         await desk.begun("left").wait()
         seen = await cancelled(runtime, handle, desk, at="right")
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     assert (outcome.status, repeated) == ("cancelled", [])
     assert sorted(desk.executed) == ["after left", "after right", "left", "right"]
     assert finished(seen) == ["tidy", "tidy"]
@@ -354,7 +354,7 @@ async def test_a_step_that_swallows_the_cancellation_gives_its_result_to_no_body
     async with testing.runtime(desk.app) as runtime:
         handle = await runtime.start("pipe")
         seen = await cancelled(runtime, handle, desk)
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     assert seen_by_body == ["cancelled", "cancelled"]
     assert finished(seen) == ["stubborn", "tidy"]
     assert (outcome.status, repeated) == ("cancelled", [])
@@ -676,7 +676,7 @@ async def test_a_shielded_step_can_be_waited_for(desk):
         await eventually(lambda: "meanwhile" in desk.executed)
         desk.gate("work").set()
         seen = await log_of(handle)
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     assert got == ["work"] * 2
     assert finished(seen) == ["tidy", "held"]
     assert (outcome.status, repeated) == ("cancelled", [])
@@ -784,7 +784,7 @@ async def test_a_cancelled_run_with_a_cleanup_can_be_replayed(desk):
     async with testing.runtime(desk.app) as runtime:
         handle = await runtime.start("pipe")
         await cancelled(runtime, handle, desk)
-        outcome, repeated = await runtime.service.replay(handle.id)
+        outcome, repeated, *_ = await runtime.service.replay(handle.id)
     assert (outcome.status, repeated) == ("cancelled", [])
     assert len(desk.executed) == 3
 
