@@ -51,7 +51,7 @@ class Lanes:
         Raises:
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
             TooLarge: its result is.
-            Exception: whatever the step raised.
+            BaseException: whatever the step raised.
         """
         spec = attempt.spec
         if spec.lane == "process":
@@ -68,9 +68,6 @@ class Lanes:
                 live = await spec.signature.call(spec.function, arguments)
             else:
                 live = await _timed(spec.signature.call(spec.function, arguments), attempt)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Out of a task these would end the run loop, and every run on it.
-            raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
         finally:
             current.reset(token)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)

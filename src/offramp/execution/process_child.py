@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,11 @@ from offramp.core.failure import Failure, failure_of
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
+from offramp.execution.endings import aborted
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
+
+TRACEBACK_LENGTH_MAX = 6_000
+"""Characters of the end of a traceback that the parent notes on the exception."""
 
 
 class Job(msgspec.Struct):
@@ -152,6 +157,7 @@ def _function(job: Job) -> Callable[..., Any]:
 
 
 def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
+    began_in = os.getpid()
     token = current.set(RemoteAttempt(job, pipe))
     leave = _entered(job.trace) if job.trace else None
     try:
@@ -161,9 +167,12 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
             known[place] = function, Signature(function, f"step {job.step!r}")
         function, signature = known[place]
         return Reply("done", signature.encode_result(signature.call(function, signature.decode_call(job.arguments))))
-    except Exception as error:  # noqa: BLE001 - whatever the step raised is its outcome
-        lines = traceback.format_exception(error)
-        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])
+    except BaseException as raised:
+        if os.getpid() != began_in:  # the step forked, and this is the other one
+            raise
+        error = raised if isinstance(raised, Exception) else aborted(raised, f"step {job.step!r}")
+        lines = traceback.format_exception(raised)
+        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-TRACEBACK_LENGTH_MAX:])
     finally:
         current.reset(token)
         if leave is not None:
