@@ -46,10 +46,8 @@ __all__ = [
     "failure_of",
     "live_of",
     "mark",
-    "message_of",
     "replayable",
     "step_of",
-    "text_of",
 ]
 
 

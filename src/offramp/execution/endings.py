@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from offramp.core.failure import message_of, text_of
+from offramp.core.failure import failure_of
 from offramp.errors import Aborted
 
 _CANCELLATION = (
@@ -52,7 +52,7 @@ def is_cancellation(error: BaseException) -> bool:
 
 def aborted(error: BaseException, what: str) -> Aborted:
     """What is raised instead; `what` names the step or the body."""
-    said = message_of(type(error).__name__, text_of(error))
+    said = failure_of(error).message
     made = Aborted(f"{what} ended with {said}, {_CANCELLATION if is_cancellation(error) else _OTHER}")
     made.__cause__ = error
     return made.with_traceback(error.__traceback__)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
+from offramp.execution.endings import aborted
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any,
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error
+        except GeneratorExit as error:
+            # Nor this: the coroutines that await it would be closed.
+            raise aborted(error, f"step {spec.name!r}") from error
 
     return call
 

@@ -226,11 +226,11 @@ class Scope(Gate):
 
     def _failed_with(self, raised: BaseException, spec: StepSpec, asked: Asked) -> Exception | None:
         """What the step failed with; None where it was ended from outside."""
+        if asked.elsewhere():
+            return None
         if isinstance(raised, Exception):
             return raised
         if isinstance(raised, Handoff) or self.state == "closed":
-            return None
-        if isinstance(raised, GeneratorExit) and asked.elsewhere():
             return None
         if is_cancellation(raised) and (self.facts.cancelled or asked.more()):
             return None
