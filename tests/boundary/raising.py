@@ -1,4 +1,4 @@
-"""What the table "What may be raised" is executed with: one step per lane that raises, and a body that tells what it saw.
+"""What the table "What may be raised" is executed with: steps that raise, and a body that tells what it saw.
 
 In a module of its own, so that a process lane can import it.
 """
@@ -12,7 +12,7 @@ import json
 import pathlib
 import traceback
 import uuid
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pydantic
@@ -88,7 +88,7 @@ def _plain():
 
 def _typed():
     error = Odd((1, b"\xff"), date(2026, 1, 2), Decimal("1.50"), Color.RED, uuid.UUID(int=7), {3: (timedelta(1),)})
-    error.where, error.at = pathlib.PurePosixPath("/x"), datetime(2026, 1, 2, 3, 4, 5, 6)
+    error.where, error.at = pathlib.PurePosixPath("/x"), datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
     raise error
 
 
@@ -159,6 +159,17 @@ def _stray():
     raise asyncio.CancelledError
 
 
+def _exit():
+    raise SystemExit(3)
+
+
+def _with_context():
+    try:
+        {}["k"]
+    except KeyError:
+        raise Odd("while another was handled")  # noqa: B904 - as it happens
+
+
 def _panic():
     raise PanicException("index out of bounds")
 
@@ -173,7 +184,7 @@ RAISES = {
     "no_file": _no_file,
     "renamed": _renamed,
     "no_number": lambda: (_ for _ in ()).throw(PermissionError("by hand")),
-    "undecodable": lambda: b"a\xff".decode(),
+    "undecodable": lambda: str(b"a\xff", "utf-8"),
     "unencodable": lambda: "a€".encode("ascii"),
     "no_key": lambda: {}["k"],
     "no_json": lambda: json.loads('{"a": }'),
@@ -188,6 +199,7 @@ RAISES = {
     "model_client": lambda: Answer(number=Client()),
     "raised_from": _raised_from,
     "noted": _noted,
+    "with_context": _with_context,
     "with_response": _with_response,
     "local": _local,
     "with_client": _with_client,
@@ -195,17 +207,13 @@ RAISES = {
     "large": _large,
     "unspeakable": _unspeakable,
     "stray": _stray,
-    "exits": lambda: exit_with(3),
+    "exits": _exit,
     "interrupts": lambda: (_ for _ in ()).throw(KeyboardInterrupt("now")),
     "closes": lambda: (_ for _ in ()).throw(GeneratorExit()),
     "panics": _panic,
     "loose": lambda: (_ for _ in ()).throw(Loose("adrift", (1, 2))),
     "many": _many,
 }
-
-
-def exit_with(code):
-    raise SystemExit(code)
 
 
 def of(name):
@@ -244,18 +252,8 @@ def seen(error, depth=0):
 
 
 FIELDS = (
-    "errno",
-    "strerror",
-    "filename",
-    "filename2",
-    "reason",
-    "object",
-    "start",
-    "end",
-    "pos",
-    "lineno",
-    "msg",
-    "code",
+    *("errno", "strerror", "filename", "filename2", "reason", "object", "start", "end"),
+    *("pos", "lineno", "msg", "code"),
 )
 BUILTIN = (OSError, ValueError, LookupError, ExceptionGroup, Odd, ByHand, StepFailed, pydantic.ValidationError)
 

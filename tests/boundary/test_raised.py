@@ -18,7 +18,7 @@ class Row(NamedTuple):
     """The cases of a row; what a body sees of each is the live exception, or what `expect` says of the text."""
 
     names: list[str]
-    expect: list[str] = []
+    expect: tuple[str, ...] = ()
     same: bool = True
 
 
@@ -34,37 +34,38 @@ CASES = {
     "pydantic's `ValidationError`": Row(["model", "model_of_json", "model_own", "model_value"]),
     "the same of an input that cannot come back": Row(
         ["model_client"],
-        ["ValidationError", "input_value=<a client>, input_type=Client", "'input': <a client>"],
+        ("ValidationError", "input_value=<a client>, input_type=Client", "'input': <a client>"),
         same=False,
     ),
     "an exception raised `from` another": Row(["raised_from"]),
     "notes (`add_note`)": Row(["noted"]),
+    "its traceback and its `__context__`": Row(["with_context"]),
     "attributes that cannot come back, such as an `error.response`": Row(
-        ["with_response"], ["raising:Plain '429 later' ('429 later',)", "[('status', 429)]"], same=False
+        ["with_response"], ("raising:Plain '429 later' ('429 later',)", "[('status', 429)]"), same=False
     ),
     "a class that another process cannot find: a local one": Row(
         ["local"],
-        ["_local.<locals>.Local \"('of a function', 2)\" ('of a function', 2)", "'ValueError', 'Odd', 'StepFailed'"],
+        ("_local.<locals>.Local \"('of a function', 2)\" ('of a function', 2)", "'ValueError', 'Odd', 'StepFailed'"),
         same=False,
     ),
     "arguments that cannot come back (a client, a file), or of more than 8,000 bytes": Row(
-        ["with_client", "large"], ["tests.boundary.raising:Odd '", "'ValueError', 'Odd', 'StepFailed'"], same=False
+        ["with_client", "large"], ("tests.boundary.raising:Odd '", "'ValueError', 'Odd', 'StepFailed'"), same=False
     ),
     "a set of several values as an argument": Row(
-        ["with_set"], ["tests.boundary.raising:Odd \"{'", "'ValueError', 'Odd', 'StepFailed'"], same=False
+        ["with_set"], ("tests.boundary.raising:Odd \"{'", "'ValueError', 'Odd', 'StepFailed'"), same=False
     ),
     "a class whose `__str__` fails": Row(["unspeakable"]),
     "`SystemExit`, `KeyboardInterrupt`, `GeneratorExit`, a `BaseException` of your own": Row(
-        ["exits", "interrupts", "closes", "loose"], ["offramp.errors:Aborted", "ended with", "which is no Exception"],
+        ["exits", "interrupts", "closes", "loose"], ("offramp.errors:Aborted", "ended with", "which is no Exception"),
         same=False,
     ),
     "a panic of a Rust extension": Row(
-        ["panics"], ["offramp.errors:Aborted", "PanicException: index out of bounds", "raising:PanicException 'index"],
+        ["panics"], ("offramp.errors:Aborted", "PanicException: index out of bounds", "raising:PanicException 'index"),
         same=False,
     ),
-    "a `BaseExceptionGroup`": Row(["many"], ["offramp.errors:Aborted", "from builtins:BaseExceptionGroup"], same=False),
+    "a `BaseExceptionGroup`": Row(["many"], ("offramp.errors:Aborted", "from builtins:BaseExceptionGroup"), same=False),
     "a `CancelledError` that nothing asked for": Row(
-        ["stray"], ["offramp.errors:Aborted", "CancelledError, though nothing cancelled it"], same=False
+        ["stray"], ("offramp.errors:Aborted", "CancelledError, though nothing cancelled it"), same=False
     ),
 }  # fmt: skip
 ALL = [name for row in CASES.values() for name in row.names]

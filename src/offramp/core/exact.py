@@ -30,6 +30,10 @@ _AS_TEXT_TOO = {"uuid:UUID", "ipaddress:IPv4Address", "ipaddress:IPv6Address"}
 _AS_ISO: tuple[type, ...] = (dt.datetime, dt.date, dt.time)
 
 
+_SECOND_FOLD = " again"
+"""After a time of day that a change of the clocks repeats, the second time."""
+
+
 class Inexact(Exception):
     """A value that cannot come back as it was."""
 
@@ -113,7 +117,8 @@ class Packer:
         if kind in _AS_TEXT or place_of(kind) in _AS_TEXT_TOO:
             return {f"{TAG}text": [place_of(kind), _same(value, str(value), kind)]}
         if kind in _AS_ISO:
-            return {f"{TAG}{kind.__name__}": _same(value, value.isoformat(), kind.fromisoformat)}  # type: ignore[attr-defined]
+            text = value.isoformat() + (_SECOND_FOLD if getattr(value, "fold", 0) else "")
+            return {f"{TAG}{kind.__name__}": _same(value, text, lambda text: _moment(kind, text))}
         if kind is dt.timedelta:
             return {f"{TAG}timedelta": [value.days, value.seconds, value.microseconds]}
         raise Inexact
@@ -190,9 +195,9 @@ _UNPACKED: dict[str, Callable[[Any, Any], Any]] = {
     "int": lambda value, _error: int(value, 16),
     "float": lambda value, _error: float(value),
     "timedelta": lambda value, _error: dt.timedelta(*value),
-    "datetime": lambda value, _error: dt.datetime.fromisoformat(value),
-    "date": lambda value, _error: dt.date.fromisoformat(value),
-    "time": lambda value, _error: dt.time.fromisoformat(value),
+    "datetime": lambda value, _error: _moment(dt.datetime, value),
+    "date": lambda value, _error: _moment(dt.date, value),
+    "time": lambda value, _error: _moment(dt.time, value),
 }
 
 
@@ -218,6 +223,11 @@ _SCALARS: dict[type, Callable[[Any], Any]] = {
     bytes: lambda value: {f"{TAG}bytes": base64.b64encode(value).decode()},
     bytearray: lambda value: {f"{TAG}bytearray": base64.b64encode(value).decode()},
 }
+
+
+def _moment(kind: Any, text: str) -> Any:
+    made = kind.fromisoformat(text.removesuffix(_SECOND_FOLD))
+    return made.replace(fold=1) if text.endswith(_SECOND_FOLD) else made
 
 
 def _known(kind: type) -> str:

@@ -11,7 +11,7 @@ import msgspec
 
 from offramp.core.exact import Inexact, Packer, loaded, place_of
 from offramp.core.pydantic_errors import is_validation_error, parts_of
-from offramp.core.rebuilt import ALWAYS_THERE, exception_of, rebuilt
+from offramp.core.rebuilt import ALWAYS_THERE, StandIn, exception_of, rebuilt
 from offramp.core.recorded import (
     ARGUMENTS_BYTES_MAX,
     CAUSES_MAX,
@@ -87,7 +87,7 @@ class _Description:
         shown = attributes_of(error)
         step, attempt = shown.get(STEP, (step, attempt))
         code = "step-failed" if step is not None else "pipeline-failed"
-        if isinstance(error, OfframpError):
+        if isinstance(error, OfframpError) and not isinstance(error, StandIn):
             code = type(error).code
         notes = self._notes(shown)
         if RECORDED in shown:  # a stand-in: what it stands for is known

@@ -1,4 +1,4 @@
-"""What steps raise on Temporal: a body sees what it sees elsewhere, rebuilt at each turn or not, and no process dies."""
+"""What steps and bodies raise on Temporal: a body sees what it sees elsewhere, and no process dies."""
 
 from __future__ import annotations
 
