@@ -113,6 +113,34 @@ async def test_a_body_that_catches_it_goes_on_after_a_demotion(name):
     assert "run.resumed" in types(log)
 
 
+@pytest.mark.parametrize("lane", ["loop", "thread"])
+async def test_a_real_panic_of_a_rust_extension_is_a_failure(lane):
+    rpds = pytest.importorskip("rpds")
+    app = App("ends")
+
+    class Key:
+        def __hash__(self):
+            return 1
+
+        def __eq__(self, other):
+            raise ZeroDivisionError
+
+    def looks_up() -> str:
+        return rpds.HashTrieMap({Key(): "found"}).get(Key())
+
+    step = app.step(name="looks_up", lane=lane)(looks_up)
+
+    @app.pipeline
+    async def pipe() -> str:
+        try:
+            return await step()
+        except Aborted as error:
+            return f"{type(error.__cause__).__module__}: {error}"
+
+    found = await testing.replays(app, "pipe")
+    assert found.startswith("pyo3_runtime: step 'looks_up' ended with PanicException: __eq__ failed!")
+
+
 async def test_a_nested_pipelines_step_fails_alike():
     assert await testing.replays(raising.app, "outer", name="stray") == "Aborted"
     assert await testing.replays(raising.app, "outer", name="panics") == "Aborted"

@@ -122,6 +122,31 @@ async def test_the_caller_gets_what_the_body_was_not_given():
     assert frames(error).count(__file__) > 1
 
 
+async def test_a_body_that_asks_for_what_is_not_journaled_is_told_so():
+    app = App("fails")
+
+    @app.step
+    def failing() -> None:
+        raise Answered("no", object())
+
+    @app.pipeline
+    async def pipe() -> None:
+        try:
+            await failing()
+        except Answered as error:
+            error.response.close()
+
+    async with testing.runtime(app) as runtime:
+        handle = await runtime.start("pipe")
+        error = await failure_of(handle)
+        shown = (await handle.document())["error"]["message"]
+    assert isinstance(error, AttributeError)
+    for told in (shown, "\n".join(error.__notes__)):
+        assert "step 'failing'" in told
+        assert "'response' cannot be journaled" in told
+        assert "into an exception of its own" in told
+
+
 async def test_members_and_causes_that_stand_for_others_show_those():
     app, response = App("fails"), object()
 

@@ -11,10 +11,8 @@ from typing import Any
 from offramp.core.failure import failure_of
 from offramp.errors import Aborted
 
-_CANCELLATION = (
-    "though nothing cancelled it: something that it awaited was cancelled. Catch that, and raise an Exception"
-)
-_OTHER = "which is no Exception: raise one to say what failed"
+_CANCELLATION = "though nothing cancelled it: what it awaited was cancelled. Catch that, and raise an Exception"
+_OTHER = "which is no Exception. Catch it there, and raise an Exception that says what failed"
 
 
 class Asked:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from offramp.core.failure import failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence, RunCancelled
@@ -18,7 +20,7 @@ from offramp.execution.context import current
 from offramp.execution.endings import aborted
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
-from offramp.execution.shown import shown
+from offramp.execution.shown import missing, shown
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -172,5 +174,8 @@ class Execution:
         facts = self.scope.facts
         where = f"pipeline {facts.pipeline!r}"
         error = raised if isinstance(raised, Exception) else aborted(raised, f"the body of {where}")
-        outcome = Outcome("failed", error=failure_of(error))
+        failure, hint = failure_of(error), missing(error)
+        if hint is not None:
+            failure = msgspec.structs.replace(failure, message=f"{failure.message}: {hint}")
+        outcome = Outcome("failed", error=failure)
         return outcome, shown(error, f"{where}, run {facts.run_id}")

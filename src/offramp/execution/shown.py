@@ -10,6 +10,19 @@ from offramp.core.failure import CAUSES_MAX, annotate, live_of, step_of
 _OWN = str(Path(__file__).resolve().parent.parent)
 
 
+def missing(error: BaseException) -> str | None:
+    """What to change where a body asked a step's exception for an attribute that is not journaled."""
+    if not isinstance(error, AttributeError) or not isinstance(error.obj, BaseException):
+        return None
+    step, _ = step_of(error.obj)
+    if step is None or hasattr(error.obj, error.name or ""):
+        return None
+    return (
+        f"of the exception of step {step!r} a body sees what a replay can see, and {error.name!r} cannot be journaled: "
+        "have the step put what is needed of it into an exception of its own"
+    )
+
+
 def shown(error: BaseException, where: str) -> BaseException:
     """What to raise to the caller: notes say where it comes from, and the runtime's own frames are not in it.
 
@@ -52,6 +65,9 @@ def _complete(error: BaseException, depth: int) -> None:
 def _note(error: BaseException, where: str) -> None:
     step, attempt = step_of(error)
     error.with_traceback(_user_traceback(error.__traceback__))
+    hint = missing(error)
+    if hint is not None:
+        annotate(error, hint)
     annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
     if isinstance(error, BaseExceptionGroup):
         for cause in error.exceptions:
