@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offramp.core.exact import Inexact, Packer
 from offramp.core.failure import (
     ARGUMENTS_BYTES_MAX,
     CAUSES_MAX,
@@ -285,7 +286,7 @@ def test_arguments_of_many_types_come_back_as_they_were(arguments):
         ExceptionGroup("within", [ValueError(object())]),
         UnicodeDecodeError("utf-8", b"\xff" * ARGUMENTS_BYTES_MAX, 0, 1, "too long"),
     ],
-    ids=lambda error: str(error)[:20],
+    ids=["client", "set", "long", "local", "made", "many", "within", "undecodable"],
 )
 def test_what_stands_in_is_caught_alike_says_the_same_and_is_given_at_once(error):
     failure, given_ = replayable(error)
@@ -387,3 +388,48 @@ def test_an_input_that_cannot_come_back_leaves_a_models_error_what_it_was():
     assert type(again) is pydantic.ValidationError
     assert str(again) == str(live)
     assert repr(again.errors()) == repr(live.errors())
+
+
+def test_a_large_argument_is_refused_before_it_is_looked_through():
+    looked_at = []
+
+    def packed(error):
+        looked_at.append(error)
+        return {}
+
+    with pytest.raises(Inexact):
+        Packer(packed, 100).pack([ValueError()] * 10_000)
+    assert len(looked_at) == 99
+    assert replayable(Quiet([[1] * 100] * 10_000))[0].stands_in
+
+
+class Quiet(ValueError):
+    def __str__(self):
+        return "quiet"
+
+
+def test_a_set_in_a_models_input_is_shown_as_it_was():
+    class Model(pydantic.BaseModel):
+        number: int
+
+    try:
+        Model(number={"a", "b", "c"})
+    except pydantic.ValidationError as error:
+        live = error
+    failure = failure_of(live)
+    assert b"offramp:set" not in failure.args  # which another process may write in another order
+    again = exception_of(stored(failure))
+    assert type(again) is pydantic.ValidationError
+    assert str(again) == str(live)
+
+
+class Lying(Exception):
+    @property
+    def __class__(self):
+        raise ZeroDivisionError
+
+
+def test_a_class_that_defeats_its_description_hides_no_failure():
+    failure, given_ = replayable(Lying("x"))
+    assert failure.message == "Lying: x"
+    assert str(given_) == "x"

@@ -60,12 +60,14 @@ class Packer:
 
     Args:
         error: packs an exception.
+        bytes_max: what the JSON of one value may have at most; a value with more parts than that is refused early.
         shown: whether a value that cannot come back is replaced by what shows the same, instead of being refused.
     """
 
-    def __init__(self, error: Callable[[BaseException], Any], *, shown: bool = False) -> None:
+    def __init__(self, error: Callable[[BaseException], Any], bytes_max: int, *, shown: bool = False) -> None:
         self.stable = True
         self._error = error
+        self._bytes_max = self._left = bytes_max
         self._shown = shown
 
     def pack(self, value: Any, depth: int = 0) -> Any:
@@ -74,15 +76,18 @@ class Packer:
         Raises:
             Inexact: it would not come back as it was.
         """
-        if depth > DEPTH_MAX:
-            raise Inexact
         kind = type(value)
+        self._left = (self._left if depth else self._bytes_max) - (len(value) if kind in {str, bytes, bytearray} else 1)
+        if depth > DEPTH_MAX or self._left < 0:
+            raise Inexact
         if value is None or kind is bool:
             return value
         packed = _SCALARS.get(kind)
         if packed is not None:
             return packed(value)
-        if kind in {list, tuple, set, frozenset, dict}:
+        is_set = kind in {set, frozenset} and len(value) > 1
+        if kind in {list, tuple, dict} or (kind in {set, frozenset} and not (is_set and self._shown)):
+            self.stable &= not is_set
             return self._container(kind, value, depth + 1)
         try:
             return self._other(kind, value, depth + 1)
@@ -101,8 +106,6 @@ class Packer:
             if all(type(key) is str and not key.startswith(TAG) for key in value):
                 return {_whole(key): self.pack(each, depth) for key, each in value.items()}
             return {f"{TAG}dict": [[self.pack(key, depth), self.pack(each, depth)] for key, each in value.items()]}
-        if kind is not tuple and len(value) > 1:
-            self.stable = False
         return {f"{TAG}{kind.__name__}": [self.pack(each, depth) for each in value]}
 
     def _other(self, kind: type, value: Any, depth: int) -> Any:

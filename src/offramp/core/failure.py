@@ -59,7 +59,13 @@ def failure_of(error: BaseException, step: str | None = None, attempt: int | Non
 def described(error: BaseException, step: str | None = None, attempt: int | None = None) -> tuple[Failure, bool]:
     """The same, and whether all that the exception shows is in it: its traceback and `__context__` never are."""
     description = _Description()
-    return description.of(error, step, attempt, 0), description.exact
+    try:
+        return description.of(error, step, attempt, 0), description.exact
+    except Exception:  # noqa: BLE001 - a class that defeats even that hides no failure
+        kind = type(error)
+        code = "pipeline-failed" if step is None else "step-failed"
+        message = message_of(kind.__name__, text_of(error))
+        return Failure(code, message, step, attempt, place_of(kind), stands_in=True, bases=_bases(kind)), False
 
 
 def replayable(error: Exception) -> tuple[Failure, Exception]:
@@ -101,7 +107,7 @@ class _Description:
             among = error.exceptions[:CAUSES_MAX]
             causes = [self.of(each, step, attempt, depth + 1) for each in among if self._has_room(depth)]
             message = "; ".join([message, *(cause.message for cause in causes)])[:MESSAGE_LENGTH_MAX]
-        packer = Packer(lambda each: self._nested(each, depth))
+        packer = Packer(lambda each: self._nested(each, depth), ARGUMENTS_BYTES_MAX)
         args = self._args(error, depth, packer)
         failure = Failure(code, message, step, attempt, place_of(kind), args, causes)
         failure = msgspec.structs.replace(
@@ -137,7 +143,7 @@ class _Description:
                 return self._fitting(packer.pack([error.message]))
             if is_validation_error(type(error)):
                 self.exact &= not error.args
-                shown = Packer(lambda each: self._nested(each, depth), shown=True)
+                shown = Packer(lambda each: self._nested(each, depth), ARGUMENTS_BYTES_MAX, shown=True)
                 return self._fitting(shown.pack(parts_of(error)))
             return self._fitting([packer.pack(each) for each in vars(BaseException)["args"].__get__(error)])
         except Exception:  # noqa: BLE001 - a user's own class may raise anything when it is taken apart

@@ -15,30 +15,24 @@ _CANCELLATION = "though nothing cancelled it: what it awaited was cancelled. Cat
 _OTHER = "which is no Exception. Catch it there, and raise an Exception that says what failed"
 
 
-class Asked:
-    """How often the running task has been told to cancel, when this is made."""
-
-    __slots__ = ("_task", "_times")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._times = _delivered(self._task)
-
-    def more(self) -> bool:
-        """Whether it was told so again since."""
-        return self._task is not None and self._task.cancelling() > self._times
-
-    def elsewhere(self) -> bool:
-        """Whether another task, or none, executes now: a coroutine is being closed that was thrown away."""
-        try:
-            return asyncio.current_task() is not self._task
-        except RuntimeError:  # no loop is running
-            return True
+def asked_before(task: asyncio.Task[Any] | None) -> int:
+    """How often a task was told to cancel, of what it has been told by now."""
+    times = 0 if task is None else task.cancelling()
+    # The last one may still be to come: it is raised where the task waits next.
+    return times - bool(getattr(task, "_must_cancel", False)) if times else 0
 
 
-def _delivered(task: asyncio.Task[Any] | None) -> int:
-    # One that was asked for and is raised at the next await only is still to come.
-    return 0 if task is None else task.cancelling() - bool(getattr(task, "_must_cancel", False))
+def asked_since(task: asyncio.Task[Any] | None, before: int) -> bool:
+    """Whether it was told so again, since it was `before` times."""
+    return task is not None and task.cancelling() > before
+
+
+def is_closed_by_another(task: asyncio.Task[Any] | None) -> bool:
+    """Whether another task than this one executes now, or none: a coroutine that was thrown away is being closed."""
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:  # no loop is running
+        return True
 
 
 def is_cancellation(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
-from offramp.execution.endings import Asked, aborted, is_cancellation
+from offramp.execution.endings import aborted, asked_before, asked_since, is_cancellation, is_closed_by_another
 from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
@@ -188,7 +188,8 @@ class Scope(Gate):
         """
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
-        at, started, asked = self.clock.time(), self.clock.monotonic(), Asked()
+        at, started, task = self.clock.time(), self.clock.monotonic(), asyncio.current_task()
+        asked = asked_before(task)
         try:
             if trace is not None:
                 trace.attempt(number)
@@ -210,9 +211,9 @@ class Scope(Gate):
             if spec.effect == "once":
                 await self.log.durable()
         except BaseException as raised:
-            error = self._failed_with(raised, spec, asked)
-            if error is None:
+            if self._is_ended_from_outside(raised, task, asked):
                 raise
+            error = raised if isinstance(raised, Exception) else aborted(raised, f"step {spec.name!r}")
             given = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
             if given is raised:
                 raise
@@ -224,17 +225,15 @@ class Scope(Gate):
             return given
         raise given  # here, where what it stands for is not its context
 
-    def _failed_with(self, raised: BaseException, spec: StepSpec, asked: Asked) -> Exception | None:
-        """What the step failed with; None where it was ended from outside."""
-        if asked.elsewhere():
-            return None
+    def _is_ended_from_outside(self, raised: BaseException, task: asyncio.Task[Any] | None, asked: int) -> bool:
+        """Whether a step has not failed by this, but was stopped."""
+        if is_closed_by_another(task):
+            return True
         if isinstance(raised, Exception):
-            return raised
+            return False
         if isinstance(raised, Handoff) or self.state == "closed":
-            return None
-        if is_cancellation(raised) and (self.facts.cancelled or asked.more()):
-            return None
-        return aborted(raised, f"step {spec.name!r}")
+            return True
+        return is_cancellation(raised) and (self.facts.cancelled or asked_since(task, asked))
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> Again | Exception:
         """Announce a retry, or record the failure and return what the body is given."""

@@ -29,7 +29,7 @@ def shown(error: BaseException, where: str) -> BaseException:
     The body may have been given what stands for a step's exception; here that exception is back.
     """
     error = _original(error, CAUSES_MAX)
-    _note(error, where)
+    _note(error, where, CAUSES_MAX)
     return error
 
 
@@ -62,16 +62,16 @@ def _complete(error: BaseException, depth: int) -> None:
         error.__cause__ = live
 
 
-def _note(error: BaseException, where: str) -> None:
+def _note(error: BaseException, where: str, depth: int) -> None:
     step, attempt = step_of(error)
     error.with_traceback(_user_traceback(error.__traceback__))
     hint = missing(error)
     if hint is not None:
         annotate(error, hint)
     annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
-    if isinstance(error, BaseExceptionGroup):
+    if isinstance(error, BaseExceptionGroup) and depth:
         for cause in error.exceptions:
-            _note(cause, where)
+            _note(cause, where, depth - 1)
 
 
 def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:
