@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from offramp import testing
+from offramp.core.failure import replayable
+from offramp.execution.endings import aborted
 from tests.boundary import raising
 from tests.boundary.raising import app, of, seen
 from tests.docs.pages import ROOT
@@ -92,6 +98,25 @@ async def test_a_body_sees_the_same_at_first_and_in_a_replay(name):
         assert seen(of(name)) in first
     for text in row.expect:
         assert text in first
+
+
+def test_another_process_makes_the_same_of_what_is_recorded(tmp_path):
+    recorded, expected = {}, {}
+    for name in ALL:
+        live = of(name)
+        error = live if isinstance(live, Exception) else aborted(live, "step 'on_loop'")
+        failure, given = replayable(error)
+        recorded[name], expected[name] = failure, seen(given)
+    file = tmp_path / "failures"
+    file.write_bytes(msgspec.msgpack.encode(recorded))
+    environment = os.environ | {"PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"}
+    code = (
+        "import sys, msgspec; from tests.boundary.raising import seen; from offramp.core.failure import *\n"
+        "found = msgspec.msgpack.decode(open(sys.argv[1], 'rb').read(), type=dict[str, Failure])\n"
+        "sys.stdout.buffer.write(msgspec.json.encode({n: seen(exception_of(f)) for n, f in found.items()}))"
+    )
+    made = subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, env=environment, stdout=-1, check=True)
+    assert msgspec.json.decode(made.stdout) == expected
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -4,6 +4,8 @@ import dataclasses
 import datetime as dt
 import enum
 import pathlib
+import sys
+import types
 
 import msgspec
 import pydantic
@@ -312,6 +314,28 @@ def test_a_class_that_is_not_loaded_here_keeps_its_name_its_words_and_its_ancest
     assert isinstance(again, StepFailed)
     assert (str(again), again.args) == (str(Refused("no", 3)), ("no", 3))
     assert failure_of(again) == elsewhere
+
+
+class Based(Refused, KeyError):
+    pass
+
+
+def test_what_stands_in_derives_from_all_ancestors_that_are_loaded():
+    local = type("Local", (Based, ConnectionError), {"__qualname__": "f.<locals>.Local"})
+    failure = failure_of(local("x"))
+    again = exception_of(failure)
+    assert str(again) == str(local("x"))
+    for kind in (StepFailed, Based, Refused, KeyError, ConnectionError):
+        assert isinstance(again, kind)
+    bases = [base for base in failure.bases if "Based" not in base]
+    assert isinstance(exception_of(msgspec.structs.replace(failure, bases=bases)), (Refused, KeyError))
+
+
+def test_a_module_is_asked_for_no_class_by_its_own_getattr(monkeypatch):
+    module = types.ModuleType("eager")
+    module.__getattr__ = lambda name: pytest.fail(f"asked for {name}")
+    monkeypatch.setitem(sys.modules, "eager", module)
+    assert isinstance(exception_of(Failure("step-failed", "Odd: x", type="eager:Odd", args=b'["x"]')), StepFailed)
 
 
 def test_failures_of_earlier_versions_are_made_as_those_made_them():

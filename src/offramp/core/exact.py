@@ -50,8 +50,11 @@ def loaded(place: str) -> Any:
     found: Any = sys.modules.get(module)
     if module == "__main__":  # a process lane has the application's under another name
         found = sys.modules.get("__mp_main__", found)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
+    try:
+        for part in qualname.split("."):
+            found = vars(found)[part]  # past a module's or a class's own __getattr__, which may import or raise
+    except (KeyError, TypeError):
+        return None
     return found
 
 

@@ -206,9 +206,5 @@ def _says(failure: Failure, text: str) -> bool:
 def _bases(kind: type) -> list[str]:
     if kind.__module__ in ALWAYS_THERE and "<locals>" not in kind.__qualname__:
         return []
-    found = []
-    for each in kind.__mro__[1:]:
-        found.append(place_of(each))
-        if each.__module__ in ALWAYS_THERE:
-            break
-    return found[:CAUSES_MAX]
+    ancestors = [each for each in kind.__mro__[1:] if issubclass(each, Exception) and each is not Exception]
+    return [place_of(each) for each in ancestors[:CAUSES_MAX] or kind.__mro__[1:2]]

@@ -126,8 +126,8 @@ def _stand_in(failure: Failure) -> Exception:
     if failure.args is not None and not failure.causes and not any(map(is_validation_error, fit)):
         with contextlib.suppress(Exception):
             args = tuple(unpack(msgspec.json.decode(failure.args), _nested))
-    error = next(filter(None, (_standing(failure, kind, args) for kind in fit)), None) or _standing(failure, None, args)
-    assert error is not None, "no class of a user's own, and yet it could not be made"  # noqa: S101
+    tried = (tuple(_nearest(fit)), *((kind,) for kind in fit), ())
+    error = next(made for bases in tried if (made := _standing(failure, bases, args)) is not None)
     for name, value in _attributes(failure).items():
         with contextlib.suppress(Exception):
             _set(error, name, unpack(value, _nested))
@@ -136,11 +136,15 @@ def _stand_in(failure: Failure) -> Exception:
     return error
 
 
-def _standing(failure: Failure, base: type[Exception] | None, args: tuple[Any, ...]) -> Exception | None:
+def _nearest(kinds: list[type[Exception]]) -> list[type[Exception]]:
+    """The classes without those that are ancestors of others among them."""
+    return [kind for kind in kinds if not any(other is not kind and issubclass(other, kind) for other in kinds)]
+
+
+def _standing(failure: Failure, bases: tuple[type[Exception], ...], args: tuple[Any, ...]) -> Exception | None:
     try:
-        bases = () if base is None else (base,)
-        kind = _class_of(failure.type or "", *bases)
-        if base is not None and issubclass(base, BaseExceptionGroup):
+        kind = _class_of(failure.type or "", bases)
+        if issubclass(kind, BaseExceptionGroup):
             made = _group(kind, failure, args[0] if isinstance(args[0], str) else "")
         else:
             made = _blank(kind, args)
@@ -150,7 +154,7 @@ def _standing(failure: Failure, base: type[Exception] | None, args: tuple[Any, .
 
 
 @lru_cache(maxsize=256)
-def _class_of(place: str, *bases: type[Exception]) -> type[BaseException]:
+def _class_of(place: str, bases: tuple[type[Exception], ...]) -> type[BaseException]:
     module, _, qualname = place.partition(":")
     members = {"__module__": module, "__qualname__": qualname}
     return type(qualname.rpartition(".")[2], (StandIn, *bases), members)

@@ -27,4 +27,4 @@ def _outlasting(callback: Callable[..., object], *args: Any) -> None:
     try:
         callback(*args)
     except (SystemExit, KeyboardInterrupt) as error:
-        log.error("a task of a pipeline raised %r; its run fails, the others go on", error)  # noqa: TRY400 - the run shows it
+        log.error("a task of a pipeline raised %r; all others go on", error)  # noqa: TRY400 - the run shows it
