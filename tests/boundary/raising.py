@@ -109,7 +109,7 @@ def _group():
 
 
 def _own_group():
-    raise ByHand([Odd("one"), KeyError("two")], code=7)
+    raise ByHand([Odd("one"), KeyError("two")], 7)
 
 
 def _raised_from():
@@ -243,6 +243,7 @@ def seen(error, depth=0):
         own = {"errors": error.errors()}
     return "\n".join([
         f"{kind.__module__}:{kind.__qualname__} {text!r} {error.args!r}",
+        f"{error!r}",
         f"caught as {[each.__name__ for each in BUILTIN if isinstance(error, each)]}",
         f"{sorted(own.items())!r} { {name: value for name, value in fields.items() if value is not None}!r}",
         f"notes {getattr(error, '__notes__', [])!r}",

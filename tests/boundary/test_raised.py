@@ -15,7 +15,7 @@ from offramp import testing
 from offramp.core.failure import replayable
 from offramp.execution.endings import aborted
 from tests.boundary import raising
-from tests.boundary.raising import app, of, seen
+from tests.boundary.raising import app, kind_of, of, seen
 from tests.docs.pages import ROOT
 from tests.support import result_of
 
@@ -87,6 +87,12 @@ def rows(title):
 def test_every_row_is_executed():
     assert rows("What may be raised") == list(CASES)
     assert sorted(ALL) == sorted(raising.RAISES)
+    assert " ".join(map(kind_of, ALL)) == (
+        "Plain Odd FileNotFoundError FileNotFoundError PermissionError UnicodeDecodeError UnicodeEncodeError KeyError "
+        "JSONDecodeError SyntaxError ModuleNotFoundError ExceptionGroup ByHand ValidationError ValidationError "
+        "ValidationError ValidationError ValidationError Odd Odd Odd Plain Local Odd Odd Odd Unspeakable SystemExit "
+        "KeyboardInterrupt GeneratorExit Loose PanicException BaseExceptionGroup CancelledError"
+    )
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -457,3 +457,42 @@ def test_a_class_that_defeats_its_description_hides_no_failure():
     failure, given_ = replayable(Lying("x"))
     assert failure.message == "Lying: x"
     assert str(given_) == "x"
+
+
+class Choosing(ValueError):
+    def __init__(self, allowed):
+        super().__init__()
+        self.allowed = allowed
+
+    def __str__(self):
+        return f"none of {self.allowed}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError({"a", "b"}),
+        ValueError([("x", {"a", "b"})]),
+        Choosing({"a", "b"}),
+        ValueError("x", KeyError({"a", "b"})),
+    ],
+    ids=["argument", "within", "attribute", "nested"],
+)
+def test_what_shows_a_set_shows_it_in_the_recorded_order(error):
+    failure, given_ = replayable(error)
+    assert failure.stands_in
+    assert failure.args is None or isinstance(error, Choosing)
+    assert str(given_) == str(error)
+    assert isinstance(given_, type(error))
+
+
+def test_a_set_of_one_has_one_order():
+    error = Choosing({"a"})
+    assert replayable(error)[1] is error
+
+
+def test_a_set_that_nothing_shows_is_an_attribute_as_any():
+    error = ValueError("x")
+    error.allowed = {"a", "b"}
+    assert replayable(error)[1] is error
+    assert exception_of(failure_of(error)).allowed == {"a", "b"}

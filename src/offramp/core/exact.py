@@ -59,7 +59,7 @@ def loaded(place: str) -> Any:
 
 
 class Packer:
-    """Packs values; `stable` turns False at one whose text another process writes in another order, a set.
+    """Packs values; `stable` turns False at one whose text another process may write otherwise, such as a set.
 
     Args:
         error: packs an exception.
@@ -115,7 +115,9 @@ class Packer:
         if isinstance(value, Enum):
             return {f"{TAG}enum": [_known(kind), self._member(kind, value, depth)]}
         if isinstance(value, BaseException):
-            return {f"{TAG}error": self._error(value)}
+            packed = self._error(value)
+            self.stable &= not (isinstance(packed, dict) and packed.get("stands_in", False))
+            return {f"{TAG}error": packed}
         if isinstance(value, type):
             if loaded(place_of(value)) is not value:
                 raise Inexact

@@ -5,6 +5,7 @@ Looks at exceptions of any class, which may be hostile: what they raise while th
 
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import msgspec
@@ -119,7 +120,9 @@ class _Description:
         )
         if args is None or not packer.stable or loaded(place_of(kind)) is not kind or not _says(failure, text):
             self.exact = False
-            failure = msgspec.structs.replace(failure, stands_in=True, text=self._text(failure, text, depth))
+            args = args if packer.stable or causes else None  # else they are shown in another order elsewhere
+            text_kept = self._text(failure, text, depth)
+            failure = msgspec.structs.replace(failure, args=args, stands_in=True, text=text_kept)
         return failure
 
     def _has_room(self, depth: int) -> bool:
@@ -139,8 +142,7 @@ class _Description:
     def _args(self, error: BaseException, depth: int, packer: Packer) -> bytes | None:
         try:
             if isinstance(error, BaseExceptionGroup):
-                self.exact &= type(error.args[-1]) is list  # as it is in one that is made again
-                return self._fitting(packer.pack([error.message]))
+                return self._fitting([packer.pack(error.message), *self._args_of_group(error, depth)])
             if is_validation_error(type(error)):
                 self.exact &= not error.args
                 shown = Packer(lambda each: self._nested(each, depth), ARGUMENTS_BYTES_MAX, shown=True)
@@ -148,6 +150,23 @@ class _Description:
             return self._fitting([packer.pack(each) for each in vars(BaseException)["args"].__get__(error)])
         except Exception:  # noqa: BLE001 - a user's own class may raise anything when it is taken apart
             return None
+
+    def _args_of_group(self, error: BaseExceptionGroup[BaseException], depth: int) -> list[Any]:
+        """Where they are not message and members, as in a class whose constructor takes others: members by place."""
+        args = vars(BaseException)["args"].__get__(error)
+        if len(args) == len(("message", "members")) and args[0] == error.message and type(args[1]) is list:
+            return []
+        places = {id(each): place for place, each in enumerate(error.exceptions[:CAUSES_MAX])}
+
+        def placed(each: BaseException) -> Any:
+            return places[id(each)] if id(each) in places else self._nested(each, depth)
+
+        try:
+            packer = Packer(placed, ARGUMENTS_BYTES_MAX)
+            return [[packer.pack(each) for each in args]]
+        except Exception:  # noqa: BLE001 - a user's own class may raise anything when it is taken apart
+            self.exact = False
+            return []
 
     def _fitting(self, packed: Any) -> bytes:
         encoded = msgspec.json.encode(packed)
@@ -172,7 +191,7 @@ class _Description:
             else:
                 kept[name] = packed
                 size += more
-            packer.stable = stable  # of an attribute nothing is shown by itself
+            packer.stable = stable and (packer.stable or not _speaks(type(error)))
         if not kept:
             return None
         self._left -= size
@@ -195,6 +214,11 @@ class _Description:
             return None
         self._left -= len(text)
         return text
+
+
+def _speaks(kind: type) -> bool:
+    """Whether what its exceptions say is up to code of its own, and so may show any attribute."""
+    return any(isinstance(each, types.FunctionType) for each in (kind.__str__, kind.__repr__))
 
 
 def _says(failure: Failure, text: str) -> bool:

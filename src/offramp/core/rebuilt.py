@@ -57,13 +57,13 @@ def rebuilt(failure: Failure) -> BaseException | None:
 
 
 def _made(kind: type[BaseException], failure: Failure, packed: bytes) -> BaseException:
-    args = unpack(msgspec.json.decode(packed), _nested)
+    args = msgspec.json.decode(packed)
     if issubclass(kind, BaseExceptionGroup):
-        error = _group(kind, failure, args[0])
+        error = _group(kind, failure, args)
     elif is_validation_error(kind):
-        error = made_of(kind, args)
+        error = made_of(kind, unpack(args, _nested))
     else:
-        error = _blank(kind, tuple(args))
+        error = _blank(kind, tuple(unpack(args, _nested)))
     for name, value in _attributes(failure).items():
         _set(error, name, unpack(value, _nested))
     _furnish(error, failure)
@@ -80,9 +80,17 @@ def _nested(packed: Any) -> BaseException:
     return again
 
 
-def _group(kind: type[BaseException], failure: Failure, message: str) -> BaseException:
+def _group(kind: type[BaseException], failure: Failure, packed: list[Any]) -> BaseException:
     assert issubclass(kind, BaseExceptionGroup)  # noqa: S101 - so that types are known
-    return BaseExceptionGroup.__new__(kind, message, [_nested(cause) for cause in failure.causes])
+    members = [_nested(cause) for cause in failure.causes]
+    error = BaseExceptionGroup.__new__(kind, unpack(packed[0], _nested), members)
+    for own in packed[1:]:  # arguments of a constructor of its own, with members by place
+
+        def placed(each: Any) -> BaseException:
+            return members[each] if isinstance(each, int) else _nested(each)
+
+        vars(BaseException)["args"].__set__(error, tuple(unpack(own, placed)))
+    return error
 
 
 def _blank(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
@@ -145,7 +153,7 @@ def _standing(failure: Failure, bases: tuple[type[Exception], ...], args: tuple[
     try:
         kind = _class_of(failure.type or "", bases)
         if issubclass(kind, BaseExceptionGroup):
-            made = _group(kind, failure, args[0] if isinstance(args[0], str) else "")
+            made = _group(kind, failure, [""] if failure.args is None else msgspec.json.decode(failure.args))
         else:
             made = _blank(kind, args)
     except Exception:  # noqa: BLE001 - a class may refuse to be derived from in any way
