@@ -199,10 +199,24 @@ class TooLarge(EncodingError):
 
 
 class StepFailed(OfframpError):
-    """Stands for a step's exception whose own class is not importable where the failure is replayed."""
+    """Stands for a step's exception that cannot come back as it was, for example as its class is a local one.
+
+    What is raised has the name of that class, derives from what of its ancestors is loaded, and says the same.
+    """
 
     code = "step-failed"
     title = "A step failed"
+    fault = "pipeline"
+
+
+class Aborted(OfframpError):
+    """A step or a body ended with what is no `Exception`: `SystemExit`, a panic, a cancellation that nothing asked for.
+
+    `__cause__` is what it ended with. A step that ends so has failed like any other: it is retried, and can be caught.
+    """
+
+    code = "aborted"
+    title = "Ended by what is no Exception"
     fault = "pipeline"
 
 

@@ -129,3 +129,69 @@ def test_a_policy_that_could_not_work_is_refused_by_name(values):
 
 def test_one_class_may_stand_without_a_tuple():
     assert delay_s(Retry(on=OSError), 1, ConnectionError(), 0.5, None) is not None
+
+
+def raised_from(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+CONNECTION, MISSING = ConnectionError(), FileNotFoundError()
+WORTH_IT = Retry(on=(OSError,), never=(FileNotFoundError,))
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (ExceptionGroup("", [CONNECTION, TimeoutError()]), True),
+        (ExceptionGroup("", [CONNECTION, ValueError()]), False),
+        (ExceptionGroup("", [CONNECTION, MISSING]), False),
+        (ExceptionGroup("", [CONNECTION, ExceptionGroup("", [CONNECTION])]), True),
+        (ExceptionGroup("", [CONNECTION, ExceptionGroup("", [MISSING])]), False),
+        (raised_from(ValueError(), CONNECTION), True),
+        (raised_from(ValueError(), raised_from(KeyError(), CONNECTION)), True),
+        (raised_from(ValueError(), KeyError()), False),
+        (raised_from(ConnectionError(), MISSING), False),
+        (raised_from(ConnectionError(), KeyError()), True),
+        (ExceptionGroup("", [raised_from(ValueError(), CONNECTION), CONNECTION]), True),
+        (ExceptionGroup("", [raised_from(ConnectionError(), MISSING), CONNECTION]), False),
+        (raised_from(ValueError(), ExceptionGroup("", [CONNECTION])), True),
+        (raised_from(ConnectionError(), BaseExceptionGroup("", [SystemExit(), MISSING])), False),
+    ],
+)
+def test_groups_and_causes_are_looked_into(error, again):
+    assert (delay_s(WORTH_IT, 1, error, 0.5, None) is not None) is again
+
+
+def test_a_group_may_be_named_itself():
+    class Busy(ExceptionGroup):
+        pass
+
+    assert delay_s(Retry(on=Busy), 1, Busy("", [ValueError()]), 0.5, None) is not None
+    assert delay_s(Retry(never=Busy), 1, Busy("", [ValueError()]), 0.5, None) is None
+    assert delay_s(Retry(), 1, ExceptionGroup("", [ValueError()]), 0.5, None) is not None
+
+
+def test_exceptions_that_are_raised_from_one_another_in_a_circle_come_to_an_end():
+    error = raised_from(ValueError(), KeyError())
+    error.__cause__.__cause__ = error
+    assert delay_s(WORTH_IT, 1, error, 0.5, None) is None
+    assert retry_after_s(error, NOW) is None
+
+
+def test_retry_after_is_found_in_groups_and_causes():
+    soon, later = Answered({"retry-after": "4"}), Answered({"retry-after": "9"})
+    assert retry_after_s(ExceptionGroup("", [soon, ValueError(), later]), NOW) == 9.0
+    assert retry_after_s(raised_from(ValueError(), soon), NOW) == 4.0
+    assert retry_after_s(raised_from(Told(), soon), NOW) == 7.0
+    assert retry_after_s(raised_from(ExceptionGroup("", [ValueError()]), soon), NOW) == 4.0
+
+
+class Unwilling(Exception):
+    @property
+    def response(self):
+        raise RuntimeError("there is none")
+
+
+def test_a_property_that_fails_is_no_wait_at_all():
+    assert retry_after_s(Unwilling(), NOW) is None

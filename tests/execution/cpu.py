@@ -84,6 +84,20 @@ def exiting(text: str) -> str:
     raise SystemExit(text)
 
 
+@app.step(lane="process")
+def forking() -> str:
+    child = os.fork()
+    if child == 0:
+        raise SystemExit(0)
+    os.waitpid(child, 0)
+    return "the one that forked"
+
+
+@app.pipeline
+async def of_forking() -> str:
+    return await forking()
+
+
 @app.pipeline
 async def of_square(n: int) -> int:
     return await square(n, plus=1)

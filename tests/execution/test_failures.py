@@ -84,6 +84,97 @@ async def test_the_traceback_shows_user_code_and_not_the_runtime():
     assert [name for name in frames(group) if name.startswith(OWN) and not name.endswith("paths/local.py")] == []
 
 
+class Answered(Exception):
+    def __init__(self, text, response):
+        super().__init__(text)
+        self.response = response
+
+
+async def test_the_caller_gets_what_the_body_was_not_given():
+    app, seen, response = App("fails"), [], object()
+
+    @app.step
+    def failing() -> None:
+        try:
+            {}["k"]
+        except KeyError:
+            raise Answered("no", response) from None
+
+    @app.pipeline
+    async def pipe() -> None:
+        try:
+            await failing()
+        except Answered as error:
+            seen.append((hasattr(error, "response"), str(error), frames(error)))
+            error.add_note("of the body")
+            raise
+
+    async with testing.runtime(app) as runtime:
+        error = await failure_of(await runtime.start("pipe"))
+    [(has_response, text, shown)] = seen
+    assert (has_response, text) == (False, "no")
+    assert shown.count(__file__) > 1  # for a log: the body's line and the step's
+    assert error.response is response
+    assert isinstance(error.__context__, KeyError)
+    assert error.__notes__[0] == "of the body"
+    assert error.__notes__[1].startswith("in step 'failing' (attempt 1)")
+    assert [name for name in frames(error) if name.startswith(OWN) and not name.endswith("paths/local.py")] == []
+    assert frames(error).count(__file__) > 1
+
+
+async def test_a_body_that_asks_for_what_is_not_journaled_is_told_so():
+    app = App("fails")
+
+    @app.step
+    def failing() -> None:
+        raise Answered("no", object())
+
+    @app.pipeline
+    async def pipe() -> None:
+        try:
+            await failing()
+        except Answered as error:
+            error.response.close()
+
+    async with testing.runtime(app) as runtime:
+        handle = await runtime.start("pipe")
+        error = await failure_of(handle)
+        shown = (await handle.document())["error"]["message"]
+    assert isinstance(error, AttributeError)
+    for told in (shown, "\n".join(error.__notes__)):
+        assert "step 'failing'" in told
+        assert "'response' cannot be journaled" in told
+        assert "into an exception of its own" in told
+
+
+async def test_members_and_causes_that_stand_for_others_show_those():
+    app, response = App("fails"), object()
+
+    class Local(Odd):
+        pass
+
+    @app.step
+    async def failing(n: int) -> None:
+        raise Local(n) if n else Answered("no", response)
+
+    @app.pipeline
+    async def pipe(number: int) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(failing(number))
+        except* Odd as errors:
+            raise Odd("of the body") from errors.exceptions[0]
+
+    async with testing.runtime(app) as runtime:
+        group = await failure_of(await runtime.start("pipe", number=0))
+        chained = await failure_of(await runtime.start("pipe", number=1))
+    [member] = group.exceptions
+    assert (type(member), hasattr(member, "response")) == (Answered, False)
+    assert __file__ in frames(member)
+    cause = chained.exceptions[0].__cause__ if isinstance(chained, ExceptionGroup) else chained.__cause__
+    assert type(cause) is Local
+
+
 async def test_every_failure_of_a_task_group_is_reported():
     app, both = App("fails"), Signal()
 

@@ -60,6 +60,7 @@ async def test_a_child_that_dies_fails_its_step_and_the_next_step_finds_a_new_on
     error = await failure_of(await runtime.start("of_dying", code=3))
     assert isinstance(error, LaneDied)
     assert "step 'dying' ended (exit code 3)" in str(error)
+    assert "look for os._exit" in str(error)
     assert await result_of(await runtime.start("of_square", n=2)) == 5
 
 

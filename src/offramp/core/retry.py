@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from offramp.errors import DeclarationError
 
 RETRY_ATTEMPTS_MAX = 100
+Kinds = type[Exception] | tuple[type[Exception], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,10 @@ class Retry:
         base: seconds, the ceiling of the first delay.
         factor: growth of the ceiling per attempt.
         cap: seconds, the highest ceiling.
-        on: exception classes worth another try, as a tuple or one alone.
-        never: exception classes that end the step at once, even when `on` covers them.
+        on: exception classes worth another try, as a tuple or one alone. An exception counts as one of them if it is,
+            or if one that it was raised `from` is; a group also if all its members do.
+        never: exception classes that end the step at once, even when `on` covers them. Looked for alike, but a single
+            member of a group is enough.
         retry_after_max: seconds; a server that asks for a longer wait makes the step fail instead.
 
     Raises:
@@ -58,6 +62,30 @@ ONCE = Retry(attempts=1)
 """What a step without `retry=` gets: one attempt."""
 
 
+CHAIN_MAX = 100
+"""Of exceptions raised from one another, or in groups within one another, that are looked at."""
+
+
+def covers(error: BaseException, kinds: Kinds, members: Callable[[Iterable[bool]], bool], depth: int = 0) -> bool:
+    """Whether an exception counts as one of these classes.
+
+    Args:
+        error: the exception.
+        kinds: one class, or a tuple.
+        members: `any` or `all`: how many members of a group have to count.
+        depth: how many exceptions are around it.
+    """
+    if isinstance(error, kinds):
+        return True
+    if depth >= CHAIN_MAX:
+        return False
+    within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    if within and members(covers(each, kinds, members, depth + 1) for each in within):
+        return True
+    cause = error.__cause__
+    return cause is not None and covers(cause, kinds, members, depth + 1)
+
+
 def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_after: float | None) -> float | None:
     """Seconds to wait before the next attempt, or None when the step has failed for good.
 
@@ -68,7 +96,7 @@ def delay_s(retry: Retry, attempt: int, error: Exception, jitter: float, retry_a
         jitter: a number in [0, 1).
         retry_after: what the failing server asked for, in seconds.
     """
-    if attempt >= retry.attempts or not isinstance(error, retry.on) or isinstance(error, retry.never):
+    if attempt >= retry.attempts or not covers(error, retry.on, all) or covers(error, retry.never, any):
         return None
     if retry_after is not None and retry_after > retry.retry_after_max:
         return None
@@ -83,16 +111,33 @@ def retry_after_s(error: BaseException, now: float) -> float | None:
     """The `Retry-After` a failed call carries, in seconds; None when there is none or it cannot be read.
 
     Looks for a `retry_after` attribute, then for `response.headers`, where httpx, requests and the OpenAI SDK
-    keep it: seconds or an HTTP date (RFC 9110, section 10.2.3).
+    keep it: seconds or an HTTP date (RFC 9110, section 10.2.3). Then at the members of a group, of which the longest
+    wait counts, and at what the error was raised from.
     """
+    return _retry_after_s(error, now, 0)
+
+
+def _retry_after_s(error: BaseException, now: float, depth: int) -> float | None:
+    try:
+        asked = parse_retry_after(_asked(error), now)
+    except Exception:  # noqa: BLE001 - a property of a class of the user's own may raise anything
+        asked = None
+    if asked is not None or depth >= CHAIN_MAX:
+        return asked
+    if isinstance(error, BaseExceptionGroup):
+        of_members = [_retry_after_s(each, now, depth + 1) for each in error.exceptions]
+        asked = max((each for each in of_members if each is not None), default=None)
+    if asked is None and error.__cause__ is not None:
+        return _retry_after_s(error.__cause__, now, depth + 1)
+    return asked
+
+
+def _asked(error: BaseException) -> object:
     value = getattr(error, "retry_after", None)
-    if value is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
-        try:
-            value = headers.get("retry-after") if headers is not None else None
-        except AttributeError:
-            return None
-    return parse_retry_after(value, now)
+    if value is not None:
+        return value
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    return None if headers is None else headers.get("retry-after")
 
 
 def parse_retry_after(value: object, now: float) -> float | None:

@@ -124,13 +124,15 @@ class DurableScope(Scope):
         attempt = Attempt(self, chosen, key, number, trace)
         await self._enter(attempt)
         at = self.clock.time()
+        given: Exception | None = None
         try:
             entry = await self._outside.step(StepCall(spec.name, key, number, chosen is not spec), encoded)
-        except Exception as error:  # it was not executed
-            self._fail(spec, key, number, error, at, 0.0)
-            raise
+        except Exception as error:  # noqa: BLE001 - it was not executed
+            given = self._fail(spec, key, number, error, at, 0.0)
         finally:
             self._leave(attempt)
+        if given is not None:
+            raise given
         self.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
         if entry.failure is not None:
             raise exception_of(entry.failure)

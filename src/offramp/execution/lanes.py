@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
+from offramp.execution.endings import aborted
 from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Lanes:
         Raises:
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
             TooLarge: its result is.
-            Exception: whatever the step raised.
+            BaseException: whatever the step raised.
         """
         spec = attempt.spec
         if spec.lane == "process":
@@ -83,18 +84,14 @@ class Lanes:
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
         context = contextvars.copy_context()
         context.run(current.set, attempt)
-        try:
-            if spec.timeout is not None:
-                live = await _timed(self._live(attempt, arguments, context), attempt)
-            elif spec.lane == "thread":
-                live = await self._in_thread(attempt, arguments, context)
-            else:
-                live = self._begin(spec, arguments, context)
-                if type(live) is Begun:
-                    live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Out of a task these would end the run loop, and every run on it.
-            raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
+        if spec.timeout is not None:
+            live = await _timed(self._live(attempt, arguments, context), attempt)
+        elif spec.lane == "thread":
+            live = await self._in_thread(attempt, arguments, context)
+        else:
+            live = self._begin(spec, arguments, context)
+            if type(live) is Begun:
+                live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
     async def _live(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
@@ -148,6 +145,9 @@ def _bound(
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error
+        except GeneratorExit as error:
+            # Nor this: the coroutines that await it would be closed.
+            raise aborted(error, f"step {spec.name!r}") from error
 
     return call
 

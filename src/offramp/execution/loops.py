@@ -55,7 +55,7 @@ class LoopThread:
                     self.loop.run_forever()
                     break
                 except (SystemExit, KeyboardInterrupt) as error:
-                    log.error("%s: a task of a pipeline raised %r; its run fails, the others go on", self.name, error)  # noqa: TRY400 - the run shows it
+                    log.error("%s: a task of a pipeline raised %r; all others go on", self.name, error)  # noqa: TRY400 - the run shows it
         finally:
             with contextlib.suppress(Exception):
                 self.loop.run_until_complete(self.loop.shutdown_asyncgens())

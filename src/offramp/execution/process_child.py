@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import importlib
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,11 @@ from offramp.core.failure import Failure, failure_of
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
+from offramp.execution.endings import aborted
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
+
+TRACEBACK_LENGTH_MAX = 6_000
+"""Characters of the end of a traceback that the parent notes on the exception."""
 
 
 class Job(msgspec.Struct):
@@ -163,6 +168,7 @@ def _function(job: Job) -> Callable[..., Any]:
 
 
 def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
+    began_in = os.getpid()
     current.set(RemoteAttempt(job, pipe))
     if job.trace:
         _enter(job.trace)
@@ -173,9 +179,12 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
             known[place] = function, Signature(function, f"step {job.step!r}")
         function, signature = known[place]
         return Reply("done", signature.encode_result(signature.call(function, signature.decode_call(job.arguments))))
-    except Exception as error:  # noqa: BLE001 - whatever the step raised is its outcome
-        lines = traceback.format_exception(error)
-        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-8_000:])
+    except BaseException as raised:
+        if os.getpid() != began_in:  # the step forked, and this is the other one
+            raise
+        error = raised if isinstance(raised, Exception) else aborted(raised, f"step {job.step!r}")
+        lines = traceback.format_exception(raised)
+        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-TRACEBACK_LENGTH_MAX:])
 
 
 def _enter(trace: dict[str, str]) -> None:

@@ -35,6 +35,8 @@ log = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
 LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
 """What a traced child gets to export its last spans and end."""
+_KILLED = -9
+"""Exit code of a process that was killed with SIGKILL, a name that some systems lack."""
 _GUARD = 'A script that runs an app with process lanes starts it below `if __name__ == "__main__":`'
 
 
@@ -229,9 +231,10 @@ class ProcessLane:
 
     def _death(self, request: _Request, child: SpawnProcess) -> LaneDied:
         child.join(1.0)
+        killed = child.exitcode == _KILLED
+        hint = "did it run out of memory?" if killed else "look for os._exit, or a crash in code that is not Python"
         return LaneDied(
-            f"the process that executed step {request.attempt.spec.name!r} ended (exit code {child.exitcode}); "
-            "did it run out of memory?"
+            f"the process that executed step {request.attempt.spec.name!r} ended (exit code {child.exitcode}); {hint}"
         )
 
     def _reap(self, child: SpawnProcess) -> None:

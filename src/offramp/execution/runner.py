@@ -9,20 +9,22 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from offramp.core.divergence import differs
 from offramp.core.ending import STRUCK, ended_by, struck_by
-from offramp.core.failure import annotate, failure_of
+from offramp.core.failure import failure_of
 from offramp.core.run import Outcome
 from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.endings import aborted
 from offramp.execution.gate import Handoff
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
+from offramp.execution.shown import missing, shown
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from offramp.execution.loops import RunLoop, RunLoops
 
 Ended = Callable[[Outcome, BaseException | None], object]
-_OWN = str(Path(__file__).resolve().parent.parent)
 
 
 class Execution:
@@ -169,7 +170,7 @@ class Execution:
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state == "closed":
                 return
-            outcome, error = self._failed(raised), raised
+            outcome, error = self._failed(raised)
         if self.scope.diverged is not None:
             error = Divergence(f"{self.scope.diverged}. {self._versions()}")
             outcome = Outcome("failed", error=failure_of(error))
@@ -211,31 +212,12 @@ class Execution:
             "and random(), sort what has no order, and do everything else in steps"
         )
 
-    def _failed(self, error: BaseException) -> Outcome:
+    def _failed(self, raised: BaseException) -> tuple[Outcome, BaseException]:
         facts = self.scope.facts
-        _show_to_user(error, f"pipeline {facts.pipeline!r}, run {facts.run_id}")
-        return Outcome("failed", error=failure_of(error))
-
-
-def _show_to_user(error: BaseException, where: str) -> None:
-    """Say in a note where an exception comes from, and take the runtime's own frames out of its traceback."""
-    step, attempt = getattr(error, "__offramp_step__", (None, 1))
-    error.with_traceback(_user_traceback(error.__traceback__))
-    annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
-    if isinstance(error, BaseExceptionGroup):
-        for cause in error.exceptions:
-            _show_to_user(cause, where)
-
-
-def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of the runtime itself; unchanged if nothing else would be left."""
-    frames = []
-    step = traceback
-    while step is not None:
-        if not step.tb_frame.f_code.co_filename.startswith(_OWN):
-            frames.append(step)
-        step = step.tb_next
-    kept: TracebackType | None = None
-    for frame in reversed(frames):
-        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    return kept or traceback
+        where = f"pipeline {facts.pipeline!r}"
+        error = raised if isinstance(raised, Exception) else aborted(raised, f"the body of {where}")
+        failure, hint = failure_of(error), missing(error)
+        if hint is not None:
+            failure = msgspec.structs.replace(failure, message=f"{failure.message}: {hint}")
+        outcome = Outcome("failed", error=failure)
+        return outcome, shown(error, f"{where}, run {facts.run_id}")

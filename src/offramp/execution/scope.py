@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.core import events
 from offramp.core.divergence import differs
-from offramp.core.failure import Failure, exception_of, failure_of, mark
+from offramp.core.failure import Failure, exception_of, failure_of, mark, replayable
 from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.endings import aborted, asked_before, asked_since, is_cancellation, is_closed_by_another
 from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
@@ -213,12 +214,17 @@ class Scope(Gate):
             number += 1
 
     async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
-        """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
+        """Execute a step once: its result, or `Again` if it is to be tried once more.
+
+        Raises:
+            Exception: what the body is given for what the step raised for good.
+        """
         if attempt.spec.lane == "thread" and attempt.place is None:
             return await self._in_thread(attempt, encoded, arguments)
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
-        at, started = self.clock.time(), self.clock.monotonic()
+        at, started, task = self.clock.time(), self.clock.monotonic(), asyncio.current_task()
+        asked = asked_before(task)
         try:
             if trace is not None:
                 trace.attempt(number)
@@ -239,15 +245,20 @@ class Scope(Gate):
                 trace.completed(value)
             if spec.effect == "once":
                 await self.log.durable()
-        except Exception as error:
-            wait = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
-            if wait is None:
+        except BaseException as raised:
+            if self._is_ended_from_outside(attempt, raised, task, asked):
                 raise
-            return Again(wait, error)
+            error = raised if isinstance(raised, Exception) else aborted(raised, f"step {spec.name!r}")
+            given = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
+            if given is raised:
+                raise
         else:
             return result
         finally:
             self._leave(attempt)
+        if isinstance(given, Again):
+            return given
+        raise given  # here, where what it stands for is not its context
 
     async def _in_thread(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
         """The same once there is a thread for it; until then it is not in flight."""
@@ -259,34 +270,50 @@ class Scope(Gate):
         finally:
             place.leave()
 
-    def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> float | None:
-        """Announce a retry and return its delay in seconds, or record the failure and return None."""
+    def _is_ended_from_outside(
+        self, attempt: Attempt, raised: BaseException, task: asyncio.Task[Any] | None, asked: int
+    ) -> bool:
+        """Whether a step has not failed by this, but was stopped."""
+        if is_closed_by_another(task):
+            return True
+        if isinstance(raised, Exception):
+            return False
+        if isinstance(raised, Handoff) or self.state == "closed":
+            return True
+        is_run_cancelled = self.facts.cancelled and not attempt.cleans_up
+        return is_cancellation(raised) and (is_run_cancelled or asked_since(task, asked))
+
+    def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> Again | Exception:
+        """Announce a retry, or record the failure and return what the body is given."""
         spec, key, number = attempt.spec, attempt.key, attempt.number
         now = self.clock.time()
-        failure = failure_of(error, spec.name, number)
+        mark(error, spec.name, number)
         if isinstance(error, StepTimeout):
             self._metrics.timed_out(self.facts.pipeline, spec.name)
         is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
         wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), retry_after_s(error, now))
         if wait is not None:
+            failure = failure_of(error)
             body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
             self._metrics.retrying(self.facts.pipeline, spec.name)
             if attempt.trace is not None:
                 attempt.trace.retrying(number, failure, wait)
-            return wait
-        self._fail(attempt.spec, key, number, error, at, duration_ms)
-        return None
+            return Again(wait, error)
+        return self._fail(spec, key, number, error, at, duration_ms)
 
-    def _fail(self, spec: StepSpec, key: str, number: int, error: Exception, at: float, duration_ms: float) -> None:
-        """Record that a step has failed for good."""
+    def _fail(
+        self, spec: StepSpec, key: str, number: int, error: Exception, at: float, duration_ms: float
+    ) -> Exception:
+        """Record that a step has failed for good; what the body is given for it, now as in a replay."""
         mark(error, spec.name, number)
-        failure = failure_of(error)
+        failure, given = replayable(error)
         body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
         entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
         self.suspects.ended(key)
         self._metrics.step(self.facts.pipeline, spec.name, "failed")
+        return given
 
     async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
@@ -303,8 +330,7 @@ class Scope(Gate):
                 f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
                 f"by its idempotency key {self.facts.idempotency_key(key)!r}, or declare on_unknown="
             )
-            self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
-            raise unknown
+            raise self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
         failure = Failure(events.INTERRUPTED, "the process that executed this ended", spec.name, before.attempts)
         body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
         self.append(None, events.draft(body, rfc3339(self.clock.time())))

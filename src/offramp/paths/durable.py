@@ -28,6 +28,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
 from offramp.execution.attempt import Again, Attempt, RunFacts
 from offramp.execution.durable import PlayedBody
+from offramp.execution.endings import aborted
 from offramp.execution.gate import Handoff
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
@@ -267,6 +268,8 @@ class _Attempt:
             error = LeaseLost(f"step {self._call.name!r} was stopped here")
         except Exception as raised:  # noqa: BLE001 - the engine's to judge
             error = raised
+        except BaseException as raised:  # noqa: BLE001 - as where arguments are decoded by code of the user's own
+            error = aborted(raised, f"step {self._call.name!r}")
         self.done.resolve(entry, error)
 
     async def _executed(self, encoded: bytes) -> Entry:

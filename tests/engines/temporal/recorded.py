@@ -107,6 +107,37 @@ async def long() -> int:
     return sum([len(await ask(str(number))) for number in range(20)])
 
 
+class Local(Exception):
+    """Of a client that no journal can carry."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, object)
+        self.response = object()
+
+
+@app.step(timeout=20)
+async def breaks(how: str) -> str:
+    if how == "exits":
+        raise SystemExit(3)
+    if how == "local":
+        raise Local(how)
+    errors = [FileNotFoundError(2, "No such file or directory", "/nowhere"), ValueError((1, b"x"))]
+    if how == "group":
+        raise ExceptionGroup("several", errors)
+    raise errors[0]
+
+
+@app.pipeline(sla="deep")
+async def erring() -> list[str]:
+    said = []
+    for how in ("exits", "local", "group", "file"):
+        try:
+            await breaks(how)
+        except Exception as error:  # noqa: BLE001 - what it says is asked with
+            said.append(await ask(f"{type(error).__name__} {error} {error.args!r} {error.__cause__!r}"))
+    return said
+
+
 GIVEN = {"parallel": {"question": "why"}, "demoted": {"question": "why"}}
 PIPELINES = list(app.pipelines)
 

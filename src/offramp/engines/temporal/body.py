@@ -22,6 +22,7 @@ from offramp.core.journal import Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.clock import WorkflowClock
+from offramp.engines.temporal.exits import outlast_exits
 from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
 from offramp.engines.temporal.home import Home, home_of
 from offramp.engines.temporal.known import (
@@ -102,6 +103,7 @@ class PipelineWorkflow:
     async def run(self, args: Sequence[RawValue]) -> str:
         """Returns the run's status; its result is in the store, not in history."""
         home = home_of.get()
+        outlast_exits(asyncio.get_running_loop())
         self._start = read(args[0], Start)
         start, held = self._start, HeldSteps(self._start.held, home.heartbeat_s, local, lambda: self._delivered)
         if start.held is not None and start.part is None and not start.anew:

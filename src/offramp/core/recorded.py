@@ -1,0 +1,152 @@
+"""Failures as data: what is journaled of an exception and shown of it, and what Offramp notes on exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from typing import Any
+
+import msgspec
+
+MESSAGE_LENGTH_MAX = 2_000
+ARGUMENTS_BYTES_MAX = 8_000
+"""Of an exception's arguments as JSON, and of its attributes, and of its notes; more of them are not kept."""
+CAUSES_MAX = 20
+"""Of a group's members, and of exceptions within one another."""
+FAILURE_BYTES_MAX = 64_000
+"""Of all that is kept of one failure with its causes, about."""
+
+STEP, LIVE, RECORDED = "__offramp_step__", "__offramp_live__", "__offramp_failure__"
+"""What Offramp notes on exceptions: the step and its attempt, the exception that this one stands for, its failure."""
+_MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_READ_ONLY = {"message", "exceptions"}
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error of a step or a run.
+
+    Attributes:
+        code: for programs.
+        message: the class's name and what the exception says.
+        step: the step that failed, None in a body.
+        attempt: which try of it.
+        type: the exception's `module:qualname`.
+        args: its arguments as `core/exact.py` packs them, a group's message, or what pydantic makes its own of; None
+            where they cannot come back.
+        causes: the members of an exception group.
+        attributes: its attributes, packed.
+        stands_in: whether an exception of its own class would not be as this one was.
+        bases: its class's ancestors, nearest first, where they need not be loaded everywhere.
+        text: what the exception says, where a stand-in could not take it from `message`.
+        notes: what `add_note` was given.
+        cause: what it was raised from.
+    """
+
+    code: str
+    message: str
+    step: str | None = None
+    attempt: int | None = None
+    type: str | None = None
+    args: bytes | None = None
+    causes: list[Failure] = []
+    attributes: bytes | None = None
+    stands_in: bool = False
+    bases: list[str] = []
+    text: str | None = None
+    notes: list[str] = []
+    cause: Failure | None = None
+
+    def public(self) -> dict[str, Any]:
+        """`{code, message, step, attempt}`, and `causes` where there are several."""
+        shown: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "step": self.step,
+            "attempt": self.attempt,
+        }
+        if self.causes:
+            shown["causes"] = [cause.public() for cause in self.causes]
+        return shown
+
+
+def text_of(error: BaseException) -> str:
+    """What the exception says, if it can."""
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything, and must not hide the failure
+        return "<the exception's own __str__ failed>"
+
+
+def message_of(name: str, text: str) -> str:
+    """The message of a failure."""
+    return encodable((f"{name}: {text}" if text else name)[:MESSAGE_LENGTH_MAX])
+
+
+def told(failure: Failure) -> str:
+    """What the exception said, as far as it is kept."""
+    if failure.text is not None:
+        return failure.text
+    name = (failure.type or "").rpartition(":")[2].rpartition(".")[2]
+    return "" if failure.message == name else failure.message.removeprefix(f"{name}: ")
+
+
+def encodable(text: str) -> str:
+    # What came from undecodable bytes may hold halves of surrogate pairs, which no encoding can carry.
+    return text.encode("utf-8", "replace").decode()
+
+
+def attributes_of(error: BaseException) -> dict[str, Any]:
+    """The attributes of its own, past whatever its class thinks of attributes."""
+    found: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    return found
+
+
+def member(kind: type, name: str) -> Any:
+    """The descriptor of an attribute that an exception keeps outside `__dict__`: OSError.errno, or one of slots."""
+    for each in kind.__mro__:
+        if each is BaseException:
+            return None
+        if name in vars(each):
+            found = vars(each)[name]
+            return found if isinstance(found, _MEMBERS) else None
+    return None
+
+
+def members_of(error: BaseException) -> dict[str, Any]:
+    """What an exception keeps outside `__dict__`."""
+    found: dict[str, Any] = {}
+    for each in type(error).__mro__:
+        if each is BaseException:
+            break
+        for name, kind in vars(each).items():
+            if isinstance(kind, _MEMBERS) and not name.startswith("__") and name not in found:
+                with contextlib.suppress(AttributeError):
+                    value = kind.__get__(error)
+                    if value is not None:
+                        found[name] = value
+    if isinstance(error, BaseExceptionGroup):
+        return {name: value for name, value in found.items() if name not in _READ_ONLY}
+    return found
+
+
+def step_of(error: BaseException) -> tuple[str | None, int | None]:
+    """The step that raised it, and which attempt; `(None, 1)` where no step did."""
+    found: tuple[str | None, int | None] = attributes_of(error).get(STEP, (None, 1))
+    return found
+
+
+def live_of(error: BaseException) -> BaseException | None:
+    """The exception that a step raised, where this one stands for it."""
+    found: BaseException | None = attributes_of(error).get(LIVE)
+    return found
+
+
+def mark(error: BaseException, step: str, attempt: int | None) -> None:
+    """Note on an exception which step raised it, whatever its class thinks of new attributes."""
+    attributes_of(error)[STEP] = (step, attempt)
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """`add_note`, unless the exception's class refuses it, as a frozen dataclass does."""
+    with contextlib.suppress(Exception):
+        error.add_note(note)

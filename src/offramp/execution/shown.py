@@ -1,0 +1,88 @@
+"""A run's exception as the caller in process is shown it: what the steps really raised, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from offramp.core.failure import CAUSES_MAX, annotate, live_of, step_of
+
+_OWN = str(Path(__file__).resolve().parent.parent)
+
+
+def missing(error: BaseException) -> str | None:
+    """What to change where a body asked a step's exception for an attribute that is not journaled."""
+    if not isinstance(error, AttributeError) or not isinstance(error.obj, BaseException):
+        return None
+    step, _ = step_of(error.obj)
+    if step is None or hasattr(error.obj, error.name or ""):
+        return None
+    return (
+        f"of the exception of step {step!r} a body sees what a replay can see, and {error.name!r} cannot be journaled: "
+        "have the step put what is needed of it into an exception of its own"
+    )
+
+
+def shown(error: BaseException, where: str) -> BaseException:
+    """What to raise to the caller: notes say where it comes from, and the runtime's own frames are not in it.
+
+    The body may have been given what stands for a step's exception; here that exception is back.
+    """
+    error = _original(error, CAUSES_MAX)
+    _note(error, where, CAUSES_MAX)
+    return error
+
+
+def _original(error: BaseException, depth: int) -> BaseException:
+    live = live_of(error)
+    if live is not None:
+        for note in getattr(error, "__notes__", ()):
+            if note not in getattr(live, "__notes__", ()):
+                annotate(live, note)
+        return live.with_traceback(error.__traceback__)  # which goes on from the step's own into the body's
+    if depth:
+        for each in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+            _complete(each, depth - 1)
+        if error.__cause__ is not None:
+            error.__cause__ = _original(error.__cause__, depth - 1)
+        if error.__context__ is not None:
+            error.__context__ = _original(error.__context__, depth - 1)
+    return error
+
+
+def _complete(error: BaseException, depth: int) -> None:
+    """A group keeps its members: what stands for an exception is shown with that one's chain."""
+    live = live_of(error)
+    if live is None:
+        _original(error, depth)
+    elif type(live) is type(error):
+        error.__cause__, error.__context__ = live.__cause__, live.__context__
+        error.__suppress_context__ = live.__suppress_context__
+    else:
+        error.__cause__ = live
+
+
+def _note(error: BaseException, where: str, depth: int) -> None:
+    step, attempt = step_of(error)
+    error.with_traceback(_user_traceback(error.__traceback__))
+    hint = missing(error)
+    if hint is not None:
+        annotate(error, hint)
+    annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
+    if isinstance(error, BaseExceptionGroup) and depth:
+        for cause in error.exceptions:
+            _note(cause, where, depth - 1)
+
+
+def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of the runtime itself; unchanged if nothing else would be left."""
+    frames = []
+    step = traceback
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(_OWN):
+            frames.append(step)
+        step = step.tb_next
+    kept: TracebackType | None = None
+    for frame in reversed(frames):
+        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return kept or traceback
