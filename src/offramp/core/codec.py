@@ -1,45 +1,63 @@
-"""Values to JSON and back by annotation: msgspec's types, dataclasses, Structs and pydantic models.
+"""Values to JSON and back by annotation: msgspec's types, dataclasses, Structs, paths, pydantic models and unions.
 
-Owns the one encoding of arguments, results and inputs; pydantic is recognised by its methods, never imported.
+Owns the one encoding of arguments, results and inputs, and what of a call's arguments its journal key is made of.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
+from offramp.core import models, shapes
+from offramp.core.plans import OPEN_FIELD, PLAIN, Misfit, Plan, Planner, Refusal, forgotten, key_bytes, require_finite
+from offramp.core.schemas import closed
 from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
 
-
-def _to_builtin(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return dump(mode="json")
-    raise NotImplementedError(f"{type(value).__name__} is not JSON-encodable")
-
-
-def _from_builtin(wanted: type, value: Any) -> Any:
-    validate = getattr(wanted, "model_validate", None)
-    if validate is None:
-        raise NotImplementedError(f"{wanted!r} cannot be made from JSON")
-    return validate(value)
+_CURE = "Return builtins, a dataclass, a msgspec Struct or a pydantic model"
+_KEPT = (
+    "A step's arguments are part of its journal key: pass data, and take clients and connections from module level"
+)
+_FAILURES = (TypeError, ValueError, RecursionError, NotImplementedError, AttributeError)
+"""What encoders raise for what cannot be encoded, and serializers of a user's own."""
+_NUMBERS = re.compile(rb"nan|inf", re.IGNORECASE)
+"""What text may become a number that is none."""
 
 
-def _schema_of(wanted: type) -> dict[str, Any]:
-    schema = getattr(wanted, "model_json_schema", None)
-    if schema is None:
-        raise NotImplementedError(f"{wanted!r} has no JSON Schema")
-    made: dict[str, Any] = schema()
-    return made
+def _write(value: Any) -> Any:
+    kind = type(value)
+    awaitable = forgotten(value)
+    if awaitable is not None:
+        raise Refusal(awaitable)
+    if models.is_secret(kind) or models.is_model(kind):
+        OPEN_FIELD.check(value, kind.__name__)
+    return shapes.write(value)
 
 
-_encode = msgspec.json.Encoder(enc_hook=_to_builtin).encode
-_encode_sorted = msgspec.json.Encoder(enc_hook=_to_builtin, order="deterministic").encode
+_encode = msgspec.json.Encoder(enc_hook=_write).encode
+_SURE = frozenset({str, int, bool})
+"""Types that cannot hold what JSON has no form for, but for text that is no Unicode."""
+
+
+def _encoded(value: Any, plan: Plan, path: str) -> bytes:
+    """JSON of a value that a replay reads as it is.
+
+    Raises:
+        Misfit: a part of it would change; or what an encoder raises.
+    """
+    if type(value) in _SURE:
+        return _encode(value)
+    if plan is not PLAIN:
+        plan.check(value, path)
+    encoded = _encode(value)
+    if value is not None and (b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded):
+        require_finite(value, path)
+    return encoded
 
 
 def encode(value: Any, what: str) -> bytes:
@@ -49,12 +67,43 @@ def encode(value: Any, what: str) -> bytes:
         EncodingError: it cannot be encoded.
     """
     try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise EncodingError(
-            f"{what} is not JSON-encodable: {error}. Return builtins, a dataclass, a msgspec Struct or a "
-            "pydantic model",
-        ) from error
+        return _encoded(value, PLAIN, "$")
+    except (*_FAILURES, DeclarationError) as error:
+        raise _refused(what, error, _CURE) from error
+
+
+def _refused(what: str, error: Exception, cure: str) -> EncodingError:
+    if isinstance(error, (Refusal, DeclarationError)):
+        return EncodingError(f"{what} cannot be passed: {error}")
+    return EncodingError(f"{what} is not JSON-encodable: {error}. {cure}")
+
+
+class Call(NamedTuple):
+    """The arguments of a call.
+
+    Attributes:
+        values: in the order of the parameters, defaults applied, as they were given.
+        encoded: all of them as a JSON object.
+        key: the same without what has its default, for the digest in the journal key.
+        earlier: the forms in which the key may be recorded by other code, see `Signature.earlier_keys`.
+    """
+
+    values: tuple[Any, ...]
+    encoded: bytes
+    key: bytes
+    earlier: Callable[[], Iterable[bytes]]
+
+
+class _Parameter(NamedTuple):
+    name: str
+    annotation: Any
+    plan: Plan
+    default: Any
+    default_encoded: bytes | None
+    decode: Callable[[bytes], Any]
+    label: bytes
+    same: type | None
+    """The type whose values need not be copied."""
 
 
 _WRAPPER = "_offramp_input"
@@ -65,60 +114,138 @@ class Signature:
     """The parameters and the result of a pipeline or step, ready to encode and decode.
 
     Args:
-        function: a plain or async function with every parameter annotated.
+        function: a plain or async function with every parameter annotated, or a `functools.partial` of one; what the
+            partial binds by name is no parameter.
         what: how errors name it, for example `step 'search'`.
 
     Raises:
-        DeclarationError: a parameter is not annotated, variadic, or of a type that JSON cannot carry.
+        DeclarationError: a parameter is not annotated, variadic, or of a type that JSON cannot carry without loss.
     """
 
     def __init__(self, function: Callable[..., Any], what: str) -> None:
         self.what = what
-        self._signature = inspect.signature(function)
+        self._signature = _signature(function)
         hints = _hints(function, what)
-        fields: list[tuple[str, Any, Any]] = []
-        for parameter in self._signature.parameters.values():
-            _require_plain(parameter, hints, what)
-            fields.append((parameter.name, hints[parameter.name], _default(parameter)))
-        self.names = [name for name, _, _ in fields]
-        self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in self._signature.parameters.values())
+        planner = Planner(what)
+        parameters = list(self._signature.parameters.values())
+        self._parameters = [_parameter(each, hints, planner, what) for each in parameters]
+        self.names = [each.name for each in self._parameters]
+        self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
+        self._by_name = sorted(range(len(parameters)), key=lambda place: self.names[place])
         self.returns = hints.get("return", Any)
+        self._result_plan = planner.plan(self.returns, "the result")
         # Values that JSON gives back as they are, for this annotation: they need not be decoded to be safe.
         self._same = (str, bool, int) if self.returns is Any else tuple({self.returns} & {str, bool, int})
-        required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
-        self._input = msgspec.defstruct(_WRAPPER, required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
-        self.input_schema = _schema(self._input, f"the arguments of {what}")
-        self.runs_user_code = any(_has_code(hints[name]) for name in self.names)
+        self.runs_user_code = any(_has_code(each.annotation) for each in self._parameters)
         """Whether decoding an input may call validators or `__post_init__` of the user's types."""
-        self.result_schema = _schema(self.returns, f"the result of {what}")
-        self._call = msgspec.defstruct("Call", [(n, t) for n, t, _ in fields], array_like=True)
-        self._decode_input = msgspec.json.Decoder(self._input, dec_hook=_from_builtin).decode
-        self._decode_call = msgspec.json.Decoder(self._call, dec_hook=_from_builtin).decode
-        self._decode_result = msgspec.json.Decoder(self.returns, dec_hook=_from_builtin).decode
+        self._input, self.input_schema = self._inputs()
+        self._decode_input = msgspec.json.Decoder(self._input, dec_hook=shapes.read).decode
+        result = f"the result of {what}"
+        self.result_schema = _schema(_readable(self.returns, result), result)
+        self._decode_result = shapes.decoder(self.returns)
 
-    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], bytes]:
-        """All arguments in order, defaults applied: as they are, and as a JSON list with sorted object keys.
+    def _inputs(self) -> tuple[Any, dict[str, Any]]:
+        what = f"the arguments of {self.what}"
+        fields: list[tuple[str, Any, Any]] = []
+        for each in self._parameters:
+            shape = _readable(each.annotation, f"parameter {each.name!r} of {self.what}")
+            fields.append((each.name, shape, _field_default(each)))
+        made = msgspec.defstruct(_WRAPPER, fields, forbid_unknown_fields=True, kw_only=True, rename=None)
+        return made, _schema(made, what)
+
+    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """All arguments of a call, defaults applied.
 
         Raises:
             TypeError: the arguments do not fit the function, as a plain call would say.
-            EncodingError: an argument cannot be encoded.
+            EncodingError: an argument cannot be encoded, or would not come back as it is.
         """
         if kwargs or len(args) != len(self.names):
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = tuple(bound.arguments[name] for name in self.names)
+        whole, asked = [], []
+        for place in self._by_name:
+            parameter, value = self._parameters[place], args[place]
+            encoded, key = self._argument(parameter, value)
+            whole.append(parameter.label + encoded)
+            if parameter.default_encoded is None or encoded != parameter.default_encoded:
+                asked.append(parameter.label + key)
+        encoded = b"{" + b",".join(whole) + b"}"
+        return Call(
+            args, encoded, b"{" + b",".join(asked) + b"}", functools.partial(self.earlier_keys, args, encoded)
+        )
+
+    def _argument(self, parameter: _Parameter, value: Any) -> tuple[bytes, bytes]:
+        """A value as JSON, and what of it is in the key."""
+        plan = parameter.plan
         try:
-            return args, _encode_sorted(args)
-        except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-            raise EncodingError(
-                f"an argument of {self.what} is not JSON-encodable: {error}. A step's arguments are part of its "
-                "journal key: pass data, and take clients and connections from module level",
-            ) from error
+            if type(value) in _SURE:
+                encoded = _encode(value)
+                return encoded, encoded
+            encoded = _encoded(value, plan, f"$.{parameter.name}")
+            if plan.exact and value is not None:
+                self._require_same(plan, value, parameter.decode, encoded, f"$.{parameter.name}")
+            return encoded, _key(plan, value, encoded)
+        except (*_FAILURES, DeclarationError, msgspec.MsgspecError) as error:
+            raise _refused(f"an argument of {self.what}, {parameter.name!r},", error, _KEPT) from error
+
+    def earlier_keys(self, args: Sequence[Any], encoded: bytes) -> Iterable[bytes]:
+        """What the key of a call is made of where other code recorded it.
+
+        All arguments by name: a default has become what the call says. All by place, with and without defaults at the
+        end: versions of Offramp before keys left defaults out.
+        """
+        yield encoded
+        given = list(args)
+        while True:
+            try:
+                yield _encode_as_before(given)
+            except _FAILURES:  # it could not be passed then
+                return
+            last = self._parameters[len(given) - 1] if given else None
+            if last is None or last.default_encoded is None or _encode(given[-1]) != last.default_encoded:
+                return
+            given.pop()
+
+    def _require_same(
+        self, plan: Plan, value: Any, decode: Callable[[bytes], Any], encoded: bytes, path: str
+    ) -> None:
+        plan.same(value, decode(encoded), path)
+
+    def copies(self, values: tuple[Any, ...] | None, encoded: bytes) -> Sequence[Any]:
+        """A step's own arguments: nothing that it does to them is seen by the body or by another attempt.
+
+        Args:
+            values: as given, where the call was made in this process.
+            encoded: the same as JSON.
+
+        Raises:
+            EncodingError: they do not fit the annotations.
+        """
+        if values is not None and all(
+            type(value) is parameter.same for value, parameter in zip(values, self._parameters, strict=True)
+        ):
+            return values
+        return self.decode_call(encoded)
 
     def decode_call(self, encoded: bytes) -> list[Any]:
-        """What `encode_call` wrote, as typed positional arguments."""
-        call = self._decode_call(encoded)
-        return [getattr(call, name) for name in self.names]
+        """What `encode_call` wrote, as typed positional arguments.
+
+        Raises:
+            EncodingError: it does not fit the annotations.
+        """
+        try:
+            if encoded.startswith(b"["):  # by place, as earlier versions wrote it
+                by_place = msgspec.json.decode(encoded, type=list[msgspec.Raw])
+                encoded = msgspec.json.encode(dict(zip(self.names, by_place, strict=False)))
+            given = self._decode_input(encoded)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise EncodingError(
+                f"an argument of {self.what} does not fit its annotation: {error}. It was called by other code, or "
+                "with another type: pass what the annotation says"
+            ) from error
+        return [getattr(given, name) for name in self.names]
 
     def call(self, function: Callable[..., Any], values: Sequence[Any]) -> Any:
         """Call with every argument in order, those that are keyword-only by name."""
@@ -137,17 +264,47 @@ class Signature:
             given = self._decode_input(encoded)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise validation_error(error, "/input") from error
-        return {name: getattr(given, name) for name in self.names}
+        made = {name: getattr(given, name) for name in self.names}
+        if _NUMBERS.search(encoded):
+            _require_finite_input(made)
+        return made
 
     def encode_input(self, values: Mapping[str, Any]) -> bytes:
         """Keyword arguments as the JSON object that `decode_input` takes; checked by decoding it again."""
-        encoded = encode(dict(values), f"the input of {self.what}")
-        self.decode_input(encoded)
-        return encoded
+        what = f"the input of {self.what}"
+        known = {each.name: each for each in self._parameters}
+        pieces = []
+        for name, value in values.items():
+            parameter = known.get(name)
+            try:
+                encoded = _encoded(value, PLAIN if parameter is None else parameter.plan, f"$.{name}")
+                if parameter is not None and parameter.plan.exact and value is not None:
+                    self._require_same(parameter.plan, value, parameter.decode, encoded, f"$.{name}")
+            except msgspec.ValidationError:  # said with its pointer below
+                pass
+            except (*_FAILURES, DeclarationError) as error:
+                raise _refused(what, error, _CURE) from error
+            pieces.append(_encode(name) + b":" + encoded)
+        whole = b"{" + b",".join(pieces) + b"}"
+        self.decode_input(whole)
+        return whole
 
     def encode_result(self, value: Any) -> bytes:
-        """A returned value as JSON."""
-        return encode(value, f"the result of {self.what}")
+        """A returned value as JSON.
+
+        Raises:
+            EncodingError: it cannot be encoded, or would not come back as it is.
+        """
+        plan = self._result_plan
+        try:
+            encoded = _encoded(value, plan, "$")
+            if plan.exact and value is not None:
+                self._require_same(plan, value, self._decode_result, encoded, "$")
+        except msgspec.ValidationError as error:
+            raise self._misfit(error) from error
+        except (*_FAILURES, DeclarationError) as error:
+            raise _refused(f"the result of {self.what}", error, _CURE) from error
+        return encoded
 
     def bounded(self, encoded: bytes, bytes_max: int) -> bytes:
         """An encoded result, if it is not too large.
@@ -170,7 +327,37 @@ class Signature:
         try:
             return self._decode_result(encoded)
         except msgspec.ValidationError as error:
-            raise EncodingError(f"the result of {self.what} does not fit its annotation: {error}") from error
+            raise self._misfit(error) from error
+
+    def _misfit(self, error: Exception) -> EncodingError:
+        return EncodingError(f"the result of {self.what} does not fit its annotation: {error}")
+
+
+def _key(plan: Plan, value: Any, encoded: bytes) -> bytes:
+    if plan is PLAIN and not isinstance(value, (dict, set, frozenset, list, tuple)):
+        return encoded
+    try:
+        return key_bytes(plan.key(value))
+    except _FAILURES:  # a type that only a pydantic model can write
+        return encoded
+
+
+def _as_before(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json")
+    raise NotImplementedError(f"{type(value).__name__} is not JSON-encodable")
+
+
+_encode_as_before = msgspec.json.Encoder(enc_hook=_as_before, order="deterministic").encode
+
+
+def _require_finite_input(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        try:
+            require_finite(value, f"$.{name}")
+        except Misfit as error:
+            raise InputError(f"/input/{name}: {error}", [(f"/input/{name}", str(error))]) from error
 
 
 def validation_error(error: Exception, below: str) -> InputError:
@@ -192,14 +379,61 @@ def _pointer(places: Sequence[object]) -> str:
     return "".join("/" + str(place).replace("~", "~0").replace("/", "~1") for place in places)
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """What may be passed: what a partial binds by name is not asked for any more."""
+    found = inspect.signature(function)
+    bound: set[str] = set()
+    while isinstance(function, functools.partial):
+        bound |= set(function.keywords)
+        function = function.func
+    kept = [parameter for name, parameter in found.parameters.items() if name not in bound]
+    return found.replace(parameters=kept)
+
+
 def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError as error:
+        where = next(
+            (f"parameter {name!r}" if name != "return" else "the result" for name in _unresolved(function, error)),
+            "an annotation",
+        )
         raise DeclarationError(
-            f"{what}: an annotation cannot be resolved ({error}). Define or import the type at module level, "
-            "above the function",
+            f"{what}: the type of {where} cannot be resolved ({error}). Define or import the type at module level, "
+            "outside 'if TYPE_CHECKING', above the function"
         ) from error
+
+
+def _unresolved(function: Callable[..., Any], error: NameError) -> Iterable[str]:
+    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
+    for name, annotation in annotations.items():
+        if error.name and re.search(rf"\b{re.escape(error.name)}\b", str(annotation)):
+            yield name
+
+
+def _parameter(parameter: inspect.Parameter, hints: dict[str, Any], planner: Planner, what: str) -> _Parameter:
+    _require_plain(parameter, hints, what)
+    name, annotation, default = parameter.name, hints[parameter.name], parameter.default
+    plan = planner.plan(annotation, f"parameter {name!r}")
+    decode = _decoder(annotation, f"parameter {name!r} of {what}")
+    encoded = None
+    if default is not inspect.Parameter.empty:
+        try:
+            encoded = _encoded(default, plan, f"$.{name}")
+            decode(encoded)
+        except msgspec.ValidationError as error:
+            if default is not None:
+                raise DeclarationError(
+                    f"{what}: the default {default!r:.60} of parameter {name!r} does not fit its annotation: {error}"
+                ) from error
+            annotation = typing.Optional[annotation]  # what 'names: list[str] = None' means
+            decode = _decoder(annotation, f"parameter {name!r} of {what}")
+        except _FAILURES as error:
+            raise DeclarationError(str(_refused(f"{what}: the default of parameter {name!r}", error, _KEPT))) from error
+    same = annotation if annotation in {str, int, bool} else None
+    return _Parameter(name, annotation, plan, default, encoded, decode, _encode(name) + b":", same)
 
 
 def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: str) -> None:
@@ -210,12 +444,13 @@ def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: st
         raise DeclarationError(f"{what}: annotate parameter {parameter.name!r} with its type{hint}")
 
 
-def _default(parameter: inspect.Parameter) -> Any:
-    if parameter.default is inspect.Parameter.empty:
+def _field_default(parameter: _Parameter) -> Any:
+    if parameter.default_encoded is None:
         return msgspec.NODEFAULT
     if isinstance(parameter.default, (str, int, float, bool, type(None))):
         return parameter.default
-    return msgspec.field(default_factory=lambda: parameter.default)
+    # Decoded for each call, so that none sees what another did to it.
+    return msgspec.field(default_factory=functools.partial(parameter.decode, parameter.default_encoded))
 
 
 def _has_code(annotation: Any) -> bool:
@@ -225,52 +460,23 @@ def _has_code(annotation: Any) -> bool:
     return own or any(_has_code(part) for part in parts)
 
 
+def _readable(annotation: Any, what: str) -> Any:
+    try:
+        return shapes.readable(annotation)
+    except (TypeError, NotImplementedError, NameError) as error:
+        raise shapes.refusal(annotation, what, error) from error
+
+
+def _decoder(annotation: Any, what: str) -> Callable[[bytes], Any]:
+    try:
+        return shapes.decoder(annotation)
+    except (TypeError, NotImplementedError, NameError) as error:
+        raise shapes.refusal(annotation, what, error) from error
+
+
 def _schema(wanted: Any, what: str) -> dict[str, Any]:
     try:
-        schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=_schema_of)
-        msgspec.json.Decoder(wanted, dec_hook=_from_builtin)
-    except (TypeError, NotImplementedError) as error:
-        raise DeclarationError(
-            f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models",
-        ) from error
-    hoist = _Hoist()
-    schema = hoist.hoisted(schema, {})
-    if schema.get("$ref") == f"#/$defs/{_WRAPPER}":
-        schema = hoist.definitions.pop(_WRAPPER) | {"title": "Input"}
-    return schema | {"$defs": hoist.definitions} if hoist.definitions else schema
-
-
-class _Hoist:
-    """Moves every `$defs` to the root, where `#/$defs/…` looks for it (pydantic nests its own)."""
-
-    def __init__(self) -> None:
-        self.definitions: dict[str, Any] = {}
-        self._originals: dict[str, Any] = {}
-
-    def hoisted(self, node: Any, names: dict[str, str]) -> Any:
-        """The node without its definitions; `names` says what those in scope are called at the root."""
-        if isinstance(node, list):
-            return [self.hoisted(item, names) for item in node]
-        if not isinstance(node, dict):
-            return node
-        own = node.get("$defs", {})
-        if own:
-            names = names | self._names(own)
-            self._originals |= {names[name]: definition for name, definition in own.items()}
-            for name, definition in own.items():
-                self.definitions[names[name]] = self.hoisted(definition, names)
-        made = {key: self.hoisted(value, names) for key, value in node.items() if key != "$defs"}
-        reference = node.get("$ref")
-        if isinstance(reference, str):
-            prefix, _, name = reference.rpartition("/")
-            made["$ref"] = f"{prefix}/{names.get(name, name)}"
-        return made
-
-    def _names(self, own: dict[str, Any]) -> dict[str, str]:
-        """Names at the root for a set of definitions: new ones if another set uses one of them for something else."""
-        number = 1
-        while True:
-            names = {name: name if number == 1 else f"{name}{number}" for name in own}
-            if all(self._originals.get(names[name], definition) == definition for name, definition in own.items()):
-                return names
-            number += 1
+        schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=shapes.schema_of)
+    except (TypeError, NotImplementedError, ValueError) as error:
+        raise shapes.refusal(wanted, what, error) from error
+    return closed(schema, _WRAPPER)

@@ -99,7 +99,7 @@ class DurableScope(Scope):
                 self._outside.waited(what, began, over=over)
 
     async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
     ) -> Any:
         chosen, number = await self.first_attempt(spec, key)
         attempt = Attempt(self, chosen, key, number, trace)

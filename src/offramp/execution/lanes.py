@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from offramp.core.spec import as_awaitable
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.ports.commit import call_threadsafe
@@ -40,15 +41,16 @@ class Lanes:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="offramp-step")
         self._processes = processes
 
-    async def run(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Result:
-        """Execute one attempt.
+    async def run(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Result:
+        """Execute one attempt, with a copy of the arguments.
 
         Args:
             attempt: the attempt, which the step's code finds in the context.
-            encoded: the arguments as JSON, for another process.
-            arguments: the same as given.
+            encoded: the arguments as JSON.
+            given: the same as the body has them; None where it is elsewhere.
 
         Raises:
+            EncodingError: the arguments do not fit, or the result cannot be encoded.
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
             TooLarge: its result is.
             Exception: whatever the step raised.
@@ -58,6 +60,7 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
+        arguments = spec.signature.copies(given, encoded)
         token = current.set(attempt)
         try:
             if spec.lane == "thread":
@@ -65,9 +68,9 @@ class Lanes:
             elif not spec.is_async:
                 live = spec.signature.call(spec.function, arguments)
             elif spec.timeout is None:
-                live = await spec.signature.call(spec.function, arguments)
+                live = await as_awaitable(spec.signature.call(spec.function, arguments))
             else:
-                live = await _timed(spec.signature.call(spec.function, arguments), attempt)
+                live = await _timed(as_awaitable(spec.signature.call(spec.function, arguments)), attempt)
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
@@ -75,7 +78,7 @@ class Lanes:
             current.reset(token)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
+    async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any]) -> Any:
         loop = asyncio.get_running_loop()
         call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments)
         if attempt.spec.timeout is None:
@@ -101,7 +104,7 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(context: contextvars.Context, attempt: Attempt, arguments: Sequence[Any]) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
     queued_at = time.perf_counter() if trace is not None else 0.0
 

@@ -22,7 +22,7 @@ from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, 
 
 
 class Job(msgspec.Struct):
-    """One attempt to execute; `arguments` is a JSON list, `remaining_s` None for no end, `trace` empty for none."""
+    """One attempt to execute; `arguments` is a JSON object, `remaining_s` None for no end, `trace` empty for none."""
 
     module: str
     qualname: str

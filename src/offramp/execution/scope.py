@@ -61,7 +61,7 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries)
+        self.journal = Journal(history.entries, history.interrupted)
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics
@@ -109,7 +109,7 @@ class Scope(Gate):
 
     # Step calls.
 
-    async def step(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def step(self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
@@ -119,10 +119,10 @@ class Scope(Gate):
                 await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
             try:
                 if self._traced is None:
-                    result = await self._execute(spec, key, encoded, arguments, None)
+                    result = await self._execute(spec, key, encoded, given, None)
                 else:
                     with self._traced.step(spec, key, encoded) as trace:
-                        result = await self._execute(spec, key, encoded, arguments, trace)
+                        result = await self._execute(spec, key, encoded, given, trace)
             except Exception:
                 await self.turn(key)
                 raise
@@ -168,18 +168,18 @@ class Scope(Gate):
         return self.journal.missing, self.turnstile.passed
 
     async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
     ) -> Any:
         spec, number = await self.first_attempt(spec, key)
         while True:
-            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, arguments)
+            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, given)
             if not isinstance(result, Again):
                 return result
             with self.waits(self.clock.time() + result.delay_s):
                 await sleep_for(self.clock, result.delay_s)
             number += 1
 
-    async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def attempt(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """Execute a step once: its result, `Again` if it is to be tried once more, or what it raised for good."""
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
@@ -190,7 +190,7 @@ class Scope(Gate):
             attempt.announce(events.StepStarted(spec.name, key, number), at)
             if spec.effect == "once" or self.suspects.watched:
                 await self.log.durable()
-            live, value = await self._lanes.run(attempt, encoded, arguments)
+            live, value = await self._lanes.run(attempt, encoded, given)
             result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
             kept = await self.kept(value, f"step {spec.name!r}")
             duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
