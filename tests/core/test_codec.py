@@ -91,15 +91,15 @@ calls = st.fixed_dictionaries(
 
 @given(calls)
 def test_arguments_come_back_typed_as_annotated(given_arguments):
-    arguments, encoded = SIGNATURE.encode_call((), given_arguments)
-    assert SIGNATURE.decode_call(encoded) == list(arguments)
-    assert arguments[: len(given_arguments)] or not given_arguments
+    call = SIGNATURE.encode_call((), given_arguments)
+    assert SIGNATURE.decode_call(call.encoded) == list(call.values)
+    assert call.values[: len(given_arguments)] or not given_arguments
 
 
 @given(calls)
 def test_an_input_comes_back_typed_with_its_defaults(given_arguments):
     decoded = SIGNATURE.decode_input(SIGNATURE.encode_input(given_arguments))
-    assert decoded == dict(zip(SIGNATURE.names, SIGNATURE.encode_call((), given_arguments)[0], strict=True))
+    assert decoded == dict(zip(SIGNATURE.names, SIGNATURE.encode_call((), given_arguments).values, strict=True))
 
 
 @given(calls)
@@ -107,7 +107,8 @@ def test_the_same_call_has_the_same_encoding_however_it_is_written(given_argumen
     ordered = [given_arguments[name] for name in ("point", "note", "book", "when")]
     rest = {name: value for name, value in given_arguments.items() if name not in {"point", "note", "book", "when"}}
     backwards = dict(reversed(given_arguments.items()))
-    assert SIGNATURE.encode_call(tuple(ordered), rest)[1] == SIGNATURE.encode_call((), backwards)[1]
+    one, other = SIGNATURE.encode_call(tuple(ordered), rest), SIGNATURE.encode_call((), backwards)
+    assert (one.encoded, one.key) == (other.encoded, other.key)
 
 
 @given(st.dictionaries(texts, st.integers(0, 5), max_size=5), st.randoms(use_true_random=False))
@@ -117,7 +118,7 @@ def test_the_order_of_a_dict_does_not_change_the_journal_key(table, order):
     signature = Signature(count, "step 'count'")
     items = list(table.items())
     order.shuffle(items)
-    assert signature.encode_call((table,), {})[1] == signature.encode_call((dict(items),), {})[1]
+    assert signature.encode_call((table,), {}).key == signature.encode_call((dict(items),), {}).key
 
 
 @given(books)
@@ -138,9 +139,6 @@ SCALARS = [
     (int, "5"),
     (int, True),
     (float, 1),
-    (float, math.nan),
-    (float, math.inf),
-    (Any, math.nan),
     (Any, 2**70),
     (bool, 1),
     (str, None),

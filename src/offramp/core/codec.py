@@ -14,50 +14,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from offramp.core import models, shapes
-from offramp.core.plans import OPEN_FIELD, PLAIN, Misfit, Plan, Planner, Refusal, forgotten, key_bytes, require_finite
+from offramp.core import shapes
+from offramp.core.encoding import ARGUMENT_CURE, CURE, FAILURES, SURE, encode_planned, refused, written
+from offramp.core.parameters import Parameter, hints_of, parameter_of, readable, signature_of, stored_default
+from offramp.core.planner import Planner
+from offramp.core.plans import PLAIN, Plan
 from offramp.core.schemas import closed
+from offramp.core.written import Misfit, key_bytes, require_finite
 from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
 
-_CURE = "Return builtins, a dataclass, a msgspec Struct or a pydantic model"
-_KEPT = (
-    "A step's arguments are part of its journal key: pass data, and take clients and connections from module level"
-)
-_FAILURES = (TypeError, ValueError, RecursionError, NotImplementedError, AttributeError)
-"""What encoders raise for what cannot be encoded, and serializers of a user's own."""
 _NUMBERS = re.compile(rb"nan|inf", re.IGNORECASE)
 """What text may become a number that is none."""
-
-
-def _write(value: Any) -> Any:
-    kind = type(value)
-    awaitable = forgotten(value)
-    if awaitable is not None:
-        raise Refusal(awaitable)
-    if models.is_secret(kind) or models.is_model(kind):
-        OPEN_FIELD.check(value, kind.__name__)
-    return shapes.write(value)
-
-
-_encode = msgspec.json.Encoder(enc_hook=_write).encode
-_SURE = frozenset({str, int, bool})
-"""Types that cannot hold what JSON has no form for, but for text that is no Unicode."""
-
-
-def _encoded(value: Any, plan: Plan, path: str) -> bytes:
-    """JSON of a value that a replay reads as it is.
-
-    Raises:
-        Misfit: a part of it would change; or what an encoder raises.
-    """
-    if type(value) in _SURE:
-        return _encode(value)
-    if plan is not PLAIN:
-        plan.check(value, path)
-    encoded = _encode(value)
-    if value is not None and (b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded):
-        require_finite(value, path)
-    return encoded
 
 
 def encode(value: Any, what: str) -> bytes:
@@ -67,15 +34,9 @@ def encode(value: Any, what: str) -> bytes:
         EncodingError: it cannot be encoded.
     """
     try:
-        return _encoded(value, PLAIN, "$")
-    except (*_FAILURES, DeclarationError) as error:
-        raise _refused(what, error, _CURE) from error
-
-
-def _refused(what: str, error: Exception, cure: str) -> EncodingError:
-    if isinstance(error, (Refusal, DeclarationError)):
-        return EncodingError(f"{what} cannot be passed: {error}")
-    return EncodingError(f"{what} is not JSON-encodable: {error}. {cure}")
+        return encode_planned(value, PLAIN, "$")
+    except (*FAILURES, DeclarationError) as error:
+        raise refused(what, error, CURE) from error
 
 
 class Call(NamedTuple):
@@ -92,18 +53,6 @@ class Call(NamedTuple):
     encoded: bytes
     key: bytes
     earlier: Callable[[], Iterable[bytes]]
-
-
-class _Parameter(NamedTuple):
-    name: str
-    annotation: Any
-    plan: Plan
-    default: Any
-    default_encoded: bytes | None
-    decode: Callable[[bytes], Any]
-    label: bytes
-    same: type | None
-    """The type whose values need not be copied."""
 
 
 _WRAPPER = "_offramp_input"
@@ -124,11 +73,11 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], what: str) -> None:
         self.what = what
-        self._signature = _signature(function)
-        hints = _hints(function, what)
+        self._signature = signature_of(function)
+        hints = hints_of(function, what)
         planner = Planner(what)
         parameters = list(self._signature.parameters.values())
-        self._parameters = [_parameter(each, hints, planner, what) for each in parameters]
+        self._parameters = [parameter_of(each, hints, planner, what) for each in parameters]
         self.names = [each.name for each in self._parameters]
         self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
         self._by_name = sorted(range(len(parameters)), key=lambda place: self.names[place])
@@ -141,15 +90,15 @@ class Signature:
         self._input, self.input_schema = self._inputs()
         self._decode_input = msgspec.json.Decoder(self._input, dec_hook=shapes.read).decode
         result = f"the result of {what}"
-        self.result_schema = _schema(_readable(self.returns, result), result)
+        self.result_schema = _schema(readable(self.returns, result), result)
         self._decode_result = shapes.decoder(self.returns)
 
     def _inputs(self) -> tuple[Any, dict[str, Any]]:
         what = f"the arguments of {self.what}"
         fields: list[tuple[str, Any, Any]] = []
         for each in self._parameters:
-            shape = _readable(each.annotation, f"parameter {each.name!r} of {self.what}")
-            fields.append((each.name, shape, _field_default(each)))
+            shape = readable(each.annotation, f"parameter {each.name!r} of {self.what}")
+            fields.append((each.name, shape, stored_default(each)))
         made = msgspec.defstruct(_WRAPPER, fields, forbid_unknown_fields=True, kw_only=True, rename=None)
         return made, _schema(made, what)
 
@@ -172,23 +121,21 @@ class Signature:
             if parameter.default_encoded is None or encoded != parameter.default_encoded:
                 asked.append(parameter.label + key)
         encoded = b"{" + b",".join(whole) + b"}"
-        return Call(
-            args, encoded, b"{" + b",".join(asked) + b"}", functools.partial(self.earlier_keys, args, encoded)
-        )
+        return Call(args, encoded, b"{" + b",".join(asked) + b"}", functools.partial(self.earlier_keys, args, encoded))
 
-    def _argument(self, parameter: _Parameter, value: Any) -> tuple[bytes, bytes]:
+    def _argument(self, parameter: Parameter, value: Any) -> tuple[bytes, bytes]:
         """A value as JSON, and what of it is in the key."""
         plan = parameter.plan
         try:
-            if type(value) in _SURE:
-                encoded = _encode(value)
+            if plan is PLAIN and type(value) in SURE:
+                encoded = written(value)
                 return encoded, encoded
-            encoded = _encoded(value, plan, f"$.{parameter.name}")
+            encoded = encode_planned(value, plan, f"$.{parameter.name}")
             if plan.exact and value is not None:
                 self._require_same(plan, value, parameter.decode, encoded, f"$.{parameter.name}")
             return encoded, _key(plan, value, encoded)
-        except (*_FAILURES, DeclarationError, msgspec.MsgspecError) as error:
-            raise _refused(f"an argument of {self.what}, {parameter.name!r},", error, _KEPT) from error
+        except (*FAILURES, DeclarationError, msgspec.MsgspecError) as error:
+            raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE, f"{parameter.name!r}: ") from error
 
     def earlier_keys(self, args: Sequence[Any], encoded: bytes) -> Iterable[bytes]:
         """What the key of a call is made of where other code recorded it.
@@ -201,16 +148,14 @@ class Signature:
         while True:
             try:
                 yield _encode_as_before(given)
-            except _FAILURES:  # it could not be passed then
+            except FAILURES:  # it could not be passed then
                 return
             last = self._parameters[len(given) - 1] if given else None
-            if last is None or last.default_encoded is None or _encode(given[-1]) != last.default_encoded:
+            if last is None or last.default_encoded is None or written(given[-1]) != last.default_encoded:
                 return
             given.pop()
 
-    def _require_same(
-        self, plan: Plan, value: Any, decode: Callable[[bytes], Any], encoded: bytes, path: str
-    ) -> None:
+    def _require_same(self, plan: Plan, value: Any, decode: Callable[[bytes], Any], encoded: bytes, path: str) -> None:
         plan.same(value, decode(encoded), path)
 
     def copies(self, values: tuple[Any, ...] | None, encoded: bytes) -> Sequence[Any]:
@@ -277,14 +222,14 @@ class Signature:
         for name, value in values.items():
             parameter = known.get(name)
             try:
-                encoded = _encoded(value, PLAIN if parameter is None else parameter.plan, f"$.{name}")
+                encoded = encode_planned(value, PLAIN if parameter is None else parameter.plan, f"$.{name}")
                 if parameter is not None and parameter.plan.exact and value is not None:
                     self._require_same(parameter.plan, value, parameter.decode, encoded, f"$.{name}")
             except msgspec.ValidationError:  # said with its pointer below
                 pass
-            except (*_FAILURES, DeclarationError) as error:
-                raise _refused(what, error, _CURE) from error
-            pieces.append(_encode(name) + b":" + encoded)
+            except (*FAILURES, DeclarationError) as error:
+                raise refused(what, error, CURE) from error
+            pieces.append(written(name) + b":" + encoded)
         whole = b"{" + b",".join(pieces) + b"}"
         self.decode_input(whole)
         return whole
@@ -297,13 +242,15 @@ class Signature:
         """
         plan = self._result_plan
         try:
-            encoded = _encoded(value, plan, "$")
+            encoded = encode_planned(value, plan, "$")
             if plan.exact and value is not None:
                 self._require_same(plan, value, self._decode_result, encoded, "$")
         except msgspec.ValidationError as error:
             raise self._misfit(error) from error
-        except (*_FAILURES, DeclarationError) as error:
-            raise _refused(f"the result of {self.what}", error, _CURE) from error
+        except (*FAILURES, DeclarationError) as error:
+            if inspect.iscoroutine(value):
+                value.close()  # nothing else has it
+            raise refused(f"the result of {self.what}", error, CURE) from error
         return encoded
 
     def bounded(self, encoded: bytes, bytes_max: int) -> bytes:
@@ -338,7 +285,7 @@ def _key(plan: Plan, value: Any, encoded: bytes) -> bytes:
         return encoded
     try:
         return key_bytes(plan.key(value))
-    except _FAILURES:  # a type that only a pydantic model can write
+    except FAILURES:  # a type that only a pydantic model can write
         return encoded
 
 
@@ -379,99 +326,11 @@ def _pointer(places: Sequence[object]) -> str:
     return "".join("/" + str(place).replace("~", "~0").replace("/", "~1") for place in places)
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """What may be passed: what a partial binds by name is not asked for any more."""
-    found = inspect.signature(function)
-    bound: set[str] = set()
-    while isinstance(function, functools.partial):
-        bound |= set(function.keywords)
-        function = function.func
-    kept = [parameter for name, parameter in found.parameters.items() if name not in bound]
-    return found.replace(parameters=kept)
-
-
-def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        where = next(
-            (f"parameter {name!r}" if name != "return" else "the result" for name in _unresolved(function, error)),
-            "an annotation",
-        )
-        raise DeclarationError(
-            f"{what}: the type of {where} cannot be resolved ({error}). Define or import the type at module level, "
-            "outside 'if TYPE_CHECKING', above the function"
-        ) from error
-
-
-def _unresolved(function: Callable[..., Any], error: NameError) -> Iterable[str]:
-    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
-    for name, annotation in annotations.items():
-        if error.name and re.search(rf"\b{re.escape(error.name)}\b", str(annotation)):
-            yield name
-
-
-def _parameter(parameter: inspect.Parameter, hints: dict[str, Any], planner: Planner, what: str) -> _Parameter:
-    _require_plain(parameter, hints, what)
-    name, annotation, default = parameter.name, hints[parameter.name], parameter.default
-    plan = planner.plan(annotation, f"parameter {name!r}")
-    decode = _decoder(annotation, f"parameter {name!r} of {what}")
-    encoded = None
-    if default is not inspect.Parameter.empty:
-        try:
-            encoded = _encoded(default, plan, f"$.{name}")
-            decode(encoded)
-        except msgspec.ValidationError as error:
-            if default is not None:
-                raise DeclarationError(
-                    f"{what}: the default {default!r:.60} of parameter {name!r} does not fit its annotation: {error}"
-                ) from error
-            annotation = typing.Optional[annotation]  # what 'names: list[str] = None' means
-            decode = _decoder(annotation, f"parameter {name!r} of {what}")
-        except _FAILURES as error:
-            raise DeclarationError(str(_refused(f"{what}: the default of parameter {name!r}", error, _KEPT))) from error
-    same = annotation if annotation in {str, int, bool} else None
-    return _Parameter(name, annotation, plan, default, encoded, decode, _encode(name) + b":", same)
-
-
-def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: str) -> None:
-    if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        raise DeclarationError(f"{what}: parameter {parameter} is variadic; name each argument")
-    if parameter.name not in hints:
-        hint = " (steps and pipelines are functions, not methods)" if parameter.name in {"self", "cls"} else ""
-        raise DeclarationError(f"{what}: annotate parameter {parameter.name!r} with its type{hint}")
-
-
-def _field_default(parameter: _Parameter) -> Any:
-    if parameter.default_encoded is None:
-        return msgspec.NODEFAULT
-    if isinstance(parameter.default, (str, int, float, bool, type(None))):
-        return parameter.default
-    # Decoded for each call, so that none sees what another did to it.
-    return msgspec.field(default_factory=functools.partial(parameter.decode, parameter.default_encoded))
-
-
 def _has_code(annotation: Any) -> bool:
     """Whether the annotation mentions any class that is not a builtin or of the standard library's simple types."""
     parts = typing.get_args(annotation)
     own = isinstance(annotation, type) and annotation.__module__ not in {"builtins", "datetime", "decimal", "uuid"}
     return own or any(_has_code(part) for part in parts)
-
-
-def _readable(annotation: Any, what: str) -> Any:
-    try:
-        return shapes.readable(annotation)
-    except (TypeError, NotImplementedError, NameError) as error:
-        raise shapes.refusal(annotation, what, error) from error
-
-
-def _decoder(annotation: Any, what: str) -> Callable[[bytes], Any]:
-    try:
-        return shapes.decoder(annotation)
-    except (TypeError, NotImplementedError, NameError) as error:
-        raise shapes.refusal(annotation, what, error) from error
 
 
 def _schema(wanted: Any, what: str) -> dict[str, Any]:

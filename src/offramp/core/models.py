@@ -52,12 +52,13 @@ def dumped(value: Any) -> bytes:
     if is_model(type(value)):
         made: str = value.model_dump_json(round_trip=True, by_alias=True)
         return made.encode()
-    encoded: bytes = adapter(type(value)).dump_json(value, round_trip=True, by_alias=True)
+    kind: Any = type(value)
+    encoded: bytes = adapter(kind).dump_json(value, round_trip=True, by_alias=True)
     return encoded
 
 
 def loaded(wanted: Any, encoded: bytes) -> Any:
-    """The value of a pydantic type that this JSON stands for; validated as JSON, so strict models take dates as text."""
+    """The value of a pydantic type that this JSON stands for: validated as JSON, where text may be a date."""
     return wanted.model_validate_json(encoded) if is_model(wanted) else adapter(wanted).validate_json(encoded)
 
 

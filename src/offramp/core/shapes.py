@@ -55,7 +55,8 @@ def schema_of(wanted: Any) -> dict[str, Any]:
     if issubclass(wanted, PurePath):
         return {"type": "string", "format": "path"}
     if issubclass(wanted, _Own):
-        return wanted.schema()
+        own: type[_Own] = wanted
+        return own.schema()
     return models.schema_of(wanted)
 
 
@@ -95,7 +96,7 @@ def is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in {Union, types.UnionType}
 
 
-def readable(annotation: Any) -> Any:
+def readable(annotation: Any) -> Any:  # noqa: PLR0911 - one line for each kind of annotation
     """The annotation with every union that msgspec refuses in a form that `read` knows.
 
     Raises:
@@ -114,11 +115,11 @@ def readable(annotation: Any) -> Any:
         return readable(annotation.__value__)
     if is_union(annotation):
         members = [readable(member) for member in args]
-        plain = functools.reduce(operator.or_, members) if all(map(_joins, members)) else Union[tuple(members)]
+        plain = functools.reduce(operator.or_, members) if all(map(_joins, members)) else Union[tuple(members)]  # noqa: UP007
         if told_apart(plain):
             return plain
         if type(None) in args:
-            return typing.Optional[_choice(annotation, annotation)]
+            return _choice(annotation, annotation) | None
         return _choice(annotation, annotation)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _record(annotation)
@@ -256,7 +257,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def refusal(annotation: Any, what: str, error: Exception) -> DeclarationError:
     """The error for an annotation that nothing reads."""
     return DeclarationError(
-        f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models; for "
-        "a union that JSON cannot tell apart, wrap its members in Structs of their own with tag=True, or in a pydantic "
-        f"model with that field (annotation {annotation})"
+        f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models; "
+        "wrap the members of a union that JSON cannot tell apart in Structs of their own with tag=True, or in pydantic "
+        f"models with a Literal field (annotation {annotation})"
     )

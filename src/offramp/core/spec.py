@@ -217,8 +217,8 @@ def _require_function(function: object, what: str) -> None:
         function = _innermost(function)
     if not inspect.isroutine(function):
         raise DeclarationError(
-            f"{what}: decorate a function or a functools.partial of one, got {type(function).__name__}; for an object "
-            "that can be called, write a function that calls it"
+            f"{what}: decorate a function, got {type(function).__name__}; for an object that can be called, write a "
+            "function that calls it (a functools.partial of a function works, with name=)"
         )
     function = _innermost(function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

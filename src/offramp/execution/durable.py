@@ -79,7 +79,13 @@ class DurableScope(Scope):
     def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
         run = RunFacts.deep(facts, clock)
-        history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+        history = History(
+            known.entries,
+            known.interrupted,
+            known.signals,
+            waiting=frozenset(known.waiting),
+            elsewhere=frozenset(known.elsewhere),
+        )
         counted: Any = _Counted(metrics, outside)
         super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted)
         self.trace = trace  # without spans of steps, which are made where those execute

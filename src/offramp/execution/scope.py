@@ -61,7 +61,7 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries, history.interrupted)
+        self.journal = Journal(history.entries, [*history.interrupted, *history.elsewhere])
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics

@@ -27,7 +27,7 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
     Args:
         encoded: the value.
         bytes_max: what it is cut to.
-        parameters: the names of arguments, in order; `encoded` is an object of them, or a list as earlier versions wrote.
+        parameters: the names of arguments, in order; the value is an object of them, or a list of an earlier version.
     """
     elsewhere = reference_in(encoded)
     size = f"({len(encoded) if elsewhere is None else elsewhere.size} bytes)"
