@@ -77,11 +77,6 @@ def version(function, *calls, name="ask", after=(), **options):
     return release((function, {"name": name, **options}), body=body)
 
 
-def once(returning="first"):
-    """The result of the recorded execution; any later one says that it was executed."""
-    return returning
-
-
 async def optional_parameter(folder):
     async def old(q: str, k: int = 1) -> str:
         return f"{q} {k}"
