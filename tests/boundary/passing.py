@@ -15,6 +15,7 @@ import pydantic
 from pydantic.alias_generators import to_camel
 
 from offramp import SLA, App
+from tests.support import Signal
 
 app = App("passes", classes=[SLA("deep", budget=0)])
 T = TypeVar("T")
@@ -316,3 +317,25 @@ async def misfits(where: str) -> list[str]:
     except Exception as error:  # noqa: BLE001 - shown to the test
         return [type(error).__name__, str(error)]
     return []
+
+
+# A run that moves to another process between two steps.
+
+GATE = Signal()
+
+
+@app.step
+async def asked(authors: list[Author | str], day: dt.datetime | str = "today") -> dict[Colour, list[Author | str]]:
+    return {Colour.RED: authors}
+
+
+@app.step
+async def gated() -> str:
+    await GATE.wait()
+    return "again"
+
+
+@app.pipeline
+async def demoted() -> list[str]:
+    SEEN.setdefault("demoted", []).append(await asked([AUTHOR, "ada"], WHEN))
+    return [await gated(), await gated()]

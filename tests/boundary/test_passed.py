@@ -72,7 +72,7 @@ async def refused_everywhere(annotation, value, *said, emitted=True):
     async def given(value): ...
 
     async def pipe():
-        for call in (lambda: give(), lambda: take(value), lambda: asyncio.sleep(0, emit(value))):
+        for call in (give, lambda: take(value), lambda: asyncio.sleep(0, emit(value))):
             try:
                 await call()
             except Exception as error:  # noqa: BLE001 - shown below

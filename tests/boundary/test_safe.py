@@ -1,4 +1,4 @@
-"""Every row of the table "Which changes are safe" is executed: the old code records a run, the new code goes on with it."""
+"""Every row of the table "Which changes are safe": the old code records a run, the new code goes on with it."""
 
 from __future__ import annotations
 

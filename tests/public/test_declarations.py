@@ -69,7 +69,11 @@ async def apipe(q: str) -> str: ...
         (functools.partial(plain, "x"), {}, "a functools.partial has no name of its own"),
         (functools.partial(plain, q="x"), {"name": "p", "lane": "process"}, "a functools.partial has no place"),
         (functools.partial(generator), {"name": "p"}, "generators cannot be journaled"),
-        (Called(), {"name": "p"}, "decorate a function, got Called; for an object that can be called, write a function"),
+        (
+            Called(),
+            {"name": "p"},
+            "decorate a function, got Called; for an object that can be called, write a function",
+        ),
         (lambda q: q, {}, "<lambda>.*use a letter"),
         (plain, {"name": "no spaces"}, "no spaces.*use a letter"),
         (plain, {"name": "x" * 101}, "at most 100 characters"),

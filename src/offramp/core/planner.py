@@ -134,8 +134,8 @@ class Planner:
             return _LEAF
         part = "result" if place.startswith("the result") else "arguments"
         raise DeclarationError(
-            f"the {part} of {self._what} cannot be carried as JSON: {place} is a {kind.__module__}.{kind.__qualname__}. "
-            "Keep clients and connections at module level (async ones with offramp.per_loop) and pass data; make a "
+            f"the {part} of {self._what} cannot be carried as JSON: {place} is a {kind.__module__}.{kind.__qualname__}"
+            ". Keep clients and connections at module level (async ones with offramp.per_loop) and pass data; make a "
             "class of data a dataclass, a msgspec Struct or a pydantic model"
         )
 
