@@ -5,7 +5,6 @@ Owns the one encoding of arguments, results and inputs, and what of a call's arg
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 import typing
@@ -16,11 +15,11 @@ import msgspec
 
 from offramp.core import shapes
 from offramp.core.encoding import ARGUMENT_CURE, CURE, FAILURES, SURE, encode_planned, refused, written
-from offramp.core.parameters import Parameter, hints_of, parameter_of, readable, signature_of, stored_default
+from offramp.core.parameters import Parameter, hints_of, key_of, parameter_of, readable, signature_of, stored_default
 from offramp.core.planner import Planner
 from offramp.core.plans import PLAIN, Plan
 from offramp.core.schemas import closed
-from offramp.core.written import Misfit, key_bytes, require_finite
+from offramp.core.written import Misfit, require_finite
 from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
 
 _NUMBERS = re.compile(rb"nan|inf", re.IGNORECASE)
@@ -46,13 +45,17 @@ class Call(NamedTuple):
         values: in the order of the parameters, defaults applied, as they were given.
         encoded: all of them as a JSON object.
         key: the same without what has its default, for the digest in the journal key.
-        earlier: the forms in which the key may be recorded by other code, see `Signature.earlier_keys`.
+        signature: what was called.
     """
 
     values: tuple[Any, ...]
     encoded: bytes
     key: bytes
-    earlier: Callable[[], Iterable[bytes]]
+    signature: Signature
+
+    def earlier(self) -> Iterable[bytes]:
+        """The forms in which other code may have recorded the key."""
+        return self.signature.earlier_keys(self.values, self.encoded)
 
 
 _WRAPPER = "_offramp_input"
@@ -81,6 +84,10 @@ class Signature:
         self.names = [each.name for each in self._parameters]
         self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
         self._by_name = sorted(range(len(parameters)), key=lambda place: self.names[place])
+        self._names_sorted = sorted(self.names)
+        self._plain = all(each.plan is PLAIN for each in self._parameters)
+        self._defaults = {each.name: each.default for each in self._parameters if each.default_key is not None}
+        self._uncopied = tuple(each.same for each in self._parameters)
         self.returns = hints.get("return", Any)
         self._result_plan = planner.plan(self.returns, "the result")
         # Values that JSON gives back as they are, for this annotation: they need not be decoded to be safe.
@@ -113,27 +120,42 @@ class Signature:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = tuple(bound.arguments[name] for name in self.names)
+        if self._plain and SURE.issuperset(map(type, args)):
+            return self._plain_call(args)
         whole, asked = [], []
         for place in self._by_name:
             parameter, value = self._parameters[place], args[place]
             encoded, key = self._argument(parameter, value)
             whole.append(parameter.label + encoded)
-            if parameter.default_encoded is None or encoded != parameter.default_encoded:
+            if key != parameter.default_key:
                 asked.append(parameter.label + key)
         encoded = b"{" + b",".join(whole) + b"}"
-        return Call(args, encoded, b"{" + b",".join(asked) + b"}", functools.partial(self.earlier_keys, args, encoded))
+        return Call(args, encoded, b"{" + b",".join(asked) + b"}", self)
+
+    def _plain_call(self, args: tuple[Any, ...]) -> Call:
+        """The same for text, integers and booleans, which most steps are called with."""
+        values = args if self._names_sorted == self.names else [args[place] for place in self._by_name]
+        whole = dict(zip(self._names_sorted, values, strict=True))
+        try:
+            encoded = key = written(whole)
+            if self._defaults:
+                key = written({name: value for name, value in whole.items() if not self._is_default(name, value)})
+        except FAILURES as error:  # text that is no Unicode
+            raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error
+        return Call(args, encoded, key, self)
+
+    def _is_default(self, name: str, value: Any) -> bool:
+        default = self._defaults.get(name, self)
+        return type(default) is type(value) and bool(default == value)
 
     def _argument(self, parameter: Parameter, value: Any) -> tuple[bytes, bytes]:
         """A value as JSON, and what of it is in the key."""
         plan = parameter.plan
         try:
-            if plan is PLAIN and type(value) in SURE:
-                encoded = written(value)
-                return encoded, encoded
             encoded = encode_planned(value, plan, f"$.{parameter.name}")
             if plan.exact and value is not None:
                 self._require_same(plan, value, parameter.decode, encoded, f"$.{parameter.name}")
-            return encoded, _key(plan, value, encoded)
+            return encoded, key_of(parameter, value, encoded)
         except (*FAILURES, DeclarationError, msgspec.MsgspecError) as error:
             raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE, f"{parameter.name!r}: ") from error
 
@@ -151,7 +173,7 @@ class Signature:
             except FAILURES:  # it could not be passed then
                 return
             last = self._parameters[len(given) - 1] if given else None
-            if last is None or last.default_encoded is None or written(given[-1]) != last.default_encoded:
+            if last is None or last.default_key is None or key_of(last, given[-1], b"") != last.default_key:
                 return
             given.pop()
 
@@ -168,9 +190,7 @@ class Signature:
         Raises:
             EncodingError: they do not fit the annotations.
         """
-        if values is not None and all(
-            type(value) is parameter.same for value, parameter in zip(values, self._parameters, strict=True)
-        ):
+        if values is not None and tuple(map(type, values)) == self._uncopied:
             return values
         return self.decode_call(encoded)
 
@@ -183,6 +203,8 @@ class Signature:
         try:
             if encoded.startswith(b"["):  # by place, as earlier versions wrote it
                 by_place = msgspec.json.decode(encoded, type=list[msgspec.Raw])
+                if len(by_place) > len(self.names):
+                    raise msgspec.ValidationError(f"{len(by_place)} arguments for {len(self.names)} parameters")
                 encoded = msgspec.json.encode(dict(zip(self.names, by_place, strict=False)))
             given = self._decode_input(encoded)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -278,15 +300,6 @@ class Signature:
 
     def _misfit(self, error: Exception) -> EncodingError:
         return EncodingError(f"the result of {self.what} does not fit its annotation: {error}")
-
-
-def _key(plan: Plan, value: Any, encoded: bytes) -> bytes:
-    if plan is PLAIN and not isinstance(value, (dict, set, frozenset, list, tuple)):
-        return encoded
-    try:
-        return key_bytes(plan.key(value))
-    except FAILURES:  # a type that only a pydantic model can write
-        return encoded
 
 
 def _as_before(value: Any) -> Any:

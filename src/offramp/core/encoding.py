@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from offramp.core import models, shapes
-from offramp.core.plans import OPEN_FIELD, PLAIN, Plan
+from offramp.core.plans import OPEN_FIELD, PLAIN, Plan, Record
 from offramp.core.written import Refusal, forgotten, require_finite
 from offramp.errors import DeclarationError, EncodingError
 
@@ -44,7 +44,8 @@ def encode_planned(value: Any, plan: Plan, path: str) -> bytes:
         return written(value)
     if plan is not PLAIN:
         plan.check(value, path)
-    encoded = written(value)
+    model = type(plan) is Record and type(value) is plan.made and plan.model
+    encoded = models.dumped(value) if model else written(value)
     if value is not None and (b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded):
         require_finite(value, path)
     return encoded

@@ -15,6 +15,7 @@ from offramp.core import shapes
 from offramp.core.encoding import ARGUMENT_CURE, FAILURES, encode_planned, refused, written
 from offramp.core.planner import Planner
 from offramp.core.plans import Plan
+from offramp.core.written import key_bytes
 from offramp.errors import DeclarationError
 
 
@@ -24,10 +25,13 @@ class Parameter(NamedTuple):
     plan: Plan
     default: Any
     default_encoded: bytes | None
+    default_key: bytes | None
     decode: Callable[[bytes], Any]
     label: bytes
     same: type | None
     """The type whose values need not be copied."""
+    ordered: bool
+    """Whether its JSON has one order only: no set or dict is in it."""
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -86,7 +90,26 @@ def parameter_of(parameter: inspect.Parameter, hints: dict[str, Any], planner: P
                 str(refused(f"{what}: the default of parameter {name!r}", error, ARGUMENT_CURE))
             ) from error
     same = annotation if annotation in {str, int, bool} else None
-    return Parameter(name, annotation, plan, default, encoded, decode, written(name) + b":", same)
+    made = Parameter(
+        name, annotation, plan, default, encoded, None, decode, written(name) + b":", same, _is_ordered(annotation)
+    )
+    return made if encoded is None else made._replace(default_key=key_of(made, default, encoded))
+
+
+def key_of(parameter: Parameter, value: Any, encoded: bytes) -> bytes:
+    """What of a value, which is `encoded` as a whole, is part of a journal key."""
+    if parameter.ordered and encoded and isinstance(value, (str, int, float, list, tuple)):
+        return encoded
+    try:
+        return key_bytes(parameter.plan.key(value))
+    except FAILURES:  # a type that only a pydantic model can write
+        return encoded
+
+
+def _is_ordered(annotation: Any) -> bool:
+    if annotation in {str, int, float, bool}:
+        return True
+    return typing.get_origin(annotation) in {list, tuple} and all(map(_is_ordered, typing.get_args(annotation)))
 
 
 def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: str) -> None:
