@@ -36,7 +36,7 @@ def earlier_version():
         def encode_call(self, args, kwargs):
             call = now(self, args, kwargs)
             listed = msgspec.json.encode(call.values, enc_hook=before, order="deterministic")
-            return call._replace(key=listed)
+            return msgspec.structs.replace(call, key=listed)
 
         patch.setattr(Signature, "encode_call", encode_call)
         yield patch

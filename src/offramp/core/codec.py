@@ -9,7 +9,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -38,7 +38,7 @@ def encode(value: Any, what: str) -> bytes:
         raise refused(what, error, CURE) from error
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, gc=False):
     """The arguments of a call.
 
     Attributes:
@@ -84,8 +84,9 @@ class Signature:
         self.names = [each.name for each in self._parameters]
         self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
         self._by_name = sorted(range(len(parameters)), key=lambda place: self.names[place])
-        self._names_sorted = sorted(self.names)
+        self._in_order = self.names == sorted(self.names)
         self._plain = all(each.plan is PLAIN for each in self._parameters)
+        self._row = msgspec.defstruct("Arguments", sorted(self.names), gc=False)
         self._defaults = {each.name: each.default for each in self._parameters if each.default_key is not None}
         self._uncopied = tuple(each.same for each in self._parameters)
         self.returns = hints.get("return", Any)
@@ -134,11 +135,11 @@ class Signature:
 
     def _plain_call(self, args: tuple[Any, ...]) -> Call:
         """The same for text, integers and booleans, which most steps are called with."""
-        values = args if self._names_sorted == self.names else [args[place] for place in self._by_name]
-        whole = dict(zip(self._names_sorted, values, strict=True))
+        row = self._row(*(args if self._in_order else [args[place] for place in self._by_name]))
         try:
-            encoded = key = written(whole)
+            encoded = key = written(row)
             if self._defaults:
+                whole = msgspec.structs.asdict(row)
                 key = written({name: value for name, value in whole.items() if not self._is_default(name, value)})
         except FAILURES as error:  # text that is no Unicode
             raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error

@@ -93,10 +93,17 @@ class Journal:
         if len(self._position) != self.replayable:
             raise DuplicateEntry("the recorded journal holds a key twice")
         self._unclaimed: dict[str, set[int]] = {}
-        for key in [*(entry.key for entry in self.entries if entry.kind == "step"), *begun]:
-            call, _, occurrence = key.rpartition(":")
-            if occurrence.isdecimal():
-                self._unclaimed.setdefault(call, set()).add(int(occurrence))
+        """The occurrences of known calls that the body did not make yet."""
+        for entry in self.entries:
+            if entry.kind == "step":
+                self._know(entry.key)
+        for key in begun:
+            self._know(key)
+
+    def _know(self, key: str) -> None:
+        call, _, occurrence = key.rpartition(":")
+        if occurrence.isdecimal():
+            self._unclaimed.setdefault(call, set()).add(int(occurrence))
 
     def key(
         self, name: str, encoded_arguments: bytes = b"", earlier: Callable[[], Iterable[bytes]] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries, [*history.interrupted, *history.elsewhere])
+        self.journal = Journal(history.entries, itertools.chain(history.interrupted, history.elsewhere))
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics
