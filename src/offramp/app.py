@@ -63,6 +63,7 @@ class Step(Generic[P, R]):
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         function: Callable[..., Any] = self.spec.function
+        kwargs = self.spec.signature.with_defaults(args, kwargs)
         if self.spec.is_async:
             result: R = await as_awaitable(function(*args, **kwargs))
             return result
@@ -84,7 +85,7 @@ class Pipeline(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the function; its steps join the run that is executing, if one is."""
-        return self.fn(*args, **kwargs)
+        return self.fn(*args, **self.spec.signature.with_defaults(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<pipeline {self.spec.name!r} of {self.fn.__module__}>"

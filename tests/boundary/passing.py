@@ -309,11 +309,23 @@ def wants_number_elsewhere(number: int) -> int:
     return number
 
 
+@app.step
+def wants_author(number: Author) -> str:
+    return number.name
+
+
+WANTING: dict[str, tuple[Any, Any]] = {
+    "here": (wants_number, "many"),
+    "elsewhere": (wants_number_elsewhere, "many"),
+    "model": (wants_author, {"name": 3}),
+}
+
+
 @app.pipeline(sla="deep")
 async def misfits(where: str) -> list[str]:
-    step: Any = wants_number if where == "here" else wants_number_elsewhere
+    step, value = WANTING[where]
     try:
-        await step("many")
+        await step(value)
     except Exception as error:  # noqa: BLE001 - shown to the test
         return [type(error).__name__, str(error)]
     return []

@@ -258,10 +258,10 @@ async def not_there_yet():
 
 
 async def misfit():
-    for where in ("here", "elsewhere"):
+    for where in ("here", "elsewhere", "model"):
         name, text = await testing.replays(passing.app, "misfits", where=where)
         assert name == "EncodingError"
-        assert "wants_number" in text
+        assert "an argument of step 'wants_" in text
         assert "$.number" in text
     async with testing.runtime(passing.app) as runtime:
         handle = await runtime.start("misfits", where="here")

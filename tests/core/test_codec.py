@@ -425,7 +425,7 @@ def shown(value):
     return value.isoformat() if isinstance(value, (dt.datetime, dt.time)) else repr(value)  # JSON has no fold
 
 
-@pytest.mark.parametrize(("annotation", "values"), KINDS, ids=lambda each: str(each) if not callable(each) else None)
+@pytest.mark.parametrize(("annotation", "values"), KINDS, ids=[str(number) for number in range(len(KINDS))])
 @given(st.data())
 def test_what_is_given_first_is_what_a_replay_gets(annotation, values, data):
     def step(value: annotation) -> annotation: ...

@@ -140,6 +140,31 @@ async def test_a_default_of_a_pipeline_is_fresh_for_each_run():
         assert [await result_of(await runtime.start("pipe")) for _ in range(2)] == [["me"], ["me"]]
 
 
+async def test_a_default_is_fresh_for_each_call_of_an_inner_pipeline_and_outside_a_run():
+    app, executions = App("fresh"), []
+
+    @app.step
+    async def note(seen: list[str] = []) -> list[str]:  # noqa: B006 - what users write
+        seen.append("step")
+        return seen
+
+    @app.pipeline
+    async def inner(name: str, seen: list[str] = [], *, more: set[str] = set()) -> list[str]:  # noqa: B006 - the same
+        seen.append(name)
+        more.add(name)
+        return await note([*seen, *more])
+
+    @app.pipeline
+    async def outer() -> list[list[str]]:
+        executions.append([await inner("a"), await inner("b", ["given"])])
+        return executions[-1]
+
+    await testing.replays(app, "outer")
+    assert executions == [[["a", "a", "step"], ["given", "b", "b", "step"]]] * 2
+    assert [await note(), await note()] == [["step"]] * 2
+    assert await inner("c") == ["c", "c", "step"]
+
+
 async def test_a_retry_has_a_copy_of_the_arguments_as_they_were_given():
     app, seen = App("retries"), []
 

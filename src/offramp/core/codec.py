@@ -5,6 +5,7 @@ Owns the one encoding of arguments, results and inputs, and what of a call's arg
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import typing
@@ -15,9 +16,19 @@ import msgspec
 
 from offramp.core import shapes
 from offramp.core.encoding import ARGUMENT_CURE, CURE, FAILURES, SURE, encode_planned, refused, written
-from offramp.core.parameters import Parameter, hints_of, key_of, parameter_of, readable, signature_of, stored_default
+from offramp.core.parameters import (
+    Parameter,
+    hints_of,
+    is_fixed,
+    key_of,
+    parameter_of,
+    readable,
+    signature_of,
+    stored_copy,
+    stored_default,
+)
 from offramp.core.planner import Planner
-from offramp.core.plans import PLAIN, Plan
+from offramp.core.plans import PLAIN
 from offramp.core.schemas import closed
 from offramp.core.written import Misfit, require_finite
 from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
@@ -88,6 +99,7 @@ class Signature:
         self._plain = all(each.plan is PLAIN for each in self._parameters)
         self._row = msgspec.defstruct("Arguments", sorted(self.names), gc=False)
         self._defaults = {each.name: each.default for each in self._parameters if each.default_key is not None}
+        self._mutable = [each for each in self._parameters if not is_fixed(each)]
         self._uncopied = tuple(each.same for each in self._parameters)
         self.returns = hints.get("return", Any)
         self._result_plan = planner.plan(self.returns, "the result")
@@ -155,9 +167,10 @@ class Signature:
         try:
             encoded = encode_planned(value, plan, f"$.{parameter.name}")
             if plan.exact and value is not None:
-                self._require_same(plan, value, parameter.decode, encoded, f"$.{parameter.name}")
+                with contextlib.suppress(msgspec.ValidationError):  # the step fails with that
+                    plan.same(value, parameter.decode(encoded), f"$.{parameter.name}")
             return encoded, key_of(parameter, value, encoded)
-        except (*FAILURES, DeclarationError, msgspec.MsgspecError) as error:
+        except (*FAILURES, DeclarationError) as error:
             raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE, f"{parameter.name!r}: ") from error
 
     def earlier_keys(self, args: Sequence[Any], encoded: bytes) -> Iterable[bytes]:
@@ -177,9 +190,6 @@ class Signature:
             if last is None or last.default_key is None or key_of(last, given[-1], b"") != last.default_key:
                 return
             given.pop()
-
-    def _require_same(self, plan: Plan, value: Any, decode: Callable[[bytes], Any], encoded: bytes, path: str) -> None:
-        plan.same(value, decode(encoded), path)
 
     def copies(self, values: tuple[Any, ...] | None, encoded: bytes) -> Sequence[Any]:
         """A step's own arguments: nothing that it does to them is seen by the body or by another attempt.
@@ -215,6 +225,13 @@ class Signature:
             ) from error
         return [getattr(given, name) for name in self.names]
 
+    def with_defaults(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of a plain call, with a copy of each default that is left out and could be changed."""
+        if not self._mutable:
+            return kwargs
+        given = {*self.names[: len(args)], *kwargs}
+        return kwargs | {each.name: stored_copy(each) for each in self._mutable if each.name not in given}
+
     def call(self, function: Callable[..., Any], values: Sequence[Any]) -> Any:
         """Call with every argument in order, those that are keyword-only by name."""
         if self._positional == len(self.names):
@@ -247,7 +264,7 @@ class Signature:
             try:
                 encoded = encode_planned(value, PLAIN if parameter is None else parameter.plan, f"$.{name}")
                 if parameter is not None and parameter.plan.exact and value is not None:
-                    self._require_same(parameter.plan, value, parameter.decode, encoded, f"$.{name}")
+                    parameter.plan.same(value, parameter.decode(encoded), f"$.{name}")
             except msgspec.ValidationError:  # said with its pointer below
                 pass
             except (*FAILURES, DeclarationError) as error:
@@ -267,7 +284,7 @@ class Signature:
         try:
             encoded = encode_planned(value, plan, "$")
             if plan.exact and value is not None:
-                self._require_same(plan, value, self._decode_result, encoded, "$")
+                plan.same(value, self._decode_result(encoded), "$")
         except msgspec.ValidationError as error:
             raise self._misfit(error) from error
         except (*FAILURES, DeclarationError) as error:
@@ -350,6 +367,6 @@ def _has_code(annotation: Any) -> bool:
 def _schema(wanted: Any, what: str) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=shapes.schema_of)
-    except (TypeError, NotImplementedError, ValueError) as error:
+    except shapes.UNREADABLE as error:
         raise shapes.refusal(wanted, what, error) from error
     return closed(schema, _WRAPPER)

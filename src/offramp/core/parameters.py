@@ -120,24 +120,35 @@ def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: st
         raise DeclarationError(f"{what}: annotate parameter {parameter.name!r} with its type{hint}")
 
 
+def is_fixed(parameter: Parameter) -> bool:
+    """Whether nothing can change its default, or it has none."""
+    scalar = isinstance(parameter.default, (str, int, float, bool, type(None)))
+    return parameter.default_encoded is None or scalar
+
+
+def stored_copy(parameter: Parameter) -> Any:
+    """Its default as a call of its own is given it."""
+    return parameter.decode(parameter.default_encoded or b"null")
+
+
 def stored_default(parameter: Parameter) -> Any:
     if parameter.default_encoded is None:
         return msgspec.NODEFAULT
-    if isinstance(parameter.default, (str, int, float, bool, type(None))):
+    if is_fixed(parameter):
         return parameter.default
     # Decoded for each call, so that none sees what another did to it.
-    return msgspec.field(default_factory=functools.partial(parameter.decode, parameter.default_encoded))
+    return msgspec.field(default_factory=functools.partial(stored_copy, parameter))
 
 
 def readable(annotation: Any, what: str) -> Any:
     try:
         return shapes.readable(annotation)
-    except (TypeError, NotImplementedError, NameError) as error:
+    except shapes.UNREADABLE as error:
         raise shapes.refusal(annotation, what, error) from error
 
 
 def decoder(annotation: Any, what: str) -> Callable[[bytes], Any]:
     try:
         return shapes.decoder(annotation)
-    except (TypeError, NotImplementedError, NameError) as error:
+    except shapes.UNREADABLE as error:
         raise shapes.refusal(annotation, what, error) from error

@@ -162,6 +162,14 @@ class Planner:
                     made.add(field.name, self.plan(field.annotation, where), field.default)
                 return made
             hints = self._hints(kind, place)
+            if any(
+                type(field.default).__name__ == "FieldInfo"
+                for field in getattr(kind, "__dataclass_fields__", {}).values()
+            ):
+                raise DeclarationError(
+                    f"{self._what}: {place}: dataclass {kind.__name__} has a pydantic Field(), which only pydantic "
+                    "reads; make it a pydantic model, or use dataclasses.field()"
+                )
             for name, default in _defaults_of(kind):
                 where = f"{place}, field {name!r} of {kind.__name__}"
                 made.add(name, self.plan(hints[name], where, names), default)

@@ -20,6 +20,9 @@ import msgspec
 from offramp.core import models
 from offramp.errors import DeclarationError
 
+UNREADABLE = (TypeError, ValueError, NotImplementedError, NameError, RecursionError, RuntimeError)
+"""What msgspec and pydantic raise for annotations that they cannot read; recursion is a union inside itself."""
+
 
 def write(value: Any) -> Any:
     """What msgspec is to write in place of a value that it does not know.
@@ -256,8 +259,9 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def refusal(annotation: Any, what: str, error: Exception) -> DeclarationError:
     """The error for an annotation that nothing reads."""
+    why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return DeclarationError(
-        f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models; "
+        f"{what} cannot be carried as JSON: {why}. Use builtins, dataclasses, msgspec Structs or pydantic models; "
         "wrap the members of a union that JSON cannot tell apart in Structs of their own with tag=True, or in pydantic "
         f"models with a Literal field (annotation {annotation})"
     )

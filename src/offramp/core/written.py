@@ -75,6 +75,7 @@ def require_finite(value: Any, path: str) -> None:
     elif is_record(kind):
         for name in _field_names(kind):
             require_finite(getattr(value, name, None), f"{path}.{name}")
+        require_finite(getattr(value, "__pydantic_extra__", None), path)
 
 
 def _field_names(kind: Any) -> Iterable[str]:

@@ -34,7 +34,7 @@ async def test_a_step_has_its_own_arguments_and_defaults(service):
     assert passing.GIVEN == [["me"]] * 8
 
 
-@pytest.mark.parametrize("where", ["here", "elsewhere"])
+@pytest.mark.parametrize("where", ["here", "elsewhere", "model"])
 async def test_an_argument_that_cannot_be_decoded_fails_the_step(service, where):
     async with service(passing.app, processes=1) as runtime:
         handle = await runtime.start("misfits", where=where)
@@ -43,7 +43,7 @@ async def test_an_argument_that_cannot_be_decoded_fails_the_step(service, where)
         assert name == "EncodingError"
         assert "$.number" in text
         (failed,) = of(await log_of(handle), "step.failed")
-    assert failed.data["step"].startswith("wants_number")
+    assert failed.data["step"].startswith("wants_")
     assert failed.data["error"]["code"] == "encoding"
 
 
