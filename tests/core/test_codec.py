@@ -13,7 +13,7 @@ import jsonschema_rs
 import msgspec
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.core.codec import Signature
@@ -426,6 +426,7 @@ def shown(value):
 
 
 @pytest.mark.parametrize(("annotation", "values"), KINDS, ids=[str(number) for number in range(len(KINDS))])
+@settings(max_examples=40)
 @given(st.data())
 def test_what_is_given_first_is_what_a_replay_gets(annotation, values, data):
     def step(value: annotation) -> annotation: ...
