@@ -22,6 +22,7 @@ from offramp.core.spec import (
     PipelineSpec,
     StepKind,
     StepSpec,
+    as_awaitable,
     pipeline_spec,
     step_spec,
 )
@@ -53,16 +54,18 @@ class Step(Generic[P, R]):
         ambient = current.get()
         if not isinstance(ambient, Body):
             return self._plain(args, kwargs)
-        arguments, encoded = self.spec.signature.encode_call(args, kwargs)
+        call = self.spec.signature.encode_call(args, kwargs)
         # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
         # how tasks are scheduled.
         scope = ambient.scope
-        return scope.step(self.spec, scope.journal.key(self.spec.name, encoded), encoded, arguments)
+        key = scope.journal.key(self.spec.name, call.key, call.earlier)
+        return scope.step(self.spec, key, call.encoded, call.values)
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         function: Callable[..., Any] = self.spec.function
+        kwargs = self.spec.signature.with_defaults(args, kwargs)
         if self.spec.is_async:
-            result: R = await function(*args, **kwargs)
+            result: R = await as_awaitable(function(*args, **kwargs))
             return result
         if self.spec.lane == "loop":
             return function(*args, **kwargs)  # type: ignore[no-any-return]
@@ -82,7 +85,7 @@ class Pipeline(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the function; its steps join the run that is executing, if one is."""
-        return self.fn(*args, **kwargs)
+        return self.fn(*args, **self.spec.signature.with_defaults(args, kwargs))
 
     def __repr__(self) -> str:
         return f"<pipeline {self.spec.name!r} of {self.fn.__module__}>"

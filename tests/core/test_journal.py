@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.journal import DuplicateEntry, Entry, Journal
+from offramp.core.journal import DuplicateEntry, Entry, Journal, digest
 
 names = st.sampled_from(["search", "write", "offramp.now"])
 arguments = st.sampled_from([b"", b"[1]", b"[2]", b'["a"]'])
@@ -96,3 +96,37 @@ def test_moved_code_finds_its_entries():
     replay = Journal(recorded(made))
     random.Random(1).shuffle(made)
     assert [replay.ask(replay.key(*call)).name for call in made] == [name for name, _ in made]
+
+
+def test_a_call_is_found_under_an_earlier_form_of_its_arguments():
+    recorded_keys = [f"ask:{digest(b'old')}:{n}" for n in range(2)]
+    journal = Journal([Entry(key, "ask", "step") for key in recorded_keys])
+    assert [journal.key("ask", b"new", lambda: [b"other", b"old"]) for _ in range(3)] == [
+        *recorded_keys,
+        f"ask:{digest(b'new')}:2",
+    ]
+
+
+def test_a_step_that_was_only_begun_is_found_under_an_earlier_form():
+    begun = f"pay:{digest(b'old')}:0"
+    journal = Journal([], [begun])
+    assert journal.key("pay", b"new", lambda: [b"old"]) == begun
+    assert journal.key("pay", b"new", lambda: [b"old"]) == f"pay:{digest(b'new')}:1"
+
+
+def test_earlier_forms_are_not_asked_for_where_the_call_is_known_or_nothing_is():
+    def never():
+        raise AssertionError("asked")
+
+    assert Journal().key("ask", b"new", never) == f"ask:{digest(b'new')}:0"
+    known = Journal([Entry(f"ask:{digest(b'new')}:0", "ask", "step")])
+    assert [known.key("ask", b"new", never) for _ in range(2)] == [f"ask:{digest(b'new')}:{n}" for n in range(2)]
+
+
+@given(st.lists(st.sampled_from(["old", "new"]), max_size=8), st.integers(0, 4))
+def test_whichever_version_recorded_a_call_it_is_found_in_the_order_of_calls(versions, further):
+    # One run, taken up by one version or the other for each call: numbers are counted over both.
+    recorded_keys = [f"ask:{digest(version.encode())}:{n}" for n, version in enumerate(versions)]
+    journal = Journal([Entry(key, "ask", "step") for key in recorded_keys])
+    asked = [journal.key("ask", b"new", lambda: [b"old"]) for _ in range(len(versions) + further)]
+    assert asked == [*recorded_keys, *(f"ask:{digest(b'new')}:{len(versions) + n}" for n in range(further))]

@@ -46,6 +46,10 @@ class Holder:
     def method(self, q: str) -> str: ...
 
 
+class Called:
+    def __call__(self, q: str) -> str: ...
+
+
 async def apipe(q: str) -> str: ...
 
 
@@ -58,11 +62,18 @@ async def apipe(q: str) -> str: ...
         (generator, {}, "generators cannot be journaled; return the whole value and emit"),
         (async_generator, {}, "generators cannot be journaled"),
         (unresolvable, {}, "Missing"),
-        (unencodable, {}, "step 'unencodable' cannot be carried as JSON"),
+        (unencodable, {}, "step 'unencodable' cannot be carried as JSON: parameter 'q' is a builtins.object"),
         (unencodable_result, {}, "result of step 'unencodable_result' cannot be carried as JSON"),
         (Holder.method, {}, "functions, not methods"),
         (Holder, {}, "decorate a function, got type"),
-        (functools.partial(plain, "x"), {"name": "p"}, "decorate a function, got partial"),
+        (functools.partial(plain, "x"), {}, "a functools.partial has no name of its own"),
+        (functools.partial(plain, q="x"), {"name": "p", "lane": "process"}, "a functools.partial has no place"),
+        (functools.partial(generator), {"name": "p"}, "generators cannot be journaled"),
+        (
+            Called(),
+            {"name": "p"},
+            "decorate a function, got Called; for an object that can be called, write a function",
+        ),
         (lambda q: q, {}, "<lambda>.*use a letter"),
         (plain, {"name": "no spaces"}, "no spaces.*use a letter"),
         (plain, {"name": "x" * 101}, "at most 100 characters"),

@@ -1,45 +1,40 @@
-"""Values to JSON and back by annotation: msgspec's types, dataclasses, Structs and pydantic models.
+"""Values to JSON and back by annotation: msgspec's types, dataclasses, Structs, paths, pydantic models and unions.
 
-Owns the one encoding of arguments, results and inputs; pydantic is recognised by its methods, never imported.
+Owns the one encoding of arguments, results and inputs, and what of a call's arguments its journal key is made of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from offramp.core import shapes
+from offramp.core.encoding import ARGUMENT_CURE, CURE, FAILURES, SURE, encode_planned, refused, written
+from offramp.core.parameters import (
+    Parameter,
+    hints_of,
+    is_fixed,
+    key_of,
+    parameter_of,
+    readable,
+    signature_of,
+    stored_copy,
+    stored_default,
+)
+from offramp.core.planner import Planner
+from offramp.core.plans import PLAIN
+from offramp.core.schemas import closed
+from offramp.core.written import Misfit, require_finite
 from offramp.errors import DeclarationError, EncodingError, InputError, TooLarge
 
-
-def _to_builtin(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return dump(mode="json")
-    raise NotImplementedError(f"{type(value).__name__} is not JSON-encodable")
-
-
-def _from_builtin(wanted: type, value: Any) -> Any:
-    validate = getattr(wanted, "model_validate", None)
-    if validate is None:
-        raise NotImplementedError(f"{wanted!r} cannot be made from JSON")
-    return validate(value)
-
-
-def _schema_of(wanted: type) -> dict[str, Any]:
-    schema = getattr(wanted, "model_json_schema", None)
-    if schema is None:
-        raise NotImplementedError(f"{wanted!r} has no JSON Schema")
-    made: dict[str, Any] = schema()
-    return made
-
-
-_encode = msgspec.json.Encoder(enc_hook=_to_builtin).encode
-_encode_sorted = msgspec.json.Encoder(enc_hook=_to_builtin, order="deterministic").encode
+_NUMBERS = re.compile(rb"nan|inf", re.IGNORECASE)
+"""What text may become a number that is none."""
 
 
 def encode(value: Any, what: str) -> bytes:
@@ -49,12 +44,29 @@ def encode(value: Any, what: str) -> bytes:
         EncodingError: it cannot be encoded.
     """
     try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-        raise EncodingError(
-            f"{what} is not JSON-encodable: {error}. Return builtins, a dataclass, a msgspec Struct or a "
-            "pydantic model",
-        ) from error
+        return encode_planned(value, PLAIN, "$")
+    except (*FAILURES, DeclarationError) as error:
+        raise refused(what, error, CURE) from error
+
+
+class Call(msgspec.Struct, gc=False):
+    """The arguments of a call.
+
+    Attributes:
+        values: in the order of the parameters, defaults applied, as they were given.
+        encoded: all of them as a JSON object.
+        key: the same without what has its default, for the digest in the journal key.
+        signature: what was called.
+    """
+
+    values: tuple[Any, ...]
+    encoded: bytes
+    key: bytes
+    signature: Signature
+
+    def earlier(self) -> Iterable[bytes]:
+        """The forms in which other code may have recorded the key."""
+        return self.signature.earlier_keys(self.values, self.encoded)
 
 
 _WRAPPER = "_offramp_input"
@@ -65,60 +77,160 @@ class Signature:
     """The parameters and the result of a pipeline or step, ready to encode and decode.
 
     Args:
-        function: a plain or async function with every parameter annotated.
+        function: a plain or async function with every parameter annotated, or a `functools.partial` of one; what the
+            partial binds by name is no parameter.
         what: how errors name it, for example `step 'search'`.
 
     Raises:
-        DeclarationError: a parameter is not annotated, variadic, or of a type that JSON cannot carry.
+        DeclarationError: a parameter is not annotated, variadic, or of a type that JSON cannot carry without loss.
     """
 
     def __init__(self, function: Callable[..., Any], what: str) -> None:
         self.what = what
-        self._signature = inspect.signature(function)
-        hints = _hints(function, what)
-        fields: list[tuple[str, Any, Any]] = []
-        for parameter in self._signature.parameters.values():
-            _require_plain(parameter, hints, what)
-            fields.append((parameter.name, hints[parameter.name], _default(parameter)))
-        self.names = [name for name, _, _ in fields]
-        self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in self._signature.parameters.values())
+        self._signature = signature_of(function)
+        hints = hints_of(function, what)
+        planner = Planner(what)
+        parameters = list(self._signature.parameters.values())
+        self._parameters = [parameter_of(each, hints, planner, what) for each in parameters]
+        self.names = [each.name for each in self._parameters]
+        self._positional = sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
+        self._by_name = sorted(range(len(parameters)), key=lambda place: self.names[place])
+        self._in_order = self.names == sorted(self.names)
+        self._plain = all(each.plan is PLAIN for each in self._parameters)
+        self._row = msgspec.defstruct("Arguments", sorted(self.names), gc=False)
+        self._defaults = {each.name: each.default for each in self._parameters if each.default_key is not None}
+        self._mutable = [each for each in self._parameters if not is_fixed(each)]
+        self._uncopied = tuple(each.same for each in self._parameters)
         self.returns = hints.get("return", Any)
+        self._result_plan = planner.plan(self.returns, "the result")
         # Values that JSON gives back as they are, for this annotation: they need not be decoded to be safe.
         self._same = (str, bool, int) if self.returns is Any else tuple({self.returns} & {str, bool, int})
-        required_first = sorted(fields, key=lambda field: field[2] is not msgspec.NODEFAULT)
-        self._input = msgspec.defstruct(_WRAPPER, required_first, forbid_unknown_fields=True, kw_only=True, rename=None)
-        self.input_schema = _schema(self._input, f"the arguments of {what}")
-        self.runs_user_code = any(_has_code(hints[name]) for name in self.names)
+        self.runs_user_code = any(_has_code(each.annotation) for each in self._parameters)
         """Whether decoding an input may call validators or `__post_init__` of the user's types."""
-        self.result_schema = _schema(self.returns, f"the result of {what}")
-        self._call = msgspec.defstruct("Call", [(n, t) for n, t, _ in fields], array_like=True)
-        self._decode_input = msgspec.json.Decoder(self._input, dec_hook=_from_builtin).decode
-        self._decode_call = msgspec.json.Decoder(self._call, dec_hook=_from_builtin).decode
-        self._decode_result = msgspec.json.Decoder(self.returns, dec_hook=_from_builtin).decode
+        self._input, self.input_schema = self._inputs()
+        self._decode_input = msgspec.json.Decoder(self._input, dec_hook=shapes.read).decode
+        result = f"the result of {what}"
+        self.result_schema = _schema(readable(self.returns, result), result)
+        self._decode_result = shapes.decoder(self.returns)
 
-    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], bytes]:
-        """All arguments in order, defaults applied: as they are, and as a JSON list with sorted object keys.
+    def _inputs(self) -> tuple[Any, dict[str, Any]]:
+        what = f"the arguments of {self.what}"
+        fields: list[tuple[str, Any, Any]] = []
+        for each in self._parameters:
+            shape = readable(each.annotation, f"parameter {each.name!r} of {self.what}")
+            fields.append((each.name, shape, stored_default(each)))
+        made = msgspec.defstruct(_WRAPPER, fields, forbid_unknown_fields=True, kw_only=True, rename=None)
+        return made, _schema(made, what)
+
+    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """All arguments of a call, defaults applied.
 
         Raises:
             TypeError: the arguments do not fit the function, as a plain call would say.
-            EncodingError: an argument cannot be encoded.
+            EncodingError: an argument cannot be encoded, or would not come back as it is.
         """
         if kwargs or len(args) != len(self.names):
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
             args = tuple(bound.arguments[name] for name in self.names)
+        if self._plain and SURE.issuperset(map(type, args)):
+            return self._plain_call(args)
+        whole, asked = [], []
+        for place in self._by_name:
+            parameter, value = self._parameters[place], args[place]
+            encoded, key = self._argument(parameter, value)
+            whole.append(parameter.label + encoded)
+            if key != parameter.default_key:
+                asked.append(parameter.label + key)
+        encoded = b"{" + b",".join(whole) + b"}"
+        return Call(args, encoded, b"{" + b",".join(asked) + b"}", self)
+
+    def _plain_call(self, args: tuple[Any, ...]) -> Call:
+        """The same for text, integers and booleans, which most steps are called with."""
+        row = self._row(*(args if self._in_order else [args[place] for place in self._by_name]))
         try:
-            return args, _encode_sorted(args)
-        except (TypeError, ValueError, RecursionError, NotImplementedError) as error:
-            raise EncodingError(
-                f"an argument of {self.what} is not JSON-encodable: {error}. A step's arguments are part of its "
-                "journal key: pass data, and take clients and connections from module level",
-            ) from error
+            encoded = key = written(row)
+            if self._defaults:
+                whole = msgspec.structs.asdict(row)
+                key = written({name: value for name, value in whole.items() if not self._is_default(name, value)})
+        except FAILURES as error:  # text that is no Unicode
+            raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error
+        return Call(args, encoded, key, self)
+
+    def _is_default(self, name: str, value: Any) -> bool:
+        default = self._defaults.get(name, self)
+        return type(default) is type(value) and bool(default == value)
+
+    def _argument(self, parameter: Parameter, value: Any) -> tuple[bytes, bytes]:
+        """A value as JSON, and what of it is in the key."""
+        plan = parameter.plan
+        try:
+            encoded = encode_planned(value, plan, f"$.{parameter.name}")
+            if plan.exact and value is not None:
+                with contextlib.suppress(msgspec.ValidationError):  # the step fails with that
+                    plan.same(value, parameter.decode(encoded), f"$.{parameter.name}")
+            return encoded, key_of(parameter, value, encoded)
+        except (*FAILURES, DeclarationError) as error:
+            raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE, f"{parameter.name!r}: ") from error
+
+    def earlier_keys(self, args: Sequence[Any], encoded: bytes) -> Iterable[bytes]:
+        """What the key of a call is made of where other code recorded it.
+
+        All arguments by name: a default has become what the call says. All by place, with and without defaults at the
+        end: versions of Offramp before keys left defaults out.
+        """
+        yield encoded
+        given = list(args)
+        while True:
+            try:
+                yield _encode_as_before(given)
+            except FAILURES:  # it could not be passed then
+                return
+            last = self._parameters[len(given) - 1] if given else None
+            if last is None or last.default_key is None or key_of(last, given[-1], b"") != last.default_key:
+                return
+            given.pop()
+
+    def copies(self, values: tuple[Any, ...] | None, encoded: bytes) -> Sequence[Any]:
+        """A step's own arguments: nothing that it does to them is seen by the body or by another attempt.
+
+        Args:
+            values: as given, where the call was made in this process.
+            encoded: the same as JSON.
+
+        Raises:
+            EncodingError: they do not fit the annotations.
+        """
+        if values is not None and tuple(map(type, values)) == self._uncopied:
+            return values
+        return self.decode_call(encoded)
 
     def decode_call(self, encoded: bytes) -> list[Any]:
-        """What `encode_call` wrote, as typed positional arguments."""
-        call = self._decode_call(encoded)
-        return [getattr(call, name) for name in self.names]
+        """What `encode_call` wrote, as typed positional arguments.
+
+        Raises:
+            EncodingError: it does not fit the annotations.
+        """
+        try:
+            if encoded.startswith(b"["):  # by place, as earlier versions wrote it
+                by_place = msgspec.json.decode(encoded, type=list[msgspec.Raw])
+                if len(by_place) > len(self.names):
+                    raise msgspec.ValidationError(f"{len(by_place)} arguments for {len(self.names)} parameters")
+                encoded = msgspec.json.encode(dict(zip(self.names, by_place, strict=False)))
+            given = self._decode_input(encoded)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise EncodingError(
+                f"an argument of {self.what} does not fit its annotation: {error}. It was called by other code, or "
+                "with another type: pass what the annotation says"
+            ) from error
+        return [getattr(given, name) for name in self.names]
+
+    def with_defaults(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of a plain call, with a copy of each default that is left out and could be changed."""
+        if not self._mutable:
+            return kwargs
+        given = {*self.names[: len(args)], *kwargs}
+        return kwargs | {each.name: stored_copy(each) for each in self._mutable if each.name not in given}
 
     def call(self, function: Callable[..., Any], values: Sequence[Any]) -> Any:
         """Call with every argument in order, those that are keyword-only by name."""
@@ -137,17 +249,49 @@ class Signature:
             given = self._decode_input(encoded)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise validation_error(error, "/input") from error
-        return {name: getattr(given, name) for name in self.names}
+        made = {name: getattr(given, name) for name in self.names}
+        if _NUMBERS.search(encoded):
+            _require_finite_input(made)
+        return made
 
     def encode_input(self, values: Mapping[str, Any]) -> bytes:
         """Keyword arguments as the JSON object that `decode_input` takes; checked by decoding it again."""
-        encoded = encode(dict(values), f"the input of {self.what}")
-        self.decode_input(encoded)
-        return encoded
+        what = f"the input of {self.what}"
+        known = {each.name: each for each in self._parameters}
+        pieces = []
+        for name, value in values.items():
+            parameter = known.get(name)
+            try:
+                encoded = encode_planned(value, PLAIN if parameter is None else parameter.plan, f"$.{name}")
+                if parameter is not None and parameter.plan.exact and value is not None:
+                    parameter.plan.same(value, parameter.decode(encoded), f"$.{name}")
+            except msgspec.ValidationError:  # said with its pointer below
+                pass
+            except (*FAILURES, DeclarationError) as error:
+                raise refused(what, error, CURE) from error
+            pieces.append(written(name) + b":" + encoded)
+        whole = b"{" + b",".join(pieces) + b"}"
+        self.decode_input(whole)
+        return whole
 
     def encode_result(self, value: Any) -> bytes:
-        """A returned value as JSON."""
-        return encode(value, f"the result of {self.what}")
+        """A returned value as JSON.
+
+        Raises:
+            EncodingError: it cannot be encoded, or would not come back as it is.
+        """
+        plan = self._result_plan
+        try:
+            encoded = encode_planned(value, plan, "$")
+            if plan.exact and value is not None:
+                plan.same(value, self._decode_result(encoded), "$")
+        except msgspec.ValidationError as error:
+            raise self._misfit(error) from error
+        except (*FAILURES, DeclarationError) as error:
+            if inspect.iscoroutine(value):
+                value.close()  # nothing else has it
+            raise refused(f"the result of {self.what}", error, CURE) from error
+        return encoded
 
     def bounded(self, encoded: bytes, bytes_max: int) -> bytes:
         """An encoded result, if it is not too large.
@@ -170,7 +314,28 @@ class Signature:
         try:
             return self._decode_result(encoded)
         except msgspec.ValidationError as error:
-            raise EncodingError(f"the result of {self.what} does not fit its annotation: {error}") from error
+            raise self._misfit(error) from error
+
+    def _misfit(self, error: Exception) -> EncodingError:
+        return EncodingError(f"the result of {self.what} does not fit its annotation: {error}")
+
+
+def _as_before(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json")
+    raise NotImplementedError(f"{type(value).__name__} is not JSON-encodable")
+
+
+_encode_as_before = msgspec.json.Encoder(enc_hook=_as_before, order="deterministic").encode
+
+
+def _require_finite_input(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        try:
+            require_finite(value, f"$.{name}")
+        except Misfit as error:
+            raise InputError(f"/input/{name}: {error}", [(f"/input/{name}", str(error))]) from error
 
 
 def validation_error(error: Exception, below: str) -> InputError:
@@ -192,32 +357,6 @@ def _pointer(places: Sequence[object]) -> str:
     return "".join("/" + str(place).replace("~", "~0").replace("/", "~1") for place in places)
 
 
-def _hints(function: Callable[..., Any], what: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise DeclarationError(
-            f"{what}: an annotation cannot be resolved ({error}). Define or import the type at module level, "
-            "above the function",
-        ) from error
-
-
-def _require_plain(parameter: inspect.Parameter, hints: dict[str, Any], what: str) -> None:
-    if parameter.kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-        raise DeclarationError(f"{what}: parameter {parameter} is variadic; name each argument")
-    if parameter.name not in hints:
-        hint = " (steps and pipelines are functions, not methods)" if parameter.name in {"self", "cls"} else ""
-        raise DeclarationError(f"{what}: annotate parameter {parameter.name!r} with its type{hint}")
-
-
-def _default(parameter: inspect.Parameter) -> Any:
-    if parameter.default is inspect.Parameter.empty:
-        return msgspec.NODEFAULT
-    if isinstance(parameter.default, (str, int, float, bool, type(None))):
-        return parameter.default
-    return msgspec.field(default_factory=lambda: parameter.default)
-
-
 def _has_code(annotation: Any) -> bool:
     """Whether the annotation mentions any class that is not a builtin or of the standard library's simple types."""
     parts = typing.get_args(annotation)
@@ -227,50 +366,7 @@ def _has_code(annotation: Any) -> bool:
 
 def _schema(wanted: Any, what: str) -> dict[str, Any]:
     try:
-        schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=_schema_of)
-        msgspec.json.Decoder(wanted, dec_hook=_from_builtin)
-    except (TypeError, NotImplementedError) as error:
-        raise DeclarationError(
-            f"{what} cannot be carried as JSON: {error}. Use builtins, dataclasses, msgspec Structs or pydantic models",
-        ) from error
-    hoist = _Hoist()
-    schema = hoist.hoisted(schema, {})
-    if schema.get("$ref") == f"#/$defs/{_WRAPPER}":
-        schema = hoist.definitions.pop(_WRAPPER) | {"title": "Input"}
-    return schema | {"$defs": hoist.definitions} if hoist.definitions else schema
-
-
-class _Hoist:
-    """Moves every `$defs` to the root, where `#/$defs/…` looks for it (pydantic nests its own)."""
-
-    def __init__(self) -> None:
-        self.definitions: dict[str, Any] = {}
-        self._originals: dict[str, Any] = {}
-
-    def hoisted(self, node: Any, names: dict[str, str]) -> Any:
-        """The node without its definitions; `names` says what those in scope are called at the root."""
-        if isinstance(node, list):
-            return [self.hoisted(item, names) for item in node]
-        if not isinstance(node, dict):
-            return node
-        own = node.get("$defs", {})
-        if own:
-            names = names | self._names(own)
-            self._originals |= {names[name]: definition for name, definition in own.items()}
-            for name, definition in own.items():
-                self.definitions[names[name]] = self.hoisted(definition, names)
-        made = {key: self.hoisted(value, names) for key, value in node.items() if key != "$defs"}
-        reference = node.get("$ref")
-        if isinstance(reference, str):
-            prefix, _, name = reference.rpartition("/")
-            made["$ref"] = f"{prefix}/{names.get(name, name)}"
-        return made
-
-    def _names(self, own: dict[str, Any]) -> dict[str, str]:
-        """Names at the root for a set of definitions: new ones if another set uses one of them for something else."""
-        number = 1
-        while True:
-            names = {name: name if number == 1 else f"{name}{number}" for name in own}
-            if all(self._originals.get(names[name], definition) == definition for name, definition in own.items()):
-                return names
-            number += 1
+        schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=shapes.schema_of)
+    except shapes.UNREADABLE as error:
+        raise shapes.refusal(wanted, what, error) from error
+    return closed(schema, _WRAPPER)

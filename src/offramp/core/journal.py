@@ -5,7 +5,7 @@ Pure bookkeeping; writing entries down is the store's work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal
 
@@ -76,9 +76,13 @@ class Journal:
 
     A key is `name:digest:occurrence`: parallel branches may interleave differently on replay, and unchanged code
     may move. Occurrences are counted where the step is called, not where it is awaited.
+
+    Args:
+        recorded: what earlier executions finished.
+        begun: the keys of steps that they began and did not finish.
     """
 
-    def __init__(self, recorded: Iterable[Entry] = ()) -> None:
+    def __init__(self, recorded: Iterable[Entry] = (), begun: Iterable[str] = ()) -> None:
         self.entries: list[Entry] = list(recorded)
         self.replayable = len(self.entries)
         self._position = {entry.key: position for position, entry in enumerate(self.entries)}
@@ -88,13 +92,51 @@ class Journal:
         """How many recorded entries were not asked for yet."""
         if len(self._position) != self.replayable:
             raise DuplicateEntry("the recorded journal holds a key twice")
+        self._unclaimed: dict[str, set[int]] = {}
+        """The occurrences of known calls that the body did not make yet."""
+        for entry in self.entries:
+            if entry.kind == "step":
+                self._know(entry.key)
+        for key in begun:
+            self._know(key)
 
-    def key(self, name: str, encoded_arguments: bytes = b"") -> str:
-        """The key of the next call with this name and these arguments."""
+    def _know(self, key: str) -> None:
+        call, _, occurrence = key.rpartition(":")
+        if occurrence.isdecimal():
+            self._unclaimed.setdefault(call, set()).add(int(occurrence))
+
+    def key(
+        self, name: str, encoded_arguments: bytes = b"", earlier: Callable[[], Iterable[bytes]] | None = None
+    ) -> str:
+        """The key of the next call with this name and these arguments.
+
+        Args:
+            name: the step's.
+            encoded_arguments: what its digest is of.
+            earlier: other forms of the same arguments, under which another version may have recorded the call; asked
+                for only where the call is not known under this one.
+        """
         call = f"{name}:{digest(encoded_arguments)}"
         occurrence = self._calls.get(call, 0)
         self._calls[call] = occurrence + 1
+        if self._unclaimed and earlier is not None and not self._claim(call, occurrence):
+            for form in earlier():
+                other = f"{name}:{digest(form)}"
+                # Those of lower number are of calls that came before this one and were found under another form.
+                for number in (occurrence, min(self._unclaimed.get(other, ()), default=occurrence)):
+                    if number <= occurrence and self._claim(other, number):
+                        return f"{other}:{number}"
         return f"{call}:{occurrence}"
+
+    def _claim(self, call: str, occurrence: int) -> bool:
+        """Whether this call is known and was not claimed; it is now."""
+        known = self._unclaimed.get(call, ())
+        if occurrence not in known:
+            return False
+        self._unclaimed[call].discard(occurrence)
+        if not self._unclaimed[call]:
+            del self._unclaimed[call]
+        return True
 
     def ask(self, key: str) -> Entry | None:
         """The recorded entry, marked as asked for; None when this call has not finished before."""

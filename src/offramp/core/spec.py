@@ -5,9 +5,10 @@ Pure: knows functions and their signatures, not how they are executed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ def step_spec(
     Raises:
         DeclarationError: it cannot work; the message says what to change.
     """
-    chosen = require_name("step", name if name is not None else getattr(function, "__name__", None))
+    chosen = _name("step", name, function)
     what = f"step {chosen!r}"
     _require_function(function, what)
     _require_duration(timeout, f"{what}: timeout=")
@@ -104,7 +105,7 @@ def step_spec(
         function,
         Signature(function, what),
         _lane(function, lane, what),
-        inspect.iscoroutinefunction(function),
+        is_async(function),
         SHORT_TIMEOUT_S if short and timeout is None else timeout,
         retry or Retry(attempts=1),
         effect,
@@ -153,10 +154,10 @@ def pipeline_spec(
     Raises:
         DeclarationError: it cannot work; the message says what to change.
     """
-    chosen = require_name("pipeline", name if name is not None else getattr(function, "__name__", None))
+    chosen = _name("pipeline", name, function)
     what = f"pipeline {chosen!r}"
     _require_function(function, what)
-    if not inspect.iscoroutinefunction(function):
+    if not is_async(function):
         raise DeclarationError(f"{what}: declare it with 'async def'; steps are awaited in it")
     _require_choice(sla, sorted(classes), f"{what}: sla=")
     if budget is not None and not (isinstance(budget, (int, float)) and math.isfinite(budget) and budget >= 0):
@@ -185,9 +186,41 @@ def pipeline_spec(
     )
 
 
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call is awaited: of an `async def`, also behind decorators that use `functools.wraps`, or a partial."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(_innermost(function))
+
+
+def as_awaitable(made: Any) -> Awaitable[Any]:
+    """What the call of an async function gave, to be awaited: a decorator of a user's may have awaited it already."""
+    return made if inspect.isawaitable(made) else _itself(made)
+
+
+async def _itself(made: Any) -> Any:
+    return made
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        function = function.func if isinstance(function, functools.partial) else function.__wrapped__
+    return function
+
+
+def _name(kind: str, name: str | None, function: Any) -> str:
+    if name is None and isinstance(function, functools.partial):
+        raise DeclarationError(f"{kind}: a functools.partial has no name of its own; give it one, name='…'")
+    return require_name(kind, name if name is not None else getattr(function, "__name__", None))
+
+
 def _require_function(function: object, what: str) -> None:
+    if isinstance(function, functools.partial):
+        function = _innermost(function)
     if not inspect.isroutine(function):
-        raise DeclarationError(f"{what}: decorate a function, got {type(function).__name__}")
+        raise DeclarationError(
+            f"{what}: decorate a function, got {type(function).__name__}; for an object that can be called, write a "
+            "function that calls it (a functools.partial of a function works, with name=)"
+        )
+    function = _innermost(function)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise DeclarationError(f"{what}: generators cannot be journaled; return the whole value and emit() its parts")
 
@@ -204,11 +237,16 @@ def _require_choice(value: object, choices: object, what: str) -> None:
 
 
 def _lane(function: Callable[..., Any], lane: LaneChoice, what: str) -> Lane:
-    is_async = inspect.iscoroutinefunction(function)
+    awaits = is_async(function)
     if lane == "auto":
-        return "loop" if is_async else "thread"
-    if is_async and lane != "loop":
+        return "loop" if awaits else "thread"
+    if awaits and lane != "loop":
         raise DeclarationError(f"{what}: lane={lane!r} takes a plain function; drop 'async' or the lane")
+    if lane == "process" and not hasattr(function, "__qualname__"):
+        raise DeclarationError(
+            f"{what}: lane='process' needs a function that a process can import, and a functools.partial has no place "
+            "at module level: write a function that calls it"
+        )
     if lane == "process" and ("<locals>" in function.__qualname__ or "<lambda>" in function.__qualname__):
         raise DeclarationError(
             f"{what}: lane='process' needs a function at module level, so that a process can import it"

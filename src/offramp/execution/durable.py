@@ -84,7 +84,13 @@ class DurableScope(Scope):
     def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
         run = RunFacts.deep(facts, clock)
-        history = History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+        history = History(
+            known.entries,
+            known.interrupted,
+            known.signals,
+            waiting=frozenset(known.waiting),
+            elsewhere=frozenset(known.elsewhere),
+        )
         counted: Any = _Counted(metrics, outside)
         super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted)
         self.trace = trace  # without spans of steps, which are made where those execute
@@ -118,21 +124,21 @@ class DurableScope(Scope):
                 self._outside.waited(what, began, over=over)
 
     async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
     ) -> Any:
         chosen, number = await self.first_attempt(spec, key)
         attempt = Attempt(self, chosen, key, number, trace)
         await self._enter(attempt)
         at = self.clock.time()
-        given: Exception | None = None
+        failed: Exception | None = None
         try:
             entry = await self._outside.step(StepCall(spec.name, key, number, chosen is not spec), encoded)
         except Exception as error:  # noqa: BLE001 - it was not executed
-            given = self._fail(spec, key, number, error, at, 0.0)
+            failed = self._fail(spec, key, number, error, at, 0.0)
         finally:
             self._leave(attempt)
-        if given is not None:
-            raise given
+        if failed is not None:
+            raise failed
         self.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
         if entry.failure is not None:
             raise exception_of(entry.failure)

@@ -18,6 +18,7 @@ class History(NamedTuple):
         signals: received, in order, as (name, encoded value).
         resumed: whether a worker has taken the run up before.
         waiting: the keys of waits that they began and did not end.
+        elsewhere: the keys of steps that are in flight in another process.
         deaths: how many processes in a row died with the run, see `RunRecord`.
     """
 
@@ -27,6 +28,7 @@ class History(NamedTuple):
     resumed: bool = False
     waiting: frozenset[str] = frozenset()
     deaths: int = 0
+    elsewhere: frozenset[str] = frozenset()
 
     @property
     def under_way(self) -> list[events.StepState]:

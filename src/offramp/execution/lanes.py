@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from offramp.core.spec import as_awaitable
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
@@ -64,15 +65,16 @@ class Lanes:
         self.shortage = leftovers.shortage
         self._grace_s = cancel_grace_s
 
-    async def run(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Result:
-        """Execute one attempt.
+    async def run(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Result:
+        """Execute one attempt, with a copy of the arguments.
 
         Args:
             attempt: the attempt, which the step's code finds in the context.
-            encoded: the arguments as JSON, for another process.
-            arguments: the same as given.
+            encoded: the arguments as JSON.
+            given: the same as the body has them; None where it is elsewhere.
 
         Raises:
+            EncodingError: the arguments do not fit, or the result cannot be encoded.
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
             TooLarge: its result is.
             BaseException: whatever the step raised.
@@ -82,6 +84,7 @@ class Lanes:
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
+        arguments = spec.signature.copies(given, encoded)
         context = contextvars.copy_context()
         context.run(current.set, attempt)
         if spec.timeout is not None:
@@ -94,18 +97,18 @@ class Lanes:
                 live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _live(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+    async def _live(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         if attempt.spec.lane == "thread":
             return await self._in_thread(attempt, arguments, context)
         live = self._begin(attempt.spec, arguments, context)
         return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
-    def _begin(self, spec: StepSpec, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+    def _begin(self, spec: StepSpec, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         """What the step returned, or what was begun if it waits for something."""
         made = context.run(spec.signature.call, spec.function, arguments)
-        return begin(context, made) if spec.is_async else made
+        return begin(context, as_awaitable(made)) if spec.is_async else made
 
-    async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...], context: contextvars.Context) -> Any:
+    async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         place = attempt.place
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
@@ -133,7 +136,7 @@ class Lanes:
 
 
 def _bound(
-    context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...], asked_at: float
+    context: contextvars.Context, attempt: Attempt, arguments: Sequence[Any], asked_at: float
 ) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
 

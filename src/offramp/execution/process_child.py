@@ -29,7 +29,7 @@ TRACEBACK_LENGTH_MAX = 6_000
 
 
 class Job(msgspec.Struct):
-    """One attempt to execute; `arguments` is a JSON list, `remaining_s` None for no end, `trace` empty for none."""
+    """One attempt to execute; `arguments` is a JSON object, `remaining_s` None for no end, `trace` empty for none."""
 
     module: str
     qualname: str

@@ -17,6 +17,7 @@ from offramp.core.divergence import differs
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
 from offramp.core.run import Outcome
+from offramp.core.spec import as_awaitable
 from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
@@ -163,7 +164,8 @@ class Execution:
             if self._stop_requested:
                 raise asyncio.CancelledError
             signature = self.spec.signature
-            value = await signature.call(self.spec.function, list(signature.decode_input(self._input).values()))
+            given = list(signature.decode_input(self._input).values())
+            value = await as_awaitable(signature.call(self.spec.function, given))
             self._require_no_divergence()
             encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
             outcome, error = Outcome("completed", await self.scope.kept(encoded, "the pipeline")), None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries)
+        self.journal = Journal(history.entries, itertools.chain(history.interrupted, history.elsewhere))
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics
@@ -138,7 +139,7 @@ class Scope(Gate):
 
     # Step calls.
 
-    async def step(self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def step(self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """The result of a step call, from the journal or by executing it."""
         entry = await self.replayed(key)
         if entry is None:
@@ -154,10 +155,10 @@ class Scope(Gate):
                 await self.held_up()
             try:
                 if self._traced is None:
-                    result = await self._execute(spec, key, encoded, arguments, None)
+                    result = await self._execute(spec, key, encoded, given, None)
                 else:
                     with self._traced.step(spec, key, encoded) as trace:
-                        result = await self._execute(spec, key, encoded, arguments, trace)
+                        result = await self._execute(spec, key, encoded, given, trace)
             except Exception:
                 await self.turn(key)
                 raise
@@ -202,25 +203,25 @@ class Scope(Gate):
         return self.journal.missing, self.turnstile.passed
 
     async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, arguments: tuple[Any, ...], trace: StepTrace | None
+        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
     ) -> Any:
         spec, number = await self.first_attempt(spec, key)
         while True:
-            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, arguments)
+            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, given)
             if not isinstance(result, Again):
                 return result
             with self.waits(self.clock.time() + result.delay_s):
                 await sleep_for(self.clock, result.delay_s)
             number += 1
 
-    async def attempt(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def attempt(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """Execute a step once: its result, or `Again` if it is to be tried once more.
 
         Raises:
             Exception: what the body is given for what the step raised for good.
         """
         if attempt.spec.lane == "thread" and attempt.place is None:
-            return await self._in_thread(attempt, encoded, arguments)
+            return await self._in_thread(attempt, encoded, given)
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
         at, started, task = self.clock.time(), self.clock.monotonic(), asyncio.current_task()
@@ -231,7 +232,7 @@ class Scope(Gate):
             attempt.announce(events.StepStarted(spec.name, key, number), at)
             if spec.effect == "once" or self.suspects.watched:
                 await self.log.durable()
-            live, value = await self._lanes.run(attempt, encoded, arguments)
+            live, value = await self._lanes.run(attempt, encoded, given)
             result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
             kept = await self.kept(value, f"step {spec.name!r}")
             duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
@@ -249,24 +250,24 @@ class Scope(Gate):
             if self._is_ended_from_outside(attempt, raised, task, asked):
                 raise
             error = raised if isinstance(raised, Exception) else aborted(raised, f"step {spec.name!r}")
-            given = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
-            if given is raised:
+            failed = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
+            if failed is raised:
                 raise
         else:
             return result
         finally:
             self._leave(attempt)
-        if isinstance(given, Again):
-            return given
-        raise given  # here, where what it stands for is not its context
+        if isinstance(failed, Again):
+            return failed
+        raise failed  # here, where what it stands for is not its context
 
-    async def _in_thread(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Any:
+    async def _in_thread(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """The same once there is a thread for it; until then it is not in flight."""
         place = attempt.place = self._lanes.threads.place(attempt)
         try:
             if not place.is_given:
                 await self._queue(place)
-            return await self.attempt(attempt, encoded, arguments)
+            return await self.attempt(attempt, encoded, given)
         finally:
             place.leave()
 

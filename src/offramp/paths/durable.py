@@ -280,9 +280,8 @@ class _Attempt:
         try:
             spec, begun = await scope.first_attempt(spec, call.key)
             number = max(call.attempt, begun)
-            arguments = tuple(spec.signature.decode_call(encoded))
             with self._traced(spec, encoded) as trace:
-                result = await scope.attempt(Attempt(scope, spec, call.key, number, trace), encoded, arguments)
+                result = await scope.attempt(Attempt(scope, spec, call.key, number, trace), encoded, None)
                 if isinstance(result, Again) and trace is not None:
                     trace.again()
             if isinstance(result, Again):

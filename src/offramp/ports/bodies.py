@@ -64,6 +64,8 @@ class Known(msgspec.Struct, frozen=True):
     interrupted: dict[str, StepState] = {}
     signals: list[tuple[str, bytes]] = []
     waiting: list[str] = []
+    elsewhere: list[str] = []
+    """The keys of steps that are in flight where the run was demoted."""
 
 
 class StepCall(msgspec.Struct, frozen=True):

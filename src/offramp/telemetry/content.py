@@ -27,7 +27,7 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
     Args:
         encoded: the value.
         bytes_max: what it is cut to.
-        parameters: the names of the members of a list of arguments.
+        parameters: the names of arguments, in order; the value is an object of them, or a list of an earlier version.
     """
     elsewhere = reference_in(encoded)
     size = f"({len(encoded) if elsewhere is None else elsewhere.size} bytes)"
@@ -36,7 +36,8 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
     try:
         value = msgspec.json.decode(encoded)
         if parameters is not None:
-            value = dict(zip(parameters, value, strict=True))
+            by_name = value if isinstance(value, dict) else dict(zip(parameters, value, strict=False))
+            value = {name: by_name[name] for name in parameters if name in by_name}
         return cut(msgspec.json.encode(redacted(value)), bytes_max)
     except RecursionError:  # nested too deep to be looked through
         return size

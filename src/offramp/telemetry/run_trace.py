@@ -67,7 +67,7 @@ class RunTrace:
         return carried(self._context)
 
     def step(self, spec: StepSpec, key: str, encoded: bytes) -> StepTrace:
-        """A step call that is going to execute; `encoded` is its arguments as a JSON list."""
+        """A step call that is going to execute; `encoded` is its arguments as a JSON object."""
         return StepTrace(self, spec, key, encoded)
 
     def wait(self, what: str) -> WaitTrace:

@@ -115,6 +115,7 @@ class PipelineWorkflow:
         try:
             self._input = value_in(args[1])
             known = await self._unbroken(whole(begun))
+            known = msgspec.structs.replace(known, elsewhere=held.keys)
         except ObjectLost as error:
             outcome = Outcome("failed", error=failure_of(error))
             return await self._finish(End(Notes(begun.token), outcome, begun.part))

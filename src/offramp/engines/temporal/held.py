@@ -46,6 +46,11 @@ class HeldSteps:
         self._watching: asyncio.Task[None] | None = None
         self._taking: set[asyncio.Task[None]] = set()
 
+    @property
+    def keys(self) -> list[str]:
+        """Which steps, by their journal keys."""
+        return sorted(self._steps)
+
     def __contains__(self, key: str) -> bool:
         return key in self._steps
 
