@@ -77,8 +77,16 @@ class RunFacts:
         """Stable over retries and recoveries: made of the run and the step's journal key."""
         return f"{self.run_id}:{key}"
 
-    def view(self, step: str | None, attempt: int, key: str | None) -> Run:
-        """What `current_run()` returns."""
+    def view(
+        self,
+        step: str | None,
+        attempt: int,
+        key: str | None,
+        *,
+        path: Callable[[], Path] | None = None,
+        remaining: Callable[[], float] | None = None,
+    ) -> Run:
+        """What `current_run()` returns; `path` and `remaining` are as they are now where nothing else is given."""
         return Run(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -87,8 +95,8 @@ class RunFacts:
             step=step,
             attempt=attempt,
             idempotency_key=None if key is None else self.idempotency_key(key),
-            path=lambda: self.path,
-            remaining=self.remaining,
+            path=path or (lambda: self.path),
+            remaining=remaining or self.remaining,
             cancelled=lambda: self.cancelled,
         )
 

@@ -78,16 +78,22 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """`fast`, or `deep` from the demotion on."""
+        """`fast`, or `deep` from the demotion on. In the body, a replay gets what the body got."""
         return self._path()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run is being cancelled: a step in a thread should look now and then, and return."""
+        """Whether the run is being cancelled: a step in a thread should look now and then, and return.
+
+        Not journaled in the body: a run that is being cancelled is not replayed.
+        """
         return self._cancelled()
 
     def remaining(self) -> float:
-        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one)."""
+        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one).
+
+        In the body, a replay gets what the body got.
+        """
         return self._remaining()
 
 

@@ -18,6 +18,7 @@ from offramp.core.run import Outcome
 from offramp.core.timestamps import rfc3339
 from offramp.errors import BodyNotRepeatable, RunCancelled, RunExpired
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.body_loop import give_body_timers
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -76,6 +77,8 @@ class _Counted:
 class DurableScope(Scope):
     """The journal side of a body whose steps are executed outside."""
 
+    keeps_timers = True
+
     def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
         run = RunFacts.deep(facts, clock)
@@ -86,6 +89,8 @@ class DurableScope(Scope):
         self.turnstile.turns = Turns(asyncio.get_running_loop())
         self.turnstile.branch()  # this loop does not tell of tasks that a body begins
         self._outside = outside
+        if outside.keeps_timers:
+            give_body_timers(asyncio.get_running_loop())
 
     @contextlib.contextmanager
     def traced_wait(self, what: str) -> Iterator[None]:

@@ -53,7 +53,7 @@ class Gate:
         self._tenure = tenure or Tenure()
         self._waits = Waits()
         self._moves = 0
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
@@ -62,11 +62,13 @@ class Gate:
         self.on_change: Callable[[], object] = lambda: None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
+        self.on_leave: Callable[[], object] = lambda: None
+        """Called before this execution ends so that the run goes on elsewhere; from any thread."""
 
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
-        with self._lock:
+        with self.lock:
             if self.state == "open":
                 self.in_flight[attempt.key] = attempt
                 return
@@ -85,12 +87,12 @@ class Gate:
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.live = False
-        with self._lock:
+        with self.lock:
             self.in_flight.pop(attempt.key, None)
         if self.state != "open":
             self.on_change()
         elif not self.in_flight:
-            self._resting()
+            self.resting()
 
     # Waiting, which needs no process.
 
@@ -98,11 +100,27 @@ class Gate:
     def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
         with self._waits.until(due) as came:
-            self._resting()
+            self.resting()
             yield came
-        self._resting()  # others may still wait, and now nothing else keeps the run from being parked
+        self.resting()  # others may still wait, and now nothing else keeps the run from being parked
 
-    def _resting(self) -> None:
+    def begin_wait(self, due: float, *, bounds: bool) -> object:
+        """The same until `end_wait`; one that `bounds` ends other waits, and is none by itself."""
+        self._moves += 1
+        return self._waits.begin(due, bounds=bounds)
+
+    def end_wait(self, mark: object) -> None:
+        """Of `begin_wait`."""
+        self._moves += 1
+        self._waits.end(mark)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this execution is about to end, and the run goes on elsewhere."""
+        return self.state == "stopping" and not self.facts.cancelled
+
+    def resting(self) -> None:
+        """Look whether the run does nothing but wait, as something of it has changed."""
         self._moves += 1
         if self.in_flight or self._waits.earliest() is None:
             return
@@ -113,7 +131,7 @@ class Gate:
 
     def waits_until(self) -> float | None:
         """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
-        with self._lock:
+        with self.lock:
             busy = self.in_flight or self.parked or self.turnstile.waiting
             return None if busy else self._waits.earliest()
 
@@ -136,7 +154,8 @@ class Gate:
             if moves != self._moves:
                 self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
-            with self._lock:
+            self.on_leave()
+            with self.lock:
                 if self.state != state:
                     return
                 # Whoever waits has not been given any of the signals seen: both change on this loop only.
@@ -147,18 +166,21 @@ class Gate:
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
-        with self._lock:
+        with self.lock:
             if self.state == "open":
                 self.state = "stopping"
-            return list(self.in_flight)
+            in_flight = list(self.in_flight)
+        if self.leaves:
+            self.on_leave()
+        return in_flight
 
     def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""
-        with self._lock:
+        with self.lock:
             if not self.in_flight:
                 self.state = "closed"
 
     def close(self) -> None:
         """End this execution: nothing is written for the run any more, not even by what still runs."""
-        with self._lock:
+        with self.lock:
             self.state = "closed"

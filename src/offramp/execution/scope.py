@@ -22,6 +22,7 @@ from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
+from offramp.execution.timers import Timers, without_dues
 from offramp.execution.turns import Turnstile
 from offramp.execution.values import Kept, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
@@ -39,11 +40,15 @@ REPLAY_TURNS = 100
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
 TIMEOUT_GRACE_S = 60.0
-"""The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
+"""The same where it stands still at a step that was begun before and timers are set around it: journals of versions
+before 0.6 do not say that one of them fired, and it may have ended the step."""
 
 
 class Scope(Gate):
     """The journal side of one executing run."""
+
+    keeps_timers = False
+    """Whether the clock remembers what it is to call, also where the process dies."""
 
     def __init__(
         self,
@@ -61,7 +66,8 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries)
+        entries, dues = without_dues(history.entries)
+        self.journal = Journal(entries)
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics
@@ -71,6 +77,11 @@ class Scope(Gate):
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self._replays = self.journal.replayable > 0
+        began = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
+        self.timers = Timers(self, dues, began, alone=self.keeps_timers)
+        self.on_leave = self.timers.note_all
+        turnstile = self.turnstile
+        turnstile.on_stall = lambda: self.timers.stalled(turnstile.passed, turnstile.hurry, DIVERGENCE_GRACE_S)
 
     # The journal.
 
@@ -79,6 +90,7 @@ class Scope(Gate):
         entry = self.journal.ask(key)
         if entry is not None:
             self.turnstile.skip(self.journal.position(key))
+            self.timers.saw(entry)
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
@@ -86,7 +98,13 @@ class Scope(Gate):
         entry = self.journal.ask(key)
         if entry is not None:
             await self.turn(key)
+            self.timers.saw(entry)
         return entry
+
+    def close(self) -> None:
+        """End this execution: nothing is written for the run any more, not even by what still runs."""
+        super().close()
+        self.timers.close()
 
     async def turn(self, key: str) -> None:
         """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
@@ -94,7 +112,7 @@ class Scope(Gate):
         Called last: nothing of the run waits or is in flight for the call any more.
         """
         if await self.turnstile.turn(self.journal.position(key)):
-            self._resting()
+            self.resting()
         if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
             await asyncio.get_running_loop().create_future()
 
@@ -114,9 +132,11 @@ class Scope(Gate):
         entry = await self.replayed(key)
         if entry is None:
             if self._replays or self.diverged is not None:
-                # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
-                grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+                may_end = key in self._interrupted and self.timers.pending
+                grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
+                if self.timers.release():
+                    await asyncio.sleep(0)  # a timer that is overdue gives up what it is around before that begins
             try:
                 if self._traced is None:
                     result = await self._execute(spec, key, encoded, arguments, None)
@@ -142,6 +162,16 @@ class Scope(Gate):
             raise Handoff
         if not self._replays:
             return
+        if not await self.caught_up(grace_s) and self.diverged is None:
+            missed = self.journal.unasked()[0].name
+            other = "other arguments" if missed == name else repr(missed)
+            self.diverged = f"the pipeline calls {what} where the journal has {other}"
+        if self.diverged is not None:
+            raise Handoff
+        self._replays = False
+
+    async def caught_up(self, grace_s: float = DIVERGENCE_GRACE_S) -> bool:
+        """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
         clock, journal = self.clock, self.journal
         turns, before, ends = 0, self._progress, math.inf
         while journal.missing:
@@ -152,15 +182,13 @@ class Scope(Gate):
                 ends = min(ends, clock.monotonic() + grace_s)
                 await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
             else:
-                missed = journal.unasked()[0].name
-                other = "other arguments" if missed == name else repr(missed)
-                self.diverged = f"the pipeline calls {what} where the journal has {other}"
+                return False
             if self.diverged is not None:
-                raise Handoff
+                return False
             if self._progress != before:
                 turns, before, ends = 0, self._progress, math.inf
         await self.turnstile.settled()
-        self._replays = False
+        return True
 
     @property
     def _progress(self) -> tuple[int, int]:

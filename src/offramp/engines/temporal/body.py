@@ -158,7 +158,7 @@ class PipelineWorkflow:
         except ObjectLost as error:
             outcome = Outcome("failed", error=failure_of(error))
             return await self._finish(End(Notes(begun.token), outcome, begun.part))
-        outside = _Outside(home, start.facts, begun, len(known.entries), held)
+        outside = _Outside(home, start, begun, len(known.entries), held)
         playing = home.host.play(start.facts, self._input, known, outside, begun.part)
         ended = await self._play(home, playing, outside, known)
         if ended is None:
@@ -232,7 +232,7 @@ class PipelineWorkflow:
         if rest:
             await self._unbroken(local(RECORD, Notes(outside.token, rest), type(None)))
         seen = [mark(key) for key in playing.seen()] if outside.parallel else []
-        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen)
+        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen, timers=True)
         workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
@@ -249,7 +249,7 @@ class PipelineWorkflow:
 class _Outside(Outside):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
-    def __init__(self, home: Home, facts: Facts, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
+    def __init__(self, home: Home, start: Start, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
         self.token = begun.token
         self.part = begun.part
         self.lost = False
@@ -258,7 +258,8 @@ class _Outside(Outside):
         self.under_way = 0
         self.parallel = False
         self._home = home
-        self._facts = facts
+        self._facts = start.facts
+        self.keeps_timers = start.timers
         self._held = held
         self._steps = replayed_steps
         self._clock = WorkflowClock()
@@ -288,6 +289,7 @@ class _Outside(Outside):
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write an event soon, and before it what came before it."""
         self._pending.append((entry, event))
+        self.parallel |= entry is not None and entry.kind == "sleep"  # it was waited for beside a step, maybe
         if event is not None and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 

@@ -78,6 +78,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     part: Part | None = None
     held: Held | None = None
     seen: list[str] = []
+    timers: bool = False
+    """Whether the timers of its body are journaled: not in a history that began before they were."""
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):

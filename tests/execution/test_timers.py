@@ -1,0 +1,239 @@
+"""Plain asyncio timers in a body: they fire once, count from their first start, and end in a replay as they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+
+import offramp
+from offramp import App, testing
+from offramp.testing import FakeClock
+from tests.paths.waiting import deep, parked, started, until
+from tests.support import GUARD_S, Signal, eventually, frames_of, log_of, member, reach, result_of, types
+
+
+class Timed(App):
+    """Steps that count how often they are executed, one of which waits to be let go."""
+
+    def __init__(self):
+        super().__init__("timed")
+        self.executed = Counter()
+        self.hold = Signal()
+
+        @self.step
+        async def work(name: str) -> str:
+            self.executed[name] += 1
+            return name
+
+        @self.step
+        async def stuck(name: str) -> str:
+            self.executed[name] += 1
+            await self.hold.wait()
+            return name
+
+        self.work, self.stuck = work, stuck
+
+
+@pytest.fixture
+def app():
+    return Timed()
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+async def limited(awaitable, seconds):
+    async with asyncio.timeout(seconds):
+        return await awaitable
+
+
+async def limited_at(awaitable, seconds):
+    async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds):
+        return await awaitable
+
+
+async def rescheduled(awaitable, seconds):
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(7200) as limit:
+        limit.reschedule(loop.time() + seconds)
+        return await awaitable
+
+
+async def nested(awaitable, seconds):
+    async with asyncio.timeout(7200), contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(seconds))
+        async with asyncio.timeout(7000):
+            return await awaitable
+
+
+async def waited(awaitable, seconds):
+    task = asyncio.ensure_future(awaitable)
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if not done:
+        task.cancel()
+        await asyncio.wait([task])
+        raise TimeoutError
+    return task.result()
+
+
+async def completed(awaitable, seconds):
+    [future] = asyncio.as_completed([awaitable], timeout=seconds)
+    return await future
+
+
+async def called(awaitable, seconds):
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(awaitable)
+    loop.call_later(seconds, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise TimeoutError from None
+
+
+async def called_at(awaitable, seconds):
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(awaitable)
+    loop.call_at(loop.time() + seconds, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise TimeoutError from None
+
+
+async def raced(awaitable, seconds):
+    tasks = [asyncio.ensure_future(awaitable), asyncio.create_task(asyncio.sleep(seconds))]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    if tasks[0] not in done:
+        raise TimeoutError
+    return tasks[0].result()
+
+
+WAYS = {
+    "timeout": limited,
+    "timeout_at": limited_at,
+    "reschedule": rescheduled,
+    "nested": nested,
+    "wait_for": asyncio.wait_for,
+    "wait": waited,
+    "as_completed": completed,
+    "call_later": called,
+    "call_at": called_at,
+    "sleep": raced,
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return WAYS[request.param]
+
+
+async def test_a_timer_obeys_the_clock_that_was_injected(app, way, clock):
+    @app.pipeline
+    async def pipe() -> str:
+        try:
+            return await way(app.stuck("slow"), 4.0)
+        except TimeoutError:
+            return await app.work("instead")
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await reach(handle, "step.started")
+        clock.advance(3.5)
+        assert app.executed == {"slow": 1}
+        assert await clock.run_until(result_of(handle), 0.05) == "instead"
+        assert 4.0 <= clock.monotonic() < 5.0
+        assert types(await log_of(handle))[-1] == "run.completed"
+
+
+async def test_a_timer_wakes_a_run_that_is_parked_at_a_signal(app, way, clock):
+    @app.pipeline
+    async def pipe() -> str:
+        await app.work("first")
+        try:
+            return await way(offramp.signal("never"), 3600.0)
+        except TimeoutError:
+            return await app.work("instead")
+
+    async with started(app, None, clock) as runtime:
+        handle = await runtime.submit(deep("pipe"))
+        await parked(runtime.service, handle.id, clock=clock)
+        assert await clock.run_until(result_of(handle), 2.0) == "instead"
+        assert types(await log_of(handle)).count("run.resumed") == 1
+    assert 3600.0 <= clock.monotonic() < 3620.0
+    assert app.executed == {"first": 1, "instead": 1}
+
+
+async def test_a_timer_that_did_not_fire_does_not_fire_in_a_replay(app, way, clock):
+    """The worker that goes on has the run long after the timer's time."""
+
+    @app.pipeline
+    async def pipe() -> list[str]:
+        first = await way(app.work("quick"), 5.0)
+        return [first, await app.stuck("held"), await app.work("last")]
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await reach(handle, "step.started", "stuck")
+        clock.advance(7.0)
+        await reach(handle, "run.demoted")
+        clock.advance(60.0)
+        app.hold.set()
+        assert await clock.run_until(result_of(handle)) == ["quick", "held", "last"]
+    assert app.executed == {"quick": 1, "held": 1, "last": 1}
+
+
+async def test_a_timer_that_fired_fires_in_a_replay(app, way, clock):
+    fired = []
+
+    @app.pipeline(budget=100)
+    async def pipe() -> list[str]:
+        try:
+            first = await way(app.stuck("slow"), 5.0)
+        except TimeoutError:
+            first = "late"
+            fired.append(clock.monotonic())
+        return [first, await app.stuck("held"), await app.work("last")]
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await reach(handle, "step.started", "stuck")
+        await until(lambda: fired, clock)
+        await until(lambda: app.executed["held"])
+        clock.advance(100.0)
+        await reach(handle, "run.demoted")
+        app.hold.set()
+        assert await clock.run_until(result_of(handle)) == ["late", "held", "last"]
+    assert len(fired) == 2
+    assert app.executed == {"slow": 1, "held": 1, "last": 1}
+
+
+async def test_a_timer_counts_from_its_first_start_over_a_restart(app, way, clock, tmp_path):
+    @app.pipeline
+    async def pipe() -> str:
+        await app.work("first")
+        try:
+            return await way(app.stuck("slow"), 20.0)
+        except TimeoutError:
+            return f"{clock.monotonic():.0f}"
+
+    async with member(app, tmp_path, "gateway", owner="gateway", clock=clock, lease=5.0) as gateway:
+        async with member(app, tmp_path, "worker", owner="old", clock=clock, drain_timeout=0.0, lease=5.0) as old:
+            run = (await gateway.submit(deep("pipe"))).record.id
+            await until(lambda: app.executed["slow"])
+            clock.advance(1.0)
+            timers = old._live.get(run).execution.scope.timers
+            await until(lambda: not timers._sweeping)
+            clock.advance(9.0)
+            await gateway.retire("old")
+        async with member(app, tmp_path, "worker", owner="new", clock=clock, lease=5.0):
+            await until(lambda: app.executed["slow"] == 2)
+            await clock.run_until(frames_of(gateway, run), 0.05)
+        record = await gateway.get(run)
+    assert record.status == "completed", record.error
+    assert 20 <= int(record.result.strip(b'"')) < 24
