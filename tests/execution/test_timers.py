@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 from collections import Counter
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import offramp
-from offramp import App, testing
+from offramp import App, current_run, testing
+from offramp.core.journal import TIMER
+from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started, until
-from tests.support import GUARD_S, Signal, eventually, frames_of, log_of, member, reach, result_of, types
+from tests.support import Signal, frames_of, log_of, member, reach, result_of, types
 
 
 class Timed(App):
@@ -237,3 +242,81 @@ async def test_a_timer_counts_from_its_first_start_over_a_restart(app, way, cloc
         record = await gateway.get(run)
     assert record.status == "completed", record.error
     assert 20 <= int(record.result.strip(b'"')) < 24
+
+
+def shapes():
+    """Bodies of steps, sleeps, limits and branches, with durations in tenths of seconds."""
+    tenths = st.integers(1, 40)
+    leaves = st.one_of(st.tuples(st.just("step"), tenths), st.tuples(st.just("sleep"), tenths))
+
+    def around(children):
+        some = st.lists(children, min_size=1, max_size=3)
+        return st.one_of(
+            st.tuples(st.just("turn"), some),
+            st.tuples(st.just("gather"), some),
+            st.tuples(st.just("timeout"), tenths, children),
+            st.tuples(st.just("wait_for"), tenths, children),
+        )
+
+    return st.recursive(leaves, around, max_leaves=6)
+
+
+class Played(App):
+    """Plays a shape; `ended` has the steps that were executed to their end."""
+
+    def __init__(self, shape):
+        super().__init__("played")
+        self.ended = Counter()
+
+        @self.step
+        async def work(place: str, seconds: float) -> str:
+            await offramp.sleep(seconds)
+            self.ended[current_run().idempotency_key] += 1
+            return place
+
+        @self.pipeline(budget=60)
+        async def pipe() -> str:
+            return repr(await self.play(shape, "0"))
+
+        self.work = work
+
+    async def play(self, node, place):
+        kind, *rest = node
+        if kind in {"turn", "gather"}:
+            children = [(child, f"{place}.{number}") for number, child in enumerate(rest[0])]
+            if kind == "gather":
+                return list(await asyncio.gather(*(self.play(*each) for each in children)))
+            return [await self.play(*each) for each in children]
+        if kind == "sleep":
+            return await asyncio.sleep(rest[0] / 10, f"slept {place}")
+        if kind == "step":
+            return await self.work(place, rest[0] / 10)
+        try:
+            if kind == "wait_for":
+                return await asyncio.wait_for(self.play(rest[1], f"{place}.0"), rest[0] / 10)
+            async with asyncio.timeout(rest[0] / 10):
+                return await self.play(rest[1], f"{place}.0")
+        except TimeoutError:
+            return f"late {place}"
+
+
+async def played(shape, cut):
+    """Play a shape in two workers, the first of which is left after so many tenths of seconds."""
+    app, clock = Played(shape), FakeClock()
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.submit(Submission(pipeline="pipe", budget=cut / 10))
+        result = await clock.run_until(result_of(handle), 0.05)
+        outcome, executed = await runtime.service.replay(handle.id)
+        assert (outcome.error, executed) == (None, [])
+        assert outcome.result == msgspec.json.encode(result)
+        entries = await runtime.service._process.store.journal(handle.id)
+    assert not [key for key, times in app.ended.items() if times > 1], "a step was executed twice"
+    fired = [entry.key for entry in entries if entry.name == TIMER]
+    assert len(fired) == len(set(fired)), "a timer fired twice"
+    return result
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(shape=shapes(), cut=st.integers(1, 60))
+def test_what_timers_did_is_replayed_wherever_a_run_is_cut(shape, cut):
+    asyncio.run(played(shape, cut))

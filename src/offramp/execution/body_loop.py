@@ -7,10 +7,10 @@ HTTP client does for its connections, stays the loop's: what it waits for is not
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import sys
 import sysconfig
+from contextvars import Context
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -56,33 +56,8 @@ def _timers(frame: FrameType) -> Timers | None:
     return timers if _is_the_authors(frame.f_back, timers.home) else None
 
 
-class BodyTimers(asyncio.AbstractEventLoop):
-    """Put before a loop's class: what it does with timers where a body sets them."""
-
-    def call_later(self, delay: Any, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
-        """See `asyncio`; `delay` in seconds."""
-        timers = _timers(sys._getframe())  # noqa: SLF001 - the only way to see who sets it
-        if timers is None or not delay > 0:
-            return super().call_later(delay, callback, *args, context=context)
-        return timers.set(timers.now() + delay, callback, args, context)
-
-    def call_at(self, when: Any, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
-        """See `asyncio`; `when` in the loop's time, as `time` gives it to the body."""
-        timers = _timers(sys._getframe())  # noqa: SLF001
-        if timers is None:
-            return super().call_at(when, callback, *args, context=context)
-        return timers.set(when - timers.shift, callback, args, context)
-
-    def time(self) -> float:
-        """See `asyncio`. Journaled where a body asks for it itself, so that it counts on from there in a replay."""
-        if not isinstance(current.get(), Body):
-            return super().time()
-        frame = sys._getframe()  # noqa: SLF001
-        timers = _timers(frame)
-        return super().time() if timers is None else _time(timers, frame)
-
-
 def _time(timers: Timers, frame: FrameType) -> float:
+    """The loop's time: journaled where the body asks for it itself, so that it counts on from there in a replay."""
     asks = frame.f_back
     if asks is not None and asks.f_code.co_filename.startswith(_ASYNCIO):
         return timers.now() + timers.shift
@@ -91,8 +66,30 @@ def _time(timers: Timers, frame: FrameType) -> float:
 
 
 @functools.cache
-def _with_body_timers(kind: type[asyncio.AbstractEventLoop]) -> Any:
-    return type("RunEventLoop", (BodyTimers, kind), {})
+def _with_body_timers(kind: Any) -> Any:
+    """A class of loops like `kind`, but for the timers that a body sets."""
+
+    class BodyTimersLoop(kind):  # type: ignore[misc]
+        def call_later(self, delay: Any, callback: Any, *args: Any, context: Context | None = None) -> Any:
+            timers = _timers(sys._getframe())  # noqa: SLF001 - the only way to see who sets it
+            if timers is None or not delay > 0:
+                return super().call_later(delay, callback, *args, context=context)
+            return timers.set(timers.now() + delay, callback, args, context)
+
+        def call_at(self, when: Any, callback: Any, *args: Any, context: Context | None = None) -> Any:
+            timers = _timers(sys._getframe())  # noqa: SLF001
+            if timers is None:
+                return super().call_at(when, callback, *args, context=context)
+            return timers.set(when - timers.shift, callback, args, context)
+
+        def time(self) -> Any:
+            if not isinstance(current.get(), Body):
+                return super().time()
+            frame = sys._getframe()  # noqa: SLF001
+            timers = _timers(frame)
+            return super().time() if timers is None else _time(timers, frame)
+
+    return BodyTimersLoop
 
 
 def new_run_loop() -> asyncio.AbstractEventLoop:
@@ -110,5 +107,4 @@ def new_run_loop() -> asyncio.AbstractEventLoop:
 
 def give_body_timers(loop: asyncio.AbstractEventLoop) -> None:
     """Have a loop that another program made treat a body's timers as the run loops do."""
-    if not isinstance(loop, BodyTimers):
-        loop.__class__ = _with_body_timers(type(loop))
+    loop.__class__ = _with_body_timers(type(loop))

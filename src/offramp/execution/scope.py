@@ -40,8 +40,8 @@ REPLAY_TURNS = 100
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
 TIMEOUT_GRACE_S = 60.0
-"""The same where it stands still at a step that was begun before and timers are set around it: journals of versions
-before 0.6 do not say that one of them fired, and it may have ended the step."""
+"""The same where a timer may still end the step: its firing waits for its turn, or was not recorded, as in journals
+from before timers were."""
 
 
 class Scope(Gate):
@@ -132,7 +132,7 @@ class Scope(Gate):
         entry = await self.replayed(key)
         if entry is None:
             if self._replays or self.diverged is not None:
-                may_end = key in self._interrupted and self.timers.pending
+                may_end = self.turnstile.fires or (key in self._interrupted and self.timers.pending)
                 grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"step {spec.name!r}", spec.name, grace_s)
                 if self.timers.release():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from offramp.core.journal import Entry
+from offramp.core.journal import TIMER, Entry
 from offramp.execution.context import current
 from offramp.execution.gate import Handoff
 from offramp.execution.turns import SETTLE_TURNS
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from offramp.execution.scope import Scope
     from offramp.ports.clock import Clock, Timer
 
-TIMER = "offramp.timer"
-"""Name of the entry of a timer that fired."""
 DUE = "offramp.timer.due"
 """Name of an entry that says when a timer is due; no call asks for it, so a replay may leave it alone."""
 NOTED_AFTER_S = 0.2

@@ -68,6 +68,11 @@ class Turnstile:
         """Called when a recorded firing waits for its turn, and the replay stands still."""
 
     @property
+    def fires(self) -> bool:
+        """Whether a recorded firing of a timer is on its way into the body."""
+        return bool(self._timers)
+
+    @property
     def waiting(self) -> bool:
         """Whether a result is on its way into the body. From any thread."""
         return bool(self._waiting)

@@ -25,7 +25,7 @@ from temporalio.worker import (
 
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry, mark
+from offramp.core.journal import TIMER, Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.clock import WorkflowClock
 from offramp.engines.temporal.held import DELIVERED, GO, HeldSteps
@@ -287,10 +287,11 @@ class _Outside(Outside):
             self._home.resumed(self._facts, self.token, self._steps, self.part)
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
-        """Write an event soon, and before it what came before it."""
+        """Write an event or a timer's end soon, and before it what came before it."""
         self._pending.append((entry, event))
-        self.parallel |= entry is not None and entry.kind == "sleep"  # it was waited for beside a step, maybe
-        if event is not None and self._writing is None:
+        fired = entry is not None and entry.name == TIMER  # before the steps that follow from that
+        self.parallel |= fired
+        if (event is not None or fired) and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     def waited(self, what: str, began: float, *, over: bool) -> None:
