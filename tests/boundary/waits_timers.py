@@ -1,7 +1,7 @@
 """The rows of "What may be waited for" about what a body itself awaits: each coroutine function executes its case.
 
-A case is executed where its run stays on the fast path, is demoted while it waits, is parked, and loses its worker. Time
-is the injected clock's; what is waited for by time takes `LONG_S` of it.
+A case is executed where its run stays on the fast path, is demoted while it waits, is parked, and loses its worker.
+Time is the injected clock's; what is waited for by time takes `LONG_S` of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from offramp import App, testing
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started, until
-from tests.support import GUARD_S, Signal, eventually, frames_of, log_of, member, of, result_of, types
+from tests.support import Signal, eventually, frames_of, log_of, member, of, result_of, types
 
 LONG_S = 20.0
 """Past the budget of a demoted run and the least that a run is parked for."""
@@ -118,7 +118,7 @@ async def is_taken_over(wait, *expected):
 
 
 def everywhere(wait, expected, took_s=LONG_S, *, parks=False):
-    """A case that ends alike wherever its run is executed; one that takes no time is not caught in it, only replayed."""
+    """A case that ends alike wherever its run is executed; one that takes no time is only replayed."""
 
     async def execute():
         await stays_fast(wait, expected, took_s)
@@ -319,7 +319,7 @@ async def in_a_thread(_case):
 
 
 async def blocking(_case):
-    time.sleep(0.001)
+    time.sleep(0.001)  # noqa: ASYNC251 - what the row is about
     return "done"
 
 
@@ -366,7 +366,7 @@ async def call(seconds):
 
 async def by_a_library(_case):
     made = {"__name__": "somelibrary.client"}
-    exec(compile(LIBRARY, f"{sysconfig.get_path('purelib')}/somelibrary/client.py", "exec"), made)  # noqa: S102
+    exec(compile(LIBRARY, f"{sysconfig.get_path('purelib')}/somelibrary/client.py", "exec"), made)
     return await made["call"](0.01)
 
 

@@ -94,17 +94,16 @@ def _with_body_timers(kind: Any) -> Any:
 
 def new_run_loop() -> asyncio.AbstractEventLoop:
     """A loop for run loops: uvloop's where it is installed, else asyncio's."""
+    kind: Any
     try:
-        import uvloop
+        from uvloop import Loop as kind  # noqa: N813
     except ImportError:  # Windows has no uvloop
-        plain = asyncio.new_event_loop()
-        plain.close()
-        made: asyncio.AbstractEventLoop = _with_body_timers(type(plain))()
-        return made
-    made = _with_body_timers(uvloop.Loop)()
-    return made
+        kind = getattr(asyncio, "ProactorEventLoop", asyncio.SelectorEventLoop)
+    loop: asyncio.AbstractEventLoop = _with_body_timers(kind)()
+    return loop
 
 
 def give_body_timers(loop: asyncio.AbstractEventLoop) -> None:
     """Have a loop that another program made treat a body's timers as the run loops do."""
-    loop.__class__ = _with_body_timers(type(loop))
+    kind: Any = type(loop)
+    loop.__class__ = _with_body_timers(kind)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import heapq
-import itertools
 import math
 from asyncio import futures
 from collections.abc import Callable, Iterable
@@ -20,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from offramp.core.journal import TIMER, Entry
+from offramp.execution.alarm import Alarm
 from offramp.execution.context import current
 from offramp.execution.gate import Handoff
 from offramp.execution.turns import SETTLE_TURNS
-from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
     from offramp.execution.scope import Scope
-    from offramp.ports.clock import Clock, Timer
 
 DUE = "offramp.timer.due"
 """Name of an entry that says when a timer is due; no call asks for it, so a replay may leave it alone."""
@@ -35,82 +32,7 @@ NOTED_AFTER_S = 0.2
 """A timer that is older is written down, should the process die; one that is gone by then costs no write."""
 FRONTIER_S = 0.05
 """How long after the last recorded result a replayed body sets timers that its earlier execution had set."""
-DEAD_MIN = 64
-"""Cancelled calls that an alarm keeps before it is worth the time to sort them out."""
 _SLEEP: Any = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # noqa: SLF001 - how asyncio.sleep ends
-
-
-class _Call:
-    """A call that an alarm makes; cancelled when `callback` is None."""
-
-    __slots__ = ("_alarm", "callback")
-
-    def __init__(self, alarm: Alarm, callback: Callable[[], object]) -> None:
-        self._alarm = alarm
-        self.callback: Callable[[], object] | None = callback
-
-    def cancel(self) -> None:
-        """Do not make it."""
-        if self.callback is not None:
-            self.callback = None
-            self._alarm.dropped()
-
-
-class Alarm:
-    """Many timed calls on one loop by one timer of a clock: most of them are cancelled, and those cost it nothing."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._heap: list[tuple[float, int, _Call]] = []
-        self._order = itertools.count()
-        self._dead = 0
-        self._timer: Timer | None = None
-        self._armed = math.inf
-
-    def call_at(self, when: float, callback: Callable[[], object]) -> _Call:
-        """Call back on the running loop, at this monotonic time of the clock."""
-        call = _Call(self, callback)
-        heapq.heappush(self._heap, (when, next(self._order), call))
-        if when < self._armed:
-            self._arm(when)
-        return call
-
-    def _arm(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed = when
-        loop = asyncio.get_running_loop()
-        self._timer = self._clock.call_at(when, lambda: call_threadsafe(loop, self._ring))
-
-    def _ring(self) -> None:
-        self._timer, self._armed = None, math.inf
-        now = self._clock.monotonic()
-        while self._heap and (self._heap[0][0] <= now or self._heap[0][2].callback is None):
-            call = heapq.heappop(self._heap)[2]
-            callback, call.callback = call.callback, None
-            if callback is None:
-                self._dead -= 1
-            else:
-                callback()
-        if self._heap and self._heap[0][0] < self._armed:
-            self._arm(self._heap[0][0])
-
-    def dropped(self) -> None:
-        """A call was cancelled."""
-        self._dead += 1
-        if self._dead == len(self._heap):
-            self._heap.clear()
-            self._dead = 0
-        elif self._dead > DEAD_MIN and self._dead * 2 > len(self._heap):
-            self._heap = [each for each in self._heap if each[2].callback is not None]
-            heapq.heapify(self._heap)
-            self._dead = 0
-
-    def close(self) -> None:
-        """Let the clock go, if nothing is to be called any more. From any thread."""
-        timer = self._timer
-        if timer is not None and not self._heap:
-            timer.cancel()
 
 
 class BodyTimer(asyncio.TimerHandle):
@@ -129,6 +51,10 @@ class BodyTimer(asyncio.TimerHandle):
         self.mark: object = None
         self.alarm: Any = None
         self.turn: asyncio.Future[None] | None = None
+
+    def fire(self) -> None:
+        """Make the call, as the loop would."""
+        self._run()
 
     def cancel(self) -> None:
         """Do not fire; where its firing is on its way into the body, it goes in unseen."""
@@ -212,9 +138,8 @@ class Timers:
         if not self._live:
             entry = scope.journal.ask(timer.key)
             if entry is not None:
-                timer.turn = scope.turnstile.call(
-                    scope.journal.position(timer.key), functools.partial(self._run, timer, entry)
-                )
+                enters = functools.partial(self._enter, timer, entry)
+                timer.turn = scope.turnstile.call(scope.journal.position(timer.key), enters)
                 return timer
         timer.made = self.now()
         timer.due = self._dues.get(timer.key, due)
@@ -250,27 +175,23 @@ class Timers:
         timer.alarm = None
         if scope.state == "detached":
             return  # it fires where the body goes on
-        if scope.state == "closed":  # a task that the pipeline left behind
-            self._end(timer)
-            timer._run()
-            return
+        self._end(timer)
         try:
             scope.append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
-        except Handoff:
-            return self._due(timer)
-        timer.turn = scope.turnstile.call(
-            scope.journal.position(timer.key), functools.partial(self._run, timer, None), at_once=True
-        )
-        self._end(timer)
+        except Handoff:  # it belongs to a task that the pipeline left behind
+            timer.fire()
+            return
+        position, enters = scope.journal.position(timer.key), functools.partial(self._enter, timer, None)
+        timer.turn = scope.turnstile.call(position, enters, at_once=True)
 
-    def _run(self, timer: BodyTimer, recorded: Entry | None) -> None:
+    def _enter(self, timer: BodyTimer, recorded: Entry | None) -> None:
         timer.turn = None
         if recorded is not None:
             self.saw(recorded)
         if self._scope.state == "detached":
             return
         if not timer.cancelled():
-            timer._run()
+            timer.fire()
         self._scope.resting()
 
     def dropped(self, timer: BodyTimer) -> None:

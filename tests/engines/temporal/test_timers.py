@@ -1,4 +1,4 @@
-"""Plain asyncio timers in a body on Temporal: they go on with their run from a gateway, and from one history to the next."""
+"""Plain asyncio timers in a body on Temporal: they go on with their run, from a gateway and from history to history."""
 
 from __future__ import annotations
 
@@ -57,8 +57,7 @@ async def lasts(steps: int) -> list[Any]:
         seen.append("none came")
     nap = asyncio.create_task(asyncio.sleep(2.5, "slept"))
     async with asyncio.timeout(600):
-        for number in range(steps):
-            seen.append(await asyncio.wait_for(count(number), 20))
+        seen += [await asyncio.wait_for(count(number), 20) for number in range(steps)]
         seen.append(await nap)
     try:
         async with asyncio.timeout(0.1):
