@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import Counter
 
 import msgspec
@@ -14,6 +15,10 @@ from hypothesis import strategies as st
 import offramp
 from offramp import App, current_run, testing
 from offramp.core.journal import TIMER
+from offramp.execution.alarm import DEAD_MIN
+from offramp.execution.history import History
+from offramp.paths.deep import steps_of
+from offramp.paths.replay import replay
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started, until
@@ -242,6 +247,197 @@ async def test_a_timer_counts_from_its_first_start_over_a_restart(app, way, cloc
         record = await gateway.get(run)
     assert record.status == "completed", record.error
     assert 20 <= int(record.result.strip(b'"')) < 24
+
+
+async def test_a_timer_that_is_overdue_ends_what_it_is_around_before_that_begins(app, way, clock, tmp_path):
+    @app.pipeline
+    async def pipe() -> str:
+        await app.work("first")
+        try:
+            return await way(app.stuck("slow"), 20.0)
+        except TimeoutError:
+            return "late"
+
+    async with member(app, tmp_path, "gateway", owner="gateway", clock=clock, lease=600.0) as gateway:
+        async with member(app, tmp_path, "worker", owner="old", clock=clock, lease=600.0, drain_timeout=0.0) as old:
+            run = (await gateway.submit(deep("pipe"))).record.id
+            await until(lambda: app.executed["slow"])
+            execution = old._live.get(run).execution
+            clock.advance(0.25)
+            await until(lambda: not execution.scope.timers._sweeping)
+            await old._live.get(run).log.durable()
+            await gateway.retire("old")
+        clock.advance(60.0)
+        async with member(app, tmp_path, "worker", owner="new", clock=clock, lease=600.0):
+            await clock.run_until(frames_of(gateway, run), 0.05)
+        record = await gateway.get(run)
+    assert (record.status, record.result) == ("completed", b'"late"')
+    assert app.executed["slow"] == 1, "it was begun again, though its time was over"
+
+
+async def test_a_signal_that_is_there_goes_before_a_timer_that_is_overdue(app, clock, tmp_path):
+    """It may have come in time, while no worker was there."""
+
+    @app.pipeline
+    async def pipe() -> str:
+        try:
+            async with asyncio.timeout(20.0):
+                return await offramp.signal("go")
+        except TimeoutError:
+            return "late"
+
+    async with member(app, tmp_path, "gateway", owner="gateway", clock=clock, lease=600.0) as gateway:
+        async with member(app, tmp_path, "worker", owner="old", clock=clock, lease=600.0):
+            run = (await gateway.submit(deep("pipe"))).record.id
+            await parked(gateway, run, clock=clock)
+        await gateway.signal(run, "go", b'"came"')
+        clock.advance(60.0)
+        async with member(app, tmp_path, "worker", owner="new", clock=clock, lease=600.0):
+            await clock.run_until(frames_of(gateway, run), 0.05)
+        assert (await gateway.get(run)).result == b'"came"'
+
+
+async def test_what_a_body_sees_of_its_run_is_the_same_in_a_replay(app, clock):
+    seen = []
+
+    @app.pipeline(deadline=500.0)
+    async def pipe() -> float:
+        run = current_run()
+        seen.append((run.path, run.remaining(), run.path))
+        await app.stuck("held")
+        seen.append((run.path, run.remaining(), run.path))
+        await app.work("last")
+        return run.remaining()
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await reach(handle, "step.started")
+        clock.advance(7.0)
+        await reach(handle, "run.demoted")
+        app.hold.set()
+        left = await clock.run_until(result_of(handle))
+    assert seen[0] == ("fast", 6.0, "fast")
+    assert seen[1:3] == [("deep", pytest.approx(493.0, abs=0.5), "deep"), seen[0]]
+    assert seen[3] == seen[1]
+    assert left <= 493.0
+
+
+async def test_what_is_left_of_a_run_without_a_deadline_is_journaled(app):
+    @app.pipeline(budget=0)
+    async def pipe() -> bool:
+        left = current_run().remaining()
+        await app.work("step")
+        return left == float("inf")
+
+    assert await testing.replays(app, "pipe") is True
+
+
+async def test_timers_that_do_not_fire_cost_no_write(app, clock):
+    @app.pipeline
+    async def pipe() -> int:
+        for number in range(500):
+            async with asyncio.timeout(30.0), asyncio.timeout(3600.0):
+                await app.work(str(number))
+        return len(app.executed)
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        timers = runtime.service._live.get(handle.id).execution.scope.timers
+        assert await result_of(handle) == 500
+        names = {entry.name for entry in await runtime.service._process.store.journal(handle.id)}
+        assert len(timers._alarm._heap) <= DEAD_MIN * 2 + 2
+    assert names == {"work"}
+
+
+async def test_a_long_limit_around_what_is_not_journaled_does_not_park_the_run(app, clock):
+    inside, outcome = Signal(), Signal()
+
+    @app.pipeline
+    async def pipe() -> str:
+        async with asyncio.timeout(3600.0):
+            inside.set()
+            await outcome.wait()
+            return await app.work("done")
+
+    async with started(app, None, clock) as runtime:
+        handle = await runtime.submit(deep("pipe"))
+        await inside.wait()
+        for _ in range(20):
+            clock.advance(0.1)
+            await asyncio.sleep(0)
+        assert runtime.service._live.get(handle.id).execution.scope.waits_until() is None
+        outcome.set()
+        assert await clock.run_until(result_of(handle)) == "done"
+        assert "run.resumed" not in types(await log_of(handle))
+
+
+async def test_a_task_that_the_pipeline_left_behind_is_woken(app, clock):
+    woken = Signal()
+
+    async def later():
+        await asyncio.sleep(30.0)
+        woken.set()
+
+    @app.pipeline
+    async def pipe() -> None:
+        left.append(asyncio.create_task(later()))
+        await app.work("step")
+
+    left = []
+    async with testing.runtime(app, clock=clock) as runtime:
+        await result_of(await runtime.start("pipe"))
+        clock.advance(31.0)
+        await woken.wait()
+
+
+async def test_a_journal_from_before_timers_were_recorded_is_gone_on_with(app, clock):
+    @app.pipeline(budget=60)
+    async def pipe() -> list[str]:
+        try:
+            async with asyncio.timeout(5.0):
+                await app.stuck("slow")
+        except TimeoutError:
+            await app.work("instead")
+        return [await app.work("last")]
+
+    async with testing.runtime(app, clock=clock) as runtime:
+        handle = await runtime.start("pipe")
+        await clock.run_until(result_of(handle), 0.05)
+        service = runtime.service
+        entries = [entry for entry in await service._process.store.journal(handle.id) if entry.kind == "step"]
+        assert [entry.name for entry in entries] == ["work", "work"]
+        begun = {step.key: step for step in (await steps_of(service._process.store, handle.id)).values()}
+        slow = {key: step for key, step in begun.items() if step.name == "stuck"}
+        interrupted = {key: msgspec.structs.replace(step, status="running") for key, step in slow.items()}
+        record = await service.get(handle.id)
+        replaying = asyncio.create_task(replay(service._process, record, History(entries, interrupted)))
+        outcome, executed = await clock.run_until(replaying, 0.1)
+    assert outcome.error is None
+    assert outcome.result == b'["last"]'
+    assert executed == [TIMER]
+    assert app.executed["slow"] == 1
+
+
+def test_timers_are_the_bodys_on_asyncios_own_loop(monkeypatch):
+    """Where uvloop is not installed."""
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    app, clock = Timed(), FakeClock()
+
+    @app.pipeline
+    async def pipe() -> str:
+        try:
+            return await limited(app.stuck("slow"), 600.0)
+        except TimeoutError:
+            return await asyncio.sleep(600.0, "late")
+
+    async def main():
+        async with testing.runtime(app, clock=clock) as runtime:
+            [loop] = runtime.service._process.loops.loops
+            assert isinstance(loop.loop, asyncio.SelectorEventLoop)
+            assert await clock.run_until(result_of(await runtime.start("pipe")), 1.0) == "late"
+
+    asyncio.run(main())
+    assert 1200.0 <= clock.monotonic() < 1220.0
 
 
 def shapes():
