@@ -62,11 +62,6 @@ async def limited(awaitable, seconds):
         return await awaitable
 
 
-async def limited_at(awaitable, seconds):
-    async with asyncio.timeout_at(asyncio.get_running_loop().time() + seconds):
-        return await awaitable
-
-
 async def rescheduled(awaitable, seconds):
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(7200) as limit:
@@ -81,39 +76,6 @@ async def nested(awaitable, seconds):
             return await awaitable
 
 
-async def waited(awaitable, seconds):
-    task = asyncio.ensure_future(awaitable)
-    done, _ = await asyncio.wait([task], timeout=seconds)
-    if not done:
-        task.cancel()
-        await asyncio.wait([task])
-        raise TimeoutError
-    return task.result()
-
-
-async def completed(awaitable, seconds):
-    [future] = asyncio.as_completed([awaitable], timeout=seconds)
-    return await future
-
-
-async def called(awaitable, seconds):
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(awaitable)
-    loop.call_later(seconds, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise TimeoutError from None
-
-
-async def called_at(awaitable, seconds):
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(awaitable)
-    loop.call_at(loop.time() + seconds, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise TimeoutError from None
-
-
 async def raced(awaitable, seconds):
     tasks = [asyncio.ensure_future(awaitable), asyncio.create_task(asyncio.sleep(seconds))]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -124,18 +86,8 @@ async def raced(awaitable, seconds):
     return tasks[0].result()
 
 
-WAYS = {
-    "timeout": limited,
-    "timeout_at": limited_at,
-    "reschedule": rescheduled,
-    "nested": nested,
-    "wait_for": asyncio.wait_for,
-    "wait": waited,
-    "as_completed": completed,
-    "call_later": called,
-    "call_at": called_at,
-    "sleep": raced,
-}
+WAYS = {"wait_for": asyncio.wait_for, "reschedule": rescheduled, "nested": nested, "sleep": raced}
+"""Those that tests/boundary has not, and one that it has."""
 
 
 @pytest.fixture(params=WAYS)
