@@ -127,7 +127,7 @@ async def test_a_timer_wakes_a_run_that_is_parked_at_a_signal(app, way, clock):
         await parked(runtime.service, handle.id, clock=clock)
         assert await clock.run_until(result_of(handle), 2.0) == "instead"
         assert types(await log_of(handle)).count("run.resumed") == 1
-    assert 3600.0 <= clock.monotonic() < 3620.0
+    assert 3600.0 <= clock.monotonic() < 3700.0, "it was waited for more than once"
     assert app.executed == {"first": 1, "instead": 1}
 
 

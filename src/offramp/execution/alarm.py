@@ -85,7 +85,7 @@ class Alarm:
             self._dead = 0
 
     def close(self) -> None:
-        """Let the clock go, if nothing is to be called any more. From any thread."""
+        """Call nothing any more. From any thread."""
         timer = self._timer
-        if timer is not None and not self._heap:
+        if timer is not None:
             timer.cancel()

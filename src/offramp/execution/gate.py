@@ -62,8 +62,6 @@ class Gate:
         self.on_change: Callable[[], object] = lambda: None
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = lambda: None
-        self.on_leave: Callable[[], object] = lambda: None
-        """Called before this execution ends so that the run goes on elsewhere; from any thread."""
 
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):
@@ -154,7 +152,7 @@ class Gate:
             if moves != self._moves:
                 self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
-            self.on_leave()
+            self._leaving()
             with self.lock:
                 if self.state != state:
                     return
@@ -171,8 +169,11 @@ class Gate:
                 self.state = "stopping"
             in_flight = list(self.in_flight)
         if self.leaves:
-            self.on_leave()
+            self._leaving()
         return in_flight
+
+    def _leaving(self) -> None:
+        """This execution is about to end, and the run goes on elsewhere. From any thread."""
 
     def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""

@@ -49,6 +49,8 @@ class Scope(Gate):
 
     keeps_timers = False
     """Whether the clock remembers what it is to call, also where the process dies."""
+    home = ""
+    """The package of the pipeline."""
 
     def __init__(
         self,
@@ -77,11 +79,9 @@ class Scope(Gate):
         self.waiting = set(history.waiting)
         """The keys of waits that the event log knows as begun."""
         self._replays = self.journal.replayable > 0
-        began = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
-        self.timers = Timers(self, dues, began, alone=self.keeps_timers)
-        self.on_leave = self.timers.note_all
-        turnstile = self.turnstile
-        turnstile.on_stall = lambda: self.timers.stalled(turnstile.passed, turnstile.hurry, DIVERGENCE_GRACE_S)
+        self._dues = dues
+        self._began = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
+        self._timers: Timers | None = None
 
     # The journal.
 
@@ -104,7 +104,19 @@ class Scope(Gate):
     def close(self) -> None:
         """End this execution: nothing is written for the run any more, not even by what still runs."""
         super().close()
-        self.timers.close()
+        if self._timers is not None and self._timers.close():
+            self._timers = None  # a cycle would wait for the garbage collector
+
+    @property
+    def timers(self) -> Timers:
+        """Those that the body sets; made where one is."""
+        if self._timers is None:
+            self._timers = Timers(self, self._dues, self._began, self.home, DIVERGENCE_GRACE_S)
+        return self._timers
+
+    def _leaving(self) -> None:
+        if self._timers is not None:
+            self._timers.note_all()
 
     async def turn(self, key: str) -> None:
         """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.

@@ -70,27 +70,29 @@ class Timers:
         scope: the run's.
         dues: when timers of earlier executions are due, by key, in epoch seconds.
         began: when the first of those began at the latest; None where there was none.
-        alone: whether each timer is one of the clock's, which remembers it: no process can die with it.
+        home: the package of the pipeline, whose timers are the body's wherever it is installed.
+        patience_s: after which a recorded firing goes ahead of its turn where the replay stands still.
     """
 
-    def __init__(self, scope: Scope, dues: dict[str, float], began: float | None, *, alone: bool) -> None:
+    def __init__(self, scope: Scope, dues: dict[str, float], began: float | None, home: str, patience_s: float) -> None:
         self._scope = scope
         self._clock = scope.clock
         self._dues = dues
         self._counts = {"sleep": 0, "timer": 0}
         self._pending: dict[str, BodyTimer] = {}
-        self._alone = alone
+        self._patience_s = patience_s
         self._alarm: Alarm | None = None
         self._shift: float | None = None
         self._sweeping = False
         self._stalled = False
         self._live = not scope.journal.replayable
+        if not self._live:
+            scope.turnstile.on_stall = self._stall
         self._catching: asyncio.Task[None] | None = None
         self._seen = None if began is None else (began, self._clock.monotonic())
         self.counts_anew = False
         """Whether a timer that did not fire in a run that has ended by now counts from the end of its replay."""
-        self.home = ""
-        """The package of the pipeline, whose timers are the body's wherever it is installed."""
+        self.home = home
 
     # Time as the body sees it.
 
@@ -146,11 +148,11 @@ class Timers:
         timer.noted = timer.key in self._dues
         self._pending[timer.key] = timer
         timer.mark = scope.begin_wait(timer.due, bounds=kind != "sleep")
+        self._keep(timer)  # first: its call is the earlier one, and the clock is told of that alone
         if self._live:
             self._arm(timer)
         elif self._catching is None:
             self._begin_catching_up()
-        self._keep(timer)
         if kind == "sleep":
             scope.resting()
         return timer
@@ -161,7 +163,7 @@ class Timers:
     def _at(self, when: float, callback: Callable[[], object]) -> Any:
         token = current.set(None)  # what a clock does with it is not the body's
         try:
-            if self._alone:
+            if self._scope.keeps_timers:
                 return self._clock.call_at(when, callback)
             if self._alarm is None:
                 self._alarm = Alarm(self._clock)
@@ -246,17 +248,18 @@ class Timers:
                 self._due(timer)
         return fired
 
-    def stalled(self, passed: int, hurry: Callable[[int], object], patience_s: float) -> None:
+    def _stall(self) -> None:
         """A recorded firing waits for its turn, and nothing moves: after some time it goes ahead."""
         if self._stalled:
             return
-        self._stalled = True
+        self._stalled, turnstile = True, self._scope.turnstile
+        passed = turnstile.passed
 
         def over() -> None:
             self._stalled = False
-            hurry(passed)
+            turnstile.hurry(passed)
 
-        self._at(self._clock.monotonic() + patience_s, over)
+        self._at(self._clock.monotonic() + self._patience_s, over)
 
     # What is written down of those that have not fired.
 
@@ -265,7 +268,7 @@ class Timers:
             return
         if self._scope.leaves:
             self._note(timer)
-        elif not (self._alone or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
+        elif not (self._scope.keeps_timers or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
             self._sweeping = True
             self._at(self._clock.monotonic() + NOTED_AFTER_S, self._sweep)
 
@@ -287,10 +290,13 @@ class Timers:
         due = msgspec.json.encode(timer.due if math.isfinite(timer.due) else None)
         self._scope.log.append(Entry(f"{timer.key}:due", DUE, "value", due, started_at=timer.made), None)
 
-    def close(self) -> None:
-        """The execution has ended. From any thread."""
+    def close(self) -> bool:
+        """The execution has ended; whether no timer is left that a task may wait for. From any thread."""
+        if self._pending:
+            return False
         if self._alarm is not None:
             self._alarm.close()
+        return True
 
 
 def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:
