@@ -23,7 +23,7 @@ _OWN = Path(__file__).resolve().parent.parent
 _LOOPS = str(_OWN / "execution" / "loops.py")
 _ASYNCIO = str(Path(asyncio.__file__).resolve().parent)
 _PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-_INSTALLED = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+_INSTALLED = {"site-packages", "dist-packages"}
 _BOTTOM = asyncio.Handle._run.__code__  # noqa: SLF001 - no frame below it is the body's
 
 
@@ -32,7 +32,7 @@ def _acts_for(file: str) -> Literal["itself", "its caller", "its author"]:
     """Whose wish a timer is that code of this file sets."""
     if file.startswith(str(_OWN)):
         return "its caller" if file == _LOOPS else "itself"
-    if file.startswith(_INSTALLED):
+    if not _INSTALLED.isdisjoint(Path(file).parts):
         return "itself"
     return "its caller" if file.startswith((*_PYTHON, "<frozen")) else "its author"
 

@@ -38,7 +38,7 @@ _SLEEP: Any = futures._set_result_unless_cancelled  # type: ignore[attr-defined]
 class BodyTimer(asyncio.TimerHandle):
     """What the body holds of a timer; `due` and `made` in epoch seconds."""
 
-    __slots__ = ("_timers", "alarm", "due", "key", "made", "mark", "noted", "turn")
+    __slots__ = ("_timers", "alarm", "due", "key", "made", "mark", "noted", "sleeps", "turn")
 
     def __init__(
         self, timers: Timers, key: str, when: float, callback: Any, args: Any, context: contextvars.Context | None
@@ -47,7 +47,7 @@ class BodyTimer(asyncio.TimerHandle):
         self._timers = timers
         self.key = key
         self.due = self.made = 0.0
-        self.noted = False
+        self.noted = self.sleeps = False
         self.mark: object = None
         self.alarm: Any = None
         self.turn: asyncio.Future[None] | None = None
@@ -147,13 +147,14 @@ class Timers:
         timer.due = self._dues.get(timer.key, due)
         timer.noted = timer.key in self._dues
         self._pending[timer.key] = timer
-        timer.mark = scope.begin_wait(timer.due, bounds=kind != "sleep")
+        timer.sleeps = kind == "sleep"
+        timer.mark = scope.begin_wait(timer.due, bounds=not timer.sleeps)
         self._keep(timer)  # first: its call is the earlier one, and the clock is told of that alone
         if self._live:
             self._arm(timer)
         elif self._catching is None:
             self._begin_catching_up()
-        if kind == "sleep":
+        if timer.sleeps:
             scope.resting()
         return timer
 
@@ -206,7 +207,8 @@ class Timers:
             timer.turn = None
         if self._pending.get(timer.key) is timer:
             self._end(timer)
-            self._scope.resting()
+            if timer.sleeps:
+                self._scope.resting()
 
     def _end(self, timer: BodyTimer) -> None:
         del self._pending[timer.key]

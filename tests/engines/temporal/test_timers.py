@@ -12,6 +12,7 @@ import offramp
 from offramp import SLA, App, current_run
 from offramp.core.journal import TIMER
 from offramp.execution.timers import DUE
+from tests.boundary import waits_timers as waits
 from tests.support import Signal, eventually, result_of
 
 app = App("timed", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
@@ -119,15 +120,15 @@ async def test_a_step_in_a_worker_ends_with_the_timer_around_it(service):
         handle = await runtime.start("bounded")
         assert await result_of(handle) == "late"
         await eventually(lambda: ended)
-    assert executed["waits"] == 1
+    assert executed["endless"] == 1
 
 
 ended = []
 
 
 @app.step(timeout=30)
-async def waits() -> None:
-    executed["waits"] += 1
+async def endless() -> None:
+    executed["endless"] += 1
     try:
         await asyncio.Event().wait()
     finally:
@@ -138,7 +139,58 @@ async def waits() -> None:
 async def bounded() -> str:
     try:
         async with asyncio.timeout(1.0):
-            await waits()
+            await endless()
     except TimeoutError:
         return "late"
     return "in time"
+
+
+@app.step(timeout=20)
+async def work(name: str) -> str:
+    executed[name] += 1
+    return name
+
+
+@app.step(timeout=20)
+async def slow(name: str) -> str:
+    await asyncio.Event().wait()
+    return name
+
+
+class Steps:
+    """What the cases of the table are given."""
+
+    work, slow = work, slow
+
+
+async def late(way: Any) -> str:
+    try:
+        return str(await way(slow("slow")))
+    except TimeoutError:
+        return "late"
+
+
+@app.pipeline(sla="now")
+async def table() -> list[str]:
+    """Every wait that docs/boundary.md says to be journaled, side by side, while the run is demoted."""
+    ways = (waits.by_timeout, waits.by_timeout_at, waits.by_wait_for, waits.by_wait, waits.by_as_completed)
+    plain = (waits.own_sleep, waits.plain_sleep, waits.gathered, waits.between_branches, waits.in_turn)
+    limited = [late(way) for way in (*ways, waits.by_call_later, waits.by_call_at)]
+    return list(await asyncio.gather(*limited, *(wait(Steps) for wait in (*plain, waits.a_shared_deadline))))
+
+
+async def test_what_may_be_waited_for_is_the_same_here(service, monkeypatch):
+    executed.clear()
+    monkeypatch.setattr(waits, "LONG_S", 0.8)
+    monkeypatch.setattr(waits, "SHARED_S", 0.4)
+    async with service(app) as runtime:
+        handle = await runtime.start("table")
+        seen = await result_of(handle)
+        record = await runtime.service.get(handle.id)
+        replayed = await runtime.service.replay(handle.id)
+    assert seen[:7] == ["late"] * 7
+    assert seen[7:-2] == ["slept", "slept", "c d a b slept", "a b c"]
+    assert sorted(seen[-2].split()) == ["a", "b", "c", "d"]
+    assert seen[-1] in {"early late", "late late"}  # a timer of the server may be a second late
+    assert record.path == "deep"
+    assert (replayed.outcome.error, replayed.executed) == (None, [])
