@@ -110,6 +110,7 @@ class Turnstile:
         """
         if at_once and not self._waits(position):
             self._enter(position)
+            self._stir()  # two timers that are due at once are two results, to a body of one task too
             callback()
             return None
         future = self._waiting[position] = asyncio.get_running_loop().create_future()
@@ -120,6 +121,7 @@ class Turnstile:
             del self._waiting[position]
             self._timers.discard(position)
             self._enter(position)
+            self._stir()
             if not future.cancelled():
                 callback()
 
@@ -158,7 +160,7 @@ class Turnstile:
             await future
 
     def _is_settled(self) -> bool:
-        return not self._waiting and (not self._branched or self.turns.now - self._stirred >= SETTLE_TURNS)
+        return not self._waiting and self.turns.now - self._stirred >= SETTLE_TURNS
 
     def _stir(self) -> None:
         self._stirred = self.turns.now
