@@ -53,7 +53,7 @@ class Gate:
         self._tenure = tenure or Tenure()
         self._waits = Waits()
         self._moves = 0
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
         self.state: State = "open"
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
@@ -66,7 +66,7 @@ class Gate:
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
-        with self.lock:
+        with self._lock:
             if self.state == "open":
                 self.in_flight[attempt.key] = attempt
                 return
@@ -85,12 +85,12 @@ class Gate:
 
     def _leave(self, attempt: Attempt) -> None:
         attempt.live = False
-        with self.lock:
+        with self._lock:
             self.in_flight.pop(attempt.key, None)
         if self.state != "open":
             self.on_change()
         elif not self.in_flight:
-            self.resting()
+            self._resting()
 
     # Waiting, which needs no process.
 
@@ -98,9 +98,9 @@ class Gate:
     def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
         with self._waits.until(due) as came:
-            self.resting()
+            self._resting()
             yield came
-        self.resting()  # others may still wait, and now nothing else keeps the run from being parked
+        self._resting()  # others may still wait, and now nothing else keeps the run from being parked
 
     def begin_wait(self, due: float, *, bounds: bool) -> object:
         """The same until `end_wait`; one that `bounds` ends other waits, and is none by itself."""
@@ -117,8 +117,11 @@ class Gate:
         """Whether this execution is about to end, and the run goes on elsewhere."""
         return self.state == "stopping" and not self.facts.cancelled
 
-    def resting(self) -> None:
-        """Look whether the run does nothing but wait, as something of it has changed."""
+    def look_at_rest(self) -> None:
+        """Something of the run has changed: does it do nothing but wait now?"""
+        self._resting()
+
+    def _resting(self) -> None:
         self._moves += 1
         if self.in_flight or self._waits.earliest() is None:
             return
@@ -129,7 +132,7 @@ class Gate:
 
     def waits_until(self) -> float | None:
         """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
-        with self.lock:
+        with self._lock:
             busy = self.in_flight or self.parked or self.turnstile.waiting
             return None if busy else self._waits.earliest()
 
@@ -153,7 +156,7 @@ class Gate:
                 self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
             self._leaving()
-            with self.lock:
+            with self._lock:
                 if self.state != state:
                     return
                 # Whoever waits has not been given any of the signals seen: both change on this loop only.
@@ -164,7 +167,7 @@ class Gate:
 
     def stop_at_boundary(self) -> list[str]:
         """Let no further step start; returns the keys of those in flight."""
-        with self.lock:
+        with self._lock:
             if self.state == "open":
                 self.state = "stopping"
             in_flight = list(self.in_flight)
@@ -177,11 +180,11 @@ class Gate:
 
     def close_if_idle(self) -> None:
         """End this execution unless a step is in flight."""
-        with self.lock:
+        with self._lock:
             if not self.in_flight:
                 self.state = "closed"
 
     def close(self) -> None:
         """End this execution: nothing is written for the run any more, not even by what still runs."""
-        with self.lock:
+        with self._lock:
             self.state = "closed"

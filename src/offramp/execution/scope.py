@@ -124,7 +124,7 @@ class Scope(Gate):
         Called last: nothing of the run waits or is in flight for the call any more.
         """
         if await self.turnstile.turn(self.journal.position(key)):
-            self.resting()
+            self._resting()
         if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
             await asyncio.get_running_loop().create_future()
 

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import math
+import threading
 from asyncio import futures
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ class Timers:
         self._patience_s = patience_s
         self._alarm: Alarm | None = None
         self._shift: float | None = None
+        self._lock = threading.Lock()
         self._sweeping = False
         self._stalled = False
         self._live = not scope.journal.replayable
@@ -155,7 +157,7 @@ class Timers:
         elif self._catching is None:
             self._begin_catching_up()
         if timer.sleeps:
-            scope.resting()
+            scope.look_at_rest()
         return timer
 
     def _arm(self, timer: BodyTimer) -> None:
@@ -195,7 +197,7 @@ class Timers:
             return
         if not timer.cancelled():
             timer.fire()
-        self._scope.resting()
+        self._scope.look_at_rest()
 
     def dropped(self, timer: BodyTimer) -> None:
         """The body cancelled it, or has seen it fire."""
@@ -208,7 +210,7 @@ class Timers:
         if self._pending.get(timer.key) is timer:
             self._end(timer)
             if timer.sleeps:
-                self._scope.resting()
+                self._scope.look_at_rest()
 
     def _end(self, timer: BodyTimer) -> None:
         del self._pending[timer.key]
@@ -285,7 +287,7 @@ class Timers:
             self._note(timer)
 
     def _note(self, timer: BodyTimer) -> None:
-        with self._scope.lock:
+        with self._lock:
             if timer.noted:
                 return
             timer.noted = True
