@@ -37,6 +37,8 @@ def digest(encoded_arguments: bytes) -> str:
     return blake2b(encoded_arguments, digest_size=8).hexdigest()
 
 
+TIMER = "offramp.timer"
+"""Name of the entry of a plain asyncio timer that fired in a body."""
 ORDER = "offramp.order"
 """Name of an entry that says in which order a body saw others, where that is not the one they are recorded in."""
 

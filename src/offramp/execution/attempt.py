@@ -90,10 +90,12 @@ class RunFacts:
         attempt: int,
         key: str | None,
         *,
+        path: Callable[[], Path] | None = None,
+        remaining: Callable[[], float] | None = None,
         cancelled: Callable[[], bool] | None = None,
         replaying: Callable[[], bool] = lambda: False,
     ) -> Run:
-        """What `current_run()` returns."""
+        """What `current_run()` returns; what nothing else is given for is as it is now."""
         return Run(
             run_id=self.run_id,
             pipeline=self.pipeline,
@@ -102,8 +104,8 @@ class RunFacts:
             step=step,
             attempt=attempt,
             idempotency_key=None if key is None else self.idempotency_key(key),
-            path=lambda: self.path,
-            remaining=self.remaining,
+            path=path or (lambda: self.path),
+            remaining=remaining or self.remaining,
             cancelled=cancelled or (lambda: self.cancelled),
             replaying=replaying,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ import msgspec
 from offramp.core import events
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.journal import Entry
+from offramp.core.run import Path
 from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
 from offramp.execution.context import Run, current
@@ -55,9 +57,22 @@ class Body:
         return self.scope.clock
 
     def run(self) -> Run:
-        """The view of the run from the pipeline's body."""
+        """The view of the run from the pipeline's body, which may decide by what it sees there."""
         scope = self.scope
-        return scope.facts.view(None, 1, None, replaying=lambda: scope.replaying)
+        return scope.facts.view(
+            *(None, 1, None),
+            path=self._path,
+            remaining=self._remaining,
+            cancelled=lambda: scope.ending.struck,
+            replaying=lambda: scope.replaying,
+        )
+
+    def _path(self) -> Path:
+        path: Path = self.value("offramp.path", lambda: self.scope.facts.path)
+        return path
+
+    def _remaining(self) -> float:
+        return _endless(self.value("offramp.remaining", lambda: _encodable(self.scope.facts.remaining())))
 
     @property
     def replaying(self) -> bool:
@@ -93,7 +108,7 @@ class Body:
 
     def _due(self, key: str, name: str, seconds: float) -> float:
         """A journaled point in time, in epoch seconds: a restart does not begin the wait anew."""
-        return float(self._value(key, name, lambda: self.scope.clock.time() + seconds))
+        return _endless(self._value(key, name, lambda: _encodable(self.scope.clock.time() + seconds)))
 
     async def sleep(self, seconds: float) -> None:
         """Wait until a journaled time; the end of the wait is journaled too."""
@@ -127,8 +142,10 @@ class Body:
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
-            entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at)
-            scope.append(entry, wait.ended("received" if failure is None else "due", scope.clock.time()))
+            ended = scope.clock.time()
+            duration_ms = round(max(0.0, ended - at) * 1000, 3)
+            entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at, duration_ms=duration_ms)
+            scope.append(entry, wait.ended("received" if failure is None else "due", ended))
             await scope.turn(key)
         elif entry.value is not None:
             scope.mailbox.skip(name, entry.value)
@@ -152,6 +169,15 @@ class Body:
             if scope.state != "closed":  # else the run goes on, and waits, elsewhere
                 scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
             raise
+
+
+def _encodable(seconds: float) -> float | None:
+    """JSON knows no infinity."""
+    return seconds if math.isfinite(seconds) else None
+
+
+def _endless(seconds: float | None) -> float:
+    return math.inf if seconds is None else float(seconds)
 
 
 def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:

@@ -83,7 +83,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """`fast`, or `deep` from the demotion on."""
+        """`fast`, or `deep` from the demotion on. In the body, a replay gets what the body got."""
         return self._path()
 
     @property
@@ -91,6 +91,8 @@ class Run:
         """Whether the run is being cancelled, or its deadline has passed; False in a step of its `cleanup`.
 
         A step in a thread should look now and then, and return.
+
+        In the body it is true from where the `CancelledError` reached it, in a replay at the same place.
         """
         return self._cancelled()
 
@@ -103,7 +105,10 @@ class Run:
         return self._replaying()
 
     def remaining(self) -> float:
-        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one)."""
+        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one).
+
+        In the body, a replay gets what the body got.
+        """
         return self._remaining()
 
 

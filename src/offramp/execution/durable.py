@@ -19,6 +19,7 @@ from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
 from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
@@ -81,6 +82,8 @@ class _Counted:
 class DurableScope(Scope):
     """The journal side of a body whose steps are executed outside."""
 
+    keeps_timers = True
+
     def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
         clock = outside.clock
         run = RunFacts.deep(facts, clock)
@@ -97,6 +100,8 @@ class DurableScope(Scope):
         self.turnstile.turns = Turns(asyncio.get_running_loop())
         self.turnstile.branch()  # this loop does not tell of tasks that a body begins
         self._outside = outside
+        if outside.keeps_timers:
+            give_body_timers(asyncio.get_running_loop())
 
     @property
     def repeats(self) -> bool:

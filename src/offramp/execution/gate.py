@@ -153,6 +153,25 @@ class Gate:
             yield came
         self._resting()  # others may still wait, and now nothing else keeps the run from being parked
 
+    def begin_wait(self, due: float, *, bounds: bool) -> object:
+        """The same until `end_wait`; one that `bounds` ends other waits, and is none by itself."""
+        self._moves += 1
+        return self._waits.begin(due, bounds=bounds)
+
+    def end_wait(self, mark: object) -> None:
+        """Of `begin_wait`."""
+        self._moves += 1
+        self._waits.end(mark)
+
+    @property
+    def leaves(self) -> bool:
+        """Whether this execution is about to end, and the run goes on elsewhere."""
+        return self.state == "stopping"
+
+    def look_at_rest(self) -> None:
+        """Something of the run has changed: does it do nothing but wait now?"""
+        self._resting()
+
     def _resting(self) -> None:
         self._moves += 1
         if self.in_flight or self._waits.earliest() is None:
@@ -187,6 +206,7 @@ class Gate:
             if moves != self._moves:
                 self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
                 return
+            self._leaving()
             with self._lock:
                 if self.state != state:
                     return
@@ -201,7 +221,13 @@ class Gate:
         with self._lock:
             if self.state in {"open", "ending"}:
                 self.state = "stopping"
-            return list(self.in_flight)
+            in_flight = list(self.in_flight)
+        if self.leaves:
+            self._leaving()
+        return in_flight
+
+    def _leaving(self) -> None:
+        """This execution is about to end, and the run goes on elsewhere. From any thread."""
 
     def end_from_outside(self, outcome: Outcome, *, replays: bool) -> None:
         """Let no step start but in a cleanup: the run is to end so. From any thread."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from offramp.execution.body import new_task
+from offramp.execution.body_loop import new_run_loop
 from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
@@ -39,9 +40,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class LoopThread:
     """An event loop that runs on its own daemon thread from construction to `close`."""
 
+    new_loop = staticmethod(new_event_loop)
+
     def __init__(self, name: str) -> None:
         self.name = name
-        self.loop = new_event_loop()
+        self.loop = self.new_loop()
         self.loop.set_exception_handler(_report)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -119,6 +122,8 @@ class RunLoop(LoopThread):
     `runs` says how many execute on it, `probed_at` since when an answer is awaited, `silent` that it is late,
     `reported` that the log says so.
     """
+
+    new_loop = staticmethod(new_run_loop)
 
     def __init__(self, name: str) -> None:
         self.runs = 0

@@ -58,6 +58,7 @@ class Execution:
         self._result_bytes_max = result_bytes_max
         self.spec = spec
         self.scope = scope
+        scope.home = spec.function.__module__.partition(".")[0]
         self._input = encoded_input
         self._on_end: Ended | None = ended
         self._task: asyncio.Task[Any] | None = None

@@ -25,6 +25,7 @@ from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
+from offramp.execution.timers import Timers, without_dues
 from offramp.execution.turns import Turnstile
 from offramp.execution.values import Kept, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
@@ -44,11 +45,17 @@ REPLAY_TURNS = 100
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
 TIMEOUT_GRACE_S = 60.0
-"""The same where it stands still at a step that was begun before: `asyncio.timeout` around it may end it again."""
+"""The same where a timer may still end the step: its firing waits for its turn, or was not recorded, as in journals
+from before timers were."""
 
 
 class Scope(Gate):
     """The journal side of one executing run."""
+
+    keeps_timers = False
+    """Whether the clock remembers what it is to call, also where the process dies."""
+    home = ""
+    """The package of the pipeline."""
 
     def __init__(
         self,
@@ -66,7 +73,8 @@ class Scope(Gate):
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
-        self.journal = Journal(history.entries, itertools.chain(history.interrupted, history.elsewhere))
+        entries, dues = without_dues(history.entries)
+        self.journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
         super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
         self._lanes = lanes
         self._metrics = metrics
@@ -81,6 +89,9 @@ class Scope(Gate):
         self._reached_before = set(self._interrupted) | self.waiting
         self.began_before = bool(self._reached_before or self._replays or history.resumed)
         """Whether an earlier execution may have called the body."""
+        self._dues = dues
+        self._began = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
+        self._timers: Timers | None = None
 
     @property
     def replaying(self) -> bool:
@@ -104,6 +115,7 @@ class Scope(Gate):
         entry = self.journal.ask(key)
         if entry is not None:
             self.turnstile.skip(self.journal.position(key))
+            self.timers.saw(entry)
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
@@ -113,7 +125,25 @@ class Scope(Gate):
             self.ending.late.add(key)
         if entry is not None:
             await self.turn(key)
+            self.timers.saw(entry)
         return entry
+
+    def close(self) -> None:
+        """End this execution: nothing is written for the run any more, not even by what still runs."""
+        super().close()
+        if self._timers is not None and self._timers.close():
+            self._timers = None  # a cycle would wait for the garbage collector
+
+    @property
+    def timers(self) -> Timers:
+        """Those that the body sets; made where one is."""
+        if self._timers is None:
+            self._timers = Timers(self, self._dues, self._began, self.home, DIVERGENCE_GRACE_S)
+        return self._timers
+
+    def _leaving(self) -> None:
+        if self._timers is not None:
+            self._timers.note_all()
 
     async def turn(self, key: str) -> None:
         """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
@@ -146,9 +176,11 @@ class Scope(Gate):
             if self.ending.struck and self.ending.within() is None:
                 raise Handoff
             if self._replays or self.diverged is not None:
-                # One that was begun before is no sign of other code by itself: a timeout in the body may strike again.
-                grace_s = TIMEOUT_GRACE_S if key in self._interrupted else DIVERGENCE_GRACE_S
+                may_end = self.turnstile.fires or (key in self._interrupted and self.timers.pending)
+                grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"calls step {spec.name!r}", key, grace_s)
+                if self.timers.release():
+                    await asyncio.sleep(0)  # a timer that is overdue gives up what it is around before that begins
             if self._reached_before:
                 self.reached(key)
             if self.state != "open":
@@ -179,6 +211,14 @@ class Scope(Gate):
             raise Handoff
         if not self._replays:
             return
+        if not await self.caught_up(grace_s) and self.diverged is None:
+            self.diverged = differs(self.journal.unasked()[0], what, key)
+        if self.diverged is not None:
+            raise Handoff
+        self._replays = False
+
+    async def caught_up(self, grace_s: float = DIVERGENCE_GRACE_S) -> bool:
+        """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
         clock, journal = self.clock, self.journal
         turns, before, ends = 0, self._progress, math.inf
         while journal.missing:
@@ -189,13 +229,13 @@ class Scope(Gate):
                 ends = min(ends, clock.monotonic() + grace_s)
                 await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
             else:
-                self.diverged = differs(journal.unasked()[0], what, key)
+                return False
             if self.diverged is not None:
-                raise Handoff
+                return False
             if self._progress != before:
                 turns, before, ends = 0, self._progress, math.inf
         await self.turnstile.settled()
-        self._replays = False
+        return True
 
     @property
     def _progress(self) -> tuple[int, int]:

@@ -61,8 +61,16 @@ class Turnstile:
         self._stirred = -SETTLE_TURNS
         self._looking = False
         self._branched = False
+        self._timers: set[int] = set()
         self.passed = 0
         """How many results went into the body."""
+        self.on_stall: Callable[[], object] = lambda: None
+        """Called when a recorded firing waits for its turn, and the replay stands still."""
+
+    @property
+    def fires(self) -> bool:
+        """Whether a recorded firing of a timer is on its way into the body."""
+        return bool(self._timers)
 
     @property
     def waiting(self) -> bool:
@@ -84,7 +92,7 @@ class Turnstile:
 
         Gives whether that had to be waited for.
         """
-        waits = min(position, self._recorded) > self._next or not self._is_settled()
+        waits = self._waits(position)
         if waits:
             future = self._waiting[position] = asyncio.get_running_loop().create_future()
             self._look_on()
@@ -96,6 +104,44 @@ class Turnstile:
         else:
             self._enter(position)
         return waits
+
+    def call(
+        self, position: int, callback: Callable[[], object], *, at_once: bool = False
+    ) -> asyncio.Future[None] | None:
+        """Call back when it is this entry's turn: `at_once` if it is already, then None is returned.
+
+        If the future that is returned is cancelled, the entry goes in without the call. Other than a result, a firing
+        does not go ahead of what is recorded before it because a few turns pass: it would end what it is set for.
+        """
+        if at_once and not self._waits(position):
+            self._enter(position)
+            self._stir()  # two timers that are due at once are two results, to a body of one task too
+            callback()
+            return None
+        future = self._waiting[position] = asyncio.get_running_loop().create_future()
+        if position < self._recorded:
+            self._timers.add(position)
+
+        def let_in(future: asyncio.Future[None]) -> None:
+            del self._waiting[position]
+            self._timers.discard(position)
+            self._enter(position)
+            self._stir()
+            if not future.cancelled():
+                callback()
+
+        future.add_done_callback(let_in)
+        self._look_on()
+        return future
+
+    def hurry(self, passed: int) -> None:
+        """Let firings go ahead too, if nothing went in since so many had `passed`."""
+        if self.passed == passed:
+            self._timers.clear()
+        self._look_on()
+
+    def _waits(self, position: int) -> bool:
+        return min(position, self._recorded) > self._next or not self._is_settled()
 
     def _enter(self, position: int) -> None:
         self.skip(position)
@@ -119,7 +165,7 @@ class Turnstile:
             await future
 
     def _is_settled(self) -> bool:
-        return not self._waiting and (not self._branched or self.turns.now - self._stirred >= SETTLE_TURNS)
+        return not self._waiting and self.turns.now - self._stirred >= SETTLE_TURNS
 
     def _stir(self) -> None:
         self._stirred = self.turns.now
@@ -138,10 +184,12 @@ class Turnstile:
             self._look_on(SETTLE_TURNS - quiet)
         elif self._waiting:
             first = min(self._waiting)
-            if min(first, self._recorded) <= self._next or quiet >= IDLE_TURNS_MAX:
+            if min(first, self._recorded) <= self._next or (quiet >= IDLE_TURNS_MAX and first not in self._timers):
                 _wake(self._waiting[first])  # which stirs, and so looks on
+            elif quiet < IDLE_TURNS_MAX:
+                self._look_on(IDLE_TURNS_MAX - quiet)
             else:
-                self._look_on(max(1, IDLE_TURNS_MAX - quiet))
+                self.on_stall()
         else:
             woken, self._settling = self._settling, []
             for future in woken:

@@ -22,6 +22,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._due: dict[object, float] = {}
+        self._bounds: dict[object, float] = {}
 
     @contextlib.contextmanager
     def until(self, due: float | None) -> Iterator[Callable[[], object]]:
@@ -37,10 +38,21 @@ class Waits:
         finally:
             del self._due[mark]
 
+    def begin(self, due: float, *, bounds: bool) -> object:
+        """The same until `end`; one that `bounds` is none by itself, but ends the others that are there meanwhile."""
+        mark = object()
+        (self._bounds if bounds else self._due)[mark] = due
+        return mark
+
+    def end(self, mark: object) -> None:
+        """Of a wait that was begun."""
+        self._due.pop(mark, None)
+        self._bounds.pop(mark, None)
+
     def earliest(self) -> float | None:
         """When the first of the waits ends by itself, `inf` if none does; None when nothing is waited for."""
         due = list(self._due.values())  # one atomic copy: the run loop changes it meanwhile
-        return min(due) if due else None
+        return min(due + list(self._bounds.values())) if due else None
 
 
 class Mailbox:

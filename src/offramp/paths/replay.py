@@ -19,6 +19,7 @@ from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.execution.timers import DUE
 from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
 from offramp.ports.bodies import Facts, Known
@@ -140,13 +141,14 @@ async def replay(process: Process, record: RunRecord, history: History) -> Repla
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, ended.set))
+    rehearsal.scope.timers.counts_anew = record.finished
     rehearsal.execution.start(process.loops)
     try:
         await ended.wait()
     finally:
         rehearsal.close()
     assert rehearsal.outcome is not None  # noqa: S101 - set before the event
-    executed = [entry.name for entry in rehearsal.notes.recorded]
+    executed = [entry.name for entry in rehearsal.notes.recorded if entry.name != DUE]
     return Replayed(rehearsal.outcome, executed, rehearsal.races.found, Case.of(record, history))
 
 

@@ -144,6 +144,9 @@ class Outside(Protocol):
     def clock(self) -> Clock:
         """Time that a repetition of the body sees again."""
 
+    keeps_timers: bool
+    """Whether what the body sets by plain asyncio is journaled, as in every run that began since that is done."""
+
     @property
     def repeats(self) -> bool:
         """Whether the body is just being executed again up to where it was."""

@@ -138,6 +138,25 @@ async def erring() -> list[str]:
     return said
 
 
+@app.pipeline(sla="now")
+async def timed() -> list[str]:
+    seen, loop = [], asyncio.get_running_loop()
+    deadline = loop.time() + 1.0
+    for pause in (0.0, 15.0, 15.0):  # in time, late after the demotion, late at once
+        try:
+            async with asyncio.timeout_at(deadline):
+                seen.append(await ask("quick" if pause == 0.0 else "slow", pause))
+        except TimeoutError:
+            seen.append("late")
+    nap = asyncio.create_task(asyncio.sleep(0.2, "slept"))
+    seen.append(await asyncio.wait_for(ask("quick"), 20))
+    try:
+        await asyncio.wait_for(offramp.signal("never"), 0.1)
+    except TimeoutError:
+        seen.append("none came")
+    return [*seen, await nap]
+
+
 GIVEN = {"parallel": {"question": "why"}, "demoted": {"question": "why"}}
 PIPELINES = list(app.pipelines)
 

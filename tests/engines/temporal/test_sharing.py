@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from offramp import SLA, App, Retry, current_run, emit
+from offramp.core.journal import TIMER
 from offramp.engines.temporal.held import GO, HeldSteps
 from offramp.engines.temporal.hop import Hop
+from offramp.execution.timers import DUE
 from tests.support import Signal, eventually, failure_of, log_of, of, reach, result_of, types
 
 app = App("sharing", classes=[SLA("now", budget=0.3)])
@@ -242,7 +244,7 @@ async def test_a_body_that_gives_up_what_is_in_flight_goes_on(service):
         gate("slow").set()
         seen = numbered(await log_of(handle))
         entries = await runtime.service._process.store.journal(handle.id)
-    assert [entry.name for entry in entries] == ["other", "other"]
+    assert [entry.name for entry in entries] == ["other", DUE, TIMER, "other"]
     assert "held" not in ends(seen)
 
 

@@ -18,7 +18,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 from offramp.core.events import Draft, key_in
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry, mark
+from offramp.core.journal import TIMER, Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.clock import WorkflowClock
@@ -193,7 +193,8 @@ class PipelineWorkflow:
         if rest:
             await self._unbroken(outside.put(rest))
         seen = [mark(key) for key in playing.seen()] if outside.parallel else []
-        start = msgspec.structs.replace(self._start, fresh=False, part=outside.part, seen=seen, keyed=True, anew=False)
+        goes_on = {"fresh": False, "part": outside.part, "seen": seen, "anew": False}
+        start = msgspec.structs.replace(self._start, **goes_on, keyed=True, timers=True)
         workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
@@ -222,6 +223,7 @@ class _Outside(Outside):
         self._facts = start.facts
         self._keyed = start.keyed
         self._writes = 0
+        self.keeps_timers = start.timers
         self._held = held
         self._steps = replayed_steps
         self._clock = WorkflowClock()
@@ -249,9 +251,11 @@ class _Outside(Outside):
             self._home.resumed(self._facts, self.token, self._steps, self.part)
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
-        """Write an event soon, and before it what came before it."""
+        """Write an event or a timer's end soon, and before it what came before it."""
         self._pending.append((entry, event))
-        if event is not None and self._writing is None:
+        fired = entry is not None and entry.name == TIMER  # before the steps that follow from that
+        self.parallel |= fired
+        if (event is not None or fired) and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     def waited(self, what: str, began: float, *, over: bool) -> None:

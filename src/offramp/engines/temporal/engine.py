@@ -274,7 +274,9 @@ class TemporalEngine:
                 try:
                     # A demoted run's may be there and wait for its gateway to say that it lets go.
                     signal = GO if record.demotion is not None else None
-                    await self._hop.begin(client, record, Start(Facts.of(record), claim.fresh, keyed=True), signal)
+                    await self._hop.begin(
+                        client, record, Start(Facts.of(record), claim.fresh, keyed=True, timers=True), signal
+                    )
                     return
                 except (RPCError, ObjectsUnavailable) as error:
                     # A namespace may have lost its search attributes: then the run is started without them.

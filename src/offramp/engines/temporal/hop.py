@@ -113,7 +113,7 @@ class Hop:
         if client is None or len(record.input) > self._input_bytes_max:
             return None
         try:
-            start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight), keyed=True)
+            start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight), keyed=True, timers=True)
             await self.begin(client, record, start, within_s=SHARE_S_MAX)
         except (RPCError, ObjectsUnavailable) as error:
             # Should it be there, it waits until the run is handed over like any other.

@@ -81,6 +81,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: list[str] = []
     keyed: bool = False
     anew: bool = False
+    timers: bool = False
+    """Whether the timers of its body are journaled: not in a history that began before they were."""
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):

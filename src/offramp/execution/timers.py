@@ -1,0 +1,316 @@
+"""The timers that a pipeline's own code sets by plain asyncio: `asyncio.timeout`, `wait_for`, `sleep`, `call_later`.
+
+Each is known by its place in the order in which the body sets its timers. That it fired is journaled, and given to the
+body in its turn among the results of steps; one that was cancelled leaves nothing. When it is due is written down where
+the run changes hands, and after a moment in case the process dies, so that it counts from its first start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import math
+import threading
+from asyncio import futures
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from offramp.core.journal import TIMER, Entry
+from offramp.execution.alarm import Alarm
+from offramp.execution.context import current
+from offramp.execution.gate import Handoff
+from offramp.execution.turns import SETTLE_TURNS
+
+if TYPE_CHECKING:
+    from offramp.execution.scope import Scope
+
+DUE = "offramp.timer.due"
+"""Name of an entry that says when a timer is due; no call asks for it, so a replay may leave it alone."""
+NOTED_AFTER_S = 0.2
+"""A timer that is older is written down, should the process die; one that is gone by then costs no write."""
+FRONTIER_S = 0.05
+"""How long after the last recorded result a replayed body sets timers that its earlier execution had set."""
+_SLEEP: Any = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # noqa: SLF001 - how asyncio.sleep ends
+
+
+class BodyTimer(asyncio.TimerHandle):
+    """What the body holds of a timer; `due` and `made` in epoch seconds."""
+
+    __slots__ = ("_timers", "alarm", "due", "key", "made", "mark", "noted", "sleeps", "turn")
+
+    def __init__(
+        self, timers: Timers, key: str, when: float, callback: Any, args: Any, context: contextvars.Context | None
+    ) -> None:
+        super().__init__(when, callback, args, asyncio.get_running_loop(), context)
+        self._timers = timers
+        self.key = key
+        self.due = self.made = 0.0
+        self.noted = self.sleeps = False
+        self.mark: object = None
+        self.alarm: Any = None
+        self.turn: asyncio.Future[None] | None = None
+
+    def fire(self) -> None:
+        """Make the call, as the loop would."""
+        self._run()
+
+    def cancel(self) -> None:
+        """Do not fire; where its firing is on its way into the body, it goes in unseen."""
+        if not self._cancelled:
+            self._timers.dropped(self)
+        asyncio.Handle.cancel(self)  # not the loop's: it never had this timer
+
+
+class Timers:
+    """Those of one executing run; used on its loop, but for `note_all`.
+
+    Args:
+        scope: the run's.
+        dues: when timers of earlier executions are due, by key, in epoch seconds.
+        began: when the first of those began at the latest; None where there was none.
+        home: the package of the pipeline, whose timers are the body's wherever it is installed.
+        patience_s: after which a recorded firing goes ahead of its turn where the replay stands still.
+    """
+
+    def __init__(self, scope: Scope, dues: dict[str, float], began: float | None, home: str, patience_s: float) -> None:
+        self._scope = scope
+        self._clock = scope.clock
+        self._dues = dues
+        self._counts = {"sleep": 0, "timer": 0}
+        self._pending: dict[str, BodyTimer] = {}
+        self._patience_s = patience_s
+        self._alarm: Alarm | None = None
+        self._shift: float | None = None
+        self._lock = threading.Lock()
+        self._sweeping = False
+        self._stalled = False
+        self._live = not scope.journal.replayable
+        if not self._live:
+            scope.turnstile.on_stall = self._stall
+        self._catching: asyncio.Task[None] | None = None
+        self._seen = None if began is None else (began, self._clock.monotonic())
+        self.counts_anew = False
+        """Whether a timer that did not fire in a run that has ended by now counts from the end of its replay."""
+        self.home = home
+
+    # Time as the body sees it.
+
+    @property
+    def shift(self) -> float:
+        """What the loop's time is ahead of epoch seconds."""
+        if self._shift is None:
+            self._shift = self._clock.monotonic() - self._clock.time()
+        return self._shift
+
+    def now(self) -> float:
+        """Epoch seconds. In a replay those of the result that the body was given last, and what passed since."""
+        live = self._clock.monotonic() - self.shift
+        if self._seen is None:
+            return live
+        then, at = self._seen
+        passed = self._clock.monotonic() - at
+        if passed > FRONTIER_S and not self._scope.journal.missing:
+            self._seen = None
+            return live
+        return min(live, then + passed)
+
+    def saw(self, entry: Entry) -> None:
+        """A recorded result goes into the body."""
+        if self._seen is not None:
+            ended = entry.started_at + entry.duration_ms / 1000
+            self._seen = (max(self._seen[0], ended), self._clock.monotonic())
+
+    # Setting, firing, cancelling.
+
+    @property
+    def pending(self) -> bool:
+        """Whether one may still fire."""
+        return bool(self._pending)
+
+    def set(
+        self, due: float, callback: Callable[..., object], args: Any, context: contextvars.Context | None
+    ) -> BodyTimer:
+        """A timer that fires once; `due` in epoch seconds."""
+        scope = self._scope
+        kind = "sleep" if callback is _SLEEP else "timer"
+        number = self._counts[kind]
+        self._counts[kind] = number + 1
+        timer = BodyTimer(self, f"{TIMER}:{kind}:{number}", due + self.shift, callback, args, context)
+        if not self._live:
+            entry = scope.journal.ask(timer.key)
+            if entry is not None:
+                enters = functools.partial(self._enter, timer, entry)
+                timer.turn = scope.turnstile.call(scope.journal.position(timer.key), enters)
+                return timer
+        timer.made = self.now()
+        timer.due = self._dues.get(timer.key, due)
+        timer.noted = timer.key in self._dues
+        self._pending[timer.key] = timer
+        timer.sleeps = kind == "sleep"
+        timer.mark = scope.begin_wait(timer.due, bounds=not timer.sleeps)
+        self._keep(timer)  # first: its call is the earlier one, and the clock is told of that alone
+        if self._live:
+            self._arm(timer)
+        elif self._catching is None:
+            self._begin_catching_up()
+        if timer.sleeps:
+            scope.look_at_rest()
+        return timer
+
+    def _arm(self, timer: BodyTimer) -> None:
+        timer.alarm = self._at(timer.due + self.shift, functools.partial(self._due, timer))
+
+    def _at(self, when: float, callback: Callable[[], object]) -> Any:
+        token = current.set(None)  # what a clock does with it is not the body's
+        try:
+            if self._scope.keeps_timers:
+                return self._clock.call_at(when, callback)
+            if self._alarm is None:
+                self._alarm = Alarm(self._clock)
+            return self._alarm.call_at(when, callback)
+        finally:
+            current.reset(token)
+
+    def _due(self, timer: BodyTimer) -> None:
+        """Its time has come: record that, then tell the body when it is its turn."""
+        scope = self._scope
+        timer.alarm = None
+        if scope.state == "detached":
+            return  # it fires where the body goes on
+        self._end(timer)
+        try:
+            scope.append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
+        except Handoff:  # it belongs to a task that the pipeline left behind
+            timer.fire()
+            return
+        position, enters = scope.journal.position(timer.key), functools.partial(self._enter, timer, None)
+        timer.turn = scope.turnstile.call(position, enters, at_once=True)
+
+    def _enter(self, timer: BodyTimer, recorded: Entry | None) -> None:
+        timer.turn = None
+        if recorded is not None:
+            self.saw(recorded)
+        if self._scope.state == "detached":
+            return
+        if not timer.cancelled():
+            timer.fire()
+        self._scope.look_at_rest()
+
+    def dropped(self, timer: BodyTimer) -> None:
+        """The body cancelled it, or has seen it fire."""
+        if timer.alarm is not None:
+            timer.alarm.cancel()
+            timer.alarm = None
+        if timer.turn is not None:
+            timer.turn.cancel()
+            timer.turn = None
+        if self._pending.get(timer.key) is timer:
+            self._end(timer)
+            if timer.sleeps:
+                self._scope.look_at_rest()
+
+    def _end(self, timer: BodyTimer) -> None:
+        del self._pending[timer.key]
+        self._scope.end_wait(timer.mark)
+
+    # While a replay goes on, what is not recorded does not fire: the body may see that it never did.
+
+    def _begin_catching_up(self) -> None:
+        context = contextvars.copy_context()
+        context.run(current.set, None)  # or it would be a branch of the body's
+        self._catching = context.run(asyncio.get_running_loop().create_task, self._catch_up())
+
+    async def _catch_up(self) -> None:
+        scope = self._scope
+        await scope.caught_up()
+        # A signal that is there already goes first: it may have come before the timer was due.
+        seen = asyncio.get_running_loop().create_future()
+        scope.turnstile.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
+        await seen
+        await scope.turnstile.settled()
+        if scope.state != "detached":
+            self.release()
+
+    def release(self) -> bool:
+        """The replay is over: whether a timer was overdue, and has fired."""
+        self._seen = None
+        if self._live:
+            return False
+        self._live = True
+        now, fired = self._clock.time(), False
+        for timer in sorted(self._pending.values(), key=lambda timer: timer.due):
+            if timer.due > now:
+                self._arm(timer)
+            elif self.counts_anew:
+                timer.due = now + timer.due - timer.made
+                self._arm(timer)
+            else:
+                fired = True
+                self._due(timer)
+        return fired
+
+    def _stall(self) -> None:
+        """A recorded firing waits for its turn, and nothing moves: after some time it goes ahead."""
+        if self._stalled:
+            return
+        self._stalled, turnstile = True, self._scope.turnstile
+        passed = turnstile.passed
+
+        def over() -> None:
+            self._stalled = False
+            turnstile.hurry(passed)
+
+        self._at(self._clock.monotonic() + self._patience_s, over)
+
+    # What is written down of those that have not fired.
+
+    def _keep(self, timer: BodyTimer) -> None:
+        if timer.noted:
+            return
+        if self._scope.leaves:
+            self._note(timer)
+        elif not (self._scope.keeps_timers or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
+            self._sweeping = True
+            self._at(self._clock.monotonic() + NOTED_AFTER_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        if self._scope.state == "open":
+            self.note_all()
+
+    def note_all(self) -> None:
+        """Write down when they are due; the run may go on elsewhere. From any thread."""
+        for timer in list(self._pending.values()):
+            self._note(timer)
+
+    def _note(self, timer: BodyTimer) -> None:
+        with self._lock:
+            if timer.noted:
+                return
+            timer.noted = True
+        due = msgspec.json.encode(timer.due if math.isfinite(timer.due) else None)
+        self._scope.log.append(Entry(f"{timer.key}:due", DUE, "value", due, started_at=timer.made), None)
+
+    def close(self) -> bool:
+        """The execution has ended; whether no timer is left that a task may wait for. From any thread."""
+        if self._pending:
+            return False
+        if self._alarm is not None:
+            self._alarm.close()
+        return True
+
+
+def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:
+    """A journal without what says when timers are due, and that by the timers' keys."""
+    kept: list[Entry] = []
+    dues: dict[str, float] = {}
+    for entry in entries:
+        if entry.name == DUE:
+            due = msgspec.json.decode(entry.value or b"null")
+            dues[entry.key.removesuffix(":due")] = math.inf if due is None else float(due)
+        else:
+            kept.append(entry)
+    return kept, dues
