@@ -469,7 +469,7 @@ async def played(shape, cut):
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.submit(Submission(pipeline="pipe", budget=cut / 10))
         result = await clock.run_until(result_of(handle), 0.05)
-        outcome, executed = await runtime.service.replay(handle.id)
+        outcome, executed, *_ = await runtime.service.replay(handle.id)
         assert (outcome.error, executed) == (None, [])
         assert outcome.result == msgspec.json.encode(result)
         entries = await runtime.service._process.store.journal(handle.id)
