@@ -166,7 +166,7 @@ class DurablePath(DeepPath, BodyHost):
         self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: Part | None
     ) -> NoReturn:
         """End a run whose step takes down its processes."""
-        died = msgspec.structs.replace(record, deaths=deaths)
+        died = msgspec.structs.replace(record, deaths=deaths, deaths_alone=deaths)
         outcome = self._given_up(died, self._process.store.log(lease), History(interrupted={step.key: step}))
         whole = Lease(lease.run_id, lease.owner, lease.token)
         await self.conclude(Claim(record, whole, fresh=False), outcome, part)
