@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -76,12 +77,14 @@ def deaths(folder, run):
         return connection.execute("SELECT deaths FROM runs WHERE id = ?", (run,)).fetchone()[0]
 
 
-def assert_given_up(document, step):
+def assert_given_up(document, step, deaths=(3,), how="died"):
     assert document["status"] == "failed"
     error = document["error"]
     assert error["code"] == "step-killed-process"
     assert step in error["message"]
-    assert error["message"].startswith("StepKilledProcess: 3 processes in a row died")
+    told = re.match(rf"StepKilledProcess: (\d+) processes in a row {how} while they executed this run", error["message"])
+    assert told, error["message"]
+    assert int(told[1]) in deaths
 
 
 @pytest.mark.parametrize(
@@ -117,7 +120,7 @@ async def test_deaths_between_steps_are_borne_longer(tmp_path, monkeypatch, coun
     async with member(killers.app, tmp_path, "gateway") as gateway:
         run = (await gateway.submit(Submission(pipeline="waits", input=b'{"n":1}'))).record.id
         with contextlib.closing(sqlite3.connect(tmp_path / "offramp.db")) as connection, connection:
-            connection.execute("UPDATE runs SET deaths = ?, started_at = 1", (counted,))
+            connection.execute("UPDATE runs SET deaths = ?1, deaths_alone = ?1, company = 1, started_at = 1", (counted,))
         async with member(killers.app, tmp_path, "worker", poll=0.1):
             frames = await frames_of(gateway, run)
         record = await gateway.get(run)
@@ -159,7 +162,10 @@ def test_runs_beside_one_that_kills_all_complete(tmp_path):
         until(lambda: executed(tmp_path) == 2)  # twice beside all of them
         (tmp_path / "go").touch()
         assert [ended(web, run)["result"] for run in beside] == list(range(6))
-        assert_given_up(ended(web, killer), "crash")
+        # Twice beside all, perhaps once beside the half of them, and three times alone.
+        document = ended(web, killer)
+    assert_given_up(document, "crash", {4, 5, 6})
+    assert "3 of them of no other suspect" in document["error"]["message"]
 
 
 def test_a_step_that_is_interrupted_by_stopping_processes_is_not_given_up(tmp_path):

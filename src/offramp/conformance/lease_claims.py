@@ -207,13 +207,14 @@ async def suspects_that_died_alone_are_given_to_an_owner_one_at_a_time(stage: St
     assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it survived"
 
 
-@case("Q15", "Q16")
+@case("Q2", "Q15", "Q16")
 async def suspects_that_died_together_are_given_to_an_owner_in_halves(stage: StoreStage) -> None:
     peer = await stage.peer()
     group = await _suspected(stage, *[0] * 9, together=True)
     for company in (4, 2, 1):
         taken = await _taken(stage.leases, "a")
-        assert taken == group[:company], f"of {group} an owner was given {taken} where {company} may be together"
+        shown = f"of {group} an owner was given {taken} where {company} may be together"
+        assert (len(taken), set(taken) <= set(group)) == (company, True), shown
         for number in range(2):
             beside = await _taken(peer.leases, f"{company} {number}")
             assert 0 < len(beside) <= company or number, f"another owner was given {beside}"
@@ -224,14 +225,14 @@ async def suspects_that_died_together_are_given_to_an_owner_in_halves(stage: Sto
     assert (found.deaths, found.deaths_alone) == (SUSPECT_DEATHS + 3, 1)
 
 
-@case("Q16")
-async def more_suspects_join_a_group_when_one_of_it_survived(stage: StoreStage) -> None:
-    runs = await _suspected(stage, *[0] * 4, together=True)
-    first, second = await claimed(stage.leases, "a")
-    assert [first.record.id, second.record.id] == runs[:2]
+@case("Q2", "Q15", "Q16")
+async def another_suspect_joins_a_group_when_one_of_it_survived(stage: StoreStage) -> None:
+    await _suspected(stage, *[0] * 4, together=True)
+    group = await claimed(stage.leases, "a")
+    assert len(group) == 2
     assert await _taken(stage.leases, "a") == [], "an owner was given more than half of those that died together"
-    await _survives(stage, first)
-    assert await _taken(stage.leases, "a") == [runs[2]]
+    await _survives(stage, group[0])
+    assert len(await _taken(stage.leases, "a")) == 1
 
 
 @case("Q15", "Q16")
@@ -245,7 +246,7 @@ async def a_suspect_is_beside_no_more_runs_whose_owner_died_than_it_may(stage: S
     assert {*mine, *await _taken(peer.leases, "b")} == {suspect, shaken.id}, "not every run was taken by somebody"
 
 
-@case("Q16")
+@case("Q3", "Q15", "Q16")
 async def urgent_suspects_are_given_first(stage: StoreStage) -> None:
     idle, urgent = await _suspected(stage, 0, 5)
     assert await _taken(stage.leases, "a") == [urgent]
@@ -257,13 +258,13 @@ async def others_do_not_wait_for_suspects(stage: StoreStage) -> None:
     urgent, late = await _suspected(stage, 2, 0)
     others = [(await stage.queued()).id for _ in range(3)]
     taken = await _taken(stage.leases, "a")
-    assert taken == [urgent, *others], f"expected one suspect and all others, got {taken}"
+    assert set(taken) == {urgent, *others}, f"expected one suspect and all others, got {taken}"
     more = await stage.queued()
     assert await _taken(stage.leases, "a") == [more.id]
     assert await _taken(stage.leases, "b") == [late]
 
 
-@case("Q16")
+@case("Q3", "Q15", "Q16")
 async def others_are_found_behind_many_suspects(stage: StoreStage) -> None:
     for number in range(4):
         await stage.running(f"once {number}")
@@ -274,7 +275,7 @@ async def others_are_found_behind_many_suspects(stage: StoreStage) -> None:
     assert await _taken(stage.leases, "a", limit=2) == []
 
 
-@case("Q1", "Q16")
+@case("Q1", "Q2", "Q16")
 async def concurrent_claims_share_suspects_out(stage: StoreStage) -> None:
     peer = await stage.peer()
     made = set(await _suspected(stage, *[0] * 8, together=True))

@@ -153,12 +153,12 @@ async def a_process_that_leaves_has_not_died(stage: StoreStage) -> None:
         await stage.leases.register(_leaving(name))
         left.append((await stage.running(by=name))[0])
     await peer.leases.retire("a")
-    assert list(peer.leases.expire(NOW + 11)) == ["b"]
+    peer.leases.expire(NOW + 11)
     for run in left:
         assert (await stage.found(run)).deaths == 0, "a process that was told to stop is said to have died"
 
 
-@case("Q15")
+@case("Q2", "Q15")
 async def silence_is_a_death(stage: StoreStage) -> None:
     """A step that holds the interpreter keeps its process from renewing, and does so in every process."""
     peer = await stage.peer()
@@ -172,7 +172,7 @@ async def silence_is_a_death(stage: StoreStage) -> None:
     assert (found.deaths, found.deaths_silent) == (3, 2), "two processes fell silent, and one died"
 
 
-@case("Q15")
+@case("Q2", "Q15")
 async def silence_that_is_no_fault_of_the_runs_is_no_death(stage: StoreStage) -> None:
     peer = await stage.peer()
     await stage.leases.register(owner("a", NOW + 10))
