@@ -78,7 +78,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
-        lambda: build(app, settings, role="gateway"),
+        lambda: build(app, settings, role="gateway", on_present=gateway.present),
         lambda retire: _supervisor(target, workers, settings, retire),
         access,
     )
@@ -103,7 +103,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
 def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
     command, told = worker_command(target, settings), worker_environment(settings)
-    return Supervisor(command, workers, retire, settings.drain_timeout, told)
+    return Supervisor(command, workers, retire, settings.drain_timeout, told, silence_s=settings.lease)
 
 
 def _served(target: str) -> App:
