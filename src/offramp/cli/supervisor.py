@@ -74,7 +74,7 @@ class Supervisor:
         self._silence_s = silence_s
         self._owners: dict[int, str] = {}
         self._missed: dict[str, float] = {}
-        """Of each process that was seen to hold a lease: since when it was seen without, infinite while it holds one."""
+        """Of each process that was seen with a lease: since when it was seen without, infinite while it has one."""
         self._processes: dict[int, Process] = {}
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []

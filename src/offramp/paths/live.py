@@ -277,10 +277,16 @@ def expired(record: RunRecord) -> Outcome:
     return Outcome("expired", error=failure_of(RunExpired(text)))
 
 
+UNTOLD = -1
+"""For `deaths_silent` where silence looks like death."""
+
+
 def how_processes_ended(record: RunRecord) -> str:
     """What became of the processes that executed a run, one after the other."""
     deaths, silent = record.deaths, record.deaths_silent
     count = "a process" if deaths == 1 else f"{deaths} processes in a row"
+    if silent == UNTOLD:
+        return f"{count} died, or fell silent,"
     if not silent:
         return f"{count} died"
     if silent == deaths:

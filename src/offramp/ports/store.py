@@ -317,9 +317,9 @@ class Leases(Protocol):
        as is whatever is written of it after its entry.
     Q15 A run counts a death when its owner is retired or expired that did not say that it leaves, unless `expire` is
        told to blame no run. `survived` sets the count back to 0, in turn with the run's other writes.
-    Q16 What a death tells of the runs that died together is `core.claims.after_death`, and which runs `claim` gives is
-       `core.claims.choose`: of those with deaths an owner holds at no time more than one of them may have for company,
-       half of those that it died with. Runs without deaths wait for none of them.
+    Q16 `claim` gives what `core.claims.choose` chooses of the queue: of the runs with deaths an owner holds at no time
+       more than the `company` that any of them may have, for suspects half of those that they died with
+       (`core.claims.after_death`). Runs without deaths wait for none of them.
     Q17 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -93,6 +94,18 @@ async def kills(tag: str) -> str:
     except Exception:  # noqa: BLE001 - what ends a run is not for its body to decide
         return "went on"
     return await free(f"{tag}-last")
+
+
+@app.step
+def frozen(name: str) -> None:
+    """Holds the interpreter for longer than heartbeats may be missed: no other thread of its process moves."""
+    note(name)
+    ctypes.PyDLL(None).sleep(3)
+
+
+@app.pipeline(sla="deep")
+async def freezes(tag: str) -> None:
+    await frozen(tag)
 
 
 async def body(tag: str) -> list[str]:

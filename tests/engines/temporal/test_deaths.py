@@ -51,6 +51,24 @@ def test_a_step_that_kills_its_workers_ends_its_run_and_no_other(place):
     assert "k-last" not in counted
 
 
+def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(place):
+    with place.worker(), place.worker(), place.gateway() as gateway:
+        bystanders = [submit(gateway, "deep", tag) for tag in ("one", "two")]
+        for tag in ("one", "two"):
+            place.reached(f"{tag}-held")
+        run = submit(gateway, "freezes", "f")
+        place.reached("f", 2)
+        for tag in ("one", "two"):
+            place.let_go(f"{tag}-held")
+        for bystander, tag in zip(bystanders, ("one", "two"), strict=True):
+            assert outcome(gateway, bystander)["result"] == [f"{tag}-first", f"{tag}-held", f"{tag}-last"]
+        document = outcome(gateway, run)
+    assert (document["status"], document["error"]["code"]) == ("failed", "step-killed-process")
+    assert document["error"]["step"] == "frozen"
+    assert "fell silent" in document["error"]["message"]
+    assert DEATHS <= Counter(step for step, _ in place.executed())["f"] <= DEATHS + 1
+
+
 def outcome_is_known(gateway, run, worker):
     """Whether the run ended before this worker did."""
     while worker.process.poll() is None:
