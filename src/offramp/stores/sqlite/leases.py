@@ -303,7 +303,7 @@ def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequ
 
     def heads(index: str, which: str, at_most: int) -> list[Head]:
         rows = connection.execute(_HEADS.format(index=index, which=which) + rest, (*pipelines, at_most))
-        return [Head(row[0], row[1], Suspicion(*row[2:])) for row in rows]
+        return [Head(row[0], row[1], Suspicion(*row[2:])) if row[2] else Head(row[0], row[1]) for row in rows]
 
     found = heads("runs_queued", "deaths <= 1", limit)
     if any(head.suspicion.deaths for head in found):
