@@ -98,9 +98,9 @@ async def kills(tag: str) -> str:
 
 @app.step
 def frozen(name: str) -> None:
-    """Holds the interpreter for longer than heartbeats may be missed: no other thread of its process moves."""
+    """Holds the interpreter, with which no thread of its process moves, until the process is killed."""
     note(name)
-    ctypes.PyDLL(None).sleep(3)
+    ctypes.PyDLL(None).sleep(600)
 
 
 @app.pipeline(sla="deep")
