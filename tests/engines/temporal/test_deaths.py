@@ -14,7 +14,7 @@ import pytest
 
 from offramp.execution.quarantine import Quarantine
 from tests import temporal
-from tests.engines.temporal.test_kills import Place, events, outcome, submit
+from tests.engines.temporal.test_kills import GUARD_S, Place, events, outcome, submit
 
 DEATHS = 3
 """The setting here; the first death may go uncounted, as the step's start need not be on disk by then."""
@@ -53,7 +53,6 @@ def test_a_step_that_kills_its_workers_ends_its_run_and_no_other(place):
 
 
 def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(place):
-    place._env["OFFRAMP_PROCESS_DEATHS"] = "2"
     with place.gateway(workers=2) as gateway, hung_ones_killed(gateway):
         bystander = submit(gateway, "deep", "by")
         place.reached("by-held")
@@ -61,12 +60,12 @@ def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(place):
         place.reached("f", 2)
         place.let_go("by-held")
         gateway.wait_for("it hung, and is killed")
-        document = outcome(gateway, run, patience_s=90)
+        document = outcome(gateway, run, patience_s=2 * GUARD_S)
         assert outcome(gateway, bystander)["result"] == ["by-first", "by-held", "by-last"]
     assert (document["status"], document["error"]["code"]) == ("failed", "step-killed-process")
     assert document["error"]["step"] == "frozen"
     assert "fell silent" in document["error"]["message"]
-    assert 2 <= Counter(step for step, _ in place.executed())["f"] <= 3
+    assert DEATHS <= Counter(step for step, _ in place.executed())["f"] <= DEATHS + 1
 
 
 @contextlib.contextmanager
