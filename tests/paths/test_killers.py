@@ -169,7 +169,7 @@ def test_deaths_in_steps_that_finish_at_last_do_not_add_up(tmp_path):
 
 
 def test_runs_beside_one_that_kills_all_complete(tmp_path):
-    with serving(tmp_path, workers=1) as (_, web):
+    with serving(tmp_path, workers=1) as (command, web):
         beside = [submit(web, "waits", n=n) for n in range(6)]
         until(lambda: all(executed(tmp_path, f"wait {n}") for n in range(6)))
         killer = submit(web, "kills", how="exit")
@@ -178,6 +178,8 @@ def test_runs_beside_one_that_kills_all_complete(tmp_path):
         assert [ended(web, run)["result"] for run in beside] == list(range(6))
         # Twice beside all, perhaps once beside the half of them, and three times alone.
         document = ended(web, killer)
+        command.wait_for(r"is executed again: a process died while it was under way$")
+        command.wait_for(r"is executed again: 2 processes in a row died .* executes here beside at most 2 others")
     assert_given_up(document, "crash", {4, 5, 6})
     assert "3 of them of no other suspect" in document["error"]["message"]
 
@@ -192,6 +194,7 @@ def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(tmp_path):
         (tmp_path / "go").touch()
         assert [ended(web, run)["result"] for run in beside] == list(range(3))
         document = ended(web, holder, 4 * WAIT_S)
+        command.wait_for("is executed again: a process fell silent for longer than its lease while it was under way")
         command.wait_for("it hung, and is killed")
         command.wait_for(r"killers\.py.* in hold")
     assert_given_up(document, "hold", {2, 3, 4, 5}, "fell silent for longer than their lease")
