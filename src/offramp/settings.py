@@ -93,7 +93,7 @@ class Settings:
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
     queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it 503")
     process_deaths: int = _setting(
-        3, 1, 1_000_000, "processes that may die in a row while they execute a run; then it fails"
+        3, 1, 1_000_000, "processes that may die or hang in a row while a run is the only suspect; then it fails"
     )
     threads: int = _setting(64, 1, 1024, "threads for sync steps, per process; as many again stand in for held ones")
     processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +85,15 @@ def data_folder(settings: Settings) -> Path:
     return Path(place or settings.data)
 
 
-def build(app: App, settings: Settings, *, role: Role, owner: str | None = None, clock: Clock | None = None) -> Service:
+def build(
+    app: App,
+    settings: Settings,
+    *,
+    role: Role,
+    owner: str | None = None,
+    clock: Clock | None = None,
+    on_present: Callable[[Collection[str]], object] = lambda _ids: None,
+) -> Service:
     """A process of the service, not started yet.
 
     Args:
@@ -94,6 +102,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         role: `gateway` executes fast runs, `worker` deep ones, `local` both.
         owner: its id among the processes; made up otherwise.
         clock: the system's otherwise.
+        on_present: told the ids of the processes that hold a lease, on another thread, whenever that was looked up.
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
@@ -129,6 +138,7 @@ def build(app: App, settings: Settings, *, role: Role, owner: str | None = None,
         feed=feed,
         metrics=metrics,
         tracing=tracing,
+        on_present=on_present,
     )
     live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
     announcer = _announcer(process, outbox) if role != "worker" else None
@@ -169,6 +179,11 @@ def _engine(
     # Only what is shared through a folder can be seen to live by a lock in it.
     presence = None if settings.store else Presence(data_folder(settings) / "alive", process.id)
 
+    def present(owners: Sequence[Owner]) -> None:
+        held = [owner for owner in owners if owner.expires_at > clock.time()]
+        metrics.workers_warm([owner.id for owner in held if owner.ready], clock.monotonic())
+        process.on_present({owner.id for owner in held})
+
     def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
         return EmbeddedEngine(
             member,
@@ -178,7 +193,7 @@ def _engine(
             host,
             process.feed.notice,
             on_webhooks=announcer.wake if announcer else lambda: None,
-            on_owners=lambda owners: metrics.workers_warm(_warm(owners, clock.time()), clock.monotonic()),
+            on_owners=present,
             hints=hints,
             presence=presence,
         )
@@ -189,11 +204,6 @@ def _engine(
     durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
     waits = replace(member, works=False)  # with taking runs, until Temporal is there
     return durable, _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
-
-
-def _warm(owners: Sequence[Owner], now: float) -> list[str]:
-    """The processes that take deep runs."""
-    return [owner.id for owner in owners if owner.ready and owner.expires_at > now]
 
 
 def _temporal(

@@ -44,6 +44,18 @@ async def test_they_drain_at_the_same_time():
     assert workers.left
 
 
+async def test_a_supervisor_is_told_which_processes_hold_a_lease():
+    told = asyncio.Queue()
+    workers = Party()
+    workers.present = told.put_nowait
+    gateway = gateway_of(Party(), workers)
+    gateway.present({"too early"})
+    gateway._loop = asyncio.get_running_loop()
+    await asyncio.to_thread(gateway.present, {"worker-1"})
+    assert await told.get() == {"worker-1"}
+    assert told.empty()
+
+
 async def test_workers_leave_in_order_where_the_gateways_drain_fails():
     service, workers = Party(RuntimeError("no store")), Party()
     with pytest.raises(RuntimeError, match="no store"):

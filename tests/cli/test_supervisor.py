@@ -2,6 +2,7 @@ import asyncio
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,7 @@ POLITE, STUBBORN = "lambda *_: sys.exit(0)", "signal.SIG_IGN"
 class Crew:
     """A supervisor of small scripts that write who they are to a pipe."""
 
-    def __init__(self, on_term: str = POLITE, count: int = 1, drain_timeout: float = 20.0) -> None:
+    def __init__(self, on_term: str = POLITE, count: int = 1, drain_timeout: float = 20.0, **options: float) -> None:
         self.retired: asyncio.Queue[str] = asyncio.Queue()
         read, write = os.pipe()
         self._pipe = read
@@ -30,7 +31,7 @@ class Crew:
         os.set_inheritable(write, True)
         self.write = write
         command = [sys.executable, "-c", script]
-        self.supervisor = Supervisor(command, count, self._retire, drain_timeout)
+        self.supervisor = Supervisor(command, count, self._retire, drain_timeout, **options)
 
     async def _retire(self, owner: str) -> int:
         await self.retired.put(owner)
@@ -86,6 +87,55 @@ async def test_a_dead_worker_is_retired_and_replaced_under_a_new_id(crew, caplog
     await one.supervisor.stop()
     assert not is_alive(again[2])
     assert f"worker 1 (pid {pid}) died: SIGKILL (out of memory?); 2 runs taken back" in caplog.text
+    assert one.retired.empty()
+
+
+class Looks:
+    """A monotonic clock for the supervisor's looks at who holds a lease."""
+
+    def __init__(self, monkeypatch, supervisor):
+        self.now = 1000.0
+        self._supervisor = supervisor
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))  # the loop's goes on
+
+    def look(self, later_s, *ids):
+        self.now += later_s
+        self._supervisor.present(set(ids))
+
+
+async def test_a_worker_that_hung_is_killed_and_replaced(crew, caplog, monkeypatch):
+    monkeypatch.setattr(module, "ABORT_S", 0.05)
+    one = crew(STUBBORN, silence_s=10.0)
+    one.supervisor.start()
+    _, owner, pid = await one.next()
+    os.kill(pid, signal.SIGSTOP)  # as deaf to an abort as a process can be
+    looks = Looks(monkeypatch, one.supervisor)
+    looks.look(0, owner)
+    for later_s in (30, 5, 5):
+        looks.look(later_s)
+    assert await one.retired.get() == owner
+    again = await one.next()
+    assert again[1] != owner
+    assert f"worker 1 (pid {pid}) lost its lease and takes no other: it hung, and is killed" in caplog.text
+    os.kill(again[2], signal.SIGKILL)
+    await one.retired.get()
+    await one.supervisor.stop()
+
+
+async def test_a_worker_that_takes_a_lease_again_or_had_none_yet_lives(crew, monkeypatch):
+    one = crew(silence_s=10.0)
+    one.supervisor.start()
+    _, owner, pid = await one.next()
+    looks = Looks(monkeypatch, one.supervisor)
+    for later_s in (0, 100):  # it is still starting
+        looks.look(later_s)
+    looks.look(0, owner)
+    looks.look(100)  # the store was away, and this look came before its renewal
+    looks.look(9, owner)
+    looks.look(9)
+    looks.look(9)
+    assert is_alive(pid)
+    await one.supervisor.stop()
     assert one.retired.empty()
 
 

@@ -153,8 +153,8 @@ class Renewals:
     def __getattr__(self, name):
         return getattr(self._leases, name)
 
-    def expire(self, now):
-        found = self._leases.expire(now)
+    def expire(self, now, *, blames=True):
+        found = self._leases.expire(now, blames=blames)
         self.done_at = now
         return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from offramp.core.claims import NO_SUSPICION, Head, Suspicion, after_death, choose
 from offramp.errors import IdempotencyMismatch, RunConflict
-from offramp.ports.store import SUSPECT_DEATHS
 
 OUTCOMES = {"completed", "cancelled"}
 
@@ -26,7 +26,7 @@ class ModelRun:
     path: str = "fast"
     demoted: bool = False
     cancel: bool = False
-    deaths: int = 0
+    suspicion: Suspicion = NO_SUSPICION
     purged: bool = False
     finished_at: float | None = None
     parked_until: float | None = None
@@ -76,13 +76,9 @@ class Model:
         for run in self.runs.values():
             if run.parked_until is not None and run.parked_until <= self.now:
                 run.queue()
-        queued = [run for run in self.runs.values() if run.status == "queued"]
-        queued.sort(key=lambda run: (-run.priority, run.id))
-        held = max((run.deaths for run in self.runs.values() if run.owner == owner), default=0)
-        others = [run for run in queued if run.deaths < (1 if held >= SUSPECT_DEATHS else SUSPECT_DEATHS)][:limit]
-        suspects = [run for run in queued if run.deaths >= SUSPECT_DEATHS] or [None]
-        alone = held == 0 and not any(run.deaths for run in others)
-        return [run for run in queued if run in others or (alone and run is suspects[0])][:limit]
+        heads = [Head(run.id, run.priority, run.suspicion) for run in self.runs.values() if run.status == "queued"]
+        held = [run.suspicion for run in self.runs.values() if run.owner == owner]
+        return [self.runs[run_id] for run_id in choose(heads, held, limit)]
 
     def take(self, run, owner):
         """Whether the claim is a fresh one."""
@@ -117,20 +113,23 @@ class Model:
             run.queue()
 
     def retire(self, owner):
-        return self.forget(owner, deaths=owner not in self.leaving or owner not in self.owners)
+        return self.forget(owner)
 
-    def forget(self, owner, deaths):
+    def forget(self, owner, blames=True, silent=False):
+        died = blames and not (owner in self.leaving and owner in self.owners)
         self.owners.pop(owner, None)
         held = [run for run in self.runs.values() if run.owner == owner]
+        known = after_death([run.suspicion for run in held], silent=silent) if died else ()
         for run in held:
             run.queue()
-            run.deaths += deaths
+        for run, suspicion in zip(held, known, strict=False):
+            run.suspicion = suspicion
         return len(held)
 
-    def expire(self):
+    def expire(self, blames):
         due = [owner for owner, expires_at in self.owners.items() if expires_at < self.now]
         for owner in due:
-            self.forget(owner, deaths=0)
+            self.forget(owner, blames=blames, silent=True)
         return due
 
     def cancels(self, owner):

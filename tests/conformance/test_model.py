@@ -36,6 +36,7 @@ from offramp.conformance.sample import (
 )
 from offramp.conformance.store_stage import frames_of
 from offramp.core import events
+from offramp.core.claims import NO_SUSPICION
 from offramp.core.run import Outcome
 from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
@@ -182,7 +183,7 @@ class Processes(RuleBasedStateMachine):
 
         lease = self.write(place, call)
         if lease is not None:
-            self.model.runs[lease.run_id].deaths = 0
+            self.model.runs[lease.run_id].suspicion = NO_SUSPICION
 
     @precondition(lambda self: self.leases)
     @rule(place=number, status=st.sampled_from(["completed", "cancelled"]))
@@ -292,10 +293,11 @@ class Processes(RuleBasedStateMachine):
         if known:
             self.model.owners[member] = self.model.now + 10.5
 
-    @rule(member=members, later_s=later_s)
-    def expire(self, member, later_s):
+    @rule(member=members, later_s=later_s, blames=st.booleans())
+    def expire(self, member, later_s, blames):
         self.model.now += later_s
-        assert sorted(self.at[member].leases.expire(self.model.now)) == sorted(self.model.expire())
+        expired = self.at[member].leases.expire(self.model.now, blames=blames)
+        assert sorted(expired) == sorted(self.model.expire(blames))
 
     @rule(member=members, other=members)
     def retire(self, member, other):
@@ -329,7 +331,7 @@ class Processes(RuleBasedStateMachine):
             run.purged,
         )
         assert (record.demotion is not None, record.finished_at) == (run.demoted, run.finished_at)
-        assert record.deaths == run.deaths
+        assert record.suspicion == run.suspicion
         assert await instance.store.journal(run.id) == run.entries
         assert await instance.store.signals(run.id) == run.signals
         frames = await frames_of(instance.store, run)

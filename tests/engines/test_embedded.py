@@ -248,7 +248,7 @@ class Ledger:
         self.renewed.append(expires_at)
         return True, ["run_1"]
 
-    def expire(self, now):
+    def expire(self, now, *, blames):
         return ["dead"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from offramp import App
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.support import (
@@ -34,12 +35,20 @@ class Ledger:
     def __init__(self):
         self.rounds = threading.Semaphore(0)
         self.judged = []
+        self.blamed = []
+        self.renewing = lambda: None
 
     def renew(self, owner, expires_at):
+        try:
+            self.renewing()
+        except StoreError:
+            self.rounds.release()
+            raise
         return True, []
 
-    def expire(self, now):
+    def expire(self, now, *, blames):
         self.judged.append(now)
+        self.blamed.append(blames)
         return []
 
     def found(self, **_):
@@ -58,7 +67,7 @@ def keeper():
         assert ledger.rounds.acquire(timeout=GUARD_S)
         return len(ledger.judged)
 
-    after.clock = clock
+    after.clock, after.ledger = clock, ledger
     yield after
     made.close()
 
@@ -86,6 +95,33 @@ def test_nobody_is_called_silent_because_the_wall_clock_jumped(keeper, jump):
     assert keeper(LEASE_S / 3) == 1
     keeper.clock.set_wall(keeper.clock.time() + jump)
     assert [keeper(LEASE_S / 3) for _ in range(5)] == [1, 1, 1, 2, 3]
+
+
+def test_silence_counts_as_a_death_while_the_store_does_what_it_should(keeper):
+    assert [keeper(LEASE_S / 3) for _ in range(3)] == [1, 2, 3]
+    assert keeper.ledger.blamed == [True] * 3
+
+
+def test_no_run_is_blamed_for_silence_while_renewals_have_to_wait_for_the_store(keeper):
+    waits_s = [LEASE_S / 2]
+    keeper.ledger.renewing = lambda: waits_s and keeper.clock.advance(waits_s.pop())
+    keeper(LEASE_S / 3)
+    assert keeper.ledger.rounds.acquire(timeout=GUARD_S)  # the next one was due while that one waited
+    for _ in range(4):
+        keeper(LEASE_S / 3)
+    assert keeper.ledger.blamed == [False] * 4 + [True] * 2
+
+
+def test_no_run_is_blamed_for_silence_after_a_renewal_that_failed(keeper):
+    def fails():
+        raise StoreError("the disk is full")
+
+    keeper.ledger.renewing = fails
+    assert keeper(LEASE_S / 3) == 0
+    keeper.ledger.renewing = lambda: None
+    for _ in range(4):
+        keeper(LEASE_S / 3)
+    assert keeper.ledger.blamed == [False, False, True, True]
 
 
 async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):

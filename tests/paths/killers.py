@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -112,6 +113,18 @@ async def stumble(n: int) -> int:
 @app.pipeline(budget=0)
 async def stumbles(steps: int) -> list[int]:
     return [await stumble(n) for n in range(steps)]
+
+
+@app.step
+def hold(text: str) -> bool:
+    """Backtracks for hours, in C code that gives the interpreter to no other thread."""
+    note("hold")
+    return re.match(r"(a+)+$", text) is not None
+
+
+@app.pipeline(budget=0)
+async def holds() -> bool:
+    return await hold("a" * 40 + "b")
 
 
 @app.pipeline(budget=0)

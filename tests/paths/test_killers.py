@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import time
@@ -29,12 +30,25 @@ def serving(folder, *, workers=2, drain_timeout="20", **settings):
     # Leases of a minute: whoever is given up here died, or said that it leaves.
     variables = {"OFFRAMP_LEASE": "60", "OFFRAMP_POLL": "0.1", "OFFRAMP_TEST_FOLDER": str(folder), **settings}
     options = ["--port", "0", "--workers", str(workers), "--drain-timeout", drain_timeout]
-    with running("serve", str(APP), *options, cwd=folder, env=variables) as command:
+    with running("serve", str(APP), *options, cwd=folder, env=variables) as command, leaves_none_behind(command):
         url = command.wait_for(r"at (http://[\d.:]+),")[1]
         for _ in range(workers):
             command.wait_for(r"worker \d+  ready in")
         with httpx.Client(base_url=url, timeout=WAIT_S, trust_env=False) as web:
             yield command, web
+
+
+@contextlib.contextmanager
+def leaves_none_behind(command):
+    """One that hangs does not hear that its gateway is gone."""
+    try:
+        yield
+    finally:
+        if command.process.poll() is None:
+            workers = psutil.Process(command.process.pid).children()
+            command.process.kill()
+            for worker in workers:
+                worker.kill()
 
 
 def submit(web, pipeline, **arguments):
@@ -43,22 +57,22 @@ def submit(web, pipeline, **arguments):
     return answer.json()["id"]
 
 
-def until(condition):
-    ends_at = time.monotonic() + WAIT_S
+def until(condition, patience_s=WAIT_S):
+    ends_at = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < ends_at, "it did not come about"
         time.sleep(0.02)
     return found
 
 
-def ended(web, run):
+def ended(web, run, patience_s=WAIT_S):
     """The run's document, once it has its outcome; its log is whole then."""
 
     def look():
         document = web.get(f"/v1/runs/{run}").json()
         return document if document["finished_at"] else None
 
-    document = until(look)
+    document = until(look, patience_s)
     log = web.get(f"/v1/runs/{run}/events").text.splitlines()
     events = [json.loads(line.removeprefix("data: ")) for line in log if line.startswith("data: ")]
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -76,12 +90,14 @@ def deaths(folder, run):
         return connection.execute("SELECT deaths FROM runs WHERE id = ?", (run,)).fetchone()[0]
 
 
-def assert_given_up(document, step):
+def assert_given_up(document, step, deaths=(3,), how="died"):
     assert document["status"] == "failed"
     error = document["error"]
     assert error["code"] == "step-killed-process"
     assert step in error["message"]
-    assert error["message"].startswith("StepKilledProcess: 3 processes in a row died")
+    told = re.match(rf"StepKilledProcess: (\d+) processes in a row {how} while they executed", error["message"])
+    assert told, error["message"]
+    assert int(told[1]) in deaths
 
 
 @pytest.mark.parametrize(
@@ -117,7 +133,8 @@ async def test_deaths_between_steps_are_borne_longer(tmp_path, monkeypatch, coun
     async with member(killers.app, tmp_path, "gateway") as gateway:
         run = (await gateway.submit(Submission(pipeline="waits", input=b'{"n":1}'))).record.id
         with contextlib.closing(sqlite3.connect(tmp_path / "offramp.db")) as connection, connection:
-            connection.execute("UPDATE runs SET deaths = ?, started_at = 1", (counted,))
+            died = "deaths = ?1, deaths_alone = ?1, company = 1"
+            connection.execute(f"UPDATE runs SET {died}, started_at = 1", (counted,))
         async with member(killers.app, tmp_path, "worker", poll=0.1):
             frames = await frames_of(gateway, run)
         record = await gateway.get(run)
@@ -152,14 +169,37 @@ def test_deaths_in_steps_that_finish_at_last_do_not_add_up(tmp_path):
 
 
 def test_runs_beside_one_that_kills_all_complete(tmp_path):
-    with serving(tmp_path, workers=1) as (_, web):
+    with serving(tmp_path, workers=1) as (command, web):
         beside = [submit(web, "waits", n=n) for n in range(6)]
         until(lambda: all(executed(tmp_path, f"wait {n}") for n in range(6)))
         killer = submit(web, "kills", how="exit")
         until(lambda: executed(tmp_path) == 2)  # twice beside all of them
         (tmp_path / "go").touch()
         assert [ended(web, run)["result"] for run in beside] == list(range(6))
-        assert_given_up(ended(web, killer), "crash")
+        # Twice beside all, perhaps once beside the half of them, and three times alone.
+        document = ended(web, killer)
+        command.wait_for(r"is executed again: a process died while it was under way$")
+        command.wait_for(r"is executed again: 2 processes in a row died .* executes here beside at most 2 others")
+    assert_given_up(document, "crash", {4, 5, 6})
+    assert "3 of them of no other suspect" in document["error"]["message"]
+
+
+def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(tmp_path):
+    # Each of them hangs for good: its lease runs out, its runs go to another, and it is killed.
+    with serving(tmp_path, OFFRAMP_LEASE="1.5", OFFRAMP_PROCESS_DEATHS="2") as (command, web):
+        beside = [submit(web, "waits", n=n) for n in range(3)]
+        until(lambda: all(executed(tmp_path, f"wait {n}") for n in range(3)))
+        holder = submit(web, "holds")
+        until(lambda: executed(tmp_path, "hold") >= 2)
+        (tmp_path / "go").touch()
+        assert [ended(web, run)["result"] for run in beside] == list(range(3))
+        document = ended(web, holder, 4 * WAIT_S)
+        command.wait_for("is executed again: a process fell silent for longer than its lease while it was under way")
+        command.wait_for("it hung, and is killed")
+        command.wait_for(r"killers\.py.* in hold")
+    assert_given_up(document, "hold", {2, 3, 4, 5}, "fell silent for longer than their lease")
+    assert "2 of them of no other suspect" in document["error"]["message"] or executed(tmp_path, "hold") == 2
+    assert "a call that holds the interpreter" in document["error"]["message"]
 
 
 def test_a_step_that_is_interrupted_by_stopping_processes_is_not_given_up(tmp_path):

@@ -16,12 +16,14 @@ import msgspec
 import pytest
 
 from offramp.core import events
+from offramp.core.claims import UNBOUNDED
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
 from offramp.stores.sqlite import Database
 from offramp.stores.sqlite.batch import CHUNK_BYTES_MAX
+from offramp.stores.sqlite.database import FILE_NAME
 from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.schema import MIGRATIONS
 from offramp.stores.sqlite.store import EVENT_ROWS_MAX
@@ -486,3 +488,20 @@ async def test_a_promise_reaches_the_disk_whatever_else_is_in_its_batch(tmp_path
         assert files.query("SELECT count FROM syncs") > before
     finally:
         await files.close()
+
+
+def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        for script in MIGRATIONS[:8]:
+            connection.executescript(script)
+        connection.execute("PRAGMA user_version = 8")
+        columns = "id, tenant, pipeline, status, path, priority, token, retention, record, deaths"
+        for deaths in range(4):
+            values = (f"run_{deaths}", "", "p", "queued", "deep", 0, 1, 1.0, b"", deaths)
+            connection.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    Database(tmp_path).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        rows = connection.execute(
+            "SELECT deaths, deaths_alone, deaths_silent, company FROM runs ORDER BY id"
+        ).fetchall()
+    assert rows == [(0, 0, 0, 0), (1, 0, 0, UNBOUNDED), (2, 0, 0, 1), (3, 0, 0, 1)]

@@ -80,7 +80,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     raise_limit()
     access = Access.of(settings, host)
     gateway = SupervisedGateway(
-        lambda: build(app, settings, role="gateway"),
+        lambda: build(app, settings, role="gateway", on_present=gateway.present),
         lambda retire: _supervisor(target, workers, settings, retire),
         access,
     )
@@ -104,7 +104,8 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
 
 def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
-    return Supervisor(worker_command(target, settings), workers, retire, settings.drain_timeout, for_worker(settings))
+    command, told = worker_command(target, settings), for_worker(settings)
+    return Supervisor(command, workers, retire, settings.drain_timeout, told, silence_s=settings.lease)
 
 
 def _served(target: str) -> App:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from offramp.cli.supervisor import Supervisor
 from offramp.gateway.asgi import Gateway
+from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
     from offramp.gateway.access import Access
@@ -31,15 +32,22 @@ class SupervisedGateway(Gateway):
     ) -> None:
         super().__init__(service_factory, access)
         self._supervisor = supervisor_factory(self._retire)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
         """Start the service, then the workers."""
+        self._loop = asyncio.get_running_loop()
         await super().start()
         if self.service is not None:
             metrics = self.service.metrics
             metrics.workers_wanted(self._supervisor.count)
             self._supervisor.on_start, self._supervisor.on_end = metrics.worker_started, metrics.worker_ended
         self._supervisor.start()
+
+    def present(self, ids: Collection[str]) -> None:
+        """These processes hold a lease; from any thread."""
+        if self._loop is not None:
+            call_threadsafe(self._loop, lambda: self._supervisor.present(ids))
 
     async def drain(self) -> None:
         """Drain the service and the workers within the same time; until all have left, everything can still be read."""

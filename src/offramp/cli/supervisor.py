@@ -1,6 +1,7 @@
 """Keeps a number of worker processes running: starts, restarts with backoff, stops. Knows nothing of runs.
 
 A dead worker's lease is given back at once through `retire`, so that its runs go on without waiting for it to expire.
+A worker that lost its lease and does not take another has hung, as when a step holds the interpreter: it is killed.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
 import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 STABLE_S = 60.0
 KILL_MARGIN_S = 5.0
 """What a worker gets past its own drain before it is killed."""
+ABORT_S = 1.0
+"""What a worker that hung gets to write where it is, before it is killed."""
 SUPERVISED = "OFFRAMP_SUPERVISED"
 """`NUMBER/OWNER`, told to a worker that is to stop when its stdin ends."""
 
@@ -49,6 +53,7 @@ class Supervisor:
         retire: gives back what a dead process held; returns how many runs that were.
         drain_timeout: seconds a process has to leave after SIGTERM.
         told: what each process finds on its stdin, which then stays open for as long as this process lives.
+        silence_s: seconds for which a process may be without the lease that it had; then it is killed.
     """
 
     def __init__(
@@ -58,12 +63,18 @@ class Supervisor:
         retire: Callable[[str], Awaitable[int]],
         drain_timeout: float,
         told: bytes = b"",
+        *,
+        silence_s: float = math.inf,
     ) -> None:
         self._command = command
         self._count = count
         self._retire = retire
         self._drain_timeout = drain_timeout
         self._told = told
+        self._silence_s = silence_s
+        self._owners: dict[int, str] = {}
+        self._missed: dict[str, float] = {}
+        """Of each process that was seen with a lease: since when it was seen without, infinite while it has one."""
         self._processes: dict[int, Process] = {}
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
@@ -98,14 +109,42 @@ class Supervisor:
         if self._keepers:
             await asyncio.wait(self._keepers)
 
+    def present(self, ids: Collection[str]) -> None:
+        """Told at every look which processes hold a lease: one that has had none for too long and lives has hung."""
+        now = time.monotonic()
+        for number, owner in self._owners.items():
+            process = self._processes.get(number)
+            if owner in ids:
+                self._missed[owner] = math.inf
+            elif owner in self._missed:
+                since = self._missed[owner] = min(now, self._missed[owner])
+                if process is not None and now - since >= self._silence_s:
+                    del self._missed[owner]
+                    self._end(number, process)
+
+    def _end(self, number: int, process: Process) -> None:
+        """Kill a process that hung. The abort has it write the stacks of its threads: where it is."""
+        if self._stopping.is_set():  # it is killed if it does not leave
+            return
+        log.error("worker %d (pid %d) lost its lease and takes no other: it hung, and is killed", number, process.pid)
+        _signal(process, signal.SIGABRT)
+
+        def kill() -> None:
+            if self._processes.get(number) is process:
+                _kill_group(process.pid)
+
+        asyncio.get_running_loop().call_later(ABORT_S, kill)
+
     async def _keep(self, number: int) -> None:
         failures = 0
         while not self._stopping.is_set():
             owner = f"worker-{number}-{uuid.uuid4().hex[:12]}"
             started = time.monotonic()
+            self._owners[number] = owner
             self.on_start(owner, started)
             death = await self._run(number, owner)
             self.on_end(owner)
+            self._missed.pop(owner, None)
             if self._stopping.is_set():
                 if number in self._killed:
                     await self._give_back(number, owner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import time
 from collections.abc import Coroutine
@@ -43,6 +44,7 @@ def worker(
     Takes queued runs from the engine. On SIGTERM it hands over what it is running and exits 0.
     """
     started = time.monotonic()
+    faulthandler.enable()  # a crash in C code, and an abort of what hung, write the stacks of all threads
     number, owner = supervised()
     told = received() if owner is not None else {}
     settings = load_settings(

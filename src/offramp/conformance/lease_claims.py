@@ -7,7 +7,8 @@ import asyncio
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, PIPELINE, completed
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, unsupported
-from offramp.ports.store import SUSPECT_DEATHS, Claim, Leases
+from offramp.core.claims import SUSPECT_DEATHS
+from offramp.ports.store import Claim, Leases
 
 
 @case("Q1")
@@ -170,55 +171,116 @@ async def what_is_queued_is_counted_as_far_as_asked(stage: StoreStage) -> None:
     assert await stage.leases.queued(10) == 3, "a run that was claimed waits no more"
 
 
-async def _suspected(stage: StoreStage, *priorities: int) -> list[str]:
-    """Queued runs whose processes died."""
-    owners = [f"dead {number}" for number in range(len(priorities))]
+async def _suspected(stage: StoreStage, *priorities: int, together: bool = False) -> list[str]:
+    """Queued runs whose processes died as often as makes them suspects; `together`, or each on its own."""
+    owners = ["dead" if together else f"dead {number}" for number in range(len(priorities))]
     runs = [(await stage.running(by, priority=each))[0].id for by, each in zip(owners, priorities, strict=True)]
     for death in range(SUSPECT_DEATHS):
-        for by in owners if death else ():
-            await claimed(stage.leases, by, limit=1)
-        for by in owners:
+        for by in dict.fromkeys(owners) if death else ():
+            await claimed(stage.leases, by, limit=len(runs) if together else 1)
+        for by in dict.fromkeys(owners):
             await stage.leases.retire(by)
     return runs
 
 
-async def _taken(leases: Leases, by: str) -> set[str]:
-    return {claim.record.id for claim in await claimed(leases, by)}
+async def _taken(leases: Leases, by: str, limit: int = 10) -> list[str]:
+    return [claim.record.id for claim in await claimed(leases, by, limit)]
+
+
+async def _survives(stage: StoreStage, claim: Claim) -> None:
+    log = stage.store.log(claim.lease)
+    log.survived()
+    await log.durable()
 
 
 @case("Q15", "Q16")
-async def suspected_runs_are_given_to_an_owner_one_at_a_time(stage: StoreStage) -> None:
+async def suspects_that_died_alone_are_given_to_an_owner_one_at_a_time(stage: StoreStage) -> None:
     peer = await stage.peer()
     suspected = set(await _suspected(stage, 0, 0, 0))
     mine = await claimed(stage.leases, "a")
     assert len(mine) == 1, f"an owner was given {len(mine)} runs of which each may kill it"
-    assert await _taken(stage.leases, "a") == set(), "an owner was given another run that may kill it"
+    assert await _taken(stage.leases, "a") == [], "an owner was given another run that may kill it"
     others = await _taken(peer.leases, "b")
     assert len(others) == 1, f"another owner was given {len(others)}"
-    log = stage.store.log(mine[0].lease)
-    log.survived()
-    await log.durable()
+    await _survives(stage, mine[0])
     last = await _taken(stage.leases, "a")
     assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it survived"
 
 
+@case("Q2", "Q15", "Q16")
+async def suspects_that_died_together_are_given_to_an_owner_in_halves(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    group = await _suspected(stage, *[0] * 9, together=True)
+    for company in (4, 2, 1):
+        taken = await _taken(stage.leases, "a")
+        shown = f"of {group} an owner was given {taken} where {company} may be together"
+        assert (len(taken), set(taken) <= set(group)) == (company, True), shown
+        for number in range(2):
+            beside = await _taken(peer.leases, f"{company} {number}")
+            assert 0 < len(beside) <= company or number, f"another owner was given {beside}"
+        group = taken
+        await peer.leases.retire("a")
+    found = await stage.store.get(group[0])
+    assert found is not None
+    assert (found.deaths, found.deaths_alone) == (SUSPECT_DEATHS + 3, 1)
+
+
+@case("Q2", "Q15", "Q16")
+async def another_suspect_joins_a_group_when_one_of_it_survived(stage: StoreStage) -> None:
+    await _suspected(stage, *[0] * 4, together=True)
+    group = await claimed(stage.leases, "a")
+    assert len(group) == 2
+    assert await _taken(stage.leases, "a") == [], "an owner was given more than half of those that died together"
+    await _survives(stage, group[0])
+    assert len(await _taken(stage.leases, "a")) == 1
+
+
 @case("Q15", "Q16")
-async def a_suspected_run_is_beside_no_other_whose_owner_died(stage: StoreStage) -> None:
+async def a_suspect_is_beside_no_more_runs_whose_owner_died_than_it_may(stage: StoreStage) -> None:
     peer = await stage.peer()
     [suspect] = await _suspected(stage, 0)
     shaken, _ = await stage.running("dead")
     await stage.leases.retire("dead")
-    mine = await _taken(stage.leases, "a") | await _taken(stage.leases, "a")
+    mine = await _taken(stage.leases, "a") + await _taken(stage.leases, "a")
     assert len(mine) == 1, "a run that may kill its owner is beside one that may be the one that does"
-    assert mine | await _taken(peer.leases, "b") == {suspect, shaken.id}, "not every run was taken by somebody"
+    assert {*mine, *await _taken(peer.leases, "b")} == {suspect, shaken.id}, "not every run was taken by somebody"
+
+
+@case("Q3", "Q15", "Q16")
+async def urgent_suspects_are_given_first(stage: StoreStage) -> None:
+    idle, urgent = await _suspected(stage, 0, 5)
+    assert await _taken(stage.leases, "a") == [urgent]
+    assert await _taken(stage.leases, "b") == [idle]
 
 
 @case("Q15", "Q16")
-async def others_do_not_wait_for_suspected_runs(stage: StoreStage) -> None:
+async def others_do_not_wait_for_suspects(stage: StoreStage) -> None:
     urgent, late = await _suspected(stage, 2, 0)
-    others = {(await stage.queued()).id for _ in range(3)}
+    others = [(await stage.queued()).id for _ in range(3)]
     taken = await _taken(stage.leases, "a")
-    assert taken == {urgent, *others}, f"expected one suspected run and all others, got {taken}"
+    assert set(taken) == {urgent, *others}, f"expected one suspect and all others, got {taken}"
     more = await stage.queued()
-    assert await _taken(stage.leases, "a") == {more.id}
-    assert await _taken(stage.leases, "b") == {late}
+    assert await _taken(stage.leases, "a") == [more.id]
+    assert await _taken(stage.leases, "b") == [late]
+
+
+@case("Q3", "Q15", "Q16")
+async def others_are_found_behind_many_suspects(stage: StoreStage) -> None:
+    for number in range(4):
+        await stage.running(f"once {number}")
+        await stage.leases.retire(f"once {number}")
+    [suspect] = await _suspected(stage, 9)
+    other = await stage.queued()
+    assert await _taken(stage.leases, "a", limit=2) == [suspect, other.id]
+    assert await _taken(stage.leases, "a", limit=2) == []
+
+
+@case("Q1", "Q2", "Q16")
+async def concurrent_claims_share_suspects_out(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    made = set(await _suspected(stage, *[0] * 8, together=True))
+    asked = [(stage.leases, "a"), (peer.leases, "b"), (stage.leases, "c"), (peer.leases, "d")]
+    shares = await asyncio.gather(*(_taken(leases, name, limit=2) for leases, name in asked))
+    ids = [run_id for share in shares for run_id in share]
+    assert len(ids) == len(set(ids)), f"runs were given to two owners: {sorted(id for id in ids if ids.count(id) > 1)}"
+    assert set(ids) == made, f"runs were given to nobody: {sorted(made - set(ids))}"

@@ -141,17 +141,55 @@ async def a_run_counts_the_processes_that_died_with_it(stage: StoreStage) -> Non
     assert (await stage.found(other)).deaths == 0, "a death was counted for a run of another owner"
 
 
+def _leaving(name: str) -> Owner:
+    return Owner(name, "worker", 0, ready=False, expires_at=NOW + 10, started_at=NOW, leaving=True)
+
+
 @case("Q15")
-async def who_leaves_or_is_silent_counts_as_no_death(stage: StoreStage) -> None:
+async def a_process_that_leaves_has_not_died(stage: StoreStage) -> None:
     peer = await stage.peer()
-    await stage.leases.register(Owner("a", "worker", 0, ready=False, expires_at=NOW + 10, started_at=NOW, leaving=True))
-    await stage.leases.register(owner("b"))
-    left, _ = await stage.running(by="a")
-    silenced, _ = await stage.running(by="b")
+    left = []
+    for name in ("a", "b"):
+        await stage.leases.register(_leaving(name))
+        left.append((await stage.running(by=name))[0])
     await peer.leases.retire("a")
-    assert (await stage.found(left)).deaths == 0, "who was told to stop is said to have died"
     peer.leases.expire(NOW + 11)
-    assert (await stage.found(silenced)).deaths == 0, "who may live is said to have died"
+    for run in left:
+        assert (await stage.found(run)).deaths == 0, "a process that was told to stop is said to have died"
+
+
+@case("Q2", "Q15")
+async def silence_is_a_death(stage: StoreStage) -> None:
+    """A step that holds the interpreter keeps its process from renewing, and does so in every process."""
+    peer = await stage.peer()
+    run, _ = await stage.running()
+    for name in ("a", "b"):
+        await stage.leases.register(owner(name, NOW + 10))
+        assert list(peer.leases.expire(NOW + 11)) == [name]
+        await claimed_one(stage.leases, "b")
+    await peer.leases.retire("b")
+    found = await stage.found(run)
+    assert (found.deaths, found.deaths_silent) == (3, 2), "two processes fell silent, and one died"
+
+
+@case("Q2", "Q15")
+async def silence_that_is_no_fault_of_the_runs_is_no_death(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.leases.register(owner("a", NOW + 10))
+    run, _ = await stage.running()
+    assert list(peer.leases.expire(NOW + 11, blames=False)) == ["a"]
+    assert (await claimed_one(stage.leases, "b")).record.id == run.id
+    assert (await stage.found(run)).deaths == 0, "a run is blamed for what something else may have caused"
+
+
+@case("Q15")
+async def a_run_that_died_alone_is_known_to_have(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    runs = [(await stage.running())[0] for _ in range(2)]
+    lone, _ = await stage.running(by="b")
+    await peer.leases.retire("a")
+    await peer.leases.retire("b")
+    assert [(await stage.found(run)).deaths_alone for run in (*runs, lone)] == [0, 0, 1]
 
 
 @case("Q15")
@@ -166,7 +204,8 @@ async def deaths_are_forgotten_when_a_run_survived(stage: StoreStage) -> None:
     assert (await stage.found(run)).deaths == 1, "a step, or who lost the run, made a death forgotten"
     log.survived()
     await log.durable()
-    assert (await stage.found(run)).deaths == 0
+    found = await stage.found(run)
+    assert (found.deaths, found.deaths_alone, found.company) == (0, 0, 0)
     await peer.leases.retire("b")
     assert (await claimed_one(stage.leases, "c")).record.deaths == 1, "deaths that were forgotten are counted"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from offramp.core.claims import Suspicion
 from offramp.core.failure import Failure
 from offramp.core.reference import reference_in
 from offramp.core.timestamps import rfc3339
@@ -95,7 +96,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
     as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's. `deaths`
-    is how many processes in a row died while they executed the run, in steps that did not finish in between.
+    is how many processes in a row died while they executed the run, in steps that did not finish in between; what else
+    is known of them follows it, see `Suspicion`.
     """
 
     id: str
@@ -125,6 +127,14 @@ class RunRecord(msgspec.Struct, kw_only=True):
     webhook: Webhook | None = None
     mount: str = ""
     deaths: int = 0
+    deaths_alone: int = 0
+    deaths_silent: int = 0
+    company: int = 0
+
+    @property
+    def suspicion(self) -> Suspicion:
+        """What is known of the processes that died with it."""
+        return Suspicion(self.deaths, self.deaths_alone, self.deaths_silent, self.company)
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from offramp.ports.store import SUSPECT_DEATHS
+from offramp.core.claims import SUSPECT_DEATHS
 
 
 class Quarantine:

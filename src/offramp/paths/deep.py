@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.claims import SUSPECT_DEATHS
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, as_seen
@@ -15,7 +16,7 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, ObjectLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
-from offramp.paths.live import LiveRuns, cancelled, expired, killed
+from offramp.paths.live import LiveRuns, cancelled, expired, how_processes_ended, killed
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, RunLog, Store
@@ -88,8 +89,8 @@ class DeepPath(RunHost):
                 ending = ended_by(struck_by(struck), record.deadline_at)
             if process.clock.monotonic() >= held_until:
                 await runlog.durable()  # `confirm` does not know of a run that is still on its way in
-            deaths_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
-            if record.deaths >= deaths_max:
+            alone_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
+            if record.deaths_alone >= alone_max:
                 self._conclude(claim, runlog, ending or self._given_up(record, runlog, history), began_ns)
                 self._live.made_room()
                 return
@@ -106,6 +107,8 @@ class DeepPath(RunHost):
             body = events.RunResumed(process.id, replayed)
             runlog.append(None, events.draft(body, rfc3339(now)))
             log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
+            if record.deaths:
+                log.warning("%s is executed again: %s", record.id, _why_again(record), extra=about(record))
         self._live.start(record, runlog, history, self._traced(claim, history, began_ns), ending)
 
     @staticmethod
@@ -202,6 +205,16 @@ class DeepPath(RunHost):
     def lost(self, lease: Lease) -> None:
         """Stop the execution whose lease is gone."""
         self._live.lost(lease)
+
+
+def _why_again(record: RunRecord) -> str:
+    """For an operator: what became of the processes that executed the run, and what it is executed beside now."""
+    ended = how_processes_ended(record)
+    if record.deaths < SUSPECT_DEATHS:
+        return f"{ended} while it was under way"
+    beside = record.company - 1
+    others = f"at most {beside} others of which that is true" if beside else "no other of which that is true"
+    return f"{ended} while it was under way; it may be what they died of, and executes here beside {others}"
 
 
 def _replayed(history: History) -> int:

@@ -35,7 +35,7 @@ from offramp.execution.loops import RunLoop
 from offramp.execution.quarantine import Quarantine
 from offramp.execution.scope import Scope
 from offramp.paths.deep import DeepPath, steps_of
-from offramp.paths.live import LiveRuns
+from offramp.paths.live import UNTOLD, LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe
@@ -169,7 +169,7 @@ class DurablePath(DeepPath, BodyHost):
         self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: Part | None
     ) -> NoReturn:
         """End a run whose step takes down its processes."""
-        died = msgspec.structs.replace(record, deaths=deaths)
+        died = msgspec.structs.replace(record, deaths=deaths, deaths_alone=deaths, deaths_silent=UNTOLD)
         outcome = self._given_up(died, self._process.store.log(lease), History(interrupted={step.key: step}))
         whole = Lease(lease.run_id, lease.owner, lease.token)
         await self.conclude(Claim(record, whole, fresh=False), outcome, part)

@@ -284,13 +284,36 @@ def expired(record: RunRecord) -> Outcome:
     return ended_by("expired", record.deadline_at)
 
 
+UNTOLD = -1
+"""For `deaths_silent` where silence looks like death."""
+
+
+def how_processes_ended(record: RunRecord) -> str:
+    """What became of the processes that executed a run, one after the other."""
+    deaths, silent = record.deaths, record.deaths_silent
+    count = "a process" if deaths == 1 else f"{deaths} processes in a row"
+    if silent == UNTOLD:
+        return f"{count} died, or fell silent,"
+    if not silent:
+        return f"{count} died"
+    if silent == deaths:
+        return f"{count} fell silent for longer than {'its' if deaths == 1 else 'their'} lease"
+    return f"{count} died, or fell silent for longer than their lease ({silent} of them),"
+
+
 def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
     """The outcome of a run whose processes died, one after the other, in these steps."""
     names = ", ".join(sorted({step.name for step in in_flight})) or "no step that is recorded"
+    causes = []
+    if record.deaths_silent < record.deaths:
+        causes.append("a crash in C code, os._exit, or memory")
+    if record.deaths_silent:
+        causes.append("a call that holds the interpreter, as a regular expression does that backtracks")
+    beside = "" if record.deaths_alone == record.deaths else f", {record.deaths_alone} of them of no other suspect"
     text = (
-        f"{record.deaths} processes in a row died while they executed this run, the last one in: {names}. It is not "
-        "tried again. Look for a crash in C code, os._exit, or memory; with lane='process' a step takes down no more "
-        "than a process of its own"
+        f"{how_processes_ended(record)} while they executed this run{beside}, the last one in: {names}. It is not "
+        f"tried again. Look for {', or for '.join(causes)}; with lane='process' a step takes down no more than a "
+        "process of its own"
     )
     step, attempt = (in_flight[0].name, in_flight[0].attempts) if len(in_flight) == 1 else (None, None)
     return Outcome("failed", error=failure_of(StepKilledProcess(text), step, attempt))

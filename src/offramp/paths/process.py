@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class Process:
     """`id` names the process in leases and `run.resumed`; `control` is a loop that no user code runs on.
 
-    `tracing` is None where it is off.
+    `tracing` is None where it is off; `on_present` is told the ids of the processes that hold a lease, whenever that
+    was looked up.
     """
 
     id: str
@@ -43,3 +44,4 @@ class Process:
     feed: Feed
     metrics: Metrics
     tracing: Tracing | None = None
+    on_present: Callable[[Collection[str]], object] = lambda _ids: None

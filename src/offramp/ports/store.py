@@ -100,9 +100,6 @@ SIGNALS_MAX = 1_000
 SIGNALS_BYTES_MAX = 8 << 20
 """Of the values of all signals that one run is sent."""
 
-SUSPECT_DEATHS = 2
-"""Deaths in a row from which on a run is executed beside no other that has any: one of them kills, the others not."""
-
 ENTRUSTED_GRACE_S = 10.0 + CLEANUP_S_MAX
 """What an engine gets past a run's deadline to end the run itself, which may clean up."""
 
@@ -319,10 +316,11 @@ class Leases(Protocol):
        process may write with that lease, and what they write becomes one log (S4).
     Q14 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
        as is whatever is written of it after its entry.
-    Q15 A run counts a death when its owner is retired that did not say that it leaves; an owner that is expired may
-       live. `survived` sets the count back to 0, in turn with the run's other writes.
-    Q16 `claim` gives a run with `SUSPECT_DEATHS` or more to an owner that holds no run with any, and gives that owner
-       no other with any while it holds it. Runs without deaths wait for neither.
+    Q15 A run counts a death when its owner is retired or expired that did not say that it leaves, unless `expire` is
+       told to blame no run. `survived` sets the count back to 0, in turn with the run's other writes.
+    Q16 `claim` gives what `core.claims.choose` chooses of the queue: of the runs with deaths an owner holds at no time
+       more than the `company` that any of them may have, for suspects half of those that they died with
+       (`core.claims.after_death`). Runs without deaths wait for none of them.
     Q17 `unheard` names the entrusted runs that were sent more signals and wishes to cancel than `heard` was told of.
     """
 
@@ -332,8 +330,13 @@ class Leases(Protocol):
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Blocking, for the lease thread: whether the owner is known still; its runs to be cancelled (Q4, Q6)."""
 
-    def expire(self, now: float) -> Sequence[str]:
-        """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2)."""
+    def expire(self, now: float, *, blames: bool = True) -> Sequence[str]:
+        """Blocking, for the lease thread: retire every owner whose lease ran out; returns their ids (Q2).
+
+        Args:
+            now: epoch seconds.
+            blames: whether its runs count the silence as a death; not where something else may have caused it (Q15).
+        """
 
     async def retire(self, owner: str) -> int:
         """Forget an owner that has ended and queue what it held; returns how many runs that was (Q2, Q15)."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from offramp.core.claims import Head, after_death, choose
 from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
@@ -32,7 +33,6 @@ from offramp.ports.store import (
     require_open,
     require_same,
 )
-from offramp.stores.memory_claims import due
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
 from offramp.stores.memory_tallies import MemoryTallies
@@ -255,26 +255,30 @@ class MemoryStore(MemoryTallies):
             mine = [run.record for run in self._runs.values() if run.owner == owner]
             return known is not None, [record.id for record in mine if record.cancel_requested]
 
-    def expire(self, now: float) -> Sequence[str]:
+    def expire(self, now: float, *, blames: bool = True) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self.lock:
             late = [owner.id for owner in self._owners.values() if owner.expires_at < now]
             for owner_id in late:
-                self._forget(owner_id, died=False)
+                self._forget(owner_id, died=blames and not self._leaves(owner_id), silent=True)
             return late
 
-    def _forget(self, owner: str, *, died: bool) -> int:
+    def _leaves(self, owner: str) -> bool:
+        return owner in self._owners and self._owners[owner].leaving
+
+    def _forget(self, owner: str, *, died: bool, silent: bool = False) -> int:
         self._owners.pop(owner, None)
         held = [run for run in self._runs.values() if run.owner == owner]
-        for run in held:
+        known = [run.record.suspicion for run in held]
+        for run, suspicion in zip(held, after_death(known, silent=silent) if died else known, strict=True):
             run.queue()
-            run.record.deaths += died
+            run.suspect(suspicion)
         return len(held)
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
         with self.lock:
-            return self._forget(owner, died=not getattr(self._owners.get(owner), "leaving", False))
+            return self._forget(owner, died=not self._leaves(owner))
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -289,7 +293,8 @@ class MemoryStore(MemoryTallies):
                     run.queue()
             runs = list(self._runs.values())
             queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
-            ids = due(queued, [run.record for run in runs if run.owner == owner], limit)
+            heads = [Head(record.id, record.priority, record.suspicion) for record in queued]
+            ids = choose(heads, [run.record.suspicion for run in runs if run.owner == owner], limit)
             return [self._runs[run_id].take(owner, now) for run_id in ids]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from offramp.core.claims import NO_SUSPICION, Suspicion
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
@@ -49,6 +50,13 @@ class MemoryRun:
         """Leave it to whoever takes it next."""
         self.owner = self.parked_until = None
         self.record = msgspec.structs.replace(self.record, status="queued")
+
+    def suspect(self, suspicion: Suspicion) -> None:
+        """Note what is known of the processes that died with it."""
+        deaths, alone, silent, company = suspicion
+        self.record = msgspec.structs.replace(
+            self.record, deaths=deaths, deaths_alone=alone, deaths_silent=silent, company=company
+        )
 
     def take(self, owner: str, now: float) -> Claim:
         """Give it to an owner."""
@@ -98,7 +106,7 @@ class MemoryRunLog:
 
     def survived(self) -> None:
         """Forget the run's deaths."""
-        self._store.change(self.lease, lambda run: setattr(run.record, "deaths", 0))
+        self._store.change(self.lease, lambda run: run.suspect(NO_SUSPICION))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """The outcome and the terminal event."""

@@ -6,7 +6,8 @@ import math
 
 import msgspec
 
-from offramp.ports.store import SUSPECT_DEATHS, Claim, Parked, require_open
+from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED
+from offramp.ports.store import Claim, Parked, require_open
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 
@@ -55,17 +56,17 @@ class SameToken(MemoryStore):
 class EarlyExpiry(MemoryStore):
     """An owner loses its runs while its lease runs."""
 
-    def expire(self, now):
-        return super().expire(now + 2)
+    def expire(self, now, *, blames=True):
+        return super().expire(now + 2, blames=blames)
 
 
 @breaks("Q2")
 class BarrenExpiry(MemoryStore):
     """What an expired owner held is nobody's, and free for nobody."""
 
-    def expire(self, now):
+    def expire(self, now, *, blames=True):
         held = {run.record.id for run in self._runs.values() if run.owner is not None}
-        due = super().expire(now)
+        due = super().expire(now, blames=blames)
         for run_id in held if due else ():
             run = self._runs[run_id]
             if run.owner is None:
@@ -77,9 +78,9 @@ class BarrenExpiry(MemoryStore):
 class StingyRetirement(MemoryStore):
     """Of what a retired owner held, one run is free."""
 
-    def _forget(self, owner, *, died):
+    def _forget(self, owner, **how):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._forget(owner, died=died)
+        count = super()._forget(owner, **how)
         for run in held[1:]:
             run.record = replace(run.record, status="running")
         return count
@@ -89,8 +90,8 @@ class StingyRetirement(MemoryStore):
 class GreedyRetirement(MemoryStore):
     """A retirement frees the runs of others."""
 
-    def _forget(self, owner, *, died):
-        count = super()._forget(owner, died=died)
+    def _forget(self, owner, **how):
+        count = super()._forget(owner, **how)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
                 run.queue()
@@ -531,27 +532,62 @@ class CountsOn(MemoryStore):
 class ImmortalProcesses(MemoryStore):
     """Nobody counts deaths."""
 
-    def _forget(self, owner, *, died):
+    def _forget(self, owner, *, died, silent=False):
         return super()._forget(owner, died=False)
 
 
 @breaks("Q15")
 class DeadlyGoodbye(MemoryStore):
-    """Who leaves is said to have died."""
+    """A process that leaves is said to have died when it is retired."""
 
     async def retire(self, owner):
         return self._forget(owner, died=True)
 
 
 @breaks("Q15")
-class DeadlySilence(MemoryStore):
-    """Who is silent is said to have died."""
+class DeadlySlowGoodbye(MemoryStore):
+    """A process that leaves is said to have died when its lease runs out."""
 
-    def expire(self, now):
-        due = [owner.id for owner in self._owners.values() if owner.expires_at < now]
-        for owner in due:
-            self._forget(owner, died=True)
-        return due
+    def expire(self, now, *, blames=True):
+        for owner in self._owners.values():
+            self._owners[owner.id] = replace(owner, leaving=False)
+        return super().expire(now, blames=blames)
+
+
+@breaks("Q15")
+class HarmlessSilence(MemoryStore):
+    """A step that holds the interpreter is executed for ever."""
+
+    def expire(self, now, *, blames=True):
+        return super().expire(now, blames=False)
+
+
+@breaks("Q15")
+class BlamesAll(MemoryStore):
+    """A run counts deaths for which something else is to blame."""
+
+    def expire(self, now, *, blames=True):
+        return super().expire(now)
+
+
+@breaks("Q15")
+class SilenceIsForgotten(MemoryStore):
+    """Nobody can tell silence from other deaths."""
+
+    def _forget(self, owner, *, died, silent=False):
+        return super()._forget(owner, died=died)
+
+
+@breaks("Q15")
+class AlwaysAlone(MemoryStore):
+    """Runs that died together are said to have died alone."""
+
+    def _forget(self, owner, **how):
+        held = [run for run in self._runs.values() if run.owner == owner]
+        count = super()._forget(owner, **how)
+        for run in held:
+            run.record = replace(run.record, deaths_alone=run.record.deaths)
+        return count
 
 
 @breaks("Q15")
@@ -574,16 +610,43 @@ class AnythingWillDo(MemoryStore):
             self._runs[lease.run_id].record.deaths = 0
 
 
+class _Company(MemoryStore):
+    """Changes among how many a run with deaths is executed next."""
+
+    def company(self, record):
+        raise NotImplementedError
+
+    def _forget(self, owner, **how):
+        held = [run for run in self._runs.values() if run.owner == owner]
+        count = super()._forget(owner, **how)
+        for run in held:
+            if run.record.deaths >= SUSPECT_DEATHS:
+                run.record = replace(run.record, company=self.company(run.record))
+        return count
+
+
 @breaks("Q16")
-class SuspectsTogether(MemoryStore):
+class SuspectsTogether(_Company):
     """Those that kill are executed beside those that are killed."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        claims = list(await super().claim(owner, limit, pipelines, now))
-        for run in list(self._runs.values()):
-            if run.record.status == "queued" and run.record.deaths >= SUSPECT_DEATHS and len(claims) < limit:
-                claims.append(run.take(owner, now))
-        return claims
+    def company(self, record):
+        return UNBOUNDED
+
+
+@breaks("Q16")
+class NeverHalved(_Company):
+    """Those that died together are executed together again."""
+
+    def company(self, record):
+        return record.company * 2
+
+
+@breaks("Q16")
+class OneByOne(_Company):
+    """Suspects are executed one at a time, however many there are."""
+
+    def company(self, record):
+        return 1
 
 
 @breaks("Q16")
@@ -595,6 +658,16 @@ class SuspectsFirst(MemoryStore):
         if any(run.record.deaths >= SUSPECT_DEATHS for run in held):
             return []
         return await super().claim(owner, limit, pipelines, now)
+
+
+@breaks("Q16")
+class SuspectsOnly(MemoryStore):
+    """Runs without deaths are not seen behind those that have any."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = await super().claim(owner, limit, pipelines, now)
+        queued = [run for run in self._runs.values() if run.record.status == "queued"]
+        return claims[:1] if len(claims) == limit == 2 and any(run.record.deaths for run in queued) else claims
 
 
 @breaks("Q16")
@@ -610,3 +683,21 @@ class NotAlone(MemoryStore):
         for run in once:
             run.record.deaths = 1
         return claims
+
+
+@breaks("Q16")
+class UrgencyForgotten(MemoryStore):
+    """Of suspects the oldest is given first, however urgent others are."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        suspected = [run for run in self._runs.values() if run.record.deaths >= SUSPECT_DEATHS]
+        kept = {run.record.id: run.record.priority for run in suspected}
+        for run in suspected:
+            run.record = replace(run.record, priority=0)
+        claims = await super().claim(owner, limit, pipelines, now)
+        for run in suspected:
+            run.record = replace(run.record, priority=kept[run.record.id])
+        return [
+            claim._replace(record=replace(claim.record, priority=kept.get(claim.record.id, claim.record.priority)))
+            for claim in claims
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -94,6 +95,18 @@ async def kills(tag: str) -> str:
     except Exception:  # noqa: BLE001 - what ends a run is not for its body to decide
         return "went on"
     return await free(f"{tag}-last")
+
+
+@app.step
+def frozen(name: str) -> None:
+    """Holds the interpreter, with which no thread of its process moves, until the process is killed."""
+    note(name)
+    ctypes.PyDLL(None).sleep(600)
+
+
+@app.pipeline(sla="deep")
+async def freezes(tag: str) -> None:
+    await frozen(tag)
 
 
 async def body(tag: str) -> list[str]:

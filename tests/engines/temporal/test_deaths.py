@@ -9,11 +9,12 @@ import time
 from collections import Counter
 
 import httpx
+import psutil
 import pytest
 
 from offramp.execution.quarantine import Quarantine
 from tests import temporal
-from tests.engines.temporal.test_kills import Place, events, outcome, submit
+from tests.engines.temporal.test_kills import GUARD_S, Place, events, outcome, submit
 
 DEATHS = 3
 """The setting here; the first death may go uncounted, as the step's start need not be on disk by then."""
@@ -49,6 +50,32 @@ def test_a_step_that_kills_its_workers_ends_its_run_and_no_other(place):
     assert DEATHS <= counted["k"] <= DEATHS + 1
     assert counted["by-first"] == counted["by-last"] == 1
     assert "k-last" not in counted
+
+
+def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(place):
+    with place.gateway(workers=2) as gateway, hung_ones_killed(gateway):
+        bystander = submit(gateway, "deep", "by")
+        place.reached("by-held")
+        run = submit(gateway, "freezes", "f")
+        place.reached("f", 2)
+        place.let_go("by-held")
+        gateway.wait_for("it hung, and is killed")
+        document = outcome(gateway, run, patience_s=2 * GUARD_S)
+        assert outcome(gateway, bystander)["result"] == ["by-first", "by-held", "by-last"]
+    assert (document["status"], document["error"]["code"]) == ("failed", "step-killed-process")
+    assert document["error"]["step"] == "frozen"
+    assert "fell silent" in document["error"]["message"]
+    assert DEATHS <= Counter(step for step, _ in place.executed())["f"] <= DEATHS + 1
+
+
+@contextlib.contextmanager
+def hung_ones_killed(gateway):
+    """One that hangs does not hear that its gateway is gone."""
+    try:
+        yield
+    finally:
+        for worker in psutil.Process(gateway.process.pid).children():
+            worker.kill()
 
 
 def outcome_is_known(gateway, run, worker):

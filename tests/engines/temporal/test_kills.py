@@ -43,8 +43,8 @@ class Place:
             yield process
 
     @contextlib.contextmanager
-    def gateway(self):
-        options = ["--port", "0", "--workers", "0", *self._options()]
+    def gateway(self, workers=0):
+        options = ["--port", "0", "--workers", str(workers), *self._options()]
         with running("serve", str(self.app), *options, cwd=self.home, env=self._env) as process:
             process.url = process.wait_for(r"at (http://127.0.0.1:\d+),")[1]
             _until(lambda: httpx.get(f"{process.url}/readyz").status_code == 200)
@@ -69,8 +69,8 @@ class Place:
         (self.home / f"go-{name}").touch()
 
 
-def _until(condition):
-    ends = time.monotonic() + GUARD_S
+def _until(condition, patience_s=GUARD_S):
+    ends = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < ends, "what has to happen did not happen"
         time.sleep(0.02)
@@ -82,8 +82,9 @@ def submit(gateway, pipeline, tag, **headers):
     return answer.json()["id"]
 
 
-def outcome(gateway, run_id):
-    _until(lambda: httpx.get(f"{gateway.url}/v1/runs/{run_id}").json()["status"] not in {"queued", "running"})
+def outcome(gateway, run_id, patience_s=GUARD_S):
+    url = f"{gateway.url}/v1/runs/{run_id}"
+    _until(lambda: httpx.get(url).json()["status"] not in {"queued", "running"}, patience_s)
     return httpx.get(f"{gateway.url}/v1/runs/{run_id}").json()
 
 

@@ -260,7 +260,8 @@ class EmbeddedEngine:
             for claim in claims:
                 await self._execute(claim, held_until)
             if free > len(claims) and len(claims) < CLAIM_MAX:
-                self._more_wait = False  # whatever is queued from here on is announced
+                # Whatever is queued from here on is announced; but suspects may wait for the end of those just taken.
+                self._more_wait = any(claim.record.deaths for claim in claims)
                 await self._wait_for_work()
             elif free <= 0:
                 await self._wait_for_work()

@@ -54,6 +54,7 @@ class LeaseKeeper:
         self._until = -math.inf
         self._wall_ahead = clock.time() - clock.monotonic()
         self._judges_from = -math.inf
+        self._blames_from = -math.inf
         self._gave_way = False
         self._thread = threading.Thread(target=self._run, name="offramp-leases", daemon=True)
 
@@ -86,9 +87,11 @@ class LeaseKeeper:
                 judges = self._judges(now, began)
                 held, cancels = self._leases.renew(self._owner, now + self._lease_s)
                 self._until = began + self._lease_s
-                expired = self._leases.expire(now) if judges else ()
+                blames = self._blames(began)
+                expired = self._leases.expire(now, blames=blames) if judges else ()
                 self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
             except StoreError as error:
+                self._note_trouble()
                 log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 
     def _judges(self, now: float, began: float) -> bool:
@@ -104,6 +107,18 @@ class LeaseKeeper:
         judges = began >= self._judges_from
         self._gave_way = self._gave_way and not judges
         return judges
+
+    def _blames(self, began: float) -> bool:
+        """Whether the runs of silent processes count that as a death: not where the store may have kept these waiting.
+
+        Theirs wait for what this one's do: not unless these have gone well for as long as a lease runs.
+        """
+        if self._clock.monotonic() - began > self._lease_s / RENEWALS_PER_LEASE:
+            self._note_trouble()
+        return began >= self._blames_from
+
+    def _note_trouble(self) -> None:
+        self._blames_from = self._clock.monotonic() + self._lease_s
 
     def close(self) -> None:
         """End the thread."""

@@ -13,7 +13,7 @@
 
 local OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
 local EVENT_BYTES_MAX, full = tonumber(ARGV[6]), {}
-local UNPARKED_MAX = 1000
+local UNPARKED_MAX, HEADS_MAX = 1000, 500
 
 -- Turns at steps of entrusted runs.
 
@@ -67,32 +67,26 @@ local function claimed(run, fresh)
   return {run.id, run.token, fresh and 1 or 0, events_of(run), entries_of(run)}
 end
 
--- The runs that an owner may take now, those that are suspected of a death one at a time (Q16).
+-- The heads of the queues, of which a claim is chosen (Q3, Q16).
 
-local function worst_held(owner)
-  local worst = 0
-  for _, id in ipairs(call('SMEMBERS', P .. 'x:' .. owner)) do
-    local run = load(id)
-    if run then worst = math.max(worst, run.deaths or 0) end
-  end
-  return worst
-end
-
-local function first_of(key, limit, deaths_max, found)
-  local at, taken = 0, 0
-  while taken < limit do
+-- The first runs of a queue, so many of them without deaths; how many have any.
+local function first_of(key, limit, found)
+  local at, untouched, died = 0, 0, 0
+  while untouched < limit do
     local part = call('ZRANGE', key, at, at + limit - 1, 'WITHSCORES')
     for place = 1, #part, 2 do
       local run = load(part[place])
+      local has_died = run and (run.deaths or 0) > 0
       if not run then call('ZREM', key, part[place]) end
-      if taken < limit and run and (run.deaths or 0) <= deaths_max then
+      if has_died then died = died + 1 elseif run then untouched = untouched + 1 end
+      if run and (has_died and died or untouched) <= (has_died and HEADS_MAX or limit) then
         found[#found + 1] = {run = run, rank = tonumber(part[place + 1])}
-        taken = taken + 1
       end
     end
-    if #part < 2 * limit then return end
+    if #part < 2 * limit then return died end
     at = at + limit
   end
+  return died
 end
 
 local function by_rank(a, b)
@@ -100,26 +94,39 @@ local function by_rank(a, b)
   return a.run.id < b.run.id
 end
 
-local function cut(found, limit)
-  table.sort(found, by_rank)
-  for place = #found, limit + 1, -1 do found[place] = nil end
-  return found
+-- All heads, and whether any has died.
+local function heads_of(limit, pipelines)
+  local found, died = {}, 0
+  for _, pipeline in ipairs(pipelines) do
+    died = died + first_of(P .. 'q:' .. pipeline, limit, found)
+    for _, id in ipairs(call('ZRANGE', P .. 'qs:' .. pipeline, 0, HEADS_MAX - 1)) do
+      local run = load(id)
+      if run then
+        died = died + 1
+        found[#found + 1] = {run = run, rank = -run.priority}
+      else
+        call('ZREM', P .. 'qs:' .. pipeline, id)
+      end
+    end
+  end
+  return found, died > 0
 end
 
-local function due_runs(owner, limit, pipelines)
-  local worst, found, shaken = worst_held(owner), {}, false
-  for _, pipeline in ipairs(pipelines) do
-    first_of(P .. 'q:' .. pipeline, limit, worst >= SUSPECT and 0 or SUSPECT - 1, found)
+local function suspicion_of(run)
+  return run.deaths or 0, run.deaths_alone or 0, run.deaths_silent or 0, run.company or 0
+end
+
+-- The heads and what the owner holds, for whoever has to choose.
+local function to_choose(owner, found)
+  local heads, held = {}, {}
+  for place, head in ipairs(found) do
+    heads[place] = {head.run.id, head.run.priority, head.run.token, suspicion_of(head.run)}
   end
-  cut(found, limit)
-  for _, each in ipairs(found) do shaken = shaken or (each.run.deaths or 0) > 0 end
-  if worst == 0 and not shaken then
-    local suspected = {}
-    for _, pipeline in ipairs(pipelines) do first_of(P .. 'qs:' .. pipeline, 1, math.huge, suspected) end
-    found[#found + 1] = cut(suspected, 1)[1]
-    cut(found, limit)
+  for _, id in ipairs(call('SMEMBERS', P .. 'x:' .. owner)) do
+    local run = load(id)
+    if run then held[#held + 1] = {suspicion_of(run)} end
   end
-  return found
+  return heads, held
 end
 
 -- The operations, by name; each validates before it changes anything.
@@ -221,6 +228,7 @@ function operations.survived(id, owner, token)
   if run and (run.deaths or 0) > 0 then
     detach(run)
     set(run, 'deaths', 0)
+    for _, name in ipairs({'deaths_alone', 'deaths_silent', 'company'}) do set(run, name, nil) end
     attach(run)
   end
   return {OK}
@@ -234,15 +242,29 @@ function operations.adopt(id, owner, token, demotion)
   return {OK}
 end
 
-function operations.claim(owner, limit, pipelines, now)
+-- A claim: `chosen` is false, or by {how many runs with deaths the owner had, run, its token, …} what was chosen of the
+-- heads that the answer to another claim had, which is taken as far as it is still as it was.
+function operations.claim(owner, limit, pipelines, now, chosen)
   for _, id in ipairs(call('ZRANGE', P .. 'parked', '-inf', text(now), 'BYSCORE', 'LIMIT', 0, UNPARKED_MAX)) do
     local run = load(id)
     if run then enqueue(run) else call('ZREM', P .. 'parked', id) end
   end
-  local claims = {}
-  for _, each in ipairs(due_runs(owner, limit, pipelines)) do
-    claims[#claims + 1] = claimed(each.run, take(each.run, owner, now))
+  local claims, is_stale = {}, false
+  local count = call('SCARD', P .. 'x:' .. owner)
+  local function give(run) claims[#claims + 1] = claimed(run, take(run, owner, now)) end
+  if chosen and count <= chosen[1] then
+    for place = 2, #chosen, 2 do
+      local run = load(chosen[place])
+      local is_same = run and run.status == 'queued' and run.token == chosen[place + 1]
+      if is_same then give(run) else is_stale = true end
+    end
+    if not is_stale then return {OK, 'claims', claims} end
   end
+  local found, has_died = heads_of(limit, pipelines)
+  if count > 0 or has_died then return {OK, 'claims', claims, to_choose(owner, found)} end
+  -- As every head is like every other, the first ones are chosen: nobody has to be asked.
+  table.sort(found, by_rank)
+  for place = 1, math.min(limit, #found) do give(found[place].run) end
   return {OK, 'claims', claims}
 end
 
@@ -345,9 +367,7 @@ function operations.register(owner, encoded, expires_at)
 end
 
 function operations.retire(owner)
-  local known = call('HGET', P .. 'owners', owner)
-  local leaves = known and cmsgpack.unpack(known)[6]
-  return {OK, forget(owner, leaves and 0 or 1)}
+  return {OK, forget(owner, true, false)}
 end
 
 -- Webhooks: at most `room.total`, and of a host no more than there is room for; the most urgent first.

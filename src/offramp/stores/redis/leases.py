@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from redis.exceptions import RedisError
 
+from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED, Head, Suspicion, choose
 from offramp.core.run import RunRecord
+from offramp.errors import StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.store import (
     ENGINE,
@@ -41,10 +43,20 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 CLAIM_MAX = 100
 """Runs that one claim takes: their records come in one answer."""
+CHOICES_MAX = 10
+"""Times that one claim chooses, should other processes always be quicker."""
 LEASE_TIMEOUT_S = 3.0
 """How long the answer to a renewal may take before its connection is given up."""
 
 _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
+
+
+class _Taken(NamedTuple):
+    """What an operation took, and the heads of which more may be chosen, with what the owner holds."""
+
+    claims: list[Claim]
+    heads: list[tuple[Head, int]]
+    held: list[Suspicion]
 
 
 class RedisLeases:
@@ -73,13 +85,13 @@ class RedisLeases:
         self._writer.put(Operation(told, commit, read, lease=lease, durable=durable, gives_up=gives_up))
         return await commit
 
-    async def _take(self, told: bytes, owner: str, *, durable: bool) -> list[Claim]:
-        commit: Commit[list[Claim]] = Commit()
+    async def _take(self, told: bytes, owner: str, *, durable: bool) -> _Taken:
+        commit: Commit[_Taken] = Commit()
         self._writer.put(
             Operation(
                 told,
                 commit,
-                lambda answer, records: _claims(answer, records, owner),
+                lambda answer, records: _Taken(_claims(answer, records, owner), *_to_choose(answer)),
                 durable=durable,
                 claimed_by=owner,
                 undo=lambda answer: _given_back(answer, owner),
@@ -101,11 +113,11 @@ class RedisLeases:
                 raise problem(self._reader.address, error) from error
             return bool(known), [run_id.decode() for run_id in cancels]
 
-    def expire(self, now: float) -> Sequence[str]:
+    def expire(self, now: float, *, blames: bool = True) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self._own_lock:
             try:
-                late = EXPIRE(self._own, [self._tag], self._tag, repr(now))
+                late = EXPIRE(self._own, [self._tag], self._tag, repr(now), int(blames))
             except RedisError as error:
                 raise problem(self._reader.address, error) from error
             return [owner.decode() for owner in late]
@@ -124,18 +136,38 @@ class RedisLeases:
         return found
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs, and not more than `CLAIM_MAX`."""
-        told = wire("claim", owner, min(limit, CLAIM_MAX), list(pipelines), now)
-        return await self._take(told, owner, durable=False)
+        """Take up to `limit` queued runs, and not more than `CLAIM_MAX`.
+
+        The script takes the first ones where no run has deaths. Else it shows the heads, and takes what is chosen, of
+        which another process may have been quicker: then it shows what is left.
+        """
+        limit = min(limit, CLAIM_MAX)
+        claims: list[Claim] = []
+        chosen: list[Any] | bool = False
+        for _ in range(CHOICES_MAX):
+            told = wire("claim", owner, limit - len(claims), list(pipelines), now, chosen)
+            try:
+                taken, heads, held = await self._take(told, owner, durable=False)
+            except StoreError:
+                if not claims:
+                    raise
+                break  # what was taken before is this process's to execute
+            claims += taken
+            ids = choose([head for head, _ in heads], held, limit - len(claims))
+            if not ids:
+                break
+            tokens = {head.id: token for head, token in heads}
+            chosen = [len(held), *(part for run_id in ids for part in (run_id, tokens[run_id]))]
+        return claims
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
-        claims = await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)
+        claims = (await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)).claims
         return claims[0] if claims else None
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
-        claims = await self._take(wire("entrust", run_id, now), ENGINE, durable=True)
+        claims = (await self._take(wire("entrust", run_id, now), ENGINE, durable=True)).claims
         return claims[0] if claims else None
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
@@ -220,6 +252,23 @@ def _claims(answer: Any, records: Records, owner: str) -> list[Claim]:
         for run_id, token, fresh, *_ in answer[2]
         if (record := records.get(run_id)) is not None
     ]
+
+
+def _to_choose(answer: Any) -> tuple[list[tuple[Head, int]], list[Suspicion]]:
+    """The heads of the queue with their tokens, and the runs with deaths that the owner has; none if it needs none."""
+    if len(answer) <= 3:
+        return [], []
+    heads = [
+        (Head(run_id.decode(), priority, _suspicion(*known)), token) for run_id, priority, token, *known in answer[3]
+    ]
+    return heads, [_suspicion(*known) for known in answer[4]]
+
+
+def _suspicion(deaths: int, alone: int, silent: int, company: int) -> Suspicion:
+    """One without company is of a version that did not know of it, and executed suspects alone."""
+    if deaths and not company:
+        company = 1 if deaths >= SUSPECT_DEATHS else UNBOUNDED
+    return Suspicion(deaths, alone, silent, company)
 
 
 def _given_back(answer: Any, owner: str) -> list[Operation]:

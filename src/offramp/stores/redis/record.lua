@@ -1,7 +1,8 @@
 -- How a run is shown: its fields as a flat array, see rows.py for their names; empty if there is none.
 
 local SHOWN = {'status', 'path', 'started', 'finished', 'cancel', 'purged', 'record', 'input', 'webhook', 'demotion',
-  'error', 'result', 'large', 'deaths', 'tenant', 'session', 'pipeline', 'deadline', 'retention', 'priority'}
+  'error', 'result', 'large', 'deaths', 'tenant', 'session', 'pipeline', 'deadline', 'retention', 'priority',
+  'deaths_alone', 'deaths_silent', 'company'}
 
 local function read_record(id, without_large)
   local got = redis.call('HMGET', ARGV[1] .. 'r:' .. id, unpack(SHOWN))

@@ -20,7 +20,8 @@ ENCODE = msgspec.msgpack.Encoder().encode
 
 SHOWN = (
     *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
-    *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority", "id"),
+    *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
+    *("deaths_alone", "deaths_silent", "company", "id"),
 )
 """What `record.lua` shows of a run, in its order."""
 
@@ -104,6 +105,9 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
         error=_decoded(_decode_failure, shown["error"]),
         result=shown["result"],
         deaths=int(shown["deaths"] or 0),
+        deaths_alone=int(shown["deaths_alone"] or 0),
+        deaths_silent=int(shown["deaths_silent"] or 0),
+        company=int(shown["company"] or 0),
         tenant=shown["tenant"].decode(),
         session_id=None if session is None else session.decode(),
         pipeline=shown["pipeline"].decode(),

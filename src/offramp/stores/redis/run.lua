@@ -20,11 +20,13 @@
 
 local P = ARGV[1]
 local call = redis.call
-local ENGINE, GRACE_S, SUSPECT = 'engine', 5, 2
+local ENGINE, GRACE_S, SUSPECT, UNBOUNDED = 'engine', 5, 2, 2147483647  -- as in core/claims.py
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
-  'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged'}
+  'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged',
+  'deaths_alone', 'deaths_silent', 'company'}
 local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
-  deaths = true, parked = true, signal_bytes = true, event_bytes = true}
+  deaths = true, parked = true, signal_bytes = true, event_bytes = true, deaths_alone = true, deaths_silent = true,
+  company = true}
 local OUTCOMES = {completed = true, failed = true, cancelled = true, expired = true}
 local ARGS_MAX = 1000
 
@@ -142,13 +144,21 @@ local function attach(run)
   end
 end
 
--- Leave a run to whoever claims it next.
-local function enqueue(run, deaths)
+-- What a death tells of a run that died among so many: `after_death` of core/claims.py.
+local function count_death(run, among, silent)
+  set(run, 'deaths', (run.deaths or 0) + 1)
+  if among == 1 then set(run, 'deaths_alone', (run.deaths_alone or 0) + 1) end
+  if silent then set(run, 'deaths_silent', (run.deaths_silent or 0) + 1) end
+  set(run, 'company', run.deaths >= SUSPECT and math.max(1, math.floor(among / 2)) or UNBOUNDED)
+end
+
+-- Leave a run to whoever claims it next; with `among`, its process has died with so many.
+local function enqueue(run, among, silent)
   detach(run)
   set(run, 'status', 'queued')
   set(run, 'owner', nil)
   set(run, 'parked', nil)
-  if deaths and deaths > 0 then set(run, 'deaths', (run.deaths or 0) + deaths) end
+  if among then count_death(run, among, silent) end
   attach(run)
 end
 
@@ -167,14 +177,20 @@ local function take(run, owner, now)
   return fresh
 end
 
--- An owner is gone: what it held is queued. How many runs that was.
-local function forget(owner, deaths)
+-- An owner is gone, and has died unless it said that it leaves: what it held is queued. How many runs that was.
+local function forget(owner, blames, silent)
+  local known = call('HGET', P .. 'owners', owner)
+  local died = blames and not (known and cmsgpack.unpack(known)[6])
   call('HDEL', P .. 'owners', owner)
   call('ZREM', P .. 'owners:until', owner)
-  local held = call('SMEMBERS', P .. 'o:' .. owner)
-  for _, id in ipairs(held) do
+  local held, suspected = {}, 0
+  for _, id in ipairs(call('SMEMBERS', P .. 'o:' .. owner)) do
     local run = load(id)
-    if run then enqueue(run, deaths) else call('SREM', P .. 'o:' .. owner, id) end
+    if run then held[#held + 1] = run else call('SREM', P .. 'o:' .. owner, id) end
+    if run and (run.deaths or 0) > 0 then suspected = suspected + 1 end
+  end
+  for _, run in ipairs(held) do
+    enqueue(run, died and ((run.deaths or 0) >= SUSPECT and suspected or #held), silent)
   end
   return #held
 end

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, Suspicion, after_death, choose
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
@@ -18,7 +19,6 @@ from offramp.ports.store import (
     ENGINE,
     ENTRUSTED_GRACE_S,
     FIRST_TURN,
-    SUSPECT_DEATHS,
     Claim,
     Lease,
     Owner,
@@ -41,8 +41,9 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
 _UNHEARD = "UPDATE runs SET unheard = unheard + 1 WHERE id = ? AND owner = ? AND status IN ('queued', 'running')"
-_WORST_HELD = "SELECT coalesce(max(deaths), 0) FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"
-_DUE = "SELECT id, priority, deaths FROM runs INDEXED BY {index} WHERE status = 'queued' AND {which} "
+_SUSPICION = "deaths, deaths_alone, deaths_silent, company"
+_HELD = f"SELECT {_SUSPICION} FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"  # noqa: S608
+_HEADS = f"SELECT id, priority, {_SUSPICION} FROM runs INDEXED BY {{index}} WHERE status = 'queued' AND {{which}} "  # noqa: S608
 assert SUSPECT_DEATHS == 2  # noqa: S101 - an index says so, too
 
 
@@ -82,7 +83,7 @@ class SQLiteLeases:
             except sqlite3.Error as error:
                 raise StoreError(f"the lease cannot be renewed: {error}") from error
 
-    def expire(self, now: float) -> Sequence[str]:
+    def expire(self, now: float, *, blames: bool = True) -> Sequence[str]:
         """Retire the owners whose lease ran out."""
         with self._own_lock:
             try:
@@ -90,10 +91,10 @@ class SQLiteLeases:
                 for owner in due:
                     self._own.execute("BEGIN IMMEDIATE")
                     still = self._own.execute(
-                        "SELECT 1 FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
+                        "SELECT leaving FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
                     ).fetchone()
                     if still:
-                        _forget(self._own, owner, died=False)
+                        _forget(self._own, owner, died=blames and not still[0], silent=True)
                     self._own.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._own.in_transaction:
@@ -283,25 +284,32 @@ def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
     return count
 
 
-def _forget(connection: sqlite3.Connection, owner: str, *, died: bool) -> int:
+def _forget(connection: sqlite3.Connection, owner: str, *, died: bool, silent: bool = False) -> int:
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    if died:
+        rows = connection.execute(f"SELECT id, {_SUSPICION} FROM runs WHERE owner = ?", (owner,)).fetchall()  # noqa: S608
+        known = after_death([Suspicion(*row[1:]) for row in rows], silent=silent)
+        connection.executemany(
+            "UPDATE runs SET deaths = ?, deaths_alone = ?, deaths_silent = ?, company = ? WHERE id = ?",
+            [(*suspicion, row[0]) for suspicion, row in zip(known, rows, strict=True)],
+        )
     # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
-    statement = "UPDATE runs SET status = 'queued', owner = NULL, deaths = deaths + ? WHERE owner = ?"
-    return connection.execute(statement, (int(died), owner)).rowcount
+    return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
 
 
 def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequence[str]) -> list[str]:
-    """The runs that an owner may take now, those that are suspected of a death one at a time (Q16)."""
+    """The runs that an owner may take now (Q3, Q16)."""
     rest = f"AND pipeline IN ({','.join('?' * len(pipelines))}) ORDER BY priority DESC, id LIMIT ?"
-    worst = connection.execute(_WORST_HELD, (owner,)).fetchone()[0]
-    which = "deaths = 0" if worst >= SUSPECT_DEATHS else "deaths <= 1"
-    query = _DUE.format(index="runs_queued", which=which) + rest
-    due = connection.execute(query, (*pipelines, limit)).fetchall()
-    if worst == 0 and not any(deaths for _, _, deaths in due):
-        query = _DUE.format(index="runs_suspected", which="deaths > 1") + rest
-        due += connection.execute(query, (*pipelines, 1)).fetchall()
-    due.sort(key=lambda row: (-row[1], row[0]))
-    return [row[0] for row in due[:limit]]
+
+    def heads(index: str, which: str, at_most: int) -> list[Head]:
+        rows = connection.execute(_HEADS.format(index=index, which=which) + rest, (*pipelines, at_most))
+        return [Head(row[0], row[1], Suspicion(*row[2:])) if row[2] else Head(row[0], row[1]) for row in rows]
+
+    found = heads("runs_queued", "deaths <= 1", limit)
+    if any(head.suspicion.deaths for head in found):
+        found = heads("runs_queued", "deaths = 0", limit) + heads("runs_queued", "deaths = 1", HEADS_MAX)
+    found += heads("runs_suspected", "deaths > 1", HEADS_MAX)
+    return choose(found, [Suspicion(*row) for row in connection.execute(_HELD, (owner,))], limit)
 
 
 def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float) -> Claim:

@@ -13,8 +13,9 @@ from offramp.core.run import Demotion, Route, RunRecord, Webhook
 ENCODE = msgspec.msgpack.Encoder().encode
 
 _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
-RECORD_COLUMNS = _COLUMNS + "result, deaths"
-LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END, deaths"
+_DEATHS = ", deaths, deaths_alone, deaths_silent, company"
+RECORD_COLUMNS = _COLUMNS + "result" + _DEATHS
+LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END" + _DEATHS
 """The same without large results: a page must not grow with them."""
 
 
@@ -69,5 +70,8 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         error=None if row[9] is None else _decode_failure(row[9]),
         result=row[11],
         deaths=row[12],
+        deaths_alone=row[13],
+        deaths_silent=row[14],
+        company=row[15],
         **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
     )

@@ -113,6 +113,14 @@ MIGRATIONS: list[str] = [
     """
     CREATE TABLE durations (pipeline TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;
     """,
+    # 9: of a run's deaths in a row, those in which it was alone and those of silence; among how many runs with deaths
+    # it is executed next. What has two is alone, as it was before.
+    """
+    ALTER TABLE runs ADD COLUMN deaths_alone INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD COLUMN deaths_silent INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
+    UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
+    """,
 ]
 
 

@@ -66,7 +66,10 @@ class SQLiteRunLog:
         lease = self.lease
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
-            forgotten = "UPDATE runs SET deaths = 0 WHERE id = ? AND owner = ? AND token = ?"
+            forgotten = (
+                "UPDATE runs SET deaths = 0, deaths_alone = 0, deaths_silent = 0, company = 0 "
+                "WHERE id = ? AND owner = ? AND token = ?"
+            )
             connection.execute(forgotten, (lease.run_id, lease.owner, lease.token))
 
         self._put(Call(change, durable=False, commit=Commit(), point="survive"))

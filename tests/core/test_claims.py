@@ -1,0 +1,206 @@
+"""Which runs a process takes, and how soon what kills processes is alone: properties of decisions, without a store."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offramp.core.claims import (
+    NO_SUSPICION,
+    SUSPECT_DEATHS,
+    UNBOUNDED,
+    Head,
+    Suspicion,
+    after_death,
+    choose,
+)
+
+PROCESS_DEATHS = 3
+
+
+def died(deaths, company=UNBOUNDED):
+    return Suspicion(deaths, 0, 0, company)
+
+
+suspicions = st.one_of(
+    st.just(NO_SUSPICION),
+    st.just(died(1)),
+    st.builds(died, st.integers(SUSPECT_DEATHS, 9), st.integers(1, 6)),
+)
+queues = st.lists(st.tuples(st.integers(-1, 2), suspicions), max_size=14).map(
+    lambda queue: [Head(f"run_{place:02}", *head) for place, head in enumerate(queue)]
+)
+holdings = st.lists(suspicions, max_size=5)
+
+
+def rank(head):
+    return -head.priority, head.id
+
+
+@given(queues, holdings, st.integers(0, 8))
+def test_what_is_chosen_is_queued_in_order_and_never_too_much(heads, held, limit):
+    chosen = choose(heads, held, limit)
+    assert len(chosen) <= limit
+    known = {head.id: head for head in heads}
+    assert [known[run_id] for run_id in chosen] == sorted({known[run_id] for run_id in chosen}, key=rank)
+
+
+@given(queues, holdings, st.integers(0, 8))
+def test_runs_with_deaths_have_no_more_company_than_any_of_them_may(heads, held, limit):
+    known = {head.id: head.suspicion for head in heads}
+    taken = [known[run_id] for run_id in choose(heads, held, limit)]
+    if any(each.deaths for each in taken):
+        together = [each for each in (*held, *taken) if each.deaths]
+        assert len(together) <= min(each.company for each in together)
+
+
+@given(queues, holdings, st.integers(0, 8))
+def test_runs_without_deaths_wait_only_for_room(heads, held, limit):
+    chosen = choose(heads, held, limit)
+    untouched = sorted((head for head in heads if not head.suspicion.deaths), key=rank)
+    taken = [head.id for head in untouched if head.id in chosen]
+    assert taken == [head.id for head in untouched][: len(taken)]
+    assert len(taken) == len(untouched) or len(chosen) == limit
+
+
+@given(queues, holdings, st.integers(1, 8))
+def test_of_runs_with_deaths_none_overtakes_one_of_a_higher_priority(heads, held, limit):
+    chosen = choose(heads, held, limit)
+    with_deaths = [head for head in heads if head.suspicion.deaths]
+    left = [head.priority for head in with_deaths if head.id not in chosen]
+    assert all(head.priority >= max(left) for head in with_deaths if head.id in chosen and left)
+
+
+@given(queues, st.integers(1, 8))
+def test_an_idle_process_takes_something(heads, limit):
+    assert bool(choose(heads, [], limit)) is bool(heads)
+
+
+@given(queues, holdings, st.integers(0, 8), st.randoms())
+def test_the_first_heads_are_enough_and_come_in_any_order(heads, held, limit, random):
+    untouched = sorted((head for head in heads if not head.suspicion.deaths), key=rank)
+    bounded = [*untouched[:limit], *(head for head in heads if head.suspicion.deaths)]
+    random.shuffle(bounded)
+    assert choose(bounded, held, limit) == choose(heads, held, limit)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 300])
+def test_runs_that_die_together_are_halved_from_the_second_death_on(count):
+    once = after_death([NO_SUSPICION] * count, silent=False)
+    assert once == [Suspicion(1, int(count == 1), 0, UNBOUNDED)] * count
+    twice = after_death(once, silent=True)
+    assert twice == [Suspicion(2, 2 * (count == 1), 1, max(1, count // 2))] * count
+
+
+def test_suspects_share_the_blame_among_themselves_and_others_with_all():
+    suspect, once = died(2, company=4), died(1)
+    [first, second, third] = after_death([suspect, once, NO_SUSPICION], silent=False)
+    assert (first.company, first.alone) == (1, 0)
+    assert (second.deaths, second.company, second.alone) == (2, 1, 0)
+    assert (third.deaths, third.company, third.alone) == (1, UNBOUNDED, 0)
+    assert after_death([suspect, NO_SUSPICION], silent=False)[0].alone == 1
+
+
+@dataclass
+class Run:
+    kills: bool
+    suspicion: Suspicion = NO_SUSPICION
+    deaths: int = 0
+
+
+class World:
+    """Processes that take runs until all have ended; each death and each survival is a round."""
+
+    def __init__(self, kills, capacity, processes):
+        self.runs = {f"run_{place:03}": Run(each) for place, each in enumerate(kills)}
+        self.queue = set(self.runs)
+        self.held = [set() for _ in range(processes)]
+        self.capacity = capacity
+        self.completed, self.given_up = set(), set()
+        self.rounds = 0
+
+    def claim(self, process):
+        held = self.held[process]
+        heads = [Head(run_id, 0, self.runs[run_id].suspicion) for run_id in sorted(self.queue)]
+        suspicions = [self.runs[run_id].suspicion for run_id in held]
+        for run_id in choose(heads, suspicions, self.capacity - len(held)):
+            self.queue.discard(run_id)
+            if self.runs[run_id].suspicion.alone >= PROCESS_DEATHS:
+                self.given_up.add(run_id)
+            else:
+                held.add(run_id)
+
+    def die(self, process):
+        ids = sorted(self.held[process])
+        self.held[process] = set()
+        known = after_death([self.runs[run_id].suspicion for run_id in ids], silent=False)
+        for run_id, suspicion in zip(ids, known, strict=True):
+            self.runs[run_id].suspicion = suspicion
+            self.runs[run_id].deaths += 1
+            self.queue.add(run_id)
+
+    def go_on(self, process, finished_share):
+        """A killer strikes when some of the others have finished; without one all finish."""
+        self.rounds += 1
+        innocent = sorted(run_id for run_id in self.held[process] if not self.runs[run_id].kills)
+        strikes = len(innocent) < len(self.held[process])
+        ended = innocent[: int(len(innocent) * finished_share)] if strikes else innocent
+        self.held[process] -= set(ended)
+        self.completed |= set(ended)
+        if strikes:
+            self.die(process)
+
+
+def play(kills, capacity, processes, shares):
+    """Every process dies twice with all that it can take, then everything goes its way."""
+    world = World(kills, capacity, processes)
+    for _ in range(SUSPECT_DEATHS):
+        for process in range(processes):
+            world.claim(process)
+        for process in range(processes):
+            world.die(process)
+    turn = 0
+    while world.queue or any(world.held):
+        process = turn % processes
+        world.claim(process)
+        if world.held[process]:
+            world.go_on(process, shares[turn % len(shares)])
+        turn += 1
+        assert turn < 10_000, "it does not come to an end"
+    return world
+
+
+@given(
+    st.lists(st.sampled_from([False] * 9 + [True]), min_size=1, max_size=120),
+    st.integers(1, 150),
+    st.integers(1, 4),
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=7),
+)
+def test_every_innocent_run_completes_and_every_killer_is_given_up(kills, capacity, processes, shares):
+    world = play(kills, capacity, processes, shares)
+    killers = {run_id for run_id, run in world.runs.items() if run.kills}
+    assert (world.given_up, world.completed) == (killers, set(world.runs) - killers)
+    halvings = math.ceil(math.log2(min(len(kills), capacity))) if min(len(kills), capacity) > 1 else 0
+    most = SUSPECT_DEATHS + halvings + PROCESS_DEATHS
+    assert all(world.runs[run_id].deaths <= most for run_id in killers), Counter(
+        world.runs[run_id].deaths for run_id in killers
+    )
+
+
+def test_three_hundred_runs_whose_processes_were_killed_twice_need_few_rounds():
+    assert play([False] * 300, 150, 2, [0.0]).rounds <= 6
+
+
+def test_two_killers_among_three_hundred_are_found():
+    kills = [False] * 300
+    kills[17] = kills[211] = True
+    world = play(kills, 150, 2, [0.0])
+    assert max(run.deaths for run in world.runs.values()) <= SUSPECT_DEATHS + 8 + PROCESS_DEATHS
+    innocents = [run.deaths for run in world.runs.values() if not run.kills]
+    assert sum(innocents) / len(innocents) < SUSPECT_DEATHS + 2, "most are not in the halves that die"
+    assert world.rounds <= 40
