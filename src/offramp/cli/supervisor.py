@@ -15,6 +15,8 @@ import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from offramp.ports import forks
+
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 STABLE_S = 60.0
@@ -71,6 +73,12 @@ class Supervisor:
         self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
         """Told the owner id of each process when it is started, and when that was on the monotonic clock."""
         self.on_end: Callable[[str], object] = lambda _owner: None
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: a worker stops when its stdin ends, which is when every copy of it is closed."""
+        pipes = [process.stdin for process in self._processes.values()]
+        forks.close_copy(*(forks.descriptor_of(pipe) for pipe in pipes if pipe is not None))
 
     @property
     def count(self) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
+from offramp.execution.forked import Territory
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Lanes:
         self._result_bytes_max = result_bytes_max
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="offramp-step")
         self._processes = processes
+        self._territory = Territory()
 
     async def run(self, attempt: Attempt, encoded: bytes, arguments: tuple[Any, ...]) -> Result:
         """Execute one attempt.
@@ -62,12 +64,11 @@ class Lanes:
         try:
             if spec.lane == "thread":
                 live = await self._in_thread(attempt, arguments)
-            elif not spec.is_async:
-                live = spec.signature.call(spec.function, arguments)
-            elif spec.timeout is None:
-                live = await spec.signature.call(spec.function, arguments)
             else:
-                live = await _timed(spec.signature.call(spec.function, arguments), attempt)
+                with self._territory:
+                    live = spec.signature.call(spec.function, arguments)
+                    if spec.is_async:
+                        live = await (live if spec.timeout is None else _timed(live, attempt))
         except (SystemExit, KeyboardInterrupt) as error:
             # Out of a task these would end the run loop, and every run on it.
             raise RuntimeError(f"step {spec.name!r} raised {type(error).__name__}: {error}") from error
@@ -77,7 +78,7 @@ class Lanes:
 
     async def _in_thread(self, attempt: Attempt, arguments: tuple[Any, ...]) -> Any:
         loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments)
+        call: Callable[[], Any] = _bound(contextvars.copy_context(), attempt, arguments, self._territory)
         if attempt.spec.timeout is None:
             return await loop.run_in_executor(self._threads, call)
         begun = asyncio.Event()
@@ -101,7 +102,9 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...]) -> Callable[[], Any]:
+def _bound(
+    context: contextvars.Context, attempt: Attempt, arguments: tuple[Any, ...], territory: Territory
+) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
     queued_at = time.perf_counter() if trace is not None else 0.0
 
@@ -109,7 +112,8 @@ def _bound(context: contextvars.Context, attempt: Attempt, arguments: tuple[Any,
         if trace is not None:
             trace.queued(time.perf_counter() - queued_at)
         try:
-            return context.run(spec.signature.call, spec.function, arguments)
+            with territory:
+                return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error

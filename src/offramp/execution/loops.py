@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from offramp.execution.body import new_task
+from offramp.execution.forked import LoopCopy
 from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
@@ -125,6 +126,7 @@ class RunLoop(LoopThread):
         super().__init__(name)
         self.loop.set_task_factory(new_task)
         self.turns = Turns(self.loop)
+        self._copy = LoopCopy(self.loop, self.thread)
 
     @property
     def busy(self) -> bool:

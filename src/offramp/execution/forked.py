@@ -1,0 +1,147 @@
+"""What user code meets in a child that it forked: no run to write to, and no way back into the runtime.
+
+Such a child has a copy of the run and none of the threads that serve it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NoReturn
+
+from offramp.errors import OutsideRun
+from offramp.execution.context import Ambient, Run, current
+from offramp.ports import forks
+from offramp.ports.clock import Clock
+
+AWAITED_EXIT_CODE = 70
+"""Of a forked child that gives control back to the event loop; `EX_SOFTWARE` of sysexits.h."""
+_CURE = "do that in the step, with what the child gives back to it"
+
+
+class ForkedChild:
+    """What the context variable holds in a forked child: the view of the run as it was, nothing that reaches it.
+
+    Args:
+        ambient: what it held before.
+    """
+
+    def __init__(self, ambient: Ambient) -> None:
+        self.clock: Clock = ambient.clock
+        self._run = ambient.run()
+
+    def run(self) -> Run:
+        """The view of the run, as it was at the fork."""
+        return self._run
+
+    def emit(self, encoded: bytes) -> None:  # noqa: ARG002 - as in the protocol
+        """Nobody would get it."""
+        raise OutsideRun(f"emit() in a process forked by {self._where}: nobody would get the value; {_CURE}")
+
+    def value(self, _name: str, compute: Callable[[], Any]) -> Any:
+        """Nothing is journaled."""
+        return compute()
+
+    async def sleep(self, seconds: float) -> None:
+        """A plain wait, on whatever loop the child runs."""
+        await asyncio.sleep(seconds)
+
+    async def signal(self, name: str, timeout: float | None) -> bytes:  # noqa: ARG002
+        """Nobody would send it here."""
+        raise OutsideRun(f"signal({name!r}) in a process forked by {self._where}: signals go to the run's own process")
+
+    @property
+    def _where(self) -> str:
+        step = self._run.step
+        return f"pipeline {self._run.pipeline!r}" if step is None else f"step {step!r}"
+
+
+class Territory:
+    """The code between which and the runtime no forked child may pass: used as a context manager around user code.
+
+    A child that comes back out of it ends there as a program does: with the code of its SystemExit, with 1 after
+    another exception, which is shown on stderr, else with 0.
+    """
+
+    def __init__(self) -> None:
+        self.is_copy = False
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """Give the user code that forked a context that reaches no run."""
+        self.is_copy = True
+        ambient = current.get()
+        if ambient is not None:
+            current.set(ForkedChild(ambient))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # A coroutine of another run, which the collector closes here, is no way back.
+        if self.is_copy and not isinstance(error, GeneratorExit):
+            _end(error)
+
+
+class LoopCopy:
+    """Ends a child that was forked on a loop's own thread as soon as it gives control back to its copy of that loop.
+
+    The copy would execute the other runs' steps a second time, and change what the parent's loop listens to.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+        self._loop = loop
+        self._thread = thread
+        self._kept: list[Any] = []
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """Let the end be all that the loop has to do."""
+        if self._thread.ident != threading.get_ident():
+            return
+        ready = _ready_of(self._loop)
+        if ready is not None:
+            self._kept += ready  # dropped, they would be closed, and `finally` blocks of other runs would run
+            ready.clear()
+        self._loop.call_soon(_end_awaiting)
+
+
+def _ready_of(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
+    """The queue of callbacks; uvloop shows it to the garbage collector only."""
+    own = getattr(loop, "_ready", None)
+    found = own if own is not None else next((each for each in gc.get_referents(loop) if type(each) is deque), None)
+    return found if isinstance(found, deque) else None
+
+
+def _end_awaiting() -> NoReturn:
+    print("offramp: a forked child cannot await on the loop of its parent; it ends", file=sys.stderr)
+    _leave(AWAITED_EXIT_CODE)
+
+
+def _end(error: BaseException | None) -> NoReturn:
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
