@@ -14,6 +14,7 @@ import time
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 
 from offramp.ports import forks
 
@@ -144,8 +145,10 @@ class Supervisor:
             _signal(process, signal.SIGTERM)
         code = await process.wait()
         del self._processes[number]
-        # Its process lanes must not go on with steps that the next owner of the run executes again.
+        # What it started must not go on with steps that the next owner of the run executes again.
         _kill_group(process.pid)
+        for group in _groups_of(process.pid):
+            _kill_group(group)
         return f"(pid {process.pid}) died: {how_it_ended(code)}"
 
     async def _give_back(self, number: int, owner: str) -> int:
@@ -176,6 +179,17 @@ def how_it_ended(code: int) -> str:
 def _signal(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+def _groups_of(session: int) -> set[int]:
+    """The process groups of a session, where the system shows them (Linux): a lane and its children are one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            _state, _parent, group, its_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session:
+                found.add(int(group))
+    return found
 
 
 def _kill_group(leader: int) -> None:
