@@ -54,7 +54,7 @@ async def test_a_step_that_blocks_its_loop_is_named_and_new_runs_go_on_meanwhile
 
 LOOKS = """
 import gc, threading
-from offramp.execution.watchdog import blocker_of
+from offramp.execution.stacks import standing
 
 class Garbage:
     def __init__(self):
@@ -67,7 +67,7 @@ for thread in threads:
 gc.set_threshold(30)
 gc.collect()
 Garbage()
-blocker_of(threads[0].ident)
+standing(threads[0].ident)
 assert gc.isenabled()
 free.set()
 """
