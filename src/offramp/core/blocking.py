@@ -13,9 +13,9 @@ LOOKS_MIN = 3
 SHARE = 0.5
 """Of a time: what counts as most of it."""
 PARKED_SHARE = 1e-4
-"""CPU that a thread uses at most while it waits in a call; one that waits for the interpreter asks for it every 5 ms."""
+"""CPU that a thread uses at most while it waits in a call; one that waits for the interpreter wakes every 5 ms."""
 PARKED_SURE_S = 0.5
-"""For this long a thread without CPU waits in a call, even if the looking thread is late: no queue for a CPU is as long."""
+"""A thread without CPU for this long waits in a call, even if the looking thread is late: no queue is as long."""
 HELD_SURE_S = 5.0
 """The same user code for this long is too long, whatever held it up."""
 
@@ -64,10 +64,11 @@ class Span(NamedTuple):
         return self.last.own_cpu_s - self.first.own_cpu_s
 
     @property
-    def others_s(self) -> float:
-        """CPU that other threads used, as far as that is known."""
+    def is_contended(self) -> bool:
+        """Whether others had the CPU for most of it: other threads, as far as that is known, or other processes."""
         own = self.own_s
-        return 0.0 if own is None else self.last.all_cpu_s - self.first.all_cpu_s - own
+        others = 0.0 if own is None else self.last.all_cpu_s - self.first.all_cpu_s - own
+        return others + self.late_s >= SHARE * self.seconds
 
     def and_then(self, sample: Sample) -> Span:
         """With one sample more."""
@@ -107,8 +108,7 @@ def judge(evidence: Evidence, after_s: float) -> Verdict:
     """
     if _is_blocked(evidence.held, after_s):
         return "blocked"
-    whole = evidence.whole
-    if whole.seconds >= after_s and (whole.is_late or whole.others_s >= SHARE * whole.seconds):
+    if evidence.whole.seconds >= after_s and evidence.whole.is_contended:
         return "contended"
     return "busy"
 
@@ -123,4 +123,4 @@ def _is_blocked(held: Span, after_s: float) -> bool:
         return True
     if own is not None and own <= PARKED_SHARE * held.seconds and (not held.is_late or held.seconds >= PARKED_SURE_S):
         return True  # it waits in a call, and not for the interpreter
-    return held.others_s + held.late_s < SHARE * held.seconds
+    return not held.is_contended

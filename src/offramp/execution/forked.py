@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 import sys
 import threading
 import traceback
@@ -42,7 +43,7 @@ class ForkedChild:
         """The view of the run, as it was at the fork."""
         return self._run
 
-    def emit(self, encoded: bytes) -> None:  # noqa: ARG002 - as in the protocol
+    def emit(self, encoded: bytes) -> None:
         """Nobody would get it."""
         raise OutsideRun(f"emit() in a process forked by {self._where}: nobody would get the value; {_CURE}")
 
@@ -54,7 +55,7 @@ class ForkedChild:
         """A plain wait, on whatever loop the child runs."""
         await asyncio.sleep(seconds)
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:  # noqa: ARG002
+    async def signal(self, name: str, timeout: float | None) -> bytes:
         """Nobody would send it here."""
         raise OutsideRun(f"signal({name!r}) in a process forked by {self._where}: signals go to the run's own process")
 
@@ -114,6 +115,7 @@ class LoopCopy:
             self._kept += ready  # dropped, they would be closed, and `finally` blocks of other runs would run
             ready.clear()
         self._loop.call_soon(_end_awaiting)
+        _listen_to_nothing(self._loop)
 
 
 def _ready_of(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
@@ -123,24 +125,31 @@ def _ready_of(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
     return found if isinstance(found, deque) else None
 
 
+def _listen_to_nothing(loop: Any) -> None:
+    """Before it calls back, the loop polls once more: what it would find and read there is the parent's."""
+    if sys.platform == "linux":
+        shared = loop._get_backend_id() if hasattr(loop, "_get_backend_id") else loop._selector.fileno()  # noqa: SLF001
+        with select.epoll() as empty:
+            os.dup2(empty.fileno(), shared, inheritable=False)
+
+
 def _end_awaiting() -> NoReturn:
-    print("offramp: a forked child cannot await on the loop of its parent; it ends", file=sys.stderr)
-    _leave(AWAITED_EXIT_CODE)
+    _leave(AWAITED_EXIT_CODE, "offramp: a forked child cannot await on the loop of its parent; it ends")
 
 
 def _end(error: BaseException | None) -> NoReturn:
-    code = 0
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-    elif error is not None:
-        traceback.print_exception(error)
-        code = 1
-    _leave(code)
+    if error is None:
+        _leave(0)
+    if not isinstance(error, SystemExit):
+        _leave(1, "".join(traceback.format_exception(error)).rstrip())
+    if error.code is None or isinstance(error.code, int):
+        _leave(error.code or 0)
+    _leave(1, str(error.code))
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, message: str = "") -> NoReturn:
+    if message:
+        sys.stderr.write(f"{message}\n")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -31,8 +31,18 @@ CONTENTION_EVERY_S = 30.0
 CPU_EVERY_S = 1.0
 """How often it is noted what CPU each thread has used, to tell by what comes after."""
 CONTENTION_SHARE = 0.1
-"""Of the time since: a line that used this much of it as CPU, in all threads together, is named."""
+"""Of the time since: a function that used this much of it as CPU, in all threads together, is named."""
 NAMED_MAX = 3
+
+
+_THREADS = (
+    "%s has waited %.2f s for the interpreter, which other threads use: %s; give such steps "
+    'lane="process", where they have an interpreter of their own'
+)
+_LATE = (
+    "%s has waited %.2f s for its turn, as has the watchdog: other processes use the machine, or a call in C keeps "
+    'the interpreter; steps that make such calls belong into lane="process"'
+)
 
 
 class Blocker(NamedTuple):
@@ -91,7 +101,7 @@ class Watchdog:
         self._blocked = blocked
         self._watched: dict[RunLoop, _Watched] = {}
         self._blockers: dict[RunLoop, tuple[Blocker, float]] = {}
-        self._contention_told_at = -math.inf
+        self._told_at: dict[str, float] = {}
         self._cpu: dict[threading.Thread, float] = {}
         self._cpu_at = -math.inf
         self._stop = threading.Event()
@@ -141,7 +151,7 @@ class Watchdog:
         verdict = judge(evidence, self._blocked_after)
         if verdict == "blocked" and watched.seen is not None:
             self._report(loop, now, now - probed_at, watched.seen)
-        elif verdict == "contended" and now - self._contention_told_at >= CONTENTION_EVERY_S:
+        elif verdict == "contended":
             self._tell_contention(loop, now, watched)
 
     def _report(self, loop: RunLoop, now: float, seconds: float, seen: stacks.Standing) -> None:
@@ -160,24 +170,18 @@ class Watchdog:
 
     def _tell_contention(self, loop: RunLoop, now: float, watched: _Watched) -> None:
         waited = now - watched.asked_at
-        lines = _lines_of(_used_since(self._cpu, now - self._cpu_at, {loop.thread, threading.main_thread()}))
-        if lines:
-            self._contention_told_at = now
-            log.warning(
-                "%s has waited %.2f s for the interpreter, which other threads use: %s; give such steps "
-                'lane="process", where they have an interpreter of their own',
-                loop.name,
-                waited,
-                "; ".join(lines),
-            )
-        elif watched.evidence.whole.is_late:
-            self._contention_told_at = now
-            log.warning(
-                "%s has waited %.2f s for its turn, as has the watchdog: other processes use the machine, or a call in "
-                'C keeps the interpreter; steps that make such calls belong into lane="process"',
-                loop.name,
-                waited,
-            )
+        if self._is_due(_THREADS, now):
+            but = {loop.thread, threading.main_thread()}
+            if lines := _lines_of(_used_since(self._cpu, now - self._cpu_at, but)):
+                self._told_at[_THREADS] = now
+                log.warning(_THREADS, loop.name, waited, "; ".join(lines))
+                return
+        if watched.evidence.whole.is_late and self._is_due(_LATE, now):
+            self._told_at[_LATE] = now
+            log.warning(_LATE, loop.name, waited)
+
+    def _is_due(self, message: str, now: float) -> bool:
+        return now - self._told_at.get(message, -math.inf) >= CONTENTION_EVERY_S
 
     def _count(self, loop: RunLoop, now: float) -> None:
         blocker, told_at = self._blockers[loop]
@@ -214,9 +218,11 @@ def _used_since(before: dict[threading.Thread, float], seconds: float, but: set[
 
 
 def _lines_of(shares: dict[int, float]) -> list[str]:
-    """Where the user code of these threads stands, with what it uses, the largest first."""
-    lines: dict[str, float] = collections.defaultdict(float)
+    """Where the user code of these threads stands, a line for each function, with what it uses, the largest first."""
+    used: dict[CodeType, float] = collections.defaultdict(float)
+    lines: dict[CodeType, str] = {}
     for thread, seen in stacks.all_standing().items():
-        lines[seen.line] += shares.get(thread, 0.0)
-    largest = sorted(lines.items(), key=lambda each: -each[1])[:NAMED_MAX]
-    return [f"{line} ({share:.0%} of a CPU)" for line, share in largest if share >= CONTENTION_SHARE]
+        used[seen.code] += shares.get(thread, 0.0)
+        lines[seen.code] = seen.line
+    largest = sorted(used, key=lambda code: -used[code])[:NAMED_MAX]
+    return [f"{lines[code]} ({used[code]:.0%} of a CPU)" for code in largest if used[code] >= CONTENTION_SHARE]

@@ -159,9 +159,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """Leaves signals to us and says when it listens."""
 
-    def __init__(
-        self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None) -> None:
         super().__init__(config)
         self._bound = bound
         self._on_started = on_started

@@ -108,6 +108,7 @@ def _unmask() -> None:
 
 
 def _in_child() -> None:
+    interrupts = signal.SIGINT in _handled
     if _handled:
         _reset_signals(tuple(_handled))
     owners = [reference() for reference in _inherited.values()]
@@ -120,11 +121,13 @@ def _in_child() -> None:
         except Exception:
             log.exception("a forked child keeps something of its parent's: %r", owner)
     _unmask()
+    if interrupts:  # only now: KeyboardInterrupt would be lost in this hook, while the system's default ends the child
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _reset_signals(numbers: Sequence[signal.Signals]) -> None:
     signal.set_wakeup_fd(-1)  # the forking thread is the main thread here, whatever it was there
     for number in numbers:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
     if signal.getsignal(signal.SIGCHLD) in {signal.SIG_DFL, None}:  # then the handler there is uvloop's
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

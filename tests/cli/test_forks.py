@@ -1,0 +1,111 @@
+"""Steps that fork, in real processes: what serves them goes on, and ends when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cli import forking
+from tests.cli.conftest import warm
+from tests.cli.harness import offramp, running, wait_until_gone
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+PROGRAM = str(Path(forking.__file__))
+SQUARES = [0, 1, 4, 9, 16]
+RESULTS = {
+    "pool": SQUARES,
+    "pool_on_the_loop": SQUARES,
+    "pool_in_the_lane": SQUARES,
+    "forked": [5, 6, 1, 0],
+    "forked_on_the_loop": [5, 6, 1, 0, 70],
+    "forked_in_the_lane": [5, 6, 1, 0],
+    "signalled": [-signal.SIGTERM] * 4 + [1, 0],
+}
+
+
+@contextlib.contextmanager
+def served(folder, *options):
+    with running("serve", PROGRAM, "--port", "0", "--drain-timeout", "5", *options, cwd=folder) as command:
+        command.url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        yield warm(command)
+
+
+def follow(gateway, pipeline, cwd):
+    env = {"OFFRAMP_URL": gateway.url}
+    done = offramp("submit", pipeline, "-i", "{}", "--follow", cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def status(gateway, path):
+    return httpx.get(gateway.url + path).status_code
+
+
+def test_the_gateway_and_its_worker_go_on_after_steps_that_fork_in_every_way(tmp_path):
+    with served(tmp_path) as gateway:
+        env = {"OFFRAMP_URL": gateway.url}
+        waits = offramp("submit", "waits", "-i", "{}", "--async", "--id", cwd=tmp_path, env=env).stdout.strip()
+        for path in ("fast", "deep"):
+            for step, expected in RESULTS.items():
+                assert (step, follow(gateway, f"{step}-{path}", tmp_path)) == (step, expected)
+        assert (status(gateway, "/healthz"), status(gateway, "/readyz")) == (200, 200)
+        assert psutil.pid_exists(gateway.worker)
+        assert "run.resumed" not in httpx.get(f"{gateway.url}/v1/runs/{waits}/events?idle=1", timeout=5).text
+        gateway.send(signal.SIGTERM)
+        code, _, log = gateway.end()
+    assert code == 0
+    assert "lease was lost" not in log
+    assert "died" not in log
+    assert log.count("SIGTERM: draining") == 1
+
+
+def test_a_forked_child_knows_its_run_and_cannot_write_to_it(tmp_path):
+    with served(tmp_path) as gateway:
+        for path in ("fast", "deep"):
+            refused, is_now, run_id = follow(gateway, f"telling-{path}", tmp_path)
+            assert "emit() in a process forked by step 'telling': nobody would get the value" in refused
+            assert is_now == "True"
+            deltas = httpx.get(f"{gateway.url}/v1/runs/{run_id}/events").text
+            assert "step.delta" not in deltas
+
+
+def sockets(pid):
+    return {each for each in psutil.Process(pid).net_connections() if each.laddr}
+
+
+def test_a_child_that_outlives_the_gateway_keeps_neither_its_port_nor_its_worker_nor_its_lock(tmp_path):
+    with served(tmp_path) as gateway:
+        child, parent = follow(gateway, "leaving_one_behind-fast", tmp_path)
+        try:
+            assert parent == gateway.process.pid
+            assert sockets(child) == set()
+            held = {Path(each.path).parent.name for each in psutil.Process(child).open_files()}
+            assert "alive" not in held
+            gateway.process.kill()
+            gateway.process.wait()
+            wait_until_gone(gateway.worker)  # its stdin ended
+            port = gateway.url.rpartition(":")[2]
+            with running("serve", PROGRAM, "--port", port, cwd=tmp_path) as again:
+                again.wait_for(r"at (http://[\d.:]+),")
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_what_a_worker_started_dies_with_it_lanes_and_their_children_too(tmp_path):
+    with served(tmp_path) as gateway:
+        child, parent = follow(gateway, "leaving_one_behind-deep", tmp_path)
+        assert parent == gateway.worker
+        lanes = psutil.Process(gateway.worker).children(recursive=True)
+        assert len(lanes) > 1
+        os.kill(gateway.worker, signal.SIGKILL)
+        for pid in [child, *(lane.pid for lane in lanes)]:
+            wait_until_gone(pid)
+        warm(gateway)
