@@ -15,7 +15,7 @@ import pytest
 
 from tests.cli import forking
 from tests.cli.conftest import warm
-from tests.cli.harness import offramp, running, wait_until_gone
+from tests.cli.harness import WAIT_S, running, wait_until_gone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 PROGRAM = str(Path(forking.__file__))
@@ -38,11 +38,13 @@ def served(folder, *options):
         yield warm(command)
 
 
-def follow(gateway, pipeline, cwd):
-    env = {"OFFRAMP_URL": gateway.url}
-    done = offramp("submit", pipeline, "-i", "{}", "--follow", cwd=cwd, env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def follow(gateway, pipeline):
+    """The result of a run, followed to its end."""
+    body, accept = {"input": {}, "follow": True}, {"Accept": "text/event-stream"}
+    answer = httpx.post(f"{gateway.url}/v1/pipelines/{pipeline}/runs", json=body, headers=accept, timeout=WAIT_S)
+    last = json.loads(answer.text.rstrip().rpartition("data: ")[2])
+    assert "result" in last, answer.text
+    return last["result"]
 
 
 def status(gateway, path):
@@ -51,14 +53,14 @@ def status(gateway, path):
 
 def test_the_gateway_and_its_worker_go_on_after_steps_that_fork_in_every_way(tmp_path):
     with served(tmp_path) as gateway:
-        env = {"OFFRAMP_URL": gateway.url}
-        waits = offramp("submit", "waits", "-i", "{}", "--async", "--id", cwd=tmp_path, env=env).stdout.strip()
+        asked = {"input": {}}, {"Prefer": "respond-async"}
+        waits = httpx.post(f"{gateway.url}/v1/pipelines/waits/runs", json=asked[0], headers=asked[1]).json()
         for path in ("fast", "deep"):
             for step, expected in RESULTS.items():
-                assert (step, follow(gateway, f"{step}-{path}", tmp_path)) == (step, expected)
+                assert (step, follow(gateway, f"{step}-{path}")) == (step, expected)
         assert (status(gateway, "/healthz"), status(gateway, "/readyz")) == (200, 200)
         assert psutil.pid_exists(gateway.worker)
-        assert "run.resumed" not in httpx.get(f"{gateway.url}/v1/runs/{waits}/events?idle=1", timeout=5).text
+        assert httpx.get(gateway.url + waits["links"]["self"]).json()["status"] == "running"
         gateway.send(signal.SIGTERM)
         code, _, log = gateway.end()
     assert code == 0
@@ -70,7 +72,7 @@ def test_the_gateway_and_its_worker_go_on_after_steps_that_fork_in_every_way(tmp
 def test_a_forked_child_knows_its_run_and_cannot_write_to_it(tmp_path):
     with served(tmp_path) as gateway:
         for path in ("fast", "deep"):
-            refused, is_now, run_id = follow(gateway, f"telling-{path}", tmp_path)
+            refused, is_now, run_id = follow(gateway, f"telling-{path}")
             assert "emit() in a process forked by step 'telling': nobody would get the value" in refused
             assert is_now == "True"
             deltas = httpx.get(f"{gateway.url}/v1/runs/{run_id}/events").text
@@ -83,7 +85,7 @@ def sockets(pid):
 
 def test_a_child_that_outlives_the_gateway_keeps_neither_its_port_nor_its_worker_nor_its_lock(tmp_path):
     with served(tmp_path) as gateway:
-        child, parent = follow(gateway, "leaving_one_behind-fast", tmp_path)
+        child, parent = follow(gateway, "leaving_one_behind-fast")
         try:
             assert parent == gateway.process.pid
             assert sockets(child) == set()
@@ -101,7 +103,7 @@ def test_a_child_that_outlives_the_gateway_keeps_neither_its_port_nor_its_worker
 
 def test_what_a_worker_started_dies_with_it_lanes_and_their_children_too(tmp_path):
     with served(tmp_path) as gateway:
-        child, parent = follow(gateway, "leaving_one_behind-deep", tmp_path)
+        child, parent = follow(gateway, "leaving_one_behind-deep")
         assert parent == gateway.worker
         lanes = psutil.Process(gateway.worker).children(recursive=True)
         assert len(lanes) > 1
