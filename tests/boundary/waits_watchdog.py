@@ -146,11 +146,11 @@ def _pool(method):
 
 
 async def _pools():
-    assert await _result(lambda_of(lambda: _pool("fork"))) == [1, 2]
-    assert await _result(lambda_of(lambda: _pool("forkserver"))) == [1, 2]
+    assert await _result(_step_of(lambda: _pool("fork"))) == [1, 2]
+    assert await _result(_step_of(lambda: _pool("forkserver"))) == [1, 2]
 
 
-def lambda_of(function):
+def _step_of(function):
     """A step of a function of no arguments."""
 
     def step() -> list:
@@ -164,6 +164,10 @@ async def _pools_in_the_lane():
         assert await result_of(await runtime.start("of_pooled", n=3)) == [3, 2, 1]
 
 
+def _ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 async def _forks():
     def ends():
         codes = []
@@ -172,10 +176,10 @@ async def _forks():
             if pid == 0:
                 end()
                 return []
-            codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            codes.append(_ended(pid))
         return codes
 
-    assert await _result(lambda_of(ends)) == [3, 0]
+    assert await _result(_step_of(ends)) == [3, 0]
 
 
 async def _awaits_in_a_fork():
@@ -184,7 +188,7 @@ async def _awaits_in_a_fork():
         if pid == 0:
             await asyncio.sleep(0)
             return []
-        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+        return [_ended(pid)]
 
     assert await _result(ends) == [70]
 
@@ -203,15 +207,15 @@ async def _writes_in_a_fork():
         child.start()
         return told.get()
 
-    assert await _result(lambda_of(tells)) == ["step", True]
+    assert await _result(_step_of(tells)) == ["step", True]
 
 
 CASES = {
     "a blocking call in a plain step (`time.sleep`, a blocking client)": _blocks_a_thread,
-    "the same in an async step, in a body, or in a plain step with `lane=\"loop\"`": _blocks_the_loop,
+    'the same in an async step, in a body, or in a plain step with `lane="loop"`': _blocks_the_loop,
     "CPU-bound Python in plain steps": _computes_in_threads,
     "`multiprocessing.Pool` or `Process` in a step, with any start method": _pools,
-    "the same in a step with `lane=\"process\"`": _pools_in_the_lane,
+    'the same in a step with `lane="process"`': _pools_in_the_lane,
     "`os.fork()` in a step": _forks,
     "an `await` in a forked child": _awaits_in_a_fork,
     "`emit`, `current_run`, `now`, `uuid4`, `random` in a forked child": _writes_in_a_fork,

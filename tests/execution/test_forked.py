@@ -62,9 +62,9 @@ def test_one_that_fails_keeps_no_other_from_being_told():
 
 
 async def test_signals_that_a_process_handles_are_not_handled_in_its_child():
-    seen = []
+    seen, came = [], asyncio.Event()
     before = signal.getsignal(signal.SIGTERM)
-    with forks.signals([signal.SIGTERM], seen.append):
+    with forks.signals([signal.SIGTERM], lambda number: (seen.append(number), came.set())):
 
         def look():
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -74,8 +74,7 @@ async def test_signals_that_a_process_handles_are_not_handled_in_its_child():
         assert in_child(lambda: os.kill(os.getpid(), signal.SIGTERM)) == -signal.SIGTERM
         assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
         os.kill(os.getpid(), signal.SIGTERM)
-        while not seen:
-            await asyncio.sleep(0)
+        await came.wait()
     assert seen == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) == before
 
