@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import warnings
 
 import pytest
 
@@ -32,7 +33,7 @@ def logged():
         logger.removeHandler(handler)
 
 
-async def _result(step, **settings):
+async def _result(step):
     """What a run of one step without arguments gives."""
     app = App("boundary")
     declared = app.step(step)
@@ -41,8 +42,10 @@ async def _result(step, **settings):
     async def pipe() -> list:
         return await declared()
 
-    async with testing.runtime(app, **settings) as runtime:
-        return await result_of(await runtime.start("pipe"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # from 3.12 on
+        async with testing.runtime(app) as runtime:
+            return await result_of(await runtime.start("pipe"))
 
 
 async def _blocks_a_thread():

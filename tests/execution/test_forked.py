@@ -17,7 +17,10 @@ from offramp.ports.commit import Commit
 from offramp.stores.sqlite.operations import Sync
 from tests.support import Files, result_of
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no fork"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),  # from 3.12 on
+]
 
 
 def in_child(function):
