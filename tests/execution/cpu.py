@@ -1,7 +1,11 @@
 """Steps for the process lane: importable by a child process, which is why they are not in a test."""
 
 import contextvars
+import multiprocessing
 import os
+import queue
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +100,41 @@ def forking() -> str:
 @app.pipeline
 async def of_forking() -> str:
     return await forking()
+
+
+@app.step(lane="process")
+def pooled(n: int) -> list[int]:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, range(-n, 0))
+
+
+def _napping(markers: queue.SimpleQueue) -> None:
+    markers.put(os.getpid())
+    time.sleep(60)
+
+
+@app.step(lane="process", timeout=60)
+def with_children(marker: str) -> None:
+    """Forks one child, executes another, tells the ids of all three, and waits for them."""
+    fork = multiprocessing.get_context("fork")
+    told = fork.SimpleQueue()
+    child = fork.Process(target=_napping, args=(told,))
+    child.start()
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    pids = [os.getpid(), told.get(), program.pid]
+    Path(marker).with_suffix(".new").write_text(" ".join(map(str, pids)))
+    Path(marker).with_suffix(".new").rename(marker)
+    child.join()
+
+
+@app.pipeline
+async def of_pooled(n: int) -> list[int]:
+    return await pooled(n)
+
+
+@app.pipeline
+async def of_children(marker: str) -> None:
+    await with_children(marker)
 
 
 @app.pipeline

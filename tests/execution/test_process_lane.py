@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -95,6 +97,53 @@ async def test_a_child_is_killed_when_its_run_is_cancelled(runtime, tmp_path):
     child = int(written(marker))
     await eventually(lambda: gone(child))
     assert await result_of(await runtime.start("of_square", n=2)) == 5
+
+
+async def test_a_pool_works_in_the_process_lane(runtime):
+    assert await result_of(await runtime.start("of_pooled", n=3)) == [3, 2, 1]
+
+
+async def test_what_a_process_step_started_is_killed_with_it(runtime, tmp_path):
+    handle = await runtime.start("of_children", marker=str(tmp_path / "pids"))
+    await eventually(lambda: written(tmp_path / "pids"))
+    await handle.cancel()
+    pids = [int(pid) for pid in written(tmp_path / "pids").split()]
+    assert len(pids) == 3
+    await eventually(lambda: all(gone(pid) for pid in pids))
+
+
+PARENT = """
+import asyncio, sys
+from offramp import testing
+from tests.execution import cpu
+
+async def main():
+    async with testing.runtime(cpu.app, processes=1) as runtime:
+        await (await runtime.start("of_children", marker=sys.argv[1])).result()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+async def test_a_lane_and_what_it_forked_die_with_a_process_that_is_killed(tmp_path):
+    arguments = [sys.executable, "-c", PARENT, str(tmp_path / "pids")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = await asyncio.create_subprocess_exec(*arguments, env=environment)
+    lane = child = program = 0
+    try:
+        await eventually(lambda: written(tmp_path / "pids"))
+        lane, child, program = map(int, written(tmp_path / "pids").split())
+        parent.kill()
+        await parent.wait()
+        await eventually(lambda: gone(lane) and gone(child))
+    finally:
+        if parent.returncode is None:
+            parent.kill()
+            await parent.wait()
+        if program:
+            os.kill(program, signal.SIGKILL)  # nothing tells a program that was executed
 
 
 async def test_a_step_that_exits_its_process_fails_and_nothing_else(runtime):

@@ -10,6 +10,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from offramp.ports import forks
+
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -26,6 +28,7 @@ class Stop:
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._handled = contextlib.ExitStack()
         if watch_stdin:
             # A descriptor of its own, so that user code that reads stdin cannot be left waiting on the parent's pipe.
             pipe = os.dup(0)
@@ -35,15 +38,13 @@ class Stop:
             threading.Thread(target=self._watch, args=(pipe,), name="offramp-parent", daemon=True).start()
 
     def __enter__(self) -> Self:
-        for number in STOPPING:
-            self._loop.add_signal_handler(number, self._signalled, number)
+        self._handled.enter_context(forks.signals(STOPPING, self._signalled))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in STOPPING:
-            self._loop.remove_signal_handler(number)
+        self._handled.close()
 
     async def asked(self) -> None:
         """Wait until this process is to stop."""

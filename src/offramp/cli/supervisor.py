@@ -16,6 +16,9 @@ import time
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+
+from offramp.ports import forks
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
@@ -82,6 +85,12 @@ class Supervisor:
         self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
         """Told the owner id of each process when it is started, and when that was on the monotonic clock."""
         self.on_end: Callable[[str], object] = lambda _owner: None
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: a worker stops when its stdin ends, which is when every copy of it is closed."""
+        pipes = [process.stdin for process in self._processes.values()]
+        forks.close_copy(*(forks.descriptor_of(pipe) for pipe in pipes if pipe is not None))
 
     @property
     def count(self) -> int:
@@ -177,8 +186,10 @@ class Supervisor:
             _signal(process, signal.SIGTERM)
         code = await process.wait()
         del self._processes[number]
-        # Its process lanes must not go on with steps that the next owner of the run executes again.
+        # What it started must not go on with steps that the next owner of the run executes again.
         _kill_group(process.pid)
+        for group in _groups_of(process.pid):
+            _kill_group(group)
         return f"(pid {process.pid}) died: {how_it_ended(code)}"
 
     async def _give_back(self, number: int, owner: str) -> int:
@@ -204,6 +215,17 @@ def how_it_ended(code: int) -> str:
 def _signal(process: Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
+
+
+def _groups_of(session: int) -> set[int]:
+    """The process groups of a session, where the system shows them (Linux): a lane and its children are one."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            _state, _parent, group, its_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session:
+                found.add(int(group))
+    return found
 
 
 def _kill_group(leader: int) -> None:

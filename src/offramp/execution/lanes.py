@@ -16,6 +16,7 @@ from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
 from offramp.execution.endings import aborted
+from offramp.execution.forked import Territory
 from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Lanes:
         self._leftovers = leftovers
         self.shortage = leftovers.shortage
         self._grace_s = cancel_grace_s
+        self._territory = Territory()
 
     async def run(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Result:
         """Execute one attempt, with a copy of the arguments.
@@ -94,26 +96,31 @@ class Lanes:
         else:
             live = self._begin(spec, arguments, context)
             if type(live) is Begun:
-                live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
+                live = await self._rest(live, attempt)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
     async def _live(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         if attempt.spec.lane == "thread":
             return await self._in_thread(attempt, arguments, context)
         live = self._begin(attempt.spec, arguments, context)
-        return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
+        return await self._rest(live, attempt) if type(live) is Begun else live
+
+    async def _rest(self, begun: Begun, attempt: Attempt) -> Any:
+        with self._territory:
+            return await begun.rest(attempt, self._grace_s, self._leftovers.abandoned)
 
     def _begin(self, spec: StepSpec, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         """What the step returned, or what was begun if it waits for something."""
-        made = context.run(spec.signature.call, spec.function, arguments)
-        return begin(context, as_awaitable(made)) if spec.is_async else made
+        with self._territory:
+            made = context.run(spec.signature.call, spec.function, arguments)
+            return begin(context, as_awaitable(made)) if spec.is_async else made
 
     async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         place = attempt.place
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
         try:
-            return await place.run(_bound(context, attempt, arguments, place.asked_at))
+            return await place.run(_bound(context, attempt, arguments, place.asked_at, self._territory))
         finally:
             self._left(place)
 
@@ -136,7 +143,7 @@ class Lanes:
 
 
 def _bound(
-    context: contextvars.Context, attempt: Attempt, arguments: Sequence[Any], asked_at: float
+    context: contextvars.Context, attempt: Attempt, arguments: Sequence[Any], asked_at: float, territory: Territory
 ) -> Callable[[], Any]:
     spec, trace = attempt.spec, attempt.trace
 
@@ -144,7 +151,8 @@ def _bound(
         if trace is not None:
             trace.queued(time.perf_counter() - asked_at)
         try:
-            return context.run(spec.signature.call, spec.function, arguments)
+            with territory:
+                return context.run(spec.signature.call, spec.function, arguments)
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error

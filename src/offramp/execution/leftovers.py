@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from offramp.execution.stacks import is_user_code, stack_of
 from offramp.execution.threads import Threads
-from offramp.execution.watchdog import frame_of, is_user_code
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -94,12 +94,7 @@ class Leftovers:
 
 def line_of_thread(thread_id: int) -> str:
     """Where a thread stands now."""
-    frames: list[FrameType] = []
-    frame = frame_of(thread_id)
-    while frame is not None:
-        frames.insert(0, frame)
-        frame = frame.f_back
-    return line_of(frames)
+    return line_of(stack_of(thread_id))
 
 
 def line_of(frames: list[FrameType]) -> str:

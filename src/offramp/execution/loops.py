@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from offramp.execution.body import new_task
 from offramp.execution.body_loop import new_run_loop
+from offramp.execution.forked import LoopCopy
 from offramp.execution.turns import Turns
 from offramp.ports.commit import call_threadsafe
 
@@ -119,7 +120,7 @@ def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 class RunLoop(LoopThread):
     """A run loop, and what the watchdog knows of it.
 
-    `runs` says how many execute on it, `probed_at` since when an answer is awaited, `silent` that it is late,
+    `runs` says how many execute on it, `probed_at` since when an answer is awaited, `held` that user code holds it,
     `reported` that the log says so.
     """
 
@@ -128,11 +129,12 @@ class RunLoop(LoopThread):
     def __init__(self, name: str) -> None:
         self.runs = 0
         self.probed_at: float | None = None
-        self.silent = False
+        self.held = False
         self.reported = False
         super().__init__(name)
         self.loop.set_task_factory(new_task)
         self.turns = Turns(self.loop)
+        self._copy = LoopCopy(self.loop, self.thread)
 
     @property
     def busy(self) -> bool:
@@ -174,7 +176,7 @@ class RunLoops:
         if not self._is_called:  # one call for a burst: each wakes the loop with a system call
             self._is_called = True
             first.call(self._pull_first, first)
-        if first.silent:
+        if first.held:
             self.use_spare()
 
     def wait_until_busy(self) -> None:
@@ -195,7 +197,7 @@ class RunLoops:
 
     def use_spare(self) -> None:
         """Let every other loop pull what the blocked one has not taken, adding one if all were blocked."""
-        others = [loop for loop in self.loops[1:] if not loop.silent]
+        others = [loop for loop in self.loops[1:] if not loop.held]
         if not others:
             added = self._add() if len(self.loops) <= self._spares else None
             others = [added] if added else self.loops[1:]

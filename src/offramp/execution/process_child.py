@@ -22,6 +22,8 @@ from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
 from offramp.execution.endings import aborted
+from offramp.execution.forked import Territory
+from offramp.execution.process_group import Leader
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
 
 TRACEBACK_LENGTH_MAX = 6_000
@@ -112,6 +114,7 @@ class RemoteAttempt:
 
 def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
     """Serve jobs until the pipe closes; `traced_as` is the service's name, None where nothing is traced."""
+    leader = Leader(pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     problems = _imported(modules)
@@ -123,19 +126,20 @@ def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
             problems.append(str(error))
     pipe.send_bytes("; ".join(problems).encode())
     try:
-        _serve(pipe)
+        _serve(pipe, leader.territory)
     finally:
         telemetry.close(LANE_CLOSE_S_MAX)
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, territory: Territory) -> None:
     known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]] = {}
     while True:
         try:
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
         except (EOFError, OSError):
             return
-        reply = contextvars.Context().run(_execute, job, pipe, known)  # what a step sets, the next does not see
+        # What a step sets, the next does not see.
+        reply = contextvars.Context().run(_execute, job, pipe, known, territory)
         try:
             pipe.send_bytes(msgspec.msgpack.encode(reply))
         except OSError:
@@ -167,7 +171,9 @@ def _function(job: Job) -> Callable[..., Any]:
     return function
 
 
-def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]]) -> Reply:
+def _execute(
+    job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Callable[..., Any], Signature]], territory: Territory
+) -> Reply:
     began_in = os.getpid()
     current.set(RemoteAttempt(job, pipe))
     if job.trace:
@@ -178,7 +184,10 @@ def _execute(job: Job, pipe: Connection, known: dict[tuple[str, str], tuple[Call
             function = _function(job)
             known[place] = function, Signature(function, f"step {job.step!r}")
         function, signature = known[place]
-        return Reply("done", signature.encode_result(signature.call(function, signature.decode_call(job.arguments))))
+        arguments = signature.decode_call(job.arguments)
+        with territory:
+            result = signature.call(function, arguments)
+        return Reply("done", signature.encode_result(result))
     except BaseException as raised:
         if os.getpid() != began_in:  # the step forked, and this is the other one
             raise

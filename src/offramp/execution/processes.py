@@ -13,6 +13,7 @@ import multiprocessing
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,10 @@ import msgspec
 
 from offramp.core.failure import Failure, annotate, exception_of
 from offramp.errors import LaneDied
+from offramp.execution import process_group
 from offramp.execution.lanes import timed_out
 from offramp.execution.process_child import Job, Reply, main
+from offramp.ports import forks
 from offramp.ports.commit import call_threadsafe
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX
 
@@ -70,7 +73,7 @@ class _Request:
         with self._lock:
             self.abandoned = True
             if self.process is not None:
-                self.process.kill()
+                process_group.kill(self.process)
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
@@ -107,11 +110,18 @@ class ProcessLane:
         self._closed = False
         self._children: set[SpawnProcess] = set()
         self._busy: set[SpawnProcess] = set()
+        self._pipes: weakref.WeakSet[Connection] = weakref.WeakSet()
+        forks.on_fork(self)
         self._threads = [
             threading.Thread(target=self._serve, name=f"offramp-process-{n}", daemon=True) for n in range(count)
         ]
         for thread in self._threads:
             thread.start()
+
+    def forked(self) -> None:
+        """In a forked child: a lane process ends when its pipe does, which is when every copy of it is closed."""
+        for pipe in list(self._pipes):
+            pipe.close()
 
     async def run(self, attempt: Attempt, encoded: bytes) -> bytes:
         """Execute one attempt in a child; its encoded result.
@@ -200,6 +210,7 @@ class ProcessLane:
 
     def _start(self) -> tuple[SpawnProcess, Connection] | None:
         parent, theirs = self._context.Pipe()
+        self._pipes.update((parent, theirs))
         began = time.monotonic()
         given = (theirs, self._modules, self._traced_as)
         child = self._context.Process(target=main, args=given, name="offramp-lane", daemon=True)
@@ -239,8 +250,8 @@ class ProcessLane:
 
     def _reap(self, child: SpawnProcess) -> None:
         self._children.discard(child)
-        with contextlib.suppress(ValueError, AttributeError):
-            child.kill()
+        process_group.kill(child)
+        with contextlib.suppress(ValueError, AttributeError, AssertionError):
             child.join(1.0)
 
     def _let_go(self, child: SpawnProcess, pipe: Connection) -> None:
@@ -256,8 +267,7 @@ class ProcessLane:
         for _ in self._threads:
             self._requests.put(None)
         for child in list(self._children if self._traced_as is None else self._busy):
-            with contextlib.suppress(ValueError, AttributeError):
-                child.kill()
+            process_group.kill(child)
         ends = time.monotonic() + LEAVE_S_MAX + 0.5
         for thread in self._threads:
             thread.join(max(0.0, ends - time.monotonic()))

@@ -1,46 +1,56 @@
 """Sees run loops that user code blocks, names the line, and lets a spare loop take the waiting runs.
 
-A thread of its own: nothing a loop does can stop it from looking.
+A thread of its own: nothing a loop does can stop it from looking. What it saw is judged in `core/blocking.py`.
 """
 
 from __future__ import annotations
 
-import gc
+import asyncio
+import collections
+import itertools
 import logging
-import sys
-import sysconfig
+import math
 import threading
 import time
-import traceback
-from pathlib import Path
-from types import FrameType
-from typing import NamedTuple, Protocol
+import weakref
+from types import CodeType
+from typing import Any, NamedTuple, Protocol
 
-from offramp.execution.attempt import Attempt
-from offramp.execution.lanes import Lanes
+from offramp.core.blocking import Evidence, Sample, begin, judge
+from offramp.execution import stacks
 from offramp.execution.loops import RunLoop, RunLoops
-from offramp.execution.runner import Execution
+from offramp.ports import forks
 
 log = logging.getLogger("offramp")
 
-TAKEN_WITHIN_S = 0.02
-"""A run that the first loop does not take within this time goes to a spare loop."""
+LOOK_EVERY_S = 0.02
+PASSED_OVER_S = 0.04
+"""A loop that user code is seen to hold for this long gets no new runs: a spare one takes them."""
+CONTENTION_EVERY_S = 30.0
+"""How often the log says that the interpreter is contended."""
+CPU_EVERY_S = 1.0
+"""How often it is noted what CPU each thread has used, to tell by what comes after."""
+CONTENTION_SHARE = 0.1
+"""Of the time since: a function that used this much of it as CPU, in all threads together, is named."""
+NAMED_MAX = 3
 
-_LOOKING = threading.Lock()
-"""One watchdog at a time, as the collector is the process's."""
-_OWN = str(Path(__file__).resolve().parent.parent)
-_FOREIGN = tuple(
-    str(Path(path).resolve())
-    for path in {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+
+_THREADS = (
+    "%s has waited %.2f s for the interpreter, which other threads use: %s; give such steps "
+    'lane="process", where they have an interpreter of their own'
+)
+_LATE = (
+    "%s has waited %.2f s for its turn, as has the watchdog: other processes use the machine, or a call in C keeps "
+    'the interpreter; steps that make such calls belong into lane="process"'
 )
 
 
 class Blocker(NamedTuple):
     """The code that blocks a loop; pipeline and step are empty where it runs in none, or in a task of its own."""
 
-    pipeline: str = ""
-    step: str = ""
-    line: str = "code that is not on its stack any more"
+    pipeline: str
+    step: str
+    line: str
 
 
 class Blocked(Protocol):
@@ -48,6 +58,32 @@ class Blocked(Protocol):
 
     def __call__(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> object:
         """A loop is blocked by this step, for so many seconds since it was told last."""
+
+
+class _Watched:
+    """What was seen of a loop since it was asked and has not answered."""
+
+    def __init__(self, loop: RunLoop, asked_at: float) -> None:
+        self.asked_at = asked_at
+        self.evidence: Evidence = begin(_sample(loop, asked_at))
+        self.seen: stacks.Standing | None = None
+        self._task: Any = None
+        self._code: CodeType | None = None
+        self._holder = 0
+        self._numbers = itertools.count(1)
+
+    def look(self, loop: RunLoop, now: float, late_s: float) -> Evidence:
+        """Look at the loop's thread once more."""
+        self.seen = seen = stacks.standing(loop.thread.ident)
+        task = asyncio.current_task(loop.loop)
+        if seen is None:
+            self._holder, self._code = 0, None
+        elif seen.code is not self._code or task is not (self._task and self._task()):
+            # The same code in another task is another step: many that are short hold nothing.
+            self._holder, self._code = next(self._numbers), seen.code
+            self._task = None if task is None else weakref.ref(task)
+        self.evidence = self.evidence.and_then(_sample(loop, now, late_s, self._holder))
+        return self.evidence
 
 
 class Watchdog:
@@ -63,8 +99,13 @@ class Watchdog:
         self._loops = loops
         self._blocked_after = blocked_after
         self._blocked = blocked
+        self._watched: dict[RunLoop, _Watched] = {}
         self._blockers: dict[RunLoop, tuple[Blocker, float]] = {}
+        self._told_at: dict[str, float] = {}
+        self._cpu: dict[threading.Thread, float] = {}
+        self._cpu_at = -math.inf
         self._stop = threading.Event()
+        forks.on_fork(stacks.quiet)
         self._thread = threading.Thread(target=self._run, name="offramp-watchdog", daemon=True)
         self._thread.start()
 
@@ -75,38 +116,72 @@ class Watchdog:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(TAKEN_WITHIN_S):
+        began = time.monotonic()
+        while not self._stop.wait(LOOK_EVERY_S):
+            now = time.monotonic()
+            late_s = max(0.0, now - began - LOOK_EVERY_S)
             if not self._blockers:  # what was told of them is to be told to its end
                 self._loops.wait_until_busy()  # where nothing runs, neither loops nor this thread need to wake up
-            now = time.monotonic()
+            now = began = time.monotonic()
             for loop in list(self._loops.loops):
                 if loop.busy or self._loops.waiting or loop in self._blockers:
-                    self._probe(loop, now)
-            if self._loops.waiting and self._loops.loops[0].silent:
+                    self._probe(loop, now, late_s)
+            if self._loops.waiting and self._loops.loops[0].held:
                 self._loops.use_spare()
 
-    def _probe(self, loop: RunLoop, now: float) -> None:
+    def _probe(self, loop: RunLoop, now: float, late_s: float) -> None:
         probed_at = loop.probed_at  # once: the loop sets it back when it answers
         if loop in self._blockers:
             self._count(loop, now)
         if probed_at is None:
+            if now - self._cpu_at >= CPU_EVERY_S:
+                self._cpu, self._cpu_at = _cpu_of_threads(), now
+            self._watched[loop] = _Watched(loop, now)
             loop.probed_at = now
             loop.call(_beat, loop)
             return
-        loop.silent = now - probed_at >= TAKEN_WITHIN_S
-        if not loop.reported and now - probed_at >= self._blocked_after:
-            loop.reported = True
-            blocker = blocker_of(loop.thread.ident)
-            self._blockers[loop] = blocker, now
-            self._blocked(blocker.pipeline, blocker.step, now - probed_at, newly=True)
-            log.warning(
-                "%s has been blocked for %.2f s by %s; make the step a plain 'def' (it runs in a thread) or await "
-                "something there. New runs use a spare loop meanwhile.",
-                loop.name,
-                now - probed_at,
-                blocker.line,
-                extra={"pipeline": blocker.pipeline, "step": blocker.step} if blocker.step else None,
-            )
+        watched = self._watched[loop]
+        evidence = watched.look(loop, now, late_s)
+        if loop.probed_at != probed_at:
+            return  # it answered while it was looked at
+        if not loop.held and judge(evidence, min(PASSED_OVER_S, self._blocked_after)) == "blocked":
+            loop.held = True
+        if loop.reported or now - probed_at < self._blocked_after:
+            return
+        verdict = judge(evidence, self._blocked_after)
+        if verdict == "blocked" and watched.seen is not None:
+            self._report(loop, now, now - probed_at, watched.seen)
+        elif verdict == "contended":
+            self._tell_contention(loop, now, watched)
+
+    def _report(self, loop: RunLoop, now: float, seconds: float, seen: stacks.Standing) -> None:
+        loop.reported = True
+        blocker = Blocker(*stacks.step_of(loop.thread.ident), seen.line)
+        self._blockers[loop] = blocker, now
+        self._blocked(blocker.pipeline, blocker.step, seconds, newly=True)
+        log.warning(
+            "%s has been blocked for %.2f s by %s; make the step a plain 'def' (it runs in a thread) or await "
+            "something there. New runs use a spare loop meanwhile.",
+            loop.name,
+            seconds,
+            blocker.line,
+            extra={"pipeline": blocker.pipeline, "step": blocker.step} if blocker.step else None,
+        )
+
+    def _tell_contention(self, loop: RunLoop, now: float, watched: _Watched) -> None:
+        waited = now - watched.asked_at
+        if self._is_due(_THREADS, now):
+            but = {loop.thread, threading.main_thread()}
+            if lines := _lines_of(_used_since(self._cpu, now - self._cpu_at, but)):
+                self._told_at[_THREADS] = now
+                log.warning(_THREADS, loop.name, waited, "; ".join(lines))
+                return
+        if watched.evidence.whole.is_late and self._is_due(_LATE, now):
+            self._told_at[_LATE] = now
+            log.warning(_LATE, loop.name, waited)
+
+    def _is_due(self, message: str, now: float) -> bool:
+        return now - self._told_at.get(message, -math.inf) >= CONTENTION_EVERY_S
 
     def _count(self, loop: RunLoop, now: float) -> None:
         blocker, told_at = self._blockers[loop]
@@ -121,54 +196,33 @@ def _beat(loop: RunLoop) -> None:
     now = time.monotonic()
     if loop.reported and loop.probed_at is not None:
         log.warning("%s runs again after %.2f s", loop.name, now - loop.probed_at)
-    loop.silent = loop.reported = False
+    loop.held = loop.reported = False
     loop.probed_at = None
 
 
-def blocker_of(thread_id: int | None) -> Blocker:
-    """What runs on a thread now.
-
-    Its line is `file:line in function (source)` of the innermost user code on the stack, any code if there is none.
-    """
-    frame = frame_of(thread_id or 0)
-    if frame is None:
-        return Blocker()
-    pipeline, step = _step_of(frame)
-    stack = traceback.extract_stack(frame)
-    mine = [line for line in stack if is_user_code(line.filename)]
-    line = (mine or stack)[-1]
-    return Blocker(pipeline, step, f"{line.filename}:{line.lineno} in {line.name} ({line.line})")
+def _sample(loop: RunLoop, now: float, late_s: float = 0.0, holder: int = 0) -> Sample:
+    return Sample(now, late_s, holder, stacks.cpu_s(loop.thread.native_id), time.process_time())
 
 
-def frame_of(thread_id: int) -> FrameType | None:
-    """The innermost frame of a thread, looked up while no garbage is collected.
-
-    Before 3.11.9 CPython makes the frames under the lock of its list of threads, and collects a `threading.local` under
-    the same one: a collection that comes with one of the frames stops the whole process for ever (gh-106883).
-    """
-    with _LOOKING:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return sys._current_frames().get(thread_id)
-        finally:
-            if collects:
-                gc.enable()
+def _cpu_of_threads() -> dict[threading.Thread, float]:
+    return {thread: stacks.cpu_s(thread.native_id) or 0.0 for thread in threading.enumerate()}
 
 
-def _step_of(frame: FrameType | None) -> tuple[str, str]:
-    """The pipeline and step that a stack is inside of: a coroutine's callers are on it while it runs."""
-    while frame is not None:
-        attempt = frame.f_locals.get("attempt") if frame.f_code is Lanes.run.__code__ else None
-        if isinstance(attempt, Attempt):
-            return attempt.scope.facts.pipeline, attempt.spec.name
-        execution = frame.f_locals.get("self") if frame.f_code is Execution._main.__code__ else None  # noqa: SLF001
-        if isinstance(execution, Execution):
-            return execution.scope.facts.pipeline, ""
-        frame = frame.f_back
-    return "", ""
+def _used_since(before: dict[threading.Thread, float], seconds: float, but: set[threading.Thread]) -> dict[int, float]:
+    """Shares of a time that other threads spent on a CPU, by the thread's id."""
+    return {
+        thread.ident: (used - before.get(thread, 0.0)) / seconds
+        for thread, used in _cpu_of_threads().items()
+        if thread not in but and thread.ident is not None
+    }
 
 
-def is_user_code(filename: str) -> bool:
-    path = str(Path(filename).resolve()) if not filename.startswith("<") else filename
-    return not path.startswith((_OWN, "<", *_FOREIGN))
+def _lines_of(shares: dict[int, float]) -> list[str]:
+    """Where the user code of these threads stands, a line for each function, with what it uses, the largest first."""
+    used: dict[CodeType, float] = collections.defaultdict(float)
+    lines: dict[CodeType, str] = {}
+    for thread, seen in stacks.all_standing().items():
+        used[seen.code] += shares.get(thread, 0.0)
+        lines[seen.code] = seen.line
+    largest = sorted(used, key=lambda code: -used[code])[:NAMED_MAX]
+    return [f"{lines[code]} ({used[code]:.0%} of a CPU)" for code in largest if used[code] >= CONTENTION_SHARE]

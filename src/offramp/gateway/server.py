@@ -23,6 +23,7 @@ from offramp.gateway.accepting import Acceptor
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
+from offramp.ports import forks
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
@@ -125,7 +126,7 @@ async def _serve(
     gateway: Gateway, bound: socket.socket, drain_timeout: float, on_started: Callable[[str], object] | None
 ) -> int:
     await gateway.start()
-    server = _Server(_config(gateway), (lambda: on_started(url_of(bound))) if on_started else None)
+    server = _Server(_config(gateway), bound, (lambda: on_started(url_of(bound))) if on_started else None)
     stopping = _Stopping(gateway, server, drain_timeout)
     with stopping.signals():
         try:
@@ -158,9 +159,17 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """Leaves signals to us and says when it listens."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], object] | None) -> None:
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None) -> None:
         super().__init__(config)
+        self._bound = bound
         self._on_started = on_started
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: neither the port nor a connection may stay open for longer than they are here."""
+        listening = [each.fileno() for server in getattr(self, "servers", []) for each in server.sockets]
+        open_now = [connection.transport for connection in list(self.server_state.connections)]
+        forks.close_copy(self._bound.fileno(), *listening, *map(forks.descriptor_of, filter(None, open_now)))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -202,15 +211,8 @@ class _Stopping:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        for number in numbers:
-            loop.add_signal_handler(number, self.signalled, number)
-        try:
+        with forks.signals((signal.SIGINT, signal.SIGTERM), self.signalled):
             yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
     def signalled(self, number: int) -> None:
         """A signal came."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from offramp.ports import forks
 from offramp.telemetry.instruments import INSTRUMENTS, Board, Instrument
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Shown:
         self._boards: weakref.WeakSet[Board] = weakref.WeakSet()
         self._past: dict[str, Readings] = {}
         self._lock = threading.Lock()
+        forks.on_fork(self)
         self._histograms: dict[str, Any] = {}
         for instrument in INSTRUMENTS:
             given = {"unit": instrument.unit, "description": instrument.meaning}
@@ -63,6 +65,12 @@ class _Shown:
                 self._histograms[instrument.name] = meter.create_histogram(
                     instrument.otel_name, **given, explicit_bucket_boundaries_advisory=list(instrument.buckets)
                 )
+
+    def forked(self) -> None:
+        """In a forked child, whose provider goes on exporting: what was counted is the parent's to show."""
+        self._lock = threading.Lock()
+        self._boards.clear()
+        self._past.clear()
 
     def add(self, board: Board) -> None:
         """Show this one, too."""

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.registry import Collector
 
 from offramp.core.addresses import PORT_MAX, parse_listen
+from offramp.ports import forks
 
 log = logging.getLogger("offramp")
 
@@ -102,6 +103,14 @@ def _unknown(pages: Pages) -> Page:
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: the port is the parent's."""
+        forks.close_copy(self.fileno())
 
 
 class _Server6(_Server):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from offramp.ports import forks
 from offramp.ports.hints import IDS_MAX, Hearer, Kind
 from offramp.ports.store import Owner
 
@@ -36,6 +37,12 @@ class UDPHints(asyncio.DatagramProtocol):
         self._peers: list[int] = []
         self._readers: list[int] = []
         self.port = 0
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: the ports are the parent's."""
+        if self._transport is not None and self._out is not None:
+            forks.close_copy(forks.descriptor_of(self._transport), self._out.fileno())
 
     async def open(self, hearer: Hearer) -> None:
         """Bind to a free port on loopback."""

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from offramp.ports import forks
+
 log = logging.getLogger("offramp")
 
 
@@ -29,6 +31,12 @@ class Presence:
         self._path = folder / quote(owner, safe="")
         self._own: int | None = None
         self._dead: dict[str, int] = {}
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: its copy would hold the lock when the parent is dead."""
+        forks.close_copy(*self._dead.values(), *([] if self._own is None else [self._own]))
+        self._dead, self._own = {}, None
 
     def open(self) -> None:
         """Be seen, before the first lease is taken."""

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from offramp.core.events import frame
 from offramp.errors import LeaseLost, StoreError
+from offramp.ports import forks
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import ENGINE, Batch, Lease
 from offramp.stores.redis.address import Address
@@ -88,6 +89,13 @@ class Writer:
         self._committed = committed
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: refuse what is put, as no thread writes."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closing = True
 
     @property
     def full(self) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from offramp.errors import StoreError
+from offramp.ports import forks
 from offramp.stores.sqlite.custody import Custody, inspect
 from offramp.stores.sqlite.schema import migrate
 from offramp.stores.threads import read_on
@@ -48,6 +49,7 @@ class Database:
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
         self._opened: list[sqlite3.Connection] = []
+        forks.on_fork(self)
 
     def _open(self, folder: Path) -> None:
         try:
@@ -65,6 +67,12 @@ class Database:
         finally:
             connection.close()
         self._custody.share()
+
+    def forked(self) -> None:
+        """In a forked child: SQLite forbids to use a connection there, and to close it."""
+        for connection in self._opened:
+            forks.keep_for_ever(connection)
+        self._custody.close()  # the child's copy alone: the lock is its parent's
 
     def connect(self, *, query_only: bool = False) -> sqlite3.Connection:
         """A connection in autocommit mode, usable from the thread that gets it."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from offramp.errors import StoreError
+from offramp.ports import forks
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
 from offramp.stores.sqlite.batch import Tail, Transaction
@@ -73,6 +74,14 @@ class Writer:
         self._crash = crash
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
+        forks.on_fork(self)
+
+    def forked(self) -> None:
+        """In a forked child: refuse what is put, as no thread writes; SQLite forbids even to close the connection."""
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closing = True
+        forks.keep_for_ever(self._connection)
 
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
