@@ -69,7 +69,7 @@ class Begun(NamedTuple):
             CancelledError: it was cancelled, whatever it made of that.
             Exception: what it raised.
         """
-        task = asyncio.current_task()
+        task = _running_task()
         before = _asked(task)
         if isinstance(task, RunTask):
             task.attempt = attempt
@@ -93,6 +93,14 @@ class Begun(NamedTuple):
 
 async def _awaited(made: Awaitable[Any]) -> Any:
     return await made
+
+
+def _running_task() -> asyncio.Task[Any] | None:
+    """The task of this code; None in a forked child, which no loop runs: it ends where it gives control back."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def _asked(task: asyncio.Task[Any] | None) -> int:
@@ -123,7 +131,8 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
 
 def _is_awaitable(waits_for: Any) -> bool:
     """Whether a task of this loop can wait for it: else it is told of its mistake when it tries."""
-    if not asyncio.isfuture(waits_for) or waits_for is asyncio.current_task():
+    task = _running_task()
+    if task is None or not asyncio.isfuture(waits_for) or waits_for is task:
         return False
     return waits_for.get_loop() is asyncio.get_running_loop()
 

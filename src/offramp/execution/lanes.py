@@ -94,26 +94,23 @@ class Lanes:
         elif spec.lane == "thread":
             live = await self._in_thread(attempt, arguments, context)
         else:
-            live = self._begin(spec, arguments, context)
-            if type(live) is Begun:
-                live = await self._rest(live, attempt)
+            with self._territory:
+                live = self._begin(spec, arguments, context)
+                if type(live) is Begun:
+                    live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
     async def _live(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         if attempt.spec.lane == "thread":
             return await self._in_thread(attempt, arguments, context)
-        live = self._begin(attempt.spec, arguments, context)
-        return await self._rest(live, attempt) if type(live) is Begun else live
-
-    async def _rest(self, begun: Begun, attempt: Attempt) -> Any:
         with self._territory:
-            return await begun.rest(attempt, self._grace_s, self._leftovers.abandoned)
+            live = self._begin(attempt.spec, arguments, context)
+            return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
     def _begin(self, spec: StepSpec, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         """What the step returned, or what was begun if it waits for something."""
-        with self._territory:
-            made = context.run(spec.signature.call, spec.function, arguments)
-            return begin(context, as_awaitable(made)) if spec.is_async else made
+        made = context.run(spec.signature.call, spec.function, arguments)
+        return begin(context, as_awaitable(made)) if spec.is_async else made
 
     async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
         place = attempt.place

@@ -26,7 +26,7 @@ log = logging.getLogger("offramp.gateway")
 
 
 class Acceptor:
-    """The accepting end of a listening socket; `close` and `wait_closed` are those of an asyncio server.
+    """The accepting end of a listening socket; `sockets`, `close` and `wait_closed` are those of an asyncio server.
 
     Args:
         bound: the socket; not closed here.
@@ -103,6 +103,11 @@ class Acceptor:
         if not self._told:
             self._told = True
             log.error("no more files can be opened (ulimit -n): new connections are answered with 503")
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """What it listens on."""
+        return [self._bound]
 
     def close(self) -> None:
         """Take no more connections."""
