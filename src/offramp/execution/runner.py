@@ -161,6 +161,7 @@ class Execution:
         current.set(Body(self.scope))
         if self.scope.trace is not None:
             self.scope.trace.enter()
+        let_go = False
         try:
             if self._stop_requested:
                 raise asyncio.CancelledError
@@ -173,14 +174,14 @@ class Execution:
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state == "closed":
                 return
+            let_go = isinstance(raised, (asyncio.CancelledError, Handoff))
             outcome, error = self._failed(raised)
         if self.scope.diverged is not None:
             error = Divergence(f"{self.scope.diverged}. {self._versions()}")
             outcome = Outcome("failed", error=failure_of(error))
         ending = self.scope.ending.outcome
         if ending is not None:  # however the pipeline took it
-            is_told = not self.scope.ending.struck or isinstance(error, (asyncio.CancelledError, Handoff))
-            outcome, error = ending, None if is_told else error
+            outcome, error = ending, None if let_go or not self.scope.ending.struck else error
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
