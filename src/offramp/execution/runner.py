@@ -177,7 +177,7 @@ class Execution:
             let_go = isinstance(raised, (asyncio.CancelledError, Handoff))
             outcome, error = self._failed(raised)
         if self.scope.diverged is not None:
-            error = Divergence(f"{self.scope.diverged}. {self._versions()}")
+            error, let_go = Divergence(f"{self.scope.diverged}. {self._versions()}"), False
             outcome = Outcome("failed", error=failure_of(error))
         ending = self.scope.ending.outcome
         if ending is not None:  # however the pipeline took it
