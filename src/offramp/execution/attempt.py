@@ -14,6 +14,7 @@ from offramp.core.run import Path
 from offramp.core.timestamps import rfc3339
 from offramp.errors import OutsideRun
 from offramp.execution.context import Run
+from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Again(NamedTuple):
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("cleans_up", "key", "live", "number", "place", "scope", "spec", "trace")
+    __slots__ = ("cleans_up", "key", "live", "number", "place", "scope", "spec", "trace", "watch")
 
     def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
@@ -133,7 +134,15 @@ class Attempt:
         """The thread that it was given, where its step needs one."""
         self.cleans_up = False
         """Whether it belongs to a cleanup, which goes on though its run is cancelled."""
+        self.watch: Watch | None = None
+        """Of its task, once it has waited for something."""
         self.trace = trace
+
+    def waits(self) -> Watch:
+        """It is about to wait, and so may be cancelled from here on."""
+        if self.watch is None:
+            self.watch = Watch(self.scope.turnstile.turns.loop)
+        return self.watch
 
     @property
     def clock(self) -> Clock:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from offramp.core.spec import as_awaitable
 from offramp.execution.context import current
 from offramp.ports.commit import call_threadsafe
 
@@ -41,13 +41,24 @@ class RunTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-def begin(context: Context, made: Awaitable[Any]) -> Any:
-    """Execute a step's code as far as it goes without waiting: what it returns, or `Begun`."""
-    work: Work = made if inspect.iscoroutine(made) else _awaited(made)
+def begin(attempt: Attempt, context: Context, arguments: Sequence[Any]) -> Any:
+    """Execute a step's code in its own context as far as it goes without waiting: what it returns, or `Begun`."""
+    work, made = context.run(_begun, attempt, arguments)
+    return made if work is None else Begun(context.run, work, made)
+
+
+def _begun(attempt: Attempt, arguments: Sequence[Any]) -> tuple[Work | None, Any]:
+    """No work and what the step returned; or its work and what that waits for."""
+    current.set(attempt)
+    spec = attempt.spec
+    made = spec.signature.call(spec.function, arguments)
+    if not spec.is_async:
+        return None, made
+    work: Work = made if type(made) is types.CoroutineType else _awaited(as_awaitable(made))
     try:
-        return Begun(context.run, work, context.run(work.send, None))
+        return work, work.send(None)
     except StopIteration as ended:
-        return ended.value
+        return None, ended.value
 
 
 class Begun(NamedTuple):
@@ -69,7 +80,7 @@ class Begun(NamedTuple):
             CancelledError: it was cancelled, whatever it made of that.
             Exception: what it raised.
         """
-        task = _running_task()
+        task = attempt.waits().task
         before = _asked(task)
         if isinstance(task, RunTask):
             task.attempt = attempt

@@ -6,7 +6,6 @@ A cancellation counts as asked for where the task was told to cancel while the s
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from offramp.core.failure import failure_of
 from offramp.errors import Aborted
@@ -15,24 +14,31 @@ _CANCELLATION = "though nothing cancelled it: what it awaited was cancelled. Cat
 _OTHER = "which is no Exception. Catch it there, and raise an Exception that says what failed"
 
 
-def asked_before(task: asyncio.Task[Any] | None) -> int:
-    """How often a task was told to cancel, of what it has been told by now."""
-    times = 0 if task is None else task.cancelling()
-    # The last one may still be to come: it is raised where the task waits next.
-    return times - bool(getattr(task, "_must_cancel", False)) if times else 0
+class Watch:
+    """The task of a step, looked at before it waits for the first time: until then nothing can cancel it.
 
+    Args:
+        loop: the one that runs. To ask which does is a system call.
+    """
 
-def asked_since(task: asyncio.Task[Any] | None, before: int) -> bool:
-    """Whether it was told so again, since it was `before` times."""
-    return task is not None and task.cancelling() > before
+    __slots__ = ("_before", "task")
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.task = task = asyncio.current_task(loop)
+        self._before = 0 if task is None else task.cancelling()
+        if self._before and getattr(task, "_must_cancel", False):
+            self._before -= 1  # the last one is still to come: it is raised where the task waits next
 
-def is_closed_by_another(task: asyncio.Task[Any] | None) -> bool:
-    """Whether another task than this one executes now, or none: a coroutine that was thrown away is being closed."""
-    try:
-        return asyncio.current_task() is not task
-    except RuntimeError:  # no loop is running
-        return True
+    def asked(self) -> bool:
+        """Whether the task was told to cancel since then."""
+        return self.task is not None and self.task.cancelling() > self._before
+
+    def is_left(self) -> bool:
+        """Whether another task executes now, or none: a coroutine that was thrown away is being closed."""
+        try:
+            return asyncio.current_task() is not self.task
+        except RuntimeError:  # no loop is running
+            return True
 
 
 def is_cancellation(error: BaseException) -> bool:

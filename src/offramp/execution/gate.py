@@ -37,6 +37,10 @@ class Handoff(BaseException):
     """
 
 
+def _nothing() -> None:
+    """Before anything is to be called back, and after."""
+
+
 class Gate:
     """The steps in flight and the waits of one executing run, and whether more may begin."""
 
@@ -65,9 +69,14 @@ class Gate:
         """Steps that wait for a thread, or came when none was to begin any more."""
         self.rest: Parked | None = None
         """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
-        self.on_change: Callable[[], object] = lambda: None
+        self.on_change: Callable[[], object] = _nothing
         self.on_rest: Callable[[], object] | None = None
-        self.on_signal_wait: Callable[[], object] = lambda: None
+        self.on_signal_wait: Callable[[], object] = _nothing
+
+    def let_go(self) -> None:
+        """Call nothing back any more: such calls refer to this, and a cycle waits for the garbage collector."""
+        self.on_change = self.on_signal_wait = self.ending.on_change = _nothing
+        self.on_rest = None
 
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offramp.core.spec import as_awaitable
 from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
@@ -20,7 +19,6 @@ from offramp.execution.forked import Territory
 from offramp.execution.threads import Place, Threads
 
 if TYPE_CHECKING:
-    from offramp.core.spec import StepSpec
     from offramp.execution.attempt import Attempt
     from offramp.execution.processes import ProcessLane
 
@@ -85,39 +83,35 @@ class Lanes:
         if spec.lane == "process":
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
+            attempt.waits()
             return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
         arguments = spec.signature.copies(given, encoded)
-        context = contextvars.copy_context()
-        context.run(current.set, attempt)
         if spec.timeout is not None:
-            live = await _timed(self._live(attempt, arguments, context), attempt)
+            attempt.waits()
+            live = await _timed(self._live(attempt, arguments), attempt)
         elif spec.lane == "thread":
-            live = await self._in_thread(attempt, arguments, context)
+            live = await self._in_thread(attempt, arguments)
         else:
             with self._territory:
-                live = self._begin(spec, arguments, context)
+                live = begin(attempt, contextvars.copy_context(), arguments)
                 if type(live) is Begun:
                     live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
         return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
 
-    async def _live(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
+    async def _live(self, attempt: Attempt, arguments: Sequence[Any]) -> Any:
         if attempt.spec.lane == "thread":
-            return await self._in_thread(attempt, arguments, context)
+            return await self._in_thread(attempt, arguments)
         with self._territory:
-            live = self._begin(attempt.spec, arguments, context)
+            live = begin(attempt, contextvars.copy_context(), arguments)
             return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
-    def _begin(self, spec: StepSpec, arguments: Sequence[Any], context: contextvars.Context) -> Any:
-        """What the step returned, or what was begun if it waits for something."""
-        made = context.run(spec.signature.call, spec.function, arguments)
-        return begin(context, as_awaitable(made)) if spec.is_async else made
-
-    async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any], context: contextvars.Context) -> Any:
+    async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any]) -> Any:
         place = attempt.place
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
+        attempt.waits()
         try:
-            return await place.run(_bound(context, attempt, arguments, place.asked_at, self._territory))
+            return await place.run(_bound(attempt, arguments, place.asked_at, self._territory))
         finally:
             self._left(place)
 
@@ -139,10 +133,9 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(
-    context: contextvars.Context, attempt: Attempt, arguments: Sequence[Any], asked_at: float, territory: Territory
-) -> Callable[[], Any]:
-    spec, trace = attempt.spec, attempt.trace
+def _bound(attempt: Attempt, arguments: Sequence[Any], asked_at: float, territory: Territory) -> Callable[[], Any]:
+    spec, trace, context = attempt.spec, attempt.trace, contextvars.copy_context()
+    context.run(current.set, attempt)
 
     def call() -> Any:
         if trace is not None:

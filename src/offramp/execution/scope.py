@@ -20,7 +20,7 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Again, Attempt, RunFacts
-from offramp.execution.endings import aborted, asked_before, asked_since, is_cancellation, is_closed_by_another
+from offramp.execution.endings import aborted, is_cancellation
 from offramp.execution.gate import Gate, Handoff
 from offramp.execution.history import History
 from offramp.execution.suspects import Suspects
@@ -264,17 +264,20 @@ class Scope(Gate):
             return await self._in_thread(attempt, encoded, given)
         spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
-        at, started, task = self.clock.time(), self.clock.monotonic(), asyncio.current_task()
-        asked = asked_before(task)
+        at, started = self.clock.time(), self.clock.monotonic()
         try:
             if trace is not None:
                 trace.attempt(number)
             attempt.announce(events.StepStarted(spec.name, key, number), at)
             if spec.effect == "once" or self.suspects.watched:
+                attempt.waits()
                 await self.log.durable()
             live, value = await self._lanes.run(attempt, encoded, given)
             result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
-            kept = await self.kept(value, f"step {spec.name!r}")
+            kept = value
+            if self.kept is not as_it_is:
+                attempt.waits()
+                kept = await self.kept(value, f"step {spec.name!r}")
             duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
             self.append(
                 Entry(key, spec.name, "step", kept, None, number, at, duration_ms),
@@ -287,7 +290,7 @@ class Scope(Gate):
             if spec.effect == "once":
                 await self.log.durable()
         except BaseException as raised:
-            if self._is_ended_from_outside(attempt, raised, task, asked):
+            if self._is_ended_from_outside(attempt, raised):
                 raise
             error = raised if isinstance(raised, Exception) else aborted(raised, f"step {spec.name!r}")
             failed = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
@@ -311,18 +314,17 @@ class Scope(Gate):
         finally:
             place.leave()
 
-    def _is_ended_from_outside(
-        self, attempt: Attempt, raised: BaseException, task: asyncio.Task[Any] | None, asked: int
-    ) -> bool:
+    def _is_ended_from_outside(self, attempt: Attempt, raised: BaseException) -> bool:
         """Whether a step has not failed by this, but was stopped."""
-        if is_closed_by_another(task):
+        watch = attempt.watch
+        if watch is not None and watch.is_left():
             return True
         if isinstance(raised, Exception):
             return False
         if isinstance(raised, Handoff) or self.state == "closed":
             return True
         is_run_cancelled = self.facts.cancelled and not attempt.cleans_up
-        return is_cancellation(raised) and (is_run_cancelled or asked_since(task, asked))
+        return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> Again | Exception:
         """Announce a retry, or record the failure and return what the body is given."""

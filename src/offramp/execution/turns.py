@@ -23,7 +23,7 @@ class Turns:
     """Counts the turns of an event loop while anybody wants to know, with one callback a turn for all of them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._due: list[tuple[int, int, Callable[[], object]]] = []
         self._order = itertools.count()
         self.now = 0
@@ -31,7 +31,7 @@ class Turns:
     def after(self, turns: int, callback: Callable[[], object]) -> None:
         """On the loop: call back so many turns from now."""
         if not self._due:
-            self._loop.call_soon(self._next)
+            self.loop.call_soon(self._next)
         heapq.heappush(self._due, (self.now + turns, next(self._order), callback))
 
     def _next(self) -> None:
@@ -39,7 +39,7 @@ class Turns:
         while self._due and self._due[0][0] <= self.now:
             heapq.heappop(self._due)[2]()
         if self._due:
-            self._loop.call_soon(self._next)
+            self.loop.call_soon(self._next)
 
 
 class Turnstile:
@@ -92,7 +92,7 @@ class Turnstile:
 
         Gives whether that had to be waited for.
         """
-        waits = self._waits(position)
+        waits = min(position, self._recorded) > self._next or not self._is_settled()  # as `_waits`, once a step
         if waits:
             future = self._waiting[position] = asyncio.get_running_loop().create_future()
             self._look_on()

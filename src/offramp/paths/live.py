@@ -218,6 +218,7 @@ class LiveRuns:
                 self._counts[run.began_on] -= 1
         for timer in run.timers:
             timer.cancel()
+        run.execution.scope.let_go()
         if known:
             if run.trace is not None:
                 run.trace.end()
