@@ -234,7 +234,7 @@ class PlayedBody(Playing):
             return
         if due <= clock.monotonic():
             self.give_up()
-        elif ending.cleaning or ending.outcome.status == "expired":  # the engine has a timer for a cancellation
+        elif ending.cleanups or ending.outcome.status == "expired":  # the engine has a timer for a cancellation
             self._timers.append(clock.call_at(due, self._bound))
 
     def give_up(self) -> None:

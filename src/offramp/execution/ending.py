@@ -49,7 +49,8 @@ class Ending:
         """Keys of the calls that the body made after that."""
         self.on_change: Callable[[], object] = lambda: None
         """Called when `until` has another answer."""
-        self._cleanups: list[Cleanup] = []
+        self.cleanups: list[Cleanup] = []
+        """Those that are open."""
         self._closed: asyncio.Future[None] | None = None
         self._since = 0.0
         self._patience_s = 0.0
@@ -59,7 +60,7 @@ class Ending:
         """The run is to end so; from any thread."""
         now = self._clock.monotonic()
         self._since, self._patience_s = now, STRIKE_S_MAX if replays else 0.0
-        for cleanup in list(self._cleanups):
+        for cleanup in list(self.cleanups):
             cleanup.ends = now + cleanup.timeout_s
         self.outcome = outcome
 
@@ -67,20 +68,15 @@ class Ending:
         """Until when, on the monotonic clock, the run is left alone; `inf` while it need not end."""
         if self.outcome is None:
             return math.inf
-        cleanups = list(self._cleanups)
+        cleanups = list(self.cleanups)
         if cleanups:
             return max(cleanup.ends for cleanup in cleanups)
         return self._since + (grace_s if self.struck else max(grace_s, self._patience_s))
 
-    @property
-    def cleaning(self) -> bool:
-        """Whether a cleanup is open."""
-        return bool(self._cleanups)
-
     def within(self) -> Cleanup | None:
         """The open cleanup that the running code belongs to, as long as its time lasts."""
         cleanup: Cleanup | None = getattr(current.get(), "within", None)
-        is_open = cleanup is not None and cleanup in self._cleanups
+        is_open = cleanup is not None and cleanup in self.cleanups
         return cleanup if is_open and cleanup is not None and cleanup.ends > self._clock.monotonic() else None
 
     def due(self, timeout_s: float) -> float:
@@ -89,17 +85,17 @@ class Ending:
 
     def opened(self, cleanup: Cleanup) -> None:
         """A cleanup began."""
-        self._cleanups.append(cleanup)
+        self.cleanups.append(cleanup)
         if self.outcome is not None:
             self.on_change()
 
     def closed(self, cleanup: Cleanup) -> None:
         """A cleanup ended."""
-        self._cleanups.remove(cleanup)
+        self.cleanups.remove(cleanup)
         if self.outcome is not None:
             self._since = self._clock.monotonic()
             self.on_change()
-        if not self._cleanups and self._closed is not None and not self._closed.done():
+        if not self.cleanups and self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
     async def strike(self, scope: Scope, cancel: Callable[[], object]) -> None:
@@ -130,7 +126,7 @@ class Ending:
         self.on_change()
 
     async def _all_closed(self) -> None:
-        while self._cleanups:
+        while self.cleanups:
             self._closed = asyncio.get_running_loop().create_future()
             await self._closed
 
@@ -171,7 +167,7 @@ class Cleanup:
         if self._token is not None:
             current.reset(self._token)
         ending.closed(self)
-        if not ending.cleaning and ending.strikes_next(self._scope):
+        if not ending.cleanups and ending.strikes_next(self._scope):
             await asyncio.get_running_loop().create_future()  # a run that is to end goes no further than here
 
     def _due(self) -> float:

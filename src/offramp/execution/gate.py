@@ -82,7 +82,7 @@ class Gate:
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
         while True:
-            if self.ending.cleaning:
+            if self.ending.cleanups:
                 attempt.cleans_up = self.ending.within() is not None
             with self._lock:
                 if self.state == "open" or (self.state == "ending" and attempt.cleans_up):

@@ -149,7 +149,9 @@ class Execution:
             asyncio.get_running_loop().call_soon(self.strike, context=contextvars.Context())
 
     async def _main(self) -> None:
-        self._task, self._began = asyncio.current_task(), True
+        if self._task is None:
+            self._task = asyncio.current_task()
+        self._began = True
         self._take_up_end()
         try:
             await self._called()
