@@ -134,6 +134,12 @@ class Signature:
             bound.apply_defaults()
             args = tuple(bound.arguments[name] for name in self.names)
         if self._plain and SURE.issuperset(map(type, args)):
+            if self._in_order and not self._defaults:
+                try:
+                    encoded = written(self._row(*args))
+                except FAILURES as error:  # text that is no Unicode
+                    raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error
+                return Call(args, encoded, encoded, self)
             return self._plain_call(args)
         whole, asked = [], []
         for place in self._by_name:
@@ -282,6 +288,8 @@ class Signature:
         """
         plan = self._result_plan
         try:
+            if type(value) in SURE:  # most results, without a further call
+                return written(value)
             encoded = encode_planned(value, plan, "$")
             if plan.exact and value is not None:
                 plan.same(value, self._decode_result(encoded), "$")
