@@ -288,7 +288,7 @@ class Signature:
         """
         plan = self._result_plan
         try:
-            if type(value) in SURE:  # most results, without a further call
+            if type(value) in SURE and not plan.exact:  # most results, without a further call
                 return written(value)
             encoded = encode_planned(value, plan, "$")
             if plan.exact and value is not None:
