@@ -26,6 +26,7 @@ from tests.fuzz.campaign import frames
 from tests.fuzz.corpus import frame
 from tests.fuzz.serving import APP
 from tests.gateway.conftest import serving
+from tests.servers import free_port
 from tests.support import eventually
 from tests.webhooks.receiver import receiving
 
@@ -184,7 +185,7 @@ async def test_nothing_that_a_gateway_says_holds_a_secret(app, tmp_path, caplog)
             caller = Caller(httpx.URL(url).port)
             run = await caller.ask_everything(f"{receiver.url}&key={PLANTED}")
             await caller.talk(run)
-            gone = f"http://127.0.0.1:1/{PLANTED}"
+            gone = f"http://127.0.0.1:{free_port()}/{PLANTED}"
             assert (await caller.ask("POST", RUNS, body={"input": {"text": "x"}, "webhook": {"url": gone}}))[0] == 200
             # Of the one that refused its messages and of the one that is not there.
             await eventually(lambda: "wants no more" in caplog.text and "did not reach" in caplog.text)
