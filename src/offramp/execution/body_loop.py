@@ -20,7 +20,8 @@ from offramp.execution.context import current
 from offramp.execution.timers import Timers
 
 _OWN = Path(__file__).resolve().parent.parent
-_LOOPS = str(_OWN / "execution" / "loops.py")
+_LOOPS = {str(_OWN / "execution" / "loops.py"), str(_OWN / "engines" / "temporal" / "exits.py")}
+"""Those of the runtime's files that only hand on what a loop is to call."""
 _ASYNCIO = str(Path(asyncio.__file__).resolve().parent)
 _PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -31,7 +32,7 @@ _BOTTOM = asyncio.Handle._run.__code__  # noqa: SLF001 - no frame below it is th
 def _acts_for(file: str) -> Literal["itself", "its caller", "its author"]:
     """Whose wish a timer is that code of this file sets."""
     if file.startswith(str(_OWN)):
-        return "its caller" if file == _LOOPS else "itself"
+        return "its caller" if file in _LOOPS else "itself"
     if not _INSTALLED.isdisjoint(Path(file).parts):
         return "itself"
     return "its caller" if file.startswith((*_PYTHON, "<frozen")) else "its author"

@@ -49,8 +49,7 @@ async def demoted() -> list[str]:
         return await free("after the gateway")
 
     task = asyncio.create_task(branch())
-    while not gate("demoted").is_set():  # noqa: ASYNC110 - both executions look at it
-        await asyncio.sleep(0.05)
+    await asyncio.sleep(1.0)  # past its budget: what follows executes in a worker
     return [await held("worker"), await task]
 
 
@@ -137,7 +136,6 @@ async def test_a_step_in_flight_in_a_living_gateway_is_not_executed_again(servic
     async with service(app) as runtime:
         handle = await runtime.start("demoted")
         await reach(handle, "run.demoted")
-        gate("demoted").set()
         await eventually(lambda: "worker" in executed)
         await strayed(runtime, history, handle.id)
         gate("gateway").set()
@@ -152,10 +150,10 @@ async def test_the_winner_of_a_race_wins_again(service, history, monkeypatch):
 
     async def attempt(self, lease, record, call, arguments, scene):
         """The slow one is recorded first, and told of last."""
-        if arguments == b'["quick"]':
+        if b'"quick"' in arguments:
             await told.wait()
         entry = await attempt_of(self, lease, record, call, arguments, scene)
-        if arguments == b'["slow"]':
+        if b'"slow"' in arguments:
             told.set()
             await gate("quick has won").wait()
         return entry

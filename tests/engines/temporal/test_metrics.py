@@ -85,8 +85,8 @@ async def test_a_step_that_fails_in_its_body_is_counted_once(service):
 async def test_the_gap_of_a_demotion_is_counted(service):
     async with service(app) as runtime:
         assert await result_of(await runtime.start("slow")) == 4
-        assert counts(runtime.service, "demotions_total", reason="budget") == 1
-        assert counts(runtime.worker, "demotion_gap_seconds_count", reason="budget") == 1
+        assert counts(runtime.service, "demotions_total", reason="predicted") == 1
+        assert counts(runtime.worker, "demotion_gap_seconds_count", reason="predicted") == 1
         assert counts(runtime.worker, "queue_wait_seconds_count", **{"class": "now"}) == 0
 
 
