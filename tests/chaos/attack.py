@@ -47,8 +47,13 @@ class Attack:
         while not mark.exists():
             assert time.monotonic() < ends_at, f"{mark.name} within {GUARD_S} s:\n{serving.log.read_text()}"
             here = self.come()
-            await self._provoke(role, point, here)
-            await self.until(lambda here=here: mark.exists() or (here and all(task.done() for _, task in here)))
+            stopped = await self._provoke(role, point, here)
+            try:
+                await self.until(lambda here=here: mark.exists() or (here and all(task.done() for _, task in here)))
+            finally:
+                for pid in stopped:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGCONT)
         await self.until(lambda: mark.read_text() != "")
         await asyncio.to_thread(serving.crashed, int(mark.read_text()))
         if role == "worker":
@@ -65,16 +70,24 @@ class Attack:
         self._clients += [task for _, task in here]
         return here
 
-    async def _provoke(self, role: str, point: str, here: list[tuple[Seen, asyncio.Task[None]]]) -> None:
-        """Some writes are made only when something happens to a worker."""
+    async def _provoke(self, role: str, point: str, here: list[tuple[Seen, asyncio.Task[None]]]) -> list[int]:
+        """Some writes are made only when something happens to a worker: the ids of the workers it stopped."""
+        if (role, point) == ("gateway", "claim"):
+            # It claims what is cancelled before a worker has begun it.
+            stopped = self.serving.worker_pids()
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            here += self.come()
+            return stopped
         if (role, point) not in {("worker", "release"), ("worker", "survive"), ("gateway", "retire")}:
-            return
+            return []
         await self.until(lambda: any(seen.asked.how == "deep" and seen.first("step.started") for seen, _ in here))
         for pid in self.serving.worker_pids():
             if point == "release":
                 os.kill(pid, signal.SIGTERM)
             else:
                 self.serving.kill(pid)
+        return []
 
     async def until(self, condition: Callable[[], object]) -> bool:
         """Whether it comes about."""

@@ -37,6 +37,7 @@ def load() -> list[Asked]:
         Asked("approval", {}, "deep"),
         Asked("approval", {"seconds": 0.2}, sla="brief"),
         Asked("endless", {}, "deep", cancel_after=5),
+        Asked("endless", {}, "deep", cancel_after=1),
     ]
 
 

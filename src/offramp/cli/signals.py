@@ -18,6 +18,9 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Stop:
     """Set by SIGTERM, SIGINT or, if `watch_stdin`, the end of stdin; a context manager, used on the main thread's loop.
 
+    While a parent holds that stdin, a second signal changes nothing: process managers signal a whole group, so it may be
+    the same request, passed on by the parent. The parent ends what does not leave in time.
+
     Attributes:
         reason: the signal's name, or what else ended it.
     """
@@ -27,6 +30,7 @@ class Stop:
         self.signal: signal.Signals | None = None
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._supervised = watch_stdin
         self._loop = asyncio.get_running_loop()
         self._handled = contextlib.ExitStack()
         if watch_stdin:
@@ -55,7 +59,7 @@ class Stop:
         await self._hurry.wait()
 
     def _signalled(self, number: signal.Signals) -> None:
-        if self._asked.is_set():
+        if self._asked.is_set() and not self._supervised:
             self._hurry.set()
         self.signal = number
         self._set(number.name)
@@ -68,6 +72,7 @@ class Stop:
         with contextlib.suppress(OSError):
             while os.read(pipe, 1024):
                 pass
+        self._supervised = False
         # A closed loop means that this process is leaving anyway.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._set, "the serving process is gone")
