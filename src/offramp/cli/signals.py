@@ -18,8 +18,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Stop:
     """Set by SIGTERM, SIGINT or, if `watch_stdin`, the end of stdin; a context manager, used on the main thread's loop.
 
-    While a parent holds that stdin, a second signal changes nothing: process managers signal a whole group, so it may be
-    the same request, passed on by the parent. The parent ends what does not leave in time.
+    While a parent holds that stdin, a second signal changes nothing: process managers signal a whole group, so it may
+    be the same request, passed on by the parent. The parent ends what does not leave in time.
 
     Attributes:
         reason: the signal's name, or what else ended it.
