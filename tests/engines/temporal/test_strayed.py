@@ -6,13 +6,16 @@ The body is never given the answer to another call: it goes on where its journal
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests import temporal
 from tests.engines.temporal.test_kills import Place, assert_whole, events, outcome, submit
+from tests.support import GUARD_S
 
 APP = Path(__file__).with_name("unstable.py")
 ONE, OTHER = {"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "2"}
@@ -32,13 +35,26 @@ def place(request, tmp_path):
     return made
 
 
-def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True):
+def wait_for_steps(gateway, run, number):
+    """Wait until so many steps began for all to see: what was journaled before them is safe from a kill."""
+    headers = {"Accept": "text/event-stream"}
+    with httpx.stream("GET", f"{gateway.url}/v1/runs/{run}/events", headers=headers, timeout=GUARD_S) as stream:
+        for line in stream.iter_lines():
+            number -= line.startswith("data:") and json.loads(line[5:])["type"] == "step.started"
+            if number == 0:
+                return
+    raise AssertionError(f"{run} ended before {number} more steps began")
+
+
+def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True, steps=0):
     """The document of a run whose worker was killed in this step, and that another process goes on with."""
     with contextlib.ExitStack() as stack:
         worker = stack.enter_context(place.worker(**one))
         gateway = stack.enter_context(place.gateway())
         run = submit(gateway, pipeline, "t")
         begun(step)
+        if steps:
+            wait_for_steps(gateway, run, steps)
         worker.send(signal.SIGKILL)
         (place.home / "go").touch()
         next_worker = stack.enter_context(place.worker(**other))
@@ -54,7 +70,7 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True):
 
 
 def test_a_loop_over_a_set_is_given_no_other_customers_balance(place):
-    document, seen = gone_on(place, "loops", lambda _: place.count(3), None)
+    document, seen = gone_on(place, "loops", lambda _: place.count(3), None, steps=4)
     assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
     assert "the pipeline calls step 'balance' (balance:" in document["error"]["message"]
     assert "where its journal has step 'balance' (balance:" in document["error"]["message"]
@@ -63,14 +79,14 @@ def test_a_loop_over_a_set_is_given_no_other_customers_balance(place):
 
 
 def test_short_steps_of_a_loop_over_a_set_neither(place):
-    document, _ = gone_on(place, "loops_shortly", place.reached, "t")
+    document, _ = gone_on(place, "loops_shortly", place.reached, "t", steps=5)
     assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
     assert "step 'short_balance' (short_balance:" in document["error"]["message"]
 
 
 def test_a_prompt_that_a_deploy_changed_is_not_answered_with_the_old_answer(place):
     changed = ONE | {"PROMPT": "Say it at length"}
-    document, _ = gone_on(place, "prompts", place.reached, "t", other=changed)
+    document, _ = gone_on(place, "prompts", place.reached, "t", other=changed, steps=2)
     assert (document["status"], document["error"]["code"]) == ("failed", "divergence"), document
     assert "calls step 'ask' (ask:" in document["error"]["message"]
     assert "the arguments differ" in document["error"]["message"]
