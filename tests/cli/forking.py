@@ -55,9 +55,8 @@ def pool_in_the_lane() -> list[int]:
         return pool.map(square, range(5))
 
 
-@both
-@app.step
-def forked() -> list[int]:
+def each_end() -> list[int]:
+    """The exit codes of children that end in each of the ways."""
     codes = []
     for end in ENDS:
         if (pid := os.fork()) == 0:
@@ -65,6 +64,12 @@ def forked() -> list[int]:
             return []
         codes.append(ended(pid))
     return codes
+
+
+@both
+@app.step
+def forked() -> list[int]:
+    return each_end()
 
 
 @both
@@ -85,13 +90,7 @@ async def forked_on_the_loop() -> list[int]:
 @both
 @app.step(lane="process")
 def forked_in_the_lane() -> list[int]:
-    codes = []
-    for end in ENDS:
-        if (pid := os.fork()) == 0:
-            end()
-            return []
-        codes.append(ended(pid))
-    return codes
+    return each_end()
 
 
 def naps(begun):
