@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+
 import pytest
 
 import offramp
@@ -173,9 +176,15 @@ class Away:
         self.path = path
 
     def leave(self):
-        if self.path.exists():
-            self.path.rename(self.path.with_name("away"))
-        self.path.touch()  # nothing can be made in its place
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.rename(self.path.with_name("away"))
+            try:
+                self.path.touch(exist_ok=False)  # nothing can be made in its place
+            except FileExistsError:  # a process that looked at it made it again meanwhile
+                shutil.rmtree(self.path.with_name("away"))
+            else:
+                return
 
     def come_back(self):
         self.path.unlink()

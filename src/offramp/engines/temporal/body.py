@@ -222,6 +222,7 @@ class _Outside(Outside):
         self._home = home
         self._facts = start.facts
         self._keyed = start.keyed
+        self._anew = start.anew  # the last history may have a worker at any step
         self._writes = 0
         self.keeps_timers = start.timers
         self._held = held
@@ -310,7 +311,7 @@ class _Outside(Outside):
             if delivered is not None:
                 self._steps += 1
                 return await with_value(delivered, f"{VALUE}:{call.key}" if self._keyed else None)
-            first = (self._first or not terms.short) and not held
+            first = (self._first or not terms.short) and not held and not self._anew
             drawn = await self._drawn()
             ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part, drawn)
             value: RawValue = await self._scheduled(call, terms, [raw(arguments), ticket])
