@@ -133,7 +133,7 @@ async def test_it_starts_anew_once_however_often_that_is_told(service, history):
 
 
 async def test_a_step_in_flight_in_a_living_gateway_is_not_executed_again(service, history):
-    async with service(app) as runtime:
+    async with service(app, lease=30.0) as runtime:  # the gateway is not taken for dead on a busy machine
         handle = await runtime.start("demoted")
         await reach(handle, "run.demoted")
         await eventually(lambda: "worker" in executed)
