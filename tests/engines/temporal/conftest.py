@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tests import temporal
-from tests.support import member
+from tests.support import eventually, member
 
 WHY_NOT = temporal.missing()
 
@@ -39,6 +39,8 @@ def service(tmp_path, url):
         ):
             runtime = LocalRuntime(gateway)
             runtime.worker = worker
+            # A gateway that is not connected yet keeps a run until its steps in flight have ended.
+            await eventually(lambda: gateway._engine._connection.known)
             yield runtime
 
     return opened
