@@ -274,7 +274,8 @@ async def between_branches(case):
     async def produce():
         for name in "abc":
             await queue.put(await case.work(name))
-            await asyncio.sleep(LONG_S / 4)
+            if name == "a":  # then the other branch waits for the next
+                await asyncio.sleep(LONG_S)
         arrived.set()
 
     async def consume():
@@ -388,7 +389,7 @@ CASES = {
     "`loop.call_later(s, f)`, `loop.call_at(t, f)`": limits(by_call_later, by_call_at),
     "`loop.time()`": everywhere(a_shared_deadline, "2 late, over: True"),
     "`asyncio.TaskGroup`, `asyncio.gather`": everywhere(gathered, "c d a b slept", parks=True),
-    "queues, events and conditions between branches": everywhere(between_branches, "a b c", LONG_S * 3 / 4),
+    "queues, events and conditions between branches": everywhere(between_branches, "a b c"),
     "`asyncio.Lock`, `asyncio.Semaphore`": everywhere(in_turn, "a b c d"),
     "`asyncio.to_thread(f)`": repeated(in_a_thread),
     "`time.sleep(s)`, and any code that computes": repeated(blocking),

@@ -183,7 +183,7 @@ class Gate:
 
     def _resting(self) -> None:
         self._moves += 1
-        if self.in_flight or self._waits.earliest() is None:
+        if self.in_flight or not self._waits.due:
             return
         if self.state == "stopping":
             self.on_change()

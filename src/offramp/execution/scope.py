@@ -158,6 +158,11 @@ class Scope(Gate):
         if task is not None and task.cancelling() and key not in ending.late:
             raise asyncio.CancelledError  # what the step swallowed; a replay is struck before it gives the result
 
+    def _is_given_at_once(self, key: str) -> bool:
+        """Whether the body may be given this entry without a wait: what `turn` finds out, where that is simple."""
+        is_plain = self.state != "detached" and not self.ending.struck
+        return is_plain and self.turnstile.passes(self.journal.position(key))
+
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
         if self.state == "closed":
@@ -171,7 +176,8 @@ class Scope(Gate):
 
     async def step(self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """The result of a step call, from the journal or by executing it."""
-        entry = await self.replayed(key)
+        # A call of a run that replays nothing, as most are, is spared every coroutine that it does not need.
+        entry = await self.replayed(key) if self._replays or self.ending.struck else None
         if entry is None:
             if self.ending.struck and self.ending.within() is None:
                 raise Handoff
@@ -194,7 +200,8 @@ class Scope(Gate):
             except Exception:
                 await self.turn(key)
                 raise
-            await self.turn(key)
+            if not self._is_given_at_once(key):
+                await self.turn(key)
             return result
         if entry.failure is not None:
             raise exception_of(entry.failure)
@@ -245,7 +252,9 @@ class Scope(Gate):
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
     ) -> Any:
-        spec, number = await self.first_attempt(spec, key)
+        number = 1
+        if self._interrupted:
+            spec, number = await self.first_attempt(spec, key)
         while True:
             result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, given)
             if not isinstance(result, Again):

@@ -92,18 +92,23 @@ class Turnstile:
 
         Gives whether that had to be waited for.
         """
-        waits = min(position, self._recorded) > self._next or not self._is_settled()  # as `_waits`, once a step
-        if waits:
-            future = self._waiting[position] = asyncio.get_running_loop().create_future()
-            self._look_on()
-            try:
-                await future
-            finally:
-                del self._waiting[position]
-                self._enter(position)  # also where the body gave the call up meanwhile
-        else:
-            self._enter(position)
-        return waits
+        if self.passes(position):
+            return False
+        future = self._waiting[position] = asyncio.get_running_loop().create_future()
+        self._look_on()
+        try:
+            await future
+        finally:
+            del self._waiting[position]
+            self._enter(position)  # also where the body gave the call up meanwhile
+        return True
+
+    def passes(self, position: int) -> bool:
+        """Let this entry go in if it is its turn; False if that has to be waited for."""
+        if self._waits(position):
+            return False
+        self._enter(position)
+        return True
 
     def call(
         self, position: int, callback: Callable[[], object], *, at_once: bool = False

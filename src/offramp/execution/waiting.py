@@ -21,7 +21,8 @@ class Waits:
     """What one executing run waits for; begun and ended on its run loop, looked at from the control loop."""
 
     def __init__(self) -> None:
-        self._due: dict[object, float] = {}
+        self.due: dict[object, float] = {}
+        """When each ends; empty while nothing is waited for."""
         self._bounds: dict[object, float] = {}
 
     @contextlib.contextmanager
@@ -32,26 +33,26 @@ class Waits:
         counts as one that is over, not as none.
         """
         mark = object()
-        self._due[mark] = math.inf if due is None else due
+        self.due[mark] = math.inf if due is None else due
         try:
-            yield functools.partial(self._due.__setitem__, mark, 0.0)
+            yield functools.partial(self.due.__setitem__, mark, 0.0)
         finally:
-            del self._due[mark]
+            del self.due[mark]
 
     def begin(self, due: float, *, bounds: bool) -> object:
         """The same until `end`; one that `bounds` is none by itself, but ends the others that are there meanwhile."""
         mark = object()
-        (self._bounds if bounds else self._due)[mark] = due
+        (self._bounds if bounds else self.due)[mark] = due
         return mark
 
     def end(self, mark: object) -> None:
         """Of a wait that was begun."""
-        self._due.pop(mark, None)
+        self.due.pop(mark, None)
         self._bounds.pop(mark, None)
 
     def earliest(self) -> float | None:
         """When the first of the waits ends by itself, `inf` if none does; None when nothing is waited for."""
-        due = list(self._due.values())  # one atomic copy: the run loop changes it meanwhile
+        due = list(self.due.values())  # one atomic copy: the run loop changes it meanwhile
         return min(due + list(self._bounds.values())) if due else None
 
 
