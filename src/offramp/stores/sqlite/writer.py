@@ -151,6 +151,8 @@ class Writer:
         return list(taken)
 
     def _done_with(self, operations: Sequence[Operation]) -> None:
+        if not self._bytes:
+            return  # as a rule
         size = sum(operation.size for operation in operations if isinstance(operation, Append))
         if size:
             with self._lock:
