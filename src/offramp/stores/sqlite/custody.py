@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from offramp.errors import StoreError
+from offramp.stores.sqlite.machine import Residence
 
 LOCK_NAME = "offramp.lock"
 CHECK_S_MAX = 5.0
@@ -69,20 +70,27 @@ class Custody:
 
     Raises:
         InUse: another process had it alone for longer.
+        OnOtherMachine: a process on another machine has the database open.
     """
 
     def __init__(self, folder: Path, patience_s: float = LOCK_S_MAX) -> None:
         path = folder / LOCK_NAME
-        path.touch(mode=0o600)
+        if not path.exists():
+            path.touch(mode=0o600)
         self._file: IO[bytes] = path.open("rb")
         self.is_first = False
         """Whether no other process has the database open."""
         ends = time.monotonic() + patience_s
         while not (self._alone() or _lock(self._file, alone=False)):
             if time.monotonic() > ends:
-                self.close()
+                self._file.close()
                 raise InUse(f"another process restores or checks the database in {str(folder)!r}: try again later")
             time.sleep(0.02)
+        try:
+            self._residence = Residence(path)
+        except BaseException:
+            self._file.close()
+            raise
 
     def _alone(self) -> bool:
         self.is_first = _lock(self._file, alone=True)
@@ -105,8 +113,13 @@ class Custody:
         """Let other processes open the database."""
         _lock(self._file, alone=False)
 
+    def forked(self) -> None:
+        """In a forked child: close the copy of the file. The lock is the parent's."""
+        self._file.close()
+
     def close(self) -> None:
         """Give the lock up."""
+        self._residence.close(last=_lock(self._file, alone=True))
         self._file.close()
 
 

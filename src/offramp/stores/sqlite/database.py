@@ -72,7 +72,7 @@ class Database:
         """In a forked child: SQLite forbids to use a connection there, and to close it."""
         for connection in self._opened:
             forks.keep_for_ever(connection)
-        self._custody.close()  # the child's copy alone: the lock is its parent's
+        self._custody.forked()
 
     def connect(self, *, query_only: bool = False) -> sqlite3.Connection:
         """A connection in autocommit mode, usable from the thread that gets it."""
