@@ -163,9 +163,8 @@ class Files:
 
     def __init__(self, folder, **writer):
         self.database = Database(Path(folder))
-        self.writer = Writer(
-            self.database, writer.get("sync_every", 0.05), writer.get("backlog_bytes", 1 << 20), lambda *_: None
-        )
+        given = {"sync_every": 0.05, "backlog_bytes": 1 << 20, "timeout_s": GUARD_S} | writer
+        self.writer = Writer(self.database, committed=lambda *_: None, **given)
         self.store = SQLiteStore(self.database, self.writer)
         self.leases = SQLiteLeases(self.database, self.writer)
 

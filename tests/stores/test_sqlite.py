@@ -394,13 +394,13 @@ async def test_a_request_is_refused_at_once_however_much_waits_in_front_of_it(fi
 
 async def test_the_writer_says_that_it_is_in_trouble_until_it_can_write_again(files, monkeypatch):
     monkeypatch.setattr("offramp.stores.sqlite.writer.TROUBLE_S_MIN", 0.05)
-    assert files.writer.trouble is None
+    assert files.store.trouble() is None
     full(files)
     with pytest.raises(StoreError):
         await created(files, metadata={"large": "x" * 100_000})
-    assert "cannot be written" in files.writer.trouble
+    assert "cannot be written" in files.store.trouble()
     freed(files)
-    await eventually(lambda: files.writer.trouble is None)  # though nothing asks it to write
+    await eventually(lambda: files.store.trouble() is None)  # though nothing asks it to write
 
 
 async def test_emitting_waits_while_the_disk_is_full(tmp_path):
