@@ -66,6 +66,19 @@ class Patience:
             "again: with the same Idempotency-Key nothing is done twice"
         )
 
+    def until(self) -> float:
+        """When a request that begins to wait now is refused, on the system's monotonic clock."""
+        return time.monotonic() + self._timeout_s
+
+    def require(self, until: float) -> None:
+        """Begin nothing more for a request that was refused meanwhile.
+
+        Raises:
+            StoreTimeout: it was.
+        """
+        if time.monotonic() >= until:
+            raise StoreTimeout(f"it waited for the store for {self._said}; nothing was begun")
+
     @property
     def _said(self) -> str:
         return f"{self._timeout_s:g} s (OFFRAMP_WRITE_TIMEOUT)"

@@ -265,7 +265,9 @@ class Service:
         return await self._patience.write(self._signal(run_id, name, value, tenant, key))
 
     async def _signal(self, run_id: str, name: str, value: bytes, tenant: str, key: str | None) -> RunRecord:
+        until = self._patience.until()
         await self._get(run_id, tenant)
+        self._patience.require(until)
         record = await self._engine.signal(run_id, name, value, None if key is None else key_digest(key))
         if record is None:
             raise _unknown(run_id)

@@ -117,9 +117,11 @@ class Desk:
 
     async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
         """Create the run within its tenant's bound; attaching to one that exists is always within it."""
+        until = self._patience.until()
         taken = await self._take_room(record, key)
         self._process.feed.expect(record.id, self._process.clock.monotonic())
         try:
+            self._patience.require(until)
             if record.path == "fast":
                 created = await self._fast.start(record, accepted, key)
             else:

@@ -168,9 +168,10 @@ class Writer:
                 elif self._closing:
                     return None
                 elif self._refused is not None:
-                    self._changed.wait(TROUBLE_S_MIN)
-                    if not self._operations:
+                    left = self._trouble_until - time.monotonic()
+                    if left <= 0:
                         return []  # tries whether it can be written again
+                    self._changed.wait(left)
                 else:
                     self._changed.wait()
             taken = self._operations
