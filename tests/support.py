@@ -135,9 +135,8 @@ def assert_one_log(frames):
 @contextlib.asynccontextmanager
 async def member(app, folder, role, *, clock=None, owner=None, **settings):
     """One process of a service, in this process; leaves as a stopping process does."""
-    service = wiring.build(
-        app, Settings.load({}, Path("absent.toml"), data=str(folder), **settings), role=role, owner=owner, clock=clock
-    )
+    given = {"data": str(folder), "write_timeout": GUARD_S} | settings
+    service = wiring.build(app, Settings.load({}, Path("absent.toml"), **given), role=role, owner=owner, clock=clock)
     await service.start()
     try:
         yield service

@@ -319,6 +319,7 @@ class StoreTimeout(StoreError):
     Asking again with the same Idempotency-Key does nothing twice.
     """
 
+    code = "store-timeout"
     title = "The store takes too long"
 
 

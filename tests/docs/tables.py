@@ -241,6 +241,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Inside",
         [
+            (
+                "gateway.runs:LOOKS_PER_TIMEOUT",
+                "",
+                "looks in a `write_timeout` whether the end of a run cannot be written",
+            ),
+            ("stores.sqlite.writer:TROUBLE_S_MIN", "s", "after the last write that was refused `/readyz` stays 503"),
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
             ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
             ("paths.upkeep:LEARN_EVERY_S", "s", "another process may not know how long runs took; what a crash loses"),

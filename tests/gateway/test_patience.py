@@ -55,7 +55,7 @@ def assert_late(answer):
     assert answer.headers["content-type"] == PROBLEM
     assert int(answer.headers["retry-after"]) >= 1
     problem = answer.json()
-    assert problem["type"] == "urn:offramp:error:store"
+    assert problem["type"] == "urn:offramp:error:store-timeout"
     assert "OFFRAMP_WRITE_TIMEOUT" in problem["detail"]
     assert "error_id" not in problem  # nothing about it is hidden
     return problem["detail"]
