@@ -19,7 +19,6 @@ from offramp.errors import (
     Overloaded,
     RequestError,
     RunConflict,
-    StoreError,
     StoreTimeout,
     TenantLimit,
     Unauthenticated,
@@ -131,9 +130,7 @@ def problem(error: Exception) -> Reply:
         return _document(error, type(error), str(error), _extensions(error), _headers(error))
     kind = type(error) if isinstance(error, OfframpError) else OfframpError
     error_id = secrets.token_hex(8)
-    # What a store says is wrong with it is all that an operator needs, and comes with every request.
-    trace = None if isinstance(error, StoreError) else error
-    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=trace)
+    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=error)
     return _document(error, kind, _hidden(kind, error_id), {"error_id": error_id}, _headers(error))
 
 
