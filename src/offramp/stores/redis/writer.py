@@ -257,10 +257,10 @@ class Writer:
         """What a failed attempt leads to: whether the batch is sent again."""
         now = time.monotonic()
         told = problem(self._address, error)
+        self._away = str(told).replace(f" at {self._address.shown}", "")
         if self._away_since is None:
             self._away_since = now
             log.error("%s. Accepted runs wait", told)
-        self._away = str(told).replace(f" at {self._address.shown}", "")
         with self._lock:
             closing = self._closing
         if closing or now - began > BATCH_KEPT_S / 2:
