@@ -135,9 +135,8 @@ def assert_one_log(frames):
 @contextlib.asynccontextmanager
 async def member(app, folder, role, *, clock=None, owner=None, **settings):
     """One process of a service, in this process; leaves as a stopping process does."""
-    service = wiring.build(
-        app, Settings.load({}, Path("absent.toml"), data=str(folder), **settings), role=role, owner=owner, clock=clock
-    )
+    given = {"data": str(folder), "write_timeout": GUARD_S} | settings
+    service = wiring.build(app, Settings.load({}, Path("absent.toml"), **given), role=role, owner=owner, clock=clock)
     await service.start()
     try:
         yield service
@@ -163,9 +162,8 @@ class Files:
 
     def __init__(self, folder, **writer):
         self.database = Database(Path(folder))
-        self.writer = Writer(
-            self.database, writer.get("sync_every", 0.05), writer.get("backlog_bytes", 1 << 20), lambda *_: None
-        )
+        given = {"sync_every": 0.05, "backlog_bytes": 1 << 20, "timeout_s": GUARD_S} | writer
+        self.writer = Writer(self.database, committed=lambda *_: None, **given)
         self.store = SQLiteStore(self.database, self.writer)
         self.leases = SQLiteLeases(self.database, self.writer)
 

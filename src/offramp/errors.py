@@ -313,6 +313,16 @@ class StoreError(OfframpError):
     fault = "operator"
 
 
+class StoreTimeout(StoreError):
+    """The store did not answer within `write_timeout`: what was asked for may or may not have been done.
+
+    Asking again with the same Idempotency-Key does nothing twice.
+    """
+
+    code = "store-timeout"
+    title = "The store takes too long"
+
+
 class ObjectsUnavailable(StoreError):
     """Large values cannot be written or read where `--objects` says; nothing is lost. The message says what to mend."""
 

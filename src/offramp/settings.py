@@ -102,6 +102,9 @@ class Settings:
     lease: float = _setting(10.0, 0.5, 600.0, "seconds after which a silent process loses its runs")
     poll: float = _setting(1.0, 0.05, 60.0, "seconds between fallback polls, should a notification be lost")
     sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
+    write_timeout: float = _setting(
+        5.0, 0.1, 600.0, "seconds that a request waits for the store to take or to read something; then 503"
+    )
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
     cancel_grace: float = _setting(
         5.0,

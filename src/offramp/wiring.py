@@ -271,7 +271,8 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
         )
     database = Database(data_folder(settings))
     crash = CrashPoint.armed(os.environ, role)
-    writer = Writer(database, settings.sync_every, settings.backlog_bytes, metrics.committed, crash)
+    given = settings.sync_every, settings.backlog_bytes, metrics.committed, settings.write_timeout
+    writer = Writer(database, *given, crash)
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
@@ -297,7 +298,8 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     except ImportError as error:
         missing = (error.name or "redis").partition(".")[0]
         raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
-    return open_redis(Address.parse(settings.store), settings.backlog_bytes, metrics.committed)
+    given = settings.backlog_bytes, settings.write_timeout, metrics.committed
+    return open_redis(Address.parse(settings.store), *given)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -76,6 +76,17 @@ async def chat(n: int, words: int) -> str:
     return ended(line)
 
 
+@app.step
+async def flood(words: int) -> str:
+    """All at once, when the test says so."""
+    line = began()
+    while not (HOME / "flood").exists():  # noqa: ASYNC110 - nothing else reaches it from another process
+        await asyncio.sleep(0.01)
+    for word in range(words):
+        emit(word)
+    return ended(line)
+
+
 @app.step(retry=Retry(attempts=4, base=0.02))
 async def flaky(n: int) -> str:
     line = began()
@@ -132,6 +143,11 @@ async def chatty(steps: int, words: int = 20) -> list[str]:
         emit({"step": n})
         tokens.append(await chat(n, words))
     return tokens
+
+
+@app.pipeline(sla="interactive")
+async def floods(words: int) -> list[str]:
+    return [await flood(words)]
 
 
 @app.pipeline(sla="interactive")

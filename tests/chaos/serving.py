@@ -26,7 +26,7 @@ GUARD_S = 60.0
 LEASE_S = 1.0
 RECOVERY_S = 10.0
 """Within this an acknowledged run ends by itself after the last restart, on a machine that does nothing else."""
-PATIENT = {"lease": 60, "drain_timeout": 40}
+PATIENT = {"lease": 60, "drain_timeout": 40, "write_timeout": 60}
 """Settings under which nothing runs out on a busy machine: whose lock is free died, and nobody else is given up."""
 
 

@@ -121,6 +121,135 @@ async def test_a_full_disk_refuses_new_runs_and_keeps_the_accepted_ones_waiting(
     await ended(client, service, seen, following)
 
 
+REQUESTS = 50
+FLOODS, FLOOD_WORDS = 2, 8_000
+"""More than one transaction takes waits in front of the requests."""
+
+
+class Asking:
+    """Requests of each kind at once, of which a client knows only what it was answered; sent again, they are the same.
+
+    Runs have a session of their own each, by which they are found.
+    """
+
+    def __init__(self, service, http, to_signal, to_cancel):
+        self._service = service
+        self._http = http
+        self._signal = f"/v1/runs/{to_signal}/signals/approved"
+        self._cancel = f"/v1/runs/{to_cancel}/cancel"
+
+    async def all(self):
+        """The answers: the client's own timeout is all that bounds them here."""
+        return await asyncio.gather(*(self._ask(number) for number in range(REQUESTS)))
+
+    async def _ask(self, number):
+        kind, headers = number % 5, {"idempotency-key": f"key-{number}"}
+        if kind == 0:
+            return await self._http.post(self._signal, json={"by": "ada"}, headers=headers)
+        if kind == 1:
+            return await self._http.post(self._cancel)
+        headers |= [{"prefer": "respond-async"}, {"accept": "text/event-stream"}, {}][kind - 2]
+        body = {"input": {"steps": 1}, "session_id": f"session-{number}"}
+        return await self._http.post("/v1/pipelines/sequence/runs", json=body, headers=headers)
+
+    async def ready(self):
+        return await self._http.get("/readyz")
+
+    async def is_ready(self):
+        async with asyncio.timeout(GUARD_S):
+            while (await self.ready()).status_code != 200:  # noqa: ASYNC110 - nothing tells what another process does
+                await asyncio.sleep(0.05)
+
+    async def runs_by_session(self):
+        """How many runs there are of each submission."""
+        found = {}
+        for number in range(REQUESTS):
+            if number % 5 > 1:
+                page = await self._http.get("/v1/runs", params={"session_id": f"session-{number}"})
+                found[number] = len(page.json()["runs"])
+        return found
+
+
+@contextlib.asynccontextmanager
+async def asking(service):
+    """With a run to signal and a run to cancel, which both wait for a signal."""
+    async with httpx.AsyncClient(base_url=service.url, timeout=30.0, limits=httpx.Limits(max_connections=None)) as http:
+        waiting = []
+        for _ in range(2):
+            answer = await http.post(
+                "/v1/pipelines/approval/runs", json={"input": {}}, headers={"prefer": "respond-async"}
+            )
+            waiting.append(answer.json()["id"])
+        yield Asking(service, http, *waiting)
+        await http.post(f"/v1/runs/{waiting[0]}/signals/released")
+        for run in waiting:
+            await http.get(f"/v1/runs/{run}/events", timeout=GUARD_S)  # to its end
+
+
+async def all_refused(asking):
+    """Each request is answered, and readiness says why it is refused."""
+    answers = await asking.all()
+    assert {answer.status_code for answer in answers} == {503}
+    assert all(answer.headers["retry-after"] for answer in answers)
+    codes = {answer.json()["type"].removeprefix("urn:offramp:error:") for answer in answers}
+    assert codes <= {"store", "store-timeout"}
+    ready = await asking.ready()
+    assert ready.status_code == 503
+    assert ready.json()["detail"].startswith(("the database", "the store")), ready.text
+
+
+async def all_taken(asking):
+    """Sent again once there is readiness, each request is taken, and each submission is one run."""
+    await asking.is_ready()
+    again = [answer.status_code for answer in await asking.all()]
+    assert set(again) <= {200, 202, 409}
+    assert 409 not in [status for number, status in enumerate(again) if number % 5 != 1]  # to cancel what is cancelled
+    assert set((await asking.runs_by_session()).values()) == {1}
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
+@pytest.mark.parametrize("service", [{**PATIENT, "write_timeout": 2}], indirect=True, ids=["write_timeout 2 s"])
+async def test_a_full_disk_keeps_no_request_whatever_waits_in_front_of_it(service, client):
+    await up(service)
+    seen, following = begin(client, *some(), *(Asked("floods", {"words": FLOOD_WORDS}) for _ in range(FLOODS)))
+    async with asking(service) as asked:
+        ends = asyncio.ensure_future(
+            asked._http.post("/v1/pipelines/sequence/runs", json={"input": {"steps": 12, "seconds": 0.2}})
+        )
+        await in_flight(seen)
+        limit_files(service, FULL_AT_BYTES)
+        await refused(service)
+        (service.home / "flood").touch()
+        async with asyncio.timeout(GUARD_S):
+            while sum("flood" in line for line in ended_steps(service)) < FLOODS:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+        await all_refused(asked)
+        assert (await ends).status_code == 503  # its run has ended, which cannot be written
+        limit_files(service, resource.RLIM_INFINITY)
+        await all_taken(asked)
+    await ended(client, service, seen, following)
+
+
+def ended_steps(service):
+    """The keys of steps that ended, as they noted down."""
+    lines = (service.home / "executions").read_text().splitlines()
+    return [line["key"] for line in map(json.loads, lines) if line["ended"] is not None]
+
+
+@pytest.mark.parametrize("service", [{**PATIENT, "write_timeout": 1}], indirect=True, ids=["write_timeout 1 s"])
+async def test_a_disk_that_does_not_answer_keeps_no_request(service, client):
+    await up(service)
+    seen, following = begin(client, *some())
+    await in_flight(seen)
+    async with asking(service) as asked:
+        with contextlib.closing(sqlite3.connect(service.data / "offramp.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # the writer waits for the lock, as for a disk
+            await all_refused(asked)
+            other.execute("ROLLBACK")
+            await all_taken(asked)
+    await ended(client, service, seen, following)
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's")
 async def test_a_service_that_is_killed_while_its_disk_is_full_recovers_what_was_acknowledged(service, client):
     await up(service)

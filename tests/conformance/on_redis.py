@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests import valkey
 from tests.conformance.adapters import EVERYTHING, Embedded
+from tests.support import GUARD_S
 
 BACKLOG_BYTES = 1 << 20
 
@@ -11,14 +12,16 @@ BACKLOG_BYTES = 1 << 20
 class OpenRedis:
     """A store as one process has it open; the first one to open it removes its keys."""
 
-    def __init__(self, url, *, first=False):
+    def __init__(self, url, *, first=False, timeout_s=GUARD_S):
         from offramp.stores.redis.address import Address
         from offramp.stores.redis.opening import open_redis
 
         self.url = url
         self.address = Address.parse(url)
         self._first = first
-        self.store, self.leases, self.outbox = open_redis(self.address, BACKLOG_BYTES, lambda _count, _seconds: None)
+        self.store, self.leases, self.outbox = open_redis(
+            self.address, BACKLOG_BYTES, timeout_s, lambda _count, _seconds: None
+        )
 
     def die(self, _owner):
         """What the writer has not begun to send dies with its process."""

@@ -94,8 +94,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
-            ("ports.store:SIGNALS_MAX", "", "signals that one run may be sent"),
-            ("ports.store:SIGNALS_BYTES_MAX", "bytes", "of the values of all of them"),
+            ("ports.mailbox:SIGNALS_MAX", "", "signals that one run may be sent"),
+            ("ports.mailbox:SIGNALS_BYTES_MAX", "bytes", "of the values of all of them"),
             ("gateway.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
             ("gateway.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
         ],
@@ -241,9 +241,15 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Inside",
         [
+            (
+                "gateway.runs:LOOKS_PER_TIMEOUT",
+                "",
+                "looks in a `write_timeout` whether the end of a run cannot be written",
+            ),
+            ("stores.sqlite.writer:TROUBLE_S_MIN", "s", "after the last write that was refused `/readyz` stays 503"),
             ("paths.demote:BOUNDARY_GRACE_S", "s", "a body without a step in flight gets at a demotion"),
             ("paths.slo:WRITE_EVERY_S", "s", "outcomes may be missing from `/v1/slo`; what a crash loses of them"),
-            ("paths.service:LEARN_EVERY_S", "s", "another process may not know how long runs took; what a crash loses"),
+            ("paths.upkeep:LEARN_EVERY_S", "s", "another process may not know how long runs took; what a crash loses"),
             ("paths.slo:LOOK_EVERY_S", "s", "the metrics of service levels may be old"),
             ("core.slo:KEPT_MINUTES", "", "minutes for which outcomes are counted"),
             ("paths.demote:PARK_AFTER_S", "s", "a deep run only waits before it is parked"),

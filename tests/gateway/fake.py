@@ -218,6 +218,9 @@ class FakeService:
         records = [record for record in records if wanted.after is None or record.id < wanted.after]
         return [document(record, [], prefix) for record in records[: wanted.limit]]
 
+    def unwritten_s(self, run_id):
+        return 0.0
+
     async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
         run = self.runs[run_id]
         run.followers += 1

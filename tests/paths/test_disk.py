@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 import pytest
@@ -114,3 +115,43 @@ async def test_a_history_that_cannot_be_read_is_asked_for_again(caplog):
         assert await clock.run_until(result_of(handle)) == "done"
     assert refusals == []
     assert [record.levelname for record in caplog.records if "cannot be resumed" in record.message] == ["ERROR"] * 2
+
+
+async def test_a_run_that_cannot_be_given_back_for_now_is_given_back_later(tmp_path, caplog):
+    app, begun, hold = App("boundary"), Signal(), Signal()
+
+    @app.step
+    async def gate() -> int:
+        begun.set()
+        await hold.wait()
+        return 1
+
+    @app.step
+    async def after(number: int) -> int:
+        return number + 1
+
+    @app.pipeline(budget=0.05)
+    async def pipe() -> int:
+        return await after(await gate())
+
+    async with member(app, tmp_path, "local") as service:
+        leases = service._engine._leases
+        release, refusals = leases.release, [StoreError("database or disk is full")] * 2
+
+        async def refused(lease, parked=None):
+            if refusals:
+                raise refusals.pop()
+            await release(lease, parked)
+
+        leases.release = refused
+        run = (await service.submit(Submission(pipeline="pipe", input=b"{}"))).record.id
+        async with contextlib.aclosing(service.follow(run)) as parts:
+            async for part in parts:
+                if part[-1].type == "run.demoted":
+                    break
+        hold.set()
+        frames = await frames_of(service, run)
+    assert_one_log(frames)
+    assert frames[-1].type == "run.completed"
+    assert [frame.type for frame in frames].count("run.resumed") == 1
+    assert caplog.text.count("cannot be given back yet") == 2

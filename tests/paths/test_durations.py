@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from offramp import App
 from offramp.core.routing import WEIGHT, Observed
 from offramp.errors import StoreError
-from offramp.paths import service as services
+from offramp.paths import upkeep
 from offramp.paths.durations import Durations
 from offramp.paths.submission import Submission
 from tests.support import eventually, frames_of, member
@@ -53,7 +53,7 @@ def app():
 
 
 async def test_a_gateway_learns_of_runs_that_ended_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(services, "LEARN_EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.01)
     async with member(app(), tmp_path, "gateway") as gateway, member(app(), tmp_path, "worker"):
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         await frames_of(gateway, run)
@@ -63,7 +63,7 @@ async def test_a_gateway_learns_of_runs_that_ended_elsewhere(tmp_path, monkeypat
 
 
 async def test_what_was_observed_last_is_told_when_a_process_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(services, "LEARN_EVERY_S", 60.0)
+    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 60.0)
     async with member(app(), tmp_path, "gateway") as gateway:
         await frames_of(gateway, (await gateway.submit(Submission(pipeline="pipe"))).record.id)
     async with member(app(), tmp_path, "gateway") as later:
@@ -71,7 +71,7 @@ async def test_what_was_observed_last_is_told_when_a_process_stops(tmp_path, mon
 
 
 async def test_a_store_that_refuses_is_asked_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(services, "LEARN_EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.01)
     async with member(app(), tmp_path, "gateway") as gateway:
         store, refused = gateway._process.store, []
 

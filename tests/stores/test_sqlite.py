@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import msgspec
 import pytest
@@ -394,13 +395,41 @@ async def test_a_request_is_refused_at_once_however_much_waits_in_front_of_it(fi
 
 async def test_the_writer_says_that_it_is_in_trouble_until_it_can_write_again(files, monkeypatch):
     monkeypatch.setattr("offramp.stores.sqlite.writer.TROUBLE_S_MIN", 0.05)
-    assert files.writer.trouble is None
+    assert files.store.trouble() is None
     full(files)
     with pytest.raises(StoreError):
         await created(files, metadata={"large": "x" * 100_000})
-    assert "cannot be written" in files.writer.trouble
+    assert "cannot be written" in files.store.trouble()
     freed(files)
-    await eventually(lambda: files.writer.trouble is None)  # though nothing asks it to write
+    await eventually(lambda: files.store.trouble() is None)  # though nothing asks it to write
+
+
+async def test_what_waits_for_longer_than_a_request_does_is_refused_and_not_written_late(tmp_path):
+    files = Files(tmp_path, timeout_s=0.3)
+    try:
+        run, log = await created(files)
+        late = a_record()
+        with held_up(files):
+            commit, _ = files.store.create(late, accepted(late), owner="a", durable=True)
+            signal = asyncio.ensure_future(files.leases.send_signal(run.id, "go", b"1", NOW))
+            log.append(entry(1), started(1))  # of a run that was accepted: it waits
+            await eventually(lambda: files.store.trouble() is not None)
+            assert "has not taken a write for" in files.store.trouble()
+            with pytest.raises(StoreError, match="nothing more is taken"):
+                await created(files)
+            asked = time.monotonic()
+            await eventually(lambda: time.monotonic() > asked + 0.3)
+        for refused in (commit, signal):
+            with pytest.raises(StoreError, match=r"not written|nothing more is taken"):
+                await refused
+        await log.durable()
+        assert await files.store.get(late.id) is None
+        assert await files.store.signals(run.id) == []
+        assert await files.store.journal(run.id) == [entry(1)]
+        await eventually(lambda: files.store.trouble() is None)
+        await created(files)
+    finally:
+        await files.close()
 
 
 async def test_emitting_waits_while_the_disk_is_full(tmp_path):

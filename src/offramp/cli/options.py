@@ -53,6 +53,7 @@ WorkerData = Annotated[
 Engine = Annotated[str | None, setting("engine", metavar="URL")]
 Store = Annotated[str | None, setting("store", metavar="URL")]
 Objects = Annotated[str | None, setting("objects", metavar="PLACE")]
+WriteTimeout = Annotated[float | None, setting("write_timeout", metavar="SECONDS")]
 DrainTimeout = Annotated[float | None, setting("drain_timeout", metavar="SECONDS")]
 Host = Annotated[
     str, typer.Option("--host", envvar="OFFRAMP_HOST", help="Address to listen on; beyond this machine it needs keys.")

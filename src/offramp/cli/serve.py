@@ -27,6 +27,7 @@ from offramp.cli.options import (
     Target,
     WorkerMetrics,
     Workers,
+    WriteTimeout,
 )
 from offramp.cli.output import CommandError
 from offramp.cli.secrets import for_worker, withdraw
@@ -52,6 +53,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     engine: Engine = None,
     store: Store = None,
     objects: Objects = None,
+    write_timeout: WriteTimeout = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
     worker_metrics: WorkerMetrics = None,
@@ -64,7 +66,8 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     settings = load_settings(
-        data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
+        data=data, engine=engine, store=store, objects=objects, write_timeout=write_timeout,
+        drain_timeout=drain_timeout, max_budget=max_budget,
         worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
     )  # fmt: skip
     withdraw()
@@ -135,7 +138,8 @@ def worker_command(target: str, settings: Settings) -> list[str]:
     Secrets come over stdin (`secrets.for_worker`): every user of the machine can see arguments.
     """
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
-    command += ["--drain-timeout", f"{settings.drain_timeout:g}", "--log-format", settings.log_format]
+    command += ["--write-timeout", f"{settings.write_timeout:g}", "--drain-timeout", f"{settings.drain_timeout:g}"]
+    command += ["--log-format", settings.log_format]
     return [*command, "--worker-metrics", settings.worker_metrics] if settings.worker_metrics else command
 
 

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from offramp.cli.collector import relax
 from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
-from offramp.cli.options import DrainTimeout, Engine, LogFormat, Objects, Store, Target, WorkerData, WorkerMetrics
+from offramp.cli.options import (
+    DrainTimeout,
+    Engine,
+    LogFormat,
+    Objects,
+    Store,
+    Target,
+    WorkerData,
+    WorkerMetrics,
+    WriteTimeout,
+)
 from offramp.cli.output import OK
 from offramp.cli.secrets import received, withdraw
 from offramp.cli.signals import Stop
@@ -35,6 +45,7 @@ def worker(
     engine: Engine = None,
     store: Store = None,
     objects: Objects = None,
+    write_timeout: WriteTimeout = None,
     drain_timeout: DrainTimeout = None,
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
@@ -53,6 +64,7 @@ def worker(
         store=store or told.get("store"),
         temporal_api_key=told.get("temporal_api_key"),
         objects=objects,
+        write_timeout=write_timeout,
         drain_timeout=drain_timeout,
         worker_metrics=worker_metrics,
         log_format=log_format,

@@ -11,7 +11,8 @@ from offramp.conformance.sample import DONE, NOW, completed, entry
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, refused, unsupported
 from offramp.core.run import RunRecord
 from offramp.errors import IdempotencyMismatch, RunConflict
-from offramp.ports.store import SIGNALS_BYTES_MAX, SIGNALS_MAX, Lease, Parked
+from offramp.ports.mailbox import SIGNALS_BYTES_MAX, SIGNALS_MAX
+from offramp.ports.store import Lease, Parked
 
 UNTIL_SIGNALLED = Parked(math.inf, 0)
 

@@ -1,4 +1,4 @@
-"""Cases of the write path: order, durability, fencing, closing (S1, S2, S3, S14)."""
+"""Cases of the write path: order, durability, fencing, closing, trouble (S1, S2, S3, S14, S18)."""
 
 from __future__ import annotations
 
@@ -196,6 +196,22 @@ async def a_release_without_the_lease_is_refused(stage: StoreStage) -> None:
     stored = await stage.store.get(current.run_id)
     assert stored is not None
     assert stored.status == "running", "a lost owner gave the run of another away"
+
+
+@case("S18")
+async def writes_that_go_through_are_no_trouble(stage: StoreStage) -> None:
+    assert stage.store.trouble() is None, "there is trouble before anything was written"
+    _, log = await stage.running()
+    log.append(entry(1), started(1))
+    await log.finish(DONE, completed(), NOW)
+    assert stage.store.trouble() is None, "there is trouble, though everything was written"
+
+
+@case("S3", "S18")
+async def a_write_that_its_lease_does_not_allow_is_no_trouble(stage: StoreStage) -> None:
+    lost, _ = await _taken_over(stage)
+    await refused(stage.store.log(lost).finish(DONE, completed(), NOW), "an outcome")
+    assert stage.store.trouble() is None, "there is trouble, though only a lease was lost"
 
 
 @case("S14", needs=("durable", "shared"))

@@ -19,6 +19,7 @@ from offramp.errors import (
     Overloaded,
     RequestError,
     RunConflict,
+    StoreTimeout,
     TenantLimit,
     Unauthenticated,
 )
@@ -125,7 +126,7 @@ class NoResult(RunConflict):
 
 def problem(error: Exception) -> Reply:
     """The answer to a request that raised `error`; logs what the caller may not see."""
-    if isinstance(error, RequestError):
+    if isinstance(error, (RequestError, StoreTimeout)):
         return _document(error, type(error), str(error), _extensions(error), _headers(error))
     kind = type(error) if isinstance(error, OfframpError) else OfframpError
     error_id = secrets.token_hex(8)
@@ -156,7 +157,7 @@ def _document(
     return Reply(kind.status, msgspec.json.encode(body), headers, CONTENT_TYPE)
 
 
-def _extensions(error: RequestError) -> dict[str, Any]:
+def _extensions(error: Exception) -> dict[str, Any]:
     if isinstance(error, InputError):
         return {"errors": [{"pointer": pointer, "message": message} for pointer, message in error.errors]}
     if isinstance(error, NoResult):

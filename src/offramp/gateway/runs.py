@@ -13,7 +13,7 @@ from offramp.core.events import TERMINAL
 from offramp.core.names import did_you_mean
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, Status, document, is_run_id, links
-from offramp.errors import InputError, RunGone, UnknownPipeline
+from offramp.errors import InputError, RunGone, StoreTimeout, UnknownPipeline
 from offramp.gateway.call import Call, ClientGone, query_pointer
 from offramp.gateway.negotiation import Preference, position, wants_stream
 from offramp.gateway.problems import RETRY_AFTER_S, NoResult
@@ -25,6 +25,8 @@ from offramp.gateway.submission import Asked, read_submission
 from offramp.paths.submission import Accepted
 from offramp.ports.store import RunFilter
 
+LOOKS_PER_TIMEOUT = 4
+"""How often in a `write_timeout` a request that waits for a run's end looks whether that cannot be written."""
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 FILTER_LENGTH_MAX = 200
@@ -98,9 +100,20 @@ async def _wait(call: Call, asked: Asked, accepted: Accepted) -> Reply:
 
 
 async def _finishes_fast(call: Call, run_id: str) -> bool:
-    """True at the terminal event, False at the demotion, or when this process stops."""
-    async with aclosing(call.service.follow(run_id)) as batches:
+    """True at the terminal event, False at the demotion, or when this process stops.
+
+    Raises:
+        StoreTimeout: one of these came to be, but is not written in time, so nothing can be said of it.
+    """
+    timeout_s = call.service.settings.write_timeout
+    look_every_s = timeout_s / LOOKS_PER_TIMEOUT
+    async with aclosing(call.service.follow(run_id, 0, look_every_s)) as batches:
         async for frames in batches:
+            if not frames and call.service.unwritten_s(run_id) + look_every_s > timeout_s:
+                raise StoreTimeout(
+                    f"{run_id} was accepted, and the store does not take what became of it within {timeout_s:g} s "
+                    f"(OFFRAMP_WRITE_TIMEOUT): ask for {links(run_id, call.prefix)['self']} later"
+                )
             for frame in frames:
                 kind = frame.type
                 if kind == DEMOTED or kind in TERMINAL:

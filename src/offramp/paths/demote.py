@@ -51,6 +51,7 @@ class OffRamp:
         if run.execution.scope.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
         run.leaving = True
+        self._live.waits_for_store(run.record.id)
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
@@ -65,6 +66,8 @@ class OffRamp:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
+        if not run.execution.finished:  # else its outcome is still to be written
+            self._live.is_written(run.record.id)
         if not await self._shared(run):
             await self._leave(run)
 
@@ -189,7 +192,14 @@ class OffRamp:
             return  # it has its outcome, was lost, or is given back already
         run.leaving = True
         self._live.drop(run)
-        await self._engine.release(run.lease, run.execution.scope.rest)
+        while True:
+            try:
+                await self._engine.release(run.lease, run.execution.scope.rest)
+            except StoreError as error:  # it is held here until the store says otherwise, and nobody executes it
+                log.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
+            else:
+                return
+            await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     def watch(self, run: LiveRun) -> None:
         """When a run begins to wait, look whether it has a signal already; park it when it does nothing but wait."""

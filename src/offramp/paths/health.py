@@ -23,6 +23,7 @@ class Readiness:
         control: the loop on which no user code runs.
         is_stopping: whether it takes nothing more.
         shortage: why plain steps lack threads here, None while they do not.
+        trouble: why the store takes no writes, None while it does.
     """
 
     def __init__(
@@ -31,19 +32,28 @@ class Readiness:
         control: LoopThread,
         is_stopping: Callable[[], bool],
         shortage: Callable[[], str | None],
+        trouble: Callable[[], str | None],
     ) -> None:
         self._engine = engine
         self._control = control
         self._is_stopping = is_stopping
         self._shortage = shortage
+        self._trouble = trouble
 
     def takes_runs(self) -> tuple[bool, str]:
         """Whether this process itself takes deep runs, else why not."""
         if self._is_stopping():
             return False, "stopping"
+        trouble = self.trouble()
+        if trouble is not None:
+            return False, trouble
         if not self._engine.takes():
             return False, "takes no runs: it has not joined the engine yet, or its lease ran out (is the store there?)"
         return self.has_threads()
+
+    def trouble(self) -> str | None:
+        """Why the store takes no writes, None while it does."""
+        return self._trouble()
 
     def has_threads(self) -> tuple[bool, str]:
         """Whether plain steps get the threads that they are meant to have, else why not."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ class LiveRuns:
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
         self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self._unwritten: dict[str, float] = {}
         self.durations = Durations()
         self.on_start: Callable[[LiveRun], object] = lambda _run: None
         self.levels = ServiceLevels(process, shows=shows_levels)
@@ -172,6 +174,19 @@ class LiveRuns:
         """How many runs that began here on this path are executing."""
         return self._counts[path]
 
+    def waits_for_store(self, run_id: str) -> None:
+        """From now on the run's readers wait for its outcome, or its demotion, to be written."""
+        self._unwritten.setdefault(run_id, time.monotonic())
+
+    def is_written(self, run_id: str) -> None:
+        """Its readers can see it, or it is another process's to write."""
+        self._unwritten.pop(run_id, None)
+
+    def unwritten_s(self, run_id: str) -> float:
+        """For how long that has waited, by the system's clock, as the store goes by that; 0 where nothing waits."""
+        since = self._unwritten.get(run_id)
+        return 0.0 if since is None else time.monotonic() - since
+
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
         if error is not None and run.execution.scope.ending.outcome is not None:
@@ -190,12 +205,14 @@ class LiveRuns:
         at = self._process.clock.time()
         self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
+        self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
         written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
         return written
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
+        self.is_written(record.id)
         if refused is None:
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
@@ -252,6 +269,7 @@ class LiveRuns:
         run.execution.scope.close()
         run.execution.stop_tree()
         self._forget(run)
+        self.is_written(run.record.id)
         self._process.feed.left(run.record.id)
         self.first_events.forget(run.record.id)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping
@@ -14,19 +13,20 @@ from offramp.core.reference import Reference
 from offramp.core.run import RunRecord, document
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
-from offramp.errors import ObjectLost, ObjectsUnavailable, RunConflict, StoreError, UnknownRun
+from offramp.errors import RunConflict, UnknownRun
 from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness, Taking
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
+from offramp.paths.patience import Patience
 from offramp.paths.process import Process
-from offramp.paths.purge import purge
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.paths.submit import Desk
+from offramp.paths.upkeep import Upkeep
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
 from offramp.ports.store import RunFilter
@@ -40,9 +40,6 @@ log = logging.getLogger("offramp")
 
 ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
-
-LEARN_EVERY_S = 5.0
-"""How long another process may not know yet how long runs took here, and what a crash loses of that."""
 
 
 class JoinedEngine(Engine, Taking, Protocol):
@@ -97,9 +94,14 @@ class Service:
         self._off_ramp = OffRamp(process, engine, live)
         live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
-        self._desk = Desk(process, live, Admission(process, live, self._off_ramp), self._fast, engine)
+        self._patience = Patience(process.settings.write_timeout, process.store.trouble)
+        admission = Admission(process, live, self._off_ramp)
+        self._desk = Desk(process, live, admission, self._fast, engine, self._patience)
+        self._upkeep = Upkeep(process, live, lambda: self._drained)
         self._drained = False
-        self.readiness = Readiness(engine, process.control, lambda: self._desk.closed, process.lanes.shortage)
+        self.readiness = Readiness(
+            *(engine, process.control, lambda: self._desk.closed, process.lanes.shortage, self._patience.trouble)
+        )
 
     @property
     def settings(self) -> Settings:
@@ -142,11 +144,8 @@ class Service:
         await self._process.control.run(self._engine.open())
         if self._announcer is not None:
             self._announcer.open()
-        self._process.control.spawn(self._probe_objects())
-        self._process.control.spawn(self._purge())
-        self._process.control.spawn(self._catch_up())
+        self._upkeep.start()
         self._process.control.spawn(self._live.levels.keep())
-        self._process.control.spawn(self._learn())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Desk.submit`."""
@@ -157,7 +156,11 @@ class Service:
 
         Raises:
             UnknownRun: there is none, or it is another tenant's.
+            StoreTimeout: the store did not answer in time.
         """
+        return await self._patience.read(self._get(run_id, tenant))
+
+    async def _get(self, run_id: str, tenant: str) -> RunRecord:
         record = await self._process.store.get(run_id, tenant)
         if record is None:
             raise _unknown(run_id)
@@ -182,8 +185,12 @@ class Service:
         return kept_until <= self._process.clock.time()
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
-        """A run's document; `prefix` is where the gateway is mounted."""
-        return await self._document(await self.get(run_id, tenant), prefix)
+        """A run's document; `prefix` is where the gateway is mounted. Raises as `get` does."""
+
+        async def read() -> dict[str, Any]:
+            return await self._document(await self._get(run_id, tenant), prefix)
+
+        return await self._patience.read(read())
 
     async def _document(self, record: RunRecord, prefix: str) -> dict[str, Any]:
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
@@ -229,8 +236,12 @@ class Service:
         Raises:
             UnknownRun: there is none, or it is another tenant's.
             RunConflict: it has its outcome.
+            StoreTimeout: the store did not answer in time; it may be cancelled all the same.
         """
-        await self.get(run_id, tenant)
+        return await self._patience.write(self._cancel(run_id, tenant))
+
+    async def _cancel(self, run_id: str, tenant: str) -> RunRecord:
+        await self._get(run_id, tenant)
         record = await self._engine.cancel(run_id)
         if record is None:
             raise _unknown(run_id)
@@ -249,22 +260,39 @@ class Service:
             UnknownRun: there is no such run, or it is another tenant's.
             RunConflict: it has ended, or was sent as many signals as it may.
             IdempotencyMismatch: the key came with another signal.
+            StoreTimeout: the store did not answer in time; the signal may have been taken.
         """
-        await self.get(run_id, tenant)
+        return await self._patience.write(self._signal(run_id, name, value, tenant, key))
+
+    async def _signal(self, run_id: str, name: str, value: bytes, tenant: str, key: str | None) -> RunRecord:
+        until = self._patience.until()
+        await self._get(run_id, tenant)
+        self._patience.require(until)
         record = await self._engine.signal(run_id, name, value, None if key is None else key_digest(key))
         if record is None:
             raise _unknown(run_id)
         return record
+
+    def unwritten_s(self, run_id: str) -> float:
+        """For how many seconds a run that executed here has waited for its outcome, or its demotion, to be written."""
+        return self._live.unwritten_s(run_id)
 
     def disconnected(self, run_id: str) -> None:
         """The client that started this run went away."""
         self._fast.disconnected(run_id)
 
     async def ready(self) -> tuple[bool, str]:
-        """Whether runs are taken and a worker is warm, else why not."""
+        """Whether runs are taken and a worker is warm, else why not.
+
+        Raises:
+            StoreError: the store cannot be asked, or does not answer in time.
+        """
         if self._desk.closed:
             return False, "stopping"
-        if not await self._engine.ready():
+        trouble = self.readiness.trouble()
+        if trouble is not None:
+            return False, trouble
+        if not await self._patience.read(self._engine.ready()):
             return False, "no worker is warm yet"
         return self.readiness.has_threads()
 
@@ -274,7 +302,7 @@ class Service:
         Raises:
             StoreError: they cannot be read.
         """
-        return await self._live.levels.report()
+        return await self._patience.read(self._live.levels.report())
 
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""
@@ -337,7 +365,7 @@ class Service:
             await self._announcer.close()
         await self._process.control.run(self._engine.close())
         await self._live.levels.close()
-        await self._tell_and_learn()
+        await self._upkeep.tell_and_learn()
         await self.close()
 
     async def close(self) -> None:
@@ -346,49 +374,13 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         self._process.metrics.close()
 
-    async def _probe_objects(self) -> None:
-        """Tell an operator at the start, not a run at its end."""
-        try:
-            await self._process.values.probe(f"probe-{self.id}")
-        except (ObjectLost, ObjectsUnavailable) as error:
-            log.error("large values cannot be kept: %s", error)  # noqa: TRY400 - an operator's matter
-
-    async def _purge(self) -> None:
-        while not self._drained:
-            await asyncio.sleep(self.settings.purge_every)
-            try:
-                await purge(self._process)
-            except StoreError as error:
-                log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
-
-    async def _learn(self) -> None:
-        """Share with all processes how long runs take, so that each knows of those that ended elsewhere."""
-        while not self._drained:
-            await self._tell_and_learn()
-            await asyncio.sleep(LEARN_EVERY_S)
-
-    async def _tell_and_learn(self) -> None:
-        durations = self._live.durations
-        try:
-            durations.learned(await self._process.store.learn(durations.tell()))
-        except StoreError as error:
-            log.warning("how long runs take was not shared: %s", error)
-
-    async def _catch_up(self) -> None:
-        """Look for events that were not announced, also during the drain, when readers are still served."""
-        feed, clock = self._process.feed, self._process.clock
-        while not feed.ended:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(feed.missed.wait(), self.settings.poll)
-            feed.missed.clear()
-            try:
-                await feed.catch_up(self._process.store, clock.monotonic())
-            except StoreError as error:
-                log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
-
     async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
         """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""
-        return [await self._document(record, prefix) for record in await self._process.store.runs(wanted)]
+
+        async def read() -> list[dict[str, Any]]:
+            return [await self._document(record, prefix) for record in await self._process.store.runs(wanted)]
+
+        return await self._patience.read(read())
 
 
 def _unknown(run_id: str) -> UnknownRun:

@@ -20,6 +20,7 @@ from offramp.paths.admission import Admission
 from offramp.paths.bounds import OpenRuns
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
+from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.ports.engine import Engine
@@ -29,8 +30,17 @@ from offramp.ports.store import Created, Idempotency
 class Desk:
     """Where requests for runs are taken."""
 
-    def __init__(self, process: Process, live: LiveRuns, admission: Admission, fast: FastPath, engine: Engine) -> None:
+    def __init__(
+        self,
+        process: Process,
+        live: LiveRuns,
+        admission: Admission,
+        fast: FastPath,
+        engine: Engine,
+        patience: Patience,
+    ) -> None:
         self._process = process
+        self._patience = patience
         self._live = live
         self._admission = admission
         self._fast = fast
@@ -50,6 +60,7 @@ class Desk:
             RunGone: the key's run has ended, and its data is not kept any more.
             TenantLimit: the tenant has as many runs open as it may.
             Overloaded: this process is stopping, or as many runs are queued as may be.
+            StoreTimeout: the store did not say in time whether it has it; it may have been accepted.
             StoreError: the store cannot take it; nothing was accepted.
         """
         if self.closed:
@@ -80,6 +91,17 @@ class Desk:
         key = self._idempotency(submission, record.created_at)
         if watcher is not None:
             self._live.watchers[record.id] = watcher
+        return await self._patience.write(self._accepted(record, accepted, key))
+
+    async def _accepted(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
+        """What the store makes of it; also when the request does not wait for that any more."""
+        self.arriving += 1
+        try:
+            return await self._accept(record, accepted, key)
+        finally:
+            self.arriving -= 1
+
+    async def _accept(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
         created = await self._start(record, accepted, key)
         if created.existing is None or created.existing == record.id:
             self._process.metrics.accepted(record)
@@ -95,9 +117,11 @@ class Desk:
 
     async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
         """Create the run within its tenant's bound; attaching to one that exists is always within it."""
+        until = self._patience.until()
         taken = await self._take_room(record, key)
         self._process.feed.expect(record.id, self._process.clock.monotonic())
         try:
+            self._patience.require(until)
             if record.path == "fast":
                 created = await self._fast.start(record, accepted, key)
             else:

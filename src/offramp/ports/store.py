@@ -26,6 +26,8 @@ S16 `tally` adds to the counts of a class in a minute, whichever process adds, a
    sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
    visible when it returns; it gives the averages of all pipelines that any process learned.
+S18 `trouble` says that writes are refused, or that one takes longer than `write_timeout`, and why; None while they go
+   through. It ends by itself, though nothing is asked for meanwhile.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -44,7 +46,6 @@ from offramp.core.journal import Entry
 from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord, Status
 from offramp.core.slo import Counts, Tally
-from offramp.errors import IdempotencyMismatch, RunConflict
 from offramp.ports.commit import Commit
 
 ENGINE = "engine"
@@ -95,11 +96,6 @@ class Batch(NamedTuple):
     frames: list[bytes]
 
 
-SIGNALS_MAX = 1_000
-"""Signals that one run may be sent."""
-SIGNALS_BYTES_MAX = 8 << 20
-"""Of the values of all signals that one run is sent."""
-
 ENTRUSTED_GRACE_S = 10.0 + CLEANUP_S_MAX
 """What an engine gets past a run's deadline to end the run itself, which may clean up."""
 
@@ -137,40 +133,6 @@ class RunFilter(msgspec.Struct, frozen=True):
     limit: int = 20
 
 
-def require_open(record: RunRecord, signals: int, bytes_in_all: int) -> None:
-    """What `send_signal` refuses, the same in every store.
-
-    Args:
-        record: of the run.
-        signals: that it was sent already.
-        bytes_in_all: of their values and of the new one's.
-
-    Raises:
-        RunConflict: the run has ended, or would be sent more than it may.
-    """
-    if record.finished:
-        raise RunConflict(f"{record.id} has ended ({record.status}) and takes no signal")
-    if signals >= SIGNALS_MAX:
-        raise RunConflict(f"{record.id} was sent {SIGNALS_MAX} signals, and takes no more")
-    if bytes_in_all > SIGNALS_BYTES_MAX:
-        raise RunConflict(
-            f"{record.id} would have been sent {bytes_in_all} bytes of signals, and takes {SIGNALS_BYTES_MAX} in all; "
-            "pass large data by reference"
-        )
-
-
-def require_same(kept: tuple[str, bytes], name: str, value: bytes) -> None:
-    """What `send_signal` asks of a signal whose key it knows, the same in every store.
-
-    Raises:
-        IdempotencyMismatch: it is another signal.
-    """
-    if kept != (name, value):
-        raise IdempotencyMismatch(
-            "this Idempotency-Key came with another signal to this run; use a new key for a new signal"
-        )
-
-
 class Store(Protocol):
     """See the obligations at the top of this module."""
 
@@ -183,7 +145,11 @@ class Store(Protocol):
         durable: bool,
         idempotency: Idempotency | None = None,
     ) -> tuple[Commit[Created], RunLog | None]:
-        """A new run with its first event: queued, or running and leased to `owner`, whose log is returned (S6, S11)."""
+        """A new run with its first event: queued, or running and leased to `owner`, whose log is returned (S6, S11).
+
+        One that has waited for longer than `write_timeout` is refused with `StoreError` when its turn comes: whoever
+        asked for it was told that it is not taken.
+        """
 
     def log(self, lease: Lease) -> RunLog:
         """The log of a run that this process has claimed (S3)."""
@@ -246,6 +212,12 @@ class Store(Protocol):
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""
+
+    def trouble(self) -> str | None:
+        """Why writes do not go through now or did not a moment ago, None while they do (S18); asks nobody.
+
+        For anybody to read, so it names no place. From any thread.
+        """
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back, from any thread, when a write was refused because its lease is gone (S3)."""
@@ -359,7 +331,8 @@ class Leases(Protocol):
     ) -> RunRecord | None:
         """Keep a signal, durably, for a run that has not ended, and queue it if it is parked; its record then (Q5, Q8).
 
-        With a key that one of the run's signals came with, nothing is changed (Q12).
+        With a key that one of the run's signals came with, nothing is changed (Q12). One that has waited too long is
+        refused, as by `Store.create`.
 
         Raises:
             RunConflict: the run has ended, or has as many signals as it may.

@@ -16,6 +16,7 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.mailbox import require_open, require_same
 from offramp.ports.store import (
     ENGINE,
     FIRST_TURN,
@@ -30,8 +31,6 @@ from offramp.ports.store import (
     RunFilter,
     RunLog,
     Turn,
-    require_open,
-    require_same,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
 from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed

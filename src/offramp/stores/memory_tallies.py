@@ -1,4 +1,4 @@
-"""What processes count and learn together, in memory: a part of the store."""
+"""What processes count and learn together, in memory, and how that fares: a part of the store."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from offramp.errors import StoreError
 
 
 class MemoryTallies:
-    """See S16 and S17 of the store port."""
+    """See S16 to S18 of the store port."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str], Counts] = {}
         self._averages: dict[str, float] = {}
         self._counting = threading.Lock()
         self._closed = False
+
+    def trouble(self) -> str | None:
+        """None: memory takes everything."""
+        return None
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of classes; those that nobody asks for any more go."""

@@ -7,7 +7,8 @@ import math
 import msgspec
 
 from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED
-from offramp.ports.store import Claim, Parked, require_open
+from offramp.ports.mailbox import require_open
+from offramp.ports.store import Claim, Parked
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 

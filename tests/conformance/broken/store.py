@@ -699,3 +699,26 @@ class TellsOnlyWhatItWasTold(MemoryStore):
     async def learn(self, observed):
         found = await super().learn(observed)
         return {each.pipeline: found[each.pipeline] for each in observed}
+
+
+@breaks("S18")
+class AlwaysInTrouble(MemoryStore):
+    """It says that nothing can be written, and writes."""
+
+    def trouble(self):
+        return "the store is full"
+
+
+@breaks("S18")
+class TroubledByLostLeases(MemoryStore):
+    """What another process owns counts as what cannot be written."""
+
+    _refusals = 0
+
+    def _refusal(self, lease, run):
+        error = super()._refusal(lease, run)
+        self._refusals += error is not None
+        return error
+
+    def trouble(self):
+        return "writes are refused" if self._refusals else None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
+import time
 
 import pytest
 
@@ -12,6 +15,7 @@ from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Idempotency, Lease, RunFilter
 from offramp.stores.redis import leases, store, writer
 from tests.conformance.on_redis import OpenRedis
+from tests.servers import free_port
 from tests.stores.redis.words import (
     DONE,
     claim,
@@ -25,7 +29,7 @@ from tests.stores.redis.words import (
     numbers,
     started,
 )
-from tests.support import NOW
+from tests.support import GUARD_S, NOW, eventually
 
 MEMORY = ("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "yes")
 INPUT = b'"' + b"x" * 100_000 + b'"'
@@ -321,3 +325,72 @@ async def test_stores_with_other_prefixes_do_not_see_each_other(server, at):
     await one.leases.claim("a", 1, ["research"], NOW)
     assert await keys_of(one, run) == []
     assert not names_in(server, other)
+
+
+async def _full(server, client):
+    client.config_set("maxmemory", "1mb")  # less than it has
+    return lambda: client.config_set("maxmemory", "16mb")
+
+
+async def _a_replica(server, client):
+    client.replicaof("127.0.0.1", free_port())
+    return lambda: client.replicaof("NO", "ONE")
+
+
+async def _cannot_save(server, client):
+    shutil.rmtree(server.folder)
+    client.config_set("save", "3600 1")
+    client.bgsave()
+    await eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+    return lambda: client.config_set("stop-writes-on-bgsave-error", "no")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "told"), [(_full, "Redis is full"), (_a_replica, "READONLY|read only"), (_cannot_save, "MISCONF|RDB")]
+)
+async def test_a_server_that_refuses_writes_is_trouble_until_it_takes_them_again(
+    a_server, at, looks_often, refuse, told
+):
+    server = a_server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "no")
+    opened = at(server.url())
+    _, log = await created(opened)
+    assert opened.store.trouble() is None
+    with server.client() as client:
+        allow = await refuse(server, client)
+        promise = log.durable()
+        await eventually(lambda: opened.store.trouble() is not None)
+        assert re.search(told, opened.store.trouble())
+        assert str(server.port) not in opened.store.trouble()
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(create(opened)[1], GUARD_S)
+        allow()
+        await promise
+        assert opened.store.trouble() is None
+        await created(opened)
+
+
+async def test_what_waits_for_longer_than_a_request_does_is_refused_and_not_written_late(a_server):
+    server = a_server()
+    opened = OpenRedis(server.url(), timeout_s=0.3)
+    try:
+        run, log = await created(opened)
+        with server.client() as client:
+            client.client_pause(int(GUARD_S * 1000), all=False)
+            log.append(entry(1), started(1))
+            await eventually(lambda: opened.store._writer._writing_since is not None)  # the rest waits behind it
+            late, commit, _ = create(opened)
+            signal = asyncio.ensure_future(opened.leases.send_signal(run.id, "go", b"1", NOW))
+            await eventually(lambda: opened.store.trouble() is not None)
+            asked = time.monotonic()
+            await eventually(lambda: time.monotonic() > asked + 0.3)
+            client.client_unpause()
+        for refused in (commit, signal):
+            with pytest.raises(StoreError, match="not written"):
+                await refused
+        await log.durable()
+        assert await opened.store.get(late.id) is None
+        assert await opened.store.signals(run.id) == []
+        assert await keys_of(opened, run) == [entry(1).key]
+        assert opened.store.trouble() is None
+    finally:
+        await opened.close()

@@ -82,7 +82,7 @@ def test_a_server_that_refuses_or_is_not_there_is_told_of_at_once(a_server, monk
         monkeypatch.setattr(writer, "WRITE_TIMEOUT_S", 0.5)  # to a server that waits for more
     server = a_server("--requirepass", "another")
     with pytest.raises(StoreError, match=told) as raised:
-        writer.Writer(Address.parse(url.format(secret=SECRET, port=server.port)), 1, print)
+        writer.Writer(Address.parse(url.format(secret=SECRET, port=server.port)), 1, 1.0, print)
     assert SECRET not in str(raised.value)
     assert str(raised.value).startswith(f"Redis at {Address.parse(url.format(secret=SECRET, port=server.port)).shown} ")
 

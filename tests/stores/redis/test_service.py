@@ -14,6 +14,7 @@ from offramp.cli.secrets import for_worker
 from offramp.cli.serve import worker_command
 from offramp.core.sla import SLA
 from offramp.errors import StoreError
+from offramp.paths import upkeep
 from offramp.paths.submission import Submission
 from offramp.ports.store import RunFilter
 from offramp.stores.redis import writer
@@ -114,3 +115,33 @@ def test_a_worker_is_told_of_the_store_where_nobody_else_sees_it(server, monkeyp
     assert "secret" not in " ".join(worker_command("desk:app", settings))
     assert msgspec.json.decode(for_worker(settings))["store"] == settings.store
     assert data_place(settings) == "redis://db:7000/1"
+
+
+async def test_a_gateway_is_not_ready_while_redis_takes_no_writes_and_is_again_when_it_does(
+    app, gate, a_server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(writer, "RETRY_EVERY_S", 0.02)
+    monkeypatch.setattr(writer, "MEMORY_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.05)
+    gate.set()
+    server = a_server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "no")
+    async with machines(app, tmp_path, server.url()) as (gateway, worker):
+
+        async def is_ready():
+            return (await gateway.ready())[0] and worker.readiness.takes_runs()[0]
+
+        await eventually(is_ready)
+        with server.client() as client:
+            client.config_set("maxmemory", "1mb")
+            await eventually(lambda: gateway.readiness.trouble() is not None)
+            ready, reason = await gateway.ready()
+            assert not ready
+            assert "full" in reason
+            with pytest.raises(StoreError, match="full"):
+                await gateway.submit(Submission(pipeline="leaves", input=b"{}"))
+            await eventually(lambda: not worker.readiness.takes_runs()[0])
+            client.config_set("maxmemory", "16mb")
+        await eventually(is_ready)
+        run = (await gateway.submit(Submission(pipeline="leaves"))).record.id
+        assert (await frames_of(gateway, run))[-1].type == "run.completed"
+        assert [listed["id"] for listed in await gateway.list(RunFilter())] == [run]

@@ -5,7 +5,9 @@ A run's `owner` and `token` change only inside scripts, of which the server exec
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,17 +18,14 @@ from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED, Head, Suspicion, choo
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.mailbox import SIGNALS_BYTES_MAX, SIGNALS_MAX, require_open, require_same
 from offramp.ports.store import (
     ENGINE,
-    SIGNALS_BYTES_MAX,
-    SIGNALS_MAX,
     Claim,
     Lease,
     Owner,
     Parked,
     Turn,
-    require_open,
-    require_same,
 )
 from offramp.stores.redis.connection import client, problem
 from offramp.stores.redis.operations import REFUSED, Operation, Records, held, raw, wire
@@ -80,9 +79,12 @@ class RedisLeases:
         lease: Lease | None = None,
         durable: bool = False,
         gives_up: bool = False,
+        asked_at: float = math.inf,
     ) -> T:
         commit: Commit[T] = Commit()
-        self._writer.put(Operation(told, commit, read, lease=lease, durable=durable, gives_up=gives_up))
+        self._writer.put(
+            Operation(told, commit, read, lease=lease, durable=durable, gives_up=gives_up, asked_at=asked_at)
+        )
         return await commit
 
     async def _take(self, told: bytes, owner: str, *, durable: bool) -> _Taken:
@@ -194,7 +196,7 @@ class RedisLeases:
                 require_open(record, answer[3], answer[4])
             return record
 
-        return await self._change(told, read, durable=True)
+        return await self._change(told, read, durable=True, asked_at=time.monotonic())
 
     async def queued(self, at_most: int) -> int:
         """How many runs are queued, counted no further than `at_most`."""

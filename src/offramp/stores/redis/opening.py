@@ -13,19 +13,20 @@ from offramp.stores.redis.writer import Writer
 
 
 def open_redis(
-    address: Address, backlog_bytes: int, committed: Callable[[int, float], object]
+    address: Address, backlog_bytes: int, timeout_s: float, committed: Callable[[int, float], object]
 ) -> tuple[RedisStore, RedisLeases, RedisOutbox]:
     """The store, its leases and its outbox.
 
     Args:
         address: of the server.
         backlog_bytes: bytes of emitted values that may wait to be written.
+        timeout_s: how long a request waits to be written.
         committed: told the operations and seconds of each batch.
 
     Raises:
         StoreError: the server cannot be reached.
         SettingsError: it does not fit.
     """
-    writer = Writer(address, backlog_bytes, committed)
+    writer = Writer(address, backlog_bytes, timeout_s, committed)
     reader = Reader(address)
     return RedisStore(reader, writer), RedisLeases(reader, writer), RedisOutbox(writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     """Whether the lease is over when it was applied."""
     is_new: bool = False
     """Whether it asks for a run that is not accepted yet."""
+    asked_at: float = math.inf
+    """Since when, on the monotonic clock, a request waits that does not want it late."""
     undo: Callable[[Any], list[Operation]] | None = None
 
     def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -160,6 +161,7 @@ class RedisStore:
                 durable=durable,
                 undo=undo,
                 is_new=True,
+                asked_at=time.monotonic(),
                 created_for=owner,
             )
         )
@@ -323,6 +325,10 @@ class RedisStore:
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
         self._writer.listeners.append(listener)
+
+    def trouble(self) -> str | None:
+        """Why nothing can be written now, or no new run is taken."""
+        return self._writer.trouble()
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back when a write was refused because its lease is gone."""

@@ -59,6 +59,7 @@ class Writer:
     Args:
         address: of the server.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
+        timeout_s: how long a request waits; what waited longer is not written, and a longer batch is trouble.
         committed: told the operations and seconds of each batch.
 
     Raises:
@@ -66,13 +67,16 @@ class Writer:
         SettingsError: it does not fit.
     """
 
-    def __init__(self, address: Address, backlog_bytes: int, committed: Callable[[int, float], object]) -> None:
+    def __init__(
+        self, address: Address, backlog_bytes: int, timeout_s: float, committed: Callable[[int, float], object]
+    ) -> None:
         self._address = address
         self._client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
         check(address, self._client)
         self._key = self._memory()
         self._number = 0
         self._backlog_bytes = backlog_bytes
+        self._timeout_s = timeout_s
         self._operations: deque[Operation] = deque()
         self._bytes = 0
         # A plain lock: every write of every run passes through `put`, and an RLock in a Condition costs Python calls.
@@ -80,6 +84,8 @@ class Writer:
         self._changed = threading.Condition(self._lock)
         self._closing = False
         self._away_since: float | None = None
+        self._away = ""
+        self._writing_since: float | None = None
         self._tails = Tails()
         self._given_up: dict[tuple[str, int], None] = {}
         self._looked_at, self._is_tight = 0.0, False
@@ -96,6 +102,16 @@ class Writer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = True
+
+    def trouble(self) -> str | None:
+        """Why nothing can be written now, or no new run is taken; from any thread."""
+        since = self._writing_since
+        late_s = 0.0 if since is None else time.monotonic() - since
+        if self._away_since is not None:
+            return self._away
+        if late_s >= self._timeout_s:
+            return f"Redis has not taken a write for {late_s:.0f} s"
+        return "Redis is nearly full, and takes no new run" if self._is_tight else None
 
     @property
     def full(self) -> set[str]:
@@ -132,19 +148,22 @@ class Writer:
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
+            self._writing_since = time.monotonic()
             try:
                 self._write(operations)
             except Exception as error:  # one bad batch must not end the thread that all others wait for
                 log.exception("a batch could not be written")
                 self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
             self._done_with(operations)
+            self._writing_since = None
         self._leave()
 
     def _write(self, operations: list[Operation]) -> None:
         began = time.monotonic()
         if self._given_up:
             operations = self._without_given_up(operations)
-        if any(operation.is_new for operation in operations):
+        operations = self._without_late(operations)
+        if self._is_tight or any(operation.is_new for operation in operations):
             operations = self._without_new(operations)
         if not operations:
             return
@@ -177,6 +196,16 @@ class Writer:
             with self._lock:
                 self._bytes -= size
                 self._changed.notify_all()
+
+    def _without_late(self, operations: list[Operation]) -> list[Operation]:
+        """What was asked for so long ago that its request was refused is not written any more."""
+        oldest = time.monotonic() - self._timeout_s
+        late = [operation for operation in operations if operation.asked_at < oldest]
+        if not late:
+            return operations
+        for operation in late:
+            _refuse(operation, StoreError(f"it waited for Redis for {self._timeout_s:g} s, and was not written"))
+        return [operation for operation in operations if operation.asked_at >= oldest]
 
     def _without_new(self, operations: list[Operation]) -> list[Operation]:
         """What is to be written when memory is nearly full: what is accepted, and no new run."""
@@ -228,6 +257,7 @@ class Writer:
         """What a failed attempt leads to: whether the batch is sent again."""
         now = time.monotonic()
         told = problem(self._address, error)
+        self._away = str(told).replace(f" at {self._address.shown}", "")
         if self._away_since is None:
             self._away_since = now
             log.error("%s. Accepted runs wait", told)

@@ -6,8 +6,10 @@ each change of hands one atomic step.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, Suspicion, afte
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.mailbox import require_open, require_same
 from offramp.ports.store import (
     ENGINE,
     ENTRUSTED_GRACE_S,
@@ -24,8 +27,6 @@ from offramp.ports.store import (
     Owner,
     Parked,
     Turn,
-    require_open,
-    require_same,
 )
 from offramp.stores.sqlite.batch import Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
@@ -60,10 +61,15 @@ class SQLiteLeases:
         self._own_lock = threading.Lock()
 
     async def _change(
-        self, point: str, function: Callable[[sqlite3.Connection, Transaction], T], *, durable: bool = False
+        self,
+        point: str,
+        function: Callable[[sqlite3.Connection, Transaction], T],
+        *,
+        durable: bool = False,
+        asked_at: float = math.inf,
     ) -> T:
         commit: Commit[T] = Commit()
-        self._writer.put(Call(function, durable, commit, point))
+        self._writer.put(Call(function, durable, commit, point, asked_at))
         return await commit
 
     async def register(self, owner: Owner) -> None:
@@ -196,7 +202,7 @@ class SQLiteLeases:
                 record.status = "queued"
             return record
 
-        return await self._change("signal", change, durable=True)
+        return await self._change("signal", change, durable=True, asked_at=time.monotonic())
 
     async def queued(self, at_most: int) -> int:
         """How many runs are queued, counted no further than `at_most`."""

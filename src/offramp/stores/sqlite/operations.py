@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Create:
-    """Insert a run with its first event; leased to `owner` unless that is None."""
+    """Insert a run with its first event; leased to `owner` unless that is None. It is not wanted late."""
 
     record: RunRecord
     event: Draft
@@ -29,6 +31,7 @@ class Create:
     durable: bool
     idempotency: Idempotency | None
     commit: Commit[Created]
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 class Append(msgspec.Struct, eq=False, gc=False):
@@ -65,13 +68,15 @@ class Sync:
 class Call:
     """Run statements between the others, in order; they may take and give up runs through the transaction.
 
-    `point` names what they write, see `crash_points`.
+    `point` names what they write, see `crash_points`; what is not wanted late says when it was `asked_at`, on the
+    monotonic clock.
     """
 
     function: Callable[[sqlite3.Connection, Transaction], Any]
     durable: bool
     commit: Commit[Any]
     point: str = ""
+    asked_at: float = math.inf
 
 
 Operation = Create | Append | Finish | Sync | Call

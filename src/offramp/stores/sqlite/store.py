@@ -310,6 +310,10 @@ class SQLiteStore:
         """Call `listener` with every batch this process made visible."""
         self._writer.listeners.append(listener)
 
+    def trouble(self) -> str | None:
+        """Why nothing can be written now, or could be a moment ago."""
+        return self._writer.trouble()
+
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back when a write was refused because its lease is gone."""
         self._writer.on_lost = callback

@@ -7,6 +7,7 @@ seconds after something was written: a commit on disk covers all before it, beca
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import threading
 import time
@@ -39,6 +40,7 @@ class Writer:
         sync_every: seconds.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
         committed: told the operations and seconds of each commit.
+        timeout_s: how long a request waits; what waited longer is not written, and a longer commit is trouble.
         crash: where a test wants this process to be killed.
     """
 
@@ -48,12 +50,14 @@ class Writer:
         sync_every: float,
         backlog_bytes: int,
         committed: Callable[[int, float], object],
+        timeout_s: float,
         crash: CrashPoint | None = None,
     ) -> None:
         self._path = database.path
         self._connection = database.connect()
         self._sync_every = sync_every
         self._backlog_bytes = backlog_bytes
+        self._timeout_s = timeout_s
         self._operations: deque[Operation] = deque()
         self._bytes = 0
         # A plain lock: every write of every run passes through `put`, and an RLock in a Condition costs Python calls.
@@ -64,9 +68,9 @@ class Writer:
         self._is_full = False
         self._closing = False
         self._told_at = 0.0
-        self.trouble: str | None = None
-        """Why nothing could be written lately; read from any thread."""
+        self._refused: str | None = None
         self._trouble_until = 0.0
+        self._writing_since: float | None = None
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
@@ -83,8 +87,20 @@ class Writer:
         self._closing = True
         forks.keep_for_ever(self._connection)
 
+    def trouble(self) -> str | None:
+        """Why nothing can be written now, or could be lately; from any thread."""
+        return self._hung() or self._refused
+
+    def _hung(self) -> str | None:
+        since = self._writing_since
+        late_s = 0.0 if since is None else time.monotonic() - since
+        return f"the database has not taken a write for {late_s:.0f} s" if late_s >= self._timeout_s else None
+
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
+        if _asked_at(operation) < math.inf and (hung := self._hung()) is not None:
+            self._refuse(operation, StoreError(f"{hung}; nothing more is taken until it does"))
+            return
         size = operation.size if isinstance(operation, Append) else 0
         with self._lock:
             if size and self._bytes > self._backlog_bytes and not self._closing:
@@ -117,6 +133,8 @@ class Writer:
             operations = self._take()
             if operations is None:
                 break
+            self._writing_since = time.monotonic()
+            operations = self._without_late(operations)
             try:
                 self._write(operations)
                 self._done_with(operations)
@@ -125,7 +143,18 @@ class Writer:
             except Exception as error:
                 log.exception("a batch could not be built; its operations are tried one by one")
                 self._isolate(operations, error)
+            self._writing_since = None
         self._connection.close()
+
+    def _without_late(self, operations: list[Operation]) -> list[Operation]:
+        """What was asked for so long ago that its request was refused is not written any more."""
+        oldest = time.monotonic() - self._timeout_s
+        late = [operation for operation in operations if _asked_at(operation) < oldest]
+        if not late:
+            return operations
+        for operation in late:
+            self._refuse(operation, StoreError(f"it waited for the database for {self._timeout_s:g} s; not written"))
+        return [operation for operation in operations if _asked_at(operation) >= oldest]
 
     def _take(self) -> list[Operation] | None:
         """What has gathered, or [] when it is time to sync, or None at the end."""
@@ -138,10 +167,11 @@ class Writer:
                     self._changed.wait(left)
                 elif self._closing:
                     return None
-                elif self.trouble is not None:
-                    self._changed.wait(TROUBLE_S_MIN)
-                    if not self._operations:
+                elif self._refused is not None:
+                    left = self._trouble_until - time.monotonic()
+                    if left <= 0:
                         return []  # tries whether it can be written again
+                    self._changed.wait(left)
                 else:
                     self._changed.wait()
             taken = self._operations
@@ -182,8 +212,8 @@ class Writer:
                 self._connection.execute("ROLLBACK")
             raise
         transaction.accept()
-        if self.trouble is not None and began >= self._trouble_until:
-            self.trouble = None
+        if self._refused is not None and began >= self._trouble_until:
+            self._refused = None
         if full:
             self._unsynced_since = None
         elif self._unsynced_since is None:
@@ -219,7 +249,7 @@ class Writer:
             # Those that came meanwhile, too: behind what is kept they would wait for the disk.
             waiting = [*operations, *self._operations]
             self._operations = deque(each for each in waiting if isinstance(each, (Append, Finish, Sync)))
-            self.trouble, self._trouble_until = problem, now + TROUBLE_S_MIN
+            self._refused, self._trouble_until = f"the database cannot be written: {error}", now + TROUBLE_S_MIN
         for operation in waiting:
             if isinstance(operation, (Create, Call)):
                 self._refuse(operation, StoreError(problem))
@@ -249,6 +279,11 @@ class Writer:
                 return
             except Exception as own:  # noqa: BLE001 - already logged for the batch
                 self._isolate([operation], own)
+
+
+def _asked_at(operation: Operation) -> float:
+    """Since when, on the monotonic clock, a request waits that does not want it late."""
+    return operation.asked_at if isinstance(operation, (Create, Call)) else math.inf
 
 
 def _must_be_durable(operation: Operation) -> bool:
