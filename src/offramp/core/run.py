@@ -6,6 +6,7 @@ Owns no I/O; `document` renders what the outside sees.
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -58,6 +59,11 @@ def run_id(now_s: float, randomness: bytes) -> str:
 def is_run_id(text: str) -> bool:
     """Whether `text` has the form of a run id."""
     return len(text) == RUN_ID_LENGTH and text.startswith("run_") and all(c in _CROCKFORD for c in text[4:])
+
+
+def key_digest(key: str) -> str:
+    """What is kept of an idempotency key: clients may put into it what is nobody's business."""
+    return blake2b(key.encode(), digest_size=32).hexdigest()
 
 
 class Route(msgspec.Struct, frozen=True):

@@ -50,6 +50,11 @@ def encode_record(record: RunRecord) -> bytes:
     return ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))
 
 
+def deadline_in(encoded: bytes) -> float | None:
+    """The deadline, in epoch seconds, of the unchanging part."""
+    return _decode_kept(encoded).deadline_at
+
+
 def without_data(encoded: bytes) -> bytes:
     """What is left of the unchanging part when the run's data is removed."""
     return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
