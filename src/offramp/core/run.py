@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from offramp.core.claims import Suspicion
+from offramp.core.claims import LeftBy, Suspicion
 from offramp.core.failure import Failure
 from offramp.core.reference import reference_in
 from offramp.core.timestamps import rfc3339
@@ -103,7 +103,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
     as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's. `deaths`
     is how many processes in a row died while they executed the run, in steps that did not finish in between; what else
-    is known of them follows it, see `Suspicion`.
+    is known of them follows it, see `Suspicion`. `left_by` is how its last owner came to leave it, None where none did
+    or that is not known.
     """
 
     id: str
@@ -136,6 +137,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     deaths_alone: int = 0
     deaths_silent: int = 0
     company: int = 0
+    left_by: LeftBy | None = None
 
     @property
     def suspicion(self) -> Suspicion:

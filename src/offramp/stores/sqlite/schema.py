@@ -126,6 +126,10 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
+    # 10: how the last owner of a run came to leave it.
+    """
+    ALTER TABLE runs ADD COLUMN left_by TEXT;
+    """,
 ]
 
 
