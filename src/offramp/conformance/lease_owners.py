@@ -182,7 +182,7 @@ async def silence_that_is_no_fault_of_the_runs_is_no_death(stage: StoreStage) ->
     assert (await stage.found(run)).deaths == 0, "a run is blamed for what something else may have caused"
 
 
-@case("Q15")
+@case("Q2", "Q5", "Q15")
 async def a_run_knows_how_its_last_owner_left_it(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await stage.running()

@@ -581,13 +581,14 @@ class SilenceIsForgotten(MemoryStore):
 
 
 @breaks("Q15")
-class WaitedLikeAnyOther(MemoryStore):
-    """A run that was parked looks as if its process had been told to stop."""
+class EverybodyLeft(MemoryStore):
+    """Every process that a run had is said to have been told to stop."""
 
-    async def release(self, lease, parked=None):
-        await super().release(lease, parked)
-        run = self._runs[lease.run_id]
-        run.record = replace(run.record, left_by="exit")
+    async def claim(self, *asked):
+        claims = await super().claim(*asked)
+        for claim in claims:
+            self._runs[claim.record.id].record.left_by = claim.record.left_by = "exit"
+        return claims
 
 
 @breaks("Q15")
