@@ -1,10 +1,11 @@
-# Everything a developer or CI runs. Needs Python 3.11+ and make; the rest is installed into .venv at the
-# versions of constraints.txt.
+# Everything a developer or CI runs. Needs Python 3.11+ and make; the rest is installed into .venv, by hash, as
+# requirements/dev.txt has it.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOENIX := .venv-phoenix
+AUDIT := .venv-audit
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
 # How often make chaos kills.
@@ -16,12 +17,14 @@ ATTACKS ?= 100000
 ifdef CI
 NO_SKIPS := -p tools.no_skips
 endif
+# Empty, and what is installed has the versions of constraints.txt, whatever its hash: make setup LOCKED=
+LOCKED ?= 1
 # pip builds offramp itself at the pinned versions too, where it is new enough to know this variable.
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-phoenix chaos fuzz check style types layers deps sizes docs fix bench lock clean
+.PHONY: help setup demo test test-phoenix chaos fuzz check style types layers deps sizes docs fix bench audit lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -35,8 +38,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # Order-only on python: its date says when the base interpreter was built, which is no reason to install again.
-$(VENV)/.setup-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.setup-dev: pyproject.toml constraints.txt requirements/dev.txt | $(BIN)/python
+ifneq ($(LOCKED),)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+endif
 	@touch $@
 
 $(VENV)/.setup-bench: $(VENV)/.setup-dev
@@ -79,8 +87,9 @@ types: setup ## mypy, strict
 layers: setup ## import-linter: no arrow points up, the core is pure
 	$(BIN)/lint-imports --no-logo
 
-deps: setup ## deptry: what is imported is declared
+deps: setup ## deptry: what is imported is declared; what is known from inside has a bound
 	$(BIN)/deptry src
+	$(BIN)/python tools/check_caps.py
 
 sizes: setup ## files and functions within their bounds
 	$(BIN)/python tools/check_size.py
@@ -100,9 +109,19 @@ bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what teleme
 	$(BIN)/python bench/engines.py
 	$(BIN)/python bench/following.py
 
-lock: ## write constraints*.txt anew: the newest versions that fit pyproject.toml
+# Asks an index and databases of vulnerabilities, so it is no part of check. pip-audit has an environment of its own.
+audit: setup $(AUDIT)/.setup ## known vulnerabilities of what is locked, and licences of what is installed; needs a network
+	$(BIN)/python tools/check_licences.py
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/image.txt --requirement requirements/dev.txt
+
+$(AUDIT)/.setup:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit
+	@touch $@
+
+lock: ## write constraints*.txt and requirements/ anew: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py
 
 clean: ## remove the environments and every cache
-	rm -rf $(VENV) $(PHOENIX) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PHOENIX) $(AUDIT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

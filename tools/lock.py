@@ -1,6 +1,8 @@
-"""Writes constraints.txt and constraints-phoenix.txt: what pip resolves for offramp with every extra, and for Phoenix.
+"""Writes constraints*.txt and requirements/: what pip resolves for offramp with every extra, and for Phoenix.
 
-Names and exact versions only. Where the packages came from is the installing machine's business.
+The constraints are names and exact versions. From those uv makes what is installed by hash: for every Python and
+platform that pyproject.toml allows, with the digests of all files of a release that the index lists. Where the packages
+came from is the locking machine's business, and in neither file: pip and uv are told by their own settings.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import subprocess
 import tempfile
 import tomllib
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,12 @@ PHOENIX = """\
 # The exact versions of the Arize Phoenix that `make test-phoenix` installs into an environment of its own.
 # Written by `make lock`.
 """
+HASHED = """\
+# {what}, at the versions of constraints.txt, with the digests of every file of each release.
+# For `pip install --require-hashes`. Written by `make lock`.
+"""
+IMAGE_EXTRAS = ("objects", "otel", "redis", "temporal")
+"""What deploy/Dockerfile installs beside the core."""
 
 
 def requirements(config: dict[str, Any]) -> list[str]:
@@ -33,11 +42,16 @@ def requirements(config: dict[str, Any]) -> list[str]:
     return named
 
 
+def environment(folder: str) -> str:
+    """A fresh one; its Python."""
+    venv.create(folder, with_pip=True)
+    return str(Path(folder, "bin", "python"))
+
+
 def write(name: str, header: str, named: list[str]) -> None:
     """Resolve what is named in a fresh environment and write down what that gave."""
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        pip = [str(Path(folder, "bin", "python")), "-m", "pip"]
+        pip = [environment(folder), "-m", "pip"]
         subprocess.run([*pip, "install", "--quiet", *named], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
     # A line that is no `name==version` would tie the file to this machine.
@@ -48,10 +62,36 @@ def write(name: str, header: str, named: list[str]) -> None:
     print(f"{name}: {len(lines)} versions")
 
 
+def write_hashed(uv: str, name: str, what: str, given: Sequence[str], extras: Sequence[str] = ()) -> None:
+    """Pin what is given, and pyproject.toml's own with these extras unless there are none, with digests."""
+    command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--python-version", "3.11"]
+    command += ["--no-header", "--no-annotate", "--constraint", "constraints.txt"]
+    command += ["pyproject.toml", *(f"--extra={extra}" for extra in extras)] if extras else []
+    made = subprocess.run([*command, "-"], input="\n".join(given), cwd=ROOT, check=True, capture_output=True, text=True)
+    if "://" in made.stdout:
+        raise SystemExit(f"{name} would say where its packages come from")
+    target = ROOT / "requirements" / name
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(HASHED.format(what=what) + made.stdout, encoding="utf-8")
+    print(f"{target.relative_to(ROOT)}: {made.stdout.count('==')} versions")
+
+
 def main() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     write("constraints.txt", OURS, requirements(config))
     write("constraints-phoenix.txt", PHOENIX, config["dependency-groups"]["phoenix"])
+    hashes(config["build-system"]["requires"])
+
+
+def hashes(builds: Sequence[str]) -> None:
+    """Everything under requirements/, from constraints.txt."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = environment(folder)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
+        uv = str(Path(folder, "bin", "uv"))
+        write_hashed(uv, "build.txt", "What builds the wheel", builds)
+        write_hashed(uv, "image.txt", "What the image of deploy/Dockerfile has beside offramp", [], IMAGE_EXTRAS)
+        write_hashed(uv, "dev.txt", "What development and CI have beside offramp", [*builds, "editables"], ["dev"])
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def test_a_demotion_says_why_and_moves_the_run_to_the_deep_path():
     story.then("run.demoted", 6.0, reason="budget", budget_ms=6000.0, elapsed_ms=6001.0, message="Takes longer.")
     assert story.texts()[-1] == "demoted to the deep path after 6.0 s (budget, budget 6.0 s): Takes longer."
     assert story.told()[0].path == "deep"
-    story.then("run.resumed", 6.1, worker="worker-1", replayed_steps=1)
-    assert story.texts()[-1] == "resumed by worker-1, 1 finished step taken over"
+    story.then("run.resumed", 6.1, worker="worker-1", replayed_steps=1, reason="silence")
+    assert story.texts()[-1] == "resumed by worker-1, as the process before it fell silent, 1 finished step taken over"
     assert not story.told()[0].running
 
 

@@ -46,6 +46,8 @@ def bodies(kind):
             fields[name] = st.sampled_from(typing.get_args(hint))
         elif hint == str | None:
             fields[name] = st.none() | texts
+        elif type(None) in typing.get_args(hint):
+            fields[name] = st.none() | st.sampled_from(typing.get_args(typing.get_args(hint)[0]))
         elif msgspec.UnsetType in typing.get_args(hint):
             fields[name] = of_type[typing.get_args(hint)[0]]
         else:
@@ -124,7 +126,7 @@ def log_and_model(made):
         step = model.get(key)
         status = step["status"] if step else None
         if move == "resume":
-            bodies_.append(events.RunResumed("w", 0))
+            bodies_.append(events.RunResumed("w", 0, "death"))
         elif move == "start" and status in {None, "retrying", "running"}:
             attempt = {None: 1, "retrying": 1, "running": 0}[status] + (step["attempts"] if step else 0)
             bodies_.append(events.StepStarted(name, key, attempt))

@@ -5,11 +5,28 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+import tomllib
 
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from offramp.cli.check_host import has_wal_reset_bug
 from offramp.core.addresses import parse_listen
 from tests.deploy.files import BASE, DEPLOY, PINNED, PROJECT, ROOT, copied, documents, instructions
+from tools.lock import IMAGE_EXTRAS
+
+EXTRAS = PROJECT["optional-dependencies"]
+BUILDS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+
+
+def pins(file):
+    """The versions in a file of requirements, by name."""
+    found = re.findall(r"^([\w.-]+)==([\w.]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
 
 
 def last(word):
@@ -32,12 +49,42 @@ def test_it_runs_as_a_number_that_is_not_root():
     assert int(group) > 0
 
 
-def test_the_versions_are_those_that_were_tested():
-    [install] = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
-    assert "--constraint constraints.txt" in install
-    assert ("ENV", "PIP_BUILD_CONSTRAINT=constraints.txt") in instructions()
-    extras = re.search(r"'\.\[([\w,]+)\]'", install)[1].split(",")
-    assert set(extras) == {"objects", "otel", "redis", "temporal"} <= set(PROJECT["optional-dependencies"])
+def test_what_is_installed_has_the_digests_that_were_tested():
+    commands = [part for word, rest in instructions() if word == "RUN" for part in rest.split("&&")]
+    installs = [command for command in commands if "pip install" in command]
+    assert len(installs) == 3
+    for command in installs:
+        assert "--require-hashes" in command or "--no-deps --no-index" in command, command
+    [wheel] = [command for command in commands if "pip wheel" in command]
+    assert "--no-deps --no-build-isolation" in wheel
+
+
+@pytest.mark.parametrize(("name", "extras"), [("image", IMAGE_EXTRAS), ("dev", ["dev"]), ("build", [])])
+def test_the_lock_has_all_that_is_named_at_the_versions_of_the_constraints(name, extras):
+    locked = pins(ROOT / "requirements" / f"{name}.txt")
+    tested = pins(ROOT / "constraints.txt")
+    named = [*(PROJECT["dependencies"] if extras else BUILDS), *(each for extra in extras for each in EXTRAS[extra])]
+    for requirement in map(Requirement, named):
+        if requirement.name != "offramp":
+            assert locked[canonicalize_name(requirement.name)] in requirement.specifier
+    # What another platform alone needs is in the lock, and was not there when the constraints were frozen.
+    assert {each: version for each, version in locked.items() if each in tested} == {
+        each: version for each, version in tested.items() if each in locked
+    }
+
+
+def test_every_locked_file_has_a_digest():
+    for file in (ROOT / "requirements").iterdir():
+        entries = re.split(r"\n(?=[\w.-]+==)", file.read_text(encoding="utf-8"))[1:]
+        assert entries
+        for entry in entries:
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), f"{file.name}: {entry.splitlines()[0]}"
+
+
+def test_its_sqlite_has_no_known_bug():
+    made = runpy.run_path(str(DEPLOY / "sqlite.py"))
+    assert not has_wal_reset_bug(made["VERSION"])
+    assert any(word == "RUN" and "has_wal_reset_bug" in rest for word, rest in instructions())
 
 
 def test_what_is_copied_exists_and_reaches_the_build():

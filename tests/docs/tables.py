@@ -38,7 +38,7 @@ EXAMPLES: list[events.Body] = [
     events.WaitStarted("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "2026-11-24T22:55:43.275Z"),
     events.WaitEnded("signal", "approved", "offramp.signal:9d8f3f3f0f6a1c55:0", "received"),
     events.RunDemoted("budget", 2000.0, 2000.326, DEMOTION_MESSAGE, links(RUN)),
-    events.RunResumed("worker-1-eb1bfd708d2b", 8),
+    events.RunResumed("worker-1-eb1bfd708d2b", 8, "demotion"),
     events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),
     events.RunFailed(ERROR),
     events.RunCancelled(

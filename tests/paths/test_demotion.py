@@ -79,6 +79,8 @@ async def test_ten_steps_of_which_three_fit_the_budget_are_each_executed_once(tm
     assert_one_log(whole)
     names = [frame.type for frame in whole]
     assert names.count("run.demoted") == names.count("run.resumed") == 1
+    [resumed] = [events.decode(frame.data) for frame in whole if frame.type == "run.resumed"]
+    assert resumed.data["reason"] == "demotion"
     assert names.count("step.completed") == names.count("step.delta") == 10
     assert (document["path"], document["demotion"]["reason"]) == ("deep", "budget")
     assert document["demotion"]["elapsed_ms"] >= document["demotion"]["budget_ms"] == 1500.0
@@ -195,7 +197,7 @@ async def test_a_step_in_flight_ends_where_it_is_and_the_next_one_elsewhere(tmp_
     assert where == ["body", ("long", "fast"), ("long ended", "deep"), "body", ("after", "deep")]
     assert_one_log(whole)
     resumed = next(events.decode(frame.data) for frame in whole if frame.type == "run.resumed")
-    assert resumed.data == {"worker": "worker", "replayed_steps": 1}
+    assert resumed.data == {"worker": "worker", "replayed_steps": 1, "reason": "demotion"}
     assert "step.retrying" not in [frame.type for frame in whole]
 
 

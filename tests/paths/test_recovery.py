@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
-def process(folder, role, owner, *pipelines, lease_s=60):
+def process(folder, role, owner, *pipelines, lease_s=60, store=""):
     """A process of the service that can be killed; it submits these pipelines itself.
 
     Whoever is given up here died, unless its lease is shorter: one that lives may be late by a second.
@@ -32,7 +32,8 @@ def process(folder, role, owner, *pipelines, lease_s=60):
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.paths.victim", role, owner, *pipelines],
         cwd=ROOT,
-        env=os.environ | {"OFFRAMP_TEST_FOLDER": str(folder), "OFFRAMP_TEST_LEASE_S": str(lease_s)},
+        env=os.environ
+        | {"OFFRAMP_TEST_FOLDER": str(folder), "OFFRAMP_TEST_LEASE_S": str(lease_s), "OFFRAMP_TEST_STORE": store},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -100,7 +101,7 @@ async def test_a_killed_workers_run_is_completed_by_another_without_repeating_fi
         0,
     )
     resumed = next(events.decode(frame.data) for frame in whole if frame.type == "run.resumed")
-    assert resumed.data == {"worker": "second", "replayed_steps": 2}
+    assert resumed.data == {"worker": "second", "replayed_steps": 2, "reason": "death"}
     assert [step["attempts"] for step in document["steps"]] == [1] * 5
 
 
@@ -121,6 +122,12 @@ async def test_a_run_survives_several_deaths(tmp_path):
     assert record.result == b"[0,1,2,3,4]"
     assert Counter(line[1] for line in executed(tmp_path)) == Counter({"0": 1, "1": 1, "2": 3, "3": 1, "4": 1})
     assert {line[2] for line in executed(tmp_path)} == {"1"}
+
+
+def reasons(frames):
+    """Why the run went on elsewhere, each time."""
+    seen = [events.decode(frame.data) for frame in frames]
+    return [event.data["reason"] for event in seen if event.type == "run.resumed"]
 
 
 async def test_a_killed_gateways_fast_run_is_completed_by_a_worker(tmp_path):
@@ -178,6 +185,7 @@ async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
         assert await frames_of(gateway, run) == frames
         record = await gateway.get(run)
     assert_one_log(frames)
+    assert reasons(frames) == ["silence"]
     assert record.result == b"[0,1,2,3,4]"
     finished = [events.decode(frame.data).data["key"] for frame in frames if frame.type == "step.completed"]
     assert len(finished) == len(set(finished)) == 5
@@ -194,6 +202,7 @@ async def test_nothing_waits_for_the_lease_when_the_death_is_known(tmp_path):
         with process(tmp_path, "worker", "second"):
             frames = await frames_of(gateway, run)
     assert frames[-1].type == "run.completed"
+    assert reasons(frames) == ["death"]
 
 
 @pytest.mark.parametrize("crash", ["before adoption", "after adoption", "after the event"])

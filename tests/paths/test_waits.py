@@ -44,6 +44,7 @@ async def test_a_long_sleep_begins_and_ends_once_though_it_is_parked(place, cloc
         await clock.run_until(result_of(handle), 1.0)
         events = await log_of(handle)
     assert types(events) == ["run.accepted", "wait.started", "run.resumed", "wait.ended", "run.completed"]
+    assert events[2].data["reason"] == "wait"
     begun, over = events[1], events[3]
     assert (begun.data["wait"], begun.data["name"]) == ("sleep", None)
     assert epoch(begun.data["until"]) - epoch(begun.at) == pytest.approx(3600.0, abs=0.01)

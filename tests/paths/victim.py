@@ -95,7 +95,8 @@ async def cleaned_up() -> None:
 
 async def serve() -> None:
     lease_s = os.environ["OFFRAMP_TEST_LEASE_S"]
-    settings = Settings.load({}, Path("absent.toml"), data=str(folder), lease=lease_s, poll=0.1)
+    store = os.environ.get("OFFRAMP_TEST_STORE", "")
+    settings = Settings.load({}, Path("absent.toml"), data=str(folder), lease=lease_s, poll=0.1, store=store)
     service = build(app, settings, role=sys.argv[1], owner=sys.argv[2])
     await service.start()
     submitted = [(await service.submit(Submission(pipeline=name))).record.id for name in sys.argv[3:]]

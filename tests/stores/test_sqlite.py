@@ -521,6 +521,8 @@ async def test_a_promise_reaches_the_disk_whatever_else_is_in_its_batch(tmp_path
 
 def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        for function in ("deadline_in", "key_digest"):  # which migrations call for rows that are not here
+            connection.create_function(function, 1, str)
         for script in MIGRATIONS[:8]:
             connection.executescript(script)
         connection.execute("PRAGMA user_version = 8")

@@ -184,12 +184,16 @@ def _demoted(view: RunView, event: Event) -> Shown:
     return Shown(view, [_line(view, "demoted", f"{why}: {message}" if message else why)])
 
 
+_RESUMED_AFTER = {"death": ", as the process before it died", "silence": ", as the process before it fell silent"}
+
+
 def _resumed(view: RunView, event: Event) -> Shown:
     # A run moves between two steps, or after its process died: nothing that was going on there still is.
     view = replace(view, running={}, path="deep")
     steps = int(event.data.get("replayed_steps") or 0)
     replayed = f"{steps} finished step{'' if steps == 1 else 's'} taken over"
-    return Shown(view, [_line(view, "resumed", f"resumed by {event.data.get('worker', 'a worker')}, {replayed}")])
+    why = _RESUMED_AFTER.get(event.data.get("reason") or "", "")
+    return Shown(view, [_line(view, "resumed", f"resumed by {event.data.get('worker', 'a worker')}{why}, {replayed}")])
 
 
 def _terminal(view: RunView, event: Event) -> Shown:

@@ -67,9 +67,10 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
     def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
         """Nothing is traced."""
 
-    async def resumed(self, lease: Lease, replayed_steps: int) -> None:
+    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
         """Say so in the log."""
-        self._store.log(lease).append(None, drafted(events.RunResumed(self.owner, replayed_steps)))
+        body = events.RunResumed(self.owner, replayed_steps, "demotion" if demoted else None)
+        self._store.log(lease).append(None, drafted(body))
 
     async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
         """Execute a step."""

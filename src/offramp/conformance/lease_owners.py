@@ -6,7 +6,7 @@ from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, owner
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one
 from offramp.core.run import RunRecord
-from offramp.ports.store import Owner
+from offramp.ports.store import Owner, Parked
 
 
 async def _held(stage: StoreStage) -> RunRecord:
@@ -180,6 +180,27 @@ async def silence_that_is_no_fault_of_the_runs_is_no_death(stage: StoreStage) ->
     assert list(peer.leases.expire(NOW + 11, blames=False)) == ["a"]
     assert (await claimed_one(stage.leases, "b")).record.id == run.id
     assert (await stage.found(run)).deaths == 0, "a run is blamed for what something else may have caused"
+
+
+@case("Q2", "Q5", "Q15")
+async def a_run_knows_how_its_last_owner_left_it(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    run, log = await stage.running()
+    assert (await stage.found(run)).left_by is None, "an owner is said to have left a run that it holds first"
+    await stage.leases.release(log.lease)
+    seen = []
+    for name in ("b", "c", "d", "e", "f"):
+        claim = await claimed_one(stage.leases, name)
+        assert claim.record.left_by == (await stage.found(run)).left_by, "who claims the run is told another story"
+        seen.append(claim.record.left_by)
+        if name == "b":
+            await stage.leases.release(claim.lease, Parked(NOW, 0))
+        elif name == "c":
+            await peer.leases.retire(name)
+        else:
+            await stage.leases.register(_leaving(name) if name == "e" else owner(name, NOW + 10))
+            peer.leases.expire(NOW + 11, blames=False)
+    assert seen == ["exit", "wait", "death", "silence", "exit"]
 
 
 @case("Q15")

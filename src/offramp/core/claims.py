@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,11 @@ HEADS_MAX = 500
 """Suspects that one claim looks at."""
 UNBOUNDED = 2**31 - 1
 """The `company` of a run that may be executed beside any number of others."""
+
+
+LeftBy = Literal["exit", "wait", "death", "silence"]
+"""How the last owner of a run came to leave it: it was told to stop or gave the run back between two steps, parked it,
+ended without a word, or fell silent for longer than its lease."""
 
 
 class Suspicion(NamedTuple):

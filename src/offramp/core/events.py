@@ -117,6 +117,7 @@ class RunResumed(Body, frozen=True, tag="run.resumed"):
 
     worker: str
     replayed_steps: int
+    reason: Literal["demotion", "exit", "wait", "death", "silence"] | None
 
 
 class RunCompleted(Body, frozen=True, tag="run.completed", omit_defaults=True):

@@ -6,11 +6,12 @@ Owns no I/O; `document` renders what the outside sees.
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
 
-from offramp.core.claims import Suspicion
+from offramp.core.claims import LeftBy, Suspicion
 from offramp.core.failure import Failure
 from offramp.core.reference import reference_in
 from offramp.core.timestamps import rfc3339
@@ -60,6 +61,11 @@ def is_run_id(text: str) -> bool:
     return len(text) == RUN_ID_LENGTH and text.startswith("run_") and all(c in _CROCKFORD for c in text[4:])
 
 
+def key_digest(key: str) -> str:
+    """What is kept of an idempotency key: clients may put into it what is nobody's business."""
+    return blake2b(key.encode(), digest_size=32).hexdigest()
+
+
 class Route(msgspec.Struct, frozen=True):
     """Where the router sent a run and why; `predicted_ms` is None where nothing was predicted."""
 
@@ -97,7 +103,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
     as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's. `deaths`
     is how many processes in a row died while they executed the run, in steps that did not finish in between; what else
-    is known of them follows it, see `Suspicion`.
+    is known of them follows it, see `Suspicion`. `left_by` is how its last owner came to leave it, None where none did
+    or that is not known.
     """
 
     id: str
@@ -130,6 +137,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     deaths_alone: int = 0
     deaths_silent: int = 0
     company: int = 0
+    left_by: LeftBy | None = None
 
     @property
     def suspicion(self) -> Suspicion:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from offramp.core import events
-from offramp.core.claims import SUSPECT_DEATHS
+from offramp.core.claims import SUSPECT_DEATHS, LeftBy
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, as_seen
@@ -104,7 +104,7 @@ class DeepPath(RunHost):
             if not history.resumed:
                 self._live.first_events.of_demoted(record)
             replayed = _replayed(history)
-            body = events.RunResumed(process.id, replayed)
+            body = events.RunResumed(process.id, replayed, _why_here(record, history))
             runlog.append(None, events.draft(body, rfc3339(now)))
             log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
             if record.deaths:
@@ -205,6 +205,12 @@ class DeepPath(RunHost):
     def lost(self, lease: Lease) -> None:
         """Stop the execution whose lease is gone."""
         self._live.lost(lease)
+
+
+def _why_here(record: RunRecord, history: History) -> Literal["demotion"] | LeftBy | None:
+    """Why a run goes on in another process, or in this one anew."""
+    handed_over = record.left_by == "exit" and record.demotion is not None and not history.resumed
+    return "demotion" if handed_over else record.left_by
 
 
 def _why_again(record: RunRecord) -> str:

@@ -120,9 +120,9 @@ class DurablePath(DeepPath, BodyHost):
         if self._process.tracing is not None:
             self._process.tracing.waited(facts.run_id, part, what, began, over=over)
 
-    async def resumed(self, lease: Lease, replayed_steps: int) -> None:
+    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
         """Say that this process goes on with a run."""
-        body = events.RunResumed(self._process.id, replayed_steps)
+        body = events.RunResumed(self._process.id, replayed_steps, "demotion" if demoted else None)
         runlog = self._process.store.log(lease)
         runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
         await runlog.durable()

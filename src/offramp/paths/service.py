@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
 from offramp.core.reference import Reference
-from offramp.core.run import RunRecord, document
+from offramp.core.run import RunRecord, document, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, UnknownRun
@@ -24,7 +24,7 @@ from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
-from offramp.paths.submission import Accepted, Submission, key_digest
+from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Desk
 from offramp.paths.upkeep import Upkeep
 from offramp.paths.webhooks import Announcer

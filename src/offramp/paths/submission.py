@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
@@ -42,11 +41,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
     webhook: Webhook | None = None
     mount: str = ""
-
-
-def key_digest(key: str) -> str:
-    """What is kept of an idempotency key: clients may put into it what is nobody's business."""
-    return blake2b(key.encode(), digest_size=32).hexdigest()
 
 
 class Accepted(NamedTuple):

@@ -10,7 +10,7 @@ import msgspec
 from offramp.core import events, routing
 from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
-from offramp.core.run import Route, RunRecord, run_id
+from offramp.core.run import Route, RunRecord, key_digest, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
@@ -22,7 +22,7 @@ from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
-from offramp.paths.submission import Accepted, Submission, key_digest
+from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
 

@@ -183,8 +183,8 @@ class BodyHost(Protocol):
     def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
         """A run was taken up by an engine, for the `first` time on the deep path; None where nothing is traced."""
 
-    async def resumed(self, lease: Lease, replayed_steps: int) -> None:
-        """A process goes on with a run that another one began: say so in its log."""
+    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
+        """A process goes on with a run that another one began: say so in its log, and whether that is its demotion."""
 
     def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
         """The same, in its trace, where a body goes on that another process executed before."""

@@ -289,7 +289,8 @@ class Leases(Protocol):
     Q14 `take_step` gives a step of an entrusted run to its newest taker: what an earlier one writes of it is refused,
        as is whatever is written of it after its entry.
     Q15 A run counts a death when its owner is retired or expired that did not say that it leaves, unless `expire` is
-       told to blame no run. `survived` sets the count back to 0, in turn with the run's other writes.
+       told to blame no run. `survived` sets the count back to 0, in turn with the run's other writes. A run's record
+       says how its last owner came to leave it (`left_by`).
     Q16 `claim` gives what `core.claims.choose` chooses of the queue: of the runs with deaths an owner holds at no time
        more than the `company` that any of them may have, for suspects half of those that they died with
        (`core.claims.after_death`). Runs without deaths wait for none of them.

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from offramp.core.claims import Head, after_death, choose
+from offramp.core.claims import Head, LeftBy, after_death, choose
 from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
@@ -259,25 +259,25 @@ class MemoryStore(MemoryTallies):
         with self.lock:
             late = [owner.id for owner in self._owners.values() if owner.expires_at < now]
             for owner_id in late:
-                self._forget(owner_id, died=blames and not self._leaves(owner_id), silent=True)
+                self._forget(owner_id, "silence", blames=blames)
             return late
 
-    def _leaves(self, owner: str) -> bool:
-        return owner in self._owners and self._owners[owner].leaving
-
-    def _forget(self, owner: str, *, died: bool, silent: bool = False) -> int:
-        self._owners.pop(owner, None)
+    def _forget(self, owner: str, left_by: LeftBy, *, blames: bool = True) -> int:
+        if (gone := self._owners.pop(owner, None)) is not None and gone.leaving:
+            left_by = "exit"
         held = [run for run in self._runs.values() if run.owner == owner]
         known = [run.record.suspicion for run in held]
-        for run, suspicion in zip(held, after_death(known, silent=silent) if died else known, strict=True):
-            run.queue()
+        if blames and left_by != "exit":
+            known = after_death(known, silent=left_by == "silence")
+        for run, suspicion in zip(held, known, strict=True):
+            run.queue(left_by)
             run.suspect(suspicion)
         return len(held)
 
     async def retire(self, owner: str) -> int:
         """Forget an owner and queue what it held."""
         with self.lock:
-            return self._forget(owner, died=not self._leaves(owner))
+            return self._forget(owner, "death")
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
@@ -308,7 +308,7 @@ class MemoryStore(MemoryTallies):
         """Give a run back: queued, or parked."""
 
         def change(run: MemoryRun) -> None:
-            run.queue()
+            run.queue("exit" if parked is None else "wait")
             wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
             if parked is not None and not wakes:
                 run.parked_until = min(parked.until, run.record.deadline_at or math.inf)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from offramp.core.claims import NO_SUSPICION, Suspicion
+from offramp.core.claims import NO_SUSPICION, LeftBy, Suspicion
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
@@ -46,10 +46,10 @@ class MemoryRun:
         deadline = self.record.deadline_at
         return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
 
-    def queue(self) -> None:
+    def queue(self, left_by: LeftBy = "wait") -> None:
         """Leave it to whoever takes it next."""
         self.owner = self.parked_until = None
-        self.record = msgspec.structs.replace(self.record, status="queued")
+        self.record = msgspec.structs.replace(self.record, status="queued", left_by=left_by)
 
     def suspect(self, suspicion: Suspicion) -> None:
         """Note what is known of the processes that died with it."""

@@ -79,9 +79,9 @@ class BarrenExpiry(MemoryStore):
 class StingyRetirement(MemoryStore):
     """Of what a retired owner held, one run is free."""
 
-    def _forget(self, owner, **how):
+    def _forget(self, owner, left_by, **how):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._forget(owner, **how)
+        count = super()._forget(owner, left_by, **how)
         for run in held[1:]:
             run.record = replace(run.record, status="running")
         return count
@@ -91,8 +91,8 @@ class StingyRetirement(MemoryStore):
 class GreedyRetirement(MemoryStore):
     """A retirement frees the runs of others."""
 
-    def _forget(self, owner, **how):
-        count = super()._forget(owner, **how)
+    def _forget(self, owner, left_by, **how):
+        count = super()._forget(owner, left_by, **how)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
                 run.queue()
@@ -533,8 +533,8 @@ class CountsOn(MemoryStore):
 class ImmortalProcesses(MemoryStore):
     """Nobody counts deaths."""
 
-    def _forget(self, owner, *, died, silent=False):
-        return super()._forget(owner, died=False)
+    def _forget(self, owner, left_by, *, blames=True):
+        return super()._forget(owner, left_by, blames=False)
 
 
 @breaks("Q15")
@@ -542,7 +542,9 @@ class DeadlyGoodbye(MemoryStore):
     """A process that leaves is said to have died when it is retired."""
 
     async def retire(self, owner):
-        return self._forget(owner, died=True)
+        if owner in self._owners:
+            self._owners[owner] = replace(self._owners[owner], leaving=False)
+        return await super().retire(owner)
 
 
 @breaks("Q15")
@@ -575,17 +577,28 @@ class BlamesAll(MemoryStore):
 class SilenceIsForgotten(MemoryStore):
     """Nobody can tell silence from other deaths."""
 
-    def _forget(self, owner, *, died, silent=False):
-        return super()._forget(owner, died=died)
+    def _forget(self, owner, left_by, *, blames=True):
+        return super()._forget(owner, "death" if left_by == "silence" else left_by, blames=blames)
+
+
+@breaks("Q15")
+class EverybodyLeft(MemoryStore):
+    """Every process that a run had is said to have been told to stop."""
+
+    async def claim(self, *asked):
+        claims = await super().claim(*asked)
+        for claim in claims:
+            self._runs[claim.record.id].record.left_by = claim.record.left_by = "exit"
+        return claims
 
 
 @breaks("Q15")
 class AlwaysAlone(MemoryStore):
     """Runs that died together are said to have died alone."""
 
-    def _forget(self, owner, **how):
+    def _forget(self, owner, left_by, **how):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._forget(owner, **how)
+        count = super()._forget(owner, left_by, **how)
         for run in held:
             run.record = replace(run.record, deaths_alone=run.record.deaths)
         return count
@@ -617,9 +630,9 @@ class _Company(MemoryStore):
     def company(self, record):
         raise NotImplementedError
 
-    def _forget(self, owner, **how):
+    def _forget(self, owner, left_by, **how):
         held = [run for run in self._runs.values() if run.owner == owner]
-        count = super()._forget(owner, **how)
+        count = super()._forget(owner, left_by, **how)
         for run in held:
             if run.record.deaths >= SUSPECT_DEATHS:
                 run.record = replace(run.record, company=self.company(run.record))

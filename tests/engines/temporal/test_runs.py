@@ -207,9 +207,8 @@ async def test_a_demoted_run_repeats_no_step_and_delivers_those_in_flight(servic
         seen = await log_of(handle)
     log = numbered(seen)
     assert log.index("run.demoted") < log.index("run.resumed")
-    assert [(made["worker"], made["replayed_steps"]) for made in [event.data for event in of(seen, "run.resumed")]] == [
-        ("w1", 2)
-    ]
+    [resumed] = [event.data for event in of(seen, "run.resumed")]
+    assert (resumed["worker"], resumed["replayed_steps"], resumed["reason"]) == ("w1", 2, "demotion")
     assert executed.count(("hold", "leaving")) == executed.count(("add", 1, 1)) == 1
     assert names(await history(handle.id)) == ["add"], "a seeded step was an activity"
 

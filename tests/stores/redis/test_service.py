@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 
 import msgspec
 import pytest
@@ -18,6 +19,8 @@ from offramp.paths import upkeep
 from offramp.paths.submission import Submission
 from offramp.ports.store import RunFilter
 from offramp.stores.redis import writer
+from tests.paths import victim
+from tests.paths.test_recovery import executed, in_step_two, process, reasons
 from tests.support import Signal, assert_one_log, eventually, frames_of, member
 
 
@@ -86,6 +89,21 @@ async def test_a_demoted_run_goes_on_on_another_machine(app, gate, steps, server
         assert (await worker.document(run))["result"] is not None
     assert steps == ["first", "second", "third"]
     assert not list(tmp_path.rglob("*.db")), "there is a database nobody looks into"
+
+
+async def test_a_run_whose_worker_was_stopped_says_why_it_goes_on_elsewhere(server, tmp_path):
+    store = server.url()
+    async with member(victim.app, tmp_path, "gateway", store=store, lease=0.5, poll=0.1) as gateway:
+        with process(tmp_path, "worker", "frozen", lease_s=2, store=store) as frozen:
+            run = (await gateway.submit(Submission(pipeline="five"))).record.id
+            await in_step_two(gateway, run)
+            frozen.send_signal(signal.SIGSTOP)
+            with process(tmp_path, "worker", "second", store=store):
+                await eventually(lambda: len(executed(tmp_path)) == 4)
+                (tmp_path / "go").touch()
+                frames = await frames_of(gateway, run)
+    assert_one_log(frames)
+    assert reasons(frames) == ["silence"]
 
 
 async def test_while_redis_is_away_requests_are_refused_and_accepted_runs_wait(

@@ -109,7 +109,7 @@ class Activities:
         replayed = sum(1 for entry in known.entries if entry.kind == "step")
         first = (claim.fresh or asked.held is not None) and claim.record.demotion is not None
         part = asked.part or self._host.began(claim, replayed, first=first)
-        await self._host.resumed(claim.lease, replayed)
+        await self._host.resumed(claim.lease, replayed, demoted=first)
         large = None if self._takes_large else oversized(known.entries)
         if large is not None:
             text = (

@@ -287,11 +287,13 @@ function operations.release(id, owner, token, parked_until, seen)
   local run = held(id, owner, token, '', 0)
   if not run then return {LOST} end
   -- One that is to be cancelled is not parked: whoever takes it off the queue ends it.
+  local left_by = parked_until and 'wait' or 'exit'
   if not parked_until or run.cancel or call('LLEN', P .. 's:' .. id) ~= seen then
-    enqueue(run)
+    enqueue(run, left_by)
     return {OK}
   end
   detach(run)
+  set(run, 'left_by', left_by)
   set(run, 'owner', nil)
   set(run, 'status', 'running')
   set(run, 'parked', math.min(parked_until, run.deadline or parked_until))
@@ -367,7 +369,7 @@ function operations.register(owner, encoded, expires_at)
 end
 
 function operations.retire(owner)
-  return {OK, forget(owner, true, false)}
+  return {OK, forget(owner, true, 'death')}
 end
 
 -- Webhooks: at most `room.total`, and of a host no more than there is room for; the most urgent first.

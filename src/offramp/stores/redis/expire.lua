@@ -1,6 +1,6 @@
 -- Retire the owners whose lease ran out before ARGV[2]; ARGV[3] '1' if that is a death. Answers who they were.
 
 local late = call('ZRANGE', P .. 'owners:until', '-inf', '(' .. ARGV[2], 'BYSCORE')
-for _, owner in ipairs(late) do forget(owner, ARGV[3] == '1', true) end
+for _, owner in ipairs(late) do forget(owner, ARGV[3] == '1', 'silence') end
 flush()
 return late

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
+from offramp.core.claims import LeftBy
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, TERMINAL
 from offramp.core.failure import Failure
 from offramp.core.run import Demotion, Outcome, Route, RunRecord, Webhook
@@ -21,7 +22,7 @@ ENCODE = msgspec.msgpack.Encoder().encode
 SHOWN = (
     *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
     *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
-    *("deaths_alone", "deaths_silent", "company", "id"),
+    *("deaths_alone", "deaths_silent", "company", "left_by", "id"),
 )
 """What `record.lua` shows of a run, in its order."""
 
@@ -108,6 +109,7 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
         deaths_alone=int(shown["deaths_alone"] or 0),
         deaths_silent=int(shown["deaths_silent"] or 0),
         company=int(shown["company"] or 0),
+        left_by=_decoded(_left_by, shown["left_by"]),
         tenant=shown["tenant"].decode(),
         session_id=None if session is None else session.decode(),
         pipeline=shown["pipeline"].decode(),
@@ -120,6 +122,10 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
 
 def _decoded(decode: Callable[[bytes], T], encoded: bytes | None) -> T | None:
     return None if encoded is None else decode(encoded)
+
+
+def _left_by(text: bytes) -> LeftBy:
+    return cast("LeftBy", text.decode())
 
 
 def _number(text: bytes | None) -> float | None:

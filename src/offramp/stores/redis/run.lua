@@ -23,7 +23,7 @@ local call = redis.call
 local ENGINE, GRACE_S, SUSPECT, UNBOUNDED = 'engine', 5, 2, 2147483647  -- as in core/claims.py
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
   'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged',
-  'deaths_alone', 'deaths_silent', 'company'}
+  'deaths_alone', 'deaths_silent', 'company', 'left_by'}
 local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
   deaths = true, parked = true, signal_bytes = true, event_bytes = true, deaths_alone = true, deaths_silent = true,
   company = true}
@@ -152,13 +152,15 @@ local function count_death(run, among, silent)
   set(run, 'company', run.deaths >= SUSPECT and math.max(1, math.floor(among / 2)) or UNBOUNDED)
 end
 
--- Leave a run to whoever claims it next; with `among`, its process has died with so many.
-local function enqueue(run, among, silent)
+-- Leave a run to whoever claims it next; `left_by` is how its owner left it, if it was not parked before. With `among`,
+-- its process has died with so many.
+local function enqueue(run, left_by, among)
   detach(run)
+  if left_by then set(run, 'left_by', left_by) end
   set(run, 'status', 'queued')
   set(run, 'owner', nil)
   set(run, 'parked', nil)
-  if among then count_death(run, among, silent) end
+  if among then count_death(run, among, left_by == 'silence') end
   attach(run)
 end
 
@@ -178,9 +180,10 @@ local function take(run, owner, now)
 end
 
 -- An owner is gone, and has died unless it said that it leaves: what it held is queued. How many runs that was.
-local function forget(owner, blames, silent)
+local function forget(owner, blames, left_by)
   local known = call('HGET', P .. 'owners', owner)
-  local died = blames and not (known and cmsgpack.unpack(known)[6])
+  if known and cmsgpack.unpack(known)[6] then left_by = 'exit' end
+  local died = blames and left_by ~= 'exit'
   call('HDEL', P .. 'owners', owner)
   call('ZREM', P .. 'owners:until', owner)
   local held, suspected = {}, 0
@@ -190,7 +193,7 @@ local function forget(owner, blames, silent)
     if run and (run.deaths or 0) > 0 then suspected = suspected + 1 end
   end
   for _, run in ipairs(held) do
-    enqueue(run, died and ((run.deaths or 0) >= SUSPECT and suspected or #held), silent)
+    enqueue(run, left_by, died and ((run.deaths or 0) >= SUSPECT and suspected or #held))
   end
   return #held
 end

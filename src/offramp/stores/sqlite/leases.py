@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, Suspicion, after_death, choose
+from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
@@ -100,7 +100,7 @@ class SQLiteLeases:
                         "SELECT leaving FROM owners WHERE id = ? AND expires_at < ?", (owner, now)
                     ).fetchone()
                     if still:
-                        _forget(self._own, owner, died=blames and not still[0], silent=True)
+                        _forget(self._own, owner, "exit" if still[0] else "silence", blames=blames)
                     self._own.execute("COMMIT")
             except sqlite3.Error as error:
                 if self._own.in_transaction:
@@ -113,7 +113,7 @@ class SQLiteLeases:
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             leaves = connection.execute("SELECT 1 FROM owners WHERE id = ? AND leaving = 1", (owner,)).fetchone()
-            return _forget(connection, owner, died=leaves is None)
+            return _forget(connection, owner, "death" if leaves is None else "exit")
 
         return await self._change("retire", change, durable=True)
 
@@ -167,9 +167,9 @@ class SQLiteLeases:
             changed = connection.execute(
                 # One that is to be cancelled is not parked: whoever takes it off the queue ends it.
                 "UPDATE runs SET status = iif(?1 IS NULL OR cancel_requested, 'queued', 'running'), owner = NULL, "
-                "parked_until = iif(cancel_requested, NULL, min(?1, coalesce(deadline_at, ?1))) "
+                "parked_until = iif(cancel_requested, NULL, min(?1, coalesce(deadline_at, ?1))), left_by = ?5 "
                 "WHERE id = ?2 AND owner = ?3 AND token = ?4",
-                (until, lease.run_id, lease.owner, lease.token),
+                (until, lease.run_id, lease.owner, lease.token, "exit" if parked is None else "wait"),
             )
             if changed.rowcount == 0:
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
@@ -290,17 +290,18 @@ def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
     return count
 
 
-def _forget(connection: sqlite3.Connection, owner: str, *, died: bool, silent: bool = False) -> int:
+def _forget(connection: sqlite3.Connection, owner: str, left_by: LeftBy, *, blames: bool = True) -> int:
     connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
-    if died:
+    if blames and left_by != "exit":
         rows = connection.execute(f"SELECT id, {_SUSPICION} FROM runs WHERE owner = ?", (owner,)).fetchall()  # noqa: S608
-        known = after_death([Suspicion(*row[1:]) for row in rows], silent=silent)
+        known = after_death([Suspicion(*row[1:]) for row in rows], silent=left_by == "silence")
         connection.executemany(
             "UPDATE runs SET deaths = ?, deaths_alone = ?, deaths_silent = ?, company = ? WHERE id = ?",
             [(*suspicion, row[0]) for suspicion, row in zip(known, rows, strict=True)],
         )
     # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
-    return connection.execute("UPDATE runs SET status = 'queued', owner = NULL WHERE owner = ?", (owner,)).rowcount
+    statement = "UPDATE runs SET status = 'queued', owner = NULL, left_by = ? WHERE owner = ?"
+    return connection.execute(statement, (left_by, owner)).rowcount
 
 
 def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from offramp.core.run import Demotion, Route, RunRecord, Webhook
 ENCODE = msgspec.msgpack.Encoder().encode
 
 _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
-_DEATHS = ", deaths, deaths_alone, deaths_silent, company"
+_DEATHS = ", deaths, deaths_alone, deaths_silent, company, left_by"
 RECORD_COLUMNS = _COLUMNS + "result" + _DEATHS
 LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END" + _DEATHS
 """The same without large results: a page must not grow with them."""
@@ -50,6 +50,11 @@ def encode_record(record: RunRecord) -> bytes:
     return ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))
 
 
+def deadline_in(encoded: bytes) -> float | None:
+    """The deadline, in epoch seconds, of the unchanging part."""
+    return _decode_kept(encoded).deadline_at
+
+
 def without_data(encoded: bytes) -> bytes:
     """What is left of the unchanging part when the run's data is removed."""
     return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
@@ -73,5 +78,6 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         deaths_alone=row[13],
         deaths_silent=row[14],
         company=row[15],
+        left_by=row[16],
         **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from offramp.core.run import key_digest
 from offramp.errors import StoreError
+from offramp.stores.sqlite.rows import deadline_in
 
 MIGRATIONS: list[str] = [
     # 1: runs with what is queried in columns and the rest in `record`; events in chunks of one commit each.
@@ -71,6 +73,7 @@ MIGRATIONS: list[str] = [
     CREATE INDEX webhooks_due ON webhooks (due_at, host) WHERE due_at IS NOT NULL;
     """,
     # 3: parked runs: running, owned by nobody, until a time or a signal. Deadlines, so that queued runs meet theirs.
+    # Versions before it kept idempotency keys as they came.
     """
     ALTER TABLE runs ADD COLUMN parked_until REAL;
     ALTER TABLE runs ADD COLUMN deadline_at REAL;
@@ -80,6 +83,8 @@ MIGRATIONS: list[str] = [
         run_id TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, at REAL NOT NULL,
         PRIMARY KEY (run_id, number)
     ) WITHOUT ROWID;
+    UPDATE runs SET deadline_at = deadline_in(record) WHERE finished_at IS NULL;
+    UPDATE idempotency SET key = key_digest(key);
     """,
     # 4: how many runs kept or broke their class's promise, by minute since the epoch.
     """
@@ -121,6 +126,10 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
+    # 10: how the last owner of a run came to leave it.
+    """
+    ALTER TABLE runs ADD COLUMN left_by TEXT;
+    """,
 ]
 
 
@@ -130,6 +139,8 @@ def migrate(connection: sqlite3.Connection) -> None:
     Raises:
         StoreError: the database was written by a newer version.
     """
+    connection.create_function("deadline_in", 1, deadline_in, deterministic=True)
+    connection.create_function("key_digest", 1, key_digest, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
