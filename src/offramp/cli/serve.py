@@ -25,6 +25,7 @@ from offramp.cli.options import (
     Port,
     Store,
     Target,
+    TenantShare,
     WorkerMetrics,
     Workers,
 )
@@ -54,6 +55,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     objects: Objects = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
+    tenant_share: TenantShare = None,
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
     allow_host: AllowHost = None,
@@ -65,7 +67,8 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     """
     settings = load_settings(
         data=data, engine=engine, store=store, objects=objects, drain_timeout=drain_timeout, max_budget=max_budget,
-        worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
+        tenant_share=tenant_share, worker_metrics=worker_metrics, log_format=log_format,
+        allow_hosts=",".join(allow_host) if allow_host else None,
     )  # fmt: skip
     withdraw()
     show_logs("gateway", settings.log_format)
