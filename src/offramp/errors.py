@@ -138,6 +138,13 @@ class TenantLimit(RequestError):
         self.retry_after = retry_after
 
 
+class TenantBusy(TenantLimit):
+    """The tenant has its share of what tenants use together (`tenant_share`); `retry_after` is in seconds."""
+
+    code = "tenant-busy"
+    title = "Your share is in use"
+
+
 class RunConflict(RequestError):
     """The run is not in a state that allows this."""
 

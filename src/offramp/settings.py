@@ -86,6 +86,13 @@ class Settings:
     tenant_streams: int = _setting(
         5000, 1, 1_000_000, "event streams and WebSockets of one tenant in one gateway; past it 429"
     )
+    tenant_share: float = _setting(
+        0.5,
+        0.01,
+        1.0,
+        "share of what other tenants leave free of queue, fast path, streams and readers that one may have; past it "
+        "429; 1 without API keys",
+    )
     api_keys: str = _text("", "API keys, `[tenant/]name:secret` each, separated by commas", secret=True)
     api_keys_file: str = _text("", "file that `offramp keys` writes; empty means keys.json in `data`")
     allow_hosts: str = _text("", "host names, separated by commas, that a gateway without keys answers to; `*` is any")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core.addresses import parse_allowed
+from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
 from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
@@ -113,11 +114,10 @@ def build(
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
-    traced_as = None if tracing is None else app.name
     control = LoopThread("offramp-control")
     threads = Threads(settings.threads)
     leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
-    processes = _process_lane(app, settings, metrics, traced_as)
+    processes = _process_lane(app, settings, metrics, None if tracing is None else app.name)
     lanes = Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     hints = _hints(settings, member_id)
@@ -135,6 +135,7 @@ def build(
         loops=loops,
         lanes=lanes,
         tenure=Tenure(),
+        tenancy=Tenancy(settings.tenant_share),
         feed=feed,
         metrics=metrics,
         tracing=tracing,
@@ -175,6 +176,7 @@ def _engine(
         lease_s=settings.lease,
         poll_s=settings.poll,
         queue_max=settings.queue_runs,
+        tenancy=process.tenancy,
     )
     # Only what is shared through a folder can be seen to live by a lock in it.
     presence = None if settings.store else Presence(data_folder(settings) / "alive", process.id)

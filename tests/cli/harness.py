@@ -47,9 +47,11 @@ def offramp(
 class Running:
     """A command that goes on; `wait_for` reads its stderr until a line matches."""
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], cwd: Path, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         self.process = subprocess.Popen(
-            [*OFFRAMP, *arguments],
+            [*prefix, *OFFRAMP, *arguments],
             cwd=cwd,
             env=environment(**(env or {})),
             stdin=subprocess.DEVNULL,
@@ -106,8 +108,11 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Running]:
-    command = Running(arguments, cwd, env)
+def running(
+    *arguments: str, cwd: Path, env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Running]:
+    """A command that goes on, to the end of the block; `prefix` is a command that executes it."""
+    command = Running(arguments, cwd, env, prefix)
     try:
         yield command
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from offramp import wiring
 from offramp.app import App
+from offramp.core.shares import Tenancy
 from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.lease_keeper import RENEWALS_PER_LEASE
 from offramp.engines.embedded.member import Member
@@ -172,7 +173,13 @@ class EmbeddedMember:
 
     async def open(self, site, host):
         member = Member(
-            id=self.owner, kind="worker", works=self._works, lease_s=LEASE_S, poll_s=POLL_S, queue_max=QUEUE_MAX
+            id=self.owner,
+            kind="worker",
+            works=self._works,
+            lease_s=LEASE_S,
+            poll_s=POLL_S,
+            queue_max=QUEUE_MAX,
+            tenancy=site.tenancy,
         )
         embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, lambda _ids: None)
         self._embedded = embedded
@@ -223,6 +230,7 @@ class EmbeddedSite:
         self.wrap_engine = wrap_engine
         self._stores = stores
         self._capabilities = capabilities
+        self.tenancy = Tenancy(0.5)
         self._instances = []
         self._members = []
 

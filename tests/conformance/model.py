@@ -27,6 +27,7 @@ class ModelRun:
     demoted: bool = False
     cancel: bool = False
     suspicion: Suspicion = NO_SUSPICION
+    tenant: str = ""
     purged: bool = False
     finished_at: float | None = None
     parked_until: float | None = None

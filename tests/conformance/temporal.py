@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import uuid
 
-from offramp.engines.embedded.engine import COUNT_EVERY_S, EmbeddedEngine, Member
+from offramp.core.shares import Tenancy
+from offramp.engines.embedded.engine import EmbeddedEngine, Member
+from offramp.engines.embedded.queue_bound import COUNT_EVERY_S
 from offramp.execution.clock import SystemClock
 from offramp.ports.store import RunFilter
 from tests import temporal
@@ -87,7 +89,13 @@ class TemporalMember:
         address = Address.parse(f"temporal://127.0.0.1:{port}/default?task_queue={site.task_queue}")
         leases, kind = self.instance.leases, "worker" if works else "gateway"
         waiting = Member(
-            id=self.owner, kind=kind, works=False, lease_s=LEASE_S, poll_s=POLL_S, queue_max=site.queue_max
+            id=self.owner,
+            kind=kind,
+            works=False,
+            lease_s=LEASE_S,
+            poll_s=POLL_S,
+            queue_max=site.queue_max,
+            tenancy=site.tenancy,
         )
 
         def members(relay):
@@ -150,6 +158,7 @@ class TemporalSite:
         self.clock = SystemClock()
         self._stores = stores
         self.task_queue = uuid.uuid4().hex
+        self.tenancy = Tenancy(0.5)
         self._instances = []
         self._members = []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import msgspec
 import pytest
@@ -106,6 +106,7 @@ class Processes(RuleBasedStateMachine):
             created_at=self.model.now,
             deadline_at=self.model.now + 20.5 if self.count % 3 == 0 else None,
             retention_s=10.5,
+            tenant="acme" if key is None and self.count % 2 else "",  # keys are a tenant's own
             **queued,
         )
         until = self.model.now + 15.5
@@ -118,7 +119,7 @@ class Processes(RuleBasedStateMachine):
             idempotency=None if key is None else Idempotency(key, "body", until),
         )
         run = ModelRun(record.id, priority, record.deadline_at, 10.5, record.status, holder, started=leased)
-        run.path = record.path
+        run.path, run.tenant = record.path, record.tenant
         existing = self.model.create(run, key, until)
         assert self.do(_result(commit)).existing == existing
         if existing is None:
@@ -345,8 +346,8 @@ class Processes(RuleBasedStateMachine):
             for run in self.model.runs.values():
                 await self.check(instance, run)
             assert set(await instance.leases.overdue(self.model.now)) == self.model.overdue()
-            waiting = sum(run.status == "queued" for run in self.model.runs.values())
-            assert await instance.leases.queued(1_000) == waiting
+            waiting = Counter(run.tenant for run in self.model.runs.values() if run.status == "queued")
+            assert await instance.leases.queued() == waiting
             assert {known.id for known in await instance.leases.owners()} == set(self.model.owners)
         for run in self.model.runs.values():
             if not run.purged:

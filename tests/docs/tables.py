@@ -123,7 +123,13 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.keys:NAME_LENGTH_MAX", "", "characters of a name of a key or tenant"),
             ("core.keys:KEYS_MAX", "", "keys in the file"),
             ("gateway.keyring:CHECK_EVERY_S", "s", "a change of that file may go unnoticed"),
-            ("paths.bounds:COUNT_AGAIN_S", "s", "runs that other gateways took may go uncounted"),
+            ("paths.bounds:COUNT_AGAIN_S", "s", "open runs that other gateways took may go uncounted"),
+            (
+                "engines.embedded.queue_bound:COUNT_EVERY_S",
+                "s",
+                "runs in the queue that other gateways took may go uncounted",
+            ),
+            ("core.slo:TENANT_MINUTES", "", "minutes that a tenant's outcomes are counted together"),
         ],
     ),
     (

@@ -136,7 +136,7 @@ class FakeService:
             run.drained = True
             run.notify()
 
-    async def service_levels(self):
+    async def service_levels(self, tenant=""):
         return [ServiceLevel(self.classes["interactive"], self.levels)]
 
     async def ready(self):

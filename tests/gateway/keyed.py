@@ -48,6 +48,10 @@ class Held:
             return await wait(word)
 
         @self.app.pipeline(sla="interactive")
+        async def hold_and_say(word: str) -> str:
+            return await say(await wait(word))
+
+        @self.app.pipeline(sla="interactive")
         async def echo(word: str) -> str:
             return await say(word)
 
@@ -56,11 +60,11 @@ class Held:
             return await wait(word)
 
 
-def gateway_of(app, folder, keys=KEYS, **settings):
+def gateway_of(app, folder, keys=KEYS, role="local", **settings):
     given = {"data": str(folder / "data"), "drain_timeout": 0.2} | settings
     chosen = Settings.load({}, folder / "none.toml", **given)
     access = Access(Keyring(parse_keys(keys, "KEYS"))) if keys else Access()
-    return Gateway(lambda: build(app, chosen, role="local"), access)
+    return Gateway(lambda: build(app, chosen, role=role), access)
 
 
 @contextlib.asynccontextmanager

@@ -6,14 +6,11 @@ import httpx
 import pytest
 
 from offramp import SLA, App
-from offramp.core.keys import parse_keys
 from offramp.core.slo import WINDOWS, Counts
-from offramp.gateway.access import Access
 from offramp.gateway.asgi import Gateway
-from offramp.gateway.keyring import Keyring
 from offramp.settings import Settings
 from offramp.wiring import build
-from tests.gateway.keyed import KEYS, bearer
+from tests.gateway.keyed import callers, gateway_of
 
 CALM, BURNING = Counts(100, 0), Counts(2, 8)
 
@@ -81,21 +78,7 @@ async def test_the_answer_is_what_openapi_describes(client):
     assert not fits(schema, components, shown | {"more": 1})
 
 
-async def test_a_key_is_needed_and_numbers_of_runs_are_the_operators(service):
-    service.levels = dict.fromkeys(WINDOWS, Counts(9, 1))
-    gateway = Gateway(lambda: service, Access(Keyring(parse_keys(KEYS, "KEYS"))))
-    transport = httpx.ASGITransport(gateway)
-    async with gateway.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        assert (await client.get("/v1/slo")).status_code == 401
-        shown = {who: (await client.get("/v1/slo", headers=bearer(who))).json() for who in ("ops", "ann")}
-        spec = (await client.get("/openapi.json")).json()
-    windows = {who: shown[who]["classes"][0]["windows"]["1h"] for who in shown}
-    assert windows["ops"]["runs"] == 10
-    assert windows["ann"] == windows["ops"] | {"runs": None}
-    assert "401" in spec["paths"]["/v1/slo"]["get"]["responses"]
-
-
-async def test_a_real_service_counts_its_runs(tmp_path):
+def make_app():
     app = App("levels", classes=[SLA("quick", p95=30.0, budget=30.0), SLA("batch", budget=0)])
 
     @app.pipeline(sla="quick")
@@ -104,6 +87,34 @@ async def test_a_real_service_counts_its_runs(tmp_path):
             raise ValueError(word)
         return word
 
+    return app
+
+
+async def test_a_tenant_sees_its_own_figures_and_the_operator_those_of_all(tmp_path):
+    gateway = gateway_of(make_app(), tmp_path)
+    words = {"ann": ["a", "fail"], "bob": ["b"], "ops": ["c"]}
+    async with callers(gateway, *words) as clients:
+        for client, asked in zip(clients, words.values(), strict=True):
+            for word in asked:
+                await client.post("/v1/pipelines/echo/runs", json={"input": {"word": word}})
+        shown = [(await client.get("/v1/slo")).json()["classes"] for client in clients]
+        unknown = await clients[0].get("/v1/slo", headers={"Authorization": "Bearer nobody-0123456789"})
+        spec = (await clients[0].get("/openapi.json")).json()
+    assert unknown.status_code == 401
+    assert "401" in spec["paths"]["/v1/slo"]["get"]["responses"]
+    for window in WINDOWS:
+        seen = [(quick["windows"][window]["runs"], quick["windows"][window]["within_target"]) for (quick,) in shown]
+        assert seen == [(2, 0.5), (1, 1.0), (4, 0.75)], window
+    ann, bob, _ = (quick for (quick,) in shown)
+    assert (ann["budget_left"], bob["budget_left"]) == (pytest.approx(-9.0), 1.0)
+    assert ([each["firing"] for each in ann["alerts"]], [each["firing"] for each in bob["alerts"]]) == (
+        [False, True, True],
+        [False, False, False],
+    )
+
+
+async def test_a_real_service_counts_its_runs(tmp_path):
+    app = make_app()
     settings = Settings.load(environment={}, file=tmp_path / "none", data=str(tmp_path / "data"))
     gateway = Gateway(lambda: build(app, settings, role="local"))
     transport = httpx.ASGITransport(gateway)

@@ -536,3 +536,23 @@ def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
             "SELECT deaths, deaths_alone, deaths_silent, company FROM runs ORDER BY id"
         ).fetchall()
     assert rows == [(0, 0, 0, 0), (1, 0, 0, UNBOUNDED), (2, 0, 0, 1), (3, 0, 0, 1)]
+
+
+async def test_what_waits_in_a_database_of_an_older_version_is_counted(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        for script in MIGRATIONS[:9]:
+            connection.executescript(script)
+        connection.execute("PRAGMA user_version = 9")
+        columns = "id, tenant, pipeline, status, path, priority, token, retention, record"
+        for number, (tenant, status) in enumerate(
+            [("", "queued"), ("acme", "queued"), ("acme", "queued"), ("acme", "running"), ("beta", "completed")]
+        ):
+            values = (f"run_{number}", tenant, "p", status, "deep", 0, 1, 1.0, b"")
+            connection.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    files = Files(tmp_path)
+    try:
+        assert await files.leases.queued() == {"": 1, "acme": 2}
+        await created(files, by=None, status="queued", tenant="beta")
+        assert await files.leases.queued() == {"": 1, "acme": 2, "beta": 1}
+    finally:
+        await files.close()

@@ -125,12 +125,13 @@ class Refusing:
             raise StoreError("no room")
         self.given.append(list(tallies))
 
-    async def tallied(self, since):
+    async def tallied(self, since, tenant=""):
         self.asked += 1
         found = Counts()
         for tallies in self.given:
             for tally in tallies:
-                found = found.plus(tally.counts) if tally.minute >= since else found
+                counts = tally.minute >= since and tally.tenant == tenant
+                found = found.plus(tally.counts) if counts else found
         return {"quick": found} if found.total else {}
 
 

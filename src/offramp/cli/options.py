@@ -73,6 +73,7 @@ Workers = Annotated[
 ]
 WorkerMetrics = Annotated[str | None, setting("worker_metrics", metavar="HOST:PORT")]
 LogFormat = Annotated[str | None, setting("log_format", metavar="FORMAT")]
+TenantShare = Annotated[float | None, setting("tenant_share", metavar="SHARE")]
 MaxBudget = Annotated[float | None, setting("max_budget", metavar="SECONDS")]
 AllowHost = Annotated[
     list[str] | None,

@@ -25,6 +25,7 @@ from offramp.cli.options import (
     Port,
     Store,
     Target,
+    TenantShare,
     WorkerMetrics,
     Workers,
     WriteTimeout,
@@ -56,6 +57,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     write_timeout: WriteTimeout = None,
     drain_timeout: DrainTimeout = None,
     max_budget: MaxBudget = None,
+    tenant_share: TenantShare = None,
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
     allow_host: AllowHost = None,
@@ -67,7 +69,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     """
     settings = load_settings(
         data=data, engine=engine, store=store, objects=objects, write_timeout=write_timeout,
-        drain_timeout=drain_timeout, max_budget=max_budget,
+        drain_timeout=drain_timeout, max_budget=max_budget, tenant_share=tenant_share,
         worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
     )  # fmt: skip
     withdraw()

@@ -1,6 +1,6 @@
 """Cases of how runs come to an engine: started, adopted, and whether there is somebody, and room, for them.
 
-N1, N2, N3, N10, N11.
+N1, N2, N3, N10, N11, N12.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from offramp.conformance.sample import DEMOTION
 from offramp.conformance.store_stage import unsupported
 from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
-from offramp.errors import Overloaded
+from offramp.errors import Overloaded, TenantBusy
 from offramp.ports.engine import Handoff
 from offramp.ports.store import Idempotency
 
@@ -138,6 +138,30 @@ async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> No
     member.host.room = 0
     await stage.let_pass(stage.site.notice_s)
     await stage.started(member, "one")
+
+
+@case("N11", "N12")
+async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    stage.site.tenancy.is_keyed = lambda: True
+    part = stage.site.tenancy.part(stage.site.queue_max)
+    runs = [await stage.started(member, "one", tenant="acme") for _ in range(part)]
+    late = stage.record("one", tenant="acme")
+    retry_after_s = 0.0
+    try:
+        await stage.start(member, late)
+    except TenantBusy as refusal:
+        retry_after_s = refusal.retry_after
+    assert retry_after_s > 0, f"{part} runs are a tenant's share: another was taken, or not told when to come again"
+    assert await member.store.get(late.id) is None, "a run that was refused is there"
+    runs.append(await stage.started(member, "one", tenant="beta"))
+    member.host.room = len(runs)
+    member.host.ended()
+    for run in runs:
+        assert await stage.outcome(run) == "completed"
+    member.host.room = 0
+    await stage.let_pass(stage.site.notice_s)
+    await stage.started(member, "one", tenant="acme")
 
 
 @case("N2")

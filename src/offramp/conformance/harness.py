@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from offramp.conformance.bodies import ScriptedBodyHost
 from offramp.core.reference import Reference
+from offramp.core.shares import Tenancy
 from offramp.ports.blobs import Blobs
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Engine
@@ -111,6 +112,10 @@ class EngineSite(Protocol):
     @property
     def queue_max(self) -> int:
         """Runs that may wait; at least 10, and few, as a case fills the queue."""
+
+    @property
+    def tenancy(self) -> Tenancy:
+        """How tenants share the queue of every member: by half, once a case says that they have keys."""
 
     def now(self) -> float:
         """Epoch seconds, as the members see them."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from offramp.conformance.case import case
-from offramp.conformance.sample import DONE, NOW, PIPELINE, completed
+from offramp.conformance.sample import DONE, NOW, PIPELINE, accepted, completed
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, unsupported
 from offramp.core.claims import SUSPECT_DEATHS
-from offramp.ports.store import Claim, Leases
+from offramp.ports.store import Claim, Leases, Parked
 
 
 @case("Q1")
@@ -159,16 +160,53 @@ async def it_does_not_matter_which_pipeline_a_named_run_is_of(stage: StoreStage)
 
 
 @case("Q11")
-async def what_is_queued_is_counted_as_far_as_asked(stage: StoreStage) -> None:
-    assert await stage.leases.queued(10) == 0
-    for _ in range(3):
-        await stage.queued()
-    run, log = await stage.running()
-    assert [await stage.leases.queued(at_most) for at_most in (10, 3, 2)] == [3, 3, 2]
+async def what_is_queued_is_counted_by_tenant(stage: StoreStage) -> None:
+    assert await stage.leases.queued() == {}
+    for tenant in ("", "acme", "acme"):
+        await stage.queued(tenant=tenant)
+    run, log = await stage.running(tenant="acme")
+    assert await stage.leases.queued() == {"": 1, "acme": 2}, "a run that executes does not wait"
     await stage.leases.release(log.lease)
-    assert await stage.leases.queued(10) == 4, "a run that was released waits for an owner"
-    await stage.leases.claim_one("a", run.id, NOW)
-    assert await stage.leases.queued(10) == 3, "a run that was claimed waits no more"
+    assert await stage.leases.queued() == {"": 1, "acme": 3}, "a run that was released waits for an owner"
+    claim = await stage.leases.claim_one("a", run.id, NOW)
+    assert claim is not None
+    assert await stage.leases.queued() == {"": 1, "acme": 2}, "a run that was claimed waits no more"
+    await stage.store.log(claim.lease).finish(DONE, completed(), NOW)
+    assert len(await claimed(stage.leases, "a")) == 3
+    assert await stage.leases.queued() == {}
+
+
+@case("Q2", "Q11")
+async def what_a_dead_process_held_waits_again(stage: StoreStage) -> None:
+    for tenant in ("", "acme", "acme"):
+        await stage.running(tenant=tenant)
+    await stage.leases.retire("a")
+    assert await stage.leases.queued() == {"": 1, "acme": 2}
+
+
+@case("Q5", "Q11", needs=("signals",))
+async def a_parked_run_waits_for_no_owner_until_it_wakes(stage: StoreStage) -> None:
+    run, log = await stage.running(tenant="acme")
+    await stage.leases.release(log.lease, Parked(math.inf, 0))
+    assert await stage.leases.queued() == {}
+    await stage.leases.send_signal(run.id, "go", b"1", NOW)
+    assert await stage.leases.queued() == {"acme": 1}
+
+
+@case("Q11")
+async def what_was_just_written_here_is_counted(stage: StoreStage) -> None:
+    records = [stage.record(status="queued") for _ in range(20)]
+    commits = [stage.store.create(each, accepted(each), owner=None, durable=False)[0] for each in records]
+    assert await stage.leases.queued() == {"": 20}
+    for commit in commits:
+        await commit
+
+
+@case("Q11", needs=("shared",))
+async def what_other_processes_queue_is_counted(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.queued(tenant="acme")
+    assert await peer.leases.queued() == {"acme": 1}
 
 
 async def _suspected(stage: StoreStage, *priorities: int, together: bool = False) -> list[str]:

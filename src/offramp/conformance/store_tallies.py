@@ -50,6 +50,28 @@ async def classes_are_counted_apart(stage: StoreStage) -> None:
 
 
 @case("S16")
+async def tenants_are_counted_apart(stage: StoreStage) -> None:
+    await stage.store.tally([Tally("quick", MINUTE, Counts(1, 2))])
+    await stage.store.tally(
+        [Tally("quick", MINUTE, Counts(3, 0), "acme"), Tally("quick", MINUTE + 60, Counts(0, 4), "beta")]
+    )
+    assert await stage.store.tallied(MINUTE) == {"quick": Counts(1, 2)}, "a tenant's were added to those of all"
+    assert await stage.store.tallied(MINUTE, "acme") == {"quick": Counts(3, 0)}
+    assert await stage.store.tallied(MINUTE, "beta") == {"quick": Counts(0, 4)}
+    assert await stage.store.tallied(MINUTE + 1, "acme") == {}
+    assert await stage.store.tallied(MINUTE, "other") == {}
+
+
+@case("S16")
+async def a_tenants_counts_add_up_and_are_kept(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    for place, store in enumerate((stage.store, peer.store)):
+        await store.tally([Tally("quick", MINUTE + place, Counts(1, place), "acme")])
+    await stage.store.tally([Tally("quick", MINUTE + KEPT_MINUTES, Counts(0, 1), "acme")])
+    assert await stage.store.tallied(MINUTE, "acme") == {"quick": Counts(2, 2)}
+
+
+@case("S16")
 async def counts_are_kept_for_the_whole_budget(stage: StoreStage) -> None:
     await stage.store.tally([Tally("quick", MINUTE, Counts(1, 0))])
     await stage.store.tally([Tally("quick", MINUTE + KEPT_MINUTES, Counts(0, 1))])

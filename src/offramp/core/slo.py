@@ -22,6 +22,8 @@ WINDOWS: dict[str, int] = {"5m": 5, "30m": 30, "1h": 60, "6h": 360, "24h": 1440,
 BUDGET_WINDOW = "30d"
 KEPT_MINUTES = WINDOWS[BUDGET_WINDOW] + 1
 """How many minutes a store has to keep; the one that has begun is looked at beside whole ones."""
+TENANT_MINUTES = 5
+"""Minutes that the counts of one tenant are kept together: there may be many tenants."""
 
 
 class Counts(NamedTuple):
@@ -41,11 +43,13 @@ class Counts(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """The counts of one class in one minute; minutes are numbered from the epoch."""
+    """The counts of one class in one minute, of one tenant or of all; minutes are numbered from the epoch."""
 
     sla: str
     minute: int
     counts: Counts
+    tenant: str = ""
+    """Empty for all together: whoever has the key of no tenant sees those."""
 
 
 class Rule(NamedTuple):
@@ -76,6 +80,11 @@ def minute_of(at: float) -> int:
 def since(now: float, window: str) -> int:
     """The first minute of a window that ends with the minute that has begun."""
     return minute_of(now) - WINDOWS[window]
+
+
+def coarse(minute: int) -> int:
+    """The minute that a tenant's counts are kept under, and from which on its windows begin."""
+    return minute - minute % TENANT_MINUTES
 
 
 def kept(sla: SLA | None, status: OutcomeStatus, seconds: float) -> bool | None:

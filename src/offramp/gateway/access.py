@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 
 from offramp.core.addresses import is_loopback
 from offramp.core.keys import Key
+from offramp.core.shares import Tenancy
 from offramp.errors import Unauthenticated
 from offramp.gateway.descriptors import streams_max
 from offramp.gateway.keyring import Keyring
@@ -57,6 +58,11 @@ class Access:
     def closed(self) -> bool:
         """Whether requests need a key."""
         return self._keyring.closed
+
+    def divide(self, tenancy: Tenancy) -> None:
+        """Have tenants share what there is as `tenancy` says, where requests need a key."""
+        tenancy.is_keyed = lambda: self.closed
+        self.streams.share_by(tenancy)
 
     @property
     def keys(self) -> tuple[Key, ...]:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from offramp.core.keys import shown_tenant
 from offramp.core.run import is_run_id
+from offramp.core.shares import Tenancy
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
@@ -115,6 +116,7 @@ class Gateway:
             async with self._lock:
                 if self._service is None:
                     service = self._make()
+                    self._access.divide(getattr(service, "tenancy", Tenancy()))
                     await service.start()
                     self._meter.show()
                     self._meter.include(getattr(service, "collectors", ()))

@@ -14,27 +14,27 @@ DIGITS = 6
 
 
 async def report(call: Call) -> Reply:
-    """`GET /v1/slo`. How many runs there were is for the operator alone: they are those of every tenant."""
-    levels = await call.service.service_levels()
-    shown = [_shown(level, counted=not call.tenant) for level in levels]
+    """`GET /v1/slo`: of a tenant's own runs; of all for the operator."""
+    levels = await call.service.service_levels(call.tenant)
+    shown = [_shown(level) for level in levels]
     return json_reply(200, {"objective": slo.OBJECTIVE, "classes": shown})
 
 
-def _shown(level: ServiceLevel, *, counted: bool) -> dict[str, Any]:
+def _shown(level: ServiceLevel) -> dict[str, Any]:
     burn_rates = {window: slo.burn_rate(counts) for window, counts in level.windows.items()}
     return {
         "class": level.sla.name,
         "target_s": level.sla.p95,
         "budget_left": round(slo.budget_left(level.windows[slo.BUDGET_WINDOW]), DIGITS),
-        "windows": {window: _window(counts, counted=counted) for window, counts in level.windows.items()},
+        "windows": {window: _window(counts) for window, counts in level.windows.items()},
         "alerts": [rule._asdict() | {"firing": rule.fires(burn_rates)} for rule in slo.RULES],
     }
 
 
-def _window(counts: Counts, *, counted: bool) -> dict[str, Any]:
+def _window(counts: Counts) -> dict[str, Any]:
     within = slo.within_target(counts)
     return {
-        "runs": counts.total if counted else None,
+        "runs": counts.total,
         "within_target": None if within is None else round(within, DIGITS),
         "burn_rate": round(slo.burn_rate(counts), DIGITS),
     }

@@ -202,7 +202,7 @@ WEBHOOK = _object(
 
 _LEVEL_WINDOW = _object(
     {
-        "runs": _nullable("integer", minimum=0, description="Null for whoever may not see all tenants' runs."),
+        "runs": {"type": "integer", "minimum": 0, "description": "Of all tenants for the default one's keys."},
         "within_target": _nullable("number", minimum=0, maximum=1, description="The share; null without runs."),
         "burn_rate": {"type": "number", "minimum": 0, "description": "1 spends the error budget exactly."},
     }

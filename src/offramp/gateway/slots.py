@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
 
 from offramp.core.keys import shown_tenant
-from offramp.errors import Overloaded, TenantLimit
+from offramp.core.shares import Shares, Tenancy
+from offramp.errors import Overloaded, TenantBusy, TenantLimit
 
 RETRY_AFTER_S = 5.0
 """When a stream that did not fit into this process is worth another try."""
@@ -14,21 +15,18 @@ RETRY_AFTER_S = 5.0
 class Slot:
     """Room for one stream; `release` is called at its end, and again does nothing."""
 
-    __slots__ = ("_counts", "_tenant")
+    __slots__ = ("_streams", "_tenant")
 
-    def __init__(self, counts: Counter[str], tenant: str) -> None:
-        self._counts: Counter[str] | None = counts
+    def __init__(self, streams: Streams, tenant: str) -> None:
+        self._streams: Streams | None = streams
         self._tenant = tenant
-        counts[tenant] += 1
+        streams.held.take(tenant)
 
     def release(self) -> None:
         """Give the room back."""
-        counts, self._counts = self._counts, None
-        if counts is None:
-            return
-        counts[self._tenant] -= 1
-        if not counts[self._tenant]:
-            del counts[self._tenant]
+        streams, self._streams = self._streams, None
+        if streams is not None:
+            streams.held.give_back(self._tenant)
 
 
 class Streams:
@@ -39,29 +37,41 @@ class Streams:
     """
 
     def __init__(self, most: int | None = None) -> None:
-        self._counts: Counter[str] = Counter()
-        self._most = most
+        self._most = sys.maxsize if most is None else most
+        self.held = Shares(self._most, Tenancy())
+
+    def share_by(self, tenancy: Tenancy) -> None:
+        """Have tenants share them so from now on."""
+        self.held = Shares(self._most, tenancy, self.held.by_tenant())
 
     def count(self, tenant: str) -> int:
         """How many are open."""
-        return self._counts[tenant]
+        return self.held.held(tenant)
 
     def take(self, tenant: str, limit: int) -> Slot:
         """Room for one more.
 
         Raises:
             TenantLimit: the tenant has `limit` open.
+            TenantBusy: it has its share of what fits into this process.
             Overloaded: as many are open as this process may have.
         """
-        if self._counts[tenant] >= limit:
+        if self.count(tenant) >= limit:
             raise TenantLimit(
                 f"tenant {shown_tenant(tenant)!r} has {limit} streams open here (OFFRAMP_TENANT_STREAMS): close some, "
                 "or read the run document instead"
             )
-        if self._most is not None and self._counts.total() >= self._most:
+        refused = self.held.refusal(tenant)
+        if refused == "share":
+            raise TenantBusy(
+                f"tenant {shown_tenant(tenant)!r} has {self.count(tenant)} streams open here, its share "
+                "(OFFRAMP_TENANT_SHARE): close some, or read the run document instead",
+                RETRY_AFTER_S,
+            )
+        if refused == "full" or self.held.total >= self._most:  # which some may have passed before there were keys
             raise Overloaded(
                 f"{self._most} streams are open here, as many as the limit on open files has room for (ulimit -n): try "
                 "another gateway, or later",
                 RETRY_AFTER_S,
             )
-        return Slot(self._counts, tenant)
+        return Slot(self, tenant)

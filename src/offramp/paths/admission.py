@@ -1,8 +1,9 @@
-"""Who may be on the fast path when it is full: the runs expected to take longest go deep, the others stay quick."""
+"""Who may be on the fast path: no tenant has more than its share, and of a full one the longest runs go deep."""
 
 from __future__ import annotations
 
 from offramp.core.run import Route, RunRecord
+from offramp.errors import TenantBusy
 from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
@@ -15,6 +16,18 @@ class Admission:
         self._process = process
         self._live = live
         self._off_ramp = off_ramp
+
+    def require_share(self, tenant: str) -> None:
+        """Refuse a tenant that has its share of the fast path.
+
+        Raises:
+            TenantBusy: it has.
+        """
+        if self._live.fast_refusal(tenant) == "share":
+            raise TenantBusy(
+                "your runs have your share of this gateway's fast path (OFFRAMP_TENANT_SHARE): try again when one has "
+                "ended, or with Prefer: respond-async"
+            )
 
     def route(self, record: RunRecord) -> Route:
         """The route of a run that was to go fast: as it is, or deep when there is no room and it is the longest."""

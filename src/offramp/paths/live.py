@@ -16,6 +16,7 @@ from offramp.core.ending import ended_by
 from offramp.core.failure import Failure, failure_of
 from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, Path, RunRecord, links
+from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StepKilledProcess, StoreError
 from offramp.execution.attempt import RunFacts
@@ -85,15 +86,17 @@ class LiveRuns:
         self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
-        self._counts: dict[Path, int] = {"fast": 0, "deep": 0}
+        self._deep = 0
+        self._fast = Shares(process.settings.fast_runs, process.tenancy)
+        self._reserved: set[str] = set()
         self._unwritten: dict[str, float] = {}
         self.durations = Durations()
         self.on_start: Callable[[LiveRun], object] = lambda _run: None
         self.levels = ServiceLevels(process, shows=shows_levels)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
-        process.metrics.live("fast", lambda: self._counts["fast"])
-        process.metrics.live("deep", lambda: self._counts["deep"])
+        process.metrics.live("fast", lambda: self.count("fast"))
+        process.metrics.live("deep", lambda: self.count("deep"))
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
         """Who in this process wants the exception itself of a run that fails here, by run id."""
 
@@ -141,7 +144,12 @@ class LiveRuns:
         run = LiveRun(record, runlog, execution, began)
         with self._lock:
             self._runs[record.id] = run
-            self._counts[run.began_on] += 1
+            if run.began_on == "deep":
+                self._deep += 1
+            elif record.id in self._reserved:
+                self._reserved.remove(record.id)
+            else:
+                self._fast.take(record.tenant)
         if record.deadline_at is not None:
             due = began + max(0.0, record.deadline_at - clock.time())
             run.timers.append(clock.call_at(due, lambda: execution.end(expired(run.record))))
@@ -171,8 +179,26 @@ class LiveRuns:
             return list(self._runs.values())
 
     def count(self, path: Path) -> int:
-        """How many runs that began here on this path are executing."""
-        return self._counts[path]
+        """How many runs that began here on this path are executing, or are about to."""
+        return self._fast.total if path == "fast" else self._deep
+
+    def fast_refusal(self, tenant: str) -> Refusal | None:
+        """Why this tenant may not have one more run on the fast path; None if it may."""
+        with self._lock:
+            return self._fast.refusal(tenant)
+
+    def reserve(self, record: RunRecord) -> None:
+        """Keep a place on the fast path for a run that is about to start here."""
+        with self._lock:
+            self._reserved.add(record.id)
+            self._fast.take(record.tenant)
+
+    def give_up(self, record: RunRecord) -> None:
+        """Give back the place of a run that was not started; of one that was, it goes with the run."""
+        with self._lock:
+            if record.id in self._reserved:
+                self._reserved.remove(record.id)
+                self._fast.give_back(record.tenant)
 
     def waits_for_store(self, run_id: str) -> None:
         """From now on the run's readers wait for its outcome, or its demotion, to be written."""
@@ -232,7 +258,10 @@ class LiveRuns:
             known = self._runs.get(run.record.id) is run
             if known:
                 del self._runs[run.record.id]
-                self._counts[run.began_on] -= 1
+                if run.began_on == "deep":
+                    self._deep -= 1
+                else:
+                    self._fast.give_back(run.record.tenant)
         for timer in run.timers:
             timer.cancel()
         run.execution.scope.let_go()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from offramp.core.shares import Tenancy
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.execution.lanes import Lanes
@@ -41,6 +42,7 @@ class Process:
     loops: RunLoops
     lanes: Lanes
     tenure: Tenure
+    tenancy: Tenancy
     feed: Feed
     metrics: Metrics
     tracing: Tracing | None = None

@@ -86,6 +86,8 @@ class Service:
     ) -> None:
         self.app_name = name
         self._process = process
+        self.tenancy = process.tenancy
+        """How tenants share the queue and what this process has; what lets them in says whether they need keys."""
         self._live = live
         self._deep = deep
         self._engine = engine
@@ -296,13 +298,15 @@ class Service:
             return False, "no worker is warm yet"
         return self.readiness.has_threads()
 
-    async def service_levels(self) -> list[ServiceLevel]:
-        """Every class with a target and the runs that kept it, in all processes; up to `WRITE_EVERY_S` behind.
+    async def service_levels(self, tenant: str = "") -> list[ServiceLevel]:
+        """Every class with a target and the tenant's runs that kept it, those of all for an empty one.
+
+        Those of other processes are up to `WRITE_EVERY_S` behind.
 
         Raises:
             StoreError: they cannot be read.
         """
-        return await self._patience.read(self._live.levels.report())
+        return await self._patience.read(self._live.levels.report(tenant))
 
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""

@@ -47,11 +47,11 @@ class ServiceLevels:
     def __init__(self, process: Process, *, shows: bool) -> None:
         self._process = process
         self._shows = shows
-        self._counts: dict[tuple[str, int], Counts] = {}
+        self._counts: dict[tuple[str, int, str], Counts] = {}
         self._lock = threading.Lock()
         self._classes = [sla for sla in process.classes.values() if sla.p95 is not None]
         self._reading = asyncio.Lock()
-        self._read: tuple[float, list[ServiceLevel]] | None = None
+        self._read: dict[str, tuple[float, list[ServiceLevel]]] = {}
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
         """A run got its outcome `at`, in epoch seconds; from any thread."""
@@ -59,10 +59,13 @@ class ServiceLevels:
         if good is None:
             return
         self._process.metrics.counted(record.sla, good=good)
-        self._add(Tally(record.sla, slo.minute_of(at), Counts(1, 0) if good else Counts(0, 1)))
+        minute, counts = slo.minute_of(at), Counts(1, 0) if good else Counts(0, 1)
+        self._add(Tally(record.sla, minute, counts))
+        if record.tenant:
+            self._add(Tally(record.sla, slo.coarse(minute), counts, record.tenant))
 
     def _add(self, tally: Tally) -> None:
-        key = tally.sla, tally.minute
+        key = tally.sla, tally.minute, tally.tenant
         with self._lock:
             self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
 
@@ -93,24 +96,28 @@ class ServiceLevels:
         except StoreError as error:
             log.warning("the last outcomes are missing from the service levels: %s", error)
 
-    async def report(self) -> list[ServiceLevel]:
+    async def report(self, tenant: str = "") -> list[ServiceLevel]:
         """Every class with a target, the latest outcomes of this process included.
+
+        Args:
+            tenant: whose runs; empty for those of all.
 
         Raises:
             StoreError: the counts cannot be read.
         """
         async with self._reading:
             now = self._process.clock.monotonic()
-            if self._read is None or now >= self._read[0] + FRESH_S:
+            self._read = {known: read for known, read in self._read.items() if now < read[0] + FRESH_S}
+            if tenant not in self._read:
                 if self._counts:
                     await self._write()
-                self._read = now, await self._look()
-            return self._read[1]
+                self._read[tenant] = now, await self._look(tenant)
+            return self._read[tenant][1]
 
     async def _write(self) -> None:
         with self._lock:
             counts, self._counts = self._counts, {}
-        tallies = [Tally(sla, minute, count) for (sla, minute), count in counts.items()]
+        tallies = [Tally(sla, minute, count, tenant) for (sla, minute, tenant), count in counts.items()]
         try:
             await self._process.store.tally(tallies)
         except StoreError:
@@ -118,11 +125,14 @@ class ServiceLevels:
                 self._add(tally)
             raise
 
-    async def _look(self) -> list[ServiceLevel]:
+    async def _look(self, tenant: str = "") -> list[ServiceLevel]:
         if not self._classes:
             return []
         now, store = self._process.clock.time(), self._process.store
-        found = {window: await store.tallied(slo.since(now, window)) for window in slo.WINDOWS}
+        since = {window: slo.since(now, window) for window in slo.WINDOWS}
+        if tenant:
+            since = {window: slo.coarse(minute) for window, minute in since.items()}
+        found = {window: await store.tallied(minute, tenant) for window, minute in since.items()}
         return [
             ServiceLevel(sla, {window: counts.get(sla.name, Counts()) for window, counts in found.items()})
             for sla in self._classes

@@ -15,9 +15,9 @@ from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, RunGone, TenantLimit, UnknownPipeline
+from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
-from offramp.paths.bounds import OpenRuns
+from offramp.paths.bounds import open_runs
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
@@ -45,7 +45,7 @@ class Desk:
         self._admission = admission
         self._fast = fast
         self._engine = engine
-        self._open_runs = OpenRuns(process.store, process.clock, process.settings.tenant_runs)
+        self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
         self.closed = False
         self.arriving = 0
         """Requests that were let in and whose runs have not begun yet."""
@@ -59,6 +59,7 @@ class Desk:
             IdempotencyMismatch: the key came with another request before.
             RunGone: the key's run has ended, and its data is not kept any more.
             TenantLimit: the tenant has as many runs open as it may.
+            TenantBusy: it has its share of the fast path, or of the queue.
             Overloaded: this process is stopping, or as many runs are queued as may be.
             StoreTimeout: the store did not say in time whether it has it; it may have been accepted.
             StoreError: the store cannot take it; nothing was accepted.
@@ -81,14 +82,31 @@ class Desk:
             spec.signature.decode_input(submission.input)
         self._check_webhook(submission)
         record = self._record(submission, spec, sla)
+        key = self._idempotency(submission, record.created_at)
         if record.path == "fast":
-            record.route = self._admission.route(record)
-            record.path = record.route.path
+            await self._admit(record, key)
+        try:
+            return await self._begin(record, key, watcher)
+        finally:
+            self._live.give_up(record)
+
+    async def _admit(self, record: RunRecord, key: Idempotency | None) -> None:
+        """Keep a place on the fast path, or send the run deep; one that attaches to another takes none."""
+        try:
+            self._admission.require_share(record.tenant)
+        except TenantBusy:
+            if not await self._attaches(record, key):
+                raise
+        record.route = self._admission.route(record)
+        record.path = record.route.path
+        if record.path == "fast":
+            self._live.reserve(record)
+
+    async def _begin(self, record: RunRecord, key: Idempotency | None, watcher: Watcher | None) -> Accepted:
         accepted = events.draft(
             events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
             rfc3339(record.created_at),
         )
-        key = self._idempotency(submission, record.created_at)
         if watcher is not None:
             self._live.watchers[record.id] = watcher
         return await self._patience.write(self._accepted(record, accepted, key))
@@ -143,9 +161,15 @@ class Desk:
         try:
             return await self._open_runs.take(record.tenant)
         except TenantLimit:
-            if key is None or not await self._process.store.holder(record.tenant, key.key, record.created_at):
+            if not await self._attaches(record, key):
                 raise
             return None
+
+    async def _attaches(self, record: RunRecord, key: Idempotency | None) -> bool:
+        """Whether a run exists that the request is for: that takes no room."""
+        return (
+            key is not None and await self._process.store.holder(record.tenant, key.key, record.created_at) is not None
+        )
 
     def _give_back(self, record: RunRecord, taken: int | None) -> None:
         if taken is not None:

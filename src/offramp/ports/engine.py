@@ -17,6 +17,8 @@ N9 A run that nobody executes ends `expired` at its deadline; one that has begun
 N10 `ready` is true while a process is there that takes runs, and not otherwise.
 N11 `start` is refused with `Overloaded`, and changes nothing, while as many runs wait as may. The bound is passed by no
    more than what is started before it is seen to be reached.
+N12 Nor does `start` give a tenant more of the queue than its share (`core.shares`), whatever others leave free: it is
+   refused with `TenantBusy`, and changes nothing, while the others' runs are taken.
 """
 
 from __future__ import annotations

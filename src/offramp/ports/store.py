@@ -23,7 +23,8 @@ S14 `close` writes what is pending; a write that is asked for afterwards fails w
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
 S16 `tally` adds to the counts of a class in a minute, whichever process adds, and is visible when it returns; `tallied`
-   sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
+   sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`. Those of a tenant, and those of
+   all together, which have none, are counted apart.
 S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
    visible when it returns; it gives the averages of all pipelines that any process learned.
 S18 `trouble` says that writes are refused, or that one takes longer than `write_timeout`, and why; None while they go
@@ -200,8 +201,8 @@ class Store(Protocol):
             StoreError: nothing was added.
         """
 
-    async def tallied(self, since: int) -> dict[str, Counts]:
-        """The counts from minute `since` on, by class; of classes that have any (S16)."""
+    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
+        """The counts of a tenant from minute `since` on, by class; of classes that have any (S16)."""
 
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines (`Observed.moved`); all of them after that, in seconds, by pipeline (S17).
@@ -281,7 +282,7 @@ class Leases(Protocol):
     Q9 `overdue` names the runs that nobody owns, that have not ended and whose deadline has passed, and no others but
        the entrusted ones whose engine let it pass by `ENTRUSTED_GRACE_S`.
     Q10 `claim_one` takes the named run if it is queued or parked, or entrusted and overdue, and nothing else.
-    Q11 `queued` counts the runs that wait for an owner, as far as it is asked to.
+    Q11 `queued` counts the runs of each tenant that wait for an owner, however many there are, without looking at each.
     Q12 A signal that is sent again with its key is kept once, and taken though its run has ended since, until that is
        purged; with another name or value its key is refused with `IdempotencyMismatch`. Keys are a run's own.
     Q13 `entrust` takes a run that has not ended from whoever holds it and gives it to `ENGINE`, once; after that every
@@ -343,8 +344,8 @@ class Leases(Protocol):
     def leave(self) -> None:
         """Close what the lease thread uses (S14)."""
 
-    async def queued(self, at_most: int) -> int:
-        """How many runs wait for an owner, counted no further than `at_most` (Q11)."""
+    async def queued(self) -> dict[str, int]:
+        """How many runs of each tenant wait for an owner, all that was written here before included (Q11)."""
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed, a bounded number (Q9)."""

@@ -336,10 +336,10 @@ class MemoryStore(MemoryTallies):
                 run.queue()
             return msgspec.structs.replace(run.record)
 
-    async def queued(self, at_most: int) -> int:
-        """How many runs are queued, counted no further than `at_most`."""
+    async def queued(self) -> dict[str, int]:
+        """How many runs of each tenant are queued."""
         with self.lock:
-            return min(at_most, sum(run.record.status == "queued" for run in self._runs.values()))
+            return dict(Counter(run.record.tenant for run in self._runs.values() if run.record.status == "queued"))
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""

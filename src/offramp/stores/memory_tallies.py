@@ -14,7 +14,7 @@ class MemoryTallies:
     """See S16 to S18 of the store port."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[int, str], Counts] = {}
+        self._counts: dict[tuple[int, str, str], Counts] = {}
         self._averages: dict[str, float] = {}
         self._counting = threading.Lock()
         self._closed = False
@@ -29,7 +29,7 @@ class MemoryTallies:
             raise StoreError("the store is closed")
         with self._counting:
             for tally in tallies:
-                key = tally.minute, tally.sla
+                key = tally.minute, tally.sla, tally.tenant
                 self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
             oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
             self._counts = {key: counts for key, counts in self._counts.items() if key[0] >= oldest}
@@ -43,11 +43,11 @@ class MemoryTallies:
                 self._averages[each.pipeline] = each.moved(self._averages.get(each.pipeline))
             return dict(self._averages)
 
-    async def tallied(self, since: int) -> dict[str, Counts]:
-        """The counts from a minute on, by class."""
+    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
+        """The counts of a tenant from a minute on, by class."""
         found: dict[str, Counts] = {}
         with self._counting:
-            for (minute, sla), counts in self._counts.items():
-                if minute >= since:
+            for (minute, sla, whose), counts in self._counts.items():
+                if minute >= since and whose == tenant:
                     found[sla] = found.get(sla, Counts()).plus(counts)
         return found

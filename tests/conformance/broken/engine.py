@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
+from offramp.core.shares import Tenancy
+from offramp.engines.embedded.queue_bound import queue_bound
 from offramp.errors import Overloaded
 from offramp.ports.engine import Handoff
 from offramp.ports.store import Claim, Lease, Parked
@@ -428,7 +431,7 @@ class _TakesMore(Passing):
     def __init__(self, inner):
         super().__init__(inner)
 
-        async def room():
+        async def room(*_):
             pass
 
         inner._require_room = room
@@ -459,14 +462,33 @@ class RefusedButKept(Broken):
         return _KeepsRefused(engine)
 
 
+@breaks("N12")
+class NoShares(Broken):
+    """A tenant may fill the queue."""
+
+    def wrap(self, engine, host):
+        engine._queue = queue_bound(engine._leases, engine._clock, engine._member.queue_max, Tenancy())
+        return engine
+
+
+@breaks("N12")
+class OneShareForAll(Broken):
+    """A tenant's share is full of what others queued."""
+
+    def wrap(self, engine, host):
+        take = engine._queue.take
+        engine._queue.take = lambda _tenant: take("acme")
+        return engine
+
+
 class _OnceFull(MemoryStore):
     def __init__(self):
         super().__init__()
-        self._most = 0
+        self._most = Counter()
 
-    async def queued(self, at_most):
-        self._most = max(self._most, await super().queued(at_most))
-        return self._most
+    async def queued(self):
+        self._most |= Counter(await super().queued())
+        return dict(self._most)
 
 
 @breaks("N11")

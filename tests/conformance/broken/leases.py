@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import msgspec
 
@@ -517,16 +518,26 @@ class ClaimsTheEnded(MemoryStore):
 class CountsTheRunning(MemoryStore):
     """Runs that are executing are said to wait."""
 
-    async def queued(self, at_most):
-        return min(at_most, sum(not run.record.finished for run in self._runs.values()))
+    async def queued(self):
+        return dict(Counter(run.record.tenant for run in self._runs.values() if not run.record.finished))
 
 
 @breaks("Q11")
-class CountsOn(MemoryStore):
-    """The whole queue is counted, however long it is."""
+class CountsTogether(MemoryStore):
+    """What waits is said to be one tenant's."""
 
-    async def queued(self, at_most):
-        return await super().queued(1 << 40)
+    async def queued(self):
+        found = await super().queued()
+        return {"": sum(found.values())} if found else {}
+
+
+@breaks("Q11")
+class CountsOnlyNewOnes(MemoryStore):
+    """A run that comes back to the queue is not counted."""
+
+    async def queued(self):
+        waiting = [run.record for run in self._runs.values() if run.record.status == "queued"]
+        return dict(Counter(record.tenant for record in waiting if record.started_at is None))
 
 
 @breaks("Q15")

@@ -636,7 +636,7 @@ class LastTallyCounts(MemoryStore):
 
     async def tally(self, tallies):
         for tally in tallies:
-            self._counts.pop((tally.minute, tally.sla), None)
+            self._counts.pop((tally.minute, tally.sla, tally.tenant), None)
         await super().tally(tallies)
 
 
@@ -644,24 +644,24 @@ class LastTallyCounts(MemoryStore):
 class AlwaysCounted(MemoryStore):
     """Minutes before the one that was asked for are summed, too."""
 
-    async def tallied(self, since):
-        return await super().tallied(0)
+    async def tallied(self, since, tenant=""):
+        return await super().tallied(0, tenant)
 
 
 @breaks("S16")
 class NewestMinuteLeftOut(MemoryStore):
     """The minute that was asked for is not summed."""
 
-    async def tallied(self, since):
-        return await super().tallied(since + 1)
+    async def tallied(self, since, tenant=""):
+        return await super().tallied(since + 1, tenant)
 
 
 @breaks("S16")
 class OneClass(MemoryStore):
     """Classes are counted together."""
 
-    async def tallied(self, since):
-        found = await super().tallied(since)
+    async def tallied(self, since, tenant=""):
+        found = await super().tallied(since, tenant)
         total = Counts(sum(each.good for each in found.values()), sum(each.bad for each in found.values()))
         return dict.fromkeys(found, total)
 
@@ -672,8 +672,24 @@ class ShortMemory(MemoryStore):
 
     async def tally(self, tallies):
         await super().tally(tallies)
-        newest = max((minute for minute, _ in self._counts), default=0)
+        newest = max((minute for minute, *_ in self._counts), default=0)
         self._counts = {key: counts for key, counts in self._counts.items() if key[0] > newest - 1440}
+
+
+@breaks("S16")
+class OneTenant(MemoryStore):
+    """A tenant is told what all have together."""
+
+    async def tallied(self, since, tenant=""):
+        return await super().tallied(since)
+
+
+@breaks("S16")
+class CountedTwice(MemoryStore):
+    """A tenant's counts are added to those of all, which have them already."""
+
+    async def tally(self, tallies):
+        await super().tally([*tallies, *(each._replace(tenant="") for each in tallies if each.tenant)])
 
 
 @breaks("S17")

@@ -318,7 +318,7 @@ async def test_stores_with_other_prefixes_do_not_see_each_other(server, at):
     assert await other.store.get(run.id) is None
     assert await claim(other, "b") == []
     assert await other.store.runs(RunFilter(tenant=None)) == []
-    assert (await other.leases.queued(9), await other.store.open_runs()) == (0, {})
+    assert (await other.leases.queued(), await other.store.open_runs()) == ({}, {})
     assert log is None
     theirs = other.store.log(Lease(run.id, "a", 1))
     theirs.append(entry(1), started(1))
@@ -394,3 +394,21 @@ async def test_what_waits_for_longer_than_a_request_does_is_refused_and_not_writ
         assert opened.store.trouble() is None
     finally:
         await opened.close()
+
+
+async def test_a_queue_that_an_older_version_changed_is_counted_anew(server, at):
+    """It knows of no counts: what it queues and claims is in the queue alone."""
+    opened = at(server.url())
+    for tenant in ("acme", "acme", "beta"):
+        await created(opened, by=None, tenant=tenant)
+    waiting, queued = f"{opened.address.tag}waiting", f"{opened.address.tag}queued"
+    with server.client() as client:
+        for wrong in ({}, {"acme": 1}, {"acme": 4, "beta": -1}, {"acme": 0, "beta": 3}, {"gone": 9}):
+            client.delete(waiting)
+            if wrong:
+                client.hset(waiting, mapping=wrong)
+            assert await opened.leases.queued() == {"acme": 2, "beta": 1}
+        assert client.scard(queued) == 3
+    assert len(await claim(opened, "b", limit=10)) == 3
+    assert await opened.leases.queued() == {}
+    assert "waiting" not in names_in(server, opened)

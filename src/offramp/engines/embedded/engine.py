@@ -18,7 +18,8 @@ from offramp.engines.embedded.hints import UDPHints
 from offramp.engines.embedded.lease_keeper import LeaseKeeper
 from offramp.engines.embedded.member import Member
 from offramp.engines.embedded.presence import Presence
-from offramp.errors import LeaseLost, Overloaded, StoreError
+from offramp.engines.embedded.queue_bound import queue_bound
+from offramp.errors import LeaseLost, Overloaded, StoreError, TenantBusy
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
 from offramp.ports.hints import Hints, Kind
@@ -26,7 +27,6 @@ from offramp.ports.store import Batch, Claim, Created, Idempotency, Lease, Lease
 
 log = logging.getLogger("offramp")
 
-COUNT_EVERY_S = 0.25
 CLAIM_MAX = 50
 """Runs taken by one claim."""
 
@@ -81,8 +81,7 @@ class EmbeddedEngine:
         self._taking = False
         self._leaving = False
         self._held_until = -math.inf
-        self._queued = 0
-        self._queue_counted_at = -COUNT_EVERY_S
+        self._queue = queue_bound(leases, clock, member.queue_max, member.tenancy)
         self._more_wait = True
         """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
 
@@ -123,6 +122,7 @@ class EmbeddedEngine:
         """Leave: what is still held here goes to the others."""
         self._taking, self._leaving = False, True
         self._keeper.close()
+        self._queue.close()
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(StoreError):
@@ -137,7 +137,7 @@ class EmbeddedEngine:
         """Take a new run: executed here at once if there is room, else queued (N1)."""
         here = self._taking and self._room() > 0
         if not here:
-            await self._require_room()
+            await self._require_room(record, idempotency)
         if here:
             record.status, record.started_at = "running", record.created_at
         owner, held_until = self._member.id if here else None, self._held_until
@@ -152,21 +152,19 @@ class EmbeddedEngine:
             self._announce_work()
         return created
 
-    async def _require_room(self) -> None:
-        """Refuse when too many runs wait. Counted anew after a moment only: the bound may be passed by a little.
+    async def _require_room(self, record: RunRecord, idempotency: Idempotency | None) -> None:
+        """Refuse what does not fit into the queue; what attaches to a run that exists always does.
 
         Raises:
+            TenantBusy: the tenant has its share of the queue.
             Overloaded: the queue is full.
         """
-        now = self._clock.monotonic()
-        if now >= self._queue_counted_at + COUNT_EVERY_S:
-            self._queue_counted_at = now
-            self._queued = await self._leases.queued(self._member.queue_max)
-        if self._queued >= self._member.queue_max:
-            raise Overloaded(
-                f"{self._member.queue_max} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers",
-                retry_after=5.0,
-            )
+        try:
+            await self._queue.take(record.tenant)
+        except (Overloaded, TenantBusy):
+            known = idempotency and await self._store.holder(record.tenant, idempotency.key, record.created_at)
+            if not known:
+                raise
 
     async def adopt(self, handoff: Handoff) -> None:
         """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""

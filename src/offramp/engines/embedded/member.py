@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from offramp.core.shares import Tenancy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs."""
+    """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs.
+
+    At most `queue_max` runs may wait, which tenants share by `tenancy`.
+    """
 
     id: str
     kind: str
@@ -15,3 +20,4 @@ class Member:
     lease_s: float
     poll_s: float
     queue_max: int = 10_000
+    tenancy: Tenancy = field(default_factory=Tenancy)

@@ -430,15 +430,17 @@ function operations.settle(id, token, cursor, attempts, failing_since, due_at, d
   return {OK, 1}
 end
 
--- Counts of classes, in minutes, hours and days: so that thirty days are summed from a hundred numbers.
+-- Counts of classes, in minutes, hours and days: so that thirty days are summed from a hundred numbers. Those of a
+-- tenant have its name before them: it has no colon.
 function operations.tally(tallies, ttl_s, days_kept)
   local newest = 0
   for _, each in ipairs(tallies) do
-    local sla, minute, good, bad = each[1], each[2], each[3], each[4]
+    local sla, minute, good, bad, tenant = each[1], each[2], each[3], each[4], each[5]
+    local tag = P .. 'tally:' .. (tenant == '' and '' or 't:' .. tenant .. ':')
     local hour, day = math.floor(minute / 60), math.floor(minute / 1440)
     newest = math.max(newest, day)
     for _, unit in ipairs({{'m:' .. hour, minute}, {'h:' .. day, hour}, {'d:' .. day, day}}) do
-      local key, field = P .. 'tally:' .. unit[1], string.format('%d:', unit[2]) .. sla
+      local key, field = tag .. unit[1], string.format('%d:', unit[2]) .. sla
       call('HINCRBY', key, 'g:' .. field, good)
       call('HINCRBY', key, 'b:' .. field, bad)
       call('EXPIRE', key, ttl_s)

@@ -31,7 +31,7 @@ from offramp.stores.redis.connection import client, problem
 from offramp.stores.redis.operations import REFUSED, Operation, Records, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE
-from offramp.stores.redis.scripts import EXPIRE, OWNERS, RENEW
+from offramp.stores.redis.scripts import EXPIRE, OWNERS, QUEUED, RENEW
 from offramp.stores.redis.writer import Writer
 
 T = TypeVar("T")
@@ -198,10 +198,11 @@ class RedisLeases:
 
         return await self._change(told, read, durable=True, asked_at=time.monotonic())
 
-    async def queued(self, at_most: int) -> int:
-        """How many runs are queued, counted no further than `at_most`."""
-        count: int = await self._reader.read(lambda client: client.scard(self._tag + "queued"))
-        return min(at_most, count)
+    async def queued(self) -> dict[str, int]:
+        """How many runs of each tenant are queued: counted as they come and go."""
+        await self._change(wire("turn"), _nothing)  # what was put before it is applied then
+        flat = await self._reader.read(lambda client: QUEUED(client, [self._tag], self._tag))
+        return {tenant.decode(): int(count) for tenant, count in zip(flat[::2], flat[1::2], strict=True)}
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""

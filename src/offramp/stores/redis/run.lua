@@ -8,6 +8,7 @@
 --   w:ID    hash    its webhook: a cursor over its events, see outbox.lua
 --   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
 --   queued  set     all of them          parked  zset  by when they are queued
+--   waiting hash    tenant: how many of its runs are queued; see queued.lua
 --   o:OWNER set     the runs it holds    c:OWNER  set  of them, to be cancelled    x:OWNER  set  of them, with deaths
 --   free    zset    runs with a deadline that nobody owns, by it; entrusted ones by it and the engine's grace
 --   open    hash    tenant: how many of its runs have not ended
@@ -115,6 +116,7 @@ local function detach(run)
   if run.status == 'queued' then
     call('ZREM', queue_of(run), run.id)
     call('SREM', P .. 'queued', run.id)
+    if call('HINCRBY', P .. 'waiting', run.tenant, -1) == 0 then call('HDEL', P .. 'waiting', run.tenant) end
   end
   if run.owner and run.owner ~= ENGINE then
     call('SREM', P .. 'o:' .. run.owner, run.id)
@@ -131,6 +133,7 @@ local function attach(run)
   if run.status == 'queued' then
     call('ZADD', queue_of(run), text(-run.priority), run.id)
     call('SADD', P .. 'queued', run.id)
+    call('HINCRBY', P .. 'waiting', run.tenant, 1)
   end
   if run.owner and run.owner ~= ENGINE then
     call('SADD', P .. 'o:' .. run.owner, run.id)

@@ -290,20 +290,20 @@ class RedisStore:
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of classes; those that nobody asks for any more go."""
         commit: Commit[None] = Commit()
-        flat = [(tally.sla, tally.minute, *tally.counts) for tally in tallies]
+        flat = [(tally.sla, tally.minute, *tally.counts, tally.tenant) for tally in tallies]
         self._writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
         await commit
 
-    async def tallied(self, since: int) -> dict[str, Counts]:
-        """The counts from a minute on, by class: of its hour in minutes, of its day in hours, then in days."""
+    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
+        """A tenant's counts from a minute on, by class: of its hour in minutes, of its day in hours, then in days."""
         hour, day = since // 60, since // 1440
-        tag = f"{self._tag}tally:"
+        tag, whose = f"{self._tag}tally:", f"t:{tenant}:" if tenant else ""
 
         def query(client: Any) -> list[tuple[int, Mapping[bytes, bytes]]]:
             days = client.zrangebyscore(f"{tag}days", day + 1, "+inf")
             with client.pipeline(transaction=False) as pipe:
                 for key in (f"m:{hour}", f"h:{day}", *(f"d:{int(later)}" for later in days)):
-                    pipe.hgetall(tag + key)
+                    pipe.hgetall(tag + whose + key)
                 parts = pipe.execute()
             return list(zip((since, hour + 1, *([day + 1] * len(days))), parts, strict=True))
 

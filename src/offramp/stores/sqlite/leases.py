@@ -204,11 +204,11 @@ class SQLiteLeases:
 
         return await self._change("signal", change, durable=True, asked_at=time.monotonic())
 
-    async def queued(self, at_most: int) -> int:
-        """How many runs are queued, counted no further than `at_most`."""
-        query = "SELECT count(*) FROM (SELECT 1 FROM runs WHERE status = 'queued' LIMIT ?)"
-        count: int = await self._database.read(lambda connection: connection.execute(query, (at_most,)).fetchone()[0])
-        return count
+    async def queued(self) -> dict[str, int]:
+        """How many runs of each tenant are queued: triggers keep count."""
+        await self._change("", lambda _connection, _transaction: None)  # what was put before it is committed then
+        query = "SELECT tenant, runs FROM queue WHERE runs > 0"
+        return await self._database.read(lambda connection: dict(connection.execute(query).fetchall()))
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""

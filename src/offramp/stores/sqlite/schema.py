@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 from offramp.core.run import key_digest
 from offramp.errors import StoreError
@@ -130,7 +131,39 @@ MIGRATIONS: list[str] = [
     """
     ALTER TABLE runs ADD COLUMN left_by TEXT;
     """,
+    # 11: how many runs of each tenant are queued, kept by triggers, so that no submission counts them. A run that is
+    # deleted has ended. Service levels of single tenants.
+    """
+    CREATE TABLE queue (tenant TEXT PRIMARY KEY, runs INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO queue SELECT tenant, count(*) FROM runs WHERE status = 'queued' GROUP BY tenant;
+    CREATE TRIGGER runs_come_queued AFTER INSERT ON runs WHEN NEW.status = 'queued' BEGIN
+        INSERT INTO queue VALUES (NEW.tenant, 1) ON CONFLICT (tenant) DO UPDATE SET runs = runs + 1;
+    END;
+    CREATE TRIGGER runs_queue AFTER UPDATE OF status ON runs
+    WHEN NEW.status = 'queued' AND OLD.status <> 'queued' BEGIN
+        INSERT INTO queue VALUES (NEW.tenant, 1) ON CONFLICT (tenant) DO UPDATE SET runs = runs + 1;
+    END;
+    CREATE TRIGGER runs_unqueue AFTER UPDATE OF status ON runs
+    WHEN OLD.status = 'queued' AND NEW.status <> 'queued' BEGIN
+        UPDATE queue SET runs = runs - 1 WHERE tenant = OLD.tenant;
+    END;
+    CREATE TABLE tenant_outcomes (
+        tenant TEXT NOT NULL, minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
+        PRIMARY KEY (tenant, minute, class)
+    ) WITHOUT ROWID;
+    CREATE INDEX tenant_outcomes_minute ON tenant_outcomes (minute);
+    """,
 ]
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; those of a trigger belong to it."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if statement.strip() and sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -150,9 +183,8 @@ def migrate(connection: sqlite3.Connection) -> None:
                 "or use another --data folder"
             )
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            for statement in script.split(";"):
-                if statement.strip():
-                    connection.execute(statement)
+            for statement in _statements(script):
+                connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number:d}")
         connection.execute("COMMIT")
     except BaseException:

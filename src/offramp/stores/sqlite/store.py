@@ -268,25 +268,32 @@ class SQLiteStore:
         """Add to the counts of classes; those that nobody asks for any more go."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
+            adds = "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad"
             connection.executemany(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (minute, class) "
-                "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad",
-                [(tally.minute, tally.sla, *tally.counts) for tally in tallies],
+                f"INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (minute, class) {adds}",  # noqa: S608
+                [(tally.minute, tally.sla, *tally.counts) for tally in tallies if not tally.tenant],
+            )
+            connection.executemany(
+                f"INSERT INTO tenant_outcomes VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant, minute, class) {adds}",  # noqa: S608
+                [(tally.tenant, tally.minute, tally.sla, *tally.counts) for tally in tallies if tally.tenant],
             )
             oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
             connection.execute("DELETE FROM outcomes WHERE minute < ?", (oldest,))
+            connection.execute("DELETE FROM tenant_outcomes WHERE minute < ?", (oldest,))
 
         commit: Commit[None] = Commit()
         self._writer.put(Call(change, durable=False, commit=commit))
         await commit
 
-    async def tallied(self, since: int) -> dict[str, Counts]:
-        """The counts from a minute on, by class."""
+    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
+        """The counts of a tenant from a minute on, by class."""
+        of_all = "SELECT class, sum(good), sum(bad) FROM outcomes WHERE minute >= ?1 GROUP BY class"
+        of_one = (
+            "SELECT class, sum(good), sum(bad) FROM tenant_outcomes WHERE tenant = ?2 AND minute >= ?1 GROUP BY class"
+        )
 
         def query(connection: sqlite3.Connection) -> dict[str, Counts]:
-            rows = connection.execute(
-                "SELECT class, sum(good), sum(bad) FROM outcomes WHERE minute >= ? GROUP BY class", (since,)
-            )
+            rows = connection.execute(of_one, (since, tenant)) if tenant else connection.execute(of_all, (since,))
             return {sla: Counts(good, bad) for sla, good, bad in rows}
 
         return await self._database.read(query)

@@ -1,0 +1,41 @@
+"""How many runs may wait for a worker: of all tenants together, and of one."""
+
+from __future__ import annotations
+
+from offramp.core.shares import Shares, Tenancy
+from offramp.errors import Overloaded, TenantBusy
+from offramp.ports.bounds import Bound
+from offramp.ports.clock import Clock
+from offramp.ports.store import Leases
+
+COUNT_EVERY_S = 0.25
+"""How old the count of the queue may be: gateways together may pass the bound by what they accept meanwhile."""
+RETRY_AFTER_S = 5.0
+"""When a run that did not fit into the queue is worth another try."""
+
+
+def queue_bound(leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> Bound:
+    """The bound on queued runs.
+
+    Args:
+        leases: what counts them.
+        clock: when to count again.
+        most: of all tenants.
+        tenancy: how they share them.
+    """
+
+    def refusal(held: Shares, tenant: str) -> Overloaded | TenantBusy | None:
+        refused = held.refusal(tenant)
+        if refused == "share":
+            return TenantBusy(
+                f"{held.held(tenant)} of your runs wait for a worker, your share of the queue (OFFRAMP_TENANT_SHARE): "
+                "try again when some have begun",
+                RETRY_AFTER_S,
+            )
+        if refused == "full":
+            return Overloaded(
+                f"{most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers", RETRY_AFTER_S
+            )
+        return None
+
+    return Bound(leases.queued, lambda counts: Shares(most, tenancy, counts), refusal, clock, COUNT_EVERY_S)

@@ -1,0 +1,118 @@
+"""A bound on what tenants have in a store: counted cheaply here, corrected by the store's own count.
+
+Between two counts of the store this process adds what it accepts itself, so an ordinary request costs a look into a
+dictionary. At the bound the store is asked before anybody is refused. What other processes accept and what ends is
+learned by the next count: several together may pass the bound by what they accept between two counts, one alone never
+does. Nothing is kept, so a restart begins with the store's own count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+from offramp.core.shares import Shares
+from offramp.errors import StoreError
+from offramp.ports.clock import Clock
+
+COUNT_SHARE_MAX = 0.05
+"""Of the time, spent counting at most while nobody is at the bound."""
+
+log = logging.getLogger("offramp")
+
+
+class Bound:
+    """What each tenant has, and when one may have no more.
+
+    Args:
+        count: asks the store, all that was written here before included.
+        shares: made of a count.
+        refusal: of one more for a tenant; None if it may have it.
+        clock: when to count again.
+        every_s: how old a count may be when a request comes, before another is made beside it; where it is older
+            still, as nothing came for a while, the request waits for it.
+    """
+
+    def __init__(
+        self,
+        count: Callable[[], Awaitable[Mapping[str, int]]],
+        shares: Callable[[Mapping[str, int]], Shares],
+        refusal: Callable[[Shares, str], Exception | None],
+        clock: Clock,
+        every_s: float,
+    ) -> None:
+        self._ask = count
+        self._made = shares
+        self._refusal = refusal
+        self._clock = clock
+        self._every_s = every_s
+        self._held = shares({})
+        self._since: Counter[str] = Counter()
+        """What was taken since the newest count began, and may be missing in it."""
+        self._again_at = -math.inf
+        self._counts_begun = 0
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def take(self, tenant: str) -> int:
+        """Count one more, which the caller then creates without waiting for anything in between.
+
+        Returns:
+            What `give_back` takes, should it not come to be.
+
+        Raises:
+            RequestError: `refusal` says so.
+            StoreError: what there is cannot be counted now.
+        """
+        late_s = self._clock.monotonic() - self._again_at
+        if late_s >= self._every_s:
+            await self._count()
+        elif late_s >= 0 and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._count_beside())
+        if self._refusal(self._held, tenant) is not None:
+            await self._count()
+            refused = self._refusal(self._held, tenant)
+            if refused is not None:
+                raise refused
+        self._held.take(tenant)
+        self._since[tenant] += 1
+        return self._counts_begun
+
+    def give_back(self, tenant: str, taken: int) -> None:
+        """What was counted did not come to be; a count that began meanwhile does not see it anyway."""
+        if taken == self._counts_begun:
+            self._since[tenant] -= 1
+            self._held.give_back(tenant)
+
+    def close(self) -> None:
+        """Count no more. From any thread."""
+        if self._task is not None and not self._task.done():
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+
+    async def _count(self) -> None:
+        """Ask the store; who waits meanwhile shares the next count, so that one at a time is made."""
+        begun = self._counts_begun
+        async with self._lock:
+            if self._counts_begun > begun:
+                return
+            self._counts_begun += 1
+            self._since = Counter()
+            began = self._clock.monotonic()
+            # Until it is there the count before it holds, with what was taken since: nothing slips in meanwhile.
+            held = self._made(await self._ask())
+            for tenant in self._since.elements():
+                held.take(tenant)
+            self._held = held
+            now = self._clock.monotonic()
+            self._again_at = now + max(self._every_s, (now - began) / COUNT_SHARE_MAX)
+
+    async def _count_beside(self) -> None:
+        try:
+            await self._count()
+        except StoreError as error:
+            log.warning("what tenants have could not be counted: %s", error)
