@@ -519,13 +519,20 @@ async def test_a_promise_reaches_the_disk_whatever_else_is_in_its_batch(tmp_path
         await files.close()
 
 
-def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
-    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+@contextlib.contextmanager
+def of_schema(number, folder):
+    """A database without runs, as an older version made it."""
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
         for function in ("deadline_in", "key_digest"):  # which migrations call for rows that are not here
             connection.create_function(function, 1, str)
-        for script in MIGRATIONS[:8]:
+        for script in MIGRATIONS[:number]:
             connection.executescript(script)
-        connection.execute("PRAGMA user_version = 8")
+        connection.execute(f"PRAGMA user_version = {number}")
+        yield connection
+
+
+def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
+    with of_schema(8, tmp_path) as connection:
         columns = "id, tenant, pipeline, status, path, priority, token, retention, record, deaths"
         for deaths in range(4):
             values = (f"run_{deaths}", "", "p", "queued", "deep", 0, 1, 1.0, b"", deaths)
@@ -539,10 +546,7 @@ def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):
 
 
 async def test_what_waits_in_a_database_of_an_older_version_is_counted(tmp_path):
-    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
-        for script in MIGRATIONS[:9]:
-            connection.executescript(script)
-        connection.execute("PRAGMA user_version = 9")
+    with of_schema(9, tmp_path) as connection:
         columns = "id, tenant, pipeline, status, path, priority, token, retention, record"
         for number, (tenant, status) in enumerate(
             [("", "queued"), ("acme", "queued"), ("acme", "queued"), ("acme", "running"), ("beta", "completed")]
