@@ -182,7 +182,7 @@ class TemporalSite:
         from temporalio.service import RPCError
 
         client = await Client.connect(temporal.server().target)
-        for record in await self._instances[0].store.runs(RunFilter(tenant=None, limit=100)):
+        for record in (await self._instances[0].store.runs(RunFilter(tenant=None, limit=100))).runs:
             with contextlib.suppress(RPCError):
                 await client.get_workflow_handle(record.id).terminate()
 

@@ -216,7 +216,9 @@ class FakeService:
             value = getattr(wanted, name)
             records = [record for record in records if value is None or getattr(record, name) == value]
         records = [record for record in records if wanted.after is None or record.id < wanted.after]
-        return [document(record, [], prefix) for record in records[: wanted.limit]]
+        page = records[: wanted.limit]
+        after = page[-1].id if len(records) > wanted.limit else None
+        return [document(record, [], prefix) for record in page], after
 
     async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
         run = self.runs[run_id]

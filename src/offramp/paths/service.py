@@ -357,7 +357,7 @@ class Service:
         while not self._drained:
             await asyncio.sleep(self.settings.purge_every)
             try:
-                await purge(self._process)
+                await purge(self._process, lambda: self._drained)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
 
@@ -386,9 +386,13 @@ class Service:
             except StoreError as error:
                 log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
 
-    async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
-        """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""
-        return [await self._document(record, prefix) for record in await self._process.store.runs(wanted)]
+    async def list(self, wanted: RunFilter, prefix: str = "") -> tuple[list[dict[str, Any]], str | None]:
+        """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`; where the next begins.
+
+        With several filters a page may hold fewer than `wanted.limit`, though there is a next one.
+        """
+        page = await self._process.store.runs(wanted)
+        return [await self._document(record, prefix) for record in page.runs], page.after
 
 
 def _unknown(run_id: str) -> UnknownRun:

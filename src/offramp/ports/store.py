@@ -16,9 +16,11 @@ S10 `events` gives what is numbered above `after`, in order, at least one if the
    batch; `skip_deltas` leaves out `step.delta` and renumbers nothing.
 S11 An idempotency key that comes with another fingerprint is refused with `IdempotencyMismatch`; an expired one is
    free again.
-S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
+S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results. What one
+   page looks at is bounded: with several filters it may hold fewer runs than there are, and says where the next begins.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
-   `due` names the runs that it would empty; with `only`, it empties none but those of them.
+   `due` names the runs that it would empty; with `only`, it empties none but those of them. `sweep` removes what nothing
+   needs any more after that, and nothing else.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
@@ -26,6 +28,8 @@ S16 `tally` adds to the counts of a class in a minute, whichever process adds, a
    sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
    visible when it returns; it gives the averages of all pipelines that any process learned.
+S18 `take_duty` gives a duty to one owner at a time, whichever process asks: until the time that was named with it, or until
+   its owner gives it back.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -127,7 +131,7 @@ class RunLog(Protocol):
 
 
 class RunFilter(msgspec.Struct, frozen=True):
-    """Which runs a listing shows; `tenant` None for every tenant's, `after` the last id of the page before."""
+    """Which runs a listing shows; `tenant` None for every tenant's, `after` that of the page before."""
 
     tenant: str | None = ""
     session_id: str | None = None
@@ -135,6 +139,13 @@ class RunFilter(msgspec.Struct, frozen=True):
     pipeline: str | None = None
     after: str | None = None
     limit: int = 20
+
+
+class Page(NamedTuple):
+    """Runs of a listing, newest first; `after` is what the next page goes on after, None where there is none."""
+
+    runs: list[RunRecord]
+    after: str | None
 
 
 def require_open(record: RunRecord, signals: int, bytes_in_all: int) -> None:
@@ -203,8 +214,8 @@ class Store(Protocol):
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key (S6)."""
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
+    async def runs(self, wanted: RunFilter) -> Page:
+        """Up to `wanted.limit` records, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order (S1)."""
@@ -225,6 +236,22 @@ class Store(Protocol):
         """Remove journal, events, signals, input and result of runs past their retention (S13).
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
+        """
+
+    async def sweep(self, now: float) -> int:
+        """Remove what is left of purged runs and their own time is over for, and expired idempotency keys (S13).
+
+        Returns how much that was; a bounded amount, so ask again until it is 0.
+        """
+
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take what one process does for all, or keep it; False where another has it at `now` (S18).
+
+        Args:
+            duty: its name.
+            owner: who takes it.
+            now: epoch seconds.
+            until: when it is free again, should nothing more be heard of its owner; not after `now` gives it back.
         """
 
     async def tally(self, tallies: Sequence[Tally]) -> None:

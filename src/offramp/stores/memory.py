@@ -26,6 +26,7 @@ from offramp.ports.store import (
     Lease,
     Listener,
     Owner,
+    Page,
     Parked,
     RunFilter,
     RunLog,
@@ -34,7 +35,7 @@ from offramp.ports.store import (
     require_same,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
+from offramp.stores.memory_run import MemoryRun, MemoryRunLog, paged
 from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
@@ -171,18 +172,11 @@ class MemoryStore(MemoryTallies):
             kept = self._keys.get((tenant, key))
         return kept[1] if kept is not None and kept[0].expires_at > now else None
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+    async def runs(self, wanted: RunFilter) -> Page:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
-        matching = [
-            listed(record)
-            for record in newest
-            if (wanted.after is None or record.id < wanted.after)
-            and all(value is None or getattr(record, name) == value for name, value in asked.items())
-        ]
-        return matching[: wanted.limit]
+        return paged(newest, wanted)
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""
@@ -224,8 +218,14 @@ class MemoryStore(MemoryTallies):
                 run.empty()
                 self.outbox.drop(run.record.id)
                 count += 1
-            self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
         return count
+
+    async def sweep(self, now: float) -> int:
+        """Forget expired idempotency keys."""
+        with self.lock:
+            before = len(self._keys)
+            self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
+            return before - len(self._keys)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch."""

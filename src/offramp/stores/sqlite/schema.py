@@ -121,6 +121,19 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
+    # 10: an index for each thing that is listed or deleted by; what one process does for all. `purged` is 1 for a run
+    # that was emptied and 2 for one that is being emptied, as it is too large for one step.
+    """
+    DROP INDEX runs_session;
+    DROP INDEX runs_purge;
+    CREATE INDEX runs_of_tenant ON runs (tenant, id);
+    CREATE INDEX runs_of_status ON runs (tenant, status, id);
+    CREATE INDEX runs_of_pipeline ON runs (tenant, pipeline, id);
+    CREATE INDEX runs_of_session ON runs (tenant, session_id, id) WHERE session_id IS NOT NULL;
+    CREATE INDEX runs_due ON runs (purged, purge_at) WHERE purge_at IS NOT NULL;
+    CREATE INDEX idempotency_expiry ON idempotency (expires_at);
+    CREATE TABLE duties (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+    """,
 ]
 
 
