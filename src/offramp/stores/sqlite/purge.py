@@ -6,7 +6,6 @@ the write lock is held until it is back. What it removes is looked up before, on
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.rows import without_data
 from offramp.stores.sqlite.writer import Writer
 
-PURGE_ROWS_MAX = 1_000
+PURGE_ROWS_MAX = 2_000
 """Rows that one step removes."""
 PURGE_ROWS_MIN = 20
 STEP_S = 0.005
@@ -34,10 +33,15 @@ SPARE_PAGES = 1_000
 """Free pages that are left in the file, for what is written next; more are cut off."""
 SPARE_SHARE = 0.1
 """The same, of the pages in use."""
-CUT_PAGES = 200
+CUT_PAGES = 100
 """Pages that one step cuts off the file."""
+CHECKPOINT_STEPS = 8
+"""Steps after which a purge copies the WAL into the file itself, before a writer has to that somebody waits for."""
 
+_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 _PURGED, _EMPTIED = 1, 2
+_ROWS_PER_RUN = 16
+"""What is guessed of a run, to look at no more runs than a step removes."""
 _TABLES = {
     "journal": ("position", "-1"),
     "events": ("first", "-1"),
@@ -99,7 +103,8 @@ class Purge:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._rows = PURGE_ROWS_MAX // 4
+        self._rows = PURGE_ROWS_MAX // 8
+        self._steps = 0
 
     async def due(self, now: float) -> list[str]:
         """Runs past their retention, a bounded number."""
@@ -143,7 +148,7 @@ class Purge:
             if await self._find(query, values) is not None:
                 return await self._step(lambda connection, does=statement: connection.execute(does, values).rowcount)
         if await self._database.read(_surplus) > 0:
-            return await asyncio.get_running_loop().run_in_executor(None, self._cut)
+            return await self._database.read(lambda _reading: self._cut())
         return 0
 
     async def _due(self, now: float, only: Sequence[str] | None) -> list[Any]:
@@ -154,7 +159,7 @@ class Purge:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())
 
     def _values(self, now: float) -> dict[str, Any]:
-        return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": self._rows // len(_TABLES)}
+        return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": max(1, self._rows // _ROWS_PER_RUN)}
 
     async def _find(self, query: str, values: dict[str, Any]) -> Any:
         row = await self._database.read(lambda connection: connection.execute(query, values).fetchone())
@@ -171,7 +176,11 @@ class Purge:
 
         commit: Commit[int] = Commit()
         self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
-        return await commit
+        removed = await commit
+        self._steps += 1
+        if self._steps % CHECKPOINT_STEPS == 0:
+            await self._database.read(lambda connection: connection.execute(_CHECKPOINT).fetchall())
+        return removed
 
     def _note(self, took_s: float) -> None:
         if took_s > STEP_S:
@@ -184,6 +193,10 @@ class Purge:
         with closing(self._database.connect()) as connection:
             surplus = min(CUT_PAGES, _surplus(connection))
             connection.executescript(f"PRAGMA incremental_vacuum({surplus})")
+            self._steps += 1
+            # The file is cut when the WAL is copied into it.
+            if surplus < CUT_PAGES or self._steps % CHECKPOINT_STEPS == 0:
+                connection.execute(_CHECKPOINT).fetchall()
             return surplus
 
 
