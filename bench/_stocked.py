@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from bench._load import STEP_RESULT, STEPS_PER_RUN
-from offramp.core.run import Route, RunRecord, run_id
+from offramp.core.run import Route, RunRecord, Status, run_id
 from offramp.stores.sqlite.database import FILE_NAME, Database
 from offramp.stores.sqlite.rows import encode_record
 
 RESULT = STEP_RESULT.encode()
+KINDS: tuple[tuple[str, Status], ...] = (("five", "completed"), ("other", "failed"))
+"""Pipeline and status of every other run."""
 _EVENT = (
     b'{"type":"step.completed","run_id":"%b","seq":%d,"at":"2026-11-30T00:00:00.000Z","step":"note","key":"note:%d:0",'
     b'"attempt":1,"duration_ms":20.0}'
@@ -22,7 +24,7 @@ _EVENT = (
 
 
 def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: float, keys: int = 0) -> list[str]:
-    """Completed runs of five steps in a new or present database, and idempotency keys; gives the runs' ids.
+    """Ended runs of five steps in a new or present database, and idempotency keys; gives the runs' ids.
 
     Args:
         folder: of the database.
@@ -38,7 +40,7 @@ def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: fl
         connection.execute("BEGIN")
         connection.executemany(
             "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, token, started_at, finished_at, "
-            "retention, purge_at, record, result) VALUES (?, ?, 'five', ?, 'completed', 'deep', 0, 2, ?, ?, 86400, ?, ?, ?)",
+            "retention, purge_at, record, result) VALUES (?, ?, ?, ?, ?, 'deep', 0, 2, ?, ?, 86400, ?, ?, ?)",
             _runs(ids, tenant, ended_at, purge_at),
         )
         connection.executemany(
@@ -55,11 +57,12 @@ def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: fl
 def _runs(ids: list[str], tenant: str, ended_at: float, purge_at: float) -> Iterator[tuple[Any, ...]]:
     for number, run in enumerate(ids):
         session = f"session-{number % 1000}"
+        pipeline, status = KINDS[number % 2]
         record = RunRecord(
             id=run,
-            pipeline="five",
+            pipeline=pipeline,
             version="",
-            status="completed",
+            status=status,
             path="deep",
             sla="default",
             route=Route("deep", ["asked for"]),
@@ -69,7 +72,7 @@ def _runs(ids: list[str], tenant: str, ended_at: float, purge_at: float) -> Iter
             session_id=session,
             tenant=tenant,
         )
-        yield run, tenant, session, ended_at, ended_at, purge_at, encode_record(record), RESULT
+        yield run, tenant, pipeline, session, status, ended_at, ended_at, purge_at, encode_record(record), RESULT
 
 
 def _events(ids: list[str]) -> Iterator[tuple[Any, ...]]:
