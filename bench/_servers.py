@@ -36,7 +36,7 @@ class Memory(NamedTuple):
 class Server:
     """A running server and its children."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, said: IO[bytes] | None = None) -> None:
         self.port = port
         self._said = said
         self._process = psutil.Process(process.pid)
@@ -64,7 +64,9 @@ class Server:
         return Memory(http, sum(others))
 
     def log(self) -> str:
-        """What it wrote to stderr so far."""
+        """What it wrote to stderr so far, where that is kept."""
+        if self._said is None:
+            return ""
         size = os.fstat(self._said.fileno()).st_size
         return os.pread(self._said.fileno(), size, 0).decode(errors="replace")  # its own place in the file stays
 

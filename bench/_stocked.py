@@ -1,4 +1,4 @@
-"""A database that is full before the server starts: many ended runs, written as the store writes them but all at once."""
+"""A database that is full before the server starts: many ended runs, as the store writes them but all at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: fl
     with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as connection:
         connection.execute("BEGIN")
         connection.executemany(
-            "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, token, started_at, finished_at, "
-            "retention, purge_at, record, result) VALUES (?, ?, ?, ?, ?, 'deep', 0, 2, ?, ?, 86400, ?, ?, ?)",
+            "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, token, "
+            "started_at, finished_at, retention, purge_at, record, result) "
+            "VALUES (?, ?, ?, ?, ?, 'deep', 0, 2, ?, ?, 86400, ?, ?, ?)",
             _runs(ids, tenant, ended_at, purge_at),
         )
         connection.executemany(

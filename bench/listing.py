@@ -127,8 +127,7 @@ def over_rounds(beside: str, rows: Sequence[Row]) -> Row:
 async def measure(folder: Path, size: Size) -> Measured:
     """All phases in turn, as many rounds as asked for, at one server."""
     now = time.time()
-    times = {"ended_at": now - 60, "purge_at": now + DAY_S}
-    runs = stock(folder, size.runs, tenant=MANY, **times)
+    runs = stock(folder, size.runs, tenant=MANY, ended_at=now - 60, purge_at=now + DAY_S)
     others = stock(folder, FEW_RUNS, tenant=FEW, ended_at=now - 30, purge_at=now + DAY_S)
     os.environ["OFFRAMP_API_KEYS"] = ",".join(f"{tenant}/{tenant}-key:{secret(tenant)}" for tenant in (MANY, FEW))
     port = free_port()

@@ -129,7 +129,7 @@ def size_mb(folder: Path) -> float:
 async def purged(folder: Path, due_at: float) -> float:
     """Seconds until all is gone, from when it was due."""
     async with asyncio.timeout(PURGE_S_MAX):
-        while await asyncio.to_thread(left, folder, due_at):
+        while await asyncio.to_thread(left, folder, due_at):  # noqa: ASYNC110 - another process removes it
             await asyncio.sleep(LOOK_EVERY_S)
     return time.time() - due_at
 
@@ -187,7 +187,10 @@ def targets(measured: Measured) -> list[Target]:
     return [
         Target("202 P99 while runs are purged, times that without", ratio, RATIO_MAX, at_least=False),
         Target(
-            "the same while the file shrinks", measured.shrinking.p99_ms / measured.calm.p99_ms, RATIO_MAX, at_least=False
+            "the same while the file shrinks",
+            measured.shrinking.p99_ms / measured.calm.p99_ms,
+            RATIO_MAX,
+            at_least=False,
         ),
         Target("requests refused", measured.purging.refused + measured.shrinking.refused, 0, at_least=False),
         Target("log lines about leases", measured.lost_leases, 0, at_least=False),
@@ -196,7 +199,12 @@ def targets(measured: Measured) -> list[Target]:
 
 def render(measured: Measured) -> str:
     rows = [
-        [name, f"{acks.requests:,}", f"{acks.refused}", *(f"{ms:,.1f}" for ms in (acks.p50_ms, acks.p99_ms, acks.max_ms))]
+        [
+            name,
+            f"{acks.requests:,}",
+            f"{acks.refused}",
+            *(f"{ms:,.1f}" for ms in (acks.p50_ms, acks.p99_ms, acks.max_ms)),
+        ]
         for name, acks in (
             ("before", measured.calm),
             ("while they go", measured.purging),

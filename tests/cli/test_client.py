@@ -157,7 +157,12 @@ def test_a_list_is_as_long_as_asked_for_however_short_the_gateway_s_pages_are(tm
     def run(number):
         return {"id": f"run_{number}", "status": "completed", "path": "deep", "created_at": "2026-11-21T10:00:00.000Z"}
 
-    pages = {None: ([run(1)], "run_2"), "run_2": ([], "run_3"), "run_3": ([run(4), run(5)], "run_5"), "run_5": ([], None)}
+    pages = {
+        None: ([run(1)], "run_2"),
+        "run_2": ([], "run_3"),
+        "run_3": ([run(4), run(5)], "run_5"),
+        "run_5": ([], None),
+    }
     asked = []
 
     async def listing(request):

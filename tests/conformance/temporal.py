@@ -8,7 +8,7 @@ import uuid
 
 from offramp.engines.embedded.engine import COUNT_EVERY_S, EmbeddedEngine, Member
 from offramp.execution.clock import SystemClock
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
 from tests.conformance.blobs import OBJECTS

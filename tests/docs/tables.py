@@ -290,7 +290,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.sqlite.purge:SPARE_PAGES", "", "free pages that stay in the file"),
             ("stores.sqlite.purge:SPARE_SHARE", "", "the same, of the pages in use"),
             ("stores.sqlite.purge:CUT_PAGES", "", "free pages that one step cuts off the file"),
-            ("stores.sqlite.purge:CHECKPOINT_STEPS", "", "steps of a purge from one copy of the WAL into the file to the next"),
+            (
+                "stores.sqlite.purge:CHECKPOINT_STEPS",
+                "",
+                "steps of a purge from one copy of the WAL into the file to the next",
+            ),
             ("cli.supervisor:ABORT_S", "s", "a worker that hung gets to write its stacks before it is killed"),
             ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),

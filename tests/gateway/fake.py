@@ -20,7 +20,7 @@ from offramp.core.spec import pipeline_spec
 from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 
 AT = "2026-11-21T09:30:00.000Z"

@@ -1,4 +1,4 @@
-"""Purging and listing on SQLite: what each statement reads, what goes and what stays, in which steps, and the file's size."""
+"""Purging and listing on SQLite: what each statement reads, what goes and what stays, and the file's size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, Webhook
 from offramp.core.webhooks import Progress
+from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S, Room
-from offramp.ports.store import Idempotency, RunFilter
+from offramp.ports.store import Idempotency
 from offramp.stores.sqlite import Database, listing, purge
 from offramp.stores.sqlite.database import FILE_NAME
 from offramp.stores.sqlite.outbox import SQLiteOutbox

@@ -192,8 +192,10 @@ async def every_combination_of_filters_shows_what_fits_all_of_them(stage: StoreS
         run, log = await stage.running(**asked)
         if number % 3 == 0:
             await log.finish(DONE, completed(), NOW)
-        made.insert(0, asked | {"status": "running" if number % 3 else "completed", "id": run.id})
-    filters = [(name, value) for name in ("tenant", "session_id", "status", "pipeline") for value in (None, made[0][name])]
+        made.insert(0, {**asked, "status": "running" if number % 3 else "completed", "id": run.id})
+    filters = [
+        (name, value) for name in ("tenant", "session_id", "status", "pipeline") for value in (None, made[0][name])
+    ]
     for chosen in itertools.product(*zip(filters[::2], filters[1::2], strict=True)):
         wanted = dict(chosen)
         fits = [run["id"] for run in made if all(value in {None, run[name]} for name, value in wanted.items())]

@@ -13,8 +13,9 @@ from offramp.core.events import Frame
 from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, NotSupported, SettingsError
+from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import Outbox
-from offramp.ports.store import Claim, Idempotency, Leases, RunFilter, RunLog, Store
+from offramp.ports.store import Claim, Idempotency, Leases, RunLog, Store
 
 
 class StoreStage:

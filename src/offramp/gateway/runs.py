@@ -23,7 +23,7 @@ from offramp.gateway.stored import stored_result
 from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
 from offramp.gateway.submission import Asked, read_submission
 from offramp.paths.submission import Accepted
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100

@@ -1,7 +1,7 @@
 """The end of a run's data: its objects go first, then the run is emptied.
 
-A run whose objects could not be removed stays as it is, and due: nothing is left behind that no run knows of. One process
-purges for all, and rests after each step, so that whatever waits to write has its turn.
+A run whose objects could not be removed stays as it is, and due: nothing is left behind that no run knows of. One
+process purges for all, and rests after each step, so that whatever waits to write has its turn.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
 from offramp.ports.bodies import Facts, Known
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import Lease, RunFilter
+from offramp.ports.listing import RunFilter
+from offramp.ports.store import Lease
 
 CHECK_TIMEOUT_S = 15.0
 """What a replay without executing anything may take before it counts as standing still."""

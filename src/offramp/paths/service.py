@@ -29,7 +29,7 @@ from offramp.paths.submission import Accepted, Submission, key_digest
 from offramp.paths.submit import Desk
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 

@@ -16,11 +16,11 @@ S10 `events` gives what is numbered above `after`, in order, at least one if the
    batch; `skip_deltas` leaves out `step.delta` and renumbers nothing.
 S11 An idempotency key that comes with another fingerprint is refused with `IdempotencyMismatch`; an expired one is
    free again.
-S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results. What one
-   page looks at is bounded: with several filters it may hold fewer runs than there are, and says where the next begins.
+S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results. A page
+   looks at a bounded number of runs: it may hold fewer than fit, and says where the next begins.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
-   `due` names the runs that it would empty; with `only`, it empties none but those of them. `sweep` removes what nothing
-   needs any more after that, and nothing else.
+   `due` names the runs that it would empty; with `only`, it empties none but those of them. `sweep` removes what
+   nothing needs any more after that, and nothing else.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
@@ -28,8 +28,7 @@ S16 `tally` adds to the counts of a class in a minute, whichever process adds, a
    sums what was added from a minute on, by class. Counts are kept for `KEPT_MINUTES`.
 S17 `learn` moves the average of each pipeline that it is given by that one's share, whichever process learns, and is
    visible when it returns; it gives the averages of all pipelines that any process learned.
-S18 `take_duty` gives a duty to one owner at a time, whichever process asks: until the time that was named with it, or until
-   its owner gives it back.
+S18 `take_duty` gives a duty to one owner at a time, whichever process asks, until the time that was named with it.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -46,10 +45,11 @@ from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import Counts, Tally
 from offramp.errors import IdempotencyMismatch, RunConflict
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 
 ENGINE = "engine"
 """Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
@@ -128,24 +128,6 @@ class RunLog(Protocol):
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
-
-
-class RunFilter(msgspec.Struct, frozen=True):
-    """Which runs a listing shows; `tenant` None for every tenant's, `after` that of the page before."""
-
-    tenant: str | None = ""
-    session_id: str | None = None
-    status: Status | None = None
-    pipeline: str | None = None
-    after: str | None = None
-    limit: int = 20
-
-
-class Page(NamedTuple):
-    """Runs of a listing, newest first; `after` is what the next page goes on after, None where there is none."""
-
-    runs: list[RunRecord]
-    after: str | None
 
 
 def require_open(record: RunRecord, signals: int, bytes_in_all: int) -> None:
@@ -245,14 +227,7 @@ class Store(Protocol):
         """
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
-        """Take what one process does for all, or keep it; False where another has it at `now` (S18).
-
-        Args:
-            duty: its name.
-            owner: who takes it.
-            now: epoch seconds.
-            until: when it is free again, should nothing more be heard of its owner; not after `now` gives it back.
-        """
+        """Take, keep or (until `now`) give back what one process does for all; False where another has it (S18)."""
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S16).

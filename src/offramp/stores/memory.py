@@ -16,6 +16,7 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import (
     ENGINE,
     FIRST_TURN,
@@ -26,9 +27,7 @@ from offramp.ports.store import (
     Lease,
     Listener,
     Owner,
-    Page,
     Parked,
-    RunFilter,
     RunLog,
     Turn,
     require_open,

@@ -11,8 +11,9 @@ from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease, Page, RunFilter
+from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
 
 if TYPE_CHECKING:
     from offramp.stores.memory import MemoryStore

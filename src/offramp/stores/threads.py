@@ -120,4 +120,4 @@ async def read_on(threads: Readers, read: Callable[[Q], T], query: Q) -> T:
         reading: Future[Any] = threads.submit(read, query)
     except RuntimeError as error:
         raise StoreError("the store is closed") from error
-    return await asyncio.wrap_future(reading)  # type: ignore[no-any-return]
+    return await asyncio.wrap_future(reading)

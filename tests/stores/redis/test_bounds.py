@@ -8,8 +8,9 @@ import pytest
 
 from offramp.core.slo import Counts, Tally, minute_of
 from offramp.errors import LeaseLost, StoreError, TooLarge
+from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Idempotency, Lease, RunFilter
+from offramp.ports.store import Idempotency, Lease
 from offramp.stores.redis import leases, store, writer
 from tests.conformance.on_redis import OpenRedis
 from tests.stores.redis.words import (
@@ -151,7 +152,7 @@ async def test_a_page_of_a_listing_looks_at_a_bounded_number_of_runs(server, at,
         page = await opened.store.runs(RunFilter(tenant="t", pipeline="rare", after=after or None))
         pages.append([run.id for run in page.runs])
         after = page.after
-    assert sum(pages, []) == rare == [made[14], made[7], made[0]]
+    assert [run for part in pages for run in part] == rare == [made[14], made[7], made[0]]
     assert len(pages) == 7, "a page looked further, or not as far"
     page = await opened.store.runs(RunFilter(tenant="t", pipeline="rare", after=made[15], limit=1))
     assert ([run.id for run in page.runs], page.after) == ([made[14]], made[13 - 1])

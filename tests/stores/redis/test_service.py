@@ -15,7 +15,7 @@ from offramp.cli.serve import worker_command
 from offramp.core.sla import SLA
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.stores.redis import writer
 from tests.support import Signal, assert_one_log, eventually, frames_of, member
 

@@ -14,8 +14,9 @@ from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Created, Idempotency, Lease, Listener, Page, RunFilter
+from offramp.ports.store import Created, Idempotency, Lease, Listener
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any, NamedTuple
 
 from offramp.core.run import RunRecord
-from offramp.ports.store import Page, RunFilter
+from offramp.ports.listing import Page, RunFilter
 from offramp.stores.sqlite.rows import LISTED_COLUMNS, decode_record
 
 LIST_LOOKS_MAX = 1_000
@@ -18,7 +18,7 @@ _PAST_ALL = "s"
 class _Range(NamedTuple):
     """An index, the columns that it finds by, and those that are left to be looked at row by row."""
 
-    index: str
+    source: str
     found_by: tuple[str, ...]
     left: tuple[str, ...]
 
@@ -26,18 +26,18 @@ class _Range(NamedTuple):
 def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
     """The records that fit, newest first, as far as one page looks."""
     values = _values(wanted)
-    index, found_by, left = _range(values)
-    among = f"FROM runs {index} WHERE {' AND '.join([f'{name} = :{name}' for name in found_by] + ['id < :after'])}"
+    source, found_by, left = _range(values)
+    among = f"FROM runs {source} WHERE {' AND '.join([f'{name} = :{name}' for name in found_by] + ['id < :after'])}"
     values |= {"after": wanted.after or _PAST_ALL, "limit": wanted.limit + 1}
     last, within = None, ""
     if left:
         # What is at most looked at; the index alone answers that.
-        query = f"SELECT id {among} ORDER BY id DESC LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"  # noqa: S608
+        query = f"SELECT id {among} ORDER BY id DESC LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"
         row = connection.execute(query, values).fetchone()
         last = None if row is None else row[0]
         values |= {"last": last or ""}
         within = "".join([" AND id >= :last", *(f" AND {name} = :{name}" for name in left)])
-    query = f"SELECT {LISTED_COLUMNS} {among}{within} ORDER BY id DESC LIMIT :limit"  # noqa: S608
+    query = f"SELECT {LISTED_COLUMNS} {among}{within} ORDER BY id DESC LIMIT :limit"
     found: list[RunRecord] = [decode_record(row) for row in connection.execute(query, values)]
     if len(found) > wanted.limit:
         return Page(found[: wanted.limit], found[wanted.limit - 1].id)

@@ -78,9 +78,7 @@ _OF_RUN = (
     "coalesce((SELECT {place} FROM {table} WHERE run_id = ?1 ORDER BY {place} DESC LIMIT 1 OFFSET ?2), {least})"
 )
 _ANY_EMPTIED = f"SELECT id FROM runs INDEXED BY runs_due WHERE purged = {_EMPTIED} AND purge_at IS NOT NULL LIMIT 1"  # noqa: S608
-_ANY_FORGOTTEN = (
-    f"SELECT 1 FROM runs INDEXED BY runs_due WHERE purged = {_PURGED} AND purge_at <= :now LIMIT 1"  # noqa: S608
-)
+_ANY_FORGOTTEN = f"SELECT 1 FROM runs INDEXED BY runs_due WHERE purged = {_PURGED} AND purge_at <= :now LIMIT 1"  # noqa: S608
 _FORGET = (
     "DELETE FROM runs WHERE id IN (SELECT id FROM runs INDEXED BY runs_due "  # noqa: S608
     f"WHERE purged = {_PURGED} AND purge_at <= :now ORDER BY purge_at LIMIT :count)"
@@ -146,7 +144,7 @@ class Purge:
             return await self._step(lambda connection: _empty(connection, run_id, self._rows))
         for query, statement in ((_ANY_TO_PUT_OFF, _PUT_OFF), (_ANY_FORGOTTEN, _FORGET), (_ANY_KEY, _KEYS)):
             if await self._find(query, values) is not None:
-                return await self._step(lambda connection, does=statement: connection.execute(does, values).rowcount)
+                return await self._execute(statement, values)
         if await self._database.read(_surplus) > 0:
             return await self._database.read(lambda _reading: self._cut())
         return 0
@@ -164,6 +162,9 @@ class Purge:
     async def _find(self, query: str, values: dict[str, Any]) -> Any:
         row = await self._database.read(lambda connection: connection.execute(query, values).fetchone())
         return None if row is None else row[0]
+
+    async def _execute(self, statement: str, values: dict[str, Any]) -> int:
+        return await self._step(lambda connection: connection.execute(statement, values).rowcount)
 
     async def _step(self, function: Callable[[sqlite3.Connection], int]) -> int:
         """Have the writer remove something, and the next step remove more or less than this one."""
@@ -204,8 +205,8 @@ def _surplus(connection: sqlite3.Connection) -> int:
     """Free pages to be cut off; none where the file was made without a way to do that."""
     if not connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
         return 0
-    free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    used = connection.execute("PRAGMA page_count").fetchone()[0] - free
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    used: int = connection.execute("PRAGMA page_count").fetchone()[0] - free
     return max(0, free - SPARE_PAGES - int(SPARE_SHARE * used))
 
 

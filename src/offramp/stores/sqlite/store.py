@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -15,7 +14,8 @@ from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
-from offramp.ports.store import Created, Idempotency, Lease, Listener, Page, RunFilter
+from offramp.ports.listing import Page, RunFilter
+from offramp.ports.store import Created, Idempotency, Lease, Listener
 from offramp.stores.sqlite.batch import Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.listing import page
