@@ -289,7 +289,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.sqlite.purge:TOMBSTONE_S", "s", "a run without its data is still known by its id"),
             ("stores.sqlite.purge:SPARE_PAGES", "", "free pages that stay in the file"),
             ("stores.sqlite.purge:SPARE_SHARE", "", "the same, of the pages in use"),
-            ("stores.sqlite.purge:CUT_PAGES", "", "free pages that one step cuts off the file"),
+            ("stores.sqlite.purge:CUT_PAGES_MAX", "", "free pages that one step cuts off the file"),
+            ("stores.sqlite.purge:CUT_PAGES_MIN", "", "of the same, where steps take long"),
             (
                 "stores.sqlite.purge:CHECKPOINT_STEPS",
                 "",

@@ -10,10 +10,14 @@ from offramp.stores.redis.outbox import RedisOutbox
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.store import RedisStore
 from offramp.stores.redis.writer import Writer
+from offramp.stores.threads import TENANT_SHARE
 
 
 def open_redis(
-    address: Address, backlog_bytes: int, committed: Callable[[int, float], object]
+    address: Address,
+    backlog_bytes: int,
+    committed: Callable[[int, float], object],
+    tenant_share: float = TENANT_SHARE,
 ) -> tuple[RedisStore, RedisLeases, RedisOutbox]:
     """The store, its leases and its outbox.
 
@@ -21,11 +25,12 @@ def open_redis(
         address: of the server.
         backlog_bytes: bytes of emitted values that may wait to be written.
         committed: told the operations and seconds of each batch.
+        tenant_share: of the reading threads, for the requests of one tenant.
 
     Raises:
         StoreError: the server cannot be reached.
         SettingsError: it does not fit.
     """
     writer = Writer(address, backlog_bytes, committed)
-    reader = Reader(address)
+    reader = Reader(address, tenant_share)
     return RedisStore(reader, writer), RedisLeases(reader, writer), RedisOutbox(writer)

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import client, problem
-from offramp.stores.threads import Readers, read_on
+from offramp.stores.threads import TENANT_SHARE, Readers, read_on
 
 T = TypeVar("T")
 
@@ -22,12 +22,13 @@ class Reader:
 
     Args:
         address: of the server.
+        tenant_share: of the threads, for the requests of one tenant.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tenant_share: float = TENANT_SHARE) -> None:
         self.address = address
         self._client = client(address, connections_max=READERS)
-        self._threads = Readers(READERS)
+        self._threads = Readers(READERS, tenant_share)
 
     async def read(self, query: Callable[[Any], T]) -> T:
         """Run a query on a reading thread.

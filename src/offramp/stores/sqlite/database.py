@@ -14,7 +14,7 @@ from offramp.errors import StoreError
 from offramp.ports import forks
 from offramp.stores.sqlite.custody import Custody, inspect
 from offramp.stores.sqlite.schema import migrate
-from offramp.stores.threads import Readers, read_on
+from offramp.stores.threads import TENANT_SHARE, Readers, read_on
 
 T = TypeVar("T")
 
@@ -30,12 +30,13 @@ class Database:
 
     Args:
         folder: made readable for its owner only, as runs may hold anything.
+        tenant_share: of the reading threads, for the requests of one tenant.
 
     Raises:
         StoreError: the folder or file cannot be used; the message says why.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tenant_share: float = TENANT_SHARE) -> None:
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ class Database:
             self._custody.close()
             raise
         self._local = threading.local()
-        self._readers = Readers(READERS)
+        self._readers = Readers(READERS, tenant_share)
         self._opened: list[sqlite3.Connection] = []
         forks.on_fork(self)
 

@@ -33,8 +33,9 @@ SPARE_PAGES = 1_000
 """Free pages that are left in the file, for what is written next; more are cut off."""
 SPARE_SHARE = 0.1
 """The same, of the pages in use."""
-CUT_PAGES = 100
+CUT_PAGES_MAX = 200
 """Pages that one step cuts off the file."""
+CUT_PAGES_MIN = 10
 CHECKPOINT_STEPS = 8
 """Steps after which a purge copies the WAL into the file itself, before a writer has to that somebody waits for."""
 
@@ -102,6 +103,7 @@ class Purge:
         self._database = database
         self._writer = writer
         self._rows = PURGE_ROWS_MAX // 8
+        self._pages = CUT_PAGES_MIN
         self._steps = 0
 
     async def due(self, now: float) -> list[str]:
@@ -172,7 +174,7 @@ class Purge:
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             began = time.perf_counter()
             removed = function(connection)
-            self._note(time.perf_counter() - began)
+            self._rows = _adapted(self._rows, time.perf_counter() - began, PURGE_ROWS_MIN, PURGE_ROWS_MAX)
             return removed
 
         commit: Commit[int] = Commit()
@@ -183,22 +185,26 @@ class Purge:
             await self._database.read(lambda connection: connection.execute(_CHECKPOINT).fetchall())
         return removed
 
-    def _note(self, took_s: float) -> None:
-        if took_s > STEP_S:
-            self._rows = max(PURGE_ROWS_MIN, self._rows // 2)
-        elif took_s < STEP_S / 2:
-            self._rows = min(PURGE_ROWS_MAX, self._rows + self._rows // 4)
-
     def _cut(self) -> int:
         # A connection of its own, which waits for writers; and in one call, as it would give a row for each page.
         with closing(self._database.connect()) as connection:
-            surplus = min(CUT_PAGES, _surplus(connection))
-            connection.executescript(f"PRAGMA incremental_vacuum({surplus})")
+            surplus = _surplus(connection)
+            pages = min(self._pages, surplus)
+            began = time.perf_counter()
+            connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+            self._pages = _adapted(self._pages, time.perf_counter() - began, CUT_PAGES_MIN, CUT_PAGES_MAX)
             self._steps += 1
             # The file is cut when the WAL is copied into it.
-            if surplus < CUT_PAGES or self._steps % CHECKPOINT_STEPS == 0:
+            if pages == surplus or self._steps % CHECKPOINT_STEPS == 0:
                 connection.execute(_CHECKPOINT).fetchall()
-            return surplus
+            return pages
+
+
+def _adapted(amount: int, took_s: float, least: int, most: int) -> int:
+    """What the next step should do at most, as this one took so long."""
+    if took_s > STEP_S:
+        return max(least, amount // 2)
+    return min(most, amount + amount // 4) if took_s < STEP_S / 2 else amount
 
 
 def _surplus(connection: sqlite3.Connection) -> int:
