@@ -9,6 +9,7 @@ import sqlite3
 
 import pytest
 
+from offramp.conformance import run_store
 from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, Webhook
@@ -20,6 +21,7 @@ from offramp.stores.sqlite import Database, listing, purge
 from offramp.stores.sqlite.database import FILE_NAME
 from offramp.stores.sqlite.outbox import SQLiteOutbox
 from offramp.stores.sqlite.schema import MIGRATIONS
+from tests.conformance.adapters import SQLite
 from tests.support import NOW, Files, a_record, accepted, drafted
 
 RETENTION_S = 10.0
@@ -77,18 +79,35 @@ async def traced(asked, tmp_path):
     await made.close()
 
 
-def assert_ranges(files, statements):
-    """Each of these reads a range of an index: it scans no table and sorts nothing."""
-    with contextlib.closing(sqlite3.connect(files.database.path)) as connection:
+SMALL = re.compile(
+    "SCAN (owners|durations|syncs)$"
+    # Work that waits: their partial indexes have nothing else in them.
+    "|SCAN runs USING INDEX (runs_queued|runs_suspected|runs_unheard)$"
+)
+
+
+def unranged(path, statements):
+    """Steps of these statements that read more than a range of an index: a whole table or index, or a sort."""
+    found = {}
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         tables = "|".join(name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
         for statement in statements:
-            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
-            bad = [step for step in plan if re.match(rf"SCAN ({tables})\b", step) or "TEMP B-TREE" in step]
-            assert not bad, (bad, statement)
+            for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}"):
+                if (re.match(rf"SCAN ({tables})\b", step) or "TEMP B-TREE" in step) and not SMALL.match(step):
+                    found[step] = statement
+    return found
 
 
 def data(statements):
-    return {said for said in statements if re.match("SELECT|DELETE|UPDATE|INSERT", said) and " syncs " not in said}
+    return {said for said in statements if re.match("SELECT|DELETE|UPDATE|INSERT", said)}
+
+
+async def test_nothing_that_a_store_does_reads_a_whole_table(asked, tmp_path):
+    """Whatever the conformance suite asks for: indexes that are added for one query may mislead another."""
+    assert (await run_store(SQLite())).ok
+    Database(tmp_path).close()
+    of_levels = {said for said in data(asked) if "FROM outcomes" in said}  # a few classes, by minute
+    assert not unranged(tmp_path / FILE_NAME, data(asked) - of_levels)
 
 
 async def test_every_statement_of_a_purge_is_a_range_of_an_index(traced, asked, monkeypatch):
@@ -104,7 +123,7 @@ async def test_every_statement_of_a_purge_is_a_range_of_an_index(traced, asked, 
     assert await whole(traced, DUE, named) == len(named) == 11
     assert await whole(traced, NOW + 1e9) == 1
     done = data(asked)
-    assert_ranges(traced, done)
+    assert not unranged(traced.database.path, done)
     removed = {re.match(r"DELETE FROM (\w+)", said)[1] for said in done if said.startswith("DELETE")}
     assert removed == {"runs", "journal", "events", "signals", "turns", "webhooks", "idempotency"}
     assert any("incremental_vacuum" in said for said in asked), "the file was not cut"
@@ -121,7 +140,7 @@ async def test_every_listing_is_a_range_of_an_index(traced, asked):
             await traced.store.runs(wanted)
     done = data(asked)
     assert len(done) > 32
-    assert_ranges(traced, done)
+    assert not unranged(traced.database.path, done)
 
 
 async def test_a_page_of_two_filters_looks_at_a_bounded_number_of_runs(files, monkeypatch):
