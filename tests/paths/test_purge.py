@@ -30,7 +30,7 @@ from offramp.stores.sqlite.writer import Writer
 
 async def main():
     database = Database(Path(sys.argv[1]))
-    crash = CrashPoint("purge", sys.argv[2], 2)
+    crash = CrashPoint("purge", sys.argv[2], 4)  # the duty is the first
     store = SQLiteStore(database, Writer(database, 0.05, 1 << 20, lambda *_: None, crash))
     store._purge._rows = 25
     nothing = SimpleNamespace(blobs=None)

@@ -233,7 +233,7 @@ class SQLiteStore:
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
             return connection.execute(statement, (duty, owner, until, now)).rowcount == 1
 
-        self._writer.put(Call(change, durable=False, commit=commit))
+        self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
