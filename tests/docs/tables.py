@@ -283,7 +283,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.threads:TENANT_SHARE", "", "of the reading threads that one tenant's requests hold at a time"),
             ("stores.sqlite.database:READERS", "", "threads that read, with a connection each"),
             ("stores.sqlite.listing:LIST_LOOKS_MAX", "", "runs that one page of a listing by several filters looks at"),
-            ("stores.sqlite.purge:PURGE_ROWS_MAX", "", "rows that one step of a purge removes"),
+            (
+                "stores.sqlite.purge:PURGE_ROWS_MAX",
+                "",
+                "rows that one step of a purge removes, or pages of larger ones",
+            ),
             ("stores.sqlite.purge:PURGE_ROWS_MIN", "", "of the same, where steps take long"),
             ("stores.sqlite.purge:STEP_S", "s", "a step of a purge may take before the next one removes less"),
             ("stores.sqlite.purge:TOMBSTONE_S", "s", "a run without its data is still known by its id"),

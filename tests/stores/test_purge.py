@@ -7,6 +7,7 @@ import itertools
 import re
 import sqlite3
 
+import msgspec
 import pytest
 
 from offramp.conformance import run_store
@@ -194,6 +195,18 @@ async def test_a_run_that_is_too_large_for_a_step_goes_in_several_from_its_end(f
     assert await files.store.due(DUE) == [small]
     assert await whole(files, DUE) == 1
     assert files.query("SELECT purged, count(*) FROM runs GROUP BY purged") == [(1, 2)]
+
+
+async def test_a_run_that_emitted_much_in_few_rows_goes_in_one_step(files):
+    record = a_record(retention_s=RETENTION_S)
+    _, log = files.store.create(record, accepted(record), owner="a", durable=True)
+    for _ in range(purge.PURGE_ROWS_MAX + 1):
+        log.append(None, drafted(events.StepDelta("work", "work:0:0", 1, msgspec.Raw(b'"token"'))))
+    await log.finish(Outcome("completed", b'"done"'), drafted(events.RunCompleted()), NOW)
+    assert rows_of(files, record.id)["events"] < purge.PURGE_ROWS_MAX / 4
+    assert await files.store.purge(DUE) == 1
+    assert files.query("SELECT purged FROM runs") == [(1,)]
+    assert set(rows_of(files, record.id).values()) == {0}
 
 
 async def test_what_has_still_to_be_announced_is_looked_at_once_and_goes_when_it_was(files):

@@ -17,13 +17,13 @@ import msgspec
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.stores.sqlite.batch import Transaction, execute
-from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.database import PAGE_BYTES, Database
 from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.rows import without_data
 from offramp.stores.sqlite.writer import Writer
 
 PURGE_ROWS_MAX = 2_000
-"""Rows that one step removes."""
+"""Rows that one step removes, or pages of larger ones."""
 PURGE_ROWS_MIN = 20
 STEP_S = 0.005
 """What a step should hold the write lock for: where it takes longer, the next one removes less."""
@@ -51,13 +51,18 @@ _TABLES = {
     "webhooks": ("run_id", "''"),
 }
 """What a run has rows in, with what comes after the run's id in its key, and the least of that."""
+# As many pages as a row takes count as rows; counted no further than a step goes. Nothing of the values is read for it.
+_ROWS = (
+    f"(SELECT coalesce(sum(pages), 0) FROM (SELECT 1 + length({{value}}) / {PAGE_BYTES} AS pages FROM {{table}} "  # noqa: S608
+    f"WHERE run_id = id LIMIT {PURGE_ROWS_MAX + 1}))"
+)
 # A run is due once nothing is left to announce of it, or it was tried for long enough; see `_PUT_OFF`.
 _DUE = (
-    "SELECT id, record, (SELECT max(position) + 1 FROM journal WHERE run_id = id), "
-    "(SELECT max(first) FROM events WHERE run_id = id) FROM (SELECT id, record, finished_at + retention AS over "
+    "SELECT id, record, pages + {entries} + {events} "  # noqa: S608
+    f"FROM (SELECT id, record, coalesce(length(result), 0) / {PAGE_BYTES} AS pages, finished_at + retention AS over "
     "FROM runs INDEXED BY runs_due WHERE purged = 0 AND purge_at <= :now ORDER BY purge_at LIMIT :count) "
-    "LEFT JOIN webhooks ON run_id = id WHERE (run_id IS NULL OR over + :kept <= :now) {only}"
-)
+    "LEFT JOIN webhooks ON run_id = id WHERE (run_id IS NULL OR over + :kept <= :now) {{only}}"
+).format(entries=_ROWS.format(table="journal", value="entry"), events=_ROWS.format(table="events", value="data"))
 _ANY_TO_PUT_OFF = (
     "SELECT 1 FROM (SELECT id, finished_at + retention AS over FROM runs INDEXED BY runs_due "
     "WHERE purged = 0 AND purge_at <= :now ORDER BY purge_at LIMIT :count) JOIN webhooks ON run_id = id "
@@ -118,8 +123,8 @@ class Purge:
         runs: list[Any] = []
         small: list[str] = []
         rows = 0
-        for run_id, record, entries, events in due:
-            weight = len(_TABLES) + (entries or 0) + (events or 0)
+        for run_id, record, found in due:
+            weight = len(_TABLES) + found
             if runs and rows + weight > self._rows:
                 break
             rows += weight
