@@ -56,6 +56,11 @@ class Connection(asyncio.Protocol):
         """Whether the answer to the last request has begun."""
         return bool(self._received)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it, as it does with one that is idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 

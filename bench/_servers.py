@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import socket
 import subprocess
@@ -35,8 +36,9 @@ class Memory(NamedTuple):
 class Server:
     """A running server and its children."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, said: IO[bytes] | None = None) -> None:
         self.port = port
+        self._said = said
         self._process = psutil.Process(process.pid)
 
     def family(self) -> list[psutil.Process]:
@@ -61,6 +63,13 @@ class Server:
         http, *others = [process.memory_info().rss / 1e6 for process in self.family()]
         return Memory(http, sum(others))
 
+    def log(self) -> str:
+        """What it wrote to stderr so far, where that is kept."""
+        if self._said is None:
+            return ""
+        size = os.fstat(self._said.fileno()).st_size
+        return os.pread(self._said.fileno(), size, 0).decode(errors="replace")  # its own place in the file stays
+
     def kill(self) -> None:
         """SIGKILL for all of them, as when the machine goes down."""
         family = self.family()
@@ -83,7 +92,7 @@ async def serving(arguments: Sequence[str], port: int) -> AsyncIterator[Server]:
     command = [sys.executable, "-m", *arguments]
     with tempfile.TemporaryFile() as said:
         process = _start(command, said)
-        server = Server(process, port)
+        server = Server(process, port, said)
         try:
             await _ready(process, port, said)
             yield server

@@ -271,7 +271,7 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
             f"store {without_password(settings.store)!r}: it is redis://host:port/db, or left out, and then SQLite "
             "beside the data (memory: is for tests in one process)"
         )
-    database = Database(data_folder(settings))
+    database = Database(data_folder(settings), settings.tenant_share)
     crash = CrashPoint.armed(os.environ, role)
     given = settings.sync_every, settings.backlog_bytes, metrics.committed, settings.write_timeout
     writer = Writer(database, *given, crash)
@@ -300,7 +300,7 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     except ImportError as error:
         missing = (error.name or "redis").partition(".")[0]
         raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
-    given = settings.backlog_bytes, settings.write_timeout, metrics.committed
+    given = settings.backlog_bytes, settings.write_timeout, metrics.committed, settings.tenant_share
     return open_redis(Address.parse(settings.store), *given)
 
 

@@ -153,6 +153,32 @@ def test_keys_are_sent_and_asked_for(tmp_path):
     assert "running" in shown.stdout
 
 
+def test_a_list_is_as_long_as_asked_for_however_short_the_gateway_s_pages_are(tmp_path):
+    def run(number):
+        return {"id": f"run_{number}", "status": "completed", "path": "deep", "created_at": "2026-11-21T10:00:00.000Z"}
+
+    pages = {
+        None: ([run(1)], "run_2"),
+        "run_2": ([], "run_3"),
+        "run_3": ([run(4), run(5)], "run_5"),
+        "run_5": ([], None),
+    }
+    asked = []
+
+    async def listing(request):
+        asked.append(request.query_params.get("limit"))
+        runs, after = pages[request.query_params.get("after")]
+        return JSONResponse({"runs": runs, "has_more": after is not None, "after": after})
+
+    with served(Starlette(routes=[Route("/v1/runs", listing)])) as url:
+        first = offramp("list", "--limit", "3", "--json", "--url", url, cwd=tmp_path)
+        rest = offramp("list", "--limit", "9", "--json", "--url", url, cwd=tmp_path)
+    page = json.loads(first.stdout)
+    assert ([each["id"] for each in page["runs"]], page["after"]) == (["run_1", "run_4", "run_5"], "run_5")
+    assert asked == ["3", "2", "2", "9", "8", "8", "6"]
+    assert json.loads(rest.stdout)["has_more"] is False
+
+
 def test_without_a_gateway_one_line_says_what_to_do(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

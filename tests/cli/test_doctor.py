@@ -12,6 +12,8 @@ from offramp.cli.check_data import check_database, check_folder, filesystem_of
 from offramp.cli.check_host import check_address, check_settings, check_webhooks, has_wal_reset_bug
 from offramp.cli.findings import Finding, exit_code, report
 from offramp.settings import Settings
+from offramp.stores.sqlite.database import FILE_NAME, Database
+from offramp.stores.sqlite.schema import MIGRATIONS
 from tests.cli.harness import offramp
 
 MOUNTS = """/dev/sda1 / ext4 rw 0 0
@@ -47,6 +49,17 @@ def test_what_is_broken_exits_1_and_says_how_to_mend_it(project):
 
 def test_an_app_that_cannot_be_found_is_wrong_usage(project):
     assert offramp("doctor", "dusk.py", cwd=project).returncode == 2
+
+
+def test_a_database_that_never_shrinks_is_told(tmp_path):
+    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
+        for script in MIGRATIONS[:9]:
+            connection.executescript(script)
+        connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    Database(tmp_path).close()
+    [told] = said(check_database(tmp_path / FILE_NAME), "note")
+    assert told.endswith("KiB of it are free; it was made by an older version and never shrinks")
 
 
 def test_runs_that_wait_are_counted(project):

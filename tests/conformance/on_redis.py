@@ -20,7 +20,7 @@ class OpenRedis:
         self.address = Address.parse(url)
         self._first = first
         self.store, self.leases, self.outbox = open_redis(
-            self.address, BACKLOG_BYTES, timeout_s, lambda _count, _seconds: None
+            self.address, BACKLOG_BYTES, timeout_s, lambda _count, _seconds: None, 1.0
         )
 
     def die(self, _owner):

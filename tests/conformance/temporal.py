@@ -10,7 +10,7 @@ from offramp.core.shares import Tenancy
 from offramp.engines.embedded.engine import EmbeddedEngine, Member
 from offramp.engines.embedded.queue_bound import COUNT_EVERY_S
 from offramp.execution.clock import SystemClock
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from tests import temporal
 from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
 from tests.conformance.blobs import OBJECTS
@@ -191,7 +191,7 @@ class TemporalSite:
         from temporalio.service import RPCError
 
         client = await Client.connect(temporal.server().target)
-        for record in await self._instances[0].store.runs(RunFilter(tenant=None, limit=100)):
+        for record in (await self._instances[0].store.runs(RunFilter(tenant=None, limit=100))).runs:
             with contextlib.suppress(RPCError):
                 await client.get_workflow_handle(record.id).terminate()
 

@@ -20,7 +20,7 @@ from offramp.core.spec import pipeline_spec
 from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 
 AT = "2026-11-21T09:30:00.000Z"
@@ -216,7 +216,9 @@ class FakeService:
             value = getattr(wanted, name)
             records = [record for record in records if value is None or getattr(record, name) == value]
         records = [record for record in records if wanted.after is None or record.id < wanted.after]
-        return [document(record, [], prefix) for record in records[: wanted.limit]]
+        page = records[: wanted.limit]
+        after = page[-1].id if len(records) > wanted.limit else None
+        return [document(record, [], prefix) for record in page], after
 
     def unwritten_s(self, run_id):
         return 0.0

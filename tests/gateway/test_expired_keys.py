@@ -8,7 +8,7 @@ import pytest
 from offramp import App
 from offramp.gateway.asgi import Gateway
 from offramp.settings import Settings
-from offramp.stores.sqlite.store import TOMBSTONE_S
+from offramp.stores.sqlite.purge import TOMBSTONE_S
 from offramp.testing import FakeClock
 from offramp.wiring import build
 
@@ -51,7 +51,8 @@ async def kept(tmp_path, executed):
 
         async def later(seconds):
             clock.advance(seconds)
-            while await gateway.service._process.store.purge(clock.time()):
+            store, now = gateway.service._process.store, clock.time()
+            while await store.purge(now) or await store.sweep(now):
                 pass
 
         yield ask, later

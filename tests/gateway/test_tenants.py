@@ -5,14 +5,19 @@ import json
 import logging
 import sqlite3
 import statistics
+import threading
 import time
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from offramp.stores.sqlite import store
+from offramp.stores.sqlite.database import READERS
+from offramp.stores.sqlite.listing import page
 from tests.gateway.keyed import KEYS, SECRETS, SSE, Held, bearer, callers, gateway_of
 from tests.gateway.wire import types_of
+from tests.support import GUARD_S
 
 UNKNOWN = "run_01D78XYFJ1PRM1WPBCBT3VHMNV"
 ASYNC = {"Prefer": "respond-async"}
@@ -203,6 +208,32 @@ class TestOpenRuns:
                 assert (await ann.post(runs("hold"), json=body("other"), headers=key)).status_code == 422
             for _ in range(self.LIMIT - 1):
                 assert (await ann.post(runs("hold"), json=body(), headers=ASYNC)).status_code == 202
+
+
+async def test_the_reads_of_one_tenant_leave_threads_to_the_others(gateway, monkeypatch):
+    let_go, begun = threading.Event(), threading.Semaphore(0)
+
+    def slow(connection, wanted):
+        if wanted.tenant == "acme":
+            begun.release()
+            assert let_go.wait(GUARD_S)
+        return page(connection, wanted)
+
+    monkeypatch.setattr(store, "page", slow)
+    async with callers(gateway, "ann", "bob") as (ann, bob), asyncio.TaskGroup() as group:
+        lists = [group.create_task(ann.get("/v1/runs")) for _ in range(10)]
+        for _ in range(READERS // 2):
+            assert await asyncio.to_thread(begun.acquire, timeout=GUARD_S)
+        try:
+            async with asyncio.timeout(GUARD_S):
+                assert (await bob.get("/v1/runs")).json()["runs"] == []
+                answer = await bob.post(runs("echo"), json=body(), headers={"Accept": "application/json"})
+                assert answer.json()["result"] == "w"
+            assert not begun.acquire(blocking=False), "one tenant holds more than its share"
+            assert not any(task.done() for task in lists)
+        finally:
+            let_go.set()
+    assert [task.result().status_code for task in lists] == [200] * 10
 
 
 async def test_no_secret_is_kept_or_told(held, tmp_path, caplog):

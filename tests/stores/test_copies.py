@@ -15,6 +15,7 @@ from offramp.stores.sqlite import copies, custody
 from offramp.stores.sqlite.copies import WrongFile, back_up, restore
 from offramp.stores.sqlite.custody import Custody, InUse, beside, damage, header
 from offramp.stores.sqlite.database import FILE_NAME, Database
+from offramp.stores.sqlite.schema import MIGRATIONS
 
 
 def noted(path):
@@ -105,6 +106,24 @@ def test_a_copy_beside_the_wal_of_another_database_is_not_opened(folder, file):
     restore(file, folder)
     Database(folder).close()
     assert noted(database.path) == ["a"]
+
+
+def test_a_database_of_an_older_version_shrinks_once_its_backup_was_put_back(folder, file):
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as old:
+        for script in MIGRATIONS[:9]:
+            old.executescript(script)
+        old.execute("PRAGMA user_version = 9")
+        old.executemany("INSERT INTO idempotency VALUES ('', ?, ?, 'run', 0)", ((n, "x" * 900) for n in range(1_000)))
+        old.execute("DELETE FROM idempotency WHERE key > 0")
+    Database(folder).close()
+    back_up(folder, file)
+    assert restore(file, folder) < file.stat().st_size / 2
+    Database(folder).close()
+    with closing(sqlite3.connect(folder / FILE_NAME)) as new:
+        assert new.execute("PRAGMA auto_vacuum").fetchone()[0] == 2
+        assert new.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+    assert noted(folder / FILE_NAME) == ["x" * 900]
 
 
 def test_a_restore_that_is_cut_short_is_refused_at_the_start_and_can_be_done_again(folder, file, monkeypatch):

@@ -19,7 +19,7 @@ from offramp.cli.findings import Finding
 from offramp.cli.view import duration
 from offramp.core.run import OUTCOMES
 from offramp.stores.sqlite.custody import damage
-from offramp.stores.sqlite.database import FILE_NAME
+from offramp.stores.sqlite.database import FILE_NAME, PAGE_BYTES
 
 FREE_BROKEN_BYTES = 50 << 20
 FREE_RISK_BYTES = 1 << 30
@@ -58,6 +58,8 @@ def check_database(database: Path) -> Iterator[Finding]:
         try:
             mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
             counts = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall())
+            shrinks = connection.execute("PRAGMA auto_vacuum").fetchone()[0]
+            free = connection.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
             live = connection.execute("SELECT count(*) FROM owners WHERE expires_at > ?", (time.time(),)).fetchone()[0]
         finally:
             connection.close()
@@ -72,6 +74,11 @@ def check_database(database: Path) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("ok", "database", f"{database.stat().st_size >> 10:,} KiB, journal mode wal")
+    if not shrinks:
+        yield Finding(
+            "note", "database", f"{free >> 10:,} KiB of it are free; it was made by an older version and never shrinks",
+            "with every process stopped: 'offramp backup DIR FILE', then 'offramp restore FILE DIR'",
+        )  # fmt: skip
     unfinished = {status: count for status, count in counts.items() if status not in OUTCOMES}
     if not unfinished:
         yield Finding("ok", "runs", f"none unfinished, {sum(counts.values())} in all")

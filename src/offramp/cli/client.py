@@ -156,12 +156,17 @@ class Gateway:
         """The bare result of a completed run, as JSON."""
         return self._call("GET", f"/v1/runs/{_part(run_id)}/result").content
 
-    def runs(self, **wanted: str | int | None) -> dict[str, Any]:
-        """A page of run documents, newest first."""
-        parameters = {name: value for name, value in wanted.items() if value is not None}
-        answer = self._call("GET", "/v1/runs", params=parameters)
-        page = _decoded(answer)
-        return page if isinstance(page, dict) else {"runs": page}
+    def runs(self, *, limit: int, after: str | None, **wanted: str | None) -> dict[str, Any]:
+        """Up to `limit` run documents, newest first, as a page of the gateway; of as many pages as that takes."""
+        found: list[Any] = []
+        while True:
+            asked = {"limit": limit - len(found), "after": after, **wanted}
+            given = {name: value for name, value in asked.items() if value is not None}
+            page = _page(self._call("GET", "/v1/runs", params=given))
+            found += page["runs"]
+            after = page["after"]
+            if after is None or len(found) >= limit:
+                return {**page, "runs": found}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
         """Ask for the run to be cancelled; its document as the gateway answers it."""
@@ -257,6 +262,13 @@ def _decoded(answer: httpx.Response) -> Any:
         return msgspec.json.decode(answer.content)
     except msgspec.DecodeError as error:
         raise Refused("the answer is not JSON: does --url name an Offramp gateway?", answer.status_code) from error
+
+
+def _page(answer: httpx.Response) -> dict[str, Any]:
+    found = _decoded(answer)
+    if not isinstance(found, dict) or not {"runs", "has_more", "after"} <= found.keys():
+        raise Refused("the answer is not a page of runs: does --url name an Offramp gateway?", answer.status_code)
+    return found
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -97,13 +97,13 @@ def list_runs(
     if as_json:
         write_json(page)
         return OK
-    runs = next((value for value in page.values() if isinstance(value, list)), [])
+    runs = page["runs"]
     if not runs:
         say("no runs" if not (session or status or pipeline or after) else "no such runs")
         return OK
     console(sys.stdout).print(_runs_table(runs))
-    if len(runs) == limit:
-        say(f"more: --after {runs[-1]['id']}")
+    if page["has_more"]:
+        say(f"more: --after {page['after']}")
     return OK
 
 

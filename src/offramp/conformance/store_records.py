@@ -1,8 +1,9 @@
-"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13)."""
+"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13, S19)."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import msgspec
 
@@ -166,6 +167,7 @@ async def runs_are_listed_newest_first_by_page(stage: StoreStage) -> None:
     assert await stage.listed(limit=2) == newest[:2]
     assert await stage.listed(limit=2, after=newest[1]) == newest[2:4]
     assert await stage.listed(limit=2, after=newest[4]) == []
+    assert await stage.paged(limit=2) == await stage.paged(limit=5) == newest
 
 
 @case("S12")
@@ -180,6 +182,24 @@ async def runs_are_listed_by_every_filter(stage: StoreStage) -> None:
     assert await stage.listed(tenant="t", status="completed") == [made[1], made[0]]
     assert await stage.listed(tenant="t", pipeline="p2", session_id="s1") == [made[5]]
     assert await stage.listed(tenant="t", status="queued") == []
+
+
+@case("S12")
+async def every_combination_of_filters_shows_what_fits_all_of_them(stage: StoreStage) -> None:
+    made: list[dict[str, str | None]] = []
+    for number in range(12):
+        asked = {"tenant": f"t{number % 2}", "session_id": f"s{number // 2 % 2}", "pipeline": f"p{number // 4 % 2}"}
+        run, log = await stage.running(**asked)
+        if number % 3 == 0:
+            await log.finish(DONE, completed(), NOW)
+        made.insert(0, {**asked, "status": "running" if number % 3 else "completed", "id": run.id})
+    filters = [
+        (name, value) for name in ("tenant", "session_id", "status", "pipeline") for value in (None, made[0][name])
+    ]
+    for chosen in itertools.product(*zip(filters[::2], filters[1::2], strict=True)):
+        wanted = dict(chosen)
+        fits = [run["id"] for run in made if all(value in {None, run[name]} for name, value in wanted.items())]
+        assert await stage.paged(limit=2, **wanted) == fits, f"not the runs that fit {wanted}"
 
 
 @case("S12")
@@ -273,7 +293,43 @@ async def what_is_due_is_told_and_purged_by_name(stage: StoreStage) -> None:
         assert await count_of(stage.store, run) == 3, "a run was purged that was not named, or not due"
 
 
+@case("S13", needs=("purge",))
+async def sweeping_removes_only_what_nothing_needs(stage: StoreStage) -> None:
+    emptied, kept = await _ended(stage, 100.0), await _ended(stage, 1_000.0)
+    record, _ = await stage.keyed(Idempotency("expired", "body", NOW + 60))
+    await stage.keyed(Idempotency("good", "body", NOW + 200))
+    await _purged(stage, NOW + 101)
+    while await stage.store.sweep(NOW + 101):
+        pass
+    assert (await stage.found(emptied)).purged
+    assert await count_of(stage.store, kept) == 3, "a run was swept away before its retention was over"
+    assert (await stage.found(record)).status == "running", "a run was swept away with its key"
+    assert await stage.store.holder("", "good", NOW + 101) is not None, "a key was swept away before its time"
+    assert await stage.store.holder("", "expired", NOW + 101) is None
+
+
+@case("S19")
+async def a_duty_is_one_owner_s_at_a_time(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    assert await stage.store.take_duty("clean", "a", NOW, NOW + 10), "a duty that nobody has was not given"
+    assert not await peer.store.take_duty("clean", "b", NOW + 9, NOW + 19), "two have one duty"
+    assert await peer.store.take_duty("cook", "b", NOW, NOW + 10), "another duty was not given"
+    assert await stage.store.take_duty("clean", "a", NOW + 9, NOW + 19), "the owner could not keep its duty"
+    assert not await peer.store.take_duty("clean", "b", NOW + 18, NOW + 28), "a duty was taken from who kept it"
+
+
+@case("S19")
+async def a_duty_is_free_again_when_it_is_given_back_or_its_owner_is_silent(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    assert await stage.store.take_duty("clean", "a", NOW, NOW + 10)
+    assert await peer.store.take_duty("clean", "b", NOW + 10, NOW + 20), "a duty is held for ever"
+    assert not await stage.store.take_duty("clean", "a", NOW + 11, NOW + 21), "who was silent has its duty still"
+    assert await peer.store.take_duty("clean", "b", NOW + 12, NOW + 12)
+    assert await stage.store.take_duty("clean", "a", NOW + 12, NOW + 22), "what was given back is not free"
+
+
 @case("S13", lacks="purge")
 async def without_purging_it_is_refused(stage: StoreStage) -> None:
     await unsupported(stage.store.purge(NOW), "purge")
     await unsupported(stage.store.due(NOW), "purge")
+    await unsupported(stage.store.sweep(NOW), "purge")

@@ -13,8 +13,9 @@ from offramp.core.events import Frame
 from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, NotSupported, SettingsError
+from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import Outbox
-from offramp.ports.store import Claim, Idempotency, Leases, RunFilter, RunLog, Store
+from offramp.ports.store import Claim, Idempotency, Leases, RunLog, Store
 
 
 class StoreStage:
@@ -97,11 +98,22 @@ class StoreStage:
 
     async def listed(self, **wanted: Any) -> list[str]:
         """The ids of a listing."""
-        return [run.id for run in await self.store.runs(RunFilter(**wanted))]
+        return [run.id for run in (await self.store.runs(RunFilter(**wanted))).runs]
+
+    async def paged(self, **wanted: Any) -> list[str]:
+        """The same, page by page to the end."""
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = await self.store.runs(RunFilter(**wanted, after=after or None))
+            assert len(page.runs) <= wanted["limit"], "a page is longer than asked for"
+            found += [run.id for run in page.runs]
+            after = page.after
+        return found
 
     async def listed_record(self, run: RunRecord) -> RunRecord:
         """A record as a listing shows it."""
-        [found] = [listed for listed in await self.store.runs(RunFilter()) if listed.id == run.id]
+        [found] = [listed for listed in (await self.store.runs(RunFilter())).runs if listed.id == run.id]
         return found
 
 

@@ -26,6 +26,7 @@ from offramp.gateway.problems import NotReady, problem
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import ROUTES, SOCKET, UNMATCHED, Table, mounted_at
 from offramp.gateway.ws import denied
+from offramp.ports import readers
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
@@ -159,6 +160,7 @@ class Gateway:
         request.template, request.route = route.template, prefix + route.template
         connection = HTTPConnection(scope)
         key = self._access.admit(connection, route.guard)
+        readers.tenant.set(None if key is None else key.tenant)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
         call = Call(connection, receive, prefix, self._meter, service, self._access, key, request.trace)

@@ -256,7 +256,7 @@ def _list_parameters() -> list[dict[str, Any]]:
         _query("status", "Only runs in this state.", {"enum": list(STATUSES)}),
         _query("pipeline", "Only runs of this pipeline.", text),
         _query("limit", "Runs in a page.", _number(1) | {"maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}),
-        _query("after", "The id of the last run of the page before.", RUN_ID),
+        _query("after", "The `after` of the page before.", RUN_ID),
     ]
 
 

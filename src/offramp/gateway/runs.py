@@ -23,7 +23,7 @@ from offramp.gateway.stored import stored_result
 from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
 from offramp.gateway.submission import Asked, read_submission
 from offramp.paths.submission import Accepted
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 
 LOOKS_PER_TIMEOUT = 4
 """How often in a `write_timeout` a request that waits for a run's end looks whether that cannot be written."""
@@ -179,15 +179,11 @@ async def accepted(call: Call, record: RunRecord) -> Reply:
 async def listing(call: Call) -> Reply:
     """`GET /v1/runs`: a page of run documents, newest first."""
     query = call.query("session_id", "status", "pipeline", "limit", "after")
-    limit = _limit(query.get("limit"))
-    # One more than asked for tells whether there is another page.
-    found = await call.service.list(_filter(call.tenant, query, limit + 1), call.prefix)
-    page = found[:limit]
-    more = len(found) > limit
-    return json_reply(200, {"runs": page, "has_more": more, "after": page[-1]["id"] if more else None})
+    page, after = await call.service.list(_filter(call.tenant, query), call.prefix)
+    return json_reply(200, {"runs": page, "has_more": after is not None, "after": after})
 
 
-def _filter(tenant: str, query: Mapping[str, str], limit: int) -> RunFilter:
+def _filter(tenant: str, query: Mapping[str, str]) -> RunFilter:
     for name in ("session_id", "pipeline"):
         if len(query.get(name, "")) > FILTER_LENGTH_MAX:
             raise _refused(name, f"at most {FILTER_LENGTH_MAX} characters")
@@ -196,14 +192,14 @@ def _filter(tenant: str, query: Mapping[str, str], limit: int) -> RunFilter:
         raise _refused("status", f"one of {', '.join(STATUSES)}; {did_you_mean(status, STATUSES)}")
     after = query.get("after")
     if after is not None and not is_run_id(after):
-        raise _refused("after", "the id of the last run of the page before")
+        raise _refused("after", "the `after` of the page before")
     return RunFilter(
         tenant=tenant,
         session_id=query.get("session_id"),
         status=cast("Status | None", status),
         pipeline=query.get("pipeline"),
         after=after,
-        limit=limit,
+        limit=_limit(query.get("limit")),
     )
 
 

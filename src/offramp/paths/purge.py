@@ -1,25 +1,66 @@
 """The end of a run's data: its objects go first, then the run is emptied.
 
-A run whose objects could not be removed stays as it is, and due: nothing is left behind that no run knows of.
+A run whose objects could not be removed stays as it is, and due: nothing is left behind that no run knows of. One
+process purges for all, and rests after each step, so that whatever waits to write has its turn.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Callable
+
 from offramp.paths.process import Process
 
+DUTY = "purge"
+DUTY_S = 30.0
+"""How long the others wait for a purging process that says nothing more, as it was killed."""
+REST = 3.0
+"""How long a purge rests after each step, times what that took."""
+REST_S_MAX = 1.0
 
-async def purge(process: Process) -> None:
-    """Empty the runs whose retention is over.
+
+async def purge(process: Process, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Remove what is past its retention, unless another process does.
+
+    Args:
+        process: which.
+        stopping: whether to leave the rest to others.
 
     Raises:
-        StoreError: some are left for the next time.
+        StoreError: some is left for the next time.
     """
-    store, blobs = process.store, process.values.blobs
-    now = process.clock.time()
-    if blobs is None:
-        while runs := await store.purge(now):
-            process.metrics.purged(runs)
-        return
-    while due := await store.due(now):
+    store, clock = process.store, process.clock
+    held_until = -math.inf
+    left = True
+    while left and not stopping():
+        now = clock.time()
+        if held_until - now < DUTY_S / 2:
+            held_until = now + DUTY_S
+            if not await store.take_duty(DUTY, process.id, now, held_until):
+                return
+        left = False
+        for step in (_empty, _sweep):
+            began = clock.monotonic()
+            if await step(process, now):
+                left = True
+                await asyncio.sleep(min(REST_S_MAX, REST * (clock.monotonic() - began)))
+    now = clock.time()
+    await store.take_duty(DUTY, process.id, now, now)
+
+
+async def _empty(process: Process, now: float) -> int:
+    blobs = process.values.blobs
+    due = None
+    if blobs is not None:
+        due = await process.store.due(now)
+        if not due:
+            return 0
         await blobs.delete(due)
-        process.metrics.purged(await store.purge(now, due))
+    runs = await process.store.purge(now, due)
+    process.metrics.purged(runs)
+    return runs
+
+
+async def _sweep(process: Process, now: float) -> int:
+    return await process.store.sweep(now)

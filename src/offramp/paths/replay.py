@@ -24,7 +24,8 @@ from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
 from offramp.ports.bodies import Facts, Known
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import Lease, RunFilter
+from offramp.ports.listing import RunFilter
+from offramp.ports.store import Lease
 
 CHECK_TIMEOUT_S = 15.0
 """What a replay without executing anything may take before it counts as standing still."""
@@ -209,16 +210,17 @@ async def check_parts(process: Process, case: Case) -> Verdict:
 async def check_all(process: Process, deep: DeepPath) -> AsyncGenerator[Verdict, None]:
     """Check every unfinished run, see `Service.check`."""
     for status in ("running", "queued"):
-        after = None
-        while page := await process.store.runs(RunFilter(tenant=None, status=status, after=after, limit=100)):
-            for record in page:
+        after: str | None = ""
+        while after is not None:
+            page = await process.store.runs(RunFilter(tenant=None, status=status, after=after or None, limit=100))
+            after = page.after
+            for record in page.runs:
                 try:
                     history = await deep.whole_history(record.id, 0.0)
                 except ObjectLost as error:
                     yield Verdict(record.id, record.pipeline, record.version, str(error))
                 else:
                     yield await check(process, Case.of(record, history))
-            after = page[-1].id
 
 
 def texts_in(case: Case) -> list[list[str]]:

@@ -29,7 +29,7 @@ from offramp.paths.submit import Desk
 from offramp.paths.upkeep import Upkeep
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 
@@ -378,11 +378,15 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         self._process.metrics.close()
 
-    async def list(self, wanted: RunFilter, prefix: str = "") -> list[dict[str, Any]]:
-        """A page of documents, newest first; results above `RESULT_INLINE_BYTES_MAX` are left out."""
+    async def list(self, wanted: RunFilter, prefix: str = "") -> tuple[list[dict[str, Any]], str | None]:
+        """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`; where the next begins.
 
-        async def read() -> list[dict[str, Any]]:
-            return [await self._document(record, prefix) for record in await self._process.store.runs(wanted)]
+        With several filters a page may hold fewer than `wanted.limit`, though there is a next one.
+        """
+
+        async def read() -> tuple[list[dict[str, Any]], str | None]:
+            page = await self._process.store.runs(wanted)
+            return [await self._document(record, prefix) for record in page.runs], page.after
 
         return await self._patience.read(read())
 

@@ -51,7 +51,7 @@ class Upkeep:
         while not self._is_over():
             await asyncio.sleep(self._process.settings.purge_every)
             try:
-                await purge(self._process)
+                await purge(self._process, self._is_over)
             except StoreError as error:
                 log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
 

@@ -16,9 +16,11 @@ S10 `events` gives what is numbered above `after`, in order, at least one if the
    batch; `skip_deltas` leaves out `step.delta` and renumbers nothing.
 S11 An idempotency key that comes with another fingerprint is refused with `IdempotencyMismatch`; an expired one is
    free again.
-S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results.
+S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results. A page
+   looks at a bounded number of runs: it may hold fewer than fit, and says where the next begins.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run is still known, as `purged`.
-   `due` names the runs that it would empty; with `only`, it empties none but those of them.
+   `due` names the runs that it would empty; with `only`, it empties none but those of them. `sweep` removes what
+   nothing needs any more after that, and nothing else.
 S14 `close` writes what is pending; a write that is asked for afterwards fails with `StoreError`.
 S15 `ahead` names, of the runs it is given with the number of the last event that their readers have, those that have
    more, those that have ended and those that are unknown, and no others.
@@ -29,6 +31,7 @@ S17 `learn` moves the average of each pipeline that it is given by that one's sh
    visible when it returns; it gives the averages of all pipelines that any process learned.
 S18 `trouble` says that writes are refused, or that one takes longer than `write_timeout`, and why; None while they go
    through. It ends by itself, though nothing is asked for meanwhile.
+S19 `take_duty` gives a duty to one owner at a time, whichever process asks, until the time that was named with it.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -45,9 +48,10 @@ from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord, Status
+from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import Counts, Tally
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 
 ENGINE = "engine"
 """Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
@@ -123,17 +127,6 @@ class RunLog(Protocol):
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
 
 
-class RunFilter(msgspec.Struct, frozen=True):
-    """Which runs a listing shows; `tenant` None for every tenant's, `after` the last id of the page before."""
-
-    tenant: str | None = ""
-    session_id: str | None = None
-    status: Status | None = None
-    pipeline: str | None = None
-    after: str | None = None
-    limit: int = 20
-
-
 class Store(Protocol):
     """See the obligations at the top of this module."""
 
@@ -170,8 +163,8 @@ class Store(Protocol):
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key (S6)."""
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
-        """Records, newest first, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
+    async def runs(self, wanted: RunFilter) -> Page:
+        """Up to `wanted.limit` records, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order (S1)."""
@@ -193,6 +186,15 @@ class Store(Protocol):
 
         Returns how many runs that was; a bounded number, so ask again until it is 0.
         """
+
+    async def sweep(self, now: float) -> int:
+        """Remove what is left of purged runs and their own time is over for, and expired idempotency keys (S13).
+
+        Returns how much that was; a bounded amount, so ask again until it is 0.
+        """
+
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take, keep or (until `now`) give back what one process does for all; False where another has it (S19)."""
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S16).

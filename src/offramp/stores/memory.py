@@ -16,6 +16,7 @@ from offramp.core.journal import Entry
 from offramp.core.run import Demotion, RunRecord
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.mailbox import require_open, require_same
 from offramp.ports.store import (
     ENGINE,
@@ -28,12 +29,11 @@ from offramp.ports.store import (
     Listener,
     Owner,
     Parked,
-    RunFilter,
     RunLog,
     Turn,
 )
 from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun, MemoryRunLog, listed
+from offramp.stores.memory_run import MemoryRun, MemoryRunLog, paged
 from offramp.stores.memory_tallies import MemoryTallies
 
 EVENTS_READ_MAX = 1_000
@@ -170,18 +170,11 @@ class MemoryStore(MemoryTallies):
             kept = self._keys.get((tenant, key))
         return kept[1] if kept is not None and kept[0].expires_at > now else None
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+    async def runs(self, wanted: RunFilter) -> Page:
         """A page of records, newest first."""
         with self.lock:
             newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
-        matching = [
-            listed(record)
-            for record in newest
-            if (wanted.after is None or record.id < wanted.after)
-            and all(value is None or getattr(record, name) == value for name, value in asked.items())
-        ]
-        return matching[: wanted.limit]
+        return paged(newest, wanted)
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""
@@ -223,8 +216,14 @@ class MemoryStore(MemoryTallies):
                 run.empty()
                 self.outbox.drop(run.record.id)
                 count += 1
-            self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
         return count
+
+    async def sweep(self, now: float) -> int:
+        """Forget expired idempotency keys."""
+        with self.lock:
+            before = len(self._keys)
+            self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
+            return before - len(self._keys)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch."""

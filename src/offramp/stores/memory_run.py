@@ -11,6 +11,7 @@ from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
 
@@ -87,6 +88,19 @@ def listed(record: RunRecord) -> RunRecord:
     """A copy as listings show it, without a large result."""
     small = record.result is not None and len(record.result) <= RESULT_INLINE_BYTES_MAX
     return msgspec.structs.replace(record, result=record.result if small else None)
+
+
+def paged(newest: list[RunRecord], wanted: RunFilter) -> Page:
+    """The page of a listing, from all records, newest first."""
+    asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
+    matching = [
+        record
+        for record in newest
+        if (wanted.after is None or record.id < wanted.after)
+        and all(value is None or getattr(record, name) == value for name, value in asked.items())
+    ]
+    page = [listed(record) for record in matching[: wanted.limit]]
+    return Page(page, page[-1].id if len(matching) > wanted.limit else None)
 
 
 class MemoryRunLog:

@@ -1,4 +1,4 @@
-"""What processes count and learn together, in memory, and how that fares: a part of the store."""
+"""What processes count, learn and do for each other, in memory: a part of the store."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from offramp.errors import StoreError
 
 
 class MemoryTallies:
-    """See S16 to S18 of the store port."""
+    """See S16 to S19 of the store port."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str, str], Counts] = {}
         self._averages: dict[str, float] = {}
+        self._duties: dict[str, tuple[str, float]] = {}
         self._counting = threading.Lock()
         self._closed = False
 
@@ -51,3 +52,12 @@ class MemoryTallies:
                 if minute >= since and whose == tenant:
                     found[sla] = found.get(sla, Counts()).plus(counts)
         return found
+
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take what one process does for all, or keep it."""
+        with self._counting:
+            holder, held_until = self._duties.get(duty, (owner, now))
+            if holder != owner and held_until > now:
+                return False
+            self._duties[duty] = owner, until
+            return True

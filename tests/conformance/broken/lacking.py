@@ -17,10 +17,13 @@ class _Little(MemoryStore):
     async def send_signal(self, run_id, name, value, at, key=None):
         raise NotSupported("this store keeps no signals")
 
-    async def purge(self, now):
+    async def purge(self, now, only=None):
         raise NotSupported("this store removes nothing")
 
     async def due(self, now):
+        raise NotSupported("this store removes nothing")
+
+    async def sweep(self, now):
         raise NotSupported("this store removes nothing")
 
 

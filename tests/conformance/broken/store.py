@@ -503,7 +503,8 @@ class OldestFirst(MemoryStore):
     """A listing begins at the wrong end."""
 
     async def runs(self, wanted):
-        return (await super().runs(wanted))[::-1]
+        page = await super().runs(wanted)
+        return page._replace(runs=page.runs[::-1])
 
 
 @breaks("S12")
@@ -544,7 +545,24 @@ class HeavyListing(MemoryStore):
     """A page grows with the results in it."""
 
     async def runs(self, wanted):
-        return [await self.get(record.id) for record in await super().runs(wanted)]
+        page = await super().runs(wanted)
+        return page._replace(runs=[await self.get(record.id) for record in page.runs])
+
+
+@breaks("S12")
+class LostPage(MemoryStore):
+    """A listing ends where its first page does."""
+
+    async def runs(self, wanted):
+        return (await super().runs(wanted))._replace(after=None)
+
+
+@breaks("S12")
+class EitherFilter(MemoryStore):
+    """Of two filters only one counts."""
+
+    async def runs(self, wanted):
+        return await super().runs(replace(wanted, pipeline=None if wanted.session_id else wanted.pipeline))
 
 
 @breaks("S13")
@@ -604,6 +622,38 @@ class RemainingInput(MemoryStore):
         for run_id, run in self._runs.items():
             run.record = replace(run.record, input=kept[run_id])
         return count
+
+
+@breaks("S13")
+class GreedySweep(MemoryStore):
+    """Keys go before their time."""
+
+    async def sweep(self, now):
+        return await super().sweep(now + 1_000)
+
+
+@breaks("S19")
+class SharedDuty(MemoryStore):
+    """A duty is given to all that ask."""
+
+    async def take_duty(self, duty, owner, now, until):
+        return True
+
+
+@breaks("S19")
+class DutyForLife(MemoryStore):
+    """A duty is its first owner's for ever."""
+
+    async def take_duty(self, duty, owner, now, until):
+        return await super().take_duty(duty, owner, now, max(until, now + 1e9))
+
+
+@breaks("S19")
+class OneDuty(MemoryStore):
+    """Who has a duty keeps all others from the rest."""
+
+    async def take_duty(self, duty, owner, now, until):
+        return await super().take_duty("all", owner, now, until)
 
 
 @breaks("S14")

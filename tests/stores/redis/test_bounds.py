@@ -11,8 +11,9 @@ import pytest
 
 from offramp.core.slo import Counts, Tally, minute_of
 from offramp.errors import LeaseLost, StoreError, TooLarge
+from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Idempotency, Lease, RunFilter
+from offramp.ports.store import Idempotency, Lease
 from offramp.stores.redis import leases, store, writer
 from tests.conformance.on_redis import OpenRedis
 from tests.servers import free_port
@@ -142,7 +143,7 @@ async def test_a_claim_is_of_a_bounded_number_of_runs(server, at, monkeypatch):
     assert [len(await claim(opened, "a", limit=1_000)) for _ in range(3)] == [3, 2, 0]
 
 
-async def test_a_listing_looks_further_than_one_look(server, at, monkeypatch):
+async def test_a_page_of_a_listing_looks_at_a_bounded_number_of_runs(server, at, monkeypatch):
     monkeypatch.setattr(store, "LIST_LOOKS_MAX", 3)
     opened = at(server.url())
     made = []
@@ -150,12 +151,18 @@ async def test_a_listing_looks_further_than_one_look(server, at, monkeypatch):
         run, log = await created(opened, tenant="t", pipeline="rare" if n % 7 == 0 else "often")
         made.append(run.id)
     rare = made[::-1][5::7]
-    listed = [run.id for run in await opened.store.runs(RunFilter(tenant="t", pipeline="rare"))]
-    assert listed == rare == [made[14], made[7], made[0]]
-    page = await opened.store.runs(RunFilter(tenant="t", pipeline="rare", after=made[14], limit=1))
-    assert [run.id for run in page] == [made[7]]
+    pages, after = [], ""
+    while after is not None:
+        page = await opened.store.runs(RunFilter(tenant="t", pipeline="rare", after=after or None))
+        pages.append([run.id for run in page.runs])
+        after = page.after
+    assert [run for part in pages for run in part] == rare == [made[14], made[7], made[0]]
+    assert len(pages) == 7, "a page looked further, or not as far"
+    page = await opened.store.runs(RunFilter(tenant="t", pipeline="rare", after=made[15], limit=1))
+    assert ([run.id for run in page.runs], page.after) == ([made[14]], made[13 - 1])
     await log.finish(DONE, ended(), NOW)
-    assert [run.id for run in await opened.store.runs(RunFilter(tenant=None, status="completed"))] == [made[19]]
+    page = await opened.store.runs(RunFilter(tenant=None, status="completed"))
+    assert [run.id for run in page.runs] == [made[19]]
 
 
 async def test_a_read_of_few_events_among_many_deltas_gets_to_them(server, at, monkeypatch):
@@ -213,6 +220,8 @@ async def test_nothing_is_left_of_what_has_ended(server, at):
     assert {name for name in kept if name.startswith(("e:", "j:", "s:", "k:", "t:", "b:", "w", "q"))} == set()
     assert all([(await opened.store.get(run.id)).purged for run in runs])
     assert await opened.store.purge(later + store.TOMBSTONE_S) == 0
+    while await opened.store.sweep(later + store.TOMBSTONE_S):
+        pass
     left = names_in(server, opened)
     assert {name for name in left if not name.startswith(("i:", "tally:"))} == set()
     with server.client() as client:
@@ -231,10 +240,10 @@ async def test_what_nobody_purges_expires_by_itself(server, at):
         for name in names_in(server, opened, "*:run_*"):
             if open_run.id not in name:
                 client.delete(opened.address.tag + name)
-    assert [run.id for run in await opened.store.runs(RunFilter(tenant=None))] == [open_run.id]
+    assert [run.id for run in (await opened.store.runs(RunFilter(tenant=None))).runs] == [open_run.id]
     later = NOW + 11 + UNDELIVERED_KEPT_S
     assert await opened.store.purge(later) == len(runs)
-    await opened.store.purge(later + store.TOMBSTONE_S)
+    await opened.store.sweep(later + store.TOMBSTONE_S)
     assert names_in(server, opened, "ix:s:*") == set()
 
 
@@ -317,7 +326,7 @@ async def test_stores_with_other_prefixes_do_not_see_each_other(server, at):
     run, log = await created(one, by=None)
     assert await other.store.get(run.id) is None
     assert await claim(other, "b") == []
-    assert await other.store.runs(RunFilter(tenant=None)) == []
+    assert (await other.store.runs(RunFilter(tenant=None))).runs == []
     assert (await other.leases.queued(), await other.store.open_runs()) == ({}, {})
     assert log is None
     theirs = other.store.log(Lease(run.id, "a", 1))

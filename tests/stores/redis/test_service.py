@@ -17,7 +17,7 @@ from offramp.core.sla import SLA
 from offramp.errors import StoreError
 from offramp.paths import upkeep
 from offramp.paths.submission import Submission
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
 from offramp.stores.redis import writer
 from tests.paths import victim
 from tests.paths.test_recovery import executed, in_step_two, process, reasons
@@ -124,7 +124,7 @@ async def test_while_redis_is_away_requests_are_refused_and_accepted_runs_wait(
         frames = await frames_of(gateway, run)
         assert_one_log(frames)
         assert [frame.type for frame in frames].count("step.completed") == 3
-        assert [listed["id"] for listed in await gateway.list(RunFilter())] == [run]
+        assert [listed["id"] for listed in (await gateway.list(RunFilter()))[0]] == [run]
 
 
 def test_a_worker_is_told_of_the_store_where_nobody_else_sees_it(server, monkeypatch):

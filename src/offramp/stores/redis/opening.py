@@ -13,7 +13,11 @@ from offramp.stores.redis.writer import Writer
 
 
 def open_redis(
-    address: Address, backlog_bytes: int, timeout_s: float, committed: Callable[[int, float], object]
+    address: Address,
+    backlog_bytes: int,
+    timeout_s: float,
+    committed: Callable[[int, float], object],
+    tenant_share: float,
 ) -> tuple[RedisStore, RedisLeases, RedisOutbox]:
     """The store, its leases and its outbox.
 
@@ -22,11 +26,12 @@ def open_redis(
         backlog_bytes: bytes of emitted values that may wait to be written.
         timeout_s: how long a request waits to be written.
         committed: told the operations and seconds of each batch.
+        tenant_share: of the reading threads, for the requests of one tenant.
 
     Raises:
         StoreError: the server cannot be reached.
         SettingsError: it does not fit.
     """
     writer = Writer(address, backlog_bytes, timeout_s, committed)
-    reader = Reader(address)
+    reader = Reader(address, tenant_share)
     return RedisStore(reader, writer), RedisLeases(reader, writer), RedisOutbox(writer)

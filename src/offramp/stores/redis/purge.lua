@@ -25,10 +25,4 @@ for place = 1, #due, 2 do
     emptied = emptied + 1
   end
 end
-for _, packed in ipairs(call('ZRANGE', P .. 'tomb', '-inf', now, 'BYSCORE', 'LIMIT', 0, most)) do
-  local id, tenant, session = unpack(cmsgpack.unpack(packed))
-  unindex(id, tenant, session)
-  call('DEL', P .. 'r:' .. id)
-  call('ZREM', P .. 'tomb', packed)
-end
 return emptied

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import client, problem
-from offramp.stores.threads import read_on
+from offramp.stores.threads import Readers, read_on
 
 T = TypeVar("T")
 
@@ -23,12 +22,13 @@ class Reader:
 
     Args:
         address: of the server.
+        tenant_share: of the threads, for the requests of one tenant.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tenant_share: float = 1.0) -> None:
         self.address = address
         self._client = client(address, connections_max=READERS)
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
+        self._threads = Readers(READERS, tenant_share)
 
     async def read(self, query: Callable[[Any], T]) -> T:
         """Run a query on a reading thread.
@@ -46,5 +46,5 @@ class Reader:
 
     def close(self) -> None:
         """End the threads and close their connections."""
-        self._threads.shutdown(wait=True)
+        self._threads.shutdown()
         self._client.close()

@@ -14,6 +14,7 @@
 --   open    hash    tenant: how many of its runs have not ended
 --   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
 --   unheard zset    entrusted runs by how much their engine is still to be told
+--   duty:DUTY  hash  which process does something for all, and until when, see duty.lua
 --   purge   zset    ended runs by when their data goes;  tomb  zset  purged ones by when they are forgotten
 --
 -- Invariants: a run is in q: or qs: and `queued` exactly while its status is queued; in o:OWNER exactly while owned by

@@ -15,12 +15,13 @@ from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
+from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
+from offramp.ports.store import Created, Idempotency, Lease, Listener
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
-from offramp.stores.redis.scripts import AHEAD, EVENTS, GET, LIST, PURGE
+from offramp.stores.redis.scripts import AHEAD, DUTY, EVENTS, GET, LIST, PURGE, SWEEP
 from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
@@ -31,10 +32,10 @@ EVENTS_LOOKED_AT_MAX = 10_000
 ENTRIES_READ_MAX = 500
 """Journal entries that are read at a time."""
 LIST_LOOKS_MAX = 1_000
-"""Runs that one read of a listing looks at for those that fit."""
+"""Runs that one page of a listing looks at for those that fit; the server does nothing else meanwhile."""
 AHEAD_MAX = 1_000
 """Readers' positions that are compared at a time."""
-PURGE_RUNS_MAX = 200
+PURGE_RUNS_MAX = 50
 TOMBSTONE_S = 7 * 86_400.0
 """How long a purged run is still known by its id, so that its readers get 410 and not 404."""
 UNPURGED_KEPT_S = 3_600.0
@@ -199,7 +200,7 @@ class RedisStore:
         _, run_id, expires_at = msgspec.msgpack.decode(kept)
         return str(run_id) if expires_at > now else None
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+    async def runs(self, wanted: RunFilter) -> Page:
         """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
         asked = {"tenant": wanted.tenant, "session": wanted.session_id}
         fields = {name: value for name, value in asked.items() if value is not None}
@@ -213,17 +214,14 @@ class RedisStore:
         fields |= {"pipeline": wanted.pipeline} if wanted.pipeline is not None else {}
         pairs = [text for pair in fields.items() for text in pair]
 
-        def query(client: Any) -> list[RunRecord]:
-            found: list[RunRecord] = []
-            after: str = wanted.after or ""
-            while (left := wanted.limit - len(found)) > 0:
-                asks = (index, after, left, LIST_LOOKS_MAX, *pairs)
-                last, *rows = LIST(client, [self._tag], self._tag, *asks)
-                found += [record for row in rows if (record := decode_record(row)) is not None]
-                after = last.decode()
-                if not after:
-                    break
-            return found
+        def query(client: Any) -> Page:
+            # One more than asked for tells whether there is another page.
+            asks = (index, wanted.after or "", wanted.limit + 1, LIST_LOOKS_MAX, *pairs)
+            last, *rows = LIST(client, [self._tag], self._tag, *asks)
+            found = [record for row in rows if (record := decode_record(row)) is not None]
+            if len(found) > wanted.limit:
+                return Page(found[: wanted.limit], found[wanted.limit - 1].id)
+            return Page(found, last.decode() or None)
 
         return await self._reader.read(query)
 
@@ -281,11 +279,21 @@ class RedisStore:
         return [msgspec.msgpack.decode(packed)[0] for packed in found]
 
     async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
-        """Remove what runs past their retention left, a bounded number at a time."""
+        """Empty runs past their retention, a bounded number at a time."""
         limits = (PURGE_RUNS_MAX, TOMBSTONE_S, UNPURGED_KEPT_S)
         named = b"" if only is None else msgspec.msgpack.encode(list(only))
         count = await self._reader.read(lambda client: PURGE(client, [self._tag], self._tag, now, *limits, named))
         return int(count)
+
+    async def sweep(self, now: float) -> int:
+        """Forget purged runs whose time is over, a bounded number at a time; keys expire by themselves."""
+        asks = (now, PURGE_RUNS_MAX)
+        return int(await self._reader.read(lambda client: SWEEP(client, [self._tag], self._tag, *asks)))
+
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take what one process does for all, or keep it."""
+        asks = (duty, owner, now, until)
+        return bool(await self._reader.read(lambda client: DUTY(client, [self._tag], self._tag, *asks)))
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of classes; those that nobody asks for any more go."""

@@ -59,6 +59,8 @@ def back_up(folder: Path, target: Path) -> int:
 def restore(backup: Path, folder: Path) -> int:
     """Check a backup and put it in the place of a folder's database. Gives its bytes.
 
+    One of a database that an older version made is written anew: without free pages, and from then on it shrinks.
+
     Args:
         backup: the file; it stays where it is.
         folder: made if it is not there.
@@ -84,6 +86,7 @@ def restore(backup: Path, folder: Path) -> int:
             with closing(sqlite3.connect(copy, isolation_level=None)) as written:
                 _require_sound(written, str(backup))
                 _require_ours(written, backup)
+                _make_shrinkable(written)
                 mark_as_backup(written)
         # Only now: a stop before this leaves a marked copy with a WAL beside it, which no process opens.
         for stale in beside(target):
@@ -112,6 +115,12 @@ def _require_ours(connection: sqlite3.Connection, backup: Path) -> None:
             f"{str(backup)!r} has schema {version}, this version of Offramp knows {len(MIGRATIONS)}: upgrade Offramp "
             "first"
         )
+
+
+def _make_shrinkable(written: sqlite3.Connection) -> None:
+    if not written.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        written.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        written.execute("VACUUM")
 
 
 @contextmanager

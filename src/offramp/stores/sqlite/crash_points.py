@@ -37,7 +37,7 @@ POINTS: dict[str, str] = {
     "register": "a process is known",
     "survive": "the deaths of a run's processes are forgotten, as the steps they interrupted have finished",
     "retire": "what a dead process held is queued",
-    "purge": "what is past its retention is removed",
+    "purge": "a process takes it on to remove what is past its retention, or removes some of it",
     "webhook-due": "an event that a webhook announces",
     "webhook-claim": "webhooks are taken, to send a message of each",
     "webhook-delivered": "a message arrived, the next event has its turn",

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,13 +14,14 @@ from offramp.errors import StoreError
 from offramp.ports import forks
 from offramp.stores.sqlite.custody import Custody, inspect
 from offramp.stores.sqlite.schema import migrate
-from offramp.stores.threads import read_on
+from offramp.stores.threads import Readers, read_on
 
 T = TypeVar("T")
 
 FILE_NAME = "offramp.db"
 BUSY_TIMEOUT_S = 5.0
-READERS = 2
+READERS = 4
+"""Threads that read, with a connection each."""
 PAGE_BYTES = 4096
 
 
@@ -29,12 +30,13 @@ class Database:
 
     Args:
         folder: made readable for its owner only, as runs may hold anything.
+        tenant_share: of the reading threads, for the requests of one tenant.
 
     Raises:
         StoreError: the folder or file cannot be used; the message says why.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tenant_share: float = 1.0) -> None:
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ class Database:
             self._custody.close()
             raise
         self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="offramp-read")
+        self._readers = Readers(READERS, tenant_share)
         self._opened: list[sqlite3.Connection] = []
         forks.on_fork(self)
 
@@ -57,6 +59,8 @@ class Database:
                 inspect(self.path)
             if not self.path.exists():
                 self.path.touch(mode=0o600)
+            if not self.path.stat().st_size:
+                self._make()
             connection = self.connect()
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the database in {str(folder)!r}: {error}") from error
@@ -67,6 +71,13 @@ class Database:
         finally:
             connection.close()
         self._custody.share()
+
+    def _make(self) -> None:
+        """Write what can only be chosen of an empty file: that its end can be cut off."""
+        with closing(sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            _use_wal(connection)
 
     def forked(self) -> None:
         """In a forked child: SQLite forbids to use a connection there, and to close it."""
@@ -109,7 +120,7 @@ class Database:
 
     def close(self) -> None:
         """Close the reading connections, and let the database be replaced."""
-        self._readers.shutdown(wait=True)
+        self._readers.shutdown()
         for connection in self._opened:
             connection.close()
         self._custody.close()

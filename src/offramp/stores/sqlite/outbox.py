@@ -18,6 +18,12 @@ _SETTLE = (
     "due_at = CASE WHEN :due_at IS NOT NULL THEN :due_at WHEN latest > :cursor THEN 0 END "
     "WHERE run_id = :run_id AND token = :token"
 )
+_DONE = "DELETE FROM webhooks WHERE run_id = :run_id AND token = :token"
+# The end of its retention may have been put off for what was not announced yet, see `purge`.
+_DUE_AGAIN = (
+    "UPDATE runs SET purge_at = finished_at + retention WHERE id = ?1 AND purged = 0 "
+    "AND purge_at > finished_at + retention AND NOT EXISTS (SELECT 1 FROM webhooks WHERE run_id = ?1)"
+)
 
 
 class SQLiteOutbox:
@@ -52,11 +58,11 @@ class SQLiteOutbox:
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
             key = {"run_id": pending.run_id, "token": pending.token}
-            if progress.done:
-                statement, values = "DELETE FROM webhooks WHERE run_id = :run_id AND token = :token", key
-            else:
-                statement, values = _SETTLE, key | progress._asdict()
-            return connection.execute(statement, values).rowcount == 1
+            if not progress.done:
+                return connection.execute(_SETTLE, key | progress._asdict()).rowcount == 1
+            is_ours = connection.execute(_DONE, key).rowcount == 1
+            connection.execute(_DUE_AGAIN, (pending.run_id,))
+            return is_ours
 
         commit: Commit[bool] = Commit()
         self._writer.put(Call(change, durable=False, commit=commit, point=_point(pending.progress, progress)))

@@ -127,13 +127,12 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
-    # 10: how the last owner of a run came to leave it.
+    # 10: how the last owner of a run came to leave it. How many runs of each tenant are queued, kept by triggers, so
+    # that no submission counts them: a run that is deleted has ended. Service levels of single tenants. An index for
+    # each thing that is listed or deleted by; what one process does for all. `purged` is 1 for a run that was emptied
+    # and 2 for one that is being emptied, as it is too large for one step.
     """
     ALTER TABLE runs ADD COLUMN left_by TEXT;
-    """,
-    # 11: how many runs of each tenant are queued, kept by triggers, so that no submission counts them. A run that is
-    # deleted has ended. Service levels of single tenants.
-    """
     CREATE TABLE queue (tenant TEXT PRIMARY KEY, runs INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO queue SELECT tenant, count(*) FROM runs WHERE status = 'queued' GROUP BY tenant;
     CREATE TRIGGER runs_come_queued AFTER INSERT ON runs WHEN NEW.status = 'queued' BEGIN
@@ -152,6 +151,15 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (tenant, minute, class)
     ) WITHOUT ROWID;
     CREATE INDEX tenant_outcomes_minute ON tenant_outcomes (minute);
+    DROP INDEX runs_session;
+    DROP INDEX runs_purge;
+    CREATE INDEX runs_of_tenant ON runs (tenant, id);
+    CREATE INDEX runs_of_status ON runs (tenant, status, id);
+    CREATE INDEX runs_of_pipeline ON runs (tenant, pipeline, id);
+    CREATE INDEX runs_of_session ON runs (tenant, session_id, id) WHERE session_id IS NOT NULL;
+    CREATE INDEX runs_due ON runs (purged, purge_at) WHERE purge_at IS NOT NULL;
+    CREATE INDEX idempotency_expiry ON idempotency (expires_at);
+    CREATE TABLE duties (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
     """,
 ]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -15,30 +14,20 @@ from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
-from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Created, Idempotency, Lease, Listener, RunFilter
+from offramp.ports.listing import Page, RunFilter
+from offramp.ports.store import Created, Idempotency, Lease, Listener
 from offramp.stores.sqlite.batch import Transaction, execute
 from offramp.stores.sqlite.database import Database
+from offramp.stores.sqlite.listing import page
 from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, LISTED_COLUMNS, RECORD_COLUMNS, decode_record, without_data
+from offramp.stores.sqlite.purge import Purge
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
 """Rows of events that one read returns; a row is one commit's events of a run, at most about 64 KiB."""
-PURGE_RUNS_MAX = 200
-# What a webhook is still to announce is kept, though not for ever.
-_DUE = (
-    "SELECT id, record FROM runs LEFT JOIN webhooks ON run_id = id WHERE purge_at <= :now AND purged = 0 "
-    "AND (run_id IS NULL OR purge_at <= :now - :kept) {only} LIMIT :count"
-)
-TOMBSTONE_S = 7 * 86_400.0
-"""How long a purged run is still known by its id, so that its readers get 410 and not 404."""
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
-
-
-def _due(now: float) -> dict[str, Any]:
-    return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": PURGE_RUNS_MAX}
 
 
 class SQLiteRunLog:
@@ -92,6 +81,7 @@ class SQLiteStore:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
+        self._purge = Purge(database, writer)
 
     def create(
         self,
@@ -166,24 +156,9 @@ class SQLiteStore:
 
         return await self._database.read(query)
 
-    async def runs(self, wanted: RunFilter) -> list[RunRecord]:
+    async def runs(self, wanted: RunFilter) -> Page:
         """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
-        conditions: list[str] = ["1"]
-        values: list[str] = []
-        for column in ("tenant", "session_id", "status", "pipeline"):
-            value = getattr(wanted, column)
-            if value is not None:
-                conditions.append(f"{column} = ?")
-                values.append(value)
-        if wanted.after is not None:
-            conditions.append("id < ?")
-            values.append(wanted.after)
-        statement = f"SELECT {LISTED_COLUMNS} FROM runs WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"  # noqa: S608
-
-        def query(connection: sqlite3.Connection) -> list[RunRecord]:
-            return [decode_record(row) for row in connection.execute(statement, (*values, wanted.limit))]
-
-        return await self._database.read(query)
+        return await self._database.read(lambda connection: page(connection, wanted))
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""
@@ -237,30 +212,27 @@ class SQLiteStore:
 
     async def due(self, now: float) -> list[str]:
         """Runs past their retention, a bounded number."""
-
-        def query(connection: sqlite3.Connection) -> list[str]:
-            return [run_id for run_id, _ in connection.execute(_DUE.format(only=""), _due(now))]
-
-        return await self._database.read(query)
+        return await self._purge.due(now)
 
     async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
-        """Remove what runs past their retention left, a bounded number at a time."""
-        wanted = "" if only is None else "AND id IN (SELECT value FROM json_each(:only))"
-        values = _due(now) if only is None else _due(now) | {"only": msgspec.json.encode(only).decode()}
+        """Empty runs past their retention, a bounded number at a time."""
+        return await self._purge.purge(now, only)
 
-        def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
-            due = connection.execute(_DUE.format(only=wanted), values).fetchall()
-            for table in ("journal", "events", "signals", "turns", "webhooks"):
-                connection.executemany(f"DELETE FROM {table} WHERE run_id = ?", [(run_id,) for run_id, _ in due])  # noqa: S608
-            connection.executemany(
-                "UPDATE runs SET purged = 1, result = NULL, record = ?, purge_at = purge_at + ? WHERE id = ?",
-                [(without_data(record), TOMBSTONE_S, run_id) for run_id, record in due],
-            )
-            connection.execute("DELETE FROM runs WHERE purged = 1 AND purge_at <= ?", (now,))
-            connection.execute("DELETE FROM idempotency WHERE expires_at <= ?", (now,))
-            return len(due)
+    async def sweep(self, now: float) -> int:
+        """Remove what is left behind, a bounded amount at a time."""
+        return await self._purge.sweep(now)
 
-        commit: Commit[int] = Commit()
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take what one process does for all, or keep it."""
+        statement = (
+            "INSERT INTO duties VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET owner = ?2, until = ?3 "
+            "WHERE owner = ?2 OR until <= ?4"
+        )
+        commit: Commit[bool] = Commit()
+
+        def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
+            return connection.execute(statement, (duty, owner, until, now)).rowcount == 1
+
         self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
 

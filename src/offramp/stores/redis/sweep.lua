@@ -1,0 +1,10 @@
+-- Forget purged runs whose time is over. ARGV[2] now  ARGV[3] how many at most. Answers how many that were.
+
+local forgotten = call('ZRANGE', P .. 'tomb', '-inf', ARGV[2], 'BYSCORE', 'LIMIT', 0, ARGV[3])
+for _, packed in ipairs(forgotten) do
+  local id, tenant, session = unpack(cmsgpack.unpack(packed))
+  unindex(id, tenant, session)
+  call('DEL', P .. 'r:' .. id)
+  call('ZREM', P .. 'tomb', packed)
+end
+return #forgotten
