@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 
 import pytest
@@ -14,7 +15,8 @@ from offramp.errors import StoreError, StoreTimeout
 from offramp.paths.patience import Patience
 from offramp.paths.submission import Submission
 from offramp.ports.commit import Commit
-from offramp.ports.store import RunFilter
+from offramp.ports.listing import RunFilter
+from offramp.stores.sqlite.database import READERS
 from offramp.stores.sqlite.operations import Call
 from tests.support import GUARD_S, Signal, eventually, frames_of, member
 
@@ -86,7 +88,7 @@ async def test_every_request_is_refused_in_time_and_none_of_them_happens_late(tm
         waiting = (await service.submit(Submission(pipeline="asks", input=b"{}"))).record.id
         await waits(service, waiting)
         if not counts:  # then the first thing that a request does is to ask the store how many runs are open
-            service._desk._open_runs._again_at = None
+            service._desk._open_runs._again_at = -math.inf
         async with hung(service):
             refused = await asyncio.gather(*(refusal(asked(service, waiting, number)) for number in range(50)))
             assert any("may or may not have been done" in str(error) for error in refused)
@@ -104,7 +106,7 @@ async def test_every_request_is_refused_in_time_and_none_of_them_happens_late(tm
             return (await service.ready())[0]
 
         await eventually(is_ready)
-        assert [run["id"] for run in await service.list(RunFilter())] == [waiting]
+        assert [run["id"] for run in (await service.list(RunFilter()))[0]] == [waiting]
         assert await service._process.store.signals(waiting) == []
         again = (await service.submit(Submission(pipeline="quick", input=b"{}", idempotency_key="key 1"))).record.id
         assert (await frames_of(service, again))[-1].type == "run.completed"
@@ -133,7 +135,7 @@ async def test_a_run_that_is_being_written_when_its_request_is_refused_is_the_on
         accepted = await service.submit(submission)
         assert accepted.attached
         assert (await frames_of(service, accepted.record.id))[-1].type == "run.completed"
-        assert len(await service.list(RunFilter())) == 2
+        assert len((await service.list(RunFilter()))[0]) == 2
 
 
 async def test_a_cancellation_that_was_refused_may_happen_still(tmp_path):
@@ -150,7 +152,7 @@ async def test_a_read_that_hangs_is_given_up(tmp_path):
         run = (await service.submit(Submission(pipeline="quick", input=b"{}"))).record.id
         await frames_of(service, run)
         go = Signal()
-        readers = [service._process.store._database._readers.submit(go.block) for _ in range(2)]
+        readers = [service._process.store._database._readers.submit(lambda _: go.block(), None) for _ in range(READERS)]
         try:
             for read in (
                 lambda: service.get(run),
@@ -162,7 +164,7 @@ async def test_a_read_that_hangs_is_given_up(tmp_path):
                 assert isinstance(await refusal(read()), StoreTimeout)
         finally:
             go.set()
-        assert [reader.result() for reader in readers] == [None, None]
+        assert [reader.result() for reader in readers] == [None] * READERS
         assert (await service.get(run)).status == "completed"
         assert await service._process.store.signals(run) == []
 

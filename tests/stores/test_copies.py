@@ -16,6 +16,7 @@ from offramp.stores.sqlite.copies import WrongFile, back_up, restore
 from offramp.stores.sqlite.custody import Custody, InUse, beside, damage, header
 from offramp.stores.sqlite.database import FILE_NAME, Database
 from offramp.stores.sqlite.schema import MIGRATIONS
+from tests.support import of_schema
 
 
 def noted(path):
@@ -110,10 +111,7 @@ def test_a_copy_beside_the_wal_of_another_database_is_not_opened(folder, file):
 
 def test_a_database_of_an_older_version_shrinks_once_its_backup_was_put_back(folder, file):
     folder.mkdir()
-    with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as old:
-        for script in MIGRATIONS[:9]:
-            old.executescript(script)
-        old.execute("PRAGMA user_version = 9")
+    with of_schema(9, folder) as old:
         old.executemany("INSERT INTO idempotency VALUES ('', ?, ?, 'run', 0)", ((n, "x" * 900) for n in range(1_000)))
         old.execute("DELETE FROM idempotency WHERE key > 0")
     Database(folder).close()

@@ -29,7 +29,7 @@ from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.schema import MIGRATIONS
 from offramp.stores.sqlite.store import EVENT_ROWS_MAX
 from offramp.stores.sqlite.writer import BATCH_OPERATIONS_MAX
-from tests.support import GUARD_S, NOW, Files, Signal, a_record, accepted, drafted, eventually
+from tests.support import GUARD_S, NOW, Files, Signal, a_record, accepted, drafted, eventually, of_schema
 
 DONE = Outcome("completed", b'"done"')
 
@@ -517,18 +517,6 @@ async def test_a_promise_reaches_the_disk_whatever_else_is_in_its_batch(tmp_path
         assert files.query("SELECT count FROM syncs") > before
     finally:
         await files.close()
-
-
-@contextlib.contextmanager
-def of_schema(number, folder):
-    """A database without runs, as an older version made it."""
-    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
-        for function in ("deadline_in", "key_digest"):  # which migrations call for rows that are not here
-            connection.create_function(function, 1, str)
-        for script in MIGRATIONS[:number]:
-            connection.executescript(script)
-        connection.execute(f"PRAGMA user_version = {number}")
-        yield connection
 
 
 def test_suspects_of_an_older_version_are_executed_alone_as_they_were(tmp_path):

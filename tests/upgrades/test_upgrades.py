@@ -107,7 +107,7 @@ async def upgraded(schema, data, role="local"):
 
 
 async def runs_by_case(service):
-    documents = await service.list(RunFilter(limit=100))
+    documents, _ = await service.list(RunFilter(limit=100))
     return {listed["metadata"]["case"]: await service.get(listed["id"]) for listed in documents}
 
 

@@ -118,9 +118,10 @@ class Custody:
         self._file.close()
 
     def close(self) -> None:
-        """Give the lock up."""
-        self._residence.close(last=_lock(self._file, alone=True))
-        self._file.close()
+        """Give the lock up, unless that was done."""
+        if not self._file.closed:
+            self._residence.close(last=_lock(self._file, alone=True))
+            self._file.close()
 
 
 def _lock(file: IO[bytes], *, alone: bool) -> bool:
