@@ -13,8 +13,8 @@ from offramp.cli.check_host import check_address, check_settings, check_webhooks
 from offramp.cli.findings import Finding, exit_code, report
 from offramp.settings import Settings
 from offramp.stores.sqlite.database import FILE_NAME, Database
-from offramp.stores.sqlite.schema import MIGRATIONS
 from tests.cli.harness import offramp
+from tests.support import of_schema
 
 MOUNTS = """/dev/sda1 / ext4 rw 0 0
 server:/share /mnt/shared\\040data nfs4 rw 0 0
@@ -52,11 +52,8 @@ def test_an_app_that_cannot_be_found_is_wrong_usage(project):
 
 
 def test_a_database_that_never_shrinks_is_told(tmp_path):
-    with sqlite3.connect(tmp_path / FILE_NAME) as connection:
-        for script in MIGRATIONS[:9]:
-            connection.executescript(script)
-        connection.execute("PRAGMA user_version = 9")
-    connection.close()
+    with of_schema(9, tmp_path):
+        pass
     Database(tmp_path).close()
     [told] = said(check_database(tmp_path / FILE_NAME), "note")
     assert told.endswith("KiB of it are free; it was made by an older version and never shrinks")
