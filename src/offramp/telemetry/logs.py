@@ -43,7 +43,7 @@ class ReplayFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether it is new."""
         ambient = current.get()
-        return ambient is None or not ambient.replaying or record.name == "offramp"
+        return record.name == "offramp" or ambient is None or not ambient.replaying
 
 
 def about(run: RunRecord) -> dict[str, Any]:

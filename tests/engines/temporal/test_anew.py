@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 
 import pytest
 
@@ -10,6 +11,7 @@ import offramp
 from offramp import SLA, App
 from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.body import DRAWN_MAX
+from offramp.execution.context import current
 from offramp.paths.durable import DurablePath
 from offramp.paths.local import LocalRuntime
 from tests.support import Signal, eventually, log_of, member, of, reach, result_of, types
@@ -130,6 +132,22 @@ async def test_it_starts_anew_once_however_often_that_is_told(service, history):
         await handle.signal("go", 2)
         await result_of(handle)
         assert len(of(await log_of(handle), "run.resumed")) == 1
+
+
+async def test_what_a_body_tells_of_is_no_part_of_the_body(service, monkeypatch):
+    """Its context knows whether it replays, and may be asked on its own loop only: by a filter of the log, for one."""
+    async with service(app) as runtime:
+        found = []
+
+        async def begin(_strayed):
+            found.append(current.get())
+
+        monkeypatch.setattr(runtime.worker._engine._anew, "begin", begin)
+        body = contextvars.Context()
+        body.run(current.set, "a body")
+        body.run(runtime.worker._engine.strayed, Strayed("run", "execution", "why"))
+        await eventually(lambda: found)
+    assert found == [None]
 
 
 async def test_a_step_in_flight_in_a_living_gateway_is_not_executed_again(service, history):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -373,7 +374,8 @@ class TemporalEngine:
             loop.call_soon_threadsafe(self._spawn, coroutine)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+        # In an empty context: a body that asked for it is not what executes it.
+        task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
