@@ -220,7 +220,7 @@ def _began_late(execution: Execution, harm: Sequence[Interruption]) -> bool:
 
     It was on its way to a thread, or waited for the one process lane.
     """
-    within_s = 1.0 if ":compute:" in execution["key"] else 0.01
+    within_s = 1.0 if ":compute:" in execution["key"] else 0.05
     return any(item.how == "stopped" and 0 <= execution["at"] - item.until < within_s for item in harm)
 
 
