@@ -210,7 +210,9 @@ def _repeated(
             excused = before["pid"] in silent or any(
                 item.until >= before["at"] and item.at <= after["at"] for item in harmed[before["pid"]]
             )
-            excused = excused or _began_late(after, harmed[after["pid"]]) or _outlived(before, harmed[before["pid"]])
+            # Of the two, either may be what a stopped process began when it went on.
+            excused = excused or any(_began_late(each, harmed[each["pid"]]) for each in (before, after))
+            excused = excused or _outlived(before, harmed[before["pid"]])
             if not excused:
                 yield f"{key}: executed again though nothing happened to its process: {before} {after}"
 
