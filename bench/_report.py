@@ -64,3 +64,13 @@ def as_json(measured: dict[str, Any], targets: Sequence[Target]) -> str:
     verdicts = [msgspec.structs.asdict(target) | {"met": target.met} for target in targets]
     document = {"circumstances": circumstances(), **measured, "targets": verdicts}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def show(measured: msgspec.Struct, text: str, targets: Sequence[Target], *, as_document: bool) -> None:
+    """Print what was measured: as one JSON document, or where and when, `text`, and a line for each target."""
+    if as_document:
+        print(as_json(msgspec.to_builtins(measured), targets))
+        return
+    print(", ".join(f"{name} {value}" for name, value in circumstances().items()) + "\n")
+    print(text + "\n")
+    print("\n".join(target.line() for target in targets))

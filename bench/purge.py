@@ -24,7 +24,7 @@ sys.path[0] = str(ROOT)
 
 from bench._http import connect, post  # noqa: E402 - found through the line above
 from bench._load import percentile  # noqa: E402
-from bench._report import Target, as_json, circumstances, table  # noqa: E402
+from bench._report import Target, show, table  # noqa: E402
 from bench._servers import free_port, gateway, serving  # noqa: E402
 from bench._stocked import due_in, stock  # noqa: E402
 from offramp.stores.sqlite.database import FILE_NAME  # noqa: E402
@@ -226,12 +226,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
         measured = uvloop.run(measure(Path(folder), QUICK if given.quick else FULL))
-    if given.json:
-        print(as_json(msgspec.to_builtins(measured), targets(measured)))
-        return
-    print(", ".join(f"{name} {value}" for name, value in circumstances().items()) + "\n")
-    print(render(measured) + "\n")
-    print("\n".join(target.line() for target in targets(measured)))
+    show(measured, render(measured), targets(measured), as_document=given.json)
 
 
 if __name__ == "__main__":

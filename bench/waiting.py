@@ -29,7 +29,7 @@ from bench._gateway_app import APPROVAL, SIGNAL  # noqa: E402 - found through th
 from bench._http import Connection, Streamed, connect, get, post  # noqa: E402
 from bench._load import percentile  # noqa: E402
 from bench._open_loop import steady  # noqa: E402
-from bench._report import Target, as_json, circumstances, table  # noqa: E402
+from bench._report import Target, show, table  # noqa: E402
 from bench._servers import Memory, Server, free_port, gateway, serving  # noqa: E402
 
 RUNS = 10_000
@@ -304,12 +304,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
         measured = uvloop.run(measure(Path(folder), size))
-    if given.json:
-        print(as_json(msgspec.to_builtins(measured), targets(measured)))
-        return
-    print(", ".join(f"{name} {value}" for name, value in circumstances().items()) + "\n")
-    print(render(measured) + "\n")
-    print("\n".join(target.line() for target in targets(measured)))
+    show(measured, render(measured), targets(measured), as_document=given.json)
 
 
 if __name__ == "__main__":
