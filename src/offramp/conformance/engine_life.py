@@ -5,6 +5,8 @@ N1, N2, N3, N10, N11, N12.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from offramp.conformance.case import case, until
 from offramp.conformance.engine_stage import EngineStage, Member
 from offramp.conformance.sample import DEMOTION
@@ -127,16 +129,21 @@ async def _filled(stage: EngineStage, member: Member) -> list[RunRecord]:
     return runs
 
 
-@case("N11")
-async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> None:
-    member = await stage.join(room=0)
-    runs = await _filled(stage, member)
+async def _emptied(stage: EngineStage, member: Member, runs: Sequence[RunRecord]) -> None:
+    """These are executed to their end, and then nothing is: the queue has room again, as every process knows."""
     member.host.room = len(runs)
     member.host.ended()
     for run in runs:
         assert await stage.outcome(run) == "completed"
     member.host.room = 0
     await stage.let_pass(stage.site.notice_s)
+
+
+@case("N11")
+async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    runs = await _filled(stage, member)
+    await _emptied(stage, member, runs)
     await stage.started(member, "one")
 
 
@@ -155,12 +162,7 @@ async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stag
     assert retry_after_s > 0, f"{part} runs are a tenant's share: another was taken, or not told when to come again"
     assert await member.store.get(late.id) is None, "a run that was refused is there"
     runs.append(await stage.started(member, "one", tenant="beta"))
-    member.host.room = len(runs)
-    member.host.ended()
-    for run in runs:
-        assert await stage.outcome(run) == "completed"
-    member.host.room = 0
-    await stage.let_pass(stage.site.notice_s)
+    await _emptied(stage, member, runs)
     await stage.started(member, "one", tenant="acme")
 
 

@@ -105,7 +105,7 @@ class Turnstile:
 
     def passes(self, position: int) -> bool:
         """Let this entry go in if it is its turn; False if that has to be waited for."""
-        if self._waits(position):
+        if min(position, self._recorded) > self._next or not self._is_settled():
             return False
         self._enter(position)
         return True
@@ -118,8 +118,7 @@ class Turnstile:
         If the future that is returned is cancelled, the entry goes in without the call. Other than a result, a firing
         does not go ahead of what is recorded before it because a few turns pass: it would end what it is set for.
         """
-        if at_once and not self._waits(position):
-            self._enter(position)
+        if at_once and self.passes(position):
             self._stir()  # two timers that are due at once are two results, to a body of one task too
             callback()
             return None
@@ -144,9 +143,6 @@ class Turnstile:
         if self.passed == passed:
             self._timers.clear()
         self._look_on()
-
-    def _waits(self, position: int) -> bool:
-        return min(position, self._recorded) > self._next or not self._is_settled()
 
     def _enter(self, position: int) -> None:
         self.skip(position)
