@@ -9,6 +9,7 @@ import pytest
 
 from offramp.telemetry import names
 from tests.cli.harness import running
+from tests.mixed.place import until
 from tests.telemetry.conftest import DESK
 from tests.telemetry.receiver import receiving
 from tests.telemetry.test_one_trace import CALLER, CALLER_SPAN, CALLER_TRACE, below, ended, of_run, submit
@@ -137,7 +138,8 @@ def test_a_run_that_goes_deep_at_once_is_one_trace_with_its_retries_and_waits(pl
 def test_a_killed_worker_does_not_break_the_trace(place, tmp_path):
     with place.worker() as one, place.gateway() as gateway:
         run = submit(gateway.url, "audit", {"gate": "open"}, session_id="talk-2")
-        place.receiver.wait_for(of_run(run["id"], "chat write"))  # its first step is over, its second one waits
+        until((tmp_path / "open-held").exists)  # Temporal has its first step's result, and its second step waits
+        place.receiver.wait_for(of_run(run["id"], "chat write"))
         one.send(signal.SIGKILL)
         with place.worker() as two:
             (tmp_path / "open").touch()
