@@ -14,7 +14,7 @@ import pytest
 
 from offramp.cli import check_host
 from offramp.cli.check_host import check_machine
-from offramp.gateway import accepting, connections, descriptors, server
+from offramp.gateway import accepting, connections, descriptors, lingering, server
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings
 from tests.cli.conftest import project  # noqa: F401 - a fixture
@@ -144,6 +144,21 @@ async def test_what_is_not_accepted_yet_waits_and_is_answered(crowded, monkeypat
         for reader, _ in silent:
             async with asyncio.timeout(10):
                 assert await reader.read() == b"", "closed, not reset"
+
+
+async def test_a_head_that_stops_halfway_makes_room_for_a_probe_at_once(crowded, monkeypatch):
+    monkeypatch.setattr(connections, "CROWDED_HEAD_S_MAX", 0.3)
+    monkeypatch.setattr(lingering, "LINGER_S", 3600.0)
+    port, _ = crowded
+    async with contextlib.AsyncExitStack() as opened:
+        halting = [await opened.enter_async_context(connection(port)) for _ in range(2 * accepting.REFUSED_MAX)]
+        for _, writer in halting:
+            writer.write(b"GET /v1/runs HTTP/1.1\r\nHost: ")
+        async with connection(port) as probe:
+            assert (await asked(probe)).startswith(b"HTTP/1.1 200")
+        for reader, _ in halting:
+            async with asyncio.timeout(10):
+                assert (await reader.read()).startswith(b"HTTP/1.1 503"), "not reset"
 
 
 async def test_a_process_that_can_open_no_file_answers_still(project):  # noqa: F811

@@ -35,8 +35,8 @@ HEAD_BYTES_MAX = 64 * 1024
 """Of a request's line and headers, and of what is no data in a chunked body; past it 431."""
 HEAD_S_MAX = 20.0
 """How long a connection may take to send a request's line and headers."""
-CROWDED_HEAD_S_MAX = 2.0
-"""The same for a connection past those that fit."""
+CROWDED_HEAD_S_MAX = 0.5
+"""The same for a connection past those that fit: probes wait behind those that send nothing."""
 BODY_S_MAX = 20.0
 """How long a body may take to arrive, and longer by what it brings at `BODY_BYTES_PER_S_MIN`; past it 408."""
 BODY_BYTES_PER_S_MIN = 4096
@@ -202,12 +202,20 @@ class BoundedHttp(HttpToolsProtocol):
         if self.flow.read_paused or self.pipeline or (self._head_bytes is not None and self._is_answering()):
             # It is not the client that is slow: the answer before is still being sent.
             self._start_timer(HEAD_S_MAX)
+        elif self._is_crowded and self._head_bytes is not None:
+            self._make_room()
         elif self._head_bytes == 0:
             self.transport.close()
         elif self._head_bytes is not None:
             self._refuse(RequestTimeout(f"the request line and headers did not arrive within {HEAD_S_MAX:g} s"))
         else:
             self._judge_body()
+
+    def _make_room(self) -> None:
+        """Close at once: all that the client sent was read, and others wait for this connection's place."""
+        if self._head_bytes:
+            self.transport.write(_encoded(problem(Overloaded(_CROWDED)), self.server_state.default_headers))
+        self._lingering.own.close()
 
     def _judge_body(self) -> None:
         allowed_s = BODY_S_MAX + self._body_bytes / BODY_BYTES_PER_S_MIN
