@@ -19,6 +19,7 @@ from offramp.errors import (
     Overloaded,
     RequestError,
     RunConflict,
+    StoreError,
     StoreTimeout,
     TenantLimit,
     Unauthenticated,
@@ -130,7 +131,9 @@ def problem(error: Exception) -> Reply:
         return _document(error, type(error), str(error), _extensions(error), _headers(error))
     kind = type(error) if isinstance(error, OfframpError) else OfframpError
     error_id = secrets.token_hex(8)
-    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=error)
+    # The store's messages say what to mend, and a store that is away fails each request.
+    frames = None if isinstance(error, StoreError) else error
+    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=frames)
     return _document(error, kind, _hidden(kind, error_id), {"error_id": error_id}, _headers(error))
 
 
