@@ -77,9 +77,10 @@ fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with what is 
 
 check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
 
-style: setup ## ruff: rules and format
+style: setup ## ruff: rules and format; codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: setup ## mypy, strict
 	$(BIN)/mypy src tools $(wildcard examples bench)
