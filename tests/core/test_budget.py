@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.routing import Features, decide
 from offramp.core.sla import DEFAULT_CLASS, SLA, budget_s
 from offramp.errors import DeclarationError, InputError
 
@@ -39,13 +38,6 @@ def test_the_largest_budget_may_be_asked_for():
 
 def test_the_default_is_six_seconds():
     assert budget_s(DEFAULT_CLASS, None, None, None, 60.0) == 6.0
-
-
-@given(st.booleans(), seconds)
-def test_a_run_goes_fast_exactly_when_it_has_a_budget_and_its_client_waits(respond_async, budget):
-    route = decide(Features(respond_async, budget, "c"))
-    assert route.path == ("fast" if budget > 0 and not respond_async else "deep")
-    assert len(route.reasons) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from offramp.core import events
 from offramp.core.events import Frame, draft, frame
 from offramp.core.failure import Failure
 from offramp.core.names import did_you_mean
-from offramp.core.routing import Features, decide
+from offramp.core.routing import Facts, Load, decide
 from offramp.core.run import Demotion, RunRecord, document, links, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.slo import WINDOWS, Counts
@@ -146,7 +146,7 @@ class FakeService:
         number = next(self._numbers)
         sla = given.pop("sla", "interactive")
         budget = given.pop("budget_s", 6.0)
-        route = decide(Features(given.pop("respond_async", False), budget, sla))
+        route = decide(Facts(given.pop("respond_async", False), budget, sla, budget, Load(0, 1))).route()
         record = RunRecord(
             id=run_id(number, number.to_bytes(10, "big")),
             pipeline=pipeline,

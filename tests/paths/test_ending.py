@@ -11,6 +11,7 @@ import pytest
 from offramp import App, current_run, testing
 from offramp.errors import InputError, Overloaded, RunCancelled, RunConflict, RunExpired, UnknownPipeline, UnknownRun
 from offramp.paths.submission import Submission
+from offramp.ports.listing import RunFilter
 from offramp.testing import FakeClock
 from tests.support import (
     Signal,
@@ -424,6 +425,31 @@ async def test_a_quick_run_takes_the_place_of_the_one_that_is_expected_to_take_l
             if event.type == "run.demoted":
                 assert event.data["reason"] == "overload"
                 break
+        await slow.cancel()
+
+
+async def test_a_dry_decision_writes_nothing_takes_no_place_and_displaces_no_run():
+    app, begun, _ = endless_app(budget=60)
+
+    @app.pipeline
+    async def quick() -> str:
+        return "quick"
+
+    async with testing.runtime(app, fast_runs=1) as runtime:
+        assert await (await runtime.start("quick")).result() == "quick"
+        await eventually(lambda: not runtime.service._live.all())
+        slow = await runtime.start("pipe")
+        await begun.wait()
+        before = await runtime.service.list(RunFilter())
+        for _ in range(3):
+            decision = runtime.service.decide(Submission(pipeline="quick"))
+            assert (decision.path, decision.displaces) == ("fast", slow.id)
+        assert runtime.service.decide(Submission(pipeline="pipe")).path == "deep"
+        assert runtime.service.decide(Submission(pipeline="quick", respond_async=True)).path == "deep"
+        assert await runtime.service.list(RunFilter()) == before
+        document = await slow.document()
+        assert (document["path"], document["demotion"]) == ("fast", None)
+        assert await (await runtime.start("quick")).result() == "quick", "its place was not taken by the dry ones"
         await slow.cancel()
 
 

@@ -88,7 +88,7 @@ async def test_every_request_is_refused_in_time_and_none_of_them_happens_late(tm
         waiting = (await service.submit(Submission(pipeline="asks", input=b"{}"))).record.id
         await waits(service, waiting)
         if not counts:  # then the first thing that a request does is to ask the store how many runs are open
-            service._desk._open_runs._again_at = -math.inf
+            service._submitter._open_runs._again_at = -math.inf
         async with hung(service):
             refused = await asyncio.gather(*(refusal(asked(service, waiting, number)) for number in range(50)))
             assert any("may or may not have been done" in str(error) for error in refused)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.core.events import Frame
 from offramp.core.reference import Reference
+from offramp.core.routing import Decision
 from offramp.core.run import RunRecord, document, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, UnknownRun
-from offramp.paths.admission import Admission
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
@@ -25,7 +25,7 @@ from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
-from offramp.paths.submit import Desk
+from offramp.paths.submit import Submitter
 from offramp.paths.upkeep import Upkeep
 from offramp.paths.webhooks import Announcer
 from offramp.ports.engine import Engine
@@ -97,12 +97,11 @@ class Service:
         live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
-        admission = Admission(process, live, self._off_ramp)
-        self._desk = Desk(process, live, admission, self._fast, engine, self._patience)
+        self._submitter = Submitter(process, live, self._off_ramp, self._fast, engine, self._patience)
         self._upkeep = Upkeep(process, live, lambda: self._drained)
         self._drained = False
         self.readiness = Readiness(
-            *(engine, process.control, lambda: self._desk.closed, process.lanes.shortage, self._patience.trouble)
+            *(engine, process.control, lambda: self._submitter.closed, process.lanes.shortage, self._patience.trouble)
         )
 
     @property
@@ -150,8 +149,12 @@ class Service:
         self._process.control.spawn(self._live.levels.keep())
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
-        """Take a request; see `Desk.submit`."""
-        return await self._desk.submit(submission, watcher)
+        """Take a request; see `Submitter.submit`."""
+        return await self._submitter.submit(submission, watcher)
+
+    def decide(self, submission: Submission) -> Decision:
+        """What would become of a request now; see `Submitter.decide`."""
+        return self._submitter.decide(submission)
 
     async def get(self, run_id: str, tenant: str = "") -> RunRecord:
         """A run's record.
@@ -289,7 +292,7 @@ class Service:
         Raises:
             StoreError: the store cannot be asked, or does not answer in time.
         """
-        if self._desk.closed:
+        if self._submitter.closed:
             return False, "stopping"
         trouble = self.readiness.trouble()
         if trouble is not None:
@@ -317,7 +320,7 @@ class Service:
         if self._drained:
             return
         self._drained = True
-        self._desk.close()
+        self._submitter.close()
         await self._process.control.run(self._drain())
 
     async def _drain(self) -> None:
@@ -337,7 +340,8 @@ class Service:
         leaving: dict[LiveRun, asyncio.Task[None]] = {}
         try:
             while True:
-                arriving = self._desk.arriving + self._deep.starting  # looked at first: they are live when they are not
+                # Looked at first: they are live when they are not.
+                arriving = self._submitter.arriving + self._deep.starting
                 for run in self._live.all():
                     if run not in leaving:
                         leaving[run] = asyncio.ensure_future(self._send_away(run))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from hashlib import blake2b
 
 import msgspec
 
-from offramp.core import events, routing
+from offramp.core import events
 from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
+from offramp.core.routing import Decision, Facts, decide
 from offramp.core.run import Route, RunRecord, key_digest, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
@@ -18,6 +20,7 @@ from offramp.core.webhooks import refused
 from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.bounds import open_runs
+from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
@@ -27,14 +30,14 @@ from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
 
 
-class Desk:
-    """Where requests for runs are taken."""
+class Submitter:
+    """Takes requests for runs."""
 
     def __init__(
         self,
         process: Process,
         live: LiveRuns,
-        admission: Admission,
+        off_ramp: OffRamp,
         fast: FastPath,
         engine: Engine,
         patience: Patience,
@@ -42,7 +45,8 @@ class Desk:
         self._process = process
         self._patience = patience
         self._live = live
-        self._admission = admission
+        self._admission = Admission(process, live)
+        self._off_ramp = off_ramp
         self._fast = fast
         self._engine = engine
         self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
@@ -81,26 +85,42 @@ class Desk:
         else:
             spec.signature.decode_input(submission.input)
         self._check_webhook(submission)
-        record = self._record(submission, spec, sla)
-        key = self._idempotency(submission, record.created_at)
+        now = self._process.clock.time()
+        key = self._idempotency(submission, now)
+        facts = self._facts(submission, spec, sla)
+        if decide(facts).path == "refused" and await self._attaches(submission.tenant, key, now):
+            facts = self._facts(submission, spec, sla)
+            facts = replace(facts, load=replace(facts.load, share_is_taken=False))
+        decision = decide(facts)
+        if decision.path == "refused":
+            raise TenantBusy(decision.reasons[0])
+        record = self._record(submission, spec, facts, decision.route(), now)
         if record.path == "fast":
-            await self._admit(record, key)
+            self._live.reserve(record)
+        self._make_room(decision)
         try:
             return await self._begin(record, key, watcher)
         finally:
             self._live.give_up(record)
 
-    async def _admit(self, record: RunRecord, key: Idempotency | None) -> None:
-        """Keep a place on the fast path, or send the run deep; one that attaches to another takes none."""
-        try:
-            self._admission.require_share(record.tenant)
-        except TenantBusy:
-            if not await self._attaches(record, key):
-                raise
-        record.route = self._admission.route(record)
-        record.path = record.route.path
-        if record.path == "fast":
-            self._live.reserve(record)
+    def decide(self, submission: Submission) -> Decision:
+        """What would become of a request now; starts nothing, keeps nothing.
+
+        Raises:
+            UnknownPipeline: no pipeline has that name.
+            InputError: class or budget do not fit.
+        """
+        spec = self._pipeline(submission.pipeline)
+        return decide(self._facts(submission, spec, self._class(submission.sla or spec.sla)))
+
+    def _facts(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> Facts:
+        budget = budget_s(sla, spec.budget, submission.budget, submission.wait, self._process.settings.max_budget)
+        return self._admission.facts(submission, sla.name, budget)
+
+    def _make_room(self, decision: Decision) -> None:
+        run = None if decision.displaces is None else self._live.get(decision.displaces)
+        if run is not None:
+            self._process.control.spawn(self._off_ramp.demote(run, "overload"))
 
     async def _begin(self, record: RunRecord, key: Idempotency | None, watcher: Watcher | None) -> Accepted:
         accepted = events.draft(
@@ -161,15 +181,13 @@ class Desk:
         try:
             return await self._open_runs.take(record.tenant)
         except TenantLimit:
-            if not await self._attaches(record, key):
+            if not await self._attaches(record.tenant, key, record.created_at):
                 raise
             return None
 
-    async def _attaches(self, record: RunRecord, key: Idempotency | None) -> bool:
+    async def _attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
         """Whether a run exists that the request is for: that takes no room."""
-        return (
-            key is not None and await self._process.store.holder(record.tenant, key.key, record.created_at) is not None
-        )
+        return key is not None and await self._process.store.holder(tenant, key.key, now) is not None
 
     def _give_back(self, record: RunRecord, taken: int | None) -> None:
         if taken is not None:
@@ -203,23 +221,19 @@ class Desk:
             pointer, message = problems[0]
             raise InputError(f"{pointer}: {message}", problems)
 
-    def _record(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> RunRecord:
-        process = self._process
-        now = process.clock.time()
-        budget = budget_s(sla, spec.budget, submission.budget, submission.wait, process.settings.max_budget)
-        route: Route = routing.decide(routing.Features(submission.respond_async, budget, sla.name))
+    def _record(self, submission: Submission, spec: PipelineSpec, facts: Facts, route: Route, now: float) -> RunRecord:
         return RunRecord(
-            id=run_id(now, process.clock.random_bytes(10)),
+            id=run_id(now, self._process.clock.random_bytes(10)),
             pipeline=spec.name,
             version=spec.version,
             status="queued",
             path=route.path,
-            sla=sla.name,
+            sla=facts.sla,
             route=route,
             created_at=now,
             input=submission.input,
-            budget_s=budget,
-            priority=sla.priority,
+            budget_s=facts.budget_s,
+            priority=self._class(facts.sla).priority,
             session_id=submission.session_id,
             metadata=submission.metadata,
             tenant=submission.tenant,
