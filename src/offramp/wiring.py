@@ -39,7 +39,7 @@ from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
 from offramp.paths.service import Service
-from offramp.paths.webhooks import Announcer
+from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.settings import Settings
 from offramp.stores.blobs.places import open_blobs
@@ -142,9 +142,9 @@ def build(
         on_present=on_present,
     )
     live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
-    announcer = _announcer(process, outbox) if role != "worker" else None
-    deep, engine = _engine(app, process, live, leases, role, announcer, hints)
-    outbox.listen(announcer.wake if announcer else engine.announce_webhooks)
+    dispatcher = _dispatcher(process, outbox) if role != "worker" else None
+    deep, engine = _engine(app, process, live, leases, role, dispatcher, hints)
+    outbox.listen(dispatcher.wake if dispatcher else engine.announce_webhooks)
     store.on_lost(lambda lease: control.call(deep.lost, lease))
 
     def close() -> None:
@@ -155,7 +155,7 @@ def build(
         control.close()
         values.close()
 
-    return Service(app.name, process, live, deep, engine, announcer, close)
+    return Service(app.name, process, live, deep, engine, dispatcher, close)
 
 
 def _engine(
@@ -164,7 +164,7 @@ def _engine(
     live: LiveRuns,
     leases: Leases,
     role: Role,
-    announcer: Announcer | None,
+    dispatcher: WebhookDispatcher | None,
     hints: Hints,
 ) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
     """What drives deep runs, and what executes them here for it."""
@@ -194,7 +194,7 @@ def _engine(
             clock,
             host,
             process.feed.notice,
-            on_webhooks=announcer.wake if announcer else lambda: None,
+            on_webhooks=dispatcher.wake if dispatcher else lambda: None,
             on_owners=present,
             hints=hints,
             presence=presence,
@@ -249,14 +249,14 @@ def _step_bytes_max(settings: Settings) -> int:
     return min(settings.max_result_bytes, PAYLOAD_BYTES_MAX)
 
 
-def _announcer(process: Process, outbox: Outbox) -> Announcer | None:
+def _dispatcher(process: Process, outbox: Outbox) -> WebhookDispatcher | None:
     """What delivers webhooks; nothing is sent unsigned."""
     secrets = parse_secrets(process.settings.webhook_secret)
     if not secrets:
         return None
     allowed = parse_allowed(process.settings.webhook_allow, process.settings.webhook_ports)
     sender = HttpSender(Signer(secrets), allowed, process.clock, process.settings.webhook_timeout)
-    return Announcer(process, outbox, sender)
+    return WebhookDispatcher(process, outbox, sender)
 
 
 def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Leases, Outbox]:

@@ -18,6 +18,7 @@ from offramp.core.run import Webhook
 from offramp.core.webhooks import DELAYS_S, EVENT_NAMES, GIVE_UP_AFTER_S, JITTER
 from offramp.errors import InputError
 from offramp.paths.submission import Submission
+from offramp.paths.webhooks import WebhookDispatcher
 from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
 from tests.support import GUARD_S, eventually, know_each_other, member, reach, reading
@@ -211,11 +212,15 @@ async def test_what_would_not_be_delivered_is_refused_and_nothing_starts(setting
 # While the receiver fails.
 
 
+def dispatcher(service):
+    return next((part for part in service._parts if isinstance(part, WebhookDispatcher)), None)
+
+
 async def advance_until(clock, made, condition, step=0.5):
     """Let time pass until something is the case, but none while a message is on its way."""
     async with asyncio.timeout(GUARD_S):
         while not condition():
-            if not made.service._announcer._attempts:
+            if not dispatcher(made.service)._attempts:
                 clock.advance(step)
             await asyncio.sleep(0.001)
 
@@ -373,7 +378,7 @@ async def test_without_a_secret_nothing_is_sent_and_with_one_again_it_is(tmp_pat
         connection.execute("UPDATE webhooks SET due_at = 1")
     receiver.answer = lambda _: 204
     async with member(app, tmp_path, "local") as service:
-        assert service._announcer is None
+        assert dispatcher(service) is None
     assert len(receiver.seen) == 1
     async with member(app, tmp_path, "local", **SETTINGS):
         assert (await arriving(receiver)).id == first.id
@@ -383,7 +388,4 @@ async def test_a_service_that_never_started_stops(tmp_path):
     settings = Settings.load({}, tmp_path / "none", data=str(tmp_path), **SETTINGS)
     service = wiring.build(make_app(), settings, role="local")
     async with asyncio.timeout(GUARD_S):
-        await service._announcer.close()
-        await service._process.control.run(service._engine.open())
-        service._announcer = None
         await service.stop()

@@ -7,9 +7,9 @@ process purges for all, and rests after each step, so that whatever waits to wri
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable
 
+from offramp.paths.parts import Single
 from offramp.paths.process import Process
 
 DUTY = "purge"
@@ -30,23 +30,18 @@ async def purge(process: Process, stopping: Callable[[], bool] = lambda: False) 
     Raises:
         StoreError: some is left for the next time.
     """
-    store, clock = process.store, process.clock
-    held_until = -math.inf
+    duty, clock = Single(process, DUTY, DUTY_S), process.clock
     left = True
     while left and not stopping():
-        now = clock.time()
-        if held_until - now < DUTY_S / 2:
-            held_until = now + DUTY_S
-            if not await store.take_duty(DUTY, process.id, now, held_until):
-                return
-        left = False
+        if not await duty.is_mine():
+            return
+        now, left = clock.time(), False
         for step in (_empty, _sweep):
             began = clock.monotonic()
             if await step(process, now):
                 left = True
                 await asyncio.sleep(min(REST_S_MAX, REST * (clock.monotonic() - began)))
-    now = clock.time()
-    await store.take_duty(DUTY, process.id, now, now)
+    await duty.give_up()
 
 
 async def _empty(process: Process, now: float) -> int:

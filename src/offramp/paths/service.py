@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from offramp.core.events import Frame
 from offramp.core.reference import Reference
@@ -18,17 +18,18 @@ from offramp.errors import RunConflict, UnknownRun
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
-from offramp.paths.health import Readiness, Taking
+from offramp.paths.health import Readiness
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
+from offramp.paths.membership import JoinedEngine, Membership
+from offramp.paths.parts import Part
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Submitter
-from offramp.paths.upkeep import Upkeep
-from offramp.paths.webhooks import Announcer
-from offramp.ports.engine import Engine
+from offramp.paths.upkeep import CatchingUp, Learning, ObjectProbe, Purging
+from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
@@ -42,25 +43,6 @@ ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
 
 
-class JoinedEngine(Engine, Taking, Protocol):
-    """An engine that this process is a member of."""
-
-    async def open(self) -> None:
-        """Join."""
-
-    async def stop_taking(self) -> None:
-        """Take no further run."""
-
-    async def close(self) -> None:
-        """Leave."""
-
-    async def retire(self, owner: str) -> int:
-        """Release what a dead process held."""
-
-    def has_room(self) -> None:
-        """A run ended here."""
-
-
 class Service:
     """One process of the service: gateway, worker, or both.
 
@@ -70,7 +52,7 @@ class Service:
         live: its executing runs.
         deep: its end of the deep path.
         engine: what drives deep runs.
-        announcer: delivers webhooks, in a process that does.
+        dispatcher: delivers webhooks, in a process that does.
         close: closes what `process` holds, last.
     """
 
@@ -81,7 +63,7 @@ class Service:
         live: LiveRuns,
         deep: DeepPath,
         engine: JoinedEngine,
-        announcer: Announcer | None,
+        dispatcher: WebhookDispatcher | None,
         close: Any,
     ) -> None:
         self.app_name = name
@@ -91,14 +73,17 @@ class Service:
         self._live = live
         self._deep = deep
         self._engine = engine
-        self._announcer = announcer
         self._close = close
         self._off_ramp = OffRamp(process, engine, live)
         live.on_start = self._off_ramp.watch
         self._fast = FastPath(process, live, self._off_ramp)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
         self._submitter = Submitter(process, live, self._off_ramp, self._fast, engine, self._patience)
-        self._upkeep = Upkeep(process, live, lambda: self._drained)
+        self._parts: list[Part] = [
+            *(live.levels, Learning(process, live.durations), CatchingUp(process), Purging(process)),
+            *(ObjectProbe(process), Membership(process, engine), *([] if dispatcher is None else [dispatcher])),
+        ]
+        """In the order in which they start; they close in the reverse order."""
         self._drained = False
         self.readiness = Readiness(
             *(engine, process.control, lambda: self._submitter.closed, process.lanes.shortage, self._patience.trouble)
@@ -142,11 +127,8 @@ class Service:
     async def start(self) -> None:
         """Join the service and begin to work."""
         self._process.metrics.open()
-        await self._process.control.run(self._engine.open())
-        if self._announcer is not None:
-            self._announcer.open()
-        self._upkeep.start()
-        self._process.control.spawn(self._live.levels.keep())
+        for part in self._parts:
+            await part.start()
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""
@@ -326,7 +308,8 @@ class Service:
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self.settings.drain_timeout):
-                await self._engine.stop_taking()
+                for part in self._parts:
+                    await part.drain()
                 await self._send_all_away()
         except TimeoutError:
             if late := len(self._live.all()):
@@ -369,11 +352,8 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
-        if self._announcer is not None:
-            await self._announcer.close()
-        await self._process.control.run(self._engine.close())
-        await self._live.levels.close()
-        await self._upkeep.tell_and_learn()
+        for part in reversed(self._parts):
+            await part.close()
         await self.close()
 
     async def close(self) -> None:

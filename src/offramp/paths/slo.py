@@ -17,6 +17,7 @@ from offramp.core.sla import SLA
 from offramp.core.slo import Counts, Tally
 from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
+from offramp.paths.parts import Part
 from offramp.paths.process import Process
 
 log = logging.getLogger("offramp")
@@ -36,7 +37,7 @@ class ServiceLevel(NamedTuple):
     windows: Mapping[str, Counts]
 
 
-class ServiceLevels:
+class ServiceLevels(Part):
     """Counts here, reads everywhere.
 
     Args:
@@ -68,6 +69,10 @@ class ServiceLevels:
         key = tally.sla, tally.minute, tally.tenant
         with self._lock:
             self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
+
+    async def start(self) -> None:
+        """Begin to write and look."""
+        self._process.control.spawn(self.keep())
 
     async def keep(self) -> None:
         """Write, and look, now and then, for ever."""

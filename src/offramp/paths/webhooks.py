@@ -19,6 +19,7 @@ from offramp.core.webhooks import Answer, Attempt, Progress, after, message, mes
 from offramp.errors import StoreError
 from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
+from offramp.paths.parts import Part
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
 from offramp.telemetry.context import forwarded
@@ -31,7 +32,7 @@ STOP_GRACE_S = 2.0
 """How long attempts on their way may take to end when the process stops; then they are made again elsewhere."""
 
 
-class Announcer:
+class WebhookDispatcher(Part):
     """Delivers what is due, as much at once as the settings allow.
 
     Args:
@@ -52,8 +53,8 @@ class Announcer:
         self._work_ended.set()
         self._closing = False
 
-    def open(self) -> None:
-        """Begin."""
+    async def start(self) -> None:
+        """Begin to deliver."""
         self._work_ended.clear()
         self._thread.spawn(self._work())
 
