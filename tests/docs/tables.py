@@ -58,7 +58,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.spec:MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is kept; others are made anew"),
-            ("core.plans:CLASSES_MAX", "", "classes of objects below `Any` of which a process keeps what it knows"),
+            ("core.planner:CLASSES_MAX", "", "classes of objects below `Any` of which a process keeps what it knows"),
             ("core.sla:PRIORITY_MAX", "", "largest `priority` of an SLA class, and its negative the smallest"),
             ("core.sla:BUDGET_DEFAULT_S", "s", "budget where nothing says another"),
             ("core.spec:RETENTION_DEFAULT_S", "s", "retention where the pipeline says no other"),

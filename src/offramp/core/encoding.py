@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from offramp.core import models, shapes
-from offramp.core.plans import OPEN_FIELD, PLAIN, Plan, Record
+from offramp.core.planner import OPEN_FIELD
+from offramp.core.plans import PLAIN, Plan, Record
 from offramp.core.written import Refusal, forgotten, require_finite
 from offramp.errors import DeclarationError, EncodingError
 

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec.inspect
 
 from offramp.core import models, shapes
-from offramp.core.plans import OPEN, OPEN_FIELD, PLAIN, Choice, Items, Named, Places, Plan, Record, Table
+from offramp.core.plans import PLAIN, Choice, Items, Named, Open, OpenField, Places, Plan, Record, Table
 from offramp.core.written import is_record, secret
 from offramp.errors import DeclarationError
 
+CLASSES_MAX = 1_000
+"""Classes whose plans are kept for values that no annotation describes."""
 _KEYS = (
     *(msgspec.inspect.StrType, msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.DecimalType),
     *(msgspec.inspect.DateTimeType, msgspec.inspect.DateType, msgspec.inspect.TimeType, msgspec.inspect.TimeDeltaType),
@@ -83,22 +85,24 @@ class Planner:
         if len(members) == 1:
             return members[0]
         exact = not self._inside_model and not shapes.told_apart(annotation)
-        return Choice(members, exact=exact) if exact or any(plan is not PLAIN for plan in members) else PLAIN
+        if not exact and all(plan is PLAIN for plan in members):
+            return PLAIN
+        return Choice(members, OPEN, exact=exact)
 
     def _generic(self, origin: type, args: Sequence[Any], place: str, names: Mapping[Any, Any]) -> Plan:
         if issubclass(origin, tuple):
             if len(args) == 2 and args[1] is ...:
                 inner = self.plan(args[0], place, names)
-                return PLAIN if inner is PLAIN else Items(inner)
+                return PLAIN if inner is PLAIN else Items(inner, OPEN)
             each = [self.plan(arg, place, names) for arg in args if arg != ()]
-            return PLAIN if all(plan is PLAIN for plan in each) else Places(tuple, each)
+            return PLAIN if all(plan is PLAIN for plan in each) else Places(each, OPEN)
         if issubclass(origin, Mapping):
             self._require_key(args[0], place)
             inner = self.plan(args[1], place, names)
-            return PLAIN if inner is PLAIN else Table(inner)
+            return PLAIN if inner is PLAIN else Table(inner, OPEN)
         if origin in _LISTS:
             inner = self.plan(args[0], place, names)
-            return PLAIN if inner is PLAIN else Items(inner)
+            return PLAIN if inner is PLAIN else Items(inner, OPEN)
         parameters = getattr(origin, "__parameters__", ())
         given = {name: names.get(arg, arg) for name, arg in zip(parameters, args, strict=False)}
         return self._class(origin, given, place)
@@ -118,12 +122,12 @@ class Planner:
             return self._record(kind, names, place)
         if typing.is_typeddict(kind):
             hints = self._hints(kind, place)
-            return Named({name: self.plan(hint, f"{place}, field {name!r}") for name, hint in hints.items()})
+            return Named({name: self.plan(hint, f"{place}, field {name!r}") for name, hint in hints.items()}, OPEN)
         if issubclass(kind, tuple) and hasattr(kind, "_fields"):
             hints = self._hints(kind, place)
             fields: Any = kind
             plans = [self.plan(hints.get(name, Any), f"{place}, field {name!r}") for name in fields._fields]
-            return Places(kind, plans, fields._fields, list(fields._field_defaults.values()))
+            return Places(plans, OPEN, fields._fields, list(fields._field_defaults.values()))
         if kind in {list, dict, set, frozenset, tuple} or kind in {collections.abc.Mapping, collections.abc.Sequence}:
             return OPEN_FIELD if self._inside_model else OPEN
         if issubclass(kind, PurePath) or _native(kind) is not None:
@@ -153,7 +157,7 @@ class Planner:
         if mark in self._records:
             return self._records[mark]
         model = models.is_model(kind)
-        made = self._records[mark] = Record(kind, model=model)
+        made = self._records[mark] = Record(kind, OPEN_FIELD, model=model)
         self._inside_model += model
         try:
             if model:
@@ -183,12 +187,21 @@ class _Leaf(Plan):
 
     exact = True
 
-    def key(self, value: Any) -> Any:
-        """Itself."""
-        return value
-
 
 _LEAF = _Leaf()
+
+
+@functools.lru_cache(CLASSES_MAX)
+def record_plan(kind: Any) -> Record:
+    """The plan of a class, for values that no annotation describes."""
+    made = Planner("a value").plan(kind, f"{kind.__name__}")
+    assert isinstance(made, Record)  # noqa: S101 - what `is_record` says
+    return made
+
+
+OPEN = Open(record_plan)
+OPEN_FIELD = OpenField(record_plan)
+"""`Any` inside a pydantic model."""
 
 
 def _defaults_of(kind: Any) -> Iterable[tuple[str, Callable[[], Any] | None]]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import collections.abc
 import contextvars
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from offramp.core import models
 from offramp.core.written import Misfit, alike, changed, is_record, key_bytes, other_class, secret, shown
 
-CLASSES_MAX = 1_000
-"""Classes whose plans are kept for values that no annotation describes."""
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
@@ -30,8 +27,8 @@ class Plan:
         """Raise `Misfit` for what would change in silence."""
 
     def key(self, value: Any) -> Any:
-        """What of the value is part of a journal key, for msgspec to write."""
-        return open_key(value)
+        """What of the value is part of a journal key, for msgspec to write: itself."""
+        return value
 
     def same(self, live: Any, again: Any, path: str) -> None:
         """Raise `Misfit` unless what was read is what was written."""
@@ -42,16 +39,34 @@ class Plan:
 class Plain(Plan):
     """What msgspec and JSON carry without loss."""
 
-    def key(self, value: Any) -> Any:
-        """Itself."""
-        return value
-
 
 PLAIN = Plain()
 
 
 class Open(Plan):
-    """`Any`: its objects come back as builtins, the first time as in a replay."""
+    """`Any`: its objects come back as builtins, the first time as in a replay.
+
+    Args:
+        planned: gives the plan of a class that no annotation describes.
+    """
+
+    def __init__(self, planned: Callable[[Any], Record]) -> None:
+        self._planned = planned
+
+    def key(self, value: Any) -> Any:
+        """The value, and of objects their class too, as no annotation says it."""
+        kind: Any = type(value)
+        if kind in _SCALARS:
+            return value
+        if kind is list or kind is tuple:
+            return [self.key(item) for item in value]
+        if kind is dict:
+            return {name: self.key(item) for name, item in value.items()}
+        if kind is set or kind is frozenset:
+            return sorted(map(self.key, value), key=key_bytes)
+        if is_record(kind):
+            return self._planned(kind).key(value, named=True)
+        return value
 
     def same(self, live: Any, again: Any, path: str) -> None:
         """Not compared: nothing says what it should be."""
@@ -74,14 +89,15 @@ class OpenField(Open):
             for place, item in enumerate(value):
                 self.check(item, f"{path}[{place}]")
         elif is_record(kind):
-            record_plan(kind).check(value, path)
+            self._planned(kind).check(value, path)
 
 
 class Items(Plan):
-    """A list, set or tuple of any length."""
+    """A list, set or tuple of any length; `otherwise` is for values that are none of these."""
 
-    def __init__(self, inner: Plan) -> None:
+    def __init__(self, inner: Plan, otherwise: Plan) -> None:
         self._inner = inner
+        self._otherwise = otherwise
         self.exact = inner.exact
 
     def check(self, value: Any, path: str) -> None:
@@ -93,7 +109,7 @@ class Items(Plan):
     def key(self, value: Any) -> Any:
         """Each item's; those of a set in an order of their own."""
         if not isinstance(value, (list, tuple, set, frozenset)):
-            return open_key(value)
+            return self._otherwise.key(value)
         made = [self._inner.key(item) for item in value]
         return made if isinstance(value, (list, tuple)) else sorted(made, key=key_bytes)
 
@@ -107,15 +123,19 @@ class Items(Plan):
 
 
 class Places(Plan):
-    """A tuple with a type for each place; `defaults` of the last ones are of a NamedTuple."""
+    """A tuple with a type for each place; `defaults` of the last ones are of a NamedTuple.
+
+    `otherwise` is for values of another form.
+    """
 
     def __init__(
-        self, made: Any, inner: Sequence[Plan], names: Sequence[str] = (), defaults: Sequence[Any] = ()
+        self, inner: Sequence[Plan], otherwise: Plan, names: Sequence[str] = (), defaults: Sequence[Any] = ()
     ) -> None:
-        self._made = made
         self._inner = inner
+        self._otherwise = otherwise
         self._names = names
-        self._defaults = [None] * (len(inner) - len(defaults)) + [key_bytes(open_key(each)) for each in defaults]
+        keys = [key_bytes(otherwise.key(each)) for each in defaults]
+        self._defaults = [None] * (len(inner) - len(defaults)) + keys
         self.exact = any(plan.exact for plan in inner)
 
     def _path(self, path: str, place: int) -> str:
@@ -130,7 +150,7 @@ class Places(Plan):
     def key(self, value: Any) -> Any:
         """Each place's, without defaults at the end."""
         if not isinstance(value, (list, tuple)) or len(value) != len(self._inner):
-            return open_key(value)
+            return self._otherwise.key(value)
         made = [plan.key(item) for plan, item in zip(self._inner, value, strict=True)]
         while made and self._defaults[len(made) - 1] == key_bytes(made[-1]):
             made.pop()
@@ -146,10 +166,11 @@ class Places(Plan):
 
 
 class Table(Plan):
-    """A dict."""
+    """A dict; `otherwise` is for values that are none."""
 
-    def __init__(self, inner: Plan) -> None:
+    def __init__(self, inner: Plan, otherwise: Plan) -> None:
         self._inner = inner
+        self._otherwise = otherwise
         self.exact = inner.exact
 
     def check(self, value: Any, path: str) -> None:
@@ -161,7 +182,7 @@ class Table(Plan):
     def key(self, value: Any) -> Any:
         """Each value's."""
         if not isinstance(value, Mapping):
-            return open_key(value)
+            return self._otherwise.key(value)
         return {name: self._inner.key(item) for name, item in value.items()}
 
     def same(self, live: Any, again: Any, path: str) -> None:
@@ -174,10 +195,11 @@ class Table(Plan):
 
 
 class Named(Plan):
-    """A TypedDict."""
+    """A TypedDict; `otherwise` is for values that are no dicts."""
 
-    def __init__(self, fields: Mapping[str, Plan]) -> None:
+    def __init__(self, fields: Mapping[str, Plan], otherwise: Plan) -> None:
         self._fields = fields
+        self._otherwise = otherwise
         self.exact = any(plan.exact for plan in fields.values())
 
     def check(self, value: Any, path: str) -> None:
@@ -190,16 +212,20 @@ class Named(Plan):
     def key(self, value: Any) -> Any:
         """Each field's."""
         if not isinstance(value, Mapping):
-            return open_key(value)
+            return self._otherwise.key(value)
         return {name: self._fields.get(name, PLAIN).key(item) for name, item in value.items()}
 
 
 class Record(Plan):
-    """A dataclass, Struct or pydantic model; its fields are added once it is known, as it may hold itself."""
+    """A dataclass, Struct or pydantic model; its fields are added once it is known, as it may hold itself.
 
-    def __init__(self, made: Any, *, model: bool) -> None:
+    `otherwise` is for values of other classes, and for what a model holds beyond its fields.
+    """
+
+    def __init__(self, made: Any, otherwise: Plan, *, model: bool) -> None:
         self.made = made
         self.model = model
+        self._otherwise = otherwise
         self.exact = model
         self._plans: dict[str, Plan] = {}
         self._looked: list[tuple[str, Plan]] = []
@@ -228,12 +254,12 @@ class Record(Plan):
         for name, plan in self._looked:
             plan.check(getattr(value, name, None), f"{path}.{name}")
         if self.model and value.__pydantic_extra__:
-            OPEN_FIELD.check(value.__pydantic_extra__, path)
+            self._otherwise.check(value.__pydantic_extra__, path)
 
     def key(self, value: Any, *, named: bool = False) -> Any:
         """Its fields without those that have their default; `named` where another class could stand there."""
         if type(value) is not self.made:
-            return open_key(value)
+            return self._otherwise.key(value)
         found: dict[str, Any] = {"": self.made.__qualname__} if named else {}
         for name, plan in self._plans.items():
             live = getattr(value, name, None)
@@ -247,7 +273,7 @@ class Record(Plan):
             elif type(live) is not type(default[0]) or live != default[0]:
                 found[name] = live
         if self.model and value.__pydantic_extra__:
-            found |= open_key(value.__pydantic_extra__)
+            found |= self._otherwise.key(value.__pydantic_extra__)
         return found
 
     def same(self, live: Any, again: Any, path: str) -> None:
@@ -261,9 +287,10 @@ class Record(Plan):
 
 
 class Choice(Plan):
-    """A union; the member is chosen by the value's own class."""
+    """A union; the member is chosen by the value's own class, `otherwise` is for values of none."""
 
-    def __init__(self, members: Sequence[Plan], *, exact: bool) -> None:
+    def __init__(self, members: Sequence[Plan], otherwise: Plan, *, exact: bool) -> None:
+        self._otherwise = otherwise
         self._records = {plan.made: plan for plan in members if isinstance(plan, Record)}
         self._others = [plan for plan in members if not isinstance(plan, (Record, Plain))]
         self.exact = exact or any(plan.exact for plan in members)
@@ -293,7 +320,7 @@ class Choice(Plan):
         member = self._member(value)
         if isinstance(member, Record):
             return member.key(value, named=True)
-        return open_key(value) if member is None else member.key(value)
+        return self._otherwise.key(value) if member is None else member.key(value)
 
     def same(self, live: Any, again: Any, path: str) -> None:
         """As the member that it is of, and of the same class."""
@@ -302,36 +329,6 @@ class Choice(Plan):
             member.same(live, again, path)
         elif self._compared and (type(live) is not type(again) or live != again):
             raise Misfit(path, changed(live, again))
-
-
-OPEN = Open()
-OPEN_FIELD = OpenField()
-
-
-@functools.lru_cache(CLASSES_MAX)
-def record_plan(kind: Any) -> Record:
-    """The plan of a class, for values that no annotation describes."""
-    from offramp.core.planner import Planner  # it makes plans, and they ask for it where no annotation did
-
-    made = Planner("a value").plan(kind, f"{kind.__name__}")
-    assert isinstance(made, Record)  # noqa: S101 - what `is_record` says
-    return made
-
-
-def open_key(value: Any) -> Any:
-    """What of a value is part of a key where no annotation describes it: objects with their class."""
-    kind: Any = type(value)
-    if kind in _SCALARS:
-        return value
-    if kind is list or kind is tuple:
-        return [open_key(item) for item in value]
-    if kind is dict:
-        return {name: open_key(item) for name, item in value.items()}
-    if kind is set or kind is frozenset:
-        return sorted(map(open_key, value), key=key_bytes)
-    if is_record(kind):
-        return record_plan(kind).key(value, named=True)
-    return value
 
 
 def _constant(default: Callable[[], Any], plan: Plan) -> Any:
