@@ -10,7 +10,7 @@ import pytest
 from offramp.gateway.asgi import Gateway
 from offramp.ports.commit import Commit
 from offramp.settings import Settings
-from offramp.stores.sqlite.operations import Call
+from offramp.stores.sqlite.batch import Call
 from offramp.wiring import build
 from tests.gateway.test_real_service import Gates, make_app, runs
 from tests.support import GUARD_S, Signal, eventually

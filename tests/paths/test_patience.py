@@ -16,8 +16,8 @@ from offramp.paths.patience import Patience
 from offramp.paths.submission import Submission
 from offramp.ports.commit import Commit
 from offramp.ports.listing import RunFilter
+from offramp.stores.sqlite.batch import Call
 from offramp.stores.sqlite.database import READERS
-from offramp.stores.sqlite.operations import Call
 from tests.support import GUARD_S, Signal, eventually, frames_of, member
 
 TIMEOUT_S = 0.3

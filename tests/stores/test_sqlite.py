@@ -23,9 +23,8 @@ from offramp.core.run import Outcome
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
 from offramp.stores.sqlite import Database
-from offramp.stores.sqlite.batch import CHUNK_BYTES_MAX
+from offramp.stores.sqlite.batch import CHUNK_BYTES_MAX, Call
 from offramp.stores.sqlite.database import FILE_NAME
-from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.schema import MIGRATIONS
 from offramp.stores.sqlite.store import EVENT_ROWS_MAX
 from offramp.stores.sqlite.writer import BATCH_OPERATIONS_MAX

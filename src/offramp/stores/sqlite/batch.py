@@ -8,8 +8,10 @@ ROLLBACK): otherwise SQLite would copy every page beforehand, to take back the s
 from __future__ import annotations
 
 import functools
+import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,8 +20,9 @@ from offramp.core.events import TERMINAL, frame
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
+from offramp.ports.commit import Commit
 from offramp.ports.store import ENGINE, Batch, Created, Lease
-from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record, encode_record
 
 CHUNK_BYTES_MAX = 64 * 1024
@@ -49,6 +52,24 @@ class Tail(msgspec.Struct):
     position: int = 0
     seq: int = 1
     announced: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """Run statements between the others, in order; they may take and give up runs through the transaction.
+
+    `point` names what they write, see `crash_points`; what is not wanted late says when it was `asked_at`, on the
+    monotonic clock.
+    """
+
+    function: Callable[[sqlite3.Connection, Transaction], Any]
+    durable: bool
+    commit: Commit[Any]
+    point: str = ""
+    asked_at: float = math.inf
+
+
+Operation = Create | Append | Finish | Sync | Call
 
 
 class Transaction:

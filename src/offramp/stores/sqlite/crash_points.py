@@ -13,7 +13,8 @@ from typing import Literal
 
 from offramp.core.names import did_you_mean
 from offramp.errors import SettingsError
-from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+from offramp.stores.sqlite.batch import Call, Operation
+from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 
 VARIABLE = "OFFRAMP_CRASH_AT"
 """`[ROLE/]POINT.before` or `.after`, then `:N` for the Nth time in a process: `worker/claim.after`, `step.before:3`."""

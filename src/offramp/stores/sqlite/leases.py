@@ -28,9 +28,8 @@ from offramp.ports.store import (
     Parked,
     Turn,
 )
-from offramp.stores.sqlite.batch import Tail, Transaction, announced
+from offramp.stores.sqlite.batch import Call, Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
-from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.rows import RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 

@@ -1,13 +1,12 @@
-"""What can be asked of the writer thread, as data."""
+"""What can be asked of the writer thread, as data.
+
+`Call` is beside the transaction that it is given, in `batch.py`.
+"""
 
 from __future__ import annotations
 
-import math
-import sqlite3
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,9 +15,6 @@ from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.commit import Commit
 from offramp.ports.store import Created, Idempotency, Lease
-
-if TYPE_CHECKING:
-    from offramp.stores.sqlite.batch import Transaction
 
 
 @dataclass(slots=True, eq=False)
@@ -62,21 +58,3 @@ class Sync:
 
     lease: Lease | None
     commit: Commit[None]
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """Run statements between the others, in order; they may take and give up runs through the transaction.
-
-    `point` names what they write, see `crash_points`; what is not wanted late says when it was `asked_at`, on the
-    monotonic clock.
-    """
-
-    function: Callable[[sqlite3.Connection, Transaction], Any]
-    durable: bool
-    commit: Commit[Any]
-    point: str = ""
-    asked_at: float = math.inf
-
-
-Operation = Create | Append | Finish | Sync | Call

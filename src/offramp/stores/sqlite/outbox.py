@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from offramp.core.webhooks import Progress
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import CANDIDATES_MAX, Pending, Room
-from offramp.stores.sqlite.batch import Transaction
+from offramp.stores.sqlite.batch import Call, Transaction
 from offramp.stores.sqlite.database import Database
-from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.writer import Writer
 
 _SETTLE = (

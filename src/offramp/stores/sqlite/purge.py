@@ -16,9 +16,8 @@ import msgspec
 
 from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.stores.sqlite.batch import Transaction, execute
+from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import PAGE_BYTES, Database
-from offramp.stores.sqlite.operations import Call
 from offramp.stores.sqlite.rows import without_data
 from offramp.stores.sqlite.writer import Writer
 

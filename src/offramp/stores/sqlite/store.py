@@ -16,10 +16,10 @@ from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import Created, Idempotency, Lease, Listener
-from offramp.stores.sqlite.batch import Transaction, execute
+from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.listing import page
-from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Sync
+from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.purge import Purge
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer

@@ -18,10 +18,10 @@ from offramp.errors import StoreError
 from offramp.ports import forks
 from offramp.ports.commit import resolve_all
 from offramp.ports.store import Batch, Lease
-from offramp.stores.sqlite.batch import Tail, Transaction
+from offramp.stores.sqlite.batch import Call, Operation, Tail, Transaction
 from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.database import Database
-from offramp.stores.sqlite.operations import Append, Call, Create, Finish, Operation, Sync
+from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 
 log = logging.getLogger("offramp")
 
