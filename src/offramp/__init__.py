@@ -1,9 +1,10 @@
 """Offramp: agent pipelines that stream under a budget and go on durably when they exceed it."""
 
-from offramp.app import App, Pipeline, Step
+from offramp.app import App
 from offramp.core.events import Event
 from offramp.core.retry import Retry
 from offramp.core.sla import SLA
+from offramp.declarations import Pipeline, Step
 from offramp.errors import OfframpError
 from offramp.execution.as_completed import as_completed
 from offramp.execution.context import Run, cleanup, current_run, emit, now, random, signal, sleep, uuid4

@@ -1,97 +1,24 @@
-"""What a user declares: an App with its SLA classes, steps and pipelines.
+"""The App that a user makes: what it declares, and the two ways to start it from a program.
 
-Holds declarations only; running them is wired together when `local`, `asgi` or the command line asks for it.
+Starting it is put together by `wiring.py` and `gateway/`, which are imported when it is asked for: declaring an App
+loads no adapter.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
-from offramp.core.names import require_name
-from offramp.core.retry import Retry
-from offramp.core.sla import DEFAULT_CLASS, SLA
-from offramp.core.spec import (
-    Effect,
-    LaneChoice,
-    OnDisconnect,
-    PipelineSpec,
-    StepKind,
-    StepSpec,
-    as_awaitable,
-    pipeline_spec,
-    step_spec,
-)
-from offramp.errors import DeclarationError
-from offramp.execution.body import Body
-from offramp.execution.context import current
+from offramp.declarations import Declarations
 
 if TYPE_CHECKING:
     from offramp.gateway.asgi import Gateway
     from offramp.paths.local import LocalRuntime
 
-P = ParamSpec("P")
-R = TypeVar("R")
 
-
-class Step(Generic[P, R]):
-    """A declared step; calling it gives an awaitable. `fn` is the plain function."""
-
-    def __init__(self, fn: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]], spec: StepSpec) -> None:
-        self.fn = fn
-        self.spec = spec
-        functools.update_wrapper(self, fn)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """The step's result: from the journal, or by executing it. Outside a run, the function just runs.
-
-        A step called inside another step is part of that step and not journaled by itself.
-        """
-        ambient = current.get()
-        if not isinstance(ambient, Body):
-            return self._plain(args, kwargs)
-        call = self.spec.signature.encode_call(args, kwargs)
-        # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
-        # how tasks are scheduled.
-        scope = ambient.scope
-        key = scope.journal.key(self.spec.name, call.key, call.earlier)
-        return scope.step(self.spec, key, call.encoded, call.values)
-
-    async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-        function: Callable[..., Any] = self.spec.function
-        kwargs = self.spec.signature.with_defaults(args, kwargs)
-        if self.spec.is_async:
-            result: R = await as_awaitable(function(*args, **kwargs))
-            return result
-        if self.spec.lane == "loop":
-            return function(*args, **kwargs)  # type: ignore[no-any-return]
-        return await asyncio.to_thread(function, *args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<step {self.spec.name!r} of {self.fn.__module__}>"
-
-
-class Pipeline(Generic[P, R]):
-    """A declared pipeline; calling it inside a run runs it as part of that run. `fn` is the plain function."""
-
-    def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], spec: PipelineSpec) -> None:
-        self.fn = fn
-        self.spec = spec
-        functools.update_wrapper(self, fn)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Run the function; its steps join the run that is executing, if one is."""
-        return self.fn(*args, **self.spec.signature.with_defaults(args, kwargs))
-
-    def __repr__(self) -> str:
-        return f"<pipeline {self.spec.name!r} of {self.fn.__module__}>"
-
-
-class App:
+class App(Declarations):
     """A set of pipelines and steps that are served together.
 
     Args:
@@ -101,164 +28,6 @@ class App:
     Raises:
         DeclarationError: the name or a class is not usable; raised by `step` and `pipeline` too.
     """
-
-    def __init__(self, name: str, *, classes: Iterable[SLA] = ()) -> None:
-        self.name = require_name("app", name)
-        self.classes: dict[str, SLA] = {}
-        self.steps: dict[str, Step[..., Any]] = {}
-        self.pipelines: dict[str, Pipeline[..., Any]] = {}
-        for sla in classes:
-            if not isinstance(sla, SLA):
-                raise DeclarationError(f"App({name!r}, classes=) takes SLA objects, got {sla!r}")
-            if sla.name in self.classes:
-                raise DeclarationError(f"App({name!r}): SLA class {sla.name!r} is declared twice")
-            self.classes[sla.name] = sla
-        self.classes.setdefault(DEFAULT_CLASS.name, DEFAULT_CLASS)
-
-    @overload
-    def step(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-    @overload
-    def step(self, fn: Callable[P, R], /) -> Step[P, R]: ...
-    @overload
-    def step(
-        self,
-        *,
-        name: str | None = None,
-        timeout: float | None = None,
-        retry: Retry | None = None,
-        lane: LaneChoice = "auto",
-        effect: Effect = "repeatable",
-        on_unknown: Callable[..., Any] | None = None,
-        short: bool = False,
-        kind: StepKind = "step",
-        uses: object = None,
-    ) -> _StepDecorator: ...
-    def step(
-        self,
-        fn: Any = None,
-        *,
-        name: str | None = None,
-        timeout: float | None = None,
-        retry: Retry | None = None,
-        lane: LaneChoice = "auto",
-        effect: Effect = "repeatable",
-        on_unknown: Callable[..., Any] | None = None,
-        short: bool = False,
-        kind: StepKind = "step",
-        uses: object = None,
-    ) -> Any:
-        """Declare a step: one journaled unit of work.
-
-        Args:
-            fn: a plain function (runs in a thread) or an async one (runs on the run loop), parameters annotated.
-            name: its name in journal, events and metrics; the function's own otherwise.
-            timeout: seconds for one attempt; None for no limit.
-            retry: when to try again; None for one attempt.
-            lane: `auto`, `loop`, `thread` or `process` (for CPU-bound functions at module level).
-            effect: `once` for a step that must not be repeated when it is unknown whether it happened.
-            on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
-                interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
-            short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
-                executed where the body is, without a round trip through the server.
-            kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
-            uses: reserved for resources, which this version does not have yet.
-
-        Raises:
-            DeclarationError: the declaration cannot work.
-        """
-        if uses is not None:
-            raise DeclarationError("step(uses=) is for declared resources, which this version does not have yet")
-
-        def declare(function: Callable[..., Any]) -> Step[..., Any]:
-            spec = step_spec(
-                function,
-                name=name,
-                timeout=timeout,
-                retry=retry,
-                lane=lane,
-                effect=effect,
-                on_unknown=on_unknown,
-                short=short,
-                kind=kind,
-            )
-            if spec.name in self.steps:
-                raise DeclarationError(
-                    f"step {spec.name!r} is declared twice in app {self.name!r}: journal keys need distinct names, "
-                    "give one of them name="
-                )
-            step: Step[..., Any] = Step(function, spec)
-            self.steps[spec.name] = step
-            return step
-
-        return declare if fn is None else declare(fn)
-
-    @overload
-    def pipeline(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Pipeline[P, R]: ...
-    @overload
-    def pipeline(
-        self,
-        *,
-        name: str | None = None,
-        sla: str = "default",
-        budget: float | None = None,
-        deadline: float | None = None,
-        retention: float | None = None,
-        on_disconnect: OnDisconnect = "continue",
-        demotion_message: str | None = None,
-        version: str = "1",
-    ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Pipeline[P, R]]: ...
-    def pipeline(
-        self,
-        fn: Any = None,
-        *,
-        name: str | None = None,
-        sla: str = "default",
-        budget: float | None = None,
-        deadline: float | None = None,
-        retention: float | None = None,
-        on_disconnect: OnDisconnect = "continue",
-        demotion_message: str | None = None,
-        version: str = "1",
-    ) -> Any:
-        """Declare a pipeline: the async function that is served.
-
-        Its body is replayed against the journal, so it must have no effects and no randomness outside steps.
-
-        Args:
-            fn: an async function, parameters annotated.
-            name: its name in URLs and telemetry; the function's own otherwise.
-            sla: its SLA class, unless a request names another.
-            budget: seconds on the fast path; the class's otherwise. 0 sends every run deep at once.
-            deadline: seconds from acceptance after which a run ends `expired`; None for no deadline.
-            retention: seconds that result and events are kept after the end; a day otherwise.
-            on_disconnect: what happens to a fast run whose client goes away.
-            demotion_message: what a person reads in `run.demoted`.
-            version: recorded with each run; a run whose journal does not fit other code says both versions.
-
-        Raises:
-            DeclarationError: the declaration cannot work.
-        """
-
-        def declare(function: Callable[..., Any]) -> Pipeline[..., Any]:
-            spec = pipeline_spec(
-                function,
-                name=name,
-                sla=sla,
-                classes=set(self.classes),
-                budget=budget,
-                deadline=deadline,
-                retention=retention,
-                on_disconnect=on_disconnect,
-                demotion_message=demotion_message,
-                version=version,
-            )
-            if spec.name in self.pipelines:
-                raise DeclarationError(f"pipeline {spec.name!r} is declared twice in app {self.name!r}")
-            pipeline: Pipeline[..., Any] = Pipeline(function, spec)
-            self.pipelines[spec.name] = pipeline
-            return pipeline
-
-        return declare if fn is None else declare(fn)
 
     @asynccontextmanager
     async def local(self, **settings: Any) -> AsyncIterator[LocalRuntime]:
@@ -290,13 +59,3 @@ class App:
         if misspelt := told_unread():
             logging.getLogger("offramp").warning("%s", misspelt)
         return create_asgi(lambda: build(self, chosen, role="local"), Access.of(chosen))
-
-
-class _StepDecorator(Protocol):
-    """The type of `@app.step(...)`: takes async and plain functions alike."""
-
-    @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
-    @overload
-    def __call__(self, fn: Callable[P, R], /) -> Step[P, R]: ...
-    def __call__(self, fn: Callable[..., Any], /) -> Any: ...

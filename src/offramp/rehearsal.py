@@ -17,14 +17,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from offramp.declarations import Declarations
 from offramp.paths.replay import Case, Verdict
-
-if TYPE_CHECKING:
-    from offramp.app import App
 
 SEEDS_TRIED_MAX = 16
 """Hash seeds that are looked at for one under which every set has another order."""
@@ -55,7 +53,7 @@ class RehearsalFailed(Exception):
     """The other process could not do it; the message says why."""
 
 
-def place_of(app: App) -> Place | None:
+def place_of(app: Declarations) -> Place | None:
     """The module-level name of an App, None where it has none."""
     functions = [made.spec.function for made in app.pipelines.values()]
     functions += [made.spec.function for made in app.steps.values()]
@@ -126,7 +124,7 @@ def main() -> None:
     Path(job.verdicts).write_bytes(msgspec.json.encode(verdicts))
 
 
-async def _verdicts(app: App, job: Job) -> list[Verdict]:
+async def _verdicts(app: Declarations, job: Job) -> list[Verdict]:
     from offramp.settings import Settings
     from offramp.wiring import build, local
 
@@ -140,11 +138,11 @@ async def _verdicts(app: App, job: Job) -> list[Verdict]:
         await service.close()
 
 
-def _app(place: Place) -> App:
+def _app(place: Place) -> Declarations:
     found: Any = _module(place)
     for part in place.attribute.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)  # `runpy` gives a dict
-    app: App = found
+    app: Declarations = found
     return app
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from offramp.core.addresses import parse_allowed
 from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
+from offramp.declarations import Declarations
 from offramp.egress.http import HttpSender
 from offramp.egress.signing import Signer
 from offramp.engines.embedded.engine import EmbeddedEngine
@@ -53,7 +54,6 @@ from offramp.stores.sqlite.writer import Writer
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from offramp.app import App
     from offramp.engines.temporal.engine import TemporalEngine
     from offramp.ports.clock import Clock
     from offramp.ports.engine import RunHost
@@ -87,7 +87,7 @@ def data_folder(settings: Settings) -> Path:
 
 
 def build(
-    app: App,
+    app: Declarations,
     settings: Settings,
     *,
     role: Role,
@@ -159,7 +159,7 @@ def build(
 
 
 def _engine(
-    app: App,
+    app: Declarations,
     process: Process,
     live: LiveRuns,
     leases: Leases,
@@ -311,7 +311,7 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
 
 
-def _process_lane(app: App, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:
+def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:
     modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
     if not modules:
         return None
@@ -320,7 +320,7 @@ def _process_lane(app: App, settings: Settings, metrics: Metrics, traced_as: str
 
 
 @asynccontextmanager
-async def local(app: App, given: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
+async def local(app: Declarations, given: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
     """Both paths in this process; see `App.local`."""
     temporary = None if "data" in given else tempfile.mkdtemp(prefix="offramp-")
     try:
