@@ -5,7 +5,7 @@ Owns the reading of credentials; a secret goes from here to the keyring and nowh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
@@ -20,9 +20,9 @@ from offramp.gateway.problems import Forbidden, WrongHost
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings
 
-if TYPE_CHECKING:
-    from offramp.gateway.routes import Guard
-
+Guard = Literal["health", "public", "key", "operator"]
+"""Who may ask for an endpoint: anybody by any host name (`health`), anybody, whoever has a key, or whoever has one of
+the default tenant (`operator`)."""
 ANY_HOST = "*"
 SUBPROTOCOL = "offramp.v1"
 """What a WebSocket of a browser, which cannot send headers, offers beside its key."""

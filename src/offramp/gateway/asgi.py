@@ -163,7 +163,17 @@ class Gateway:
         readers.tenant.set(None if key is None else key.tenant)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
-        call = Call(connection, receive, prefix, self._meter, service, self._access, key, request.trace)
+        call = Call(
+            connection,
+            receive,
+            prefix,
+            self._meter,
+            service,
+            self._access,
+            self._table.guards,
+            key,
+            request.trace,
+        )
         if request.trace is not None:
             request.trace.of_tenant(shown_tenant(call.tenant))
         return await route.endpoint(call)

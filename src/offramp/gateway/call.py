@@ -16,7 +16,7 @@ from offramp.core.keys import Key
 from offramp.core.names import did_you_mean
 from offramp.core.run import is_run_id
 from offramp.errors import InputError, UnknownRun
-from offramp.gateway.access import Access
+from offramp.gateway.access import Access, Guard
 from offramp.gateway.metering import Meter
 from offramp.gateway.problems import BodyTooLarge, UnsupportedMediaType
 from offramp.gateway.slots import Slot
@@ -32,7 +32,12 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an endpoint is given; `prefix` is the path the gateway is mounted at, without a trailing slash."""
+    """What an endpoint is given.
+
+    Attributes:
+        prefix: the path the gateway is mounted at, without a trailing slash.
+        guards: who may ask for what at this gateway, by the template of the path.
+    """
 
     connection: HTTPConnection
     receive: Receive
@@ -40,6 +45,7 @@ class Call:
     meter: Meter
     running: Service | None
     access: Access
+    guards: Mapping[str, Guard]
     key: Key | None = None
     trace: RequestTrace | None = None
 

@@ -5,11 +5,13 @@ Describes what the endpoints do; a test holds it against the table of routes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
+from offramp.gateway.access import Guard
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
@@ -51,11 +53,12 @@ _SIGNAL_BODY = {
 
 async def document(call: Call) -> Reply:
     """`GET /openapi.json`."""
-    return json_reply(200, describe(call.service, call.prefix, keys=call.access.closed))
+    guards = call.guards if call.access.closed else None
+    return json_reply(200, describe(call.service, call.prefix, guards))
 
 
-def describe(service: Service, prefix: str = "", *, keys: bool = False) -> dict[str, Any]:
-    """The document for a gateway mounted at `prefix`; `keys` where requests need one."""
+def describe(service: Service, prefix: str = "", guards: Mapping[str, Guard] | None = None) -> dict[str, Any]:
+    """The document for a gateway mounted at `prefix`; `guards`, by path, where requests need a key."""
     components: dict[str, Schema] = dict(COMPONENTS)
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
@@ -79,14 +82,11 @@ def describe(service: Service, prefix: str = "", *, keys: bool = False) -> dict[
         "paths": paths,
         "components": {"schemas": components},
     }
-    return _secured(made) if keys else made
+    return made if guards is None else _secured(made, guards)
 
 
-def _secured(made: dict[str, Any]) -> dict[str, Any]:
+def _secured(made: dict[str, Any], guards: Mapping[str, Guard]) -> dict[str, Any]:
     """The same, with what keys add: the scheme, who needs one, and the answers to those who have none."""
-    from offramp.gateway.routes import ROUTES  # which has this module's endpoint
-
-    guards = {route.template: route.guard for route in ROUTES}
     made["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `offramp keys add` makes them."}
     }

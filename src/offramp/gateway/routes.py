@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from starlette.routing import compile_path
@@ -12,11 +12,11 @@ from starlette.types import Scope
 
 from offramp.core.names import did_you_mean
 from offramp.gateway import catalog, docs, health, levels, openapi, runs, signals, streams, ws
+from offramp.gateway.access import Guard
 from offramp.gateway.call import Call
 from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
 from offramp.gateway.reply import Answer
 
-Guard = Literal["health", "public", "key", "operator"]
 Endpoint = Callable[[Call], Awaitable[Answer]]
 SOCKET = "WEBSOCKET"
 UNMATCHED = "unmatched"
@@ -26,8 +26,7 @@ PATH_LENGTH_SHOWN = 200
 class Route(NamedTuple):
     """One endpoint.
 
-    `needs_service` is False where it answers even while nothing is started. `guard` says who may ask: anybody by any
-    name (`health`), anybody, whoever has a key, or whoever has one of the default tenant (`operator`).
+    `needs_service` is False where it answers even while nothing is started. `guard` says who may ask.
     """
 
     method: str
@@ -58,7 +57,11 @@ ROUTES: tuple[Route, ...] = (
 
 
 class Table:
-    """The routes, compiled; `find` is linear in their number, which is small and ordered by use."""
+    """The routes, compiled; `find` is linear in their number, which is small and ordered by use.
+
+    Attributes:
+        guards: who may ask for what, by the template of the path.
+    """
 
     def __init__(self, routes: Sequence[Route]) -> None:
         paths: dict[str, dict[str, Route]] = {}
@@ -70,6 +73,7 @@ class Table:
         self._paths: list[tuple[re.Pattern[str], dict[str, Route]]] = [
             (compile_path(template)[0], methods) for template, methods in paths.items()
         ]
+        self.guards: dict[str, Guard] = {route.template: route.guard for route in routes}
         self._templates = [template for template, methods in paths.items() if SOCKET not in methods]
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, Any]]:
