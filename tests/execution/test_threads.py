@@ -297,7 +297,7 @@ def ask(threads, loop):
     """Places as attempts ask for them, from within a loop."""
 
     async def place():
-        return threads.place(SimpleNamespace())
+        return threads.place("step")
 
     return loop.run_until_complete(place())
 

@@ -2,114 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from offramp.core import events
-from offramp.core.run import Path
 from offramp.core.timestamps import rfc3339
-from offramp.errors import OutsideRun
+from offramp.errors import OutsideRun, StepTimeout
 from offramp.execution.context import Run
 from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
     from offramp.core.spec import StepSpec
-    from offramp.execution.scope import Scope
+    from offramp.execution.run_facts import RunFacts
     from offramp.execution.threads import Place
-    from offramp.ports.bodies import Facts
+    from offramp.execution.turns import Turnstile
     from offramp.ports.clock import Clock
+    from offramp.ports.store import RunLog
     from offramp.telemetry.run_trace import StepTrace
-
-
-class RunFacts:
-    """What stays the same about a run while it executes here, and the few things that change under it."""
-
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        pipeline: str,
-        version: str,
-        session_id: str | None,
-        metadata: dict[str, str],
-        path: Path,
-        budget_ends: float,
-        deadline_at: float | None,
-        clock: Clock,
-    ) -> None:
-        self.run_id = run_id
-        self.pipeline = pipeline
-        self.version = version
-        self.session_id = session_id
-        self.metadata = metadata
-        self.path = path
-        self.cancelled = False
-        self._budget_ends = budget_ends
-        self._deadline_at = deadline_at
-        self._clock = clock
-
-    @classmethod
-    def deep(cls, facts: Facts, clock: Clock) -> RunFacts:
-        """Of a run on the deep path, which has no budget."""
-        return cls(
-            run_id=facts.run_id,
-            pipeline=facts.pipeline,
-            version=facts.version,
-            session_id=facts.session_id,
-            metadata=facts.metadata,
-            path="deep",
-            budget_ends=0.0,
-            deadline_at=facts.deadline_at,
-            clock=clock,
-        )
-
-    @property
-    def deadline_at(self) -> float | None:
-        """When the run has to end, in epoch seconds."""
-        return self._deadline_at
-
-    def remaining(self) -> float:
-        """Seconds left, see `Run.remaining`."""
-        if self.path == "fast":
-            return max(0.0, self._budget_ends - self._clock.monotonic())
-        if self._deadline_at is None:
-            return math.inf
-        return max(0.0, self._deadline_at - self._clock.time())
-
-    def idempotency_key(self, key: str) -> str:
-        """Stable over retries and recoveries: made of the run and the step's journal key."""
-        return f"{self.run_id}:{key}"
-
-    def view(
-        self,
-        step: str | None,
-        attempt: int,
-        key: str | None,
-        *,
-        path: Callable[[], Path] | None = None,
-        remaining: Callable[[], float] | None = None,
-        cancelled: Callable[[], bool] | None = None,
-        replaying: Callable[[], bool] = lambda: False,
-    ) -> Run:
-        """What `current_run()` returns; what nothing else is given for is as it is now."""
-        return Run(
-            run_id=self.run_id,
-            pipeline=self.pipeline,
-            session_id=self.session_id,
-            metadata=self.metadata,
-            step=step,
-            attempt=attempt,
-            idempotency_key=None if key is None else self.idempotency_key(key),
-            path=path or (lambda: self.path),
-            remaining=remaining or self.remaining,
-            cancelled=cancelled or (lambda: self.cancelled),
-            replaying=replaying,
-        )
 
 
 class Again(NamedTuple):
@@ -119,12 +32,36 @@ class Again(NamedTuple):
     error: Exception
 
 
+class Executing(Protocol):
+    """The execution that an attempt belongs to, as far as the attempt reaches it; see `Scope`."""
+
+    @property
+    def facts(self) -> RunFacts:
+        """What is known of the run."""
+
+    @property
+    def clock(self) -> Clock:
+        """The injected clock."""
+
+    @property
+    def log(self) -> RunLog:
+        """Where the events of the attempt go."""
+
+    @property
+    def turnstile(self) -> Turnstile:
+        """It knows the loop that the run is on."""
+
+    @property
+    def state(self) -> str:
+        """`closed` once nothing may be written for the run any more."""
+
+
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
     __slots__ = ("cleans_up", "key", "live", "number", "place", "scope", "spec", "trace", "watch")
 
-    def __init__(self, scope: Scope, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
+    def __init__(self, scope: Executing, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
         self.spec = spec
         self.key = key
@@ -172,6 +109,10 @@ class Attempt:
     def announce(self, body: events.Body, at: float) -> None:
         """Append an event of this attempt; `at` in epoch seconds."""
         self.scope.log.append(None, events.draft(body, rfc3339(at)))
+
+    def timed_out(self) -> StepTimeout:
+        """The error of an attempt that reached its timeout."""
+        return StepTimeout(f"step {self.spec.name!r} took longer than its timeout of {self.spec.timeout:g} s")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
         """Inside a step nothing is journaled but its result."""

@@ -23,6 +23,7 @@ from offramp.errors import SignalTimeout
 from offramp.execution.context import Run, current
 from offramp.execution.driving import RunTask
 from offramp.execution.ending import Cleanup
+from offramp.execution.striking import CleanupBlock
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ class Body:
         """Whether the body does again what an earlier execution did."""
         return self.scope.replaying
 
-    def cleanup(self, timeout: float) -> Cleanup:
+    def cleanup(self, timeout: float) -> CleanupBlock:
         """A block whose steps execute after the run's end from outside."""
-        return Cleanup(self.scope, timeout, functools.partial(Body, self.scope))
+        return CleanupBlock(self.scope, timeout, functools.partial(Body, self.scope))
 
     def emit(self, encoded: bytes) -> None:
         """Emit: a replay does not emit again."""

@@ -18,10 +18,11 @@ from offramp.core.ending import STRUCK, EndedBy, ended_by
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
-from offramp.execution.attempt import Attempt, RunFacts
+from offramp.execution.attempt import Attempt
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
+from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.execution.turns import Turns

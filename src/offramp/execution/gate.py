@@ -21,7 +21,8 @@ from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
     from offramp.core.run import Outcome
-    from offramp.execution.attempt import Attempt, RunFacts
+    from offramp.execution.attempt import Attempt
+    from offramp.execution.run_facts import RunFacts
     from offramp.execution.threads import Place
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offramp.errors import StepTimeout
 from offramp.execution.context import current
 from offramp.execution.driving import Begun, begin
 from offramp.execution.endings import aborted
@@ -113,18 +112,18 @@ class Lanes:
         try:
             return await place.run(_bound(attempt, arguments, place.asked_at, self._territory))
         finally:
-            self._left(place)
+            self._left(attempt, place)
 
-    def _left(self, place: Place) -> None:
+    def _left(self, attempt: Attempt, place: Place) -> None:
         """A thread cannot be stopped, but one that has not begun need not begin."""
         place.leave()
         if place.is_held:
-            clock = place.attempt.clock
-            clock.call_at(clock.monotonic() + self._grace_s, lambda: self._look_after(place))
+            clock = attempt.clock
+            clock.call_at(clock.monotonic() + self._grace_s, lambda: self._look_after(attempt, place))
 
-    def _look_after(self, place: Place) -> None:
+    def _look_after(self, attempt: Attempt, place: Place) -> None:
         if place.is_held:
-            self._leftovers.abandoned(place.attempt, place.thread_id)
+            self._leftovers.abandoned(attempt, place.thread_id)
 
     def close(self) -> None:
         """Stop taking steps; threads that are busy are left to finish or to end with the process."""
@@ -161,9 +160,4 @@ async def _timed(work: Awaitable[Any], attempt: Attempt) -> Any:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise timed_out(attempt) from error
-
-
-def timed_out(attempt: Attempt) -> StepTimeout:
-    """The error of an attempt that reached its timeout."""
-    return StepTimeout(f"step {attempt.spec.name!r} took longer than its timeout of {attempt.spec.timeout:g} s")
+        raise attempt.timed_out() from error

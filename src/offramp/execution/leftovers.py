@@ -69,7 +69,7 @@ class Leftovers:
         if not self._threads.is_short:
             return None
         held = self._threads.held
-        lines = Counter(f"{line_of_thread(place.thread_id)} (step {place.attempt.spec.name!r})" for place in held)
+        lines = Counter(f"{line_of_thread(place.thread_id)} (step {place.step!r})" for place in held)
         named = "; ".join(f"{count} at {line}" for line, count in lines.most_common(LINES_MAX))
         more = len(lines) - LINES_MAX
         return (

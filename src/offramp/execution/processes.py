@@ -23,7 +23,6 @@ import msgspec
 from offramp.core.failure import Failure, annotate, exception_of
 from offramp.errors import LaneDied
 from offramp.execution import process_group
-from offramp.execution.lanes import timed_out
 from offramp.execution.process_child import Job, Reply, main
 from offramp.ports import forks
 from offramp.ports.commit import call_threadsafe
@@ -161,7 +160,7 @@ class ProcessLane:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise timed_out(attempt) from error
+            raise attempt.timed_out() from error
         finally:
             request.abandon()
 

@@ -26,6 +26,7 @@ from offramp.execution.gate import Handoff
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.execution.shown import missing, shown
+from offramp.execution.striking import strike
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -135,8 +136,8 @@ class Execution:
         if self._finished or self._stop_requested or self._striking is not None:
             return
         if self._began and self._task is not None:  # else its beginning sees to it
-            loop, strike = asyncio.get_running_loop(), self.scope.ending.strike(self.scope, self._task.cancel)
-            self._striking = loop.create_task(strike, context=contextvars.Context())
+            striking = strike(self.scope, self._task.cancel)
+            self._striking = asyncio.get_running_loop().create_task(striking, context=contextvars.Context())
 
     def _take_up_end(self) -> None:
         """The run is to end: an earlier execution was told, or this one before its body began."""

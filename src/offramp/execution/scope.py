@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import math
 from typing import TYPE_CHECKING, Any
 
 from offramp.core import events
@@ -19,14 +18,15 @@ from offramp.core.journal import Entry, Journal
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
-from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.attempt import Again, Attempt
 from offramp.execution.endings import aborted, is_cancellation
-from offramp.execution.gate import Gate, Handoff
+from offramp.execution.gate import Handoff
 from offramp.execution.history import History
+from offramp.execution.recording import Recording
+from offramp.execution.run_facts import RunFacts
 from offramp.execution.suspects import Suspects
 from offramp.execution.tenure import Tenure
 from offramp.execution.timers import Timers, without_dues
-from offramp.execution.turns import Turnstile
 from offramp.execution.values import Kept, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from offramp.ports.store import RunLog
     from offramp.telemetry.run_trace import RunTrace, StepTrace
 
-REPLAY_TURNS = 100
-"""Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
 TIMEOUT_GRACE_S = 60.0
@@ -49,11 +47,9 @@ TIMEOUT_GRACE_S = 60.0
 from before timers were."""
 
 
-class Scope(Gate):
+class Scope(Recording):
     """The journal side of one executing run."""
 
-    keeps_timers = False
-    """Whether the clock remembers what it is to call, also where the process dies."""
     home = ""
     """The package of the pipeline."""
 
@@ -74,11 +70,10 @@ class Scope(Gate):
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
         entries, dues = without_dues(history.entries)
-        self.journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
-        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), Turnstile(self.journal.replayable))
+        journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
+        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), journal)
         self._lanes = lanes
         self._metrics = metrics
-        self.diverged: str | None = None
         self.on_task: Callable[[], object] | None = None
         """Called for each task that the body begins, while it is looked at how it does."""
         self._interrupted = dict(history.interrupted)
@@ -145,33 +140,6 @@ class Scope(Gate):
         if self._timers is not None:
             self._timers.note_all()
 
-    async def turn(self, key: str) -> None:
-        """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
-
-        Called last: nothing of the run waits or is in flight for the call any more.
-        """
-        if await self.turnstile.turn(self.journal.position(key)):
-            self._resting()
-        if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
-            await asyncio.get_running_loop().create_future()
-        ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
-        if task is not None and task.cancelling() and key not in ending.late:
-            raise asyncio.CancelledError  # what the step swallowed; a replay is struck before it gives the result
-
-    def _is_given_at_once(self, key: str) -> bool:
-        """Whether the body may be given this entry without a wait: what `turn` finds out, where that is simple."""
-        is_plain = self.state != "detached" and not self.ending.struck
-        return is_plain and self.turnstile.passes(self.journal.position(key))
-
-    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
-        """Record, unless this execution is over: then nothing may be written for the run any more."""
-        if self.state == "closed":
-            raise Handoff
-        self._moves += 1
-        if entry is not None:
-            self.journal.add(entry)
-        self.log.append(entry, event)
-
     # Step calls.
 
     async def step(self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
@@ -200,7 +168,7 @@ class Scope(Gate):
             except Exception:
                 await self.turn(key)
                 raise
-            if not self._is_given_at_once(key):
+            if not self.is_given_at_once(key):
                 await self.turn(key)
             return result
         if entry.failure is not None:
@@ -223,31 +191,6 @@ class Scope(Gate):
         if self.diverged is not None:
             raise Handoff
         self._replays = False
-
-    async def caught_up(self, grace_s: float = DIVERGENCE_GRACE_S) -> bool:
-        """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
-        clock, journal = self.clock, self.journal
-        turns, before, ends = 0, self._progress, math.inf
-        while journal.missing:
-            if turns < REPLAY_TURNS:
-                await asyncio.sleep(0)
-                turns += 1
-            elif clock.monotonic() < ends:
-                ends = min(ends, clock.monotonic() + grace_s)
-                await sleep_for(clock, DIVERGENCE_GRACE_S / 100)
-            else:
-                return False
-            if self.diverged is not None:
-                return False
-            if self._progress != before:
-                turns, before, ends = 0, self._progress, math.inf
-        await self.turnstile.settled()
-        return True
-
-    @property
-    def _progress(self) -> tuple[int, int]:
-        """Changes while a replay goes on."""
-        return self.journal.missing, self.turnstile.passed
 
     async def _execute(
         self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
@@ -315,7 +258,7 @@ class Scope(Gate):
 
     async def _in_thread(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
         """The same once there is a thread for it; until then it is not in flight."""
-        place = attempt.place = self._lanes.threads.place(attempt)
+        place = attempt.place = self._lanes.threads.place(attempt.spec.name)
         try:
             if not place.is_given:
                 await self._queue(place)

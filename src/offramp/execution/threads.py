@@ -12,24 +12,25 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from offramp.ports.commit import call_threadsafe
-
-if TYPE_CHECKING:
-    from offramp.execution.attempt import Attempt
 
 HELD_FACTOR = 2
 """Threads there may be, held ones with them, for each that may work: past that, held ones are not replaced."""
 
 
 class Place:
-    """One attempt's right to a thread: waited for, given, used, left."""
+    """One attempt's right to a thread: waited for, given, used, left.
 
-    __slots__ = ("_future", "_loop", "_state", "_threads", "asked_at", "attempt", "thread_id")
+    Attributes:
+        step: the name of the step that it is an attempt of.
+    """
 
-    def __init__(self, threads: Threads, attempt: Attempt) -> None:
-        self.attempt = attempt
+    __slots__ = ("_future", "_loop", "_state", "_threads", "asked_at", "step", "thread_id")
+
+    def __init__(self, threads: Threads, step: str) -> None:
+        self.step = step
         self.asked_at = time.perf_counter()
         self.thread_id = 0
         """Of the thread that runs or ran its code."""
@@ -128,9 +129,9 @@ class Threads:
         """Steps that wait for a thread."""
         return len(self._waiting)
 
-    def place(self, attempt: Attempt) -> Place:
-        """Ask for a thread, in order; on the attempt's loop."""
-        place = Place(self, attempt)
+    def place(self, step: str) -> Place:
+        """Ask for a thread for an attempt of this step, in order; on the attempt's loop."""
+        place = Place(self, step)
         with self.lock:
             self._waiting[place] = None
             self._give()

@@ -25,7 +25,7 @@ from offramp.execution.gate import Handoff
 from offramp.execution.turns import SETTLE_TURNS
 
 if TYPE_CHECKING:
-    from offramp.execution.scope import Scope
+    from offramp.execution.recording import Recording
 
 DUE = "offramp.timer.due"
 """Name of an entry that says when a timer is due; no call asks for it, so a replay may leave it alone."""
@@ -75,7 +75,9 @@ class Timers:
         patience_s: after which a recorded firing goes ahead of its turn where the replay stands still.
     """
 
-    def __init__(self, scope: Scope, dues: dict[str, float], began: float | None, home: str, patience_s: float) -> None:
+    def __init__(
+        self, scope: Recording, dues: dict[str, float], began: float | None, home: str, patience_s: float
+    ) -> None:
         self._scope = scope
         self._clock = scope.clock
         self._dues = dues
@@ -225,7 +227,7 @@ class Timers:
 
     async def _catch_up(self) -> None:
         scope = self._scope
-        await scope.caught_up()
+        await scope.caught_up(self._patience_s)
         # A signal that is there already goes first: it may have come before the timer was due.
         seen = asyncio.get_running_loop().create_future()
         scope.turnstile.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))

@@ -26,13 +26,14 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
-from offramp.execution.attempt import Again, Attempt, RunFacts
+from offramp.execution.attempt import Again, Attempt
 from offramp.execution.durable import PlayedBody
 from offramp.execution.endings import aborted
 from offramp.execution.gate import Handoff
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
 from offramp.execution.quarantine import Quarantine
+from offramp.execution.run_facts import RunFacts
 from offramp.execution.scope import Scope
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import UNTOLD, LiveRuns

@@ -19,9 +19,9 @@ from offramp.core.run import Outcome, Path, RunRecord, links
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StepKilledProcess, StoreError
-from offramp.execution.attempt import RunFacts
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
+from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.paths.durations import Durations

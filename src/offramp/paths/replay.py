@@ -15,8 +15,8 @@ from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
 from offramp.execution.as_completed import Races
-from offramp.execution.attempt import RunFacts
 from offramp.execution.history import History
+from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.execution.timers import DUE

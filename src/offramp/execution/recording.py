@@ -1,0 +1,100 @@
+"""The journal of one executing run: entries are added to it, and the body is given them in their order.
+
+Knows nothing of steps; `Scope` executes these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from offramp.core import events
+from offramp.core.journal import Entry, Journal
+from offramp.execution.gate import Gate, Handoff
+from offramp.execution.tenure import Tenure
+from offramp.execution.turns import Turnstile
+from offramp.execution.waiting import Mailbox, sleep_for
+
+if TYPE_CHECKING:
+    from offramp.execution.run_facts import RunFacts
+    from offramp.ports.clock import Clock
+    from offramp.ports.store import RunLog
+
+REPLAY_TURNS = 100
+"""Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
+LOOK_EVERY_S = 0.05
+"""How often such a body is looked at."""
+
+
+class Recording(Gate):
+    """The journal of one executing run, and the body's turn to see what is in it."""
+
+    keeps_timers = False
+    """Whether the clock remembers what it is to call, also where the process dies."""
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        log: RunLog,
+        clock: Clock,
+        tenure: Tenure | None,
+        mailbox: Mailbox,
+        journal: Journal,
+    ) -> None:
+        super().__init__(facts, log, clock, tenure, mailbox, Turnstile(journal.replayable))
+        self.journal = journal
+        self.diverged: str | None = None
+        """How the body differs from what is recorded."""
+
+    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
+        """Record, unless this execution is over: then nothing may be written for the run any more."""
+        if self.state == "closed":
+            raise Handoff
+        self._moves += 1
+        if entry is not None:
+            self.journal.add(entry)
+        self.log.append(entry, event)
+
+    async def turn(self, key: str) -> None:
+        """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
+
+        Called last: nothing of the run waits or is in flight for the call any more.
+        """
+        if await self.turnstile.turn(self.journal.position(key)):
+            self._resting()
+        if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
+            await asyncio.get_running_loop().create_future()
+        ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
+        if task is not None and task.cancelling() and key not in ending.late:
+            raise asyncio.CancelledError  # what the step swallowed; a replay is struck before it gives the result
+
+    def is_given_at_once(self, key: str) -> bool:
+        """Whether the body may be given this entry without a wait: what `turn` finds out, where that is simple."""
+        is_plain = self.state != "detached" and not self.ending.struck
+        return is_plain and self.turnstile.passes(self.journal.position(key))
+
+    async def caught_up(self, grace_s: float) -> bool:
+        """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
+        clock, journal = self.clock, self.journal
+        turns, before, ends = 0, self._progress, math.inf
+        while journal.missing:
+            if turns < REPLAY_TURNS:
+                await asyncio.sleep(0)
+                turns += 1
+            elif clock.monotonic() < ends:
+                ends = min(ends, clock.monotonic() + grace_s)
+                await sleep_for(clock, min(grace_s / 100, LOOK_EVERY_S))
+            else:
+                return False
+            if self.diverged is not None:
+                return False
+            if self._progress != before:
+                turns, before, ends = 0, self._progress, math.inf
+        await self.turnstile.settled()
+        return True
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        """Changes while a replay goes on."""
+        return self.journal.missing, self.turnstile.passed

@@ -1,0 +1,100 @@
+"""What an execution knows of its run, and what `current_run()` shows of that. No journal, no waits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from offramp.core.run import Path
+from offramp.execution.context import Run
+
+if TYPE_CHECKING:
+    from offramp.ports.bodies import Facts
+    from offramp.ports.clock import Clock
+
+
+class RunFacts:
+    """What stays the same about a run while it executes here, and the few things that change under it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        pipeline: str,
+        version: str,
+        session_id: str | None,
+        metadata: dict[str, str],
+        path: Path,
+        budget_ends: float,
+        deadline_at: float | None,
+        clock: Clock,
+    ) -> None:
+        self.run_id = run_id
+        self.pipeline = pipeline
+        self.version = version
+        self.session_id = session_id
+        self.metadata = metadata
+        self.path = path
+        self.cancelled = False
+        self._budget_ends = budget_ends
+        self._deadline_at = deadline_at
+        self._clock = clock
+
+    @classmethod
+    def deep(cls, facts: Facts, clock: Clock) -> RunFacts:
+        """Of a run on the deep path, which has no budget."""
+        return cls(
+            run_id=facts.run_id,
+            pipeline=facts.pipeline,
+            version=facts.version,
+            session_id=facts.session_id,
+            metadata=facts.metadata,
+            path="deep",
+            budget_ends=0.0,
+            deadline_at=facts.deadline_at,
+            clock=clock,
+        )
+
+    @property
+    def deadline_at(self) -> float | None:
+        """When the run has to end, in epoch seconds."""
+        return self._deadline_at
+
+    def remaining(self) -> float:
+        """Seconds left, see `Run.remaining`."""
+        if self.path == "fast":
+            return max(0.0, self._budget_ends - self._clock.monotonic())
+        if self._deadline_at is None:
+            return math.inf
+        return max(0.0, self._deadline_at - self._clock.time())
+
+    def idempotency_key(self, key: str) -> str:
+        """Stable over retries and recoveries: made of the run and the step's journal key."""
+        return f"{self.run_id}:{key}"
+
+    def view(
+        self,
+        step: str | None,
+        attempt: int,
+        key: str | None,
+        *,
+        path: Callable[[], Path] | None = None,
+        remaining: Callable[[], float] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        replaying: Callable[[], bool] = lambda: False,
+    ) -> Run:
+        """What `current_run()` returns; what nothing else is given for is as it is now."""
+        return Run(
+            run_id=self.run_id,
+            pipeline=self.pipeline,
+            session_id=self.session_id,
+            metadata=self.metadata,
+            step=step,
+            attempt=attempt,
+            idempotency_key=None if key is None else self.idempotency_key(key),
+            path=path or (lambda: self.path),
+            remaining=remaining or self.remaining,
+            cancelled=cancelled or (lambda: self.cancelled),
+            replaying=replaying,
+        )

@@ -1,0 +1,108 @@
+"""How the end of a run from outside reaches its body, and the block in which the body may then clean up.
+
+The body is struck at a place that the journal holds, so that a replay is struck there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from offramp.core.ending import CLEANUP, STRUCK, EndedBy, struck
+from offramp.core.journal import Entry
+from offramp.execution.context import Ambient, current
+from offramp.execution.ending import Cleanup
+from offramp.execution.scope import Scope
+from offramp.execution.waiting import sleep_for
+
+LOOK_TURNS = 100
+"""Loop turns that a replay is looked at in each of them; then now and then."""
+LOOK_EVERY_S = 0.05
+"""How often that is."""
+
+
+async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
+    """On the run's loop: note the place and cancel the body, once it has seen what was recorded before.
+
+    A cleanup that is open is not interrupted.
+    """
+    ending, clock = scope.ending, scope.clock
+    entry, turns = scope.journal.ask(STRUCK), 0
+    while not ending.strikes_next(scope.journal):
+        if turns < LOOK_TURNS:
+            await asyncio.sleep(0)
+        else:
+            await sleep_for(clock, LOOK_EVERY_S)
+        turns += 1
+    if entry is None:
+        await scope.turnstile.settled()
+        await ending.all_closed()
+        if ending.outcome is None or scope.state in {"closed", "detached"}:
+            return
+        status: EndedBy = "expired" if ending.outcome.status == "expired" else "cancelled"
+        entry = struck(status, clock.time())
+        scope.append(entry, None)
+    await scope.turnstile.turn(scope.journal.position(STRUCK))
+    await ending.all_closed()
+    ending.strikes(entry.started_at)
+    scope.turnstile.branch()  # a result that comes now is given when the body has seen this
+    cancel()
+    ending.on_change()
+
+
+class CleanupBlock:
+    """What `offramp.cleanup()` gives in a body."""
+
+    __slots__ = ("_cleanup", "_inside", "_scope", "_token")
+
+    def __init__(self, scope: Scope, timeout_s: float, inside: Callable[[Cleanup], Ambient]) -> None:
+        self._scope = scope
+        self._inside = inside
+        self._token: Token[Any] | None = None
+        self._cleanup = Cleanup(timeout_s)
+
+    async def __aenter__(self) -> Self:
+        scope, cleanup = self._scope, self._cleanup
+        scope.require_here()
+        clock, seconds = scope.clock, cleanup.timeout_s
+        if scope.ending.struck:
+            _hold_no_cancellation()
+            seconds = self._due() - clock.time()
+            await scope.recorded_in_order()
+        cleanup.ends = clock.monotonic() + max(0.0, seconds)
+        self._token = current.set(self._inside(cleanup))
+        scope.ending.opened(cleanup)
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        ending = self._scope.ending
+        if self._token is not None:
+            current.reset(self._token)
+        ending.closed(self._cleanup)
+        if not ending.cleanups and ending.strikes_next(self._scope.journal):
+            await asyncio.get_running_loop().create_future()  # a run that is to end goes no further than here
+
+    def _due(self) -> float:
+        """A journaled point in time, in epoch seconds: a restart gives no more time."""
+        scope = self._scope
+        key = scope.journal.key(CLEANUP)
+        entry = scope.recorded(key)
+        if entry is None:
+            due = scope.ending.due(self._cleanup.timeout_s)
+            entry = Entry(key, CLEANUP, "value", msgspec.json.encode(due), started_at=scope.clock.time())
+            scope.append(entry, None)
+        return float(msgspec.json.decode(entry.value or b"0"))
+
+
+def _hold_no_cancellation() -> None:
+    """A task group or timeout inside is not to take the cancellation of the run for one of its own."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
