@@ -7,7 +7,7 @@ import itertools
 from offramp.core.events import TERMINAL
 from offramp.ports.outbox import CANDIDATES_MAX, UNDELIVERED_KEPT_S, Room
 from offramp.stores.memory import MemoryStore
-from offramp.stores.memory_outbox import MemoryOutbox
+from offramp.stores.memory.outbox import MemoryOutbox
 from tests.conformance.broken.marks import breaks
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from offramp.core.claims import NO_SUSPICION, LeftBy, Suspicion
-from offramp.core.events import RESULT_INLINE_BYTES_MAX, Draft, Frame
+from offramp.core.claims import LeftBy, Suspicion
+from offramp.core.events import RESULT_INLINE_BYTES_MAX, Frame
 from offramp.core.journal import Entry
-from offramp.core.run import Outcome, RunRecord
-from offramp.ports.commit import Commit
+from offramp.core.run import RunRecord
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
-
-if TYPE_CHECKING:
-    from offramp.stores.memory import MemoryStore
 
 
 class MemoryRun:
@@ -101,38 +95,3 @@ def paged(newest: list[RunRecord], wanted: RunFilter) -> Page:
     ]
     page = [listed(record) for record in matching[: wanted.limit]]
     return Page(page, page[-1].id if len(matching) > wanted.limit else None)
-
-
-class MemoryRunLog:
-    """Writes of one run; see the port."""
-
-    def __init__(self, store: MemoryStore, lease: Lease) -> None:
-        self._store = store
-        self.lease = lease
-
-    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write."""
-        self._store.write(self.lease, entry, event)
-
-    def durable(self) -> Commit[None]:
-        """Resolved at once: nothing here survives the process anyway."""
-        return self._store.change(self.lease, lambda _run: None)
-
-    def survived(self) -> None:
-        """Forget the run's deaths."""
-        self._store.change(self.lease, lambda run: run.suspect(NO_SUSPICION))
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
-
-        def change(run: MemoryRun) -> None:
-            record = run.record
-            run.record = msgspec.structs.replace(
-                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
-            )
-
-        with self._store.lock:  # who sees the terminal event sees the outcome
-            self._store.write(self.lease, None, event)
-            commit = self._store.change(self.lease, change)
-            self._store.forget(self.lease)
-        return commit

@@ -10,10 +10,12 @@ from typing import Any
 
 import msgspec
 
-from offramp.core.claims import Head, LeftBy, after_death, choose
+from offramp.core.claims import NO_SUSPICION, Head, LeftBy, after_death, choose
 from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
-from offramp.core.run import Demotion, RunRecord
+from offramp.core.routing import Observed
+from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
@@ -32,21 +34,23 @@ from offramp.ports.store import (
     RunLog,
     Turn,
 )
-from offramp.stores.memory_outbox import MemoryOutbox
-from offramp.stores.memory_run import MemoryRun, MemoryRunLog, paged
-from offramp.stores.memory_tallies import MemoryTallies
+from offramp.stores.memory.outbox import MemoryOutbox
+from offramp.stores.memory.run import MemoryRun, paged
 
 EVENTS_READ_MAX = 1_000
 
 
-class MemoryStore(MemoryTallies):
+class MemoryStore:
     """The store and the lease port over one dictionary."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
+        self._counts: dict[tuple[int, str, str], Counts] = {}
+        self._averages: dict[str, float] = {}
+        self._duties: dict[str, tuple[str, float]] = {}
+        self._closed = False
         self.lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._lost: Callable[[Lease], object] = lambda _lease: None
@@ -237,6 +241,50 @@ class MemoryStore(MemoryTallies):
         """Take nothing more."""
         self._closed = True
 
+    # What processes count, learn and do for each other.
+
+    def trouble(self) -> str | None:
+        """None: memory takes everything."""
+        return None
+
+    async def tally(self, tallies: Sequence[Tally]) -> None:
+        """Add to the counts of classes; those that nobody asks for any more go."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self.lock:
+            for tally in tallies:
+                key = tally.minute, tally.sla, tally.tenant
+                self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
+            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
+            self._counts = {key: counts for key, counts in self._counts.items() if key[0] >= oldest}
+
+    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
+        """Move the averages of pipelines."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self.lock:
+            for each in observed:
+                self._averages[each.pipeline] = each.moved(self._averages.get(each.pipeline))
+            return dict(self._averages)
+
+    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
+        """The counts of a tenant from a minute on, by class."""
+        found: dict[str, Counts] = {}
+        with self.lock:
+            for (minute, sla, whose), counts in self._counts.items():
+                if minute >= since and whose == tenant:
+                    found[sla] = found.get(sla, Counts()).plus(counts)
+        return found
+
+    async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
+        """Take what one process does for all, or keep it."""
+        with self.lock:
+            holder, held_until = self._duties.get(duty, (owner, now))
+            if holder != owner and held_until > now:
+                return False
+            self._duties[duty] = owner, until
+            return True
+
     # The lease port.
 
     async def register(self, owner: Owner) -> None:
@@ -396,3 +444,38 @@ class MemoryStore(MemoryTallies):
 
     def leave(self) -> None:
         """Nothing to close."""
+
+
+class MemoryRunLog:
+    """Writes of one run; see the port."""
+
+    def __init__(self, store: MemoryStore, lease: Lease) -> None:
+        self._store = store
+        self.lease = lease
+
+    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
+        """Write."""
+        self._store.write(self.lease, entry, event)
+
+    def durable(self) -> Commit[None]:
+        """Resolved at once: nothing here survives the process anyway."""
+        return self._store.change(self.lease, lambda _run: None)
+
+    def survived(self) -> None:
+        """Forget the run's deaths."""
+        self._store.change(self.lease, lambda run: run.suspect(NO_SUSPICION))
+
+    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
+        """The outcome and the terminal event."""
+
+        def change(run: MemoryRun) -> None:
+            record = run.record
+            run.record = msgspec.structs.replace(
+                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
+            )
+
+        with self._store.lock:  # who sees the terminal event sees the outcome
+            self._store.write(self.lease, None, event)
+            commit = self._store.change(self.lease, change)
+            self._store.forget(self.lease)
+        return commit
