@@ -85,8 +85,9 @@ style: setup ## ruff: rules and format; codespell
 types: setup ## mypy, strict
 	$(BIN)/mypy src tools $(wildcard examples bench)
 
-layers: setup ## import-linter: no arrow points up, the core is pure
+layers: setup ## import-linter: no arrow points up, no circle, the core is pure
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/check_circles.py
 
 deps: setup ## deptry: what is imported is declared; what is known from inside has a bound
 	$(BIN)/deptry src
