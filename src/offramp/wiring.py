@@ -273,8 +273,14 @@ def _store(settings: Settings, role: Role, metrics: Metrics) -> tuple[Store, Lea
         )
     database = Database(data_folder(settings), settings.tenant_share)
     crash = CrashPoint.armed(os.environ, role)
-    given = settings.sync_every, settings.backlog_bytes, metrics.committed, settings.write_timeout
-    writer = Writer(database, *given, crash)
+    writer = Writer(
+        database,
+        settings.sync_every,
+        settings.backlog_bytes,
+        metrics.committed,
+        settings.write_timeout,
+        crash,
+    )
     return SQLiteStore(database, writer), SQLiteLeases(database, writer), SQLiteOutbox(database, writer)
 
 
@@ -300,8 +306,13 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     except ImportError as error:
         missing = (error.name or "redis").partition(".")[0]
         raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
-    given = settings.backlog_bytes, settings.write_timeout, metrics.committed, settings.tenant_share
-    return open_redis(Address.parse(settings.store), *given)
+    return open_redis(
+        Address.parse(settings.store),
+        settings.backlog_bytes,
+        settings.write_timeout,
+        metrics.committed,
+        settings.tenant_share,
+    )
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -34,9 +34,11 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
     timed = [step.spec.name for step in app.steps.values() if step.spec.lane == "thread" and step.spec.timeout]
     if timed:
         yield Finding(
-            "note", "threads", f"a timeout cannot stop a thread, it goes on without its step: {', '.join(timed)}",
+            "note",
+            "threads",
+            f"a timeout cannot stop a thread, it goes on without its step: {', '.join(timed)}",
             "give the client that such a step calls a timeout of its own",
-        )  # fmt: skip
+        )
 
 
 def budget_of(app: App, spec: PipelineSpec) -> float:
@@ -113,20 +115,26 @@ def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterato
     yield Finding("ok", about, f"{path}; {is_async} async and {len(steps) - is_async} sync steps")
     if not steps:
         yield Finding(
-            "risk", about, "names no step: nothing of it is journaled, so a run that moves starts from nothing",
+            "risk",
+            about,
+            "names no step: nothing of it is journaled, so a run that moves starts from nothing",
             "put each call that costs time or money into a step",
-        )  # fmt: skip
+        )
     if spec.deadline is not None and spec.deadline <= budget:
         yield Finding(
-            "note", about, f"its deadline of {spec.deadline:g} s comes before its budget ends: it is never demoted",
+            "note",
+            about,
+            f"its deadline of {spec.deadline:g} s comes before its budget ends: it is never demoted",
             "raise deadline= if a late result is still worth having",
-        )  # fmt: skip
+        )
     slow = [f"{step.name} {step.timeout:g} s" for step in steps if budget and (step.timeout or 0.0) > budget]
     if slow:
         yield Finding(
-            "note", about, f"timeouts above its budget of {budget:g} s: {', '.join(slow)}; a slow step is demoted",
+            "note",
+            about,
+            f"timeouts above its budget of {budget:g} s: {', '.join(slow)}; a slow step is demoted",
             "nothing, if that is meant; else lower timeout= or raise budget=",
-        )  # fmt: skip
+        )
 
 
 def _check_step(spec: StepSpec) -> Iterator[Finding]:
@@ -135,9 +143,11 @@ def _check_step(spec: StepSpec) -> Iterator[Finding]:
         yield Finding("risk", about, "has no timeout: a call that hangs holds its run for ever", "give it timeout=")
     if spec.effect == "once":
         yield Finding(
-            "note", about, "effect='once': if the process dies in it, it is not repeated and the run fails",
+            "note",
+            about,
+            "effect='once': if the process dies in it, it is not repeated and the run fails",
             "hand current_run().idempotency_key to the service it calls; then it may be repeatable",
-        )  # fmt: skip
+        )
     elif spec.retry.attempts > 1:
         yield Finding("ok", about, f"up to {spec.retry.attempts} attempts{_longest(spec.retry, spec.timeout)}")
 

@@ -69,16 +69,20 @@ def check_database(database: Path) -> Iterator[Finding]:
         return
     if mode != "wal":
         yield Finding(
-            "risk", "database", f"journal mode is {mode}, not wal: readers wait for writers",
+            "risk",
+            "database",
+            f"journal mode is {mode}, not wal: readers wait for writers",
             "put --data on a local file system; WAL cannot be used where it is",
-        )  # fmt: skip
+        )
     else:
         yield Finding("ok", "database", f"{database.stat().st_size >> 10:,} KiB, journal mode wal")
     if not shrinks:
         yield Finding(
-            "note", "database", f"{free >> 10:,} KiB of it are free; it was made by an older version and never shrinks",
+            "note",
+            "database",
+            f"{free >> 10:,} KiB of it are free; it was made by an older version and never shrinks",
             "with every process stopped: 'offramp backup DIR FILE', then 'offramp restore FILE DIR'",
-        )  # fmt: skip
+        )
     unfinished = {status: count for status, count in counts.items() if status not in OUTCOMES}
     if not unfinished:
         yield Finding("ok", "runs", f"none unfinished, {sum(counts.values())} in all")
@@ -88,9 +92,11 @@ def check_database(database: Path) -> Iterator[Finding]:
         yield Finding("ok", "runs", f"{told}; {live} processes are at work")
     else:
         yield Finding(
-            "note", "runs", f"{told}, and no process is at work here",
+            "note",
+            "runs",
+            f"{told}, and no process is at work here",
             "they go on with the next 'offramp serve' or 'offramp worker'",
-        )  # fmt: skip
+        )
 
 
 def _soundness(database: Path) -> Finding:

@@ -23,9 +23,11 @@ def check_objects(settings: Settings) -> Iterator[Finding]:
     if not settings.objects:
         if away:
             yield Finding(
-                "note", "objects", "not given: no input, argument or result above 256 KiB can go through Temporal",
+                "note",
+                "objects",
+                "not given: no input, argument or result above 256 KiB can go through Temporal",
                 "give --objects s3://bucket/prefix, or a folder while everything is on this machine",
-            )  # fmt: skip
+            )
         return
     try:
         blobs = open_blobs(settings.objects)
@@ -46,11 +48,15 @@ def check_objects(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", "objects", f"{blobs.where}: an object was written, read and removed")
     if isinstance(place, Path) and away:
         yield Finding(
-            "risk", "objects", f"{blobs.where} is a folder, and workers on Temporal may be on several machines",
+            "risk",
+            "objects",
+            f"{blobs.where} is a folder, and workers on Temporal may be on several machines",
             "give all of them one bucket, or a folder that each machine mounts",
-        )  # fmt: skip
+        )
     elif not isinstance(place, Path) and place.plain_http and not place.is_near:
         yield Finding(
-            "risk", "objects", f"{blobs.where} is reached without TLS: values can be read on the way",
+            "risk",
+            "objects",
+            f"{blobs.where} is reached without TLS: values can be read on the way",
             "use an https:// endpoint",
-        )  # fmt: skip
+        )

@@ -51,31 +51,38 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
 def _way(address: Address, found: Inspection, lease_s: float) -> Iterator[Finding]:
     if found.latency_ms > LATENCY_RISK_MS:
         yield Finding(
-            "risk", "redis", f"an answer takes {found.latency_ms:.1f} ms, and every promise waits for one",
+            "risk",
+            "redis",
+            f"an answer takes {found.latency_ms:.1f} ms, and every promise waits for one",
             "put gateways and workers beside it",
-        )  # fmt: skip
+        )
     if abs(found.ahead_s) > lease_s / RENEWALS_PER_LEASE:
         direction = "ahead of" if found.ahead_s > 0 else "behind"
         yield Finding(
-            "risk", "clock",
+            "risk",
+            "clock",
             f"the server's clock is {abs(found.ahead_s):.1f} s {direction} this one: where machines differ that much, "
             f"a living process loses its runs (lease {lease_s:g} s)",
             "let all machines set their clocks by NTP",
-        )  # fmt: skip
+        )
     if not address.tls and not is_loopback(address.host):
         yield Finding(
-            "risk", "redis", f"{address.host} is reached without TLS: inputs, results and the password can be read",
+            "risk",
+            "redis",
+            f"{address.host} is reached without TLS: inputs, results and the password can be read",
             "use rediss:// in --store",
-        )  # fmt: skip
+        )
 
 
 def _memory(found: Inspection) -> Iterator[Finding]:
     used = f"{found.used_bytes / (1 << 20):.0f} MiB used"
     if not found.max_bytes:
         yield Finding(
-            "note", "redis memory", f"{used}, no maxmemory: it takes what the machine has, until the kernel ends it",
+            "note",
+            "redis memory",
+            f"{used}, no maxmemory: it takes what the machine has, until the kernel ends it",
             "set maxmemory there; a full store refuses new runs and loses none",
-        )  # fmt: skip
+        )
     else:
         share = found.used_bytes / found.max_bytes
         says = f"{used} of {found.max_bytes / (1 << 20):.0f} MiB ({share:.0%})"
@@ -86,10 +93,11 @@ def _memory(found: Inspection) -> Iterator[Finding]:
             yield Finding("ok", "redis memory", says)
     if found.policy != "noeviction":
         yield Finding(
-            "risk" if found.max_bytes else "note", "eviction",
+            "risk" if found.max_bytes else "note",
+            "eviction",
             f"maxmemory-policy is {found.policy or 'unknown'}: when its memory is full, runs and events may vanish",
             "CONFIG SET maxmemory-policy noeviction, and in its configuration",
-        )  # fmt: skip
+        )
 
 
 def _disk(address: Address, found: Inspection) -> Iterator[Finding]:
@@ -106,22 +114,26 @@ def _disk(address: Address, found: Inspection) -> Iterator[Finding]:
         how = f"appendfsync {found.appendfsync}" if found.appendfsync else "appendfsync unknown"
         lost = "the last second" if found.appendfsync == "everysec" else "the last moments"
         yield Finding(
-            "note", "persistence",
+            "note",
+            "persistence",
             f"append-only file, {how}: when its machine dies, what was acknowledged in {lost} may be lost; "
             "when only its process dies, nothing",
             "add fsync=true to --store, or set appendfsync always there",
-        )  # fmt: skip
+        )
 
 
 def _nodes(found: Inspection) -> Iterator[Finding]:
     if found.is_cluster:
         yield Finding(
-            "note", "redis", "it is a node of a cluster; all keys of one prefix are in one slot, so on one node",
+            "note",
+            "redis",
+            "it is a node of a cluster; all keys of one prefix are in one slot, so on one node",
             "name the node that has the slot; more nodes carry more only with other prefixes",
-        )  # fmt: skip
+        )
     if found.replicas:
         yield Finding(
-            "note", "redis",
+            "note",
+            "redis",
             f"{found.replicas} replicas: a failover loses what had not reached them, as no write waits for them",
             "set min-replicas-to-write 1 there, to bound it",
-        )  # fmt: skip
+        )

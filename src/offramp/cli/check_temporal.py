@@ -37,20 +37,26 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "task queue", f"{address.task_queue}: polled by {', '.join(found.pollers)}")
     else:
         yield Finding(
-            "note", "task queue", f"{address.task_queue}: nobody has polled it within five minutes",
+            "note",
+            "task queue",
+            f"{address.task_queue}: nobody has polled it within five minutes",
             "nothing, if no worker is to run now; else look for workers with another task_queue=",
-        )  # fmt: skip
+        )
     if not found.attributes:
         yield Finding(
-            "note", "search attributes", "runs cannot be found by session, class and tenant in Temporal",
+            "note",
+            "search attributes",
+            "runs cannot be found by session, class and tenant in Temporal",
             "temporal operator search-attribute create --type Keyword --name OfframpSession --name OfframpClass "
             "--name OfframpTenant",
-        )  # fmt: skip
+        )
     if not address.tls and not settings.temporal_api_key and not _is_near(address.target):
         yield Finding(
-            "risk", "temporal", f"{address.target} is reached without TLS: inputs and results can be read on the way",
+            "risk",
+            "temporal",
+            f"{address.target} is reached without TLS: inputs and results can be read on the way",
             "add ?tls=true to --engine",
-        )  # fmt: skip
+        )
 
 
 def _is_near(target: str) -> bool:

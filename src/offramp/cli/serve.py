@@ -68,13 +68,24 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
     settings = load_settings(
-        data=data, engine=engine, store=store, objects=objects, write_timeout=write_timeout,
-        drain_timeout=drain_timeout, max_budget=max_budget, tenant_share=tenant_share,
-        worker_metrics=worker_metrics, log_format=log_format, allow_hosts=",".join(allow_host) if allow_host else None,
-    )  # fmt: skip
+        data=data,
+        engine=engine,
+        store=store,
+        objects=objects,
+        write_timeout=write_timeout,
+        drain_timeout=drain_timeout,
+        max_budget=max_budget,
+        tenant_share=tenant_share,
+        worker_metrics=worker_metrics,
+        log_format=log_format,
+        allow_hosts=",".join(allow_host) if allow_host else None,
+    )
     withdraw()
     show_logs("gateway", settings.log_format)
-    app = _served(target)
+    return _serve(_served(target), target, settings, host, port, workers, insecure=insecure)
+
+
+def _serve(app: App, target: str, settings: Settings, host: str, port: int, workers: int, *, insecure: bool) -> int:
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway import server
     from offramp.gateway.access import Access

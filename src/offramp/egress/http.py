@@ -81,8 +81,9 @@ class HttpSender:
             ) as answer,
         ):
             judged = self._judge(answer)
-            with contextlib.suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError,
-                                     httpcore.ProtocolError):  # fmt: skip
+            with contextlib.suppress(
+                TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError
+            ):
                 async with asyncio.timeout(RESPONSE_S_MAX):
                     await _drain(answer)
             return judged

@@ -61,7 +61,9 @@ class Body:
         """The view of the run from the pipeline's body, which may decide by what it sees there."""
         scope = self.scope
         return scope.facts.view(
-            *(None, 1, None),
+            step=None,
+            attempt=1,
+            key=None,
             path=self._path,
             remaining=self._remaining,
             cancelled=lambda: scope.ending.struck,

@@ -197,10 +197,11 @@ class PlayedBody(Playing):
             if error is not None and not self._scope.repeats:
                 tell_of_failure(self._facts.run_id, outcome, error)
         elif (misused := _misused(error)) is not None:
-            self._outcome = Outcome("failed", error=failure_of(BodyNotRepeatable(
+            unrepeatable = BodyNotRepeatable(
                 f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "
                 "needs it (threads, sockets, files, subprocesses) into a step"
-            )))  # fmt: skip
+            )
+            self._outcome = Outcome("failed", error=failure_of(unrepeatable))
         self._stop_waiting()
 
     async def ended(self) -> Outcome | None:

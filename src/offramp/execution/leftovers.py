@@ -60,7 +60,12 @@ class Leftovers:
         self._metrics.abandoned(facts.pipeline, step)
         log.warning(
             "%s: attempt %d of step %r goes on %g s after it was timed out or cancelled, at %s; %s",
-            *(facts.run_id, attempt.number, step, self._grace_s, line, cure),
+            facts.run_id,
+            attempt.number,
+            step,
+            self._grace_s,
+            line,
+            cure,
             extra={"run_id": facts.run_id, "pipeline": facts.pipeline, "step": step, "attempt": attempt.number},
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from offramp.core.run import Path
+from offramp.core.run import Path, RunRecord
 from offramp.execution.context import Run
 
 if TYPE_CHECKING:
@@ -40,6 +40,21 @@ class RunFacts:
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at
         self._clock = clock
+
+    @classmethod
+    def of(cls, record: RunRecord, clock: Clock, began: float) -> RunFacts:
+        """Of a run that began to execute here, on the monotonic clock."""
+        return cls(
+            run_id=record.id,
+            pipeline=record.pipeline,
+            version=record.version,
+            session_id=record.session_id,
+            metadata=record.metadata,
+            path=record.path,
+            budget_ends=began + record.budget_s,
+            deadline_at=record.deadline_at,
+            clock=clock,
+        )
 
     @classmethod
     def deep(cls, facts: Facts, clock: Clock) -> RunFacts:

@@ -100,8 +100,13 @@ class OffRamp:
         await run.log.durable()
         late_s = self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
-        told = (record.id, demotion.reason, demotion.elapsed_ms / 1000)
-        log.info("%s was demoted (%s) after %.2f s", *told, extra=about(record) | {"reason": demotion.reason})
+        log.info(
+            "%s was demoted (%s) after %.2f s",
+            record.id,
+            demotion.reason,
+            demotion.elapsed_ms / 1000,
+            extra=about(record) | {"reason": demotion.reason},
+        )
         return True
 
     async def _shared(self, run: LiveRun) -> bool:

@@ -85,10 +85,17 @@ class DurablePath(DeepPath, BodyHost):
         trace = None
         if process.tracing is not None and part is not None:
             trace = process.tracing.part(facts.run_id, part, lambda: outside.repeats)
-        bytes_max = process.settings.max_result_bytes
-        given = facts, encoded_input, known, outside, process.metrics
-        grace_s = process.settings.cancel_grace
-        body = PlayedBody(spec, *given, result_bytes_max=bytes_max, cancel_grace_s=grace_s, trace=trace)
+        body = PlayedBody(
+            spec,
+            facts,
+            encoded_input,
+            known,
+            outside,
+            process.metrics,
+            result_bytes_max=process.settings.max_result_bytes,
+            cancel_grace_s=process.settings.cancel_grace,
+            trace=trace,
+        )
         with self._bodies_lock:
             self._bodies.add(body)
         return body
@@ -154,7 +161,12 @@ class DurablePath(DeepPath, BodyHost):
         spec = self._steps[call.name]
         log: RunLog = process.store.log(lease)
         scope = Scope(
-            *(facts, _Gathered(log) if spec.short else log, process.lanes, process.clock, history, process.metrics),
+            facts,
+            _Gathered(log) if spec.short else log,
+            process.lanes,
+            process.clock,
+            history,
+            process.metrics,
             kept=process.values.of(record.id),
         )
         scope.suspects.watched = lease.turn > FIRST_TURN

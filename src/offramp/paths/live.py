@@ -116,19 +116,13 @@ class LiveRuns:
             self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
         process.feed.begun(record.id)
         began = clock.monotonic()
-        facts = RunFacts(
-            run_id=record.id,
-            pipeline=record.pipeline,
-            version=record.version,
-            session_id=record.session_id,
-            metadata=record.metadata,
-            path=record.path,
-            budget_ends=began + record.budget_s,
-            deadline_at=record.deadline_at,
-            clock=clock,
-        )
         scope = Scope(
-            *(facts, runlog, process.lanes, clock, history, process.metrics),
+            RunFacts.of(record, clock, began),
+            runlog,
+            process.lanes,
+            clock,
+            history,
+            process.metrics,
             tenure=process.tenure,
             trace=trace,
             kept=process.values.of(record.id),

@@ -80,13 +80,22 @@ class Service:
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
         self._submitter = Submitter(process, live, self._off_ramp, self._fast, engine, self._patience)
         self._parts: list[Part] = [
-            *(live.levels, Learning(process, live.durations), CatchingUp(process), Purging(process)),
-            *(ObjectProbe(process), Membership(process, engine), *([] if dispatcher is None else [dispatcher])),
+            live.levels,
+            Learning(process, live.durations),
+            CatchingUp(process),
+            Purging(process),
+            ObjectProbe(process),
+            Membership(process, engine),
+            *([] if dispatcher is None else [dispatcher]),
         ]
         """In the order in which they start; they close in the reverse order."""
         self._drained = False
         self.readiness = Readiness(
-            *(engine, process.control, lambda: self._submitter.closed, process.lanes.shortage, self._patience.trouble)
+            engine,
+            process.control,
+            lambda: self._submitter.closed,
+            process.lanes.shortage,
+            self._patience.trouble,
         )
 
     @property

@@ -242,7 +242,11 @@ class TemporalEngine:
     def _new_worker(self, client: Client) -> Worker:
         options, address = self._options, self._options.address
         activities = Activities(
-            *(self.host, self._store, self._leases, self._clock, options.heartbeat_s),
+            self.host,
+            self._store,
+            self._leases,
+            self._clock,
+            options.heartbeat_s,
             takes_large=self.objects_wait_s is not None,
         )
         return Worker(

@@ -54,9 +54,7 @@ class Remote:
     def write(self, key: str, data: bytes) -> None:
         """One request, or a multipart upload: there whole, or not at all."""
         with self._trouble("written"):
-            obstore.put(
-                self._store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE
-            )  # fmt: skip
+            obstore.put(self._store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE)
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """A range: each is a short request, however slowly the whole is asked for."""

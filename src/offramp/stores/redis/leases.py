@@ -184,8 +184,13 @@ class RedisLeases:
         """Keep a signal and wake its run if that is parked."""
         encoded = ENCODE((name, value))
         told = wire(
-            *("signal", run_id, raw(encoded), len(value), False if key is None else key),
-            *(SIGNALS_MAX, SIGNALS_BYTES_MAX),
+            "signal",
+            run_id,
+            raw(encoded),
+            len(value),
+            False if key is None else key,
+            SIGNALS_MAX,
+            SIGNALS_BYTES_MAX,
         )
 
         def read(answer: Any, records: Records) -> RunRecord | None:

@@ -31,8 +31,14 @@ class RedisOutbox:
     async def settle(self, pending: Pending, progress: Progress) -> bool:
         """Give an entry back; a cursor that is lost only repeats a message."""
         told = wire(
-            *("settle", pending.run_id, pending.token, progress.cursor, progress.attempts),
-            *(_or_false(progress.failing_since), _or_false(progress.due_at), progress.done),
+            "settle",
+            pending.run_id,
+            pending.token,
+            progress.cursor,
+            progress.attempts,
+            _or_false(progress.failing_since),
+            _or_false(progress.due_at),
+            progress.done,
         )
         commit: Commit[bool] = Commit()
         self._writer.put(Operation(told, commit, lambda answer, _: bool(answer[1])))
