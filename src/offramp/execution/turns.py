@@ -172,7 +172,10 @@ class Turnstile:
         self._stirred = self.turns.now
         self._look_on()
 
-    def _look_on(self, turns: int = SETTLE_TURNS) -> None:
+    def _look_on(self) -> None:
+        self._look_after(SETTLE_TURNS)
+
+    def _look_after(self, turns: int) -> None:
         if not self._looking:
             self._looking = True
             self.turns.after(turns, self._look)
@@ -182,13 +185,13 @@ class Turnstile:
         self._looking = False
         quiet = self.turns.now - self._stirred
         if quiet < SETTLE_TURNS:
-            self._look_on(SETTLE_TURNS - quiet)
+            self._look_after(SETTLE_TURNS - quiet)
         elif self._waiting:
             first = min(self._waiting)
             if min(first, self._recorded) <= self._next or (quiet >= IDLE_TURNS_MAX and first not in self._timers):
                 _wake(self._waiting[first])  # which stirs, and so looks on
             elif quiet < IDLE_TURNS_MAX:
-                self._look_on(IDLE_TURNS_MAX - quiet)
+                self._look_after(IDLE_TURNS_MAX - quiet)
             else:
                 self.on_stall()
         else:

@@ -213,6 +213,10 @@ class Service:
             raise _unknown(run_id)
         return await replay(self._process, record, await self._deep.whole_history(run_id, 0.0))
 
+    async def repeat(self, case: Case) -> Replayed:
+        """The same of a run that is known from elsewhere."""
+        return await replay(self._process, case.record, case.history())
+
     async def check(self) -> AsyncGenerator[Verdict, None]:
         """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing.
 
