@@ -49,6 +49,10 @@ class LoopThread:
         self.loop.set_exception_handler(_report)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.start()
+
+    def start(self) -> None:
+        """Run the loop on its thread; a simulation that makes the loop's calls itself starts none."""
         self.thread.start()
 
     def _run(self) -> None:
@@ -156,16 +160,18 @@ class RunLoops:
 
     Args:
         spares: how many loops may be added while others are blocked.
+        new_loop: makes a run loop of a name.
     """
 
-    def __init__(self, spares: int) -> None:
+    def __init__(self, spares: int, new_loop: Callable[[str], RunLoop] = RunLoop) -> None:
+        self._new_loop = new_loop
         self._pending: deque[Start] = deque()
         self._spares = spares
         self._lock = threading.Lock()
         self._is_called = False
         self._busy = threading.Event()
         self._watch_ended = False
-        self.loops = [RunLoop("offramp-run-0")]
+        self.loops = [new_loop("offramp-run-0")]
 
     def submit(self, start: Start) -> None:
         """Call `start(loop)` on a run loop, soon."""
@@ -222,7 +228,7 @@ class RunLoops:
         with self._lock:
             if len(self.loops) > self._spares:
                 return None
-            loop = RunLoop(f"offramp-run-{len(self.loops)}")
+            loop = self._new_loop(f"offramp-run-{len(self.loops)}")
             self.loops.append(loop)
             return loop
 

@@ -47,6 +47,8 @@ class EmbeddedEngine:
         presence: how others see that this process lives; None where it is alone.
     """
 
+    new_keeper = LeaseKeeper
+
     def __init__(
         self,
         member: Member,
@@ -72,7 +74,7 @@ class EmbeddedEngine:
         self._presence = presence
         self._hints = hints or UDPHints()
         self._ends = Ends(member.id, host, store, leases, clock, lambda: self._taking, self.ready)
-        self._keeper = LeaseKeeper(leases, clock, member.id, member.lease_s, self._renewed)
+        self._keeper = self.new_keeper(leases, clock, member.id, member.lease_s, self._renewed)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_at = clock.time()

@@ -62,6 +62,10 @@ class LeaseKeeper:
         """Begin to renew a lease that was just taken."""
         self._until = self._clock.monotonic() + self._lease_s
         self._schedule()
+        self.start_thread()
+
+    def start_thread(self) -> None:
+        """Renew on the thread from now on; a simulation that calls `renew` itself starts none."""
         self._thread.start()
 
     def renew_now(self) -> None:
@@ -80,19 +84,23 @@ class LeaseKeeper:
             self._due.clear()
             if self._closing:
                 return
-            # The next renewal is set before this one, which may have to wait for the disk.
-            self._schedule()
-            try:
-                now, began = self._clock.time(), self._clock.monotonic()
-                judges = self._judges(now, began)
-                held, cancels = self._leases.renew(self._owner, now + self._lease_s)
-                self._until = began + self._lease_s
-                blames = self._blames(began)
-                expired = self._leases.expire(now, blames=blames) if judges else ()
-                self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
-            except StoreError as error:
-                self._note_trouble()
-                log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew once and release what others let expire; waits for the store."""
+        # The next renewal is set before this one, which may have to wait for the disk.
+        self._schedule()
+        try:
+            now, began = self._clock.time(), self._clock.monotonic()
+            judges = self._judges(now, began)
+            held, cancels = self._leases.renew(self._owner, now + self._lease_s)
+            self._until = began + self._lease_s
+            blames = self._blames(began)
+            expired = self._leases.expire(now, blames=blames) if judges else ()
+            self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
+        except StoreError as error:
+            self._note_trouble()
+            log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 
     def _judges(self, now: float, began: float) -> bool:
         """Whether others may be called silent: not before they could renew, if it was this process or its clock.
