@@ -66,8 +66,9 @@ class OffRamp:
             if not run.execution.finished:
                 self._live.lost(run.lease)
             return
-        if not run.execution.finished:  # else its outcome is still to be written
-            self._live.is_written(run.record.id)
+        if run.execution.scope.state == "closed":
+            return  # its outcome is still to be written, or it was lost
+        self._live.is_written(run.record.id)
         if not await self._shared(run):
             await self._leave(run)
 
@@ -76,16 +77,19 @@ class OffRamp:
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
-        """Durable, owned, told; False when the store refused for now."""
-        record, execution = run.record, run.execution
+        """Durable, owned, told, unless the run ends or is lost meanwhile; False when the store refused for now."""
+        record, execution, scope = run.record, run.execution, run.execution.scope
         try:
             await run.log.durable()
-            await self._engine.adopt(Handoff(run.lease, demotion, in_flight))
+            if scope.state != "closed":
+                await self._engine.adopt(Handoff(run.lease, demotion, in_flight))
         except StoreError as error:
             log.error("%s cannot be demoted yet: %s", record.id, error)  # noqa: TRY400 - an operator's matter
-            return execution.finished
+            return scope.state == "closed"
+        if scope.state == "closed":
+            return True
         record.path, record.demotion = "deep", demotion
-        execution.scope.facts.path = "deep"
+        scope.facts.path = "deep"
         self._process.feed.left(record.id)  # before others write: readers here are told from their first event on
         if run.trace is not None:
             run.trace.demoted(demotion)

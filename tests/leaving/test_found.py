@@ -1,0 +1,9 @@
+"""The shortest orders of events that once broke something."""
+
+from __future__ import annotations
+
+from tests.leaving.orders import Order, check
+
+
+def test_a_run_that_ends_while_its_journal_is_made_durable_is_not_adopted_any_more():
+    check(Order("waits"))
