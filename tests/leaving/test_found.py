@@ -7,3 +7,7 @@ from tests.leaving.orders import Order, check
 
 def test_a_run_that_ends_while_its_journal_is_made_durable_is_not_adopted_any_more():
     check(Order("waits"))
+
+
+def test_a_process_that_has_left_takes_no_run_to_end_it():
+    check(Order(durable=False, events=[("silence", 0), ("commit", 0, 1), ("cancel", 1), ("retire", 0), ("leave", 1)]))

@@ -48,6 +48,11 @@ class Ends:
         self._clock = clock
         self._takes = takes
         self._others = others
+        self._closed = False
+
+    def close(self) -> None:
+        """Take nothing more: what this process took after it has left would be nobody's."""
+        self._closed = True
 
     async def cancel(self, record: RunRecord) -> bool:
         """Take a run that is to be cancelled; False if others are to be told."""
@@ -79,6 +84,8 @@ class Ends:
         return begun and record is not None and now < (record.deadline_at or now) + ENTRUSTED_GRACE_S
 
     async def _end(self, run_id: str) -> bool:
+        if self._closed:
+            return False
         claim = await self._leases.claim_one(self._owner, run_id, self._clock.time())
         if claim is not None:
             self._host.execute(claim)

@@ -123,6 +123,7 @@ class EmbeddedEngine:
     async def close(self) -> None:
         """Leave: what is still held here goes to the others."""
         self._taking, self._leaving = False, True
+        self._ends.close()
         self._keeper.close()
         self._queue.close()
         for task in self._tasks:
