@@ -56,14 +56,16 @@ class MemoryStore:
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
 
-    def change(self, lease: Lease, function: Callable[[MemoryRun], Any]) -> Commit[Any]:
-        """Change a run if the lease is the current one."""
+    def change(self, lease: Lease, function: Callable[[MemoryRun], Any], *, tells: bool = False) -> Commit[Any]:
+        """Change a run if the lease is the current one; `tells` of one that is lost, as a refused write does (S3)."""
         commit: Commit[Any] = Commit()
         with self.lock:
             run = self._runs.get(lease.run_id)
             value, error = None, self._refusal(lease, run)
             if run is not None and error is None:
                 value = function(run)
+        if tells and isinstance(error, LeaseLost):
+            self._lost(lease)
         commit.resolve(value, error)
         return commit
 
@@ -459,7 +461,7 @@ class MemoryRunLog:
 
     def durable(self) -> Commit[None]:
         """Resolved at once: nothing here survives the process anyway."""
-        return self._store.change(self.lease, lambda _run: None)
+        return self._store.change(self.lease, lambda _run: None, tells=True)
 
     def survived(self) -> None:
         """Forget the run's deaths."""
