@@ -68,7 +68,7 @@ test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a re
 
 # SEED=7 asks for the same again; without it one is drawn and printed.
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
-	$(BIN)/pytest -m "" -n 1 tests/chaos tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
+	$(BIN)/pytest -m "" -n 1 tests/chaos tests/leaving tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
