@@ -9,7 +9,7 @@ app = App("quickstart", classes=[SLA("interactive", p95=1.5, budget=2.0)])
 
 @app.step(timeout=10, retry=Retry(attempts=3))
 async def search(query: str, source: str) -> str:
-    await asyncio.sleep(0.6)  # stands for a slow call; a plain def would run in a thread
+    await asyncio.sleep(0.6)  # stands in for a slow call; a plain def would run in a thread
     return f"{source} on {query}"
 
 
@@ -17,7 +17,7 @@ async def search(query: str, source: str) -> str:
 async def write(question: str, notes: list[str]) -> str:
     words = f"{question} {len(notes)} notes say it: {notes[0]} to {notes[-1]}.".split()
     for word in words:
-        emit(word + " ")  # to whoever follows the run
+        emit(word + " ")  # to every reader of the run
         await asyncio.sleep(0.02)
     return " ".join(words)
 
@@ -27,7 +27,7 @@ async def research(question: str, rounds: int = 1) -> str:
     """Search two sources in each round, then write."""
     notes: list[str] = []
     for number in range(1, rounds + 1):
-        async with asyncio.TaskGroup() as group:  # the steps of a round overlap
+        async with asyncio.TaskGroup() as group:  # the steps of one round overlap
             tasks = [group.create_task(search(f"{question} ({number})", source)) for source in ("web", "wiki")]
         notes += [task.result() for task in tasks]
     return await write(question, notes)
