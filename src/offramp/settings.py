@@ -60,22 +60,22 @@ class Settings:
     data: str = _text(".offramp", "folder of the embedded engine's database")
     engine: str = _text(
         "embedded:",
-        "what drives deep runs: embedded: (SQLite under `data`), or temporal://host:port/namespace?task_queue=…",
+        "engine of deep runs: embedded: (SQLite under `data`), or temporal://host:port/namespace?task_queue=…",
     )
-    temporal_api_key: str = _text("", "API key for the Temporal service, where it wants one", secret=True)
+    temporal_api_key: str = _text("", "API key for the Temporal service, if it requires one", secret=True)
     store: str = _text(
         "",
-        "where runs and events are kept: empty for SQLite under `data`, or redis://user:password@host:port/db?prefix=…",
+        "store of runs and events: empty for SQLite under `data`, or redis://user:password@host:port/db?prefix=…",
         shown=False,
     )
     objects: str = _text(
-        "", "where large values are kept: a folder, s3://bucket/prefix, gs://… or az://…; empty means in the store"
+        "", "store of large values: a folder, s3://bucket/prefix, gs://… or az://…; empty means the main store"
     )
     objects_above: int = _setting(
-        256 << 10, 1024, 1 << 30, "bytes of an encoded step's or run's result above which it goes to `objects`"
+        256 << 10, 1024, 1 << 30, "bytes of an encoded step's or run's result above which it is stored in `objects`"
     )
     objects_patience: float = _setting(
-        120.0, 0.0, 86_400.0, "seconds that a finished step waits for `objects` that are away; then it fails"
+        120.0, 0.0, 86_400.0, "seconds that a finished step waits for unavailable `objects`; then it fails"
     )
     max_budget: float = _setting(60.0, 0.0, 3600.0, "seconds; the largest budget a request may ask for")
     max_body_bytes: int = _setting(1 << 20, 1024, 1 << 30, "bytes of a request's body")
@@ -90,7 +90,7 @@ class Settings:
         0.5,
         0.01,
         1.0,
-        "share of what other tenants leave free of queue, fast path, streams and readers that one may have; past it "
+        "share of the queue, fast path, streams and readers left free by other tenants that one may use; past it "
         "429; 1 without API keys",
     )
     api_keys: str = _text("", "API keys, `[tenant/]name:secret` each, separated by commas", secret=True)
@@ -102,22 +102,22 @@ class Settings:
     process_deaths: int = _setting(
         3, 1, 1_000_000, "processes that may die or hang in a row while a run is the only suspect; then it fails"
     )
-    threads: int = _setting(64, 1, 1024, "threads for sync steps, per process; as many again stand in for held ones")
+    threads: int = _setting(64, 1, 1024, "threads for sync steps, per process; as many again replace held ones")
     processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")
-    spare_loops: int = _setting(3, 0, 64, "run loops that may stand in while another is blocked")
+    spare_loops: int = _setting(3, 0, 64, "spare run loops while another is blocked")
     blocked_after: float = _setting(0.1, 0.01, 60.0, "seconds after which a blocked run loop is reported")
     lease: float = _setting(10.0, 0.5, 600.0, "seconds after which a silent process loses its runs")
-    poll: float = _setting(1.0, 0.05, 60.0, "seconds between fallback polls, should a notification be lost")
-    sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which written data is on disk though nobody waits")
+    poll: float = _setting(1.0, 0.05, 60.0, "seconds between fallback polls for lost notifications")
+    sync_every: float = _setting(0.1, 0.005, 10.0, "seconds after which writes are synced even if nothing waits")
     write_timeout: float = _setting(
-        5.0, 0.1, 600.0, "seconds that a request waits for the store to take or to read something; then 503"
+        5.0, 0.1, 600.0, "seconds that a request waits for one write or read of the store; then 503"
     )
-    drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds a stopping process gives its runs to be handed over")
+    drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds that a stopping process has to hand over its runs")
     cancel_grace: float = _setting(
         5.0,
         0.0,
         600.0,
-        "seconds code has to end after a timeout, cancellation or deadline, cleanup aside; then it is left behind",
+        "seconds for code to exit after a timeout, cancellation or deadline, cleanup aside; then it is abandoned",
     )
     heartbeat: float = _setting(5.0, 0.1, 60.0, "seconds between heartbeats in a silent stream")
     idempotency: float = _setting(86_400.0, 60.0, 31_536_000.0, "seconds an Idempotency-Key is kept")
@@ -125,13 +125,11 @@ class Settings:
     backlog_bytes: int = _setting(64 << 20, 1 << 16, 1 << 34, "bytes waiting to be written before emit() waits too")
     webhook_secret: str = _text(
         "",
-        "what webhooks are signed with: whsec_ and base64; two, separated by a space, while receivers change over",
+        "secret that signs webhooks: whsec_ and base64; two, separated by a space, during rotation",
         reads=parse_secrets,
         secret=True,
     )
-    webhook_allow: str = _text(
-        "", "hosts, addresses and CIDRs that webhooks may go to though they are not public", reads=parse_allowed
-    )
+    webhook_allow: str = _text("", "non-public hosts, addresses and CIDRs that webhooks may go to", reads=parse_allowed)
     webhook_ports: str = _text(WEBHOOK_PORTS, "ports, and ranges of them, that webhooks may go to", reads=parse_ports)
     webhook_timeout: float = _setting(10.0, 0.1, 60.0, "seconds for one attempt to deliver a webhook message")
     webhook_attempts: int = _setting(64, 1, 10_000, "webhook messages that one process sends at once")

@@ -247,9 +247,9 @@ async def forgotten():
 
 async def not_there_yet():
     later = pydantic.create_model("Later", child=("Missing", ...))
-    refused(later, ["model Later names a type that is not there yet", "Missing", "at module level", "model_rebuild"])
+    refused(later, ["model Later names a type that is not defined yet", "Missing", "at module level", "model_rebuild"])
     forward = passing.dataclasses.make_dataclass("Forward", [("child", "Missing")])
-    refused(forward, ["Forward names a type that is not there yet", "Missing", "at module level"])
+    refused(forward, ["Forward names a type that is not defined yet", "Missing", "at module level"])
 
     def step(value: Missing) -> None: ...  # noqa: F821
 
@@ -278,7 +278,7 @@ CASES = {
     "dataclasses, msgspec Structs, pydantic models, and collections of them": classes,
     "pydantic aliases, computed fields, `strict=True`, `Json`, `RootModel`": pydantic_models,
     "unions: models, discriminated unions, `Model | str`, `datetime | str`, lists of them": unions,
-    "a member of a union that reads as another one": ambiguous,
+    "a member of a union that decodes as another one": ambiguous,
     "a list or object that the step changes": own_copy,
     "a mutable default": mutable_default,
     "a value without annotation, or annotated `Any`": unannotated,
@@ -289,7 +289,7 @@ CASES = {
     "an instance of a subclass where its base is declared": subclasses,
     "a client, a lock, any class without a JSON form": clients,
     "a coroutine": forgotten,
-    "a type that is not there yet": not_there_yet,
+    "a type that is not defined yet": not_there_yet,
     "an argument that does not fit its annotation": misfit,
 }
 

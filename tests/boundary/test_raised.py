@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 CASES = {
-    "a class of a module that is imported, with arguments and attributes of JSON's types": Row(["plain"]),
+    "a class of an imported module, with arguments and attributes of JSON's types": Row(["plain"]),
     "tuples, `bytes`, dates, `Decimal`, `Enum`, `UUID`, `Path`, classes and exceptions among them": Row(["typed"]),
     "`OSError` and its subclasses": Row(["no_file", "renamed", "no_number"]),
     "`UnicodeDecodeError`, `UnicodeEncodeError`": Row(["undecodable", "unencodable"]),
@@ -45,7 +45,7 @@ CASES = {
     ),
     "an exception raised `from` another": Row(["raised_from"]),
     "notes (`add_note`)": Row(["noted"]),
-    "its traceback and its `__context__`": Row(["with_context"]),
+    "the traceback and `__context__`": Row(["with_context"]),
     "attributes that cannot come back, such as an `error.response`": Row(
         ["with_response"], ("raising:Plain '429 later' ('429 later',)", "[('status', 429)]"), same=False
     ),
@@ -70,7 +70,7 @@ CASES = {
         same=False,
     ),
     "a `BaseExceptionGroup`": Row(["many"], ("offramp.errors:Aborted", "from builtins:BaseExceptionGroup"), same=False),
-    "a `CancelledError` that nothing asked for": Row(
+    "a `CancelledError` that nothing requested": Row(
         ["stray"], ("offramp.errors:Aborted", "CancelledError, though nothing cancelled it"), same=False
     ),
 }  # fmt: skip

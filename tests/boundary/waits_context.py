@@ -118,5 +118,5 @@ CASES = {
     "anything that a cancellation or the deadline reaches": a_wait_that_an_end_reaches,
     "steps in `async with offramp.cleanup()` after that": steps_of_a_cleanup,
     "the same past its `timeout`": a_cleanup_past_its_timeout,
-    "`offramp.cleanup()` where the run goes on elsewhere": a_cleanup_of_a_run_that_leaves,
+    "`offramp.cleanup()` where the run continues in another process": a_cleanup_of_a_run_that_leaves,
 }

@@ -176,12 +176,12 @@ async def a_thread_that_is_not_free():
 
 
 CASES = {
-    "async code that goes on after its step's `timeout`": a_timeout_that_is_swallowed_for_ever,
+    "async code that continues after its step's `timeout`": a_timeout_that_is_swallowed_for_ever,
     "the same, but it returns or raises something within `cancel_grace`": a_timeout_that_is_swallowed_once,
-    "async code that goes on after a cancellation: by the run, a failed sibling, a timeout of the body": (
+    "async code that continues after a cancellation: by the run, a failed sibling, a timeout of the body": (
         a_cancellation_that_is_swallowed
     ),
-    "a plain function that goes on after its step's `timeout`, or a cancellation": a_thread_past_its_timeout,
+    "a plain function that continues after its step's `timeout`, or a cancellation": a_thread_past_its_timeout,
     "threads that such functions hold": threads_that_are_held,
-    "a thread, where none is free": a_thread_that_is_not_free,
+    "a thread, if none is free": a_thread_that_is_not_free,
 }

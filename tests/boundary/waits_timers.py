@@ -392,7 +392,7 @@ CASES = {
     "queues, events and conditions between branches": everywhere(between_branches, "a b c"),
     "`asyncio.Lock`, `asyncio.Semaphore`": everywhere(in_turn, "a b c d"),
     "`asyncio.to_thread(f)`": repeated(in_a_thread),
-    "`time.sleep(s)`, and any code that computes": repeated(blocking),
-    "what comes from outside the run: a thread's future, an HTTP client": both(repeated(foreign), cut_after_50_ms),
+    "`time.sleep(s)`, and any computation": repeated(blocking),
+    "a wait for something outside the run: a thread's future, an HTTP client": both(repeated(foreign), cut_after_50_ms),
     "a timer that an installed library sets for itself": repeated(by_a_library),
 }

@@ -85,13 +85,11 @@ RUNTIME: tuple[Instrument, ...] = (
         names.QUEUE_WAIT,
         "histogram",
         "s",
-        "seconds that runs sent deep at once waited until a worker took them, here",
+        "seconds that runs sent deep at once waited until this worker took them",
         (names.CLASS,),
         _SECONDS,
     ),
-    Instrument(
-        names.RUNS_LIVE, "gauge", "{run}", "runs that execute here now, by the path they began on", (names.PATH,)
-    ),
+    Instrument(names.RUNS_LIVE, "gauge", "{run}", "runs executing here now, by the path they began on", (names.PATH,)),
     Instrument(names.RUNS_PURGED, "counter", "{run}", "runs whose data was removed at the end of their retention"),
     Instrument(names.DEMOTIONS, "counter", "{run}", "runs that left the fast path here", (names.REASON,)),
     Instrument(
@@ -106,27 +104,27 @@ RUNTIME: tuple[Instrument, ...] = (
         names.DEMOTION_GAP,
         "histogram",
         "s",
-        "seconds from a demotion until a reader can see the first event of the worker that goes on with the run",
+        "seconds from a demotion until a reader can see the first event of the worker that resumes the run",
         (names.REASON,),
         _SECONDS,
     ),
     Instrument(names.STEPS, "counter", "{step}", "steps that ended here", (*_OF_STEP, names.OUTCOME)),
-    Instrument(
-        names.STEP_RETRIES, "counter", "{attempt}", "attempts that failed and are followed by another", _OF_STEP
-    ),
+    Instrument(names.STEP_RETRIES, "counter", "{attempt}", "failed attempts that are followed by another", _OF_STEP),
     Instrument(names.STEP_TIMEOUTS, "counter", "{attempt}", "attempts that reached their step's timeout", _OF_STEP),
     Instrument(
         names.STEPS_ABANDONED,
         "counter",
         "{attempt}",
-        "attempts whose code went on `cancel_grace` after they were timed out or cancelled",
+        "attempts whose code outlived `cancel_grace` after a timeout or cancellation",
         _OF_STEP,
     ),
     Instrument(names.THREADS_HELD, "gauge", "{thread}", "threads that timed-out or cancelled steps still hold here"),
     Instrument(
         names.LOOP_BLOCKS, "counter", "{block}", "times a run loop was blocked for `blocked_after` or longer", _OF_STEP
     ),
-    Instrument(names.LOOP_BLOCKED, "counter", "s", "seconds that run loops were blocked, while they are", _OF_STEP),
+    Instrument(
+        names.LOOP_BLOCKED, "counter", "s", "seconds that run loops were blocked, counted as they pass", _OF_STEP
+    ),
     Instrument(names.COMMIT_DURATION, "histogram", "s", "seconds of one group commit", (), _COMMIT_SECONDS),
     Instrument(names.COMMIT_OPERATIONS, "histogram", "{operation}", "operations in one group commit", (), _OPERATIONS),
     Instrument(names.LEASES_LOST, "counter", "{lease}", "runs that this process lost to another one"),
@@ -144,7 +142,7 @@ RUNTIME: tuple[Instrument, ...] = (
         names.WEBHOOK_ATTEMPTS,
         "counter",
         "{attempt}",
-        "attempts to deliver a webhook message, by what came of them",
+        "attempts to deliver a webhook message, by result",
         (names.RESULT,),
     ),
     Instrument(
@@ -158,7 +156,7 @@ RUNTIME: tuple[Instrument, ...] = (
         (),
         _WEBHOOK_SECONDS,
     ),
-    Instrument(names.SLA_TARGET, "gauge", "s", "target for 95% of a class's runs, where it has one", (names.CLASS,)),
+    Instrument(names.SLA_TARGET, "gauge", "s", "target for 95% of a class's runs, if it has one", (names.CLASS,)),
     Instrument(
         names.SLO_RUNS,
         "counter",
@@ -177,7 +175,7 @@ RUNTIME: tuple[Instrument, ...] = (
         names.SLO_BURN_RATE,
         "gauge",
         "",
-        "how fast a class spends its error budget, of all processes: 1 spends it exactly",
+        "rate at which a class spends its error budget, of all processes: 1 spends it exactly",
         (names.CLASS, names.WINDOW),
     ),
 )
