@@ -1,8 +1,8 @@
-"""Builds the SQLite of the image, in a stage that has a C compiler: Debian's has the WAL-reset bug.
+"""Builds the image's SQLite in a stage with a C compiler, because Debian's has the WAL-reset bug.
 
     python sqlite.py DIRECTORY
 
-puts libsqlite3.so.0 there. What is downloaded has to have the digest that sqlite.org publishes for this release.
+puts libsqlite3.so.0 there. The download must have the digest that sqlite.org publishes for this release.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OPTIONS = ["-DSQLITE_THREADSAFE=1", "-DSQLITE_ENABLE_COLUMN_METADATA", "-DSQLITE
 def main(target: Path) -> None:
     with urllib.request.urlopen(URL, timeout=60) as answer:
         archive = answer.read()
-    if (found := hashlib.sha3_256(archive).hexdigest()) != SHA3_256:
-        raise SystemExit(f"{URL}: SHA3-256 is {found}, expected {SHA3_256}")
+    if (digest := hashlib.sha3_256(archive).hexdigest()) != SHA3_256:
+        raise SystemExit(f"{URL}: SHA3-256 is {digest}, expected {SHA3_256}")
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
