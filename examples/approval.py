@@ -1,4 +1,4 @@
-"""A person decides: the run waits, parked, for a signal.
+"""A run that waits, parked, for a person's decision, which arrives as a signal.
 
 offramp serve examples/approval.py
 offramp submit release --input '{"text": "2.0"}' --async --id
@@ -22,7 +22,7 @@ class Decision:
 
 @app.step
 def ask(text: str) -> str:
-    return f"Please decide on {text!r}"  # stands for a mail
+    return f"Please decide on {text!r}"  # stands in for an email
 
 
 @app.step

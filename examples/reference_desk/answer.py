@@ -1,4 +1,4 @@
-"""Writes the answer from passages: quoted one by one, or told by a language model where one is configured.
+"""Writes the answer from passages: quoted one by one, or by a language model if one is configured.
 
 Yields the text in pieces, so that a step can stream it. Never answers from anything but the passages.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 MODEL_DEFAULT = "gpt-4o-mini"
-"""The model that is asked unless OPENAI_MODEL names another."""
+"""The model used unless OPENAI_MODEL is set."""
 
 QUOTED = "quotation"
-"""Who wrote an answer that only quotes."""
+"""The author given for an answer that only quotes."""
 
 _INSTRUCTIONS = (
     "Answer the question about Python from the numbered passages of the language reference, and from nothing "
@@ -36,7 +36,7 @@ _NOTHING_FOUND = (
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What was streamed, and where it is from."""
+    """The streamed text and its sources."""
 
     question: str
     text: str
@@ -45,13 +45,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def reading_order(passages: Sequence[Passage]) -> list[Passage]:
-    """Put passages of one topic together and in its own order; the topic of the best passage comes first."""
+    """Group passages by topic, in the topic's own order; the topic of the best passage comes first."""
     topics = list(dict.fromkeys(passage.topic for passage in passages))
     return sorted(passages, key=lambda passage: (topics.index(passage.topic), passage.number))
 
 
 def quote(passages: Sequence[Passage]) -> Iterator[str]:
-    """Yield an answer as Markdown that quotes the passages; headings and passages are pieces."""
+    """Yield an answer as Markdown that quotes the passages, one heading or passage at a time."""
     if not passages:
         yield _NOTHING_FOUND
         return
@@ -62,27 +62,27 @@ def quote(passages: Sequence[Passage]) -> Iterator[str]:
         if full_heading(passage) != heading:
             heading = full_heading(passage)
             yield f"### {heading} (`help({passage.topic!r})`)\n\n"
-        # The manual's plain text is no Markdown: `__enter__` would come out bold.
+        # The manual's plain text is not Markdown: `__enter__` would render as bold.
         yield f"```text\n{passage.text}\n```\n\n"
 
 
 def full_heading(passage: Passage) -> str:
-    """Name a passage for a person: its topic's title, and its own heading where that says more."""
+    """Name a passage for a person: its topic's title, and its own heading if that differs."""
     return passage.title if passage.heading == passage.title else f"{passage.title}: {passage.heading}"
 
 
 def model_configured() -> str | None:
-    """Return the model to ask, or None where the environment names neither a key nor an address."""
+    """Return the model to use, or None if the environment sets neither a key nor an address."""
     if os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"):
         return os.environ.get("OPENAI_MODEL") or MODEL_DEFAULT
     return None
 
 
 def openai_client() -> "AsyncOpenAI":
-    """Make a client; it leaves retries to the step that uses it, so that every attempt is announced."""
+    """Create a client without retries of its own: the step retries, so that every attempt is announced."""
     from openai import AsyncOpenAI
 
-    # A local server named by OPENAI_BASE_URL often wants no key, and the client insists on one.
+    # A local server named by OPENAI_BASE_URL often needs no key, but the client insists on one.
     return AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY") or "not-needed", max_retries=0)
 
 
@@ -90,7 +90,7 @@ async def ask_model(
     client_of_loop: Callable[[], "AsyncOpenAI"], model: str, question: str, passages: Sequence[Passage]
 ) -> AsyncIterator[str]:
     """Yield a model's answer from the passages as it is written."""
-    # Importing it takes about a second, in which a loop could serve nobody else: the first time is a thread's.
+    # The first import takes about a second, which would block the loop: a thread does it.
     await asyncio.to_thread(import_module, "openai.resources.chat")
     client = client_of_loop()
     stream = await client.chat.completions.create(model=model, messages=_messages(question, passages), stream=True)

@@ -1,6 +1,6 @@
-"""The application: what is a step, what is a pipeline, and which service level each has.
+"""The application: its steps, its pipelines, and their service levels.
 
-All the work is done by the other modules, which know nothing of runs. Serve it with
+The other modules do the work and do not depend on runs. Serve it with
 `offramp serve examples/reference_desk/app.py:app`.
 """
 
@@ -18,10 +18,10 @@ from .sources import SourceTree, source_tree
 from .topics import Passage
 
 PASSAGES_MAX = 4
-"""How many passages an answer is written from."""
+"""Passages per answer."""
 
 BATCHES_AT_ONCE = 2
-"""How many batches an audit has measured at a time, so that one audit leaves cores for other runs."""
+"""Batches of one audit measured at once, so that it leaves cores for other runs."""
 
 app = App("reference_desk", classes=[SLA("interactive", p95=2.0, budget=6.0), SLA("batch", budget=0)])
 
@@ -33,7 +33,7 @@ async def explain(question: str) -> Answer:
     """Answer a question about Python from its language reference."""
     async with asyncio.TaskGroup() as group:
         searches = [group.create_task(search(query)) for query in rephrase(question)]
-    # Pure and quick, so not a step: a replay computes the same again.
+    # Pure and quick, so not a step: a replay computes the same result.
     passages = fuse([each.result() for each in searches], PASSAGES_MAX)
     return await write(question, passages)
 
@@ -75,7 +75,7 @@ async def audit(path: str | None = None) -> AuditReport:
     parts: list[Findings] = []
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(measure_in_turn(files)) for files in tree.batches]
-        # In the order of the batches, not in the order they end in: a replay then says the same.
+        # In the order of the batches, not of their ends: a replay then emits the same.
         for done, task in enumerate(tasks, start=1):
             parts.append(await task)
             functions = sum(part.totals.functions for part in parts)
@@ -85,17 +85,17 @@ async def audit(path: str | None = None) -> AuditReport:
 
 @app.step(timeout=30)
 def find_sources(path: str | None) -> SourceTree:
-    """List the files once: a run that moves elsewhere goes on with the same batches."""
+    """List the files once: a run that moves to another process continues with the same batches."""
     return source_tree(path)
 
 
 @app.step(lane="process", timeout=60)
 def measure(root: str, files: list[str]) -> Findings:
-    """Parse and measure some files in a process of their own, away from everything that streams."""
+    """Parse and measure some files in a lane process, apart from all streams."""
     return measure_batch(root, files)
 
 
 @app.step(timeout=30)
 def report(root: str, parts: list[Findings]) -> AuditReport:
-    """Write down what the batches found."""
+    """Write the report from the batches' findings."""
     return write_report(root, parts)

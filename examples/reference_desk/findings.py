@@ -1,6 +1,6 @@
-"""What an audit keeps of all it measured: totals, the worst of each kind, and what may be a duplicate.
+"""The findings that an audit keeps: totals, the worst functions of each kind, and possible duplicates.
 
-Owns summing up a batch and merging the sums, which is exact: the worst of all are among each batch's worst.
+Summarizes batches and merges the summaries. Merging is exact: the worst of all are among each batch's worst.
 """
 
 from collections import Counter, defaultdict
@@ -11,10 +11,10 @@ import msgspec
 from .measures import FileMeasure, FunctionMeasure, Unparsed, measure_file
 
 WORST_MAX = 10
-"""How many functions are listed of each kind."""
+"""Functions listed of each kind."""
 
 DUPLICATE_LINES_MIN = 6
-"""Functions whose body has fewer lines look alike by chance and are not compared."""
+"""Functions whose body has fewer lines resemble each other by chance and are not compared."""
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """The sum of some files; `shapes` holds every function that is long enough to be compared."""
+    """The summary of some files; `shapes` holds every function long enough to be compared."""
 
     totals: Totals
     longest: list[FunctionMeasure]
@@ -43,7 +43,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def measure_batch(root: str, files: Sequence[str]) -> Findings:
-    """Measure some files and sum them up."""
+    """Measure some files and summarize them."""
     measured = [measure_file(root, file) for file in files]
     parsed = [each for each in measured if isinstance(each, FileMeasure)]
     functions = [function for file in parsed for function in file.functions]
@@ -73,7 +73,7 @@ def measure_batch(root: str, files: Sequence[str]) -> Findings:
 
 
 def merge(parts: Sequence[Findings]) -> Findings:
-    """Merge the sums of batches into one."""
+    """Merge the summaries of batches into one."""
     shapes: dict[str, list[str]] = defaultdict(list)
     imports: Counter[str] = Counter()
     for part in parts:
@@ -99,7 +99,7 @@ def duplicates(findings: Findings) -> list[list[str]]:
 
 
 def most_imported(findings: Findings) -> list[tuple[str, int]]:
-    """Return modules and how many files import each, the most wanted first."""
+    """Return modules and how many files import each, the most imported first."""
     return sorted(findings.imports.items(), key=lambda item: (-item[1], item[0]))[:WORST_MAX]
 
 
@@ -121,5 +121,5 @@ def _by_complexity(function: FunctionMeasure) -> float:
 
 
 def _by_maintainability(function: FunctionMeasure) -> float:
-    # Very large functions all reach 0: of those, the longer one is the worse.
+    # Very large functions all reach 0; among those, the longer one is worse.
     return function.maintainability - function.lines / 1_000_000

@@ -1,6 +1,6 @@
-"""What is measured in a source file: its lines, its imports, and each of its functions.
+"""Measures a source file: its lines, its imports, and each of its functions.
 
-Reads and parses files, and never imports or runs them. CPU-bound: made to be called in a process of its own.
+Reads and parses files, and never imports or runs them. CPU-bound: meant for a separate process.
 """
 
 import ast
@@ -32,7 +32,7 @@ _NOT_CODE = frozenset(
 class FunctionMeasure(msgspec.Struct, frozen=True):
     """One function or method.
 
-    `lines` counts all of it from `def` on, `body_lines` only what follows the signature and the docstring.
+    `lines` counts everything from `def` on, `body_lines` only the lines after the signature and the docstring.
     Functions that differ only in names, literals and docstring have the same `shape`.
     """
 
@@ -54,7 +54,7 @@ class FunctionMeasure(msgspec.Struct, frozen=True):
 
 
 class FileMeasure(msgspec.Struct, frozen=True):
-    """One file; `imports` are the modules it names, as far as they are absolute."""
+    """One file; `imports` are the modules that it imports absolutely."""
 
     file: str
     lines: int
@@ -83,7 +83,7 @@ def measure_file(root: str, file: str) -> FileMeasure | Unparsed:
 
 
 def measure_source(file: str, source: bytes) -> FileMeasure:
-    """Measure the text of one file. Raises SyntaxError or ValueError where it is not Python."""
+    """Measure the text of one file. Raises SyntaxError or ValueError if it is not Python."""
     tree = ast.parse(source)
     words, code_lines, comment_lines = _read_tokens(source)
     return FileMeasure(
@@ -109,7 +109,7 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
 
 
 def _measure_function(file: str, name: str, function: Function, words: list[Word]) -> FunctionMeasure:
-    """Measure one function; `words` are those of the whole file, in their order."""
+    """Measure one function; `words` are those of the whole file, in order."""
     end_line = function.end_lineno or function.lineno
     first, end = (bisect_left(words, line, key=lambda word: word.line) for line in (function.lineno, end_line + 1))
     lines, decisions = end_line - function.lineno + 1, complexity(function)

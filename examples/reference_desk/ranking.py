@@ -1,4 +1,4 @@
-"""One ranking from several: pure, so a pipeline may call it as it is; a replay just computes it again."""
+"""Merges rankings. Pure, so a pipeline may call it directly; a replay computes the same result."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
-"""Several ways to ask one question, found without a model.
+"""Rephrases a question in several ways, without a model.
 
-Owns the words: which carry nothing, and which words of everyday speech the manual calls something else.
+Knows the words that carry no meaning, and the manual's terms for everyday words.
 """
 
 import re
@@ -16,7 +16,7 @@ _STOP_WORDS = frozenset(
     not of off on one or other our please python say shall should so some tell than that the their them then
     there these they this those to too use used using via want was we were what when where which while who why
     will with work works would write you your
-    """.split()  # noqa: SIM905 (one word after the other is how a person reads and extends it)
+    """.split()  # noqa: SIM905 (a plain list of words is easier to read and extend)
 )
 
 _CALLED_IN_THE_MANUAL = {
@@ -65,7 +65,7 @@ _CALLED_IN_THE_MANUAL = {
 
 
 def rephrase(question: str) -> list[str]:
-    """Return the question as it is, its keywords, the manual's words for them, and both; each once."""
+    """Return the question unchanged, its keywords, the manual's words for them, and both; each once."""
     keywords = keywords_of(question)
     manual = [_CALLED_IN_THE_MANUAL[word] for word in keywords if word in _CALLED_IN_THE_MANUAL]
     phrasings = [question.strip(), " ".join(keywords), " ".join(manual), " ".join([*keywords, *manual])]
@@ -73,10 +73,10 @@ def rephrase(question: str) -> list[str]:
 
 
 def keywords_of(question: str) -> list[str]:
-    """Return the words that carry the question, lower case, each once.
+    """Return the question's keywords, lower case, each once.
 
-    Python's own words such as `with` and `for` carry nothing in "a value for x" and everything in "the for
-    statement": they are kept where the question marks them so, by quotes or by the word that follows.
+    Python's own words such as `with` and `for` mean nothing in "a value for x" and everything in "the for
+    statement": they count only if the question marks them, by quotes or by the word that follows.
     """
     marked = {word.lower() for word in _QUOTED.findall(question) + _NAMED.findall(question)}
     words = dict.fromkeys(word.lower() for word in _WORD.findall(question))

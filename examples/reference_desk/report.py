@@ -1,4 +1,4 @@
-"""Tells a person what an audit found: Markdown, and the numbers it is made from."""
+"""Reports an audit's findings: Markdown for a person, and the numbers behind it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -9,7 +9,7 @@ from .measures import FunctionMeasure, Unparsed
 
 
 class AuditReport(msgspec.Struct, frozen=True):
-    """The result of an audit; `text` is the report, everything else what it says in numbers."""
+    """The result of an audit; `text` is the report; the other fields are its numbers."""
 
     root: str
     totals: Totals
@@ -24,7 +24,7 @@ class AuditReport(msgspec.Struct, frozen=True):
 
 
 def write_report(root: str, parts: Sequence[Findings]) -> AuditReport:
-    """Merge what the batches found and write it down."""
+    """Merge the batches' findings and write the report."""
     findings = merge(parts)
     groups = duplicates(findings)
     return AuditReport(

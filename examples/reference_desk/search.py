@@ -1,6 +1,6 @@
 """Full-text search over passages: SQLite's FTS5 in memory, built once per process.
 
-Owns the index and what makes any text a valid query. Merging several searches is `ranking.py`'s.
+Builds the index and turns any text into a valid query. `ranking.py` merges several searches.
 """
 
 import re
@@ -13,10 +13,10 @@ from itertools import pairwise
 from .topics import Passage, language_reference, read_topics
 
 HITS_MAX = 8
-"""How many passages one search returns."""
+"""Passages per search."""
 
 QUERY_WORDS_MAX = 32
-"""Words of a query beyond this many are ignored, which bounds what one search costs."""
+"""Words of a query beyond this many are ignored, which bounds the cost of a search."""
 
 _WORD = re.compile(r"\w+")
 
@@ -27,7 +27,7 @@ create virtual table passages using fts5(
 """
 
 # bm25() takes one weight for each column and gives better matches smaller numbers (Robertson and Zaragoza,
-# "The Probabilistic Relevance Framework: BM25 and Beyond", 2009): a word in a heading says more than one in
+# "The Probabilistic Relevance Framework: BM25 and Beyond", 2009): a word in a heading counts for more than one in
 # the text.
 _SEARCH = """
 select topic, title, heading, number, text from passages where passages match ?
@@ -39,7 +39,7 @@ class PassageIndex:
     """Passages that can be searched from any thread."""
 
     def __init__(self, passages: Iterable[Passage]) -> None:
-        """Index the passages; they are not kept elsewhere."""
+        """Index the passages; the index holds the only copy."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.execute(_SCHEMA)
@@ -50,7 +50,7 @@ class PassageIndex:
         self._database.commit()
 
     def search(self, query: str, hits_max: int = HITS_MAX) -> list[Passage]:
-        """Return at most `hits_max` passages that hold a word of the query, the best first.
+        """Return at most `hits_max` passages that contain a word of the query, the best first.
 
         Any text is a query: words are all that counts, so quotes, operators and emoji neither fail nor have a
         meaning.
@@ -82,7 +82,7 @@ def match_expression(query: str) -> str:
 
 
 def reference_index() -> PassageIndex:
-    """Return the index over the language reference, built by whoever asks first."""
+    """Return the index over the language reference, built by the first caller."""
     with _building:
         return _reference_index()
 

@@ -1,6 +1,6 @@
-"""Which files an audit reads, and how they are dealt out to steps.
+"""Selects the files that an audit reads, and divides them among steps.
 
-Owns the walk and its limits. Opens no file.
+Walks the tree within limits. Opens no file.
 """
 
 import os
@@ -33,15 +33,15 @@ class SourceTree(msgspec.Struct, frozen=True):
 
     @property
     def files(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return sum(map(len, self.batches))
 
 
 def source_tree(path: str | None) -> SourceTree:
     """List the Python files below `path`, or those of the standard library.
 
-    Raises ValueError for a path outside the working directory, since the path comes from whoever may call the
-    server; for one that is no folder; and for a tree with more than `FILES_MAX` files.
+    Raises ValueError for a path outside the working directory, because the path comes from the server's callers; for
+    one that is not a folder; and for a tree with more than `FILES_MAX` files.
     """
     root = _standard_library() if path is None else _permitted(path)
     sized = list(_python_files(root, _NOT_SOURCE | _NOT_LIBRARY if path is None else _NOT_SOURCE))
@@ -49,7 +49,7 @@ def source_tree(path: str | None) -> SourceTree:
 
 
 def in_batches(sized: Sequence[tuple[str, int]]) -> list[list[str]]:
-    """Deal files, each with its size in bytes, out to batches of about equal size, in their order."""
+    """Divide files, each with its size in bytes, into batches of about equal size, in order."""
     aim = max(BATCH_BYTES_AIM, sum(size for _, size in sized) // BATCHES_MAX + 1)
     batches: list[list[str]] = []
     filled = aim
@@ -72,7 +72,7 @@ def _permitted(path: str) -> Path:
         message = f"expected a folder below the server's working directory, got {path!r}"
         raise ValueError(message)
     if not root.is_dir():
-        message = f"expected a folder, got {path!r}, which is none"
+        message = f"expected a folder, got {path!r}, which is not one"
         raise ValueError(message)
     return root
 

@@ -1,6 +1,6 @@
 """The Python language reference that every CPython ships, cut into passages worth quoting.
 
-Owns how a topic's text is split. Knows nothing of searching, ranking or runs.
+Splits a topic's text; does not search or rank, and does not depend on runs.
 """
 
 import re
@@ -16,7 +16,7 @@ PASSAGE_CHARS_MAX = 1_500
 """A paragraph with its indented examples is cut when it is longer than this many characters."""
 
 _UNDERLINE = re.compile(r"([*=\-~^])\1{2,}")
-# Footnotes and "See also" blocks (indented below their line) point elsewhere and answer nothing.
+# Footnotes and "See also" blocks (indented below their line) only point elsewhere.
 _ASIDES = re.compile(r"^-\[ Footnotes \]-$(?s:.*)|^( *)See also:\n(?:\s*\n|\1 +.*\n)*", re.MULTILINE)
 _BELONGS_ABOVE = re.compile(r" |\d+\. |\* ")
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -45,10 +45,10 @@ def language_reference() -> dict[str, str]:
 
 
 def read_topics(topics: Mapping[str, str]) -> list[Passage]:
-    """Split every topic into passages and keep each text once.
+    """Split every topic into passages and keep each distinct text once.
 
     Some topics repeat others: `compound` holds all of `with`. The shorter topic is the more specific one, so
-    topics are read from the shortest to the longest and what was read before is skipped.
+    topics are read from the shortest to the longest, and repeated text is skipped.
     """
     seen: set[str] = set()
     passages: list[Passage] = []

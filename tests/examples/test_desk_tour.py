@@ -96,4 +96,4 @@ def test_the_demonstration_ends_as_it_should() -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"run\.demoted after .* \(budget\)", ended.stdout)
     assert "202 after" in ended.stdout
-    assert "none missing, none twice" in ended.stdout
+    assert "none missing, none repeated" in ended.stdout

@@ -13,16 +13,16 @@ import httpx
 from .sse import Parser
 
 RUN_SECONDS_MAX = 60.0
-"""How long one run may take from its request to its end."""
+"""Longest time for one run, from its request to its end."""
 
 SILENCE_SECONDS_MAX = 15.0
-"""How long a stream may be silent: three times the interval of its heartbeats."""
+"""Longest silence of a stream: three times the interval of its heartbeats."""
 
 TERMINAL_EVENTS = frozenset({"run.completed", "run.failed", "run.cancelled", "run.expired"})
 
 
 class UnexpectedAnswerError(Exception):
-    """The server answered something else than it should; the message is for a person."""
+    """The server gave an unexpected answer; the message is for a person."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ class Client:
         return self._events(request)
 
     def resume(self, events_link: str, last_seq: int) -> Iterator[Event]:
-        """Yield the events of a run that come after `last_seq`, to its end."""
+        """Yield the events of a run after `last_seq`, to its end."""
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last_seq)}
         return self._events(self._http.build_request("GET", events_link, headers=headers))
 
     def submit(self, pipeline: str, body: dict[str, object]) -> tuple[httpx.Response, float]:
-        """Post a run to be done asynchronously; return the 202 and the seconds it took."""
+        """Post an asynchronous run; return the 202 and the seconds it took."""
         started = time.monotonic()
         answer = self._http.post(f"/v1/pipelines/{pipeline}/runs", json=body, headers={"Prefer": "respond-async"})
         return _expect(answer, httpx.codes.ACCEPTED), time.monotonic() - started
 
     def poll_result(self, result_link: str) -> Iterator[httpx.Response]:
-        """Ask for a result as often as `Retry-After` says; yield each answer, a 200 last."""
+        """Poll for a result at the pace of `Retry-After`; yield each answer, a 200 last."""
         deadline = time.monotonic() + RUN_SECONDS_MAX
         while True:
             answer = _expect(self._http.get(result_link), httpx.codes.OK, httpx.codes.ACCEPTED)
@@ -84,8 +84,8 @@ class Client:
 
     def get(self, link: str) -> dict[str, Any]:
         """Return the JSON object behind a link: a run document or a result."""
-        found: dict[str, Any] = _expect(self._http.get(link), httpx.codes.OK).json()
-        return found
+        document: dict[str, Any] = _expect(self._http.get(link), httpx.codes.OK).json()
+        return document
 
     def _events(self, request: httpx.Request) -> Iterator[Event]:
         started = time.monotonic()

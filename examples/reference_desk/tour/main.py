@@ -1,4 +1,4 @@
-"""Runs the demonstration and says by its exit code whether everything was as it should be."""
+"""Runs the demonstration; its exit code says whether everything went as expected."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 def main() -> int:
-    """Return 0 if every scene ended as it should and the server stopped cleanly, 1 if not, 130 on Ctrl-C."""
+    """Return 0 if every scene ended as expected and the server stopped cleanly, 1 if not, 130 on Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     options = _options()
     screen = Screen()
@@ -44,22 +44,26 @@ def main() -> int:
     for problem in problems:
         screen.bad(problem)
     if not problems:
-        screen.good("all three runs ended as they should, and the server stopped cleanly")
+        screen.good("all three runs ended as expected, and the server stopped cleanly")
     return 1 if problems else 0
 
 
 def _options() -> list[str]:
-    """Return the options of `serve` that this command was given: the demonstration is the same on any engine."""
+    """Return the options to pass to `serve`: the demonstration is the same on any engine."""
     parser = argparse.ArgumentParser(description="The reference desk, start to finish, on a real server.")
-    parser.add_argument("--engine", metavar="URL", help="what drives deep runs, as temporal://localhost:7233/default")
-    parser.add_argument("--store", metavar="URL", help="where runs are kept, as redis://localhost:6379/0")
-    parser.add_argument("--objects", metavar="URL", help="where large values are kept: a folder, or as s3://bucket")
+    parser.add_argument(
+        "--engine", metavar="URL", help="engine of deep runs, such as temporal://localhost:7233/default"
+    )
+    parser.add_argument("--store", metavar="URL", help="store of runs, such as redis://localhost:6379/0")
+    parser.add_argument(
+        "--objects", metavar="URL", help="store of large values: a folder, or a bucket such as s3://bucket"
+    )
     given = vars(parser.parse_args())
     return [word for name, url in given.items() if url for word in (f"--{name}", url)]
 
 
 def _play(screen: Screen, outcomes: list[Outcome], options: list[str]) -> list[str]:
-    """Start the server, play the scenes, stop the server; return what went wrong."""
+    """Start the server, play the scenes, stop the server; return the problems."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="offramp-demo-") as folder:
         port = free_port()
@@ -82,7 +86,7 @@ def _play(screen: Screen, outcomes: list[Outcome], options: list[str]) -> list[s
 
 
 def _offline() -> dict[str, str]:
-    """Return this environment without what would make a model write the answers: the scenes are timed."""
+    """Return this environment without the variables that enable a model: the scenes measure time."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
 
 
@@ -105,7 +109,7 @@ def _moment(text: str) -> datetime:
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
-    """Treat SIGTERM as Ctrl-C, so that the server is stopped in any case."""
+    """Treat SIGTERM as Ctrl-C, so that the server always stops."""
     raise KeyboardInterrupt
 
 

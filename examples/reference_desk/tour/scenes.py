@@ -1,4 +1,4 @@
-"""The three scenes: a run that is fast enough, one that is demoted in mid-stream, one that nobody waits for.
+"""The three scenes: a run that is fast enough, one that is demoted in mid-stream, an asynchronous one.
 
 Each returns the run's document and everything that was not as it should be.
 """
@@ -13,7 +13,7 @@ from .screen import Bar, Screen
 QUESTION = "How do I write a context manager?"
 
 AUDIT_BUDGET_S = 1.0
-"""Less than the audit of a standard library takes on anything that is sold today."""
+"""Less than the audit of a standard library takes on any current machine."""
 
 _REPORT_LINES_SHOWN = 12
 
@@ -41,14 +41,14 @@ def answered_on_the_fast_path(client: Client, screen: Screen) -> Outcome:
     problems = [*gaps(events), *differences(run, status="completed", path="fast")]
     text = "".join(event.data["delta"] for event in events if event.type == "step.delta")
     if last.type == "run.completed" and text != last.data["result"]["text"]:
-        problems.append("the streamed pieces are not the answer of the result")
+        problems.append("the streamed pieces do not match the answer in the result")
     return Outcome("explain", run, problems)
 
 
 def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
     """Stream an audit until it is demoted, then resume its stream to the end."""
     screen.scene(
-        f"2. An audit of the standard library that will not make its budget of {AUDIT_BUDGET_S:g} s",
+        f"2. An audit of the standard library that exceeds its budget of {AUDIT_BUDGET_S:g} s",
         f'POST /v1/pipelines/audit/runs  {{"budget": {AUDIT_BUDGET_S:g}}}',
     )
     with screen.progress("fast path") as bar:
@@ -61,7 +61,7 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
         f"run.demoted after {_ms(last.after_s)} ({last.data['reason']}): {last.data['message']}",
         style="yellow",
     )
-    screen.say(f"the stream ended; following {first.data['run_id']} from event {last.seq} on")
+    screen.say(f"the stream ended; following {first.data['run_id']} after event {last.seq}")
 
     with screen.progress("deep path") as bar:
         after = _show(client.resume(last.data["links"]["events"], last.seq), bar)
@@ -72,7 +72,7 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
     ]
     if not problems:
         _, end = _first_and_last(after)
-        screen.good(f"{end.type}; events 1 to {end.seq} in two streams, none missing, none twice")
+        screen.good(f"{end.type}; events 1 to {end.seq} in two streams, none missing, none repeated")
         _show_report(screen, client.get(run["links"]["result"]))
     return Outcome("audit, streamed", run, problems)
 
@@ -80,7 +80,7 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
 def asked_for_later(client: Client, screen: Screen) -> Outcome:
     """Post an audit of Offramp's own source without waiting for it, and poll for its result."""
     screen.scene(
-        "3. An audit of Offramp itself, asked for without waiting",
+        "3. An asynchronous audit of Offramp itself",
         'POST /v1/pipelines/audit/runs  {"input": {"path": "src"}}  Prefer: respond-async',
     )
     answer, seconds = client.submit("audit", {"input": {"path": "src"}})
@@ -130,7 +130,7 @@ def _document(client: Client, event: Event) -> dict[str, Any]:
 
 
 def gaps(events: Sequence[Event]) -> list[str]:
-    """Check that the log is numbered 1, 2, ... without a gap, and ends with its one terminal event."""
+    """Check that the log is numbered from 1 without a gap, and ends with its only terminal event."""
     problems: list[str] = []
     sequence = [event.seq for event in events]
     if sequence != list(range(1, len(events) + 1)):
@@ -142,7 +142,7 @@ def gaps(events: Sequence[Event]) -> list[str]:
 
 
 def differences(run: dict[str, Any], *, status: str, path: str, reason: str | None = None) -> list[str]:
-    """Compare a run's document with how it should have ended."""
+    """Compare a run's document with the expected end."""
     problems = [
         f"expected {field} {expected!r}, got {run[field]!r}"
         for field, expected in (("status", status), ("path", path))

@@ -1,4 +1,4 @@
-"""What a person sees: colour, rendered Markdown and a moving bar on a terminal, plain lines anywhere else."""
+"""The output: colour, rendered Markdown and a progress bar on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +17,11 @@ class Screen:
     """Writes to standard output."""
 
     def __init__(self) -> None:
-        """Find out whether a person is watching."""
+        """Detect whether the output is a terminal."""
         self._console = Console(highlight=False)
 
     def scene(self, title: str, request: str) -> None:
-        """Open a scene: what is shown, and the request that does it."""
+        """Open a scene: its title and its request."""
         self._console.print(f"\n[bold]{escape(title)}[/bold]")
         self._console.print(f"[dim]{escape(request)}[/dim]")
 
@@ -30,11 +30,11 @@ class Screen:
         self._console.print(escape(text), style=style, soft_wrap=True)
 
     def good(self, text: str) -> None:
-        """Print what went as it should."""
+        """Print a success."""
         self.say(text, style="green")
 
     def bad(self, text: str) -> None:
-        """Print what did not."""
+        """Print a failure."""
         self.say(text, style="bold red")
 
     def passage(self, markdown: str) -> None:
@@ -46,7 +46,7 @@ class Screen:
 
     @contextmanager
     def progress(self, label: str) -> Iterator["Bar"]:
-        """Show how far something is for as long as the block lasts."""
+        """Show progress for the duration of the block."""
         if not self._console.is_terminal:
             yield Bar(self, label, None)
             return
@@ -69,7 +69,7 @@ class Bar:
     """The progress of one run."""
 
     def __init__(self, screen: Screen, label: str, progress: Progress | None) -> None:
-        """Draw on `progress` if there is one, else print a line now and then."""
+        """Draw on `progress` if there is one, else print a line occasionally."""
         self._screen = screen
         self._label = label
         self._progress = progress

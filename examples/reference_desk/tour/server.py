@@ -14,19 +14,19 @@ from pathlib import Path
 import httpx
 
 START_SECONDS_MAX = 30.0
-"""How long the server may take until it is ready."""
+"""Longest time until the server is ready."""
 
 STOP_SECONDS_MAX = 20.0
-"""How long the server may take to drain and leave once it is told to."""
+"""Longest time for the server to drain and exit after SIGTERM."""
 
-# Below 32768: above, the system hands ports out to outgoing connections by itself.
+# Below 32768: above, the system assigns ports to outgoing connections.
 _PORTS = range(20_000, 32_000)
 _PORT_TRIES_MAX = 50
 _LOG_LINES_SHOWN = 20
 
 
 class ServerError(Exception):
-    """The server did not start as it should; the message ends with its last lines of output."""
+    """The server failed to start; the message ends with its last lines of output."""
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Server:
     stop_problem: str | None = field(default=None, init=False)
 
     def wait_until_ready(self) -> float:
-        """Return the seconds until `/readyz` said yes. Raises ServerError if the server leaves or is slow."""
+        """Return the seconds until `/readyz` returned 200. Raises ServerError if the server exits or is slow."""
         started = time.monotonic()
         while (waited := time.monotonic() - started) < START_SECONDS_MAX:
             if self.process.poll() is not None:
-                message = f"the server left with exit code {self.process.returncode} before it was ready"
+                message = f"the server exited with code {self.process.returncode} before it was ready"
                 raise ServerError(self.with_log(message))
             if _answers(f"{self.url}/readyz"):
                 return waited
@@ -52,7 +52,7 @@ class Server:
         raise ServerError(self.with_log(message))
 
     def stop(self) -> None:
-        """Send SIGTERM and wait; kill what does not leave. `stop_problem` says what was wrong."""
+        """Send SIGTERM and wait; kill the server if it does not exit. `stop_problem` describes any problem."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -72,16 +72,16 @@ class Server:
 
 
 def command(target: str, port: int, data: Path, options: Sequence[str] = ()) -> list[str]:
-    """Return what a person would type, with this Python."""
+    """Return the command that a person would type, with this Python."""
     serve = [sys.executable, "-m", "offramp", "serve", target]
     return [*serve, "--port", str(port), "--data", str(data), "--workers", "1", *options]
 
 
 @contextmanager
 def running(arguments: Sequence[str], *, port: int, folder: Path, log: Path, env: dict[str, str]) -> Iterator[Server]:
-    """Run the server for as long as the block lasts; whatever ends the block, the server is stopped."""
+    """Run the server for the duration of the block, and stop it however the block ends."""
     with log.open("wb") as output:
-        # A session of its own, so that Ctrl-C reaches this process only and the server is stopped once.
+        # In its own session, so that Ctrl-C reaches only this process and the server stops once.
         process = subprocess.Popen(  # noqa: S603 (our own command)
             arguments, cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -93,7 +93,7 @@ def running(arguments: Sequence[str], *, port: int, folder: Path, log: Path, env
 
 
 def free_port() -> int:
-    """Return a port nobody listens on."""
+    """Return a free port."""
     for port in random.sample(_PORTS, _PORT_TRIES_MAX):
         with socket.socket() as probe:
             try:

@@ -8,7 +8,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 
 @dataclass(frozen=True)
 class Message:
-    """One dispatched event; `id` is the last one the stream gave, which a resuming reader sends back."""
+    """One dispatched event; `id` is the stream's last id, which a resuming reader sends back."""
 
     id: str
     event: str
@@ -17,7 +17,7 @@ class Message:
 
 @dataclass
 class Parser:
-    """Takes bytes as they arrive, cut anywhere, and returns the messages that are complete.
+    """Takes bytes as they arrive, split anywhere, and returns the completed messages.
 
     Lines end at CR, LF or both and nowhere else: the Unicode line separators that `str.splitlines` knows are
     data.
