@@ -1,7 +1,7 @@
 """The gateway's floor: a Starlette StreamingResponse that yields the same bytes at the same pace, on uvicorn.
 
-`python -m bench._bare PORT FILE`, where FILE holds an event stream that the gateway sent. No runs, no journal, no
-store, no second reader.
+`python -m bench._bare PORT FILE`, where FILE holds an event stream recorded from the gateway. No runs, no journal,
+no store, no second reader.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 
 class Frames:
-    """A recorded stream, to be made longer or shorter in its deltas."""
+    """A recorded stream, replayed with more or fewer deltas."""
 
     def __init__(self, recorded: bytes) -> None:
         parts = [part + b"\n\n" for part in recorded.split(b"\n\n") if part]
@@ -47,8 +47,8 @@ def bare(frames: Frames) -> Starlette:
     decode = msgspec.json.Decoder(Body).decode
 
     async def stream(request: Request) -> Response:
-        asked = decode(await request.body()).input
-        parts = frames.play(int(asked["tokens"]), asked["pause_ms"])
+        given = decode(await request.body()).input
+        parts = frames.play(int(given["tokens"]), given["pause_ms"])
         return StreamingResponse(parts, media_type="text/event-stream")
 
     async def ready(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""One contender at one concurrency in a process and a folder of its own; prints its `Load` as JSON.
+"""One contender at one concurrency in its own process and folder; prints its `Load` as JSON.
 
 Started by engine.py: `python -m bench._contender NAME CONCURRENCY RUNS SECONDS FOLDER`.
 """
@@ -17,7 +17,7 @@ from offramp.cli.collector import relax
 
 
 def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
-    # Each imports only its own, so that nobody pays for another's modules.
+    # Each contender imports only its own modules, so that none pays for another's.
     if name == "floor":
         from bench import _floor
 
@@ -38,7 +38,7 @@ def _open(name: str, folder: Path) -> AbstractAsyncContextManager[OneRun]:
 
 async def _main(name: str, concurrency: int, runs_max: int, seconds_max: float, folder: Path) -> None:
     async with _open(name, folder) as one_run:
-        relax()  # as in the processes of `serve` and `worker`; for every contender alike
+        relax()  # as in the processes of `serve` and `worker`, for every contender
         load = await drive(name, one_run, concurrency, runs_max, seconds_max)
     sys.stdout.write(msgspec.json.encode(load).decode() + "\n")
 

@@ -1,7 +1,7 @@
-"""dbos in this benchmark: the same five-step workflow on its SQLite system database, in one process.
+"""The dbos contender: the same five-step workflow on its SQLite system database, in one process.
 
-The database file is put into WAL mode beforehand, which dbos does not do itself and which makes it several times
-faster; synchronous stays FULL, its default, as both others are FULL wherever somebody waits.
+The database file is set to WAL mode beforehand, which dbos does not do itself and which makes it several times
+faster; synchronous stays FULL, its default, because both others are FULL for durable writes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def contender(folder: Path) -> AsyncIterator[OneRun]:
         handle = await DBOS.start_workflow_async(workflow)
         acked = time.perf_counter()
         if await handle.get_result() != STEP_RESULT:
-            raise AssertionError("the workflow gave another result")
+            raise AssertionError("the workflow returned another result")
         return acked
 
     try:

@@ -1,7 +1,7 @@
-"""The floor: the rows that Offramp writes for a run, written by nothing but a group-committing thread.
+"""The floor: the rows that Offramp writes for a run, written only by a group-committing thread.
 
-The rows are taken from a run that Offramp executed, so that both write the same bytes into the same tables. What is
-missing is everything else: pipelines, journals, leases, events to readers.
+The rows come from a run that Offramp executed, so both write the same bytes into the same tables. Everything else is
+missing: pipelines, journals, leases, events to readers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offramp.stores.sqlite import Database
 
 BATCH_MAX = 5_000
 ROWS_PER_STATEMENT = (64, 8, 1)
-"""Statements give the interpreter lock away, so few large ones are the fastest way in from Python."""
+"""Statements release the interpreter lock, so few large ones are the fastest from Python."""
 
 FINISH = (
     "UPDATE OR ROLLBACK runs SET status = 'completed', finished_at = v.column2, result = v.column3, owner = NULL, "
@@ -34,7 +34,7 @@ FINISH = (
 
 
 class Template(NamedTuple):
-    """One executed run as rows: the run as it was created, its entries and events, and how it ended."""
+    """One executed run as rows: the run at creation, its entries and events, and its end."""
 
     id: bytes
     columns: list[str]
@@ -46,7 +46,7 @@ class Template(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is written at once for a run; somebody waits where there is a future."""
+    """One write for a run; with a future, it is durable before the future resolves."""
 
     run_id: str
     created: list[Any] | None
@@ -79,7 +79,7 @@ async def template() -> Template:
 
 
 class GroupCommit:
-    """The writer thread: takes what has gathered, commits it in one transaction, wakes who waits."""
+    """The writer thread: takes the queued writes, commits them in one transaction, resolves their futures."""
 
     def __init__(self, database: Database, columns: list[str]) -> None:
         self._connection = database.connect()

@@ -1,6 +1,6 @@
-"""The floor of following: what a bare subscriber gets of a bare publisher, its own process, at the same pace.
+"""The floor of following: a bare publisher in its own process, which a bare subscriber reads at the same pace.
 
-`python -m bench._floor_publisher PORT CHANNELS EVENTS PAUSE_S` publishes the time on each channel, so many times.
+`python -m bench._floor_publisher PORT CHANNELS EVENTS PAUSE_S` publishes the time on each channel, EVENTS times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A deep run that says when it emitted; what a worker executes while `following.py` reads at a gateway."""
+"""A deep run that emits its times; a worker executes it while `following.py` reads at a gateway."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ app = App("following")
 async def tell(events: int, pause_s: float) -> None:
     for _ in range(events):
         await asyncio.sleep(pause_s)
-        emit(time.perf_counter())  # of the whole machine, on Linux
+        emit(time.perf_counter())  # one clock for the whole machine, on Linux
 
 
 @app.pipeline(budget=0)
-async def told(events: int, pause_s: float) -> None:
+async def timed(events: int, pause_s: float) -> None:
     await tell(events, pause_s)

@@ -1,4 +1,4 @@
-"""What the gateway serves in these benchmarks: token streams, five small steps on the deep path, and a long wait."""
+"""The App that the gateway serves in these benchmarks: token streams, five small deep steps, and a long wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKEN = "token "
 APPROVAL = "approval"
 SIGNAL = "go"
 NOTE_S = 0.02
-"""Long enough for a run not to be finished before its 202 is sent, which would make it a 200."""
+"""Long enough that a run does not finish before its 202 is sent, which would make it a 200."""
 
 app = App("bench")
 
@@ -31,7 +31,7 @@ async def note(number: int) -> str:
     return STEP_RESULT
 
 
-# No run may leave its stream: what is measured is the fast path.
+# No run may leave its stream: the benchmark measures the fast path.
 @app.pipeline(budget=60.0)
 async def tokens(tokens: int, pause_ms: float) -> str:
     return await generate(tokens, pause_ms)

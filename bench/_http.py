@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 client over asyncio's transports: whole answers and event streams, nothing parsed that is not needed.
+"""A lean HTTP/1.1 client over asyncio's transports: whole answers and event streams, with minimal parsing.
 
 Trusts the server: answers carry a content-length or are chunked, and an event stream's chunks end with a blank line.
 """
@@ -17,7 +17,7 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Answer(NamedTuple):
-    """A whole answer; `ended` is the time its last byte came."""
+    """A whole answer; `ended` is when its last byte arrived."""
 
     status: int
     body: bytes
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """What came of an event stream; times by `time.perf_counter()`."""
+    """The result of an event stream; times by `time.perf_counter()`."""
 
     began: float
     first_event: float
@@ -35,7 +35,7 @@ class Streamed(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time; `events` counts those of the stream so far."""
+    """One keep-alive connection, one request at a time; `events` counts the stream's events so far."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -58,11 +58,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the server has not closed it, as it does with one that is idle for long."""
+        """Whether the server still keeps it open; it closes connections that are idle for long."""
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._done is not None and not self._done.done():
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
             self._received += data[:16]  # the status line
         if seen.endswith(_LAST_CHUNK) or (b"HTTP/1.1 4" in self._received or b"HTTP/1.1 5" in self._received):
             self._end()
-        # Shorter than any pattern, so that nothing is counted twice.
+        # Shorter than any pattern, so that no match is counted twice.
         self._tail = seen[-(len(_EVENT) - 1) :]
 
     def _end(self) -> None:
@@ -118,12 +118,12 @@ class Connection(asyncio.Protocol):
         """Send a request and read its event stream to the end.
 
         Raises:
-            RuntimeError: the answer was no stream.
+            RuntimeError: the answer was not a stream.
         """
         began = time.perf_counter()
         ended = await self._exchange(request, streams=True)
         if not self._received.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"no stream: {bytes(self._received)!r}")
+            raise RuntimeError(f"not a stream: {bytes(self._received)!r}")
         return Streamed(began, self._first_event, self._first_delta, self.events, ended)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""A closed loop: so many runs at once, each measured from its submission to its result.
+"""A closed loop: a fixed number of runs at once, each measured from its submission to its result.
 
-Knows nothing of who executes them; what it returns travels as JSON from a contender's process to the report.
+Independent of the contender; the result travels as JSON from the contender's process to the report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OneRun = Callable[[], Awaitable[float]]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What one contender did in one round at one concurrency. Times are milliseconds unless the name says more."""
+    """One contender's result at one concurrency in one round. Times are milliseconds unless the name says otherwise."""
 
     contender: str
     concurrency: int
@@ -41,14 +41,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank: the smallest value that `share` of them do not exceed."""
+    """Nearest rank: the smallest value that a `share` of the values do not exceed."""
     ranked = sorted(values)
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
 async def drive(contender: str, one_run: OneRun, concurrency: int, runs_max: int, seconds_max: float) -> Load:
-    """Keep `concurrency` runs going until `runs_max` were started or `seconds_max` are over."""
-    await asyncio.gather(*(one_run() for _ in range(min(concurrency, 100))))  # warm: connections, caches, threads
+    """Keep `concurrency` runs going until `runs_max` have started or `seconds_max` have passed."""
+    await asyncio.gather(*(one_run() for _ in range(min(concurrency, 100))))  # warm up: connections, caches, threads
     acks: list[float] = []
     totals: list[float] = []
     left = runs_max

@@ -1,6 +1,6 @@
-"""Offramp in this benchmark: a five-step pipeline on the deep path, in one process, with default settings.
+"""The Offramp contender: a five-step pipeline on the deep path, in one process, with default settings.
 
-`queued` leaves the workers' room at its default, so that what is above it waits in the queue and is claimed.
+`queued` leaves the workers' room at its default, so that further runs wait in the queue until they are claimed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from offramp.paths.local import LocalRuntime
 from offramp.paths.submission import Submission
 
 WORKER_RUNS = 1_000
-"""Room for every run of the benchmark, where it should not be queued."""
+"""Room for every run of the benchmark, so that none is queued."""
 
 app = App("bench")
 
@@ -50,9 +50,9 @@ async def contender(folder: Path, *, queued: bool = False) -> AsyncIterator[OneR
 
 
 async def run_to_result(runtime: LocalRuntime) -> float:
-    """Submit for the deep path, follow to the end; returns when the acceptance was durable."""
+    """Submit for the deep path and follow to the end; returns the time of the durable acceptance."""
     handle = await runtime.submit(SUBMISSION)
     acked = time.perf_counter()
     if await handle.result() != STEP_RESULT:
-        raise AssertionError("the run gave another result")
+        raise AssertionError("the run returned another result")
     return acked

@@ -1,6 +1,6 @@
-"""An open loop: requests on a fixed schedule, whether those before them were answered or not.
+"""An open loop: requests on a fixed schedule, whether or not earlier ones were answered.
 
-So a server that stands still for a moment is seen to be late for everything that was due meanwhile.
+A server that pauses is therefore late for every request due meanwhile.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from bench._http import connect
 
 CONNECTIONS = 20
-"""Opened beforehand; more are opened as they are needed."""
+"""Connections opened beforehand; more are opened as needed."""
 
 
 class Timed(NamedTuple):
-    """A 202: its body, when its request was due, and how long after that its last byte came."""
+    """A 202: its body, its request's due time, and the delay from then to its last byte."""
 
     body: bytes
     due: float
@@ -25,10 +25,10 @@ class Timed(NamedTuple):
 
 
 async def steady(port: int, requests: Sequence[bytes], per_s: float) -> list[Timed]:
-    """Send each request when it is due; the answers in the order of the requests.
+    """Send each request when it is due; returns the answers in the order of the requests.
 
     Raises:
-        RuntimeError: one was not answered with 202.
+        RuntimeError: an answer was not 202.
     """
     idle = [await connect(port) for _ in range(CONNECTIONS)]
 

@@ -1,4 +1,4 @@
-"""What both benchmarks print: plain tables, targets met or missed, and the circumstances of the measurement."""
+"""Output of the benchmarks: plain tables, targets met or missed, and the circumstances of the measurement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A promise of the design; `measured` and `wanted` share a unit."""
+    """A target of the design; `measured` and `wanted` share a unit."""
 
     name: str
     measured: float
@@ -35,7 +35,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need: the first to the left, numbers to the right."""
+    """A table with minimal column widths: the first column left-aligned, numbers right-aligned."""
     widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
     lines = []
     for row in [titles, ["-" * width for width in widths], *rows]:
@@ -49,7 +49,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def circumstances() -> dict[str, Any]:
-    """What the figures depend on, as far as the process can see."""
+    """The circumstances that the figures depend on, as far as the process can see them."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
@@ -67,7 +67,7 @@ def as_json(measured: dict[str, Any], targets: Sequence[Target]) -> str:
 
 
 def show(measured: msgspec.Struct, text: str, targets: Sequence[Target], *, as_document: bool) -> None:
-    """Print what was measured: as one JSON document, or where and when, `text`, and a line for each target."""
+    """Print the results: as one JSON document, or the circumstances, `text`, and a line for each target."""
     if as_document:
         print(as_json(msgspec.to_builtins(measured), targets))
         return

@@ -1,4 +1,4 @@
-"""The servers under test: started on loopback, watched for their CPU time, and gone afterwards whatever happens."""
+"""The servers under test: started on loopback, measured for CPU time, and always stopped afterwards."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 READY_S_MAX = 20.0
 STOP_S_MAX = 10.0
 PORTS = range(20_000, 30_000)
-"""Below the ephemeral range, where a client that polls for its server can be connected to itself."""
+"""Below the ephemeral range, in which a client polling for its server can connect to itself."""
 
 
 class Memory(NamedTuple):
-    """Of the process that speaks HTTP, and of its workers together."""
+    """Memory of the process that speaks HTTP, and of its workers together."""
 
     http: float
     workers: float
@@ -36,9 +36,9 @@ class Memory(NamedTuple):
 class Server:
     """A running server and its children."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, said: IO[bytes] | None = None) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, output: IO[bytes] | None = None) -> None:
         self.port = port
-        self._said = said
+        self._output = output
         self._process = psutil.Process(process.pid)
 
     def family(self) -> list[psutil.Process]:
@@ -50,7 +50,7 @@ class Server:
         return float(times.user + times.system)
 
     def family_cpu_s(self) -> float:
-        """The same with its children, as far as they still run."""
+        """The same including its running children."""
         total = 0.0
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -64,14 +64,14 @@ class Server:
         return Memory(http, sum(others))
 
     def log(self) -> str:
-        """What it wrote to stderr so far, where that is kept."""
-        if self._said is None:
+        """Its stderr output so far, if recorded."""
+        if self._output is None:
             return ""
-        size = os.fstat(self._said.fileno()).st_size
-        return os.pread(self._said.fileno(), size, 0).decode(errors="replace")  # its own place in the file stays
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")  # does not move the file position
 
     def kill(self) -> None:
-        """SIGKILL for all of them, as when the machine goes down."""
+        """Send SIGKILL to all of them, as if the machine went down."""
         family = self.family()
         for process in family:
             process.kill()
@@ -83,28 +83,28 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise RuntimeError("no free port found")
+    raise RuntimeError("no free port")
 
 
 @asynccontextmanager
 async def serving(arguments: Sequence[str], port: int) -> AsyncIterator[Server]:
-    """`python -m ARGUMENTS` from when it is ready; stopped, and killed with its children if that takes too long."""
+    """`python -m ARGUMENTS` once it is ready; stopped afterwards, and killed if that takes too long."""
     command = [sys.executable, "-m", *arguments]
-    with tempfile.TemporaryFile() as said:
-        process = _start(command, said)
-        server = Server(process, port, said)
+    with tempfile.TemporaryFile() as output:
+        process = _start(command, output)
+        server = Server(process, port, output)
         try:
-            await _ready(process, port, said)
+            await _ready(process, port, output)
             yield server
         finally:
             _stop(process, server)
 
 
-def _start(command: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+def _start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=output)
 
 
-async def _ready(process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -> None:
+async def _ready(process: subprocess.Popen[bytes], port: int, output: IO[bytes]) -> None:
     async with asyncio.timeout(READY_S_MAX):
         while process.poll() is None:
             with contextlib.suppress(OSError):
@@ -114,8 +114,8 @@ async def _ready(process: subprocess.Popen[bytes], port: int, said: IO[bytes]) -
                 if answer.status == 200:
                     return
             await asyncio.sleep(0.02)
-    said.seek(0)
-    raise RuntimeError(f"the server ended before it was ready: {said.read().decode(errors='replace')[-2000:]}")
+    output.seek(0)
+    raise RuntimeError(f"the server ended before it was ready: {output.read().decode(errors='replace')[-2000:]}")
 
 
 def _stop(process: subprocess.Popen[bytes], server: Server) -> None:
@@ -134,5 +134,5 @@ def gateway(port: int, data: Path) -> Sequence[str]:
 
 
 def bare(port: int, recorded: Path) -> Sequence[str]:
-    """The bare server, playing what the gateway sent."""
+    """The bare server, replaying the gateway's bytes."""
     return ["bench._bare", str(port), str(recorded)]

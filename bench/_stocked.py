@@ -1,4 +1,4 @@
-"""A database that is full before the server starts: many ended runs, as the store writes them but all at once."""
+"""Fills a database before the server starts: many ended runs, as the store writes them, but all at once."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _EVENT = (
 
 
 def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: float, keys: int = 0) -> list[str]:
-    """Ended runs of five steps in a new or present database, and idempotency keys; gives the runs' ids.
+    """Write ended runs of five steps, and idempotency keys, to a new or existing database; returns the runs' ids.
 
     Args:
         folder: of the database.
-        runs: how many.
-        tenant: whose.
-        ended_at: of all of them, in epoch seconds.
+        runs: their number.
+        tenant: their tenant.
+        ended_at: their end, in epoch seconds.
         purge_at: when they are due, in epoch seconds.
-        keys: in all; those of the runs expire with them, the others a day later.
+        keys: their total; those of the runs expire with them, the others a day later.
     """
     Database(folder).close()
     ids = [run_id(ended_at - (runs - number) / 1000, number.to_bytes(10, "big")) for number in range(runs)]
@@ -87,13 +87,13 @@ def _keys(ids: list[str], tenant: str, purge_at: float, keys: int) -> Iterator[t
     day = 86_400.0
     for number in range(keys):
         owner = ids[number % len(ids)]
-        # As clients choose them: in no order.
+        # In no order, as clients choose them.
         key = f"{(number * 2_654_435_761) % (1 << 32):08x}-{number:06d}-{'k' * 20}"
         yield tenant, key, "f" * 64, owner, purge_at if number < len(ids) else purge_at + day
 
 
 def due_in(folder: Path, seconds: float) -> float:
-    """Have all ended runs, and their keys, due so many seconds from now; gives that time, in epoch seconds."""
+    """Make all ended runs, and their keys, due this many seconds from now; returns that time in epoch seconds."""
     due_at = time.time() + seconds
     with closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as connection:
         old = connection.execute("SELECT max(purge_at) FROM runs").fetchone()[0]

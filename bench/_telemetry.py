@@ -1,4 +1,4 @@
-"""One variant of telemetry in a process and a folder of its own; prints its `Load` as JSON. Also what it exports to.
+"""One variant of telemetry in its own process and folder; prints its `Load` as JSON. Also the export sink.
 
 Started by telemetry.py: `python -m bench._telemetry VARIANT CONCURRENCY RUNS SECONDS FOLDER`, and `… sink`.
 """
@@ -18,7 +18,7 @@ from bench._load import drive
 
 
 class _Sink(BaseHTTPRequestHandler):
-    """Takes whatever is posted and throws it away."""
+    """Accepts every post and discards it."""
 
     protocol_version = "HTTP/1.1"
 
@@ -49,7 +49,7 @@ async def _measure(variant: str, concurrency: int, runs_max: int, seconds_max: f
 
 
 def main(variant: str, *given: str) -> None:
-    if variant != "before":  # another checkout, which may have no telemetry to set up
+    if variant != "before":  # another checkout, which may lack telemetry
         from offramp.telemetry.setup import set_up
 
         set_up("bench", "local")

@@ -1,4 +1,4 @@
-"""Temporal in this benchmark: a dev server, a plain workflow of five activities, and Offramp's engine on the same.
+"""The Temporal contenders: a dev server, a plain workflow of five activities, and Offramp's engine on the same.
 
 All in one process beside the server, without Temporal's sandbox; `short` makes the steps local activities.
 """
@@ -26,14 +26,14 @@ from bench._servers import free_port
 from offramp import App
 
 TARGET = "BENCH_TEMPORAL"
-"""Where a contender finds the server: `host:port`."""
+"""The server's address for a contender: `host:port`."""
 READY_S_MAX = 30.0
 STEP_S_MAX = timedelta(seconds=60)
 
 
 @contextlib.contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """A dev server with its database in a folder, set as it is quickest; gives its address."""
+    """A dev server with its database in a folder, in its fastest configuration; yields its address."""
     binary = Path(sys.executable).with_name("temporal")
     port = free_port()
     command = [str(binary), "server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", str(port)]
@@ -82,7 +82,7 @@ class FiveLocal:
 
 @asynccontextmanager
 async def plain(*, local: bool) -> AsyncIterator[OneRun]:
-    """The same by hand, on Temporal's SDK alone."""
+    """The same, hand-written on Temporal's SDK alone."""
     client = await Client.connect(os.environ[TARGET])
     queue = uuid.uuid4().hex
     worker = Worker(
@@ -98,7 +98,7 @@ async def plain(*, local: bool) -> AsyncIterator[OneRun]:
         handle = await client.start_workflow(chosen.__name__, id=uuid.uuid4().hex, task_queue=queue)
         acked = time.perf_counter()
         if await handle.result() != STEP_RESULT:
-            raise AssertionError("the workflow gave another result")
+            raise AssertionError("the workflow returned another result")
         return acked
 
     async with worker:
@@ -107,7 +107,7 @@ async def plain(*, local: bool) -> AsyncIterator[OneRun]:
 
 @asynccontextmanager
 async def offramp(folder: Path, *, short: bool) -> AsyncIterator[OneRun]:
-    """The pipeline of the other benchmark."""
+    """The pipeline of the Offramp contender."""
     app = App("bench")
 
     @app.step(short=short)

@@ -1,6 +1,6 @@
-"""How long many runs of a slow step take whose workers are killed, once and twice, all of them at a time.
+"""Measures many runs of a slow step while their workers are all killed, once and twice.
 
-Real processes: `offramp serve` with two workers, killed with SIGKILL while every run that fits is in its step. See
+Real processes: `offramp serve` with two workers, killed with SIGKILL while as many runs as fit are in their step. See
 README.md.
 """
 
@@ -23,7 +23,7 @@ READY_S_MAX = 60.0
 PHASE_S_MAX = 600.0
 LOOK_EVERY_S = 0.1
 RATIO_MAX = 2.0
-"""Of the time with two kills to that with one."""
+"""Largest ratio of the time with two kills to that with one."""
 
 APP = f"""
 import asyncio
@@ -43,7 +43,7 @@ async def pipe(n: int) -> int:
 
 
 class Service:
-    """`offramp serve` and what is asked of it."""
+    """A running `offramp serve` and its requests."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str, log: asyncio.Task[None]) -> None:
         self._process = process
@@ -51,11 +51,11 @@ class Service:
         self._web = httpx.AsyncClient(base_url=url, timeout=60.0, trust_env=False)
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes that live now."""
+        """The living worker processes."""
         return [child for child in psutil.Process(self._process.pid).children() if "worker" in child.cmdline()]
 
     async def aclose(self) -> None:
-        """Stop it, and whatever it started."""
+        """Stop it and its children."""
         family = psutil.Process(self._process.pid).children(recursive=True)
         await self._web.aclose()
         self._process.terminate()
@@ -63,9 +63,9 @@ class Service:
         psutil.wait_procs(family, timeout=5.0)
 
     async def submit(self, n: int) -> None:
-        """A run."""
-        asked = {"input": {"n": n}}
-        answer = await self._web.post("/v1/pipelines/pipe/runs", json=asked, headers={"prefer": "respond-async"})
+        """Start a run."""
+        body = {"input": {"n": n}}
+        answer = await self._web.post("/v1/pipelines/pipe/runs", json=body, headers={"prefer": "respond-async"})
         answer.raise_for_status()
 
     async def count(self, status: str) -> int:
@@ -80,16 +80,16 @@ class Service:
             after = page["after"]
 
     async def until(self, status: str, count: int) -> None:
-        """Wait until so many runs have this status."""
+        """Wait until this many runs have this status."""
         ends_at = time.monotonic() + PHASE_S_MAX
-        while (found := await self.count(status)) < count:
+        while (number := await self.count(status)) < count:
             if time.monotonic() > ends_at:
-                raise TimeoutError(f"{found} of {count} runs are {status} after {PHASE_S_MAX:g} s")
+                raise TimeoutError(f"{number} of {count} runs are {status} after {PHASE_S_MAX:g} s")
             await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def serve(folder: Path) -> Service:
-    """Start it, with the settings that it has by default."""
+    """Start it with default settings."""
     (folder / "app.py").write_text(APP)
     command = [sys.executable, "-m", "offramp", "serve", "app.py", "--port", "0", "--workers", str(WORKERS)]
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, stderr=asyncio.subprocess.PIPE)

@@ -1,7 +1,7 @@
 """Durable steps per second: Offramp's deep path beside dbos and beside the floor of raw group commits.
 
-Rounds are interleaved (each contender at each concurrency, then all again), so that a noisy machine hurts all alike;
-what is printed are medians over the rounds. See README.md for what the columns mean.
+Rounds are interleaved (each contender at each concurrency, then all again), so that a noisy machine affects all alike;
+the program prints medians over the rounds. README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from bench._report import Target, as_json, circumstances, median, table  # noqa:
 
 ROUNDS = 3
 SECONDS_MAX = 5.0
-"""For one contender at one concurrency in one round; runs that were started then are still awaited."""
+"""Time for one contender at one concurrency in one round; started runs are still awaited."""
 PROCESS_S_MAX = 90.0
 
 
 class Case(NamedTuple):
-    """So many runs by one contender at one concurrency."""
+    """Runs of one contender at one concurrency."""
 
     contender: str
     concurrency: int
@@ -70,13 +70,13 @@ def medians(loads: list[Load]) -> Load:
         name: median([getattr(load, name) for load in loads])
         for name in ("wall_s", "ack_p50_ms", "p50_ms", "p99_ms", "cpu_ms_per_run")
     }
-    # Runs are counted per second, as the time bound may have cut a round short.
+    # Runs count per second, because the time bound may have cut a round short.
     per_s = median([load.runs_per_s for load in loads])
     return Load(first.contender, first.concurrency, round(per_s * values["wall_s"]), **values)
 
 
 def render(results: list[Load]) -> str:
-    """The table: contenders of one concurrency together, with their ratios."""
+    """The table, grouped by concurrency, with the contenders' ratios."""
     rates = {(load.contender, load.concurrency): load.runs_per_s for load in results}
     titles = ["contender", "at once", "steps/s", "runs/s", "ack P50 ms", "end P50 ms", "end P99 ms", "CPU ms/run"]
     rows = []
@@ -100,17 +100,17 @@ def _ratio(value: float, other: float | None) -> str:
 
 
 def targets(results: list[Load]) -> list[Target]:
-    """What the design promises of the deep path."""
-    found = {(load.contender, load.concurrency): load for load in results}
+    """The design's targets for the deep path."""
+    by_case = {(load.contender, load.concurrency): load for load in results}
     made = []
     for concurrency in (1, 50, 500):
-        ours, floor = found.get(("offramp", concurrency)), found.get(("floor", concurrency))
+        ours, floor = by_case.get(("offramp", concurrency)), by_case.get(("floor", concurrency))
         if ours and floor and concurrency > 1:
             share = ours.runs_per_s / floor.runs_per_s
             made.append(Target(f"share of the floor, {concurrency} at once", share, 1 / 3, at_least=True))
-    if many := found.get(("offramp", 50)):
+    if many := by_case.get(("offramp", 50)):
         made.append(Target("durable steps/s, 50 at once", many.steps_per_s, 10_000, at_least=True))
-    if alone := found.get(("offramp", 1)):
+    if alone := by_case.get(("offramp", 1)):
         made.append(Target("one run alone, end to end P50", alone.p50_ms, 2.0, at_least=False, unit=" ms"))
     return made
 
@@ -118,11 +118,11 @@ def targets(results: list[Load]) -> list[Target]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, a quarter of the runs")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often all is repeated; {ROUNDS} by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of rounds; {ROUNDS} by default")
     parser.add_argument("--only", action="append", metavar="NAME", help="a contender; may be repeated")
     parser.add_argument("--at-once", type=int, action="append", metavar="N", help="only this concurrency; repeatable")
-    parser.add_argument("--folder", type=Path, help="where the databases are put; the disk matters")
-    parser.add_argument("--json", action="store_true", help="everything as JSON, every round included")
+    parser.add_argument("--folder", type=Path, help="folder of the databases; the disk matters")
+    parser.add_argument("--json", action="store_true", help="everything as JSON, including every round")
     given = parser.parse_args()
     names = sorted({case.contender for case in CASES})
     if unknown := set(given.only or ()) - set(names):

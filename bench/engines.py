@@ -1,7 +1,7 @@
 """Five-step runs on each engine: embedded and Temporal, beside a plain Temporal workflow of five activities.
 
-Rounds are interleaved and every contender has a fresh process and folder; the Temporal server is one for a round. See
-README.md for what the columns mean.
+Rounds are interleaved and every contender has a fresh process and folder; each round has one Temporal server.
+README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def render(results: list[Load]) -> str:
 
 
 def targets(results: list[Load]) -> list[Target]:
-    """What the engine on Temporal promises."""
-    found = {(load.contender, load.concurrency): load for load in results}
+    """The targets of the engine on Temporal."""
+    by_case = {(load.contender, load.concurrency): load for load in results}
     made = []
     for at_once in AT_ONCE:
         plain, ours, short = (
-            found.get((name, at_once)) for name in ("temporal", "temporal-offramp", "temporal-offramp-short")
+            by_case.get((name, at_once)) for name in ("temporal", "temporal-offramp", "temporal-offramp-short")
         )
         if plain and ours:
             over = (ours.p50_ms / plain.p50_ms - 1) * 100
@@ -72,11 +72,11 @@ def targets(results: list[Load]) -> list[Target]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often all is repeated; {ROUNDS} by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of rounds; {ROUNDS} by default")
     parser.add_argument("--only", action="append", metavar="NAME", choices=CONTENDERS, help="may be repeated")
     parser.add_argument("--at-once", type=int, action="append", metavar="N", help="only this concurrency; repeatable")
-    parser.add_argument("--folder", type=Path, help="where the databases are put; the disk matters")
-    parser.add_argument("--json", action="store_true", help="everything as JSON, every round included")
+    parser.add_argument("--folder", type=Path, help="folder of the databases; the disk matters")
+    parser.add_argument("--json", action="store_true", help="everything as JSON, including every round")
     given = parser.parse_args()
     cases = [case for case in CASES if case.contender in (given.only or CONTENDERS)]
     cases = [case for case in cases if not given.at_once or case.concurrency in given.at_once]

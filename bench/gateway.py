@@ -1,7 +1,7 @@
 """The gateway under load: 202s beside open streams, the first event of a stream, and CPU per streamed event.
 
-Servers run in processes of their own and this one is the load; Offramp and a bare Starlette stream of the same bytes
-take turns. See README.md for what the columns mean.
+Servers run in their own processes and this one is the load; Offramp and a bare Starlette stream of the same bytes take
+turns. README.md explains the columns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPEN_PAUSE_MS = 100.0
 STREAMS = 50
 ROUNDS = 3
 SETTLE_S = 0.3
-"""Between the last event and the CPU reading: what a run leaves behind is written by then."""
+"""Between the last event and the CPU reading: a run's remaining writes are done by then."""
 EVENTS_BESIDE_DELTAS = 4
 """run.accepted, step.started, step.completed, run.completed."""
 
@@ -42,7 +42,7 @@ ASYNC = post("/v1/pipelines/five/runs", b'{"input":{}}', b"prefer: respond-async
 
 
 class Pace(NamedTuple):
-    """How each of the streams emits: so many tokens with a pause between them."""
+    """How each stream emits: a number of tokens with a pause between them."""
 
     name: str
     tokens: int
@@ -70,7 +70,7 @@ class First(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What an event costs a server's processes; `http_us` is the one that speaks HTTP, `all_us` with its workers."""
+    """CPU per event of a server's processes; `http_us` is the one that speaks HTTP, `all_us` includes its workers."""
 
     server: str
     pace: str
@@ -81,21 +81,21 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 def request(tokens: int, pause_ms: float) -> bytes:
-    """For an event stream of that many tokens."""
+    """A request for an event stream of that many tokens."""
     body = msgspec.json.encode({"input": {"tokens": tokens, "pause_ms": pause_ms}})
     return post("/v1/pipelines/tokens/runs", body, b"accept: text/event-stream\r\n")
 
 
 async def read(connection: Connection, tokens: int, pause_ms: float) -> Streamed:
-    """A whole stream, with every event in it."""
+    """Read a whole stream and check that every event arrived."""
     streamed = await connection.stream(request(tokens, pause_ms))
     if streamed.events != tokens + EVENTS_BESIDE_DELTAS:
-        raise RuntimeError(f"{streamed.events} events came, expected {tokens + EVENTS_BESIDE_DELTAS}")
+        raise RuntimeError(f"{streamed.events} events arrived, expected {tokens + EVENTS_BESIDE_DELTAS}")
     return streamed
 
 
 async def acks(port: int, seconds: float, streams: int) -> Acks:
-    """202s on a schedule, beside streams that emit meanwhile."""
+    """Measure 202s on a schedule, beside emitting streams."""
     tokens = round((seconds + 1.0) * 1000 / OPEN_PAUSE_MS)
     open_streams = [await connect(port) for _ in range(streams)]
     readers = [asyncio.create_task(read(connection, tokens, OPEN_PAUSE_MS)) for connection in open_streams]
@@ -111,18 +111,18 @@ async def acks(port: int, seconds: float, streams: int) -> Acks:
 
 
 async def first_events(ports: dict[str, int], requests: int) -> list[First]:
-    """One request after the other, the servers in turn."""
+    """Measure one request after the other, the servers in turn."""
     connections = {name: await connect(port) for name, port in ports.items()}
-    found: dict[str, list[Streamed]] = {name: [] for name in ports}
+    streamed_by: dict[str, list[Streamed]] = {name: [] for name in ports}
     for number in range(requests + 10):
         for name, connection in connections.items():
             streamed = await read(connection, 3, 0.0)
-            if number >= 10:  # warm
-                found[name].append(streamed)
+            if number >= 10:  # warm-up
+                streamed_by[name].append(streamed)
     for connection in connections.values():
         connection.close()
     made = []
-    for name, streams in found.items():
+    for name, streams in streamed_by.items():
         events = [(one.first_event - one.began) * 1000 for one in streams]
         tokens = [(one.first_delta - one.began) * 1000 for one in streams]
         made.append(First(name, percentile(events, 0.5), percentile(events, 0.99), percentile(tokens, 0.5)))
@@ -130,7 +130,7 @@ async def first_events(ports: dict[str, int], requests: int) -> list[First]:
 
 
 async def cost(name: str, server: Server, pace: Pace) -> Cost:
-    """All streams at once, as fast as they come or at their pace."""
+    """Measure all streams at once, at full speed or at their pace."""
     connections = [await connect(server.port) for _ in range(STREAMS)]
     http_s, all_s, began = server.cpu_s(), server.family_cpu_s(), time.perf_counter()
     seen = await asyncio.gather(*(read(connection, pace.tokens, pace.pause_ms) for connection in connections))
@@ -145,7 +145,7 @@ async def cost(name: str, server: Server, pace: Pace) -> Cost:
 
 @asynccontextmanager
 async def servers(folder: Path) -> AsyncIterator[dict[str, Server]]:
-    """Both servers, the bare one with what the other sends."""
+    """Both servers; the bare one replays the gateway's bytes."""
     port = free_port()
     async with serving(gateway(port, folder / "data"), port) as ours:
         recorded = folder / "stream"
@@ -156,12 +156,12 @@ async def servers(folder: Path) -> AsyncIterator[dict[str, Server]]:
 
 
 async def _recording(port: int) -> bytes:
-    """The event stream of a short run as it is on the wire, without its chunks."""
+    """The event stream of a short run as on the wire, without its chunk framing."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(3, 1.0))
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"no stream: {head!r}")
+        raise RuntimeError(f"not a stream: {head!r}")
     body = b""
     while size := int(await reader.readline(), 16):
         body += await reader.readexactly(size)
@@ -171,7 +171,7 @@ async def _recording(port: int) -> bytes:
 
 
 class Measured(msgspec.Struct):
-    """Everything, as it is printed and as it travels as JSON."""
+    """All results, for printing and as JSON."""
 
     acks: list[Acks]
     first: list[First]
@@ -232,7 +232,7 @@ def render(measured: Measured) -> str:
         [
             f"202s at {REQUESTS_PER_S}/s\n"
             + table(["open streams", "requests", "P50 ms", "P99 ms", "max ms", "events/s in streams"], ack_rows),
-            "a stream's beginning, one request at a time\n"
+            "the start of a stream, one request at a time\n"
             + table(["server", "first event P50 ms", "P99 ms", "first token P50 ms"], first_rows),
             f"CPU of {STREAMS} streams at once\n"
             + table(["server, pace", "events/s", "HTTP process us/event", "all us/event", "x bare"], cost_rows),
@@ -241,7 +241,7 @@ def render(measured: Measured) -> str:
 
 
 def targets(measured: Measured) -> list[Target]:
-    """What the design promises of the gateway."""
+    """The design's targets for the gateway."""
     first = {one.server: one for one in measured.first}
     costs = {(one.server, one.pace): one for one in measured.costs}
     late = first["offramp"].event_p50_ms - first["bare"].event_p50_ms
@@ -260,7 +260,7 @@ def targets(measured: Measured) -> list[Target]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, shorter")
-    parser.add_argument("--folder", type=Path, help="where the database is put; the disk matters")
+    parser.add_argument("--folder", type=Path, help="folder of the database; the disk matters")
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:

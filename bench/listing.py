@@ -1,6 +1,6 @@
-"""What one tenant's listings do to the others: four clients of one list, another tenant reads a run.
+"""The effect of one tenant's listings on another: four clients list, another tenant reads a run.
 
-`offramp serve` with one worker on a database that was filled beforehand. This process is the load. See README.md.
+`offramp serve` with one worker on a prepared database. This process is the load. See README.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAY_S = 86_400.0
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """The sizes of the measurement."""
 
     runs: int
     phase_s: float
@@ -59,7 +59,7 @@ ASKED = {
     "the same, the other way round": "/v1/runs?pipeline=five&status=failed",
     FULL_PAGE: "/v1/runs?limit=100",
 }
-"""What the four clients ask for, over and over."""
+"""The requests that the four clients repeat."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """Everything: medians over the rounds."""
+    """All results: medians over the rounds."""
 
     runs: int
     rows: list[Row]
@@ -88,8 +88,8 @@ def request(path: str, tenant: str) -> bytes:
     return head.encode()
 
 
-async def asking(port: int, asked: bytes, ends_at: float) -> list[float]:
-    """Ask for the same over one connection until it is time; milliseconds of each answer.
+async def asking(port: int, request: bytes, ends_at: float) -> list[float]:
+    """Repeat a request on one connection until a time; returns each answer's milliseconds.
 
     Raises:
         RuntimeError: an answer was not 200.
@@ -97,7 +97,7 @@ async def asking(port: int, asked: bytes, ends_at: float) -> list[float]:
     connection = await connect(port)
     took = []
     while (began := time.perf_counter()) < ends_at:
-        answer = await connection.whole(asked)
+        answer = await connection.whole(request)
         if answer.status != 200:
             raise RuntimeError(f"expected 200, got {answer.status}: {answer.body[:200]!r}")
         took.append((time.perf_counter() - began) * 1000)
@@ -106,7 +106,7 @@ async def asking(port: int, asked: bytes, ends_at: float) -> list[float]:
 
 
 async def phase(port: int, path: str, other: str, seconds: float) -> Row:
-    """The other tenant's client, beside four that ask for `path`; nothing where it is empty."""
+    """Measure the other tenant's client beside four that request `path`; without them if it is empty."""
     ends_at = time.perf_counter() + seconds
     clients = [asking(port, request(path, MANY), ends_at) for _ in range(CLIENTS if path else 0)]
     reads, *asks = await asyncio.gather(asking(port, request(f"/v1/runs/{other}", FEW), ends_at), *clients)
@@ -125,19 +125,19 @@ def over_rounds(beside: str, rows: Sequence[Row]) -> Row:
 
 
 async def measure(folder: Path, size: Size) -> Measured:
-    """All phases in turn, as many rounds as asked for, at one server."""
+    """Run all phases in turn, for all rounds, at one server."""
     now = time.time()
     runs = stock(folder, size.runs, tenant=MANY, ended_at=now - 60, purge_at=now + DAY_S)
     others = stock(folder, FEW_RUNS, tenant=FEW, ended_at=now - 30, purge_at=now + DAY_S)
     os.environ["OFFRAMP_API_KEYS"] = ",".join(f"{tenant}/{tenant}-key:{secret(tenant)}" for tenant in (MANY, FEW))
     port = free_port()
-    found: dict[str, list[Row]] = {beside: [] for beside in ASKED}
+    by_request: dict[str, list[Row]] = {beside: [] for beside in ASKED}
     async with serving(gateway(port, folder), port):
         for _ in range(size.rounds):
             for beside, path in ASKED.items():
                 row = await phase(port, path.format(run=runs[0]), others[0], size.phase_s)
-                found[beside].append(row)
-    return Measured(runs=size.runs, rows=[over_rounds(beside, rows) for beside, rows in found.items()])
+                by_request[beside].append(row)
+    return Measured(runs=size.runs, rows=[over_rounds(beside, rows) for beside, rows in by_request.items()])
 
 
 def targets(measured: Measured) -> list[Target]:
@@ -154,15 +154,15 @@ def render(measured: Measured) -> str:
         [row.beside, f"{row.reads:,}", f"{row.p50_ms:,.2f}", f"{row.p99_ms:,.2f}", f"{row.asked_per_s:,.0f}"]
         for row in measured.rows
     ]
-    titles = ["another tenant's GET", "reads", "P50 ms", "P99 ms", "the four ask/s"]
+    titles = ["another tenant's GET", "reads", "P50 ms", "P99 ms", "the four's requests/s"]
     return f"{measured.runs:,} runs of one tenant, {CLIENTS} clients of it\n\n" + table(titles, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs, one short round")
-    parser.add_argument("--json", action="store_true", help="print everything for a machine")
-    parser.add_argument("--folder", type=Path, help="where the data is put, on the disk to be measured")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--folder", type=Path, help="folder of the data, on the disk to measure")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
         measured = uvloop.run(measure(Path(folder), QUICK if given.quick else FULL))

@@ -1,6 +1,6 @@
-"""What a purge does to the service: 202s at a steady rate before 100,000 runs are due at once, and while they go.
+"""The effect of a purge on the service: 202s at a steady rate before 100,000 runs are due, and while they are purged.
 
-`offramp serve` with one worker on a database that was filled beforehand. This process is the load. See README.md.
+`offramp serve` with one worker on a prepared database. This process is the load. See README.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from offramp.stores.sqlite.database import FILE_NAME  # noqa: E402
 ACKS_PER_S = 50
 CONNECTIONS = 20
 START_S = 12.0
-"""From the time that the runs are given their end to the first request."""
+"""From setting the runs' due time to the first request."""
 SETTLE_S = 2.0
 LOOK_EVERY_S = 0.5
 STEADY_S = 5.0
@@ -42,7 +42,7 @@ FIVE = post("/v1/pipelines/five/runs", b'{"input":{}}', b"prefer: respond-async\
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """The sizes of the measurement."""
 
     runs: int
     keys: int
@@ -54,7 +54,7 @@ QUICK = Size(10_000, 30_000, calm_s=5.0)
 
 
 class Acks(msgspec.Struct, frozen=True):
-    """202s of one phase; milliseconds from when a request was due to the last byte of its answer."""
+    """202s of one phase; milliseconds from a request's due time to the last byte of its answer."""
 
     requests: int
     refused: int
@@ -64,7 +64,7 @@ class Acks(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """Everything; file sizes in MB of 1,000,000 bytes."""
+    """All results; file sizes in MB of 1,000,000 bytes."""
 
     runs: int
     calm: Acks
@@ -78,7 +78,7 @@ class Measured(msgspec.Struct, kw_only=True):
 
 
 async def acks(port: int, until: asyncio.Event) -> Acks:
-    """Requests on a fixed schedule until told to stop; what is refused is counted."""
+    """Send requests on a fixed schedule until the event is set, and count refusals."""
     idle = [await connect(port) for _ in range(CONNECTIONS)]
     late: list[float] = []
     refused = 0
@@ -90,7 +90,7 @@ async def acks(port: int, until: asyncio.Event) -> Acks:
         connection = idle.pop() if idle else await connect(port)
         try:
             answer = await connection.whole(FIVE)
-        except (OSError, RuntimeError):  # uvloop's own, of a connection that is closed
+        except (OSError, RuntimeError):  # uvloop's own error for a closed connection
             refused += 1
             connection.close()
             return
@@ -111,7 +111,7 @@ async def acks(port: int, until: asyncio.Event) -> Acks:
 
 
 def left(folder: Path, due_at: float) -> bool:
-    """Whether a run or key is still there that was due."""
+    """Whether a due run or key still exists."""
     runs = "SELECT 1 FROM runs WHERE purge_at <= ? AND purged = 0 LIMIT 1"
     keys = "SELECT 1 FROM idempotency WHERE expires_at <= ? LIMIT 1"
     with reading(folder) as connection:
@@ -127,7 +127,7 @@ def size_mb(folder: Path) -> float:
 
 
 async def purged(folder: Path, due_at: float) -> float:
-    """Seconds until all is gone, from when it was due."""
+    """Seconds from the due time until everything is removed."""
     async with asyncio.timeout(PURGE_S_MAX):
         while await asyncio.to_thread(left, folder, due_at):  # noqa: ASYNC110 - another process removes it
             await asyncio.sleep(LOOK_EVERY_S)
@@ -135,7 +135,7 @@ async def purged(folder: Path, due_at: float) -> float:
 
 
 async def measure(folder: Path, size: Size) -> Measured:
-    """One server, calm and then purging."""
+    """Measure one server, first idle and then purging."""
     now = time.time()
     stock(folder, size.runs, tenant="", ended_at=now - 86_400, purge_at=now + 86_400, keys=size.keys)
     before = size_mb(folder)
@@ -172,7 +172,7 @@ async def measure(folder: Path, size: Size) -> Measured:
 
 
 async def shrunk(folder: Path) -> None:
-    """Until nothing was cut off the file for some seconds."""
+    """Wait until the file has not shrunk for some seconds."""
     least, since = float("inf"), time.perf_counter()
     while time.perf_counter() - since < STEADY_S:
         with reading(folder) as connection:
@@ -212,7 +212,7 @@ def render(measured: Measured) -> str:
         )
     ]
     return (
-        f"{measured.runs:,} runs, gone {measured.purge_s:.1f} s after they were due; tracebacks in the log: "
+        f"{measured.runs:,} runs, removed {measured.purge_s:.1f} s after they were due; tracebacks in the log: "
         f"{measured.tracebacks}\n"
         f"file: {measured.file_before_mb:.0f} MB before, {measured.file_after_mb:.0f} MB after\n\n"
     ) + table(["202s", "requests", "refused", "P50 ms", "P99 ms", "max ms"], rows)
@@ -221,8 +221,8 @@ def render(measured: Measured) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs")
-    parser.add_argument("--json", action="store_true", help="print everything for a machine")
-    parser.add_argument("--folder", type=Path, help="where the data is put, on the disk to be measured")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--folder", type=Path, help="folder of the data, on the disk to measure")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="offramp-bench-", dir=given.folder) as folder:
         measured = uvloop.run(measure(Path(folder), QUICK if given.quick else FULL))

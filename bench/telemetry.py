@@ -1,7 +1,7 @@
-"""What telemetry costs: runs per second and CPU per step with it off, sampled out, and exported to a local sink.
+"""The cost of telemetry: runs per second and CPU per step with it off, sampled out, and exported to a local sink.
 
-Variants take turns, each in a fresh process, so that a noisy machine hurts all alike. `--before SRC` adds another
-checkout's `src`, to compare "off" with code that has no telemetry at all. See README.md.
+Variants take turns, each in a fresh process, so that a noisy machine affects all alike. `--before SRC` adds another
+checkout's `src`, to compare "off" with code without telemetry. See README.md.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ RUNS = 3_000
 SECONDS_MAX = 5.0
 PROCESS_S_MAX = 90.0
 OFF_MAX = 1.02
-"""CPU per step with telemetry off, over that of the code before there was any."""
+"""Largest CPU per step with telemetry off, relative to code without telemetry."""
 
 
 @contextlib.contextmanager
 def sink() -> Iterator[str]:
-    """The address of a backend that takes everything, in a process of its own: its CPU is not counted."""
+    """Yields the address of a sink in a separate process, whose CPU is not counted."""
     command = [sys.executable, "-m", "bench._telemetry", "sink"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -46,7 +46,7 @@ def sink() -> Iterator[str]:
 
 
 def environment(variant: str, endpoint: str, before: Path | None) -> dict[str, str]:
-    """What switches a variant on; nothing of the caller's own telemetry."""
+    """The environment of a variant, without the caller's own telemetry."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "OFFRAMP_"))}
     if variant == "before":
         return plain | {"PYTHONPATH": str(before)}
@@ -76,7 +76,7 @@ def render(rounds: dict[str, list[Load]]) -> str:
 
 
 def _cpu_us(loads: list[Load]) -> float:
-    """Of the least disturbed round: what else runs on the machine can only add to it."""
+    """CPU of the least disturbed round: other work on the machine can only add to it."""
     return min(load.cpu_ms_per_run for load in loads) * 1000 / STEPS_PER_RUN
 
 
@@ -90,11 +90,11 @@ def targets(rounds: dict[str, list[Load]]) -> list[Target]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round, a quarter of the runs")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often all is repeated; {ROUNDS} by default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"number of rounds; {ROUNDS} by default")
     parser.add_argument("--before", type=Path, metavar="SRC", help="the src folder of a checkout to compare off with")
     parser.add_argument("--only", action="append", metavar="NAME", help="a variant beside off; may be repeated")
-    parser.add_argument("--folder", type=Path, help="where the databases are put; the disk matters")
-    parser.add_argument("--json", action="store_true", help="everything as JSON, every round included")
+    parser.add_argument("--folder", type=Path, help="folder of the databases; the disk matters")
+    parser.add_argument("--json", action="store_true", help="everything as JSON, including every round")
     given = parser.parse_args()
     known = [*(["before"] if given.before else []), "off", "sampled out", "exported"]
     if unknown := set(given.only or ()) - set(known):
@@ -104,7 +104,7 @@ def main() -> None:
     before = given.before and given.before.resolve()
     with sink() as endpoint:
         for number in range(1 if given.quick else max(1, given.rounds)):
-            # Every other round the other way round: what comes later on a busier machine is not always the same.
+            # Rounds alternate in order, so that no variant is always measured later, perhaps on a busier machine.
             for variant in variants if number % 2 == 0 else reversed(variants):
                 runs = RUNS // 4 if given.quick else RUNS
                 rounds[variant].append(measure(variant, runs, environment(variant, endpoint, before), given.folder))

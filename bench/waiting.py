@@ -1,7 +1,7 @@
-"""Many runs that wait and many readers of them: memory, latencies beside them, CPU while nothing happens, a restart.
+"""Many waiting runs with many readers: memory, latencies beside them, CPU while nothing happens, a restart.
 
-A gateway with one worker holds runs that wait for a signal, each parked, and event streams of a part of them. This
-process is the load. See README.md for what the rows mean.
+A gateway with one worker holds parked runs that wait for a signal, and event streams of some of them. This process is
+the load. README.md explains the rows.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WAIT = post(f"/v1/pipelines/{APPROVAL}/runs", b'{"input":{}}', ASYNC)
 
 
 class Size(NamedTuple):
-    """How much of everything; durations in seconds."""
+    """The sizes of the measurement; durations in seconds."""
 
     runs: int
     streams: int
@@ -70,14 +70,14 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Idle(msgspec.Struct, frozen=True):
-    """CPU while nobody asks for anything, in percent of one core."""
+    """Idle CPU, in percent of one core."""
 
     http_percent: float
     workers_percent: float
 
 
 class Measured(msgspec.Struct, kw_only=True):
-    """Everything, as it is printed and as it travels as JSON; durations in seconds, memory in MB."""
+    """All results, for printing and as JSON; durations in seconds, memory in MB."""
 
     runs: int
     streams: int
@@ -96,14 +96,14 @@ class Measured(msgspec.Struct, kw_only=True):
 
 
 class Readers:
-    """Event streams that are open, by run."""
+    """Open event streams, by run."""
 
     def __init__(self) -> None:
         self._connections: dict[str, Connection] = {}
         self.ended: dict[str, asyncio.Task[Streamed]] = {}
 
     async def open(self, port: int, run_ids: Sequence[str], after: int = 0) -> None:
-        """Follow these runs; returns when each stream has answered with what there is."""
+        """Follow these runs; returns when each stream has sent the existing events."""
         for run_id in run_ids:
             connection = self._connections[run_id] = await connect(port)
             request = get(f"/v1/runs/{run_id}/events?starting_after={after}")
@@ -126,7 +126,7 @@ class Readers:
 
 
 async def submit(port: int, count: int) -> list[str]:
-    """That many runs that wait, as fast as they are accepted; their ids."""
+    """Submit that many waiting runs as fast as they are accepted; returns their ids."""
     run_ids: list[str] = []
     left = count
 
@@ -146,7 +146,7 @@ async def submit(port: int, count: int) -> list[str]:
 
 
 async def parked(data: Path, count: int) -> None:
-    """Wait until that many runs are parked and nothing else is under way; only the database tells."""
+    """Wait until that many runs are parked and nothing else is under way, according to the database."""
     with closing(sqlite3.connect(f"file:{data / 'offramp.db'}?mode=ro", uri=True)) as connection:
         async with asyncio.timeout(PHASE_S_MAX):
             query = "SELECT count(*), total(parked_until IS NULL) FROM runs WHERE finished_at IS NULL"
@@ -157,13 +157,13 @@ async def parked(data: Path, count: int) -> None:
 
 
 async def acks(port: int, seconds: float) -> Latency:
-    """202s on a schedule, for runs of five small steps."""
+    """Measure 202s on a schedule, for runs of five small steps."""
     answers = await steady(port, [FIVE] * round(seconds * ACKS_PER_S), ACKS_PER_S)
     return _latency([answer.late_ms for answer in answers])
 
 
 async def signalled(port: int, run_ids: Sequence[str], readers: Readers) -> Latency:
-    """Signals on a schedule, each until its run's stream has ended."""
+    """Measure signals on a schedule, each until its run's stream has ended."""
     requests = [_signal(run_id) for run_id in run_ids]
     sent = await steady(port, requests, SIGNALS_PER_S)
     async with asyncio.timeout(PHASE_S_MAX):
@@ -176,7 +176,7 @@ def _signal(run_id: str) -> bytes:
 
 
 async def idle(server: Server, seconds: float) -> Idle:
-    """CPU with everything open and nothing asked for."""
+    """Measure CPU with everything open and no requests."""
     await asyncio.sleep(SETTLE_S)
     http_s, all_s = server.cpu_s(), server.family_cpu_s()
     await asyncio.sleep(seconds)
@@ -200,7 +200,7 @@ async def _open_readers() -> AsyncIterator[Readers]:
 async def measure(folder: Path, size: Size) -> Measured:
     data, port = folder / "data", free_port()
     async with serving(gateway(port, data), port) as server, _open_readers() as readers:
-        await submit(port, 1)  # warm
+        await submit(port, 1)  # warm-up
         acks_alone = await acks(port, size.acks_s)
         await parked(data, 1)
         memory_started = server.memory_mb()
@@ -247,7 +247,7 @@ async def measure(folder: Path, size: Size) -> Measured:
 
 
 def render(measured: Measured) -> str:
-    """One row per figure, the gateway's and the worker's where both have one."""
+    """One row per figure, with the gateway's and the worker's if both have one."""
     m = measured
     run_kb = [(late - early) * 1000 / m.runs for late, early in zip(m.memory_parked, m.memory_started, strict=True)]
     stream_kb = [
@@ -284,7 +284,7 @@ def _both(latency: Latency) -> list[str]:
 
 
 def targets(measured: Measured) -> list[Target]:
-    """What is promised while many wait."""
+    """The targets while many runs wait."""
     return [
         Target("P99 of a 202 beside all of them", measured.acks.p99_ms, 50.0, at_least=False, unit=" ms"),
         Target("idle gateway", measured.idle.http_percent, 5.0, at_least=False, unit=" % of a core"),
@@ -295,7 +295,7 @@ def targets(measured: Measured) -> list[Target]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the runs and streams")
-    parser.add_argument("--folder", type=Path, help="where the database is put; the disk matters")
+    parser.add_argument("--folder", type=Path, help="folder of the database; the disk matters")
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args()
     size = QUICK if given.quick else FULL
