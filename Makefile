@@ -1,5 +1,5 @@
-# Everything a developer or CI runs. Needs Python 3.11+ and make; the rest is installed into .venv, by hash, as
-# requirements/dev.txt has it.
+# Everything a developer or CI runs. Needs Python 3.11+ and make; the rest is installed into .venv, by hash, from
+# requirements/dev.txt.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,21 +10,21 @@ AUDIT := .venv-audit
 ARGS ?=
 # How often make chaos kills.
 KILLS ?= 500
-# How long make fuzz asks.
+# How much make fuzz sends.
 EXAMPLES ?= 500
 ATTACKS ?= 100000
-# In CI a skipped test is a failed one: a missing tool may not turn the suite green.
+# In CI a skipped test fails: a missing tool may not turn the suite green.
 ifdef CI
 NO_SKIPS := -p tools.no_skips
 endif
-# Empty, and what is installed has the versions of constraints.txt, whatever its hash: make setup LOCKED=
+# If empty, setup installs the versions of constraints.txt without checking hashes: make setup LOCKED=
 LOCKED ?= 1
-# pip builds offramp itself at the pinned versions too, where it is new enough to know this variable.
+# A recent pip also builds offramp itself at the pinned versions, through this variable.
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-phoenix chaos fuzz check style types layers deps sizes docs fix bench audit lock clean
+.PHONY: help setup demo test test-phoenix chaos fuzz check style prose types layers deps sizes docs fix bench audit lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -37,7 +37,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, this is %s: make PYTHON=..." % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-# Order-only on python: its date says when the base interpreter was built, which is no reason to install again.
+# Order-only on python: its date is that of the base interpreter's build and does not require a new install.
 $(VENV)/.setup-dev: pyproject.toml constraints.txt requirements/dev.txt | $(BIN)/python
 ifneq ($(LOCKED),)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
@@ -54,7 +54,7 @@ $(VENV)/.setup-bench: $(VENV)/.setup-dev
 demo: setup ## run the reference example, start to finish
 	$(BIN)/python examples/reference_desk/demo.py
 
-# worksteal: a few tests start real processes and take long; a free worker takes over what waits behind them.
+# worksteal: a few tests start real processes and take long; a free worker takes over the tests behind them.
 test: setup ## run the tests, in random order, on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
 
@@ -66,30 +66,33 @@ $(PHOENIX)/.setup: constraints-phoenix.txt | $(BIN)/python
 test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a real Arize Phoenix, on loopback
 	$(BIN)/python -m pytest -m phoenix -n 0 tests/phoenix $(NO_SKIPS) $(ARGS)
 
-# SEED=7 asks for the same again; without it one is drawn and printed.
+# SEED=7 repeats the same choices; without it a seed is drawn and printed.
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
 	$(BIN)/pytest -m "" -n 1 tests/chaos tests/leaving tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-# SEED=7 as above; EXAMPLES of each operation of the OpenAPI document, and so many ATTACKS with malformed requests.
-fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with what is no request
+# SEED=7 as above; EXAMPLES per operation of the OpenAPI document, and ATTACKS with malformed requests.
+fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with malformed requests
 	$(BIN)/python -m tests.fuzz.longer --examples $(EXAMPLES) --attacks $(ATTACKS) $(if $(SEED),--seed $(SEED))
 
-check: style types layers deps sizes docs ## all of the following; with -k, past the first that fails
+check: style prose types layers deps sizes docs ## all of the following; with -k, past the first that fails
 
 style: setup ## ruff: rules and format; codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
+prose: setup ## phrases and names that must not come back
+	$(BIN)/python tools/check_prose.py
+
 types: setup ## mypy, strict
 	$(BIN)/mypy src tools $(wildcard examples bench)
 
-layers: setup ## import-linter: no arrow points up, no circle, the core is pure
+layers: setup ## import-linter: no import points up, no circle, the core is pure
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_circles.py
 
-deps: setup ## deptry: what is imported is declared; what is known from inside has a bound
+deps: setup ## deptry: imports are declared; dependencies with used internals have a bound
 	$(BIN)/deptry src
 	$(BIN)/python tools/check_caps.py
 
@@ -111,8 +114,8 @@ bench: $(VENV)/.setup-bench ## measure the engines, the gateway, and what teleme
 	$(BIN)/python bench/engines.py
 	$(BIN)/python bench/following.py
 
-# Asks an index and databases of vulnerabilities, so it is no part of check. pip-audit has an environment of its own.
-audit: setup $(AUDIT)/.setup ## known vulnerabilities of what is locked, and licences of what is installed; needs a network
+# Queries an index and vulnerability databases, so it is not part of check. pip-audit has its own environment.
+audit: setup $(AUDIT)/.setup ## known vulnerabilities of locked packages, and licences of installed ones; needs a network
 	$(BIN)/python tools/check_licences.py
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements/image.txt --requirement requirements/dev.txt
 
@@ -121,7 +124,7 @@ $(AUDIT)/.setup:
 	$(AUDIT)/bin/python -m pip install --quiet pip-audit
 	@touch $@
 
-lock: ## write constraints*.txt and requirements/ anew: the newest versions that fit pyproject.toml
+lock: ## rewrite constraints*.txt and requirements/: the newest versions that fit pyproject.toml
 	$(PYTHON) tools/lock.py
 
 clean: ## remove the environments and every cache

@@ -1,10 +1,10 @@
-"""Fails when a dependency that offramp knows from inside has no upper bound at what was tested.
+"""Fails if a dependency whose internals offramp uses has no upper bound at the tested version.
 
-What `src/` takes from a declared dependency decides how far its bound may reach (docs/development.md, "Bounds"):
+What `src/` uses of a declared dependency decides how far its bound may reach (docs/development.md, "Bounds"):
 
 - an internal (a module or name with a leading underscore, a module of `INTERNAL_MODULES`, an attribute of
   `INTERNAL_ATTRIBUTES`): below the minor version after the one in constraints.txt;
-- a class to inherit from: below the major version after it.
+- a base class: below the major version after it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERNAL_MODULES = ("temporalio.bridge", "uvicorn.protocols")
-"""Without an underscore, and without documentation."""
+"""Undocumented, though without an underscore."""
 INTERNAL_ATTRIBUTES = {"_get_backend_id": "uvloop"}
-"""Of objects that a dependency makes."""
+"""Attributes of objects that a dependency creates."""
 MINOR, MAJOR = 2, 1
-"""How many numbers of the version have to stay."""
+"""How many numbers of the version must stay the same."""
 
 
 def taken(tree: ast.AST) -> Iterator[tuple[str, int, int]]:
-    """What a module takes of others: the other's name, how much of its version has to stay, and the line."""
+    """Yield what a module uses of others: the other's name, how much of its version must stay, and the line."""
     origins: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -59,39 +59,39 @@ def _is_private(part: str) -> bool:
     return part.startswith("_") and not part.startswith("__")
 
 
-def bound(tested: Version, kept: int) -> Version:
-    """Below which version a bound has to be: one that is too high is for versions nobody tried."""
-    numbers = [*tested.release, 0][:kept]
+def bound(tested: Version, fixed: int) -> Version:
+    """The version that a bound must not exceed: a higher one allows untested versions."""
+    numbers = [*tested.release, 0][:fixed]
     return Version(".".join(map(str, [*numbers[:-1], numbers[-1] + 1])))
 
 
 def is_capped(requirement: Requirement, below: Version) -> bool:
-    """Whether it excludes that version and all after it."""
+    """Whether it excludes that version and all later ones."""
     return any(each.operator == "<" and Version(each.version) <= below for each in requirement.specifier)
 
 
 def declared(project: dict[str, Any]) -> dict[str, Requirement]:
-    """What a user's installation may have, by name."""
+    """The requirements of a user's installation, by name."""
     extras = [named for extra, named in project["optional-dependencies"].items() if extra not in {"dev", "bench"}]
     parsed = map(Requirement, [*project["dependencies"], *(each for named in extras for each in named)])
     return {canonicalize_name(each.name): each for each in parsed}
 
 
 def complaints(source: Path, requirements: dict[str, Requirement], tested: dict[str, Version]) -> Iterator[str]:
-    """One line for each use that no bound keeps."""
+    """One line for each use without a bound."""
     owners = packages_distributions()
-    said: set[tuple[str, int]] = set()
+    reported: set[tuple[str, int]] = set()
     for path in sorted(source.rglob("*.py")):
-        for name, kept, line in taken(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, fixed, line in taken(ast.parse(path.read_text(encoding="utf-8"))):
             for owner in {canonicalize_name(each) for each in owners.get(name.partition(".")[0], ())}:
                 requirement = requirements.get(owner)
-                if requirement is None or is_capped(requirement, below := bound(tested[owner], kept)):
+                if requirement is None or is_capped(requirement, below := bound(tested[owner], fixed)):
                     continue
-                if (owner, kept) not in said:
-                    said.add((owner, kept))
+                if (owner, fixed) not in reported:
+                    reported.add((owner, fixed))
                     place = f"{path.relative_to(source.parent)}:{line}"
-                    what = "an internal" if kept == MINOR else "a base class"
-                    yield f"{place}: {name} is {what} of {owner}, so pyproject.toml has to bound that: <{below}"
+                    what = "an internal" if fixed == MINOR else "a base class"
+                    yield f"{place}: {name} is {what} of {owner}, so pyproject.toml must bound it: <{below}"
 
 
 def main() -> int:
@@ -99,9 +99,9 @@ def main() -> int:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = (line.split("==") for line in lines if "==" in line)
     tested: dict[str, Version] = {canonicalize_name(name): Version(version) for name, version in pinned}
-    found = list(complaints(ROOT / "src", declared(project), tested))
-    print("\n".join(found) or "caps: fine")
-    return bool(found)
+    reported = list(complaints(ROOT / "src", declared(project), tested))
+    print("\n".join(reported) or "caps: fine")
+    return bool(reported)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Checks what the other tools do not read: links and code in Markdown, and traces of somebody's machine.
+"""Checks links and code in Markdown, and traces of a particular machine in all files.
 
-Says every problem as `file:line: what`, and exits 1 if there is one. It runs no code; the tests do that.
+Prints every problem as `file:line: what`, and exits 1 if there is one. It runs no code; the tests do that.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ EXTERNAL = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 # Written so that this file does not match itself.
 MACHINE = re.compile(
     r"file:/{3}"  # a local address
-    r"|(?<![\w.:/~$}-])/(?:root|work|home/\w+|Users/\w+)/"  # somebody's folders
-    r"|(?:extra-)?index[-_]url|find[-_]links|https?://\S+/simple\b",  # where somebody's packages come from
+    r"|(?<![\w.:/~$}-])/(?:root|work|home/\w+|Users/\w+)/"  # local folders
+    r"|(?:extra-)?index[-_]url|find[-_]links|https?://\S+/simple\b",  # local package sources
 )
 
 
@@ -64,7 +64,7 @@ def split_fences(text: str) -> tuple[list[str], list[tuple[int, str, str]]]:
 
 def broken_code(blocks: list[tuple[int, str, str]]) -> Iterator[tuple[int, str]]:
     for number, language, code in blocks:
-        # A session at the prompt is no program.
+        # A session at the prompt is not a program.
         if language not in {"python", "py"} or code.lstrip().startswith(">>>"):
             continue
         try:
@@ -90,13 +90,13 @@ def broken_links(path: Path, prose: list[str]) -> Iterator[tuple[int, str]]:
 
 def anchors(path: Path) -> set[str]:
     """The names that GitHub gives a page's headings."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     for line in path.read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"#{1,6}\s+(.*)", line):
             slug = re.sub(r"[^\w\- ]", "", heading[1].strip().lower()).replace(" ", "-")
-            copies = sum(1 for name in found if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", name))
-            found.add(f"{slug}-{copies}" if copies else slug)
-    return found
+            copies = sum(1 for name in slugs if re.fullmatch(rf"{re.escape(slug)}(-\d+)?", name))
+            slugs.add(f"{slug}-{copies}" if copies else slug)
+    return slugs
 
 
 def problems(path: Path) -> Iterator[tuple[int, str]]:
@@ -116,8 +116,8 @@ def problems(path: Path) -> Iterator[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    found = [f"{path.relative_to(ROOT)}:{line}: {what}" for path in files() for line, what in problems(path)]
+    reported = [f"{path.relative_to(ROOT)}:{line}: {what}" for path in files() for line, what in problems(path)]
     if not (ROOT / "CHANGELOG.md").is_file():
-        found.append("CHANGELOG.md: missing")
-    print("\n".join(found) or "docs: fine")
-    sys.exit(bool(found))
+        reported.append("CHANGELOG.md: missing")
+    print("\n".join(reported) or "docs: fine")
+    sys.exit(bool(reported))

@@ -1,4 +1,4 @@
-"""Fails when a file under src/ or a function in it has grown too long: the bounds of the design, counted.
+"""Fails if a file under src/, or a function in it, is longer than its bound.
 
 Warns of a file before that: it may hold two ideas. A function's lines run from its `def` to its last line, without its
 docstring.
@@ -20,7 +20,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def line_count(function: Function) -> int:
-    """The lines from `def` to the end, decorators and docstring left out."""
+    """The lines from `def` to the end, without decorators and docstring."""
     docstring = function.body[0] if ast.get_docstring(function, clean=False) is not None else None
     return span(function) - (span(docstring) if docstring else 0)
 
@@ -52,9 +52,9 @@ def main() -> int:
     files = sorted(SRC.rglob("*.py"))
     for line in (line for path in files for line in warnings(path)):
         print(f"warning: {line}")
-    found = [line for path in files for line in complaints(path)]
-    print("\n".join(found) or "sizes: fine")
-    return bool(found)
+    reported = [line for path in files for line in complaints(path)]
+    print("\n".join(reported) or "sizes: fine")
+    return bool(reported)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Writes constraints*.txt and requirements/: what pip resolves for offramp with every extra, and for Phoenix.
 
-The constraints are names and exact versions. From those uv makes what is installed by hash: for every Python and
-platform that pyproject.toml allows, with the digests of all files of a release that the index lists. Where the packages
-came from is the locking machine's business, and in neither file: pip and uv are told by their own settings.
+The constraints are names and exact versions. From those uv resolves the hashed installations, for every Python and
+platform that pyproject.toml allows, with the digests of all files of a release that the index lists. Neither file
+names the package source: pip and uv use their own settings.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ HASHED = """\
 # For `pip install --require-hashes`. Written by `make lock`.
 """
 IMAGE_EXTRAS = ("objects", "otel", "redis", "temporal")
-"""What deploy/Dockerfile installs beside the core."""
+"""Extras that deploy/Dockerfile installs."""
 
 
 def requirements(config: dict[str, Any]) -> list[str]:
-    """Everything that pyproject.toml names, offramp's own extras aside (each is in the list by itself)."""
+    """All requirements in pyproject.toml, except offramp's own extras (their members are listed)."""
     project = config["project"]
     named = [*config["build-system"]["requires"], "editables", *project["dependencies"]]
     for extra in project["optional-dependencies"].values():
@@ -43,33 +43,33 @@ def requirements(config: dict[str, Any]) -> list[str]:
 
 
 def environment(folder: str) -> str:
-    """A fresh one; its Python."""
+    """Create a fresh environment; returns its Python."""
     venv.create(folder, with_pip=True)
     return str(Path(folder, "bin", "python"))
 
 
 def write(name: str, header: str, named: list[str]) -> None:
-    """Resolve what is named in a fresh environment and write down what that gave."""
+    """Resolve the requirements in a fresh environment and write the result."""
     with tempfile.TemporaryDirectory() as folder:
         pip = [environment(folder), "-m", "pip"]
         subprocess.run([*pip, "install", "--quiet", *named], check=True)
         frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
-    # A line that is no `name==version` would tie the file to this machine.
+    # A line other than `name==version` would tie the file to this machine.
     lines = frozen.splitlines()
     if odd := [line for line in lines if line.count("==") != 1 or "@" in line]:
-        raise SystemExit(f"pip freeze gave lines that are no name==version: {odd}")
+        raise SystemExit(f"pip freeze printed lines other than name==version: {odd}")
     (ROOT / name).write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
     print(f"{name}: {len(lines)} versions")
 
 
 def write_hashed(uv: str, name: str, what: str, given: Sequence[str], extras: Sequence[str] = ()) -> None:
-    """Pin what is given, and pyproject.toml's own with these extras unless there are none, with digests."""
+    """Pin the given requirements, plus pyproject.toml's own if there are extras, with digests."""
     command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--python-version", "3.11"]
     command += ["--no-header", "--no-annotate", "--constraint", "constraints.txt"]
     command += ["pyproject.toml", *(f"--extra={extra}" for extra in extras)] if extras else []
     made = subprocess.run([*command, "-"], input="\n".join(given), cwd=ROOT, check=True, capture_output=True, text=True)
     if "://" in made.stdout:
-        raise SystemExit(f"{name} would say where its packages come from")
+        raise SystemExit(f"{name} would name its package source")
     target = ROOT / "requirements" / name
     target.parent.mkdir(exist_ok=True)
     target.write_text(HASHED.format(what=what) + made.stdout, encoding="utf-8")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def hashes(builds: Sequence[str]) -> None:
-    """Everything under requirements/, from constraints.txt."""
+    """Write everything under requirements/, from constraints.txt."""
     with tempfile.TemporaryDirectory() as folder:
         python = environment(folder)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)

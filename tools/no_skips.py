@@ -1,7 +1,7 @@
 """A pytest plugin for CI: a skipped test fails, so that a missing tool cannot turn the suite green.
 
 A test that cannot run on an operating system or interpreter says so: `skip("platform: needs fork")`
-is left alone.
+is allowed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 ALLOWED = "platform:"
 
 
-# First in the chain, so that it sees what the other plugins (xfail and skip among them) made of the report.
+# First in the chain, so that it sees the report after all other plugins (including xfail and skip).
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Judge a test that was skipped by a mark or from inside."""
@@ -40,4 +40,4 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = reason.removeprefix("Skipped: ")
     if not reason.startswith(ALLOWED):
         report.outcome = "failed"
-        report.longrepr = f"skipped in CI, where nothing may be missing: {reason}"
+        report.longrepr = f"skipped in CI, where no tool may be missing: {reason}"

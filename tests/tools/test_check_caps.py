@@ -36,11 +36,11 @@ def test_what_is_documented_needs_no_bound(line):
 
 
 @pytest.mark.parametrize(
-    ("tested", "kept", "below"),
+    ("tested", "fixed", "below"),
     [("0.54.0", MINOR, "0.55"), ("17.4", MAJOR, "18"), ("1.35.0", MINOR, "1.36"), ("17", MINOR, "17.1")],
 )
-def test_a_bound_is_the_next_version_of_its_kind(tested, kept, below):
-    assert bound(Version(tested), kept) == Version(below)
+def test_a_bound_is_the_next_version_of_its_kind(tested, fixed, below):
+    assert bound(Version(tested), fixed) == Version(below)
 
 
 @pytest.mark.parametrize(
