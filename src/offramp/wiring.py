@@ -17,8 +17,6 @@ from offramp.core.addresses import parse_allowed
 from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
 from offramp.declarations import Declarations
-from offramp.egress.http import HttpSender
-from offramp.egress.signing import Signer
 from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.hints import UDPHints
 from offramp.engines.embedded.member import Member
@@ -254,6 +252,9 @@ def _dispatcher(process: Process, outbox: Outbox) -> WebhookDispatcher | None:
     secrets = parse_secrets(process.settings.webhook_secret)
     if not secrets:
         return None
+    from offramp.egress.http import HttpSender
+    from offramp.egress.signing import Signer
+
     allowed = parse_allowed(process.settings.webhook_allow, process.settings.webhook_ports)
     sender = HttpSender(Signer(secrets), allowed, process.clock, process.settings.webhook_timeout)
     return WebhookDispatcher(process, outbox, sender)

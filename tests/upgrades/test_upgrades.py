@@ -16,6 +16,7 @@ import pytest
 
 from offramp import wiring
 from offramp.core.webhooks import Answer
+from offramp.egress import http
 from offramp.errors import RunGone
 from offramp.execution.clock import SystemClock
 from offramp.paths.submission import Submission
@@ -118,7 +119,7 @@ def test_every_migration_has_a_database_from_before_it():
 @pytest.mark.parametrize("schema", SCHEMAS)
 async def test_runs_in_every_state_end_as_they_would_have(schema, tmp_path, monkeypatch):
     receiver = Receiver()
-    monkeypatch.setattr(wiring, "HttpSender", receiver)
+    monkeypatch.setattr(http, "HttpSender", receiver)
     async with upgraded(schema, tmp_path / "data") as service:
         runs = await runs_by_case(service)
         expected = {case: end for case, end in ENDS.items() if schema >= SINCE.get(case, 0)}

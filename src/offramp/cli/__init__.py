@@ -3,6 +3,15 @@
 Lower layers never import this one.
 """
 
-from offramp.cli.program import main
+
+def main() -> None:
+    """The console script.
+
+    A child of the process lane imports the script again: nothing of the command line is loaded until this is called.
+    """
+    from offramp.cli.program import main as run
+
+    run()
+
 
 __all__ = ["main"]

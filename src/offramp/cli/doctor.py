@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from offramp.cli.engines import load_settings
 from offramp.cli.findings import LEVELS, Finding, exit_code, report
@@ -82,6 +81,8 @@ def doctor(
 
 
 def _show(findings: Sequence[Finding]) -> None:
+    from rich.text import Text
+
     out = console(sys.stdout)
     for finding in findings:
         mark, style = _MARKS[finding.level]

@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from offramp.cli.engines import load_settings
 from offramp.cli.options import AsJson, Data, Engine
@@ -50,6 +49,8 @@ def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = No
     if not found:
         say("no keys; 'offramp keys add NAME' makes one")
         return OK
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for title in ("name", "tenant", "made at", "kept in"):
         table.add_column(title, header_style="dim")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
-from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OK = 0
 RUN_ENDED_BADLY = 1
@@ -83,6 +85,8 @@ def write_json(value: Any, to: TextIO | None = None) -> None:
 
 def console(stream: TextIO | None = None) -> Console:
     """A console without rich's guesses: no highlighting, no markup, no emoji codes; `NO_COLOR` and a pipe count."""
+    from rich.console import Console
+
     stream = stream or sys.stderr
     # What is read by a program or kept in a file has no edge to be cut at.
     width = None if stream.isatty() else WIDTH_ELSEWHERE

@@ -12,7 +12,6 @@ import platform
 import sys
 import threading
 from collections.abc import Callable
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -60,6 +59,8 @@ program = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it by position
     if wanted:
+        from importlib import metadata
+
         try:
             version = metadata.version("offramp")
         except metadata.PackageNotFoundError:

@@ -11,8 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from offramp.cli.inputs import key_header, read_value
 from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Session, Url
@@ -22,6 +20,8 @@ from offramp.core.names import require_name
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from offramp.cli.client import Gateway
     from offramp.core.waterfall import Waterfall
 
@@ -33,6 +33,8 @@ GONE = 410
 
 def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
     """What became of a run: its steps and waits over time, what took it so long, its result."""
+    from rich.text import Text
+
     from offramp.cli.client import Gateway
 
     with Gateway(url, api_key) as gateway:
@@ -175,6 +177,9 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _runs_table(runs: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "pipeline", "status", "path", "created", "took"):
         # An id that is cut cannot be copied.

@@ -33,7 +33,9 @@ from offramp.telemetry.setup import set_up
 
 if TYPE_CHECKING:
     from offramp.app import App
+    from offramp.paths.service import Service
     from offramp.settings import Settings
+    from offramp.telemetry.scrape import Pages
 
 log = logging.getLogger("offramp")
 
@@ -80,13 +82,13 @@ def worker(
 
 
 async def _work(app: App, settings: Settings, number: int, owner: str | None, started: float) -> int:
-    from offramp.gateway.probes import probes
     from offramp.telemetry.scrape import scraped
     from offramp.wiring import build
 
     with Stop(watch_stdin=owner is not None) as stop:
         service = build(app, settings, role="worker", owner=owner)
-        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), probes(service.readiness)):
+        pages = _probes(service) if settings.worker_metrics else {}
+        with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), pages):
             await service.start()
             relax()
             try:
@@ -100,6 +102,13 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
             finally:
                 await service.stop()
     return OK
+
+
+def _probes(service: Service) -> Pages:
+    """What is answered beside the metrics."""
+    from offramp.gateway.probes import probes
+
+    return probes(service.readiness)
 
 
 async def _drained(drain: Coroutine[Any, Any, None], stop: Stop) -> None:
