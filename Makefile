@@ -85,8 +85,8 @@ style: setup ## ruff: rules and format; codespell
 prose: setup ## phrases and names that must not come back
 	$(BIN)/python tools/check_prose.py
 
-types: setup ## mypy, strict
-	$(BIN)/mypy src tools $(wildcard examples bench)
+types: setup ## mypy, strict; tests/typing is what the types of steps and pipelines say to a user
+	$(BIN)/mypy src tools $(wildcard examples bench) tests/typing
 
 layers: setup ## import-linter: no import points up, no circle, the core is pure
 	$(BIN)/lint-imports --no-logo

@@ -1,4 +1,4 @@
-"""What a type checker makes of declared steps and pipelines; checked by tests/public/test_typing.py, never run."""
+"""What a type checker makes of declared steps and pipelines; checked by `make types`, never run."""
 
 from collections.abc import Coroutine
 from datetime import datetime
