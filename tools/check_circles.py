@@ -1,4 +1,4 @@
-"""Fails when modules of the package import each other in a circle, be it inside functions or for annotations alone.
+"""Fails when modules of the package import each other in a circle, inside functions and for annotations included.
 
 The contract in pyproject.toml holds the folders to the same, and looks at no package's own `__init__`; this does.
 """
