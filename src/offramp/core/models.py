@@ -83,8 +83,8 @@ def fields_of(model: Any, place: str) -> list[ModelField]:
             model.model_rebuild()
         except Exception as error:
             raise DeclarationError(
-                f"{place}: model {model.__name__} names a type that is not there yet ({_first_line(error)}). Define or "
-                f"import that type at module level, outside 'if TYPE_CHECKING', before the step is declared, or call "
+                f"{place}: model {model.__name__} names a type that is not defined yet ({_first_line(error)}). Define "
+                "or import that type at module level, outside 'if TYPE_CHECKING', before the step is declared, or call "
                 f"{model.__name__}.model_rebuild() there"
             ) from error
     made = []

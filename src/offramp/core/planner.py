@@ -148,7 +148,7 @@ class Planner:
             return typing.get_type_hints(kind, include_extras=True)
         except NameError as error:
             raise DeclarationError(
-                f"{self._what}: {place}: {kind.__name__} names a type that is not there yet ({error}). Define or "
+                f"{self._what}: {place}: {kind.__name__} names a type that is not defined yet ({error}). Define or "
                 "import that type at module level, outside 'if TYPE_CHECKING', before the step is declared"
             ) from error
 

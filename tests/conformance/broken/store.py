@@ -236,12 +236,12 @@ class Rewriting(MemoryStore):
         super().__init__()
         self._syncs = {}
 
-    def change(self, lease, function):
+    def change(self, lease, function, **given):
         run = self._runs.get(lease.run_id)
         self._syncs[lease] = self._syncs.get(lease, 0) + 1
         if self._syncs[lease] > 3 and run is not None and len(run.frames) > 1 and run.frames[1].type == "step.started":
             run.frames[1] = Frame(run.frames[1].seq, run.frames[1].data + b" ")
-        return super().change(lease, function)
+        return super().change(lease, function, **given)
 
 
 class _LogThatGoesOn(MemoryRunLog):
