@@ -2,11 +2,13 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from offramp.cli import supervisor as module
+from offramp.cli.pulse import PULSE, send_pulse
 from offramp.cli.supervisor import SUPERVISED, Supervisor, how_it_ended, restart_after_s, supervised
 from tests.cli.harness import is_alive
 
@@ -58,7 +60,13 @@ class Crew:
 def inheriting(monkeypatch):
     """Lets the workers of these tests have the pipe they write to."""
     real = asyncio.create_subprocess_exec
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", lambda *a, **k: real(*a, **k, close_fds=False))
+
+    async def start(*command, pass_fds, **given):
+        for descriptor in pass_fds:
+            os.set_inheritable(descriptor, True)
+        return await real(*command, **given, close_fds=False)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
 
 
 @pytest.fixture
@@ -200,6 +208,29 @@ async def test_a_command_that_cannot_start_is_tried_again(caplog):
     assert await tried.get() == await tried.get()
     await supervisor.stop()
     assert "could not be started" in caplog.text
+
+
+async def test_a_worker_whose_pulse_stops_is_killed_whatever_is_known_of_its_lease(caplog, monkeypatch):
+    monkeypatch.setattr(module, "PULSE_SILENCE_S_MIN", 0.2)
+    retired = asyncio.Queue()
+
+    async def retire(owner):
+        await retired.put(owner)
+        return 0
+
+    once = f"import os, sys; os.write(int(os.environ['{PULSE}']), b'.'); sys.stdin.read()"
+    supervisor = Supervisor([sys.executable, "-c", once], 1, retire, 20.0, silence_s=0.01)
+    supervisor.start()
+    assert (await asyncio.wait_for(retired.get(), 60)).startswith("worker-1-")
+    await supervisor.stop()
+    assert "has not answered for 0.2 s: it hung, and is killed" in caplog.text
+
+
+def test_a_process_that_no_supervisor_started_sends_no_pulse(monkeypatch):
+    monkeypatch.delenv(PULSE, raising=False)
+    before = threading.active_count()
+    send_pulse()
+    assert threading.active_count() == before
 
 
 def test_restarts_wait_longer_each_time_up_to_a_bound():

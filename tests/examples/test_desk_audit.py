@@ -69,7 +69,7 @@ def test_a_walk_finds_source_and_nothing_else_in_a_fixed_order(tree: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("path", "complaint"), [("..", "below"), ("/", "below"), ("code/walk.py", "none"), ("x", "none")]
+    ("path", "complaint"), [("..", "below"), ("/", "below"), ("code/walk.py", "not one"), ("x", "not one")]
 )
 @pytest.mark.usefixtures("tree")
 def test_a_path_that_is_not_ours_to_read_is_refused(path: str, complaint: str) -> None:

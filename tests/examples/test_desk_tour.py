@@ -81,7 +81,7 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path: Path
     arguments = [sys.executable, "-c", "import sys; print('the port is taken'); sys.exit(5)"]
     with (
         running(arguments, port=1, folder=tmp_path, log=tmp_path / "log", env={}) as server,
-        pytest.raises(ServerError, match=r"exit code 5(.|\n)*the port is taken"),
+        pytest.raises(ServerError, match=r"exited with code 5(.|\n)*the port is taken"),
     ):
         server.wait_until_ready()
     assert "exit code 5, expected 0" in (server.stop_problem or "")

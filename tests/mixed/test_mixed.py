@@ -155,4 +155,4 @@ def test_the_demonstration_is_the_same(redis, tmp_path):
     ended = subprocess.run(demo, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"run\.demoted after .* \(budget\)", ended.stdout)
-    assert "none missing, none twice" in ended.stdout
+    assert "none missing, none repeated" in ended.stdout

@@ -194,10 +194,14 @@ def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(tmp_path):
         (tmp_path / "go").touch()
         assert [ended(web, run)["result"] for run in beside] == list(range(3))
         document = ended(web, holder, 4 * WAIT_S)
-        command.wait_for("is executed again: a process fell silent for longer than its lease while it was under way")
+        # A worker that hangs in the middle of a write keeps the others from seeing its silence; its pulse ends it.
+        command.wait_for(
+            "is executed again: a process (fell silent for longer than its lease|died) while it was under way"
+        )
         command.wait_for("it hung, and is killed")
         command.wait_for(r"killers\.py.* in hold")
-    assert_given_up(document, "hold", {2, 3, 4, 5}, "fell silent for longer than their lease")
+    hung = r"(died|fell silent for longer than their lease|died, or fell silent .* \(\d of them\),)"
+    assert_given_up(document, "hold", {2, 3, 4, 5}, hung)
     assert "2 of them of no other suspect" in document["error"]["message"] or executed(tmp_path, "hold") == 2
     assert "a call that holds the interpreter" in document["error"]["message"]
 

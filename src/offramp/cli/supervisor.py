@@ -2,6 +2,7 @@
 
 A dead worker's lease is given back at once through `retire`, so that its runs go on without waiting for it to expire.
 A worker that lost its lease and does not take another has hung, as when a step holds the interpreter: it is killed.
+One that hangs while it holds the database's write lock keeps every process from looking at leases; its pulse tells.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
+from offramp.cli.pulse import PULSE, Pulse
 from offramp.ports import forks
 
 BACKOFF_FIRST_S = 0.1
@@ -25,6 +27,10 @@ BACKOFF_MAX_S = 10.0
 STABLE_S = 60.0
 KILL_MARGIN_S = 5.0
 """What a worker gets past its own drain before it is killed."""
+PULSE_LEASES = 3
+"""Leases without a pulse after which a worker is killed, whatever is known of its own."""
+PULSE_SILENCE_S_MIN = 5.0
+"""The least of that time: a busy machine may stop a thread for some seconds."""
 ABORT_S = 1.0
 """What a worker that hung gets to write where it is, before it is killed."""
 SUPERVISED = "OFFRAMP_SUPERVISED"
@@ -79,8 +85,10 @@ class Supervisor:
         self._missed: dict[str, float] = {}
         """Of each process that was seen with a lease: since when it was seen without, infinite while it has one."""
         self._processes: dict[int, Process] = {}
+        self._pulses: dict[int, Pulse] = {}
         self._killed: set[int] = set()
         self._keepers: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
         """Told the owner id of each process when it is started, and when that was on the monotonic clock."""
@@ -100,6 +108,7 @@ class Supervisor:
     def start(self) -> None:
         """Start all processes; from here on each is kept running."""
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
+        self._watch = asyncio.create_task(self._watch_pulses())
 
     async def stop(self) -> None:
         """Ask all processes to drain and leave; kill those that do not, or all of them if this is cancelled."""
@@ -117,6 +126,18 @@ class Supervisor:
                 _kill_group(process.pid)
         if self._keepers:
             await asyncio.wait(self._keepers)
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _watch_pulses(self) -> None:
+        silence_s = max(PULSE_SILENCE_S_MIN, PULSE_LEASES * self._silence_s)
+        while not self._stopping.is_set():
+            await asyncio.sleep(1.0)
+            for number, pulse in list(self._pulses.items()):
+                process = self._processes.get(number)
+                if process is not None and pulse.silent_s() >= silence_s:
+                    self._pulses.pop(number).close()
+                    self._end(number, process, f"has not answered for {silence_s:g} s")
 
     def present(self, ids: Collection[str]) -> None:
         """Told at every look which processes hold a lease: one that has had none for too long and lives has hung."""
@@ -129,13 +150,13 @@ class Supervisor:
                 since = self._missed[owner] = min(now, self._missed[owner])
                 if process is not None and now - since >= self._silence_s:
                     del self._missed[owner]
-                    self._end(number, process)
+                    self._end(number, process, "lost its lease and takes no other")
 
-    def _end(self, number: int, process: Process) -> None:
+    def _end(self, number: int, process: Process, why: str) -> None:
         """Kill a process that hung. The abort has it write the stacks of its threads: where it is."""
         if self._stopping.is_set():  # it is killed if it does not leave
             return
-        log.error("worker %d (pid %d) lost its lease and takes no other: it hung, and is killed", number, process.pid)
+        log.error("worker %d (pid %d) %s: it hung, and is killed", number, process.pid, why)
         _signal(process, signal.SIGABRT)
 
         def kill() -> None:
@@ -168,17 +189,22 @@ class Supervisor:
 
     async def _run(self, number: int, owner: str) -> str:
         """One process from start to end; how it ended, in words."""
+        pulse = Pulse(asyncio.get_running_loop())
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=PIPE,
-                env={**os.environ, SUPERVISED: f"{number}/{owner}"},
+                pass_fds=(pulse.sends,),
+                env={**os.environ, SUPERVISED: f"{number}/{owner}", PULSE: str(pulse.sends)},
                 # Ctrl-C is for this process, which then stops its workers in order.
                 start_new_session=True,
             )
         except OSError as error:
+            pulse.close()
             return f"could not be started ({error.strerror or error})"
-        self._processes[number] = process
+        finally:
+            pulse.started()
+        self._processes[number], self._pulses[number] = process, pulse
         if process.stdin is not None:
             process.stdin.write(self._told)
         log.info("worker %d started (pid %d)", number, process.pid)
@@ -186,6 +212,8 @@ class Supervisor:
             _signal(process, signal.SIGTERM)
         code = await process.wait()
         del self._processes[number]
+        if self._pulses.pop(number, None) is not None:
+            pulse.close()
         # What it started must not go on with steps that the next owner of the run executes again.
         _kill_group(process.pid)
         for group in _groups_of(process.pid):

@@ -25,6 +25,7 @@ from offramp.cli.options import (
     WriteTimeout,
 )
 from offramp.cli.output import OK
+from offramp.cli.pulse import send_pulse
 from offramp.cli.secrets import received, withdraw
 from offramp.cli.signals import Stop
 from offramp.cli.supervisor import supervised
@@ -59,6 +60,7 @@ def worker(
     started = time.monotonic()
     faulthandler.enable()  # a crash in C code, and an abort of what hung, write the stacks of all threads
     number, owner = supervised()
+    send_pulse()
     told = received() if owner is not None else {}
     settings = load_settings(
         data=data,

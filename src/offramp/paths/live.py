@@ -349,8 +349,8 @@ def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
     causes = []
     if record.deaths_silent < record.deaths:
         causes.append("a crash in C code, os._exit, or memory")
-    if record.deaths_silent:
-        causes.append("a call that holds the interpreter, as a regular expression does that backtracks")
+    # One that hangs in the middle of a write is killed before its silence is seen.
+    causes.append("a call that holds the interpreter, as a regular expression does that backtracks")
     beside = "" if record.deaths_alone == record.deaths else f", {record.deaths_alone} of them of no other suspect"
     text = (
         f"{how_processes_ended(record)} while they executed this run{beside}, the last one in: {names}. It is not "
