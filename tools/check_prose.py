@@ -14,7 +14,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Not clean yet. The obligations in conformance.md are docstrings under src/.
-BEHIND = ("src/", "tests/", "docs/conformance.md")
+BEHIND = (
+    *(f"src/offramp/{name}/" for name in ("cli", "engines", "execution", "gateway", "paths", "ports", "stores")),
+    "src/offramp/telemetry/",
+    "src/offramp/conformance/lease_engine.py",
+    "tests/",
+    "docs/conformance.md",
+)
 SKIPPED = {"LICENSE", "tools/check_prose.py"}
 
 PHRASES = {

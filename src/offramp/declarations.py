@@ -150,7 +150,7 @@ class Declarations:
             retry: when to try again; None for one attempt.
             lane: `auto`, `loop`, `thread` or `process` (for CPU-bound functions at module level).
             effect: `once` for a step that must not be repeated when it is unknown whether it happened.
-            on_unknown: for `effect="once"`: a function of the same parameters that finds out what became of an
+            on_unknown: for `effect="once"`: a function of the same parameters that finds out the outcome of an
                 interrupted step and returns its result; without one, the run fails with code `effect-unknown`.
             short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
                 executed where the body is, without a round trip through the server.

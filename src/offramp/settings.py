@@ -161,8 +161,8 @@ class Settings:
         """Merge the sources; arguments that are None do not count.
 
         Args:
-            environment: `os.environ` unless told otherwise.
-            file: `offramp.toml` in the working directory unless told otherwise; it need not exist.
+            environment: `os.environ` by default.
+            file: `offramp.toml` in the working directory by default; it need not exist.
             given: settings by name, which win over everything.
 
         Raises:
@@ -217,7 +217,7 @@ def unread(environment: Mapping[str, str] | None = None) -> list[tuple[str, str]
     They are no error: an older version may meet a variable of a newer one.
 
     Args:
-        environment: `os.environ` unless told otherwise.
+        environment: `os.environ` by default.
     """
     known = {f"OFFRAMP_{item.name.upper()}" for item in fields(Settings)} | _READ_ELSEWHERE
     given = os.environ if environment is None else environment

@@ -32,7 +32,7 @@ _JUMP_EVERY_S = 0.002
 
 
 class FakeClock:
-    """A clock that stands still until it is told to jump. Safe to use from any thread.
+    """A clock that stands still until a test moves it. Safe to use from any thread.
 
     Args:
         start: epoch seconds at the beginning.

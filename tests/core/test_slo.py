@@ -18,7 +18,7 @@ QUICK = SLA("quick", p95=2.0)
 
 @given(st.sampled_from(OUTCOMES), st.floats(0, 1e6))
 def test_a_run_keeps_the_promise_if_it_completes_within_the_target(status, seconds):
-    kept = slo.kept(QUICK, status, seconds)
+    kept = slo.keeps_promise(QUICK, status, seconds)
     if status == "cancelled":
         assert kept is None
     else:
@@ -26,14 +26,14 @@ def test_a_run_keeps_the_promise_if_it_completes_within_the_target(status, secon
 
 
 def test_the_target_itself_is_within_it():
-    assert slo.kept(QUICK, "completed", 2.0) is True
-    assert slo.kept(QUICK, "completed", math.nextafter(2.0, 3.0)) is False
+    assert slo.keeps_promise(QUICK, "completed", 2.0) is True
+    assert slo.keeps_promise(QUICK, "completed", math.nextafter(2.0, 3.0)) is False
 
 
 @given(st.sampled_from(OUTCOMES), st.floats(0, 1e6))
 def test_without_a_target_nothing_counts(status, seconds):
-    assert slo.kept(SLA("batch"), status, seconds) is None
-    assert slo.kept(None, status, seconds) is None
+    assert slo.keeps_promise(SLA("batch"), status, seconds) is None
+    assert slo.keeps_promise(None, status, seconds) is None
 
 
 @given(SOME)

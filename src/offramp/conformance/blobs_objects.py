@@ -25,7 +25,7 @@ def _data(size: int, seed: int = 1) -> bytes:
 async def what_is_put_is_there_for_every_process(stage: BlobsStage) -> None:
     data = _data(5000)
     reference = await stage.blobs.put(RUN, data)
-    assert reference.run_id == RUN, f"{reference.key} does not tell its run"
+    assert reference.run_id == RUN, f"{reference.key} does not name its run"
     assert (reference.size, reference.sha256) == (len(data), sha256(data).hexdigest())
     other = await stage.another()
     assert await other.get(reference) == data, "another process reads something else"
@@ -63,7 +63,7 @@ async def what_is_not_there_is_lost(stage: BlobsStage) -> None:
     await _is_lost(stage.blobs, gone)
     never = Reference(f"{OTHER}/{kept.sha256}", kept.size, kept.sha256)
     await _is_lost(stage.blobs, never)
-    assert await stage.blobs.get(kept) == _data(10), "what is there was lost with it"
+    assert await stage.blobs.get(kept) == _data(10), "the object already there was lost with it"
 
 
 @case("B3")
@@ -80,7 +80,7 @@ async def _is_lost(blobs: Blobs, reference: Reference) -> None:
         await blobs.get(reference)
     except ObjectLost:
         return
-    raise AssertionError(f"{reference.key} was given though it is not what was put")
+    raise AssertionError(f"{reference.key} was returned, but differs from the object put")
 
 
 @case("B4")
@@ -104,9 +104,9 @@ async def a_stream_of_something_else_ends_before_its_last_part(stage: BlobsStage
             async for part in stage.blobs.stream(reference):
                 given += len(part)
         except ObjectLost:
-            assert given < reference.size, "all of it was given before anybody looked at its sum"
+            assert given < reference.size, "the whole object was streamed before its checksum was checked"
         else:
-            raise AssertionError("what is not what was put was streamed to its end")
+            raise AssertionError("an object that differs from the one put was streamed to its end")
 
 
 @case("B5")
@@ -119,7 +119,7 @@ async def a_run_is_deleted_with_all_it_has_and_nothing_else(stage: BlobsStage) -
     for reference in mine:
         await _is_deleted(blobs, reference)
     for reference in others:
-        assert await blobs.get(reference) == _data(50), f"{reference.key} went with another run"
+        assert await blobs.get(reference) == _data(50), f"{reference.key} was deleted with another run"
 
 
 @case("B5")
@@ -134,9 +134,9 @@ async def runs_are_deleted_together_and_again(stage: BlobsStage) -> None:
     for run_id in gone:
         await _is_deleted(stage.blobs, references[run_id])
     for run_id in kept:
-        assert await blobs.get(references[run_id]) == _data(50), "a run went that was not named"
+        assert await blobs.get(references[run_id]) == _data(50), "the objects of a run that was not named were deleted"
     again = await blobs.put(gone[0], _data(50))
-    assert await blobs.get(again) == _data(50), "what was deleted cannot be put again"
+    assert await blobs.get(again) == _data(50), "a deleted object cannot be put again"
 
 
 async def _is_deleted(blobs: Blobs, reference: Reference) -> None:
@@ -160,5 +160,5 @@ async def a_place_that_is_away_is_said_to_be(stage: BlobsStage) -> None:
             refusal(blobs.delete([RUN])),
         )
         for text in told:
-            assert blobs.where in text, f"{text!r} does not say where"
-            assert not [secret for secret in stage.harness.secrets if secret in text], "a secret was told"
+            assert blobs.where in text, f"{text!r} does not name the place"
+            assert not [secret for secret in stage.harness.secrets if secret in text], "a message shows a secret"

@@ -1,4 +1,4 @@
-"""What a case of the blobs suite is played on: a place, the processes that have it open, and what can befall it."""
+"""The stage of a case of the blobs suite: a place, the processes that have it open, and the faults it can have."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BlobsStage:
         return other
 
     async def spoilt(self, reference: Reference, data: bytes | None) -> None:
-        """Somebody else has been at it."""
+        """Another program overwrites or removes an object."""
         await self.harness.spoil(self.blobs, reference, data)
 
     async def close(self) -> None:
@@ -48,9 +48,9 @@ async def streamed(blobs: Blobs, reference: Reference) -> list[bytes]:
 
 
 async def refusal(work: Awaitable[object]) -> str:
-    """What an attempt says where the place cannot be reached."""
+    """The message of an attempt while the place cannot be reached."""
     try:
         await work
     except ObjectsUnavailable as error:
         return str(error)
-    raise AssertionError("the place is away, and nobody says so")
+    raise AssertionError("the place is unavailable, but no error says so")

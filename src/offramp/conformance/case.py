@@ -1,6 +1,6 @@
 """A case: an async function that proves obligations, marked with their ids; and the obligations themselves.
 
-The docstrings of the ports are the only place where obligations are worded: they are read from there.
+The docstrings of the ports are the only text of the obligations; this module reads them from there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OBLIGATION = re.compile(r"^(?P<indent> *)(?P<id>[SQWNCB]\d+) (?P<text>\S.*)$")
 
 LOOK_EVERY_S = 0.002
 PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=10.0)
-"""How long a case waits for what has to happen, on an idle machine."""
+"""Seconds that a case waits for an expected event, on an idle machine."""
 
 
 class Case(NamedTuple, Generic[StageT]):
@@ -103,13 +103,13 @@ def _read(documented: object) -> Iterator[Obligation]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
-    """Wait for something that announces itself by no signal.
+    """Wait for a condition that no signal announces.
 
-    Patience is counted in looks, not by the clock: on a busy machine both the adapter and the looks take longer.
+    Patience is counted in checks, not by the clock: on a busy machine both the adapter and the checks take longer.
     """
     for _ in range(int(PATIENCE_S.get() / LOOK_EVERY_S)):
         held = condition()
         if held if isinstance(held, bool) else await held:
             return
         await asyncio.sleep(LOOK_EVERY_S)
-    raise AssertionError(f"what has to happen did not happen within {PATIENCE_S.get():g} s")
+    raise AssertionError(f"the expected event did not happen within {PATIENCE_S.get():g} s")

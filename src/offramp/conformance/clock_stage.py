@@ -1,4 +1,4 @@
-"""What a case of the clock suite is played on: a clock, and what can be done to it."""
+"""The stage of a case of the clock suite: a clock, and the means to move it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def a_cancelled_timer_is_not_called(stage: ClockStage) -> None:
 
 @case("C2")
 async def a_time_that_is_past_is_called_soon_and_not_by_who_asks(stage: ClockStage) -> None:
-    """Who asks may hold a lock that the callback takes."""
+    """The caller may hold a lock that the callback takes."""
     asking, caller = [True], threading.get_ident()
     called: list[bool] = []
     stage.clock.call_at(
@@ -82,7 +82,7 @@ async def a_time_that_is_past_is_called_soon_and_not_by_who_asks(stage: ClockSta
     asking.clear()
     await stage.let_pass(SOON_S)
     await until(lambda: bool(called))
-    assert called == [False], "the callback was called before call_at returned, by who asked for it"
+    assert called == [False], "the callback was called in the caller's thread, before call_at returned"
 
 
 @case("C2")

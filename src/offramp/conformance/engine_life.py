@@ -1,4 +1,4 @@
-"""Cases of how runs come to an engine: started, adopted, and whether there is somebody, and room, for them.
+"""Cases of how runs come to an engine: started, adopted, and whether a worker is ready and has room for them.
 
 N1, N2, N3, N10, N11, N12.
 """
@@ -113,7 +113,7 @@ async def a_second_process_is_refused_where_one_is_all(stage: EngineStage) -> No
 
 
 async def _filled(stage: EngineStage, member: Member) -> list[RunRecord]:
-    """Runs that wait, as many as may; another is refused."""
+    """As many waiting runs as the queue takes; another is refused."""
     runs = [await stage.started(member, "one") for _ in range(stage.site.queue_max)]
     await stage.let_pass(stage.site.notice_s)
     late = stage.record("one")
@@ -123,14 +123,14 @@ async def _filled(stage: EngineStage, member: Member) -> list[RunRecord]:
     except Overloaded as refusal:
         retry_after_s = refusal.retry_after
     assert retry_after_s > 0, (
-        f"{len(runs)} runs wait, as many as may: another was taken, or not told when to come again"
+        f"{len(runs)} runs wait, the most allowed: another was taken, or refused without a time to retry"
     )
     assert await member.store.get(late.id) is None, "a run that was refused is there"
     return runs
 
 
 async def _emptied(stage: EngineStage, member: Member, runs: Sequence[RunRecord]) -> None:
-    """These are executed to their end, and then nothing is: the queue has room again, as every process knows."""
+    """These runs are executed to their end, and no other: the queue has room again, and every process knows it."""
     member.host.room = len(runs)
     member.host.ended()
     for run in runs:
@@ -159,7 +159,7 @@ async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stag
         await stage.start(member, late)
     except TenantBusy as refusal:
         retry_after_s = refusal.retry_after
-    assert retry_after_s > 0, f"{part} runs are a tenant's share: another was taken, or not told when to come again"
+    assert retry_after_s > 0, f"{part} runs are a tenant's share: another was taken, or refused without a time to retry"
     assert await member.store.get(late.id) is None, "a run that was refused is there"
     runs.append(await stage.started(member, "one", tenant="beta"))
     await _emptied(stage, member, runs)
@@ -241,7 +241,7 @@ async def an_engine_is_ready_while_somebody_works(stage: EngineStage) -> None:
 @case("N10", needs=("shared",))
 async def an_engine_is_not_ready_while_nobody_works(stage: EngineStage) -> None:
     gateway = await stage.join("gateway", works=False)
-    assert not await gateway.engine.ready(), "nobody takes runs, but the engine is ready"
+    assert not await gateway.engine.ready(), "no process takes runs, but the engine is ready"
     worker = await stage.join("a")
     assert await gateway.engine.ready()
     await stage.stop(worker)

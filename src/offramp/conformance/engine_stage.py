@@ -1,4 +1,4 @@
-"""What a case of the engine suite is played on: a site, the processes that joined it, and short words for both."""
+"""The stage of a case of the engine suite: a site, the processes that joined it, and short words for both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offramp.ports.engine import Engine, Handoff
 from offramp.ports.store import Claim, Created, Idempotency, RunLog, Store
 
 SETTLE_S = 0.01
-"""Real time that is given to what must not happen."""
+"""Real seconds in which a forbidden event would happen."""
 
 
 class Member(NamedTuple):
@@ -47,7 +47,7 @@ class EngineStage:
     def __init__(self, site: EngineSite) -> None:
         self.site = site
         self.ledger = Ledger(site.now)
-        # Anywhere, as an engine's server may remember the runs of another case.
+        # Unique among all cases, as an engine's server may remember the runs of another case.
         self._numbers = itertools.count(random.randrange(1 << 30))  # noqa: S311 - no secret
         self._members: list[Member] = []
 
@@ -89,11 +89,11 @@ class EngineStage:
         member.host.die()
 
     async def settle(self) -> None:
-        """Give what must not happen a chance to happen."""
+        """Give a forbidden event the time to happen."""
         await asyncio.sleep(SETTLE_S)
 
     async def let_pass(self, seconds: float) -> None:
-        """Let time pass, and what comes of it come about."""
+        """Let time pass, and the effects of that happen."""
         await self.site.advance(seconds)
         await self.settle()
 
@@ -110,7 +110,7 @@ class EngineStage:
         """A run that goes deep at once."""
         record = self.record(*script, **changes)
         created = await self.start(member, record)
-        assert created.existing is None, f"{record.id} is new, but was said to exist"
+        assert created.existing is None, f"{record.id} is new, but the engine reports that it exists"
         return record
 
     async def begun(self, member: Member, *script: str) -> tuple[RunRecord, RunLog]:

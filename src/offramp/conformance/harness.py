@@ -1,4 +1,4 @@
-"""What an adapter hands to the suites: how it is opened, what it claims to be able to do, how its process dies."""
+"""What an adapter gives the suites: how to open it, the capabilities it declares, how its process dies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, Store
 
 Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall"]
-"""What an adapter may lack. A declared capability has to work; one that is not declared has to be refused with
-`NotSupported` or `SettingsError`.
+"""What an adapter may lack. A declared capability has to work; use of any other has to raise `NotSupported` or
+`SettingsError`.
 
 `shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
-signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps what is still to be announced of runs.
-`wall`: a clock's wall time can be set by a test.
+signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps the announcements that are due.
+`wall`: a test can set a clock's wall time.
 """
 
 Capabilities = frozenset[Capability]
@@ -35,14 +35,14 @@ class StoreInstance(Protocol):
 
     @property
     def leases(self) -> Leases:
-        """Who may write them."""
+        """The leases of its runs."""
 
     @property
     def outbox(self) -> Outbox:
-        """What is still to be announced; not asked for where `webhooks` is not declared."""
+        """The outbox; not used unless `webhooks` is declared."""
 
     async def close(self) -> None:
-        """Leave as a process does that stops; called last and once, also after `crash`."""
+        """Leave like a process that stops in order; called last and once, also after `crash`."""
 
 
 class StoreHarness(Protocol):
@@ -67,7 +67,7 @@ class StoreHarness(Protocol):
         """
 
     async def crash(self, instance: StoreInstance) -> StoreInstance:
-        """The only process at this data dies now, without a last word; another one opens what is left.
+        """The only process at this data dies abruptly; another one opens the remaining data.
 
         Raises:
             NotSupported: the adapter does not declare `durable` (or SettingsError).
@@ -89,13 +89,13 @@ class EngineMember(Protocol):
         """The store as this process has it."""
 
     async def stop(self) -> None:
-        """Leave as a process does that stops; what it holds is given back."""
+        """Leave like a process that stops in order; what it holds is given back."""
 
     async def kill(self) -> None:
         """Die: nothing is given back, nothing that was not durable is written. The host is dead already."""
 
     async def mute(self) -> None:
-        """Be taken for dead by the others, while host and store go on: a process that is stopped, or cut off."""
+        """Appear dead to the others while host and store keep running: a process that is suspended or cut off."""
 
 
 class EngineSite(Protocol):
@@ -103,15 +103,15 @@ class EngineSite(Protocol):
 
     @property
     def notice_s(self) -> float:
-        """Seconds after which work that was given up is taken by another process, should nobody have told it."""
+        """Seconds after which another process takes released work without a notification."""
 
     @property
     def takeover_s(self) -> float:
-        """Seconds after which what a silent process held has gone elsewhere."""
+        """Seconds after which the runs of a silent process have a new owner."""
 
     @property
     def queue_max(self) -> int:
-        """Runs that may wait; at least 10, and few, as a case fills the queue."""
+        """The bound of the queue; at least 10, and low, as a case fills it."""
 
     @property
     def tenancy(self) -> Tenancy:
@@ -134,7 +134,7 @@ class EngineSite(Protocol):
         """
 
     async def bury(self, dead: str, by: EngineMember) -> None:
-        """A supervisor tells `by` that this process is dead; not needed by an engine that finds out at once."""
+        """A supervisor notifies `by` that this process is dead; an engine that notices at once ignores it."""
 
     async def close(self) -> None:
         """End every process and remove the data."""
@@ -168,7 +168,7 @@ class BlobsHarness(Protocol):
 
     @property
     def secrets(self) -> Sequence[str]:
-        """What no message may say."""
+        """The secrets that no message may show."""
 
     async def open(self) -> Blobs:
         """A process at a place of its own, which is empty."""
@@ -177,7 +177,7 @@ class BlobsHarness(Protocol):
         """Another process at the same place."""
 
     async def spoil(self, blobs: Blobs, reference: Reference, data: bytes | None) -> None:
-        """Somebody else overwrites the object with these bytes, or removes it."""
+        """Another program overwrites the object with these bytes, or removes it."""
 
     async def cut_off(self, blobs: Blobs) -> None:
         """From now on the place cannot be reached from anywhere."""

@@ -24,7 +24,7 @@ from offramp.ports.store import Claim, Lease, Parked, RunLog, Store
 
 
 class Executed(NamedTuple):
-    """Who executed a step of which run."""
+    """A step of a run, and the process that executed it."""
 
     owner: str
     run_id: str
@@ -32,7 +32,7 @@ class Executed(NamedTuple):
 
 
 class Ledger:
-    """What all hosts of a case did, in order, and the gates at which steps wait.
+    """The actions of all hosts of a case, in order, and the gates at which steps wait.
 
     Args:
         now: epoch seconds.
@@ -41,14 +41,14 @@ class Ledger:
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.taken: list[tuple[str, str]] = []
-        """(owner, run) for each time that a host was told to execute a run."""
+        """(owner, run) for each `execute` that a host received."""
         self.began: list[Executed] = []
         self.recorded: list[Executed] = []
         self.values: list[bytes] = []
-        """What signals brought, in the order they were received."""
+        """The values of signals, in the order of receipt."""
         self.parked: list[str] = []
         self.lost: list[tuple[str, str]] = []
-        """(owner, run) for each time that a host was told that it lost a run."""
+        """(owner, run) for each `lost` that a host received."""
         self._gates: dict[str, asyncio.Event] = {}
 
     def hold(self, name: str) -> None:
@@ -65,11 +65,11 @@ class Ledger:
             await self._gates[name].wait()
 
     def steps(self, record: RunRecord) -> list[str]:
-        """The steps of a run that began, by whomever."""
+        """The steps of a run that began, in any process."""
         return [made.step for made in self.began if made.run_id == record.id]
 
     def owners(self, record: RunRecord, step: str) -> list[str]:
-        """Who began this step of a run."""
+        """The processes that began this step of a run."""
         return [made.owner for made in self.began if (made.run_id, made.step) == (record.id, step)]
 
 
@@ -101,7 +101,7 @@ class ScriptedHost:
     def __init__(self, owner: str, store: Store, ledger: Ledger, room: int) -> None:
         self.owner = owner
         self.ended: Callable[[], object] = lambda: None
-        """Called when a run left: an adapter has it tell the engine that there is room."""
+        """Called when a run left: an adapter connects it to the engine's `has_room`."""
         self._store = store
         self._ledger = ledger
         self.room = room
@@ -153,7 +153,7 @@ class ScriptedHost:
     @staticmethod
     def _stop(live: _Live) -> None:
         live.stopped = True
-        # A task that is cancelled before it began would not even clear up after itself.
+        # A task that is cancelled before it began would not even clean up.
         if live.task is not None and live.begun and not live.ending:
             live.task.cancel()
 
@@ -206,7 +206,7 @@ class ScriptedHost:
             if live.cancelled:
                 await self._end(live, log, Outcome("cancelled"), events.RunCancelled({}))
         except (LeaseLost, StoreError):
-            pass  # somebody else's run now, or the end of this process
+            pass  # the run is another process's now, or this process ends
         finally:
             with self._lock:
                 self._lives.remove(live)

@@ -1,4 +1,4 @@
-"""Cases of who gets a run: claiming, releasing, claiming by id (Q1, Q3, Q7, Q10), what may kill its owner (Q16)."""
+"""Cases of taking a run: claiming, releasing, claiming by id (Q1, Q3, Q7, Q10), suspects (Q16)."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def a_claim_says_what_the_run_became(stage: StoreStage) -> None:
     run = await stage.queued()
     claim = await claimed_one(stage.leases, "a", now=NOW + 3)
     assert (claim.record.status, claim.record.path, claim.record.started_at) == ("running", "deep", NOW + 3)
-    assert await stage.found(run) == claim.record
+    assert await stage.stored(run) == claim.record
 
 
 @case("Q1", lacks="shared")
@@ -111,7 +111,7 @@ async def a_released_run_is_free_for_any_owner(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await stage.running()
     await stage.leases.release(log.lease)
-    assert (await stage.found(run)).status == "queued"
+    assert (await stage.stored(run)).status == "queued"
     assert (await claimed_one(peer.leases, "b")).record.id == run.id
 
 
@@ -119,10 +119,10 @@ async def a_released_run_is_free_for_any_owner(stage: StoreStage) -> None:
 async def only_the_first_claim_is_fresh(stage: StoreStage) -> None:
     await stage.queued()
     first = await claimed_one(stage.leases, "a")
-    assert first.fresh, "nobody has executed any of the run, but its claim is not fresh"
+    assert first.fresh, "no process has executed any of the run, but its claim is not fresh"
     await stage.leases.release(first.lease)
     again = await claimed_one(stage.leases, "a", now=NOW + 1)
-    assert not again.fresh, "a run that was claimed before is said to be fresh"
+    assert not again.fresh, "the claim of a run that was claimed before is fresh"
     assert again.record.started_at == NOW, "a run began twice"
 
 
@@ -138,9 +138,9 @@ async def a_queued_run_is_claimed_by_its_id(stage: StoreStage) -> None:
     first = await stage.queued(priority=9)
     run = await stage.queued()
     claim = await stage.leases.claim_one("a", run.id, NOW)
-    assert claim is not None, "a queued run was not given to who named it"
+    assert claim is not None, "a queued run was not given to the process that named it"
     assert (claim.record.id, claim.record.status, claim.lease.owner) == (run.id, "running", "a")
-    assert (await stage.found(first)).status == "queued", "another run than the named one was claimed"
+    assert (await stage.stored(first)).status == "queued", "another run than the named one was claimed"
 
 
 @case("Q10")
@@ -170,7 +170,7 @@ async def what_is_queued_is_counted_by_tenant(stage: StoreStage) -> None:
     assert await stage.leases.queued() == {"": 1, "acme": 3}, "a run that was released waits for an owner"
     claim = await stage.leases.claim_one("a", run.id, NOW)
     assert claim is not None
-    assert await stage.leases.queued() == {"": 1, "acme": 2}, "a run that was claimed waits no more"
+    assert await stage.leases.queued() == {"": 1, "acme": 2}, "a claimed run still waits"
     await stage.store.log(claim.lease).finish(DONE, completed(), NOW)
     assert len(await claimed(stage.leases, "a")) == 3
     assert await stage.leases.queued() == {}
@@ -210,7 +210,7 @@ async def what_other_processes_queue_is_counted(stage: StoreStage) -> None:
 
 
 async def _suspected(stage: StoreStage, *priorities: int, together: bool = False) -> list[str]:
-    """Queued runs whose processes died as often as makes them suspects; `together`, or each on its own."""
+    """Queued runs whose processes died often enough to make them suspects; `together`, or one by one."""
     owners = ["dead" if together else f"dead {number}" for number in range(len(priorities))]
     runs = [(await stage.running(by, priority=each))[0].id for by, each in zip(owners, priorities, strict=True)]
     for death in range(SUSPECT_DEATHS):
@@ -236,13 +236,13 @@ async def suspects_that_died_alone_are_given_to_an_owner_one_at_a_time(stage: St
     peer = await stage.peer()
     suspected = set(await _suspected(stage, 0, 0, 0))
     mine = await claimed(stage.leases, "a")
-    assert len(mine) == 1, f"an owner was given {len(mine)} runs of which each may kill it"
-    assert await _taken(stage.leases, "a") == [], "an owner was given another run that may kill it"
+    assert len(mine) == 1, f"an owner was given {len(mine)} suspects"
+    assert await _taken(stage.leases, "a") == [], "an owner was given another suspect"
     others = await _taken(peer.leases, "b")
     assert len(others) == 1, f"another owner was given {len(others)}"
     await _survives(stage, mine[0])
     last = await _taken(stage.leases, "a")
-    assert {mine[0].record.id, *others, *last} == suspected, "a run is suspected though it survived"
+    assert {mine[0].record.id, *others, *last} == suspected, "a run is a suspect although it survived"
 
 
 @case("Q2", "Q15", "Q16")
@@ -251,7 +251,7 @@ async def suspects_that_died_together_are_given_to_an_owner_in_halves(stage: Sto
     group = await _suspected(stage, *[0] * 9, together=True)
     for company in (4, 2, 1):
         taken = await _taken(stage.leases, "a")
-        shown = f"of {group} an owner was given {taken} where {company} may be together"
+        shown = f"an owner was given {taken} of {group}, at most {company} may be together"
         assert (len(taken), set(taken) <= set(group)) == (company, True), shown
         for number in range(2):
             beside = await _taken(peer.leases, f"{company} {number}")
@@ -268,7 +268,7 @@ async def another_suspect_joins_a_group_when_one_of_it_survived(stage: StoreStag
     await _suspected(stage, *[0] * 4, together=True)
     group = await claimed(stage.leases, "a")
     assert len(group) == 2
-    assert await _taken(stage.leases, "a") == [], "an owner was given more than half of those that died together"
+    assert await _taken(stage.leases, "a") == [], "an owner was given more than half of the runs that died together"
     await _survives(stage, group[0])
     assert len(await _taken(stage.leases, "a")) == 1
 
@@ -280,8 +280,8 @@ async def a_suspect_is_beside_no_more_runs_whose_owner_died_than_it_may(stage: S
     shaken, _ = await stage.running("dead")
     await stage.leases.retire("dead")
     mine = await _taken(stage.leases, "a") + await _taken(stage.leases, "a")
-    assert len(mine) == 1, "a run that may kill its owner is beside one that may be the one that does"
-    assert {*mine, *await _taken(peer.leases, "b")} == {suspect, shaken.id}, "not every run was taken by somebody"
+    assert len(mine) == 1, "a suspect is beside a run that may be the culprit"
+    assert {*mine, *await _taken(peer.leases, "b")} == {suspect, shaken.id}, "a run was not taken"
 
 
 @case("Q3", "Q15", "Q16")

@@ -39,7 +39,7 @@ async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> No
     except LeaseLost:
         assert len(await stage.store.journal(run.id)) == 1
         return
-    raise AssertionError("who held the run still writes it")
+    raise AssertionError("the former owner still writes the run")
 
 
 @case("Q13")
@@ -104,7 +104,7 @@ async def _is_taken_over(stage: StoreStage, whole: RunLog, lease: Lease) -> None
         await log.durable()
     except LeaseLost:
         return
-    raise AssertionError("who lost a step is told that what he wrote is on disk")
+    raise AssertionError("the process that lost a step learns that its write is on disk")
 
 
 @case("Q14", "S1", "S3")
@@ -119,7 +119,7 @@ async def a_step_is_written_no_further_than_its_entry(stage: StoreStage) -> None
     stage.store.on_lost(lost.append)
     await _refused(log, whole)
     assert await stage.store.journal(run.id) == [entry(0)], "an entry was written twice"
-    assert lost == [taken.lease], "who waits for a write knew that it is refused before `on_lost` was told"
+    assert lost == [taken.lease], "the waiting caller learned of the refusal before `on_lost` was called"
     assert (await stage.leases.take_step(whole.lease, "work:0:0")).finished
 
 
@@ -140,17 +140,17 @@ async def an_engine_is_told_of_each_wish_to_cancel(stage: StoreStage) -> None:
     run, log = await _entrusted(stage)
     other = await stage.queued()
     await stage.leases.request_cancel(other.id)
-    assert list(await peer.leases.unheard()) == [], "a run that no engine has is to be told to one"
+    assert list(await peer.leases.unheard()) == [], "a run that no engine has is pending for one"
     for _ in range(2):
         await stage.leases.request_cancel(run.id)
     assert list(await peer.leases.unheard()) == [run.id]
     await peer.leases.heard(run.id)
-    assert list(await peer.leases.unheard()) == [run.id], "of two wishes one was told"
+    assert list(await peer.leases.unheard()) == [run.id], "the second of two requests is not pending"
     await peer.leases.heard(run.id)
     assert list(await stage.leases.unheard()) == []
     await stage.leases.request_cancel(run.id)
     await log.finish(DONE, completed(), NOW)
-    assert list(await stage.leases.unheard()) == [], "a run that has ended is to be told"
+    assert list(await stage.leases.unheard()) == [], "a run that has ended is still pending for its engine"
 
 
 @case("Q17", "Q8", needs=("signals",))

@@ -43,7 +43,7 @@ async def what_a_retired_owner_held_is_free(stage: StoreStage) -> None:
     assert await peer.leases.retire("a") == 3
     assert await peer.leases.retire("a") == 0
     assert {claim.record.id for claim in await claimed(peer.leases, "c")} == mine
-    assert (await stage.found(other)).status == "running", "a run of another owner was given away"
+    assert (await stage.stored(other)).status == "running", "a run of another owner was given away"
 
 
 @case("Q4")
@@ -54,8 +54,8 @@ async def a_wish_to_cancel_reaches_the_owner_with_its_renewal(stage: StoreStage)
     await stage.running()
     assert list(stage.leases.renew("a", NOW + 15)[1]) == []
     record = await peer.leases.request_cancel(run.id)
-    assert record is not None, "the run is unknown to who wants it cancelled"
-    assert record.cancel_requested, "the answer does not show the wish"
+    assert record is not None, "the run is unknown to the process that cancels it"
+    assert record.cancel_requested, "the answer does not show the request"
     assert list(stage.leases.renew("a", NOW + 20)[1]) == [run.id]
     await log.finish(DONE, completed(), NOW)
     assert list(stage.leases.renew("a", NOW + 30)[1]) == [], "a run that has ended is to be cancelled"
@@ -76,7 +76,7 @@ async def a_wish_to_cancel_stays_with_a_queued_run(stage: StoreStage) -> None:
     run = await stage.queued()
     await stage.leases.request_cancel(run.id)
     claim = await claimed_one(stage.leases, "a")
-    assert claim.record.cancel_requested, "the wish was forgotten when the run was claimed"
+    assert claim.record.cancel_requested, "the request was forgotten when the run was claimed"
 
 
 @case("Q4", needs=("durable",))
@@ -84,7 +84,7 @@ async def a_wish_to_cancel_survives_a_crash(stage: StoreStage) -> None:
     run = await stage.queued()
     await stage.leases.request_cancel(run.id)
     after = await stage.crash()
-    assert (await claimed_one(after.leases, "b")).record.cancel_requested, "an acknowledged wish to cancel was lost"
+    assert (await claimed_one(after.leases, "b")).record.cancel_requested, "an acknowledged cancellation was lost"
 
 
 @case("Q4")
@@ -105,7 +105,7 @@ async def an_owner_is_known_by_what_it_said_last(stage: StoreStage) -> None:
     await stage.leases.register(changed)
     assert list(await peer.leases.owners()) == [changed]
     held, _ = stage.leases.renew("a", NOW + 8)
-    assert held, "an owner that is known was said to be forgotten"
+    assert held, "a known owner was reported as forgotten"
     assert [known.expires_at for known in await peer.leases.owners()] == [NOW + 8]
 
 
@@ -124,7 +124,7 @@ async def an_owner_that_was_expired_or_retired_is_forgotten(stage: StoreStage) -
 @case("Q6")
 async def renewing_makes_nobody_known(stage: StoreStage) -> None:
     held, cancels = stage.leases.renew("a", NOW + 20)
-    assert (held, list(cancels)) == (False, []), "an owner that nobody knows was told that it holds its lease"
+    assert (held, list(cancels)) == (False, []), "renew confirmed the lease of an unknown owner"
     assert list(await stage.leases.owners()) == []
 
 
@@ -135,10 +135,10 @@ async def a_run_counts_the_processes_that_died_with_it(stage: StoreStage) -> Non
     other, _ = await stage.running(by="z")
     for count, name in enumerate(("b", "c", "d"), start=1):
         await peer.leases.retire("abc"[count - 1])
-        assert (await stage.found(run)).deaths == count, f"not {count} deaths were counted"
+        assert (await stage.stored(run)).deaths == count, f"not {count} deaths were counted"
         claim = await claimed_one(stage.leases, name)
-        assert claim.record.deaths == count, "who claims the run is not told of its deaths"
-    assert (await stage.found(other)).deaths == 0, "a death was counted for a run of another owner"
+        assert claim.record.deaths == count, "the claim does not show the run's deaths"
+    assert (await stage.stored(other)).deaths == 0, "a death was counted for a run of another owner"
 
 
 def _leaving(name: str) -> Owner:
@@ -155,7 +155,7 @@ async def a_process_that_leaves_has_not_died(stage: StoreStage) -> None:
     await peer.leases.retire("a")
     peer.leases.expire(NOW + 11)
     for run in left:
-        assert (await stage.found(run)).deaths == 0, "a process that was told to stop is said to have died"
+        assert (await stage.stored(run)).deaths == 0, "a process that stopped in order is counted as dead"
 
 
 @case("Q2", "Q15")
@@ -168,7 +168,7 @@ async def silence_is_a_death(stage: StoreStage) -> None:
         assert list(peer.leases.expire(NOW + 11)) == [name]
         await claimed_one(stage.leases, "b")
     await peer.leases.retire("b")
-    found = await stage.found(run)
+    found = await stage.stored(run)
     assert (found.deaths, found.deaths_silent) == (3, 2), "two processes fell silent, and one died"
 
 
@@ -179,19 +179,19 @@ async def silence_that_is_no_fault_of_the_runs_is_no_death(stage: StoreStage) ->
     run, _ = await stage.running()
     assert list(peer.leases.expire(NOW + 11, blames=False)) == ["a"]
     assert (await claimed_one(stage.leases, "b")).record.id == run.id
-    assert (await stage.found(run)).deaths == 0, "a run is blamed for what something else may have caused"
+    assert (await stage.stored(run)).deaths == 0, "a run is blamed although another may be the cause"
 
 
 @case("Q2", "Q5", "Q15")
 async def a_run_knows_how_its_last_owner_left_it(stage: StoreStage) -> None:
     peer = await stage.peer()
     run, log = await stage.running()
-    assert (await stage.found(run)).left_by is None, "an owner is said to have left a run that it holds first"
+    assert (await stage.stored(run)).left_by is None, "a run that never changed hands shows how an owner left it"
     await stage.leases.release(log.lease)
     seen = []
     for name in ("b", "c", "d", "e", "f"):
         claim = await claimed_one(stage.leases, name)
-        assert claim.record.left_by == (await stage.found(run)).left_by, "who claims the run is told another story"
+        assert claim.record.left_by == (await stage.stored(run)).left_by, "claim and record differ in `left_by`"
         seen.append(claim.record.left_by)
         if name == "b":
             await stage.leases.release(claim.lease, Parked(NOW, 0))
@@ -210,7 +210,7 @@ async def a_run_that_died_alone_is_known_to_have(stage: StoreStage) -> None:
     lone, _ = await stage.running(by="b")
     await peer.leases.retire("a")
     await peer.leases.retire("b")
-    assert [(await stage.found(run)).deaths_alone for run in (*runs, lone)] == [0, 0, 1]
+    assert [(await stage.stored(run)).deaths_alone for run in (*runs, lone)] == [0, 0, 1]
 
 
 @case("Q15")
@@ -222,10 +222,10 @@ async def deaths_are_forgotten_when_a_run_survived(stage: StoreStage) -> None:
     log.append(entry(1), None)
     before.survived()
     await log.durable()
-    assert (await stage.found(run)).deaths == 1, "a step, or who lost the run, made a death forgotten"
+    assert (await stage.stored(run)).deaths == 1, "a finished step, or a former owner, made a death forgotten"
     log.survived()
     await log.durable()
-    found = await stage.found(run)
+    found = await stage.stored(run)
     assert (found.deaths, found.deaths_alone, found.company) == (0, 0, 0)
     await peer.leases.retire("b")
     assert (await claimed_one(stage.leases, "c")).record.deaths == 1, "deaths that were forgotten are counted"

@@ -28,14 +28,14 @@ async def a_parked_run_is_taken_by_nobody_before_its_time(stage: StoreStage) -> 
     peer = await stage.peer()
     run, _ = await _parked(stage, Parked(NOW + 10, 0))
     assert await claimed(peer.leases, "b", now=NOW + 9) == [], "a parked run was taken before its time"
-    assert (await stage.found(run)).status == "running", "a run that waits is no queued one"
+    assert (await stage.stored(run)).status == "running", "a parked run counts as queued"
     assert (await claimed_one(peer.leases, "b", now=NOW + 10)).record.id == run.id
 
 
 @case("Q5")
 async def a_parked_run_has_no_owner(stage: StoreStage) -> None:
     run, lease = await _parked(stage, UNTIL_SIGNALLED)
-    assert await stage.leases.retire("a") == 0, "a parked run is held still"
+    assert await stage.leases.retire("a") == 0, "a parked run still has an owner"
     assert await claimed(stage.leases, "b", now=NOW + 1e8) == [], "a run that waits for a signal was taken without one"
     log = stage.store.log(lease)
     log.append(entry(1), None)
@@ -73,8 +73,8 @@ async def a_run_that_is_to_be_cancelled_is_not_parked(stage: StoreStage) -> None
 async def a_parked_run_is_claimed_by_its_id(stage: StoreStage) -> None:
     run, _ = await _parked(stage, UNTIL_SIGNALLED)
     claim = await stage.leases.claim_one("b", run.id, NOW)
-    assert claim is not None, "a parked run was not given to who named it"
-    assert await claimed(stage.leases, "c", now=NOW + 1e8) == [], "the run was parked still after it was claimed"
+    assert claim is not None, "a parked run was not given to the process that named it"
+    assert await claimed(stage.leases, "c", now=NOW + 1e8) == [], "the run is still parked after it was claimed"
 
 
 @case("Q5", needs=("durable",))
@@ -126,7 +126,7 @@ async def signals_are_kept_as_they_were_sent(stage: StoreStage) -> None:
     sent = [("go", b'{"a":1}'), ("stop", b"null"), ("go", b"2"), ("go", b"1")]
     for number, (name, value) in enumerate(sent):
         record = await (peer, stage)[number % 2].leases.send_signal(run.id, name, value, NOW)
-        assert record == await stage.found(run)
+        assert record == await stage.stored(run)
     assert await stage.store.signals(run.id) == sent
     other = await stage.queued()
     assert await stage.store.signals(other.id) == [], "a signal reached a run that it was not sent to"
@@ -186,7 +186,7 @@ async def a_signal_that_is_sent_again_is_kept_once(stage: StoreStage) -> None:
     run = await stage.queued()
     for leases in (stage.leases, peer.leases, stage.leases):
         record = await leases.send_signal(run.id, "go", b"1", NOW, "a")
-        assert record == await stage.found(run), "what is sent again is answered in another way"
+        assert record == await stage.stored(run), "a repeated signal gets another answer"
     await stage.leases.send_signal(run.id, "go", b"1", NOW, "b")
     await stage.leases.send_signal(run.id, "go", b"1", NOW)
     await stage.leases.send_signal(run.id, "go", b"1", NOW)

@@ -1,4 +1,4 @@
-"""Cases of who announces what is due, and how much at a time (W3, W6)."""
+"""Cases of claims of due announcements, and their number at a time (W3, W6)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def a_claim_that_was_settled_is_not_settled_again(stage: StoreStage) -> No
     assert await stage.outbox.settle(first, Progress(0, 1, NOW, NOW + 5))
     [second] = await due(stage, NOW + 5)
     assert second.token > first.token, f"claim {second.token} came after claim {first.token}"
-    assert not await stage.outbox.settle(first, Progress(2)), "an older claim settled what a newer one is at"
+    assert not await stage.outbox.settle(first, Progress(2)), "an older claim settled an entry that a newer one holds"
 
 
 @case("W3", needs=("webhooks", "shared"))
@@ -48,7 +48,7 @@ async def processes_that_claim_together_share(stage: StoreStage) -> None:
         runs.add(run.id)
     claims = await asyncio.gather(*(due(member) for member in members))
     taken = [pending.run_id for each in claims for pending in each]
-    assert sorted(taken) == sorted(runs), "an entry was taken twice, or by nobody"
+    assert sorted(taken) == sorted(runs), "an entry was taken twice, or not at all"
 
 
 async def _due_runs(stage: StoreStage, host: str, count: int) -> None:

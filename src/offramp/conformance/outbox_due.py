@@ -1,4 +1,4 @@
-"""Cases of when a webhook has something to announce (W1, W2), and of what outlives whom (W4, W5)."""
+"""Cases of when an announcement is due (W1, W2), and of retention (W4, W5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FROM_THE_START = Webhook("https://example.com/hooks", ("run.accepted",))
 async def an_entry_comes_with_its_run_alone(stage: StoreStage) -> None:
     run, _ = await stage.running(webhook=FROM_THE_START)
     await stage.running()
-    assert (await stage.found(run)).webhook == FROM_THE_START
+    assert (await stage.stored(run)).webhook == FROM_THE_START
     [pending] = await due(stage)
     assert (pending.run_id, pending.host, pending.latest) == (run.id, "example.com", 1)
     assert pending.progress == Progress(), "a new entry has progress"
@@ -54,14 +54,14 @@ async def an_entry_is_due_once_something_it_asks_for_happened(stage: StoreStage)
     _, log = await announcing(stage)
     log.append(None, started(0))
     await log.durable()
-    assert await due(stage) == [], "an entry is due, but nothing it asks for has happened"
-    assert not told, "somebody was woken for an event that nobody asked for"
+    assert await due(stage) == [], "an entry is due, but no event that it asks for has happened"
+    assert not told, "an event that no webhook asks for woke a listener"
     await step(log, 1)
     await until(lambda: bool(told))
     [pending] = await due(stage)
     assert (pending.latest, pending.progress.cursor) == (3, 0)
     assert await stage.outbox.settle(pending, Progress(3))
-    assert await due(stage) == [], "what was announced is due again"
+    assert await due(stage) == [], "an announced event is due again"
     await step(log, 2)
     [pending] = await due(stage)
     assert (pending.latest, pending.progress.cursor) == (4, 3)
@@ -74,7 +74,7 @@ async def the_end_makes_an_entry_due_whatever_it_asks_for(stage: StoreStage) -> 
     [pending] = await due(stage)
     assert pending.latest == 2
     assert await stage.outbox.settle(pending, Progress(2, done=True))
-    assert await due(stage, NOW + 1e6) == [], "what is done is due again"
+    assert await due(stage, NOW + 1e6) == [], "a finished entry is due again"
 
 
 @case("W2", needs=("webhooks",))
@@ -136,7 +136,7 @@ async def entries_survive_a_crash(stage: StoreStage) -> None:
     run = await stage.queued(webhook=FROM_THE_START)
     other = await stage.queued(webhook=webhook())
     after = await stage.crash()
-    assert [pending.run_id for pending in await due(after)] == [run.id], "what was to be announced is forgotten"
+    assert [pending.run_id for pending in await due(after)] == [run.id], "a pending announcement is forgotten"
     claim = await after.leases.claim_one("b", other.id, NOW)
     assert claim is not None
     await step(after.store.log(claim.lease), 1)
@@ -153,9 +153,11 @@ async def what_is_not_announced_outlives_its_retention_but_not_for_ever(stage: S
         if pending.run_id == done.id:
             await stage.outbox.settle(pending, Progress(2, done=True))
     assert await stage.store.purge(NOW + 11) == 1, "expected the run alone that has nothing to announce"
-    assert ((await stage.found(done)).purged, (await stage.found(done)).webhook) == (True, None)
+    assert ((await stage.stored(done)).purged, (await stage.stored(done)).webhook) == (True, None)
     assert len(await frames_of(stage.store, waiting)) == 2
     assert await stage.store.purge(NOW + 9 + UNDELIVERED_KEPT_S) == 0
-    assert await stage.store.purge(NOW + 11 + UNDELIVERED_KEPT_S) == 1, "a run is kept for ever for what nobody takes"
-    assert (await stage.found(waiting)).purged
+    assert await stage.store.purge(NOW + 11 + UNDELIVERED_KEPT_S) == 1, (
+        "an undelivered announcement keeps a run forever"
+    )
+    assert (await stage.stored(waiting)).purged
     assert await due(stage, NOW + 1e9) == []

@@ -19,7 +19,7 @@ CLAIM_S = 15.0
 
 
 def webhook(host: str = "example.com") -> Webhook:
-    """What asks for each finished step, and for the end."""
+    """A webhook that asks for each finished step, and for the end."""
     return Webhook(f"https://{host}/hooks", ("step.completed", "run.completed"))
 
 

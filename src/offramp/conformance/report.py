@@ -1,4 +1,4 @@
-"""What a suite found: one result per case, and what that says of each obligation."""
+"""The report of a suite: one result per case, and the verdict on each obligation."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Report:
         return not self.failures and all(self.of(obligation.id) != "unproved" for obligation in self.obligations)
 
     def add(self, case: Case[object], verdict: Verdict, error: str = "") -> None:
-        """Note how a case went."""
+        """Note the result of a case."""
         self.results.append(Result(case.id, case.obligations, verdict, case.lacks is not None, error))
 
     def of(self, obligation: str) -> str:
-        """How the adapter stands to an obligation.
+        """Whether the adapter keeps an obligation.
 
         `passed`; `in part`, where some cases need a capability that is not declared; `refused`, where all of them do
         and the adapter says so; `FAILED`; `unproved`.

@@ -1,4 +1,4 @@
-"""What the cases write: records, journal entries and events with nothing special about them."""
+"""Sample data for the cases: ordinary records, journal entries and events."""
 
 from __future__ import annotations
 

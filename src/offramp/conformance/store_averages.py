@@ -1,4 +1,4 @@
-"""Cases of what processes learn together (S17)."""
+"""Cases of the averages that processes learn together (S17)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def an_average_moves_by_the_share_whichever_process_learns(stage: StoreSta
     await stage.store.learn([Observed("answer", 0.25, 8.0)])
     assert await peer.store.learn([Observed("answer", 0.25, 4.0)]) == {"answer": 7.0}
     assert await stage.store.learn([Observed("answer", 0.5, 1.0)]) == {"answer": 4.0}
-    assert await peer.store.learn([]) == {"answer": 4.0}, "what was learned is not visible at once"
+    assert await peer.store.learn([]) == {"answer": 4.0}, "a learned average is not visible at once"
 
 
 @case("S17")

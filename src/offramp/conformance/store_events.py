@@ -1,4 +1,4 @@
-"""Cases of the event log: numbers, the end, what listeners and readers get (S4, S5, S7, S10, S15)."""
+"""Cases of the event log: numbers, the end, listeners and readers (S4, S5, S7, S10, S15)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from offramp.core.run import RunRecord
 from offramp.ports.store import Batch, Store
 
 ANSWER_S = 5.0
-"""How long a listener waits for a look into the store."""
+"""Seconds that a listener waits for a read of the store."""
 
 
 @case("S4")
@@ -64,7 +64,7 @@ async def outcome_and_terminal_event_are_visible_together(stage: StoreStage) -> 
     run, log = await stage.running()
     log.append(entry(1), started(1))
     await log.finish(DONE, completed(), NOW + 1)
-    stored = await stage.found(run)
+    stored = await stage.stored(run)
     assert (stored.status, stored.result, stored.finished_at) == ("completed", b'"done"', NOW + 1)
     assert [frame.type for frame in await frames_of(stage.store, run)][-1] == "run.completed"
 
@@ -84,7 +84,7 @@ async def a_run_ends_once(stage: StoreStage) -> None:
     run, log = await stage.running()
     await log.finish(DONE, completed(), NOW)
     await refused(log.finish(DONE, completed(), NOW + 1), "a second outcome")
-    stored = await stage.found(run)
+    stored = await stage.stored(run)
     assert stored.finished_at == NOW, "a second outcome took the place of the first"
     assert await count_of(stage.store, run) == 2
 
@@ -94,17 +94,17 @@ async def a_run_that_has_ended_is_nobodys(stage: StoreStage) -> None:
     run, log = await stage.running()
     await log.finish(DONE, completed(), NOW)
     await refused(stage.leases.release(log.lease), "a release of a run that has ended")
-    assert await stage.leases.retire("a") == 0, "a run that has ended is held still"
-    assert (await stage.found(run)).status == "completed"
+    assert await stage.leases.retire("a") == 0, "a run that has ended still has an owner"
+    assert (await stage.stored(run)).status == "completed"
 
 
 class _Audience:
-    """A listener that looks, while it is told, whether a reader elsewhere sees the event already."""
+    """A listener that checks, during each call, whether a reader in another process sees the event already."""
 
     def __init__(self, reader: Store) -> None:
         self._reader = reader
         self._loop = asyncio.get_running_loop()
-        self.heard: list[tuple[int, bytes]] = []
+        self.received: list[tuple[int, bytes]] = []
         self.unseen: list[int] = []
         self._looks: list[asyncio.Task[None]] = []
 
@@ -112,7 +112,7 @@ class _Audience:
         for batch in batches:
             last = batch.first + len(batch.frames) - 1
             self._look(last, self._reader.events(batch.run_id, last - 1))
-            self.heard += [(batch.first + place, data) for place, data in enumerate(batch.frames)]
+            self.received += [(batch.first + place, data) for place, data in enumerate(batch.frames)]
 
     def _look(self, seq: int, reading: Coroutine[Any, Any, list[Frame]]) -> None:
         async def look() -> None:
@@ -131,13 +131,13 @@ class _Audience:
             looking.send(None)
         except StopIteration:
             return
-        # A store that tells on this loop and reads with it: the look cannot be over before the listener returns.
+        # A store that calls listeners on this loop and reads with it: the read cannot end before the listener returns.
         looking.close()
         self._looks.append(self._loop.create_task(look()))
 
     async def complete(self, count: int) -> list[int]:
-        """Wait for so many events; which of them nobody could see when they were told."""
-        await until(lambda: len(self.heard) >= count)
+        """Wait for so many events; returns those that no reader could see when the listener was called."""
+        await until(lambda: len(self.received) >= count)
         await asyncio.gather(*self._looks)
         return self.unseen
 
@@ -158,7 +158,7 @@ async def _performance(stage: StoreStage) -> tuple[RunRecord, _Audience]:
 async def listeners_hear_what_everybody_can_see(stage: StoreStage) -> None:
     run, audience = await _performance(stage)
     unseen = await audience.complete(len(await frames_of(stage.store, run)))
-    assert not unseen, f"told before another process could read them: events {unseen}"
+    assert not unseen, f"delivered to a listener before another process could read them: events {unseen}"
 
 
 @case("S7")
@@ -166,7 +166,7 @@ async def listeners_hear_every_event_once_and_in_order(stage: StoreStage) -> Non
     run, audience = await _performance(stage)
     stored = [(frame.seq, frame.data) for frame in await frames_of(stage.store, run)]
     await audience.complete(len(stored))
-    assert audience.heard == stored, f"heard {[seq for seq, _ in audience.heard]}, stored {[seq for seq, _ in stored]}"
+    assert audience.received == stored, f"expected {stored}, got {audience.received}"
 
 
 @case("S10")

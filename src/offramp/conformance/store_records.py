@@ -36,7 +36,7 @@ async def a_run_is_created_once_for_its_id(stage: StoreStage) -> None:
     for store in (stage.store, peer.store):
         again, _ = store.create(run, accepted(run), owner=None, durable=True)
         assert (await again).existing == run.id, f"{run.id} was created a second time"
-    assert await stage.found(run) == run, "creating a run again changed it"
+    assert await stage.stored(run) == run, "creating a run again changed it"
     log.append(None, started(1))
     await log.durable()
     assert await count_of(stage.store, run) == 2
@@ -48,18 +48,18 @@ async def a_run_that_ended_is_not_created_again(stage: StoreStage) -> None:
     await log.finish(DONE, completed(), NOW)
     again, _ = stage.store.create(run, accepted(run), owner="a", durable=True)
     assert (await again).existing == run.id, "a run that had ended began anew"
-    assert (await stage.found(run)).status == "completed"
+    assert (await stage.stored(run)).status == "completed"
 
 
 @case("S6")
 async def a_run_is_created_once_for_its_tenant_and_key(stage: StoreStage) -> None:
     first, none = await stage.keyed(KEY, tenant="t")
-    assert none is None, "an idempotency key that nobody used is taken"
+    assert none is None, "an unused idempotency key is taken"
     second, existing = await stage.keyed(KEY, tenant="t")
     assert existing == first.id, f"the key was used by {first.id}, but the answer was {existing}"
     assert await stage.store.get(second.id) is None, "a second run was created for the same key"
     _, other = await stage.keyed(KEY, tenant="u")
-    assert other is None, "a key of one tenant stands in the way of another"
+    assert other is None, "a key of one tenant blocks the same key of another"
 
 
 @case("S6")
@@ -134,7 +134,7 @@ async def a_failure_is_kept_whole(stage: StoreStage) -> None:
     run, log = await stage.running()
     failure = Failure("step-failed", "no", "work", 2, causes=[Failure("x", "y")])
     await log.finish(Outcome("failed", error=failure), drafted(events.RunFailed(failure.public())), NOW)
-    stored = await stage.found(run)
+    stored = await stage.stored(run)
     assert (stored.status, stored.error, stored.result) == ("failed", failure, None)
 
 
@@ -142,9 +142,9 @@ async def a_failure_is_kept_whole(stage: StoreStage) -> None:
 async def an_adopted_run_is_deep_and_leased_still(stage: StoreStage) -> None:
     run, log = await stage.running()
     await stage.store.adopt(log.lease, DEMOTION)
-    stored = await stage.found(run)
+    stored = await stage.stored(run)
     assert (stored.path, stored.demotion, stored.status) == ("deep", DEMOTION, "running")
-    assert await stage.leases.claim("b", 1, [PIPELINE], NOW) == [], "the run was taken from the process that has it"
+    assert await stage.leases.claim("b", 1, [PIPELINE], NOW) == [], "the run was taken from its owner"
     log.append(entry(1), None)
     await log.durable()
 
@@ -153,9 +153,9 @@ async def an_adopted_run_is_deep_and_leased_still(stage: StoreStage) -> None:
 async def adopting_again_changes_nothing(stage: StoreStage) -> None:
     run, log = await stage.running()
     await stage.store.adopt(log.lease, DEMOTION)
-    before = await stage.found(run)
+    before = await stage.stored(run)
     await stage.store.adopt(log.lease, DEMOTION)
-    assert await stage.found(run) == before
+    assert await stage.stored(run) == before
     assert await count_of(stage.store, run) == 1
 
 
@@ -225,7 +225,7 @@ async def a_listing_leaves_large_results_out(stage: StoreStage) -> None:
     await small.finish(DONE, completed(), NOW)
     listed = [await stage.listed_record(made) for made in (run, other)]
     assert [record.result for record in listed] == [None, DONE.result]
-    assert (await stage.found(run)).result == large, "a large result was lost"
+    assert (await stage.stored(run)).result == large, "a large result was lost"
 
 
 async def _ended(stage: StoreStage, retention_s: float) -> RunRecord:
@@ -246,7 +246,7 @@ async def _purged(stage: StoreStage, now: float) -> int:
 async def a_purged_run_is_known_but_empty(stage: StoreStage) -> None:
     run = await _ended(stage, 100.0)
     assert await _purged(stage, NOW + 101) == 1
-    stored = await stage.found(run)
+    stored = await stage.stored(run)
     assert (stored.purged, stored.status, stored.result) == (True, "completed", None)
     assert b"secret" not in stored.input, "the input outlived its retention"
     assert await stage.store.journal(run.id) == [], "the journal outlived its retention"
@@ -287,8 +287,8 @@ async def what_is_due_is_told_and_purged_by_name(stage: StoreStage) -> None:
     first, second, kept = await _ended(stage, 100.0), await _ended(stage, 100.0), await _ended(stage, 1_000.0)
     assert list(await stage.store.due(NOW + 99)) == [], "a run is due before its retention is over"
     assert sorted(await stage.store.due(NOW + 101)) == sorted([first.id, second.id])
-    assert await stage.store.purge(NOW + 101, [first.id, kept.id]) == 1, "expected the one that is named and due"
-    assert list(await stage.store.due(NOW + 101)) == [second.id], "what was purged is due, or what was not is not"
+    assert await stage.store.purge(NOW + 101, [first.id, kept.id]) == 1, "expected the run that is named and due"
+    assert list(await stage.store.due(NOW + 101)) == [second.id], "the purged run is due, or another is not"
     for run in (second, kept):
         assert await count_of(stage.store, run) == 3, "a run was purged that was not named, or not due"
 
@@ -301,9 +301,9 @@ async def sweeping_removes_only_what_nothing_needs(stage: StoreStage) -> None:
     await _purged(stage, NOW + 101)
     while await stage.store.sweep(NOW + 101):
         pass
-    assert (await stage.found(emptied)).purged
+    assert (await stage.stored(emptied)).purged
     assert await count_of(stage.store, kept) == 3, "a run was swept away before its retention was over"
-    assert (await stage.found(record)).status == "running", "a run was swept away with its key"
+    assert (await stage.stored(record)).status == "running", "a run was swept away with its key"
     assert await stage.store.holder("", "good", NOW + 101) is not None, "a key was swept away before its time"
     assert await stage.store.holder("", "expired", NOW + 101) is None
 
@@ -311,21 +311,21 @@ async def sweeping_removes_only_what_nothing_needs(stage: StoreStage) -> None:
 @case("S19")
 async def a_duty_is_one_owner_s_at_a_time(stage: StoreStage) -> None:
     peer = await stage.peer()
-    assert await stage.store.take_duty("clean", "a", NOW, NOW + 10), "a duty that nobody has was not given"
-    assert not await peer.store.take_duty("clean", "b", NOW + 9, NOW + 19), "two have one duty"
+    assert await stage.store.take_duty("clean", "a", NOW, NOW + 10), "a free duty was not given"
+    assert not await peer.store.take_duty("clean", "b", NOW + 9, NOW + 19), "two owners have one duty"
     assert await peer.store.take_duty("cook", "b", NOW, NOW + 10), "another duty was not given"
     assert await stage.store.take_duty("clean", "a", NOW + 9, NOW + 19), "the owner could not keep its duty"
-    assert not await peer.store.take_duty("clean", "b", NOW + 18, NOW + 28), "a duty was taken from who kept it"
+    assert not await peer.store.take_duty("clean", "b", NOW + 18, NOW + 28), "a duty was taken from its owner"
 
 
 @case("S19")
 async def a_duty_is_free_again_when_it_is_given_back_or_its_owner_is_silent(stage: StoreStage) -> None:
     peer = await stage.peer()
     assert await stage.store.take_duty("clean", "a", NOW, NOW + 10)
-    assert await peer.store.take_duty("clean", "b", NOW + 10, NOW + 20), "a duty is held for ever"
-    assert not await stage.store.take_duty("clean", "a", NOW + 11, NOW + 21), "who was silent has its duty still"
+    assert await peer.store.take_duty("clean", "b", NOW + 10, NOW + 20), "a duty is held forever"
+    assert not await stage.store.take_duty("clean", "a", NOW + 11, NOW + 21), "a silent owner still has its duty"
     assert await peer.store.take_duty("clean", "b", NOW + 12, NOW + 12)
-    assert await stage.store.take_duty("clean", "a", NOW + 12, NOW + 22), "what was given back is not free"
+    assert await stage.store.take_duty("clean", "a", NOW + 12, NOW + 22), "a duty given back is not free"
 
 
 @case("S13", lacks="purge")

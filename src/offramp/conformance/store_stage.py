@@ -1,4 +1,4 @@
-"""What a case of the store suite is played on: a fresh store, its other processes, and short words for what it does."""
+"""The stage of a case of the store suite: a fresh store, its other processes, and short words for their actions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StoreStage:
 
     @property
     def outbox(self) -> Outbox:
-        """What its first process has to announce."""
+        """The outbox of its first process."""
         return self._first.outbox
 
     @classmethod
@@ -45,7 +45,7 @@ class StoreStage:
             await self._opened.pop().close()
 
     async def peer(self) -> StoreInstance:
-        """Another process; where only one is possible, the same one, which then speaks for two owners."""
+        """Another process; if only one is possible, the same one, which then acts for two owners."""
         return await self.reopen() if "shared" in self._harness.capabilities else self._first
 
     async def reopen(self) -> StoreInstance:
@@ -54,12 +54,12 @@ class StoreStage:
         return self._opened[-1]
 
     async def crash(self) -> StoreInstance:
-        """The process dies; another one finds what is left."""
+        """The process dies; another one opens the remaining data."""
         self._opened.append(await self._harness.crash(self._first))
         return self._opened[-1]
 
     async def end(self) -> StoreInstance:
-        """The process stops as it should; another one finds what it wrote."""
+        """The process stops in order; another one opens its data."""
         successor = await self.reopen()
         await self._first.store.close()
         return successor
@@ -90,7 +90,7 @@ class StoreStage:
         commit, _ = self.store.create(record, accepted(record), owner="a", durable=True, idempotency=key)
         return record, (await commit).existing
 
-    async def found(self, run: RunRecord) -> RunRecord:
+    async def stored(self, run: RunRecord) -> RunRecord:
         """The record as it is stored."""
         stored = await self.store.get(run.id)
         assert stored is not None, f"{run.id} is not there"
@@ -164,7 +164,7 @@ async def claimed_one(leases: Leases, by: str, now: float = NOW) -> Claim:
 
 
 async def refused(write: Awaitable[object], what: str) -> None:
-    """A write by somebody who lost the lease has to raise `LeaseLost`."""
+    """A write under a lost lease has to raise `LeaseLost`."""
     try:
         await write
     except LeaseLost:
@@ -173,11 +173,9 @@ async def refused(write: Awaitable[object], what: str) -> None:
 
 
 async def unsupported(call: Awaitable[object], capability: str) -> None:
-    """What needs a capability that is not declared has to raise `NotSupported` or `SettingsError`."""
+    """Use of a capability that is not declared has to raise `NotSupported` or `SettingsError`."""
     try:
         await call
     except (NotSupported, SettingsError):
         return
-    raise AssertionError(
-        f"{capability!r} is not declared, but what needs it raised neither NotSupported nor SettingsError"
-    )
+    raise AssertionError(f"{capability!r} is not declared, but its use raised neither NotSupported nor SettingsError")

@@ -22,7 +22,7 @@ async def without_tallies_no_class_has_counts(stage: StoreStage) -> None:
 async def tallies_of_a_minute_add_up(stage: StoreStage) -> None:
     peer = await stage.peer()
     await stage.store.tally([Tally("quick", MINUTE, Counts(3, 1))])
-    assert await peer.store.tallied(MINUTE) == {"quick": Counts(3, 1)}, "what was tallied is not visible at once"
+    assert await peer.store.tallied(MINUTE) == {"quick": Counts(3, 1)}, "counts are not visible at once"
     await peer.store.tally([Tally("quick", MINUTE, Counts(2, 0)), Tally("quick", MINUTE, Counts(0, 5))])
     for store in (stage.store, peer.store):
         assert await store.tallied(MINUTE) == {"quick": Counts(5, 6)}
@@ -55,7 +55,7 @@ async def tenants_are_counted_apart(stage: StoreStage) -> None:
     await stage.store.tally(
         [Tally("quick", MINUTE, Counts(3, 0), "acme"), Tally("quick", MINUTE + 60, Counts(0, 4), "beta")]
     )
-    assert await stage.store.tallied(MINUTE) == {"quick": Counts(1, 2)}, "a tenant's were added to those of all"
+    assert await stage.store.tallied(MINUTE) == {"quick": Counts(1, 2)}, "a tenant's counts were added to all"
     assert await stage.store.tallied(MINUTE, "acme") == {"quick": Counts(3, 0)}
     assert await stage.store.tallied(MINUTE, "beta") == {"quick": Counts(0, 4)}
     assert await stage.store.tallied(MINUTE + 1, "acme") == {}
@@ -75,7 +75,7 @@ async def a_tenants_counts_add_up_and_are_kept(stage: StoreStage) -> None:
 async def counts_are_kept_for_the_whole_budget(stage: StoreStage) -> None:
     await stage.store.tally([Tally("quick", MINUTE, Counts(1, 0))])
     await stage.store.tally([Tally("quick", MINUTE + KEPT_MINUTES, Counts(0, 1))])
-    assert await stage.store.tallied(MINUTE) == {"quick": Counts(1, 1)}, "counts were removed that are asked for still"
+    assert await stage.store.tallied(MINUTE) == {"quick": Counts(1, 1)}, "counts were removed that are still needed"
 
 
 @case("S16", needs=("durable", "shared"))

@@ -31,7 +31,7 @@ async def entries_become_visible_in_order(stage: StoreStage) -> None:
     seen: list[Entry] = []
     while len(seen) < MANY:
         seen = await stage.store.journal(run.id)
-        assert seen == written[: len(seen)], f"not what was written, in order: {names(seen)}"
+        assert seen == written[: len(seen)], f"not the written entries in order: {names(seen)}"
         await journaled(stage.store, run, min(len(seen) + 1, MANY))
 
 
@@ -80,7 +80,7 @@ async def what_was_promised_survives_and_the_rest_is_a_prefix(stage: StoreStage)
         log.append(made, None)
     left = await (await stage.crash()).store.journal(run.id)
     assert len(left) >= 50, f"50 entries were promised, {len(left)} are left"
-    assert left == written[: len(left)], f"not a prefix of what was written: {names(left)}"
+    assert left == written[: len(left)], f"not a prefix of the written entries: {names(left)}"
 
 
 @case("S2", needs=("durable",))
@@ -145,12 +145,12 @@ async def an_append_without_the_lease_is_refused(stage: StoreStage) -> None:
     log = stage.store.log(lost)
     log.append(entry(1), started(1))
     await refused(log.durable(), "an append")
-    assert lost in told, "who waits for a write knew that it is refused before `on_lost` was told"
+    assert lost in told, "the waiting caller learned of the refusal before `on_lost` was called"
     run = await stage.store.get(current.run_id)
     assert run is not None
     assert await stage.store.journal(run.id) == [], "the journal has an entry of an owner that lost the run"
     assert await count_of(stage.store, run) == 1, "the log has an event of an owner that lost the run"
-    assert heard == [], "listeners heard of an event that was refused"
+    assert heard == [], "listeners received an event that was refused"
 
 
 @case("S3")
@@ -158,7 +158,7 @@ async def an_append_between_two_owners_is_refused(stage: StoreStage) -> None:
     run, log = await stage.running()
     await stage.leases.retire("a")
     log.append(entry(1), started(1))
-    await refused(log.durable(), "an append to a run that nobody owns")
+    await refused(log.durable(), "an append to a run without an owner")
     assert await stage.store.journal(run.id) == [], "the journal has an entry of an owner that lost the run"
 
 
@@ -186,7 +186,7 @@ async def an_adoption_without_the_lease_is_refused(stage: StoreStage) -> None:
     run, log = await stage.running()
     for wrong in (Lease(run.id, "b", log.lease.token), Lease(run.id, "a", log.lease.token + 1)):
         await refused(stage.store.adopt(wrong, DEMOTION), f"an adoption with {wrong}")
-    assert (await stage.found(run)).demotion is None, "a run was demoted without its lease"
+    assert (await stage.stored(run)).demotion is None, "a run was demoted without its lease"
 
 
 @case("S3")
@@ -195,7 +195,7 @@ async def a_release_without_the_lease_is_refused(stage: StoreStage) -> None:
     await refused(stage.leases.release(lost), "a release")
     stored = await stage.store.get(current.run_id)
     assert stored is not None
-    assert stored.status == "running", "a lost owner gave the run of another away"
+    assert stored.status == "running", "a former owner gave the run of another away"
 
 
 @case("S18")
@@ -220,7 +220,7 @@ async def closing_writes_what_is_pending(stage: StoreStage) -> None:
     for number in range(MANY):
         log.append(entry(number), None)
     after = await stage.end()
-    assert len(await after.store.journal(run.id)) == MANY, "closing lost what was written before"
+    assert len(await after.store.journal(run.id)) == MANY, "closing lost earlier writes"
 
 
 @case("S14")

@@ -43,7 +43,7 @@ from offramp.conformance.store_stage import StoreStage
 
 PATIENCE_DEFAULT_S = 10.0
 BACKSTOPS_PER_PATIENCE = 10
-"""A case that hangs inside the adapter is ended after so many times the patience."""
+"""A case that hangs inside the adapter ends after this many times the patience."""
 
 
 def store_cases() -> list[Case[StoreStage]]:
@@ -91,11 +91,11 @@ async def prove(case: Case[StageT], stage: Awaitable[StageT], patience_s: float 
     Args:
         case: what to play.
         stage: opens the stage.
-        patience_s: how long it waits for what has to happen.
+        patience_s: seconds that it waits for an expected event.
 
     Raises:
         AssertionError: the adapter does not do what the case proves.
-        Exception: whatever else came of it, which is a failure as well.
+        Exception: any other error, which is a failure as well.
     """
     PATIENCE_S.set(patience_s)
     played = await stage
@@ -133,8 +133,8 @@ async def run_store(
 
     Args:
         harness: the adapter.
-        patience_s: how long a case waits for what has to happen.
-        cases: all of them unless told otherwise.
+        patience_s: seconds that a case waits for an expected event.
+        cases: all of them by default.
     """
     report = Report(harness.name, harness.capabilities, store_obligations())
     await _run(
@@ -181,12 +181,12 @@ async def _run(
         try:
             await play(case)
         except Exception as error:  # noqa: BLE001 - whatever an adapter raises is its failure, and the next case goes on
-            report.add(case, "failed", _told(error))
+            report.add(case, "failed", _text_of(error))
         else:
             report.add(case, "passed")
 
 
-def _told(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     if isinstance(error, AssertionError) and str(error):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

@@ -1,6 +1,6 @@
-"""Which addresses may be connected to on a caller's behalf: public ones, and what the operator allows besides.
+"""Which addresses Offramp may connect to on a caller's behalf: public ones, and those that the operator allows.
 
-Decides about addresses that somebody else resolved; a name says nothing about where it leads.
+Judges addresses after resolution; a host name alone says nothing about where it leads.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def parse_ports(text: str) -> Ports:
 
 
 class Allowed(NamedTuple):
-    """What the operator allows: besides public addresses, hosts by name and networks; and ports."""
+    """What the operator allows beyond public addresses: hosts by name, networks, and ports."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
@@ -116,7 +116,7 @@ def parse_listen(text: str) -> tuple[str, int] | None:
     """`HOST:PORT` to listen on, `[HOST]:PORT` for IPv6, or `PORT` on 127.0.0.1; None for "".
 
     Raises:
-        ValueError: it is nothing of that.
+        ValueError: it has none of these forms.
     """
     if not text.strip():
         return None
@@ -131,7 +131,7 @@ def parse_listen(text: str) -> tuple[str, int] | None:
 
 
 def kind_of(address: Address) -> str | None:
-    """Why nobody may be sent there, in one word; None for a public address."""
+    """Why an address is not public, in one word; None if it is."""
     address = _plain(address)
     if isinstance(address, IPv4Address):
         return next((kind for network, kind in _FORBIDDEN_4 if address in network), None)
@@ -153,7 +153,7 @@ def refusal(host: str, addresses: list[Address], allowed: Allowed) -> str | None
 
 
 def literal(host: str) -> list[Address]:
-    """The addresses a host stands for without asking anybody: an address itself, or localhost.
+    """The addresses of a host that needs no resolver: an address itself, or localhost.
 
     Raises:
         ValueError: it is an address in a form that only some programs read as one (`127.1`, `0x7f000001`).

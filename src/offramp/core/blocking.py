@@ -1,4 +1,4 @@
-"""Why a run loop does not answer, judged from looks at its thread: samples in, verdict out.
+"""Why a run loop does not answer, judged from samples of its thread: samples in, verdict out.
 
 A loop is blocked when one piece of user code holds it. It is not when many callbacks wait in its queue, when other
 threads hold the interpreter, or when the whole process gets no CPU.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 LOOKS_MIN = 3
-"""Looks at the same user code before it is held against it."""
+"""Samples that must show the same user code before it counts as the cause."""
 SHARE = 0.5
-"""Of a time: what counts as most of it."""
+"""The share of a period that counts as most of it."""
 PARKED_SHARE = 1e-4
-"""CPU that a thread uses at most while it waits in a call; one that waits for the interpreter wakes every 5 ms."""
+"""The most CPU that a thread uses while it waits in a call; one that waits for the interpreter wakes every 5 ms."""
 PARKED_SURE_S = 0.5
-"""A thread without CPU for this long waits in a call, even if the looking thread is late: no queue is as long."""
+"""A thread without CPU for this long waits in a call, even if the sampling thread is late: no queue is that long."""
 HELD_SURE_S = 5.0
-"""The same user code for this long is too long, whatever held it up."""
+"""The same user code for this long is too long, whatever the cause."""
 
 
 class Sample(NamedTuple):
@@ -25,8 +25,8 @@ class Sample(NamedTuple):
 
     Attributes:
         at: when, in seconds.
-        late_s: how much later than it wanted the looking thread came to look.
-        holder: a number for the user code that the thread stands in, another for each; 0 for none.
+        late_s: how late the sampling thread was, in seconds.
+        holder: a number that identifies the user code on the thread's stack; 0 for none.
         own_cpu_s: CPU that the loop's thread has used so far; None where the platform does not say.
         all_cpu_s: CPU that the process has used so far.
     """
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Samples in a row, summed up."""
+    """Consecutive samples, summed up."""
 
     first: Sample
     last: Sample
@@ -53,7 +53,7 @@ class Span(NamedTuple):
 
     @property
     def is_late(self) -> bool:
-        """Whether most of it passed while the looking thread could not run either."""
+        """Whether the sampling thread could not run either for most of it."""
         return self.late_s >= SHARE * self.seconds
 
     @property
@@ -76,7 +76,7 @@ class Span(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """All samples since the loop was asked, and those since it has stood in the same user code."""
+    """All samples since the loop was asked, and those since the user code on its stack last changed."""
 
     whole: Span
     held: Span

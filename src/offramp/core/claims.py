@@ -1,6 +1,6 @@
-"""Which queued runs a process takes: urgent ones first, and what may kill it among ever fewer. Decisions alone.
+"""Which queued runs a process takes: urgent ones first, suspects in ever smaller groups. Pure decisions.
 
-A store gives the heads of its queue and takes those that are chosen, in one transaction; nothing else orders claims.
+A store passes the heads of its queue and takes the chosen runs, in one transaction; nothing else orders claims.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 SUSPECT_DEATHS = 2
-"""Deaths in a row from which on a run is a suspect: each group of suspects has half of those that died together."""
+"""Consecutive deaths that make a run a suspect: each group of suspects is half the group that died together."""
 HEADS_MAX = 500
 """Suspects that one claim looks at."""
 UNBOUNDED = 2**31 - 1
@@ -20,16 +20,16 @@ UNBOUNDED = 2**31 - 1
 
 
 LeftBy = Literal["exit", "wait", "death", "silence"]
-"""How the last owner of a run came to leave it: it was told to stop or gave the run back between two steps, parked it,
-ended without a word, or fell silent for longer than its lease."""
+"""How the last owner left a run: it stopped in order or gave the run back between two steps, parked it, died, or fell
+silent for longer than its lease."""
 
 
 class Suspicion(NamedTuple):
-    """What is known of the processes that a run lost in a row, in steps that did not finish in between.
+    """What is known of the processes that a run lost in a row, without finishing a step in between.
 
     Attributes:
-        deaths: how many there were.
-        alone: in how many of them nothing else was executing that may have been to blame.
+        deaths: how many processes it lost.
+        alone: how many of them executed no other run that may have been the cause.
         silent: how many of them fell silent for longer than their lease.
         company: how many runs with deaths, this one among them, may execute in its next process; 0 without deaths.
     """
@@ -54,13 +54,13 @@ class Head(msgspec.Struct, frozen=True, gc=False):
 def choose(heads: Iterable[Head], held: Iterable[Suspicion], limit: int) -> list[str]:
     """The ids of the runs to take, the most urgent first, then the oldest.
 
-    Runs without deaths wait for no suspect. Of those with deaths a process executes no more together than the most
-    suspected of them allows. Where the next one does not fit, those behind it wait with it, or it might wait for ever.
+    Runs without deaths never wait for a suspect. Runs with deaths execute together only in as large a group as the most
+    suspected of them allows. If the next one does not fit, those behind it wait too, so that none starves.
 
     Args:
-        heads: queued runs of pipelines that the process executes, in any order: the first `limit` of those without
-            deaths, and of those with deaths.
-        held: what the process has already; runs without deaths may be left out.
+        heads: queued runs of pipelines that the process executes, in any order: the first `limit` without deaths, and
+            the first with deaths.
+        held: the runs that the process has already; those without deaths may be left out.
         limit: how many it may take.
     """
     taken = list(heads)

@@ -1,6 +1,6 @@
 """Values to JSON and back by annotation: msgspec's types, dataclasses, Structs, paths, pydantic models and unions.
 
-Owns the one encoding of arguments, results and inputs, and what of a call's arguments its journal key is made of.
+Owns the one encoding of arguments, results and inputs, and the part of a call's arguments that makes its journal key.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Call(msgspec.Struct, gc=False):
     """The arguments of a call.
 
     Attributes:
-        values: in the order of the parameters, defaults applied, as they were given.
+        values: in the order of the parameters, defaults applied, not copied.
         encoded: all of them as a JSON object.
-        key: the same without what has its default, for the digest in the journal key.
+        key: the same without arguments equal to their defaults, for the digest in the journal key.
         signature: what was called.
     """
 
@@ -70,7 +70,7 @@ class Call(msgspec.Struct, gc=False):
 
 
 _WRAPPER = "_offramp_input"
-"""Name of the type made of a function's parameters; its schema shows the parameters themselves."""
+"""Name of the type made from a function's parameters; its schema shows the parameters themselves."""
 
 
 class Signature:
@@ -152,7 +152,7 @@ class Signature:
         return Call(args, encoded, b"{" + b",".join(asked) + b"}", self)
 
     def _plain_call(self, args: tuple[Any, ...]) -> Call:
-        """The same for text, integers and booleans, which most steps are called with."""
+        """The same for text, integers and booleans, the arguments of most steps."""
         row = self._row(*(args if self._in_order else [args[place] for place in self._by_name]))
         try:
             encoded = key = written(row)
@@ -180,7 +180,7 @@ class Signature:
             raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE, f"{parameter.name!r}: ") from error
 
     def earlier_keys(self, args: Sequence[Any], encoded: bytes) -> Iterable[bytes]:
-        """What the key of a call is made of where other code recorded it.
+        """The forms that other code may have made the key of a call from.
 
         All arguments by name: a default has become what the call says. All by place, with and without defaults at the
         end: versions of Offramp before keys left defaults out.
@@ -198,7 +198,7 @@ class Signature:
             given.pop()
 
     def copies(self, values: tuple[Any, ...] | None, encoded: bytes) -> Sequence[Any]:
-        """A step's own arguments: nothing that it does to them is seen by the body or by another attempt.
+        """A step's own copy of its arguments: changes to them reach neither the body nor another attempt.
 
         Args:
             values: as given, where the call was made in this process.

@@ -1,6 +1,6 @@
-"""The ends of a run that come from outside: the cancellation and the deadline, and how its journal notes them.
+"""Ends of a run that come from outside, cancellation and deadline, and how its journal records them.
 
-Pure: what to write; `execution/ending.py` says when.
+Pure: what to write; `execution/ending.py` decides when.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from offramp.errors import RunCancelled, RunExpired
 EndedBy = Literal["cancelled", "expired"]
 
 STRUCK = "offramp.struck"
-"""Key and name of the entry that says where in a run its cancellation or deadline reached its body."""
+"""Key and name of the entry that marks where in a run its cancellation or deadline reached its body."""
 CLEANUP = "offramp.cleanup"
-"""Name of the entries that say until when a run may clean up."""
+"""Name of the entries that state until when a run may clean up."""
 CLEANUP_S_MAX = 60.0
-"""Of all cleanups of a run together, from when its cancellation or deadline reached its body."""
+"""The limit of all cleanups of a run together, counted from when its cancellation or deadline reached its body."""
 
 
 def ended_by(status: EndedBy, deadline_at: float | None) -> Outcome:
@@ -39,6 +39,6 @@ def struck(status: EndedBy, at: float) -> Entry:
 
 
 def struck_by(entry: Entry) -> EndedBy:
-    """What such an entry says."""
+    """The outcome in such an entry."""
     status: EndedBy = msgspec.json.decode(entry.value or b"null", type=EndedBy)
     return status

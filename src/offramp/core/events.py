@@ -15,14 +15,14 @@ import msgspec
 from offramp.core.run import Path, Route
 
 RESULT_INLINE_BYTES_MAX = 256 * 1024
-"""A larger result is not put into `run.completed`; `result_url` says where it is."""
+"""`run.completed` carries no larger result; its `result_url` gives the address."""
 
 EMITTED_BYTES_MAX = 256 * 1024
-"""Of one emitted value, encoded."""
+"""The limit of one emitted value, encoded."""
 
 
 class Body(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
-    """What an event says beside `run_id`, `seq` and `at`.
+    """The fields of an event beside `run_id`, `seq` and `at`.
 
     Events, drafts and frames refer to nothing that could refer to them: they need not be garbage-collected.
     """
@@ -189,7 +189,7 @@ class _Of(msgspec.Struct):
 
 
 def key_in(event: Draft | None) -> str:
-    """The key of the call that an event tells of; empty where there is none."""
+    """The key of the call that an event is about; empty if it is about none."""
     return "" if event is None else msgspec.json.decode(event.body, type=_Of).key
 
 
@@ -263,7 +263,7 @@ class _SeenError(msgspec.Struct):
 
 
 class _Seen(msgspec.Struct):
-    """The part of an event that the list of steps is made of."""
+    """The part of an event that the list of steps needs."""
 
     type: str
     at: str
@@ -276,7 +276,7 @@ class _Seen(msgspec.Struct):
 
 
 class StepState(msgspec.Struct):
-    """What the event log says of one step."""
+    """The state of one step according to the event log."""
 
     name: str
     key: str
@@ -289,7 +289,7 @@ class StepState(msgspec.Struct):
     starts: int = 1
     """How often its last attempt was started: more than once where processes ended meanwhile."""
     left: bool = False
-    """Whether who executed the attempt has said that nobody does."""
+    """Whether the process that executed the attempt reported that it stopped."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""

@@ -1,4 +1,4 @@
-"""Values of an exception as JSON: what comes back has the same type and shows the same, or the value is refused.
+"""Values of an exception as JSON: each comes back with the same type and the same text, or is refused.
 
 JSON stands for itself; anything else is an object with one key, `offramp:<kind>`. A value that names code imports none.
 """
@@ -18,20 +18,20 @@ from typing import Any
 
 TAG = "offramp:"
 DEPTH_MAX = 20
-"""Levels of containers and errors within one another."""
+"""The deepest nesting of containers and errors."""
 _INTEGER_MAX = 2**63
 
 _AS_TEXT: tuple[type, ...] = (
     *(decimal.Decimal, fractions.Fraction, complex),
     *(pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath),
 )
-"""What its own text makes again."""
+"""Types whose text makes the value again."""
 _AS_TEXT_TOO = {"uuid:UUID", "ipaddress:IPv4Address", "ipaddress:IPv6Address"}
 _AS_ISO: tuple[type, ...] = (dt.datetime, dt.date, dt.time)
 
 
 _SECOND_FOLD = " again"
-"""After a time of day that a change of the clocks repeats, the second time."""
+"""Marks the second of two equal times of day, when clocks are set back."""
 
 
 class Inexact(Exception):
@@ -45,7 +45,7 @@ def place_of(kind: type) -> str:
 
 
 def loaded(place: str) -> Any:
-    """What stands at `module:qualname`, None where the module is not loaded: a name in a journal imports nothing."""
+    """The object at `module:qualname`; None if the module is not loaded: a name in a journal imports nothing."""
     module, _, qualname = place.partition(":")
     found: Any = sys.modules.get(module)
     if module == "__main__":  # a process lane has the application's under another name

@@ -1,6 +1,6 @@
-"""Exceptions as failures: everything of an exception that can come back, and whether that is all of it.
+"""Exceptions as failures: every part of an exception that can come back, and whether that is all of it.
 
-Looks at exceptions of any class, which may be hostile: what they raise while they are described hides no failure.
+Handles exceptions of any class, which may be hostile: an error raised while one is described never hides the failure.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from offramp.core.recorded import (
     mark,
     members_of,
     message_of,
+    recorded_text,
     step_of,
     text_of,
-    told,
 )
 from offramp.errors import OfframpError
 
@@ -70,9 +70,9 @@ def described(error: BaseException, step: str | None = None, attempt: int | None
 
 
 def replayable(error: Exception) -> tuple[Failure, Exception]:
-    """The failure to record of an exception, and what the body is given for it.
+    """The failure to record for an exception, and the exception that the body gets.
 
-    That is the exception itself where a replay is given all that it shows, else what a replay is given.
+    That is the exception itself if a replay gets all that it shows, else the one that a replay gets.
     """
     failure, exact = described(error)
     if exact:
@@ -90,7 +90,7 @@ class _Description:
         self._left = FAILURE_BYTES_MAX
 
     def of(self, error: BaseException, step: str | None, attempt: int | None, depth: int) -> Failure:
-        """Of an exception at this depth of causes."""
+        """Describe an exception at this depth of causes."""
         shown = attributes_of(error)
         step, attempt = shown.get(STEP, (step, attempt))
         code = "step-failed" if step is not None else "pipeline-failed"
@@ -210,19 +210,19 @@ class _Description:
 
     def _text(self, failure: Failure, text: str, depth: int) -> str | None:
         text = encodable(text)[: MESSAGE_LENGTH_MAX if depth else ARGUMENTS_BYTES_MAX]
-        if (depth and not failure.causes) or text == told(failure):  # of a cause, its message says enough
+        if (depth and not failure.causes) or text == recorded_text(failure):  # of a cause, its message says enough
             return None
         self._left -= len(text)
         return text
 
 
 def _speaks(kind: type) -> bool:
-    """Whether what its exceptions say is up to code of its own, and so may show any attribute."""
+    """Whether the class has its own code for the text of its exceptions, which may show any attribute."""
     return any(isinstance(each, types.FunctionType) for each in (kind.__str__, kind.__repr__))
 
 
 def _says(failure: Failure, text: str) -> bool:
-    """Whether the exception that is made of it says the same."""
+    """Whether the rebuilt exception has the same text."""
     again = rebuilt(failure)
     return again is not None and text_of(again) == text
 

@@ -40,16 +40,16 @@ def digest(encoded_arguments: bytes) -> str:
 TIMER = "offramp.timer"
 """Name of the entry of a plain asyncio timer that fired in a body."""
 ORDER = "offramp.order"
-"""Name of an entry that says in which order a body saw others, where that is not the one they are recorded in."""
+"""Name of an entry that states in which order a body saw others, if not in their recorded order."""
 
 
 def mark(key: str) -> str:
-    """A key in short, enough to know it among those of its run."""
+    """A short form of a key, enough to identify it within its run."""
     return blake2b(key.encode(), digest_size=6).hexdigest()
 
 
 def reordered(entries: Sequence[Entry], seen: Sequence[str]) -> list[Entry]:
-    """The entries with those that `seen` marks in its order, in the places that they have together."""
+    """The entries, with those named in `seen` permuted into its order."""
     rank = {made: place for place, made in enumerate(seen)}
     ranks = [rank.get(mark(entry.key)) for entry in entries]
     places = [place for place, found in enumerate(ranks) if found is not None]
@@ -60,7 +60,7 @@ def reordered(entries: Sequence[Entry], seen: Sequence[str]) -> list[Entry]:
 
 
 def as_seen(recorded: Sequence[Entry]) -> list[Entry]:
-    """A journal as it is read, in the order in which its body saw it."""
+    """Journal entries in the order in which the body saw them."""
     entries = [entry for entry in recorded if entry.name != ORDER]
     if len(entries) < len(recorded):
         for entry in recorded:
@@ -74,14 +74,14 @@ class DuplicateEntry(AssertionError):
 
 
 class Journal:
-    """Entries by key (invariant J2), with what a replay has asked for.
+    """Entries by key (invariant J2), and which of them a replay has asked for.
 
     A key is `name:digest:occurrence`: parallel branches may interleave differently on replay, and unchanged code
     may move. Occurrences are counted where the step is called, not where it is awaited.
 
     Args:
-        recorded: what earlier executions finished.
-        begun: the keys of steps that they began and did not finish.
+        recorded: the steps that earlier executions finished.
+        begun: the keys of steps that earlier executions began and did not finish.
     """
 
     def __init__(self, recorded: Iterable[Entry] = (), begun: Iterable[str] = ()) -> None:
@@ -91,11 +91,11 @@ class Journal:
         self._asked = [False] * self.replayable
         self._calls: dict[str, int] = {}
         self.missing = self.replayable
-        """How many recorded entries were not asked for yet."""
+        """How many recorded entries the replay has not asked for yet."""
         if len(self._position) != self.replayable:
             raise DuplicateEntry("the recorded journal holds a key twice")
         self._unclaimed: dict[str, set[int]] = {}
-        """The occurrences of known calls that the body did not make yet."""
+        """The occurrences of known calls that the body has not made yet."""
         for entry in self.entries:
             if entry.kind == "step":
                 self._know(entry.key)
@@ -124,7 +124,7 @@ class Journal:
         if self._unclaimed and earlier is not None and not self._claim(call, occurrence):
             for form in earlier():
                 other = f"{name}:{digest(form)}"
-                # Those of lower number are of calls that came before this one and were found under another form.
+                # Lower occurrences belong to earlier calls, found under another form.
                 for number in (occurrence, min(self._unclaimed.get(other, ()), default=occurrence)):
                     if number <= occurrence and self._claim(other, number):
                         return f"{other}:{number}"
@@ -156,11 +156,11 @@ class Journal:
         return None if position is None else self.entries[position]
 
     def asked_before(self, key: str) -> bool:
-        """Whether all that was recorded before this entry, or all if it is not recorded, was asked for."""
+        """Whether the replay asked for all entries before this one, or for all of them if this one is not recorded."""
         return all(self._asked[: self._position.get(key, self.replayable)])
 
     def has(self, key: str) -> bool:
-        """Whether the step is recorded, be it by this execution."""
+        """Whether the step is recorded, by this execution or an earlier one."""
         return key in self._position
 
     def position(self, key: str) -> int:

@@ -1,4 +1,4 @@
-"""API keys as data: what a key is, how it is written down, and which one a secret belongs to.
+"""API keys as data: their form, their notation, and which key a secret belongs to.
 
 A secret is kept as its SHA-256 and nothing else. A fast hash is right here: it is slow hashing that protects secrets
 that can be guessed, and 256 random bits cannot, while a slow one would cost every request, wrong ones included.
@@ -18,9 +18,9 @@ SECRET_LENGTH_MIN = 16
 SECRET_LENGTH_MAX = 256
 NAME_LENGTH_MAX = 64
 KEYS_MAX = 10_000
-"""In one file: each request is compared with all of them."""
+"""Keys in one file: each request is compared with all of them."""
 DEFAULT_TENANT = "default"
-"""How the tenant is called that runs belong to where there are no keys; stored as an empty text."""
+"""The shown name of the tenant of runs without keys; stored as an empty string."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 
 def digest_of(secret: str) -> str:
-    """What is kept of a secret."""
+    """The digest stored for a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -54,7 +54,7 @@ def find(secret: str, keys: Iterable[Key]) -> Key | None:
 
 
 def require_name(name: str, what: str) -> str:
-    """`name`, if a key or tenant may be called that.
+    """`name`, if it is a valid name of a key or tenant.
 
     Raises:
         SettingsError: it may not.

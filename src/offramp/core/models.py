@@ -1,4 +1,4 @@
-"""What is known of pydantic's types: how they are written, read and described, and what of them would be lost.
+"""Pydantic's types: how they are written, read and described, and which parts would be lost.
 
 Pydantic is recognised by its methods and imported only where one of its types is used.
 """
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from offramp.errors import DeclarationError
 
 ADAPTERS_MAX = 1_000
-"""Type adapters that are kept; each is made again when it is needed after that."""
+"""Type adapters kept in the cache."""
 NO_DEFAULT: Any = object()
-"""In place of a field's default: it has none, or one that differs from call to call."""
+"""Stands for a default that is missing or differs from call to call."""
 
 
 class ModelField(NamedTuple):

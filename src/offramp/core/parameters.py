@@ -35,7 +35,7 @@ class Parameter(NamedTuple):
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """What may be passed: what a partial binds by name is not asked for any more."""
+    """The parameters that a caller may pass: not those that a partial binds by name."""
     found = inspect.signature(function)
     bound: set[str] = set()
     while isinstance(function, functools.partial):

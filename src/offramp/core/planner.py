@@ -1,4 +1,4 @@
-"""Makes plans of annotations, and refuses at declaration what could not be passed."""
+"""Makes plans from annotations, and refuses at declaration whatever could not be passed."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _defaults_of(kind: Any) -> Iterable[tuple[str, Callable[[], Any] | None]]:
 
 
 def _native(annotation: Any) -> msgspec.inspect.Type | None:
-    """What msgspec knows of a type; None for one that it does not."""
+    """msgspec's description of a type; None if it has none."""
     try:
         known = msgspec.inspect.type_info(annotation)
     except TypeError:

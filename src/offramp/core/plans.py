@@ -1,7 +1,7 @@
-"""What is looked at in a value before it is written; `PLAIN` where nothing needs a look.
+"""How a value is checked before it is written; `PLAIN` if no part needs a check.
 
-A plan refuses what would change in silence, says what of the value is in a journal key, and compares what was read
-with what was written. A key leaves out fields that have their default, so that code may add one.
+A plan refuses values that would change silently, selects the part that enters a journal key, and compares the value
+read with the value written. A key leaves out fields equal to their defaults, so that code may add a field.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 class Plan:
-    """Of an annotation that needs no look; the base of those that do."""
+    """The plan of an annotation that needs no check, and the base of all others."""
 
     exact = False
     """Whether what is read has to be compared with what was written."""
 
     def check(self, value: Any, path: str) -> None:
-        """Raise `Misfit` for what would change in silence."""
+        """Raise `Misfit` for a value that would change silently."""
 
     def key(self, value: Any) -> Any:
         """What of the value is part of a journal key, for msgspec to write: itself."""

@@ -1,7 +1,7 @@
-"""Exceptions of recorded failures: of their own class with all that is recorded, or what stands in for them.
+"""Rebuilds exceptions from recorded failures: in their own class with everything recorded, or as a stand-in.
 
-Only classes in modules that are already imported are used: journaled data never imports code. No `__init__` and no
-`__new__` of a class of the user's own is run.
+Only classes of modules that are already imported are used: journaled data never imports code. No user-defined
+`__init__` or `__new__` runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from offramp.core.exact import loaded, unpack
 from offramp.core.pydantic_errors import is_validation_error, made_of
-from offramp.core.recorded import RECORDED, Failure, attributes_of, mark, member, told
+from offramp.core.recorded import RECORDED, Failure, attributes_of, mark, member, recorded_text
 from offramp.errors import StepFailed
 
 ALWAYS_THERE = {"builtins", "offramp.errors"}
@@ -24,10 +24,10 @@ _HEAP_TYPE = 1 << 9
 
 
 class StandIn(StepFailed):
-    """Has the name of an exception's class, derives from what of its ancestors is loaded, and says the same."""
+    """Has the name of an exception's class, its loaded ancestors as bases, and its text."""
 
     def __str__(self) -> str:
-        return told(attributes_of(self)[RECORDED])
+        return recorded_text(attributes_of(self)[RECORDED])
 
     def __repr__(self) -> str:
         return BaseException.__repr__(self)
@@ -127,7 +127,7 @@ def _furnish(error: BaseException, failure: Failure) -> None:
 def _stand_in(failure: Failure) -> Exception:
     if _is_of_earlier_version(failure):
         return StepFailed(failure.message)
-    text = told(failure)
+    text = recorded_text(failure)
     args: tuple[Any, ...] = (text,)
     ancestors = [loaded(place) for place in (failure.type or "", *failure.bases)]
     fit = [kind for kind in ancestors if isinstance(kind, type) and issubclass(kind, Exception)]

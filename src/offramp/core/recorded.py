@@ -1,4 +1,4 @@
-"""Failures as data: what is journaled of an exception and shown of it, and what Offramp notes on exceptions."""
+"""Failures as data: what the journal records of an exception, what is shown, and what Offramp notes on exceptions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import msgspec
 
 MESSAGE_LENGTH_MAX = 2_000
 ARGUMENTS_BYTES_MAX = 8_000
-"""Of an exception's arguments as JSON, and of its attributes, and of its notes; more of them are not kept."""
+"""The limit of an exception's arguments as JSON, of its attributes, and of its notes; the rest is dropped."""
 CAUSES_MAX = 20
-"""Of a group's members, and of exceptions within one another."""
+"""The limit of a group's members, and of nested exceptions."""
 FAILURE_BYTES_MAX = 64_000
-"""Of all that is kept of one failure with its causes, about."""
+"""The approximate limit of one failure with its causes."""
 
 STEP, LIVE, RECORDED = "__offramp_step__", "__offramp_live__", "__offramp_failure__"
-"""What Offramp notes on exceptions: the step and its attempt, the exception that this one stands for, its failure."""
+"""The attributes that Offramp sets on exceptions: step and attempt, the exception it stands for, its failure."""
 _MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _READ_ONLY = {"message", "exceptions"}
 
@@ -70,7 +70,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def text_of(error: BaseException) -> str:
-    """What the exception says, if it can."""
+    """The text of the exception, if its `__str__` works."""
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything, and must not hide the failure
@@ -82,8 +82,8 @@ def message_of(name: str, text: str) -> str:
     return encodable((f"{name}: {text}" if text else name)[:MESSAGE_LENGTH_MAX])
 
 
-def told(failure: Failure) -> str:
-    """What the exception said, as far as it is kept."""
+def recorded_text(failure: Failure) -> str:
+    """The text of the exception, as far as it is recorded."""
     if failure.text is not None:
         return failure.text
     name = (failure.type or "").rpartition(":")[2].rpartition(".")[2]
@@ -96,7 +96,7 @@ def encodable(text: str) -> str:
 
 
 def attributes_of(error: BaseException) -> dict[str, Any]:
-    """The attributes of its own, past whatever its class thinks of attributes."""
+    """Its own attributes, read past any override of its class."""
     found: dict[str, Any] = object.__getattribute__(error, "__dict__")
     return found
 
@@ -142,7 +142,7 @@ def live_of(error: BaseException) -> BaseException | None:
 
 
 def mark(error: BaseException, step: str, attempt: int | None) -> None:
-    """Note on an exception which step raised it, whatever its class thinks of new attributes."""
+    """Note on an exception which step raised it, even if its class refuses new attributes."""
     attributes_of(error)[STEP] = (step, attempt)
 
 

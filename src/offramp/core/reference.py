@@ -1,7 +1,7 @@
-"""What stands for a value that is kept elsewhere: its key, size and checksum.
+"""A reference to a value stored elsewhere: its key, size and checksum.
 
 An encoded value is JSON as it is, or a reference to that JSON. No JSON begins like a reference, so both travel as bytes
-through journals, records and engines that know of neither.
+through journals, records and engines that know neither.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Reference(msgspec.Struct, frozen=True):
 
     @property
     def run_id(self) -> str:
-        """Whose object it is."""
+        """The run that owns the object."""
         return self.key.partition("/")[0]
 
     def encoded(self) -> bytes:
-        """In the place of the value."""
+        """The bytes that replace the value."""
         return _MARK + _encode(self)
 
     def document(self) -> dict[str, Any]:
-        """For JSON that a person may read."""
+        """The reference as JSON for people."""
         return msgspec.structs.asdict(self)
 
 
@@ -52,7 +52,7 @@ _decode = msgspec.json.Decoder(Reference).decode
 
 
 def reference_to(run_id: str, data: bytes) -> Reference:
-    """The reference of these bytes, made of nothing but their content and their run."""
+    """The reference of these bytes, a function of their content and their run alone."""
     digest = sha256(data).hexdigest()
     return Reference(f"{run_id}/{digest}", len(data), digest)
 

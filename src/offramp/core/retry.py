@@ -1,4 +1,4 @@
-"""When a failed attempt of a step is tried again, and after how long. Pure: randomness is handed in."""
+"""When a failed attempt of a step is tried again, and after how long. Pure: randomness is an argument."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Retry:
     retry_after_max: float = 300.0
 
     def __post_init__(self) -> None:
-        """Refuse what could not work."""
+        """Refuse values out of range."""
         if not (isinstance(self.attempts, int) and 1 <= self.attempts <= RETRY_ATTEMPTS_MAX):
             raise DeclarationError(f"Retry(attempts=) is from 1 to {RETRY_ATTEMPTS_MAX}, got {self.attempts!r}")
         for name, low in (("base", 0), ("factor", 1), ("cap", 0), ("retry_after_max", 0)):
@@ -59,11 +59,11 @@ class Retry:
 
 
 ONCE = Retry(attempts=1)
-"""What a step without `retry=` gets: one attempt."""
+"""The policy of a step without `retry=`: one attempt."""
 
 
 CHAIN_MAX = 100
-"""Of exceptions raised from one another, or in groups within one another, that are looked at."""
+"""The deepest nesting of causes and groups that is searched."""
 
 
 def covers(error: BaseException, kinds: Kinds, members: Callable[[Iterable[bool]], bool], depth: int = 0) -> bool:

@@ -1,4 +1,4 @@
-"""Fast or deep: from what is known when a run is accepted to a decision with its reasons. Pure."""
+"""Fast or deep: from the facts known at acceptance to a decision with its reasons. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Stay:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the fast path of a process holds.
+    """The load of a process's fast path.
 
     Args:
-        held: runs that have a place there, or are about to leave one.
-        most: how many may; up to twice as many are held while those above `most` leave.
-        staying: those of them that are not about to leave.
+        held: runs that have a place on it, or are about to leave one.
+        most: the limit; up to twice as many are held while those above `most` leave.
+        staying: the held runs that are not about to leave.
         longest: the one that is expected to stay longest; looked up only when the path is full.
         share_is_taken: this request's tenant has its share of the path.
     """
@@ -37,7 +37,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a decision rests on; gathered before it.
+    """The facts that a decision rests on; gathered before it.
 
     Args:
         respond_async: the client asked for an answer at once (`Prefer: respond-async`, RFC 7240).
@@ -61,7 +61,7 @@ class Decision:
     Args:
         path: or `refused`: the request is not taken.
         reasons: sentences for a person.
-        predicted_ms: what the run is expected to take, where that decided.
+        predicted_ms: the expected duration of the run, if that decided.
         displaces: id of the run that has to leave the fast path for it.
     """
 
@@ -71,7 +71,7 @@ class Decision:
     displaces: str | None = None
 
     def route(self) -> Route:
-        """What is recorded of it.
+        """The recorded form.
 
         Raises:
             ValueError: the request was refused.
@@ -108,7 +108,7 @@ SHARE_IS_TAKEN = (
 )
 
 WEIGHT = 0.1
-"""What one run counts in the moving average of its pipeline's durations."""
+"""The weight of one run in the moving average of its pipeline's durations."""
 
 
 class Observed(NamedTuple):
@@ -123,7 +123,7 @@ class Observed(NamedTuple):
         return self.seconds if average is None else average + self.share * (self.seconds - average)
 
     def and_run(self, seconds: float) -> Observed:
-        """These and one more run: counted at once they move an average as far as one by one."""
+        """These and one more run: together they move an average as far as one by one."""
         share = self.share + WEIGHT * (1 - self.share)  # 1 - (1 - WEIGHT)^n after n runs
         mean = ((1 - WEIGHT) * self.share * self.seconds + WEIGHT * seconds) / share
         return Observed(self.pipeline, share, mean)

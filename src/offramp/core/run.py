@@ -1,6 +1,6 @@
-"""A run: its id, its states with the one table of transitions, and the record that is stored.
+"""A run: its id, its states with the one table of transitions, and its stored record.
 
-Owns no I/O; `document` renders what the outside sees.
+Owns no I/O; `document` renders the public form.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expir
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     "queued": frozenset({"running", "cancelled", "expired"}),
-    # A running run is queued again when its process died, or hands it over at a step boundary.
+    # A running run is queued again when its process dies, or hands it over at a step boundary.
     "running": frozenset({"queued", "completed", "failed", "cancelled", "expired"}),
     "completed": frozenset(),
     "failed": frozenset(),
@@ -62,7 +62,7 @@ def is_run_id(text: str) -> bool:
 
 
 def key_digest(key: str) -> str:
-    """What is kept of an idempotency key: clients may put into it what is nobody's business."""
+    """The stored form of an idempotency key, which may hold a client's private data."""
     return blake2b(key.encode(), digest_size=32).hexdigest()
 
 
@@ -77,7 +77,7 @@ class Route(msgspec.Struct, frozen=True):
 class Demotion(msgspec.Struct, frozen=True):
     """The move of a run from the fast to the deep path; `at` in epoch seconds.
 
-    `trace` is the context, as headers, that the deep path goes on from; nothing shows it.
+    `trace` is the context, as headers, that the deep path continues from; no document shows it.
     """
 
     reason: DemotionReason
@@ -98,13 +98,13 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunRecord(msgspec.Struct, kw_only=True):
-    """What is stored of a run beside its journal and its events.
+    """The stored record of a run, beside its journal and its events.
 
-    Times are epoch seconds; `mount` is the prefix under which the accepting gateway is reached. `trace` is the context,
-    as headers, that whoever goes on with the run goes on from: its own where it is traced, else the caller's. `deaths`
-    is how many processes in a row died while they executed the run, in steps that did not finish in between; what else
-    is known of them follows it, see `Suspicion`. `left_by` is how its last owner came to leave it, None where none did
-    or that is not known.
+    Times are epoch seconds; `mount` is the prefix under which clients reach the accepting gateway. `trace` is the
+    context, as headers, that the next process continues from: the run's own if it is traced, else the caller's.
+    `deaths` counts the processes in a row that died while they executed the run without finishing a step in between;
+    the fields after it describe them, see `Suspicion`. `left_by` is how the last owner left the run; None if no owner
+    left it, or if that is unknown.
     """
 
     id: str
@@ -141,7 +141,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
     @property
     def suspicion(self) -> Suspicion:
-        """What is known of the processes that died with it."""
+        """What is known of the processes that died with this run."""
         return Suspicion(self.deaths, self.deaths_alone, self.deaths_silent, self.company)
 
     @property
@@ -182,7 +182,7 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
 
 
 def _inline(result: bytes | None) -> msgspec.Raw | None:
-    """A result, unless it is kept elsewhere: its link leads there."""
+    """A result, unless it is stored elsewhere: its link leads there."""
     return None if result is None or reference_in(result) is not None else msgspec.Raw(result)
 
 

@@ -1,6 +1,6 @@
-"""How JSON becomes a value of an annotation, and what its schema is: msgspec, and beside it what msgspec refuses.
+"""How JSON becomes a value of an annotation, and its schema: msgspec, and the types that msgspec refuses.
 
-Owns unions that JSON alone cannot tell apart, paths and pydantic's types; the checks of what is written are elsewhere.
+Owns unions that JSON alone cannot distinguish, paths and pydantic's types; checks before writing are elsewhere.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from offramp.core import models
 from offramp.errors import DeclarationError
 
 UNREADABLE = (TypeError, ValueError, NotImplementedError, NameError, RecursionError, RuntimeError)
-"""What msgspec and pydantic raise for annotations that they cannot read; recursion is a union inside itself."""
+"""The errors of msgspec and pydantic for annotations that they cannot read; a union inside itself recurses."""
 
 
 def write(value: Any) -> Any:
-    """What msgspec is to write in place of a value that it does not know.
+    """The value for msgspec to write in place of one whose type it does not know.
 
     Raises:
         TypeError: it has no JSON form.
@@ -64,10 +64,10 @@ def schema_of(wanted: Any) -> dict[str, Any]:
 
 
 def decoder(annotation: Any) -> Callable[[bytes], Any]:
-    """What reads JSON as a value of this annotation.
+    """A function that reads JSON as a value of this annotation.
 
     Raises:
-        TypeError: nothing can.
+        TypeError: none can.
     """
     shape = readable(annotation)
     if models.is_pydantic(shape):  # without the way over msgspec
@@ -141,7 +141,7 @@ def _discriminator(annotation: Any) -> bool:
 
 
 class _AnyInstance(type):
-    """Of types that msgspec asks `isinstance` of what was read for them."""
+    """A metaclass for types that msgspec checks by `isinstance` after reading."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return True
@@ -211,7 +211,7 @@ def _choice(annotation: Any, union: Any) -> Any:
 
 
 def _vagueness(member: Any) -> int:
-    """What takes anything comes last."""
+    """Sort types that accept any value last."""
     if member is str:
         return 1
     if isinstance(member, type) and issubclass(member, PurePath):

@@ -1,6 +1,6 @@
-"""Tenants that share one capacity: none may have more than a share of what the others leave free.
+"""Tenants that share one capacity: none may have more than a share of the part that the others leave free.
 
-So there is always room for the next tenant, and one that is alone fills no more than its share of the whole.
+The next tenant always finds room, and a tenant alone fills no more than its share of the whole.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 Refusal = Literal["full", "share"]
-"""Why a tenant gets no more: nothing is free, or it has its share of what is."""
+"""Why a tenant gets no more: nothing is free, or it has its share already."""
 
 
 class Tenancy:
-    """How tenants share what they use together.
+    """How tenants share a capacity.
 
     Args:
-        share: of what the others leave free, what one tenant may have where requests need a key; above 0, at most 1.
+        share: the fraction of the capacity left free by others that one tenant may have, where requests need a key;
+            above 0, at most 1.
     """
 
     def __init__(self, share: float = 1.0) -> None:
         self._share = share
         self.is_keyed: Callable[[], bool] = lambda: False
-        """Whether requests need a key: without keys there is one tenant, and it may have everything."""
+        """Whether requests need a key: without keys there is one tenant, which may have the whole capacity."""
 
     @property
     def divides(self) -> bool:
@@ -38,8 +39,8 @@ class Tenancy:
 class Shares:
     """What each tenant holds of a capacity. Not safe to use from several threads at once.
 
-    What a tenant holds past its share of the whole, as demoted and woken runs come into the queue unasked, counts
-    against that tenant alone: the others have as much room as if it held its share.
+    Demoted and woken runs enter the queue unasked, so a tenant may hold more than its share. The excess counts against
+    that tenant alone: the others have as much room as if it held its share.
 
     Args:
         capacity: of all tenants together.

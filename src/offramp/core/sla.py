@@ -33,7 +33,7 @@ class SLA:
     priority: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what could not work."""
+        """Refuse values out of range."""
         require_name("SLA class", self.name)
         if not (isinstance(self.budget, (int, float)) and math.isfinite(self.budget) and self.budget >= 0):
             raise DeclarationError(f"SLA({self.name!r}, budget=) is in seconds, 0 or more, got {self.budget!r}")

@@ -1,4 +1,4 @@
-"""Service levels: which runs keep a class's promise, and how fast those that do not spend its error budget.
+"""Service levels: which runs keep a class's promise, and how fast the others spend its error budget.
 
 A class with a target (`p95=`) promises that `OBJECTIVE` of its runs complete within it. Burn rates and the rule over
 two windows are those of the SRE workbook, chapter 5, "Alerting on SLOs" (sre.google/workbook/alerting-on-slos).
@@ -14,16 +14,16 @@ from offramp.core.sla import SLA
 
 ERROR_BUDGET = 0.05
 OBJECTIVE = 1 - ERROR_BUDGET
-"""The share of runs that the target of a class is for: it is a 95th percentile."""
+"""The share of runs that must meet a class's target, which is a 95th percentile."""
 MINUTE_S = 60
 
 WINDOWS: dict[str, int] = {"5m": 5, "30m": 30, "1h": 60, "6h": 360, "24h": 1440, "3d": 4320, "30d": 43_200}
-"""Over how many minutes a class is looked at; the longest is the period of its error budget."""
+"""The windows of a class in minutes; the longest is the period of its error budget."""
 BUDGET_WINDOW = "30d"
 KEPT_MINUTES = WINDOWS[BUDGET_WINDOW] + 1
-"""How many minutes a store has to keep; the one that has begun is looked at beside whole ones."""
+"""The minutes of counts that a store keeps: whole ones and the one that has begun."""
 TENANT_MINUTES = 5
-"""Minutes that the counts of one tenant are kept together: there may be many tenants."""
+"""The width in minutes of one tenant's counts: there may be many tenants."""
 
 
 class Counts(NamedTuple):
@@ -49,11 +49,11 @@ class Tally(NamedTuple):
     minute: int
     counts: Counts
     tenant: str = ""
-    """Empty for all together: whoever has the key of no tenant sees those."""
+    """Empty for the sum over tenants, which callers without a tenant see."""
 
 
 class Rule(NamedTuple):
-    """Something is to be done when a class burned its budget `threshold` times too fast over both windows.
+    """An alert fires when a class burned its budget `threshold` times too fast over both windows.
 
     The long window makes it significant, the short one ends the alarm soon after the trouble has ended.
     """
@@ -64,7 +64,7 @@ class Rule(NamedTuple):
     threshold: float
 
     def fires(self, burn_rates: Mapping[str, float]) -> bool:
-        """Whether it is so, for burn rates by window."""
+        """Whether the alert fires, given burn rates by window."""
         return burn_rates[self.long] > self.threshold and burn_rates[self.short] > self.threshold
 
 
@@ -87,10 +87,10 @@ def coarse(minute: int) -> int:
     return minute - minute % TENANT_MINUTES
 
 
-def kept(sla: SLA | None, status: OutcomeStatus, seconds: float) -> bool | None:
+def keeps_promise(sla: SLA | None, status: OutcomeStatus, seconds: float) -> bool | None:
     """Whether a run kept its class's promise, so many seconds after its acceptance; None if it does not count.
 
-    Failed and expired runs broke it. Cancelled ones do not count: who asked did not want the answer any more.
+    Failed and expired runs broke it. Cancelled ones do not count: the caller no longer wanted the answer.
     """
     if sla is None or sla.p95 is None or status == "cancelled":
         return None

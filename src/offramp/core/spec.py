@@ -1,4 +1,4 @@
-"""What a declared step or pipeline is, checked when it is declared.
+"""Declared steps and pipelines, checked at declaration.
 
 Pure: knows functions and their signatures, not how they are executed.
 """
@@ -25,7 +25,7 @@ OnDisconnect = Literal["continue", "demote", "cancel"]
 
 RETENTION_DEFAULT_S = 86_400.0
 SHORT_TIMEOUT_S = 5.0
-"""What a step with `short=True` may take, and its timeout unless it names a lower one."""
+"""The longest that a step with `short=True` may take, and its timeout unless it names a lower one."""
 DEMOTION_MESSAGE = "This takes longer than usual. It goes on in the background and nothing is lost; follow the links."
 MESSAGE_LENGTH_MAX = 500
 
@@ -43,11 +43,11 @@ class StepSpec:
     retry: Retry
     effect: Effect
     on_unknown: StepSpec | None
-    """What decides when an `effect="once"` step was interrupted: takes its arguments, gives its result."""
+    """Decides the result of an interrupted `effect="once"` step, from its arguments."""
     short: bool = False
-    """Whether it ends within moments: an engine may then spare itself what makes a long step recoverable by itself."""
+    """Whether it ends within moments: an engine may then skip what makes a long step recoverable on its own."""
     kind: StepKind = "step"
-    """What it is to whoever reads its trace; changes nothing else."""
+    """The kind of span in traces; changes nothing else."""
 
 
 @dataclass(frozen=True, slots=True)

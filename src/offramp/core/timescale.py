@@ -1,4 +1,4 @@
-"""Where a moment of a run is on a line of so many cells; long stretches in which no step executes are drawn shortened.
+"""Maps moments of a run to cells of a line; long stretches in which no step executes are drawn shorter.
 
 Pure arithmetic, so that a run that waited for three days still shows the two seconds in which it worked.
 """
@@ -15,7 +15,7 @@ from offramp.core.critical import union
 SHORTENED_FROM = 4.0
 """An idle stretch longer than this many times all the time in steps is drawn as long as that time."""
 LEAST_S = 1e-6
-"""Of a run; events are told in milliseconds."""
+"""The resolution of event times: milliseconds."""
 _NICE = (1.0, 2.0, 5.0)
 
 

@@ -27,7 +27,7 @@ MOVING: frozenset[str] = frozenset({"handoff", "moved", "lost"})
 
 
 class Span(NamedTuple):
-    """A stretch of time; `open` where no event says that it ended, and `end` is the end of what is known."""
+    """A stretch of time; `open` if no event ends it, and `end` is then the last known moment."""
 
     kind: SpanKind
     start: float
@@ -121,13 +121,13 @@ class _Track:
             self.open = None
 
     def give_up(self, at: float, *, handoff: bool) -> None:
-        """Another process goes on with the run: an attempt is lost, at a handoff until there is word of it."""
+        """Another process continues the run: an attempt counts as lost, after a handoff until an event reports it."""
         if self.open is not None and self.open[0] == "attempt":
             self.end(at, "lost")
             self.given_up = handoff
 
     def go_on(self) -> None:
-        """There is word of an attempt that was given up: it went on where it was."""
+        """An event reports an attempt that counted as lost: it continued in its process."""
         if self.given_up:
             self.open, self.given_up = ("attempt", self.spans.pop().start), False
 
@@ -238,7 +238,7 @@ class _Fold:
         if status == "completed" or event.data.get("duration_ms"):
             track.go_on()
         if track.open is None:
-            track.begin(kind, at)  # an interrupted step of which nobody knows whether it happened fails without a try
+            track.begin(kind, at)  # an interrupted step whose effect is unknown fails without an attempt
         track.end(at, kind)
         track.status, track.attempts = status, int(event.data.get("attempt", 1))
 

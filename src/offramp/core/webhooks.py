@@ -19,12 +19,12 @@ SECRETS_MAX = 4
 BODY_BYTES_MAX = 20 * 1024
 """A larger message goes without the run's result."""
 EVENT_NAMES: tuple[str, ...] = tuple(name for name in TYPES if name != "step.delta")
-"""What can be subscribed to: a message for every token would be a stream, and streams there are."""
+"""The events that a webhook can subscribe to: not deltas, for which there are streams."""
 
 DELAYS_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0)
 """Seconds from a failed attempt to the next; the last one repeats."""
 JITTER = 0.2
-"""A delay is this fraction shorter or longer, so that receivers that come back are not hit by everybody at once."""
+"""A delay is this fraction shorter or longer, so that a receiver that comes back is not hit by all retries at once."""
 GIVE_UP_AFTER_S = 86_400.0
 
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -83,7 +83,7 @@ def target_of(url: str) -> Target:
     if parts.scheme not in _PORT_OF:
         raise ValueError("an https:// (or http://) URL")
     if "@" in parts.netloc:
-        raise ValueError("no user name or password in the URL: the signature says who it is from")
+        raise ValueError("no user name or password in the URL: the signature identifies the sender")
     if parts.fragment or url.endswith("#"):
         raise ValueError("no #fragment: it would not be sent")
     host = (parts.hostname or "").removesuffix(".")
@@ -150,7 +150,7 @@ Result = Literal["delivered", "gone", "refused", "timeout", "unreachable", "forb
 
 
 class Answer(NamedTuple):
-    """What came of an attempt: `refused` is a status that is neither 2xx nor 410, `forbidden` an address."""
+    """The result of an attempt: `refused` is a status that is neither 2xx nor 410, `forbidden` an address."""
 
     result: Result
     detail: str = ""
@@ -158,7 +158,7 @@ class Answer(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a webhook stands.
+    """The progress of a webhook.
 
     Every event up to number `cursor` is dealt with; `attempts` were made for the one that follows, all failed, as
     has every attempt since `failing_since`. The next one is made at `due_at`, or as soon as there is an event.

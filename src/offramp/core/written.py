@@ -1,4 +1,4 @@
-"""What may be written of a value, whatever its annotation: refusals, numbers, and JSON in an order of its own."""
+"""Which values may be written, whatever their annotation: refusals, numbers, and JSON in canonical order."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def secret(kind: Any) -> str:
 
 
 def forgotten(value: Any) -> str | None:
-    """What is to be said of a value that was to be awaited; None for any other."""
+    """The message for a value that should have been awaited; None for any other."""
     if not inspect.isawaitable(value):
         return None
     if inspect.iscoroutine(value):

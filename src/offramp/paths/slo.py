@@ -56,7 +56,7 @@ class ServiceLevels(Part):
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
         """A run got its outcome `at`, in epoch seconds; from any thread."""
-        good = slo.kept(self._process.classes.get(record.sla), outcome.status, at - record.created_at)
+        good = slo.keeps_promise(self._process.classes.get(record.sla), outcome.status, at - record.created_at)
         if good is None:
             return
         self._process.metrics.counted(record.sla, good=good)
