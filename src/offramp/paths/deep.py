@@ -16,7 +16,8 @@ from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, ObjectLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
-from offramp.paths.live import LiveRuns, cancelled, expired, how_processes_ended, killed
+from offramp.paths.live import LiveRuns
+from offramp.paths.outcomes import cancelled, expired, how_processes_ended, killed
 from offramp.paths.process import Process
 from offramp.ports.engine import RunHost
 from offramp.ports.store import Claim, Lease, RunLog, Store

@@ -36,7 +36,8 @@ from offramp.execution.quarantine import Quarantine
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.scope import Scope
 from offramp.paths.deep import DeepPath, steps_of
-from offramp.paths.live import UNTOLD, LiveRuns
+from offramp.paths.live import LiveRuns
+from offramp.paths.outcomes import UNTOLD
 from offramp.paths.process import Process
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe

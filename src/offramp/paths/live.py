@@ -6,19 +6,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from offramp.core import events
-from offramp.core.ending import ended_by
-from offramp.core.failure import Failure, failure_of
-from offramp.core.reference import reference_in
-from offramp.core.run import Outcome, Path, RunRecord, links
+from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
-from offramp.errors import LeaseLost, StepKilledProcess, StoreError
+from offramp.errors import LeaseLost, StoreError
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
 from offramp.execution.run_facts import RunFacts
@@ -26,6 +21,7 @@ from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.paths.durations import Durations
 from offramp.paths.first_events import FirstEvents
+from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
 from offramp.ports.clock import Timer
@@ -314,61 +310,3 @@ def _tell(record: RunRecord, outcome: Outcome) -> None:
     where = "" if step is None else f" in step {step!r} (attempt {attempt})"
     more = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
     log.info("%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more)
-
-
-def cancelled() -> Outcome:
-    """The outcome of a cancelled run."""
-    return ended_by("cancelled", None)
-
-
-def expired(record: RunRecord) -> Outcome:
-    """The outcome of a run that reached its deadline."""
-    return ended_by("expired", record.deadline_at)
-
-
-UNTOLD = -1
-"""For `deaths_silent` where silence looks like death."""
-
-
-def how_processes_ended(record: RunRecord) -> str:
-    """What became of the processes that executed a run, one after the other."""
-    deaths, silent = record.deaths, record.deaths_silent
-    count = "a process" if deaths == 1 else f"{deaths} processes in a row"
-    if silent == UNTOLD:
-        return f"{count} died, or fell silent,"
-    if not silent:
-        return f"{count} died"
-    if silent == deaths:
-        return f"{count} fell silent for longer than {'its' if deaths == 1 else 'their'} lease"
-    return f"{count} died, or fell silent for longer than their lease ({silent} of them),"
-
-
-def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
-    """The outcome of a run whose processes died, one after the other, in these steps."""
-    names = ", ".join(sorted({step.name for step in in_flight})) or "no step that is recorded"
-    causes = []
-    if record.deaths_silent < record.deaths:
-        causes.append("a crash in C code, os._exit, or memory")
-    # One that hangs in the middle of a write is killed before its silence is seen.
-    causes.append("a call that holds the interpreter, as a regular expression does that backtracks")
-    beside = "" if record.deaths_alone == record.deaths else f", {record.deaths_alone} of them of no other suspect"
-    text = (
-        f"{how_processes_ended(record)} while they executed this run{beside}, the last one in: {names}. It is not "
-        f"tried again. Look for {', or for '.join(causes)}; with lane='process' a step takes down no more than a "
-        "process of its own"
-    )
-    step, attempt = (in_flight[0].name, in_flight[0].attempts) if len(in_flight) == 1 else (None, None)
-    return Outcome("failed", error=failure_of(StepKilledProcess(text), step, attempt))
-
-
-def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
-    """The event that says how a run ended."""
-    if outcome.status == "completed":
-        result = outcome.result or b"null"
-        if reference_in(result) is not None or len(result) > events.RESULT_INLINE_BYTES_MAX:
-            return events.RunCompleted(result_url=links(record.id, record.mount)["result"])
-        return events.RunCompleted(result=msgspec.Raw(result))
-    failure = outcome.error or Failure("internal", "no error was recorded")
-    kind: Any = {"failed": events.RunFailed, "cancelled": events.RunCancelled, "expired": events.RunExpired}
-    body: events.Body = kind[outcome.status](failure.public())
-    return body
