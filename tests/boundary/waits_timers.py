@@ -114,7 +114,7 @@ async def is_taken_over(wait, *expected):
                 clock.advance(0.25)  # timers are written down in case the process dies
                 live = old._live.get(run)
                 await until(lambda: live is None or not live.execution.scope.timers._sweeping)
-                await live.log.durable() if live is not None and live.execution.scope.state == "open" else None
+                await live.log.durable() if live is not None and live.execution.scope.is_open else None
                 clock.advance(LEFT_S)
                 await gateway.retire("old")
             async with member(case.app, Path(folder), "worker", owner="new", **settings):

@@ -6,9 +6,10 @@ import asyncio
 
 import msgspec
 
+from offramp.core import leaving
 from offramp.core.ending import ended_by
 from offramp.engines.embedded.engine import EmbeddedEngine
-from offramp.execution.gate import Gate
+from offramp.execution import gate
 from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
 from offramp.paths.deep import DeepPath
@@ -26,22 +27,18 @@ def fault(plant):
 
 @fault
 def a_run_is_demoted_by_two_at_once(patch):
-    demote = OffRamp.demote
-
-    async def again(self, run, reason):
-        run.leaving = False
-        await demote(self, run, reason)
-
-    patch.setattr(OffRamp, "demote", again)
+    patch.setitem(leaving.MOVES["leaving"], "leave", "leaving")
 
 
 @fault
 def a_run_is_given_back_with_a_step_in_flight(patch):
     async def leave(self, run):
-        run.execution.scope.close()
+        run.execution.scope.move("give_back")
         await self._give_back(run)
 
     patch.setattr(OffRamp, "_leave", leave)
+    after = leaving.after
+    patch.setattr(gate, "after", lambda state, move, **given: after(state, move, **given | {"is_in_flight": False}))
 
 
 @fault
@@ -55,7 +52,7 @@ def a_run_is_given_back_before_its_last_entries_are_committed(patch):
 @fault
 def a_run_is_given_back_twice(patch):
     async def give_back(self, run):
-        if run.execution.finished:
+        if run.state == "ended":
             return
         self._live.drop(run)
         await self._engine.release(run.lease, run.execution.scope.rest)
@@ -67,7 +64,7 @@ def a_run_is_given_back_twice(patch):
 @fault
 def a_run_that_the_store_does_not_take_back_is_forgotten(patch):
     async def give_back(self, run):
-        if run.execution.finished or self._live.get(run.record.id) is not run:
+        if run.state != "given_back":
             return
         self._live.drop(run)
         await self._engine.release(run.lease, run.execution.scope.rest)
@@ -111,7 +108,7 @@ def a_wish_to_cancel_is_lost_on_a_run_that_leaves(patch):
 
     def lost(self, run_id):
         run = self.get(run_id)
-        is_lost = run is not None and (run.leaving or run.record.demotion is not None)
+        is_lost = run is not None and (run.state != "running" or run.record.demotion is not None)
         return True if is_lost else cancel(self, run_id)
 
     def forgotten(record, now):
@@ -164,13 +161,15 @@ def a_run_goes_on_without_its_journal(patch):
 
 @fault
 def steps_begin_in_a_run_that_leaves(patch):
-    def stop_at_boundary(self):
-        with self._lock:
-            return list(self.in_flight)
+    may_begin = leaving.may_begin
 
-    patch.setattr(Gate, "stop_at_boundary", stop_at_boundary)
+    def begins(state, **given):
+        return may_begin("running" if state == "leaving" else state, **given)
+
+    patch.setattr(gate, "may_begin", begins)
 
 
 @fault
 def an_outcome_is_reported_for_a_run_that_has_left(patch):
-    patch.setattr(Gate, "close", lambda _self: None)
+    for state in ("running", "leaving"):
+        patch.delitem(leaving.MOVES[state], "drop")

@@ -277,7 +277,7 @@ async def test_a_draining_gateway_demotes_its_runs_and_takes_no_more(tmp_path):
             await begun.wait()
             scope = gateway._live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
-            await eventually(lambda: scope.state == "stopping")
+            await eventually(lambda: scope.state == "leaving")
             assert await gateway.ready() == (False, "stopping")
             with pytest.raises(Overloaded) as refused:
                 await gateway.submit(Submission(pipeline="pipe"))
@@ -320,7 +320,7 @@ async def test_a_draining_worker_hands_its_runs_over_at_the_boundary(tmp_path):
         async with member(app, tmp_path, "worker", owner="b") as second:
             scope = first._live.get(run).execution.scope
             draining = asyncio.ensure_future(first.drain())
-            await eventually(lambda: scope.state == "stopping")
+            await eventually(lambda: scope.state == "leaving")
             hold.set()
             await draining
             frames = await frames_of(second, run)

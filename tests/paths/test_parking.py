@@ -419,7 +419,7 @@ async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock, tu
 
         def look():  # on the run's loop, in one turn
             scope.mailbox.put([("a", b"1")])
-            scope.close_at_rest("open", clock.time(), lambda: executed.append("parked"))
+            scope.move_at_rest("park", clock.time(), lambda: executed.append("parked"))
 
         run.execution.call(look)
         await until(lambda: executed)

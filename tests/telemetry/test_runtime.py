@@ -199,7 +199,7 @@ async def test_a_lease_that_is_lost_with_the_outcome_is_counted_once(tmp_path, g
         concluded, forget = me._live._concluded, me._live._forget
         me._live._concluded = lambda *given: (concluded(*given), refused.set())
         # The store is quicker to refuse than the run's loop to go on.
-        me._live._forget = lambda run: (run.execution.finished and refused.block(), forget(run))
+        me._live._forget = lambda run: (run.state == "ended" and refused.block(), forget(run))
         run = (await me.submit(Submission(pipeline="ends"))).record.id
         await me.retire("me")
         gate.set()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from offramp.core import events
+from offramp.core.leaving import OVER
 from offramp.core.timestamps import rfc3339
 from offramp.errors import OutsideRun, StepTimeout
 from offramp.execution.context import Run
@@ -16,6 +17,7 @@ from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
+    from offramp.core.leaving import State
     from offramp.core.spec import StepSpec
     from offramp.execution.run_facts import RunFacts
     from offramp.execution.threads import Place
@@ -52,8 +54,8 @@ class Executing(Protocol):
         """It knows the loop that the run is on."""
 
     @property
-    def state(self) -> str:
-        """`closed` once nothing may be written for the run any more."""
+    def state(self) -> State:
+        """Of the run here: in some, nothing may be written for it any more."""
 
 
 class Attempt:
@@ -98,11 +100,11 @@ class Attempt:
     def _is_cancelled(self) -> bool:
         if self.place is not None and self.place.is_held:
             return True  # it has timed out, or is not waited for any more
-        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state != "closed")
+        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state not in OVER)
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
-        if self.live and self.scope.state != "closed":
+        if self.live and self.scope.state not in OVER:
             body = events.StepDelta(self.spec.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
 

@@ -17,6 +17,7 @@ import msgspec
 from offramp.core import events
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.journal import Entry
+from offramp.core.leaving import OVER
 from offramp.core.run import Path
 from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import SignalTimeout
@@ -169,7 +170,7 @@ class Body:
             with scope.waits(due) as came:
                 yield came
         except BaseException:
-            if scope.state != "closed":  # else the run goes on, and waits, elsewhere
+            if scope.state not in OVER:  # else the run waits elsewhere
                 scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
             raise
 

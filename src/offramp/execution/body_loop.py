@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from offramp.core.leaving import OVER
 from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.execution.timers import Timers
@@ -51,7 +52,7 @@ def _is_the_authors(frame: FrameType | None, home: str) -> bool:
 def _timers(frame: FrameType) -> Timers | None:
     """The body's that this call belongs to, if it does to one."""
     ambient = current.get()
-    if not isinstance(ambient, Body) or ambient.scope.state == "closed":
+    if not isinstance(ambient, Body) or ambient.scope.state in OVER:
         return None
     timers = ambient.scope.timers
     return timers if _is_the_authors(frame.f_back, timers.home) else None

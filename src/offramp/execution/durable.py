@@ -244,14 +244,12 @@ class PlayedBody(Playing):
         ending = self._scope.ending
         if self.over or ending.outcome is None or ending.until(self._cancel_grace_s) > self._scope.clock.monotonic():
             return
-        self._scope.stop_at_boundary()
         self._execution.finish(ending.outcome)
-        self._scope.close()
         self._task.cancel()
 
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
-        self._scope.stop_at_boundary()
+        self._scope.move("leave")
 
     def seen(self) -> list[str]:
         """What it waited for and saw, in order."""
@@ -261,10 +259,7 @@ class PlayedBody(Playing):
 
     def cut(self) -> bool:
         """End it without an outcome unless a step is under way."""
-        if self._outcome is not None:
-            return False
-        self._scope.close_if_idle()
-        if self._scope.state != "closed":
+        if not self._scope.move("give_back"):
             return False
         self._task.cancel()
         return True

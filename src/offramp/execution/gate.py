@@ -1,4 +1,4 @@
-"""Who may start a step of one executing run, what it waits for, and when this execution ends.
+"""What one executing run does in this process: its state, its steps in flight and its waits.
 
 Called from the run's loop and from the control loop; knows nothing of journals.
 """
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
+from offramp.core.leaving import OVER, Move, State, after, may_begin
 from offramp.errors import LeaseLost
 from offramp.execution.ending import Ending
 from offramp.execution.tenure import Tenure
@@ -27,12 +28,9 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
 
-State = Literal["open", "ending", "stopping", "detached", "closed"]
-"""Of an execution: `ending` when the run is to end from outside, `stopping` when it is to go on elsewhere."""
-
 
 class Handoff(BaseException):
-    """Control flow: this execution is over here, the run goes on elsewhere or has ended.
+    """Control flow: this execution is over, and the run continues elsewhere or has ended.
 
     A BaseException, so that `except Exception` in a pipeline cannot eat it.
     """
@@ -61,15 +59,16 @@ class Gate:
         self.turnstile = turnstile
         self._tenure = tenure or Tenure()
         self._waits = Waits()
-        self._moves = 0
+        self._stirs = 0
         self._lock = threading.Lock()
-        self.state: State = "open"
+        self.state: State = "running"
+        """Read anywhere; changed by `move` alone."""
         self.ending = Ending(clock)
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
         """Steps that wait for a thread, or came when none was to begin any more."""
         self.rest: Parked | None = None
-        """Until when the run was found to wait, and how many signals it had seen, if it was ended for that."""
+        """Of a run that was given back at rest: until when it waits, and how many signals it has seen."""
         self.on_change: Callable[[], object] = _nothing
         self.on_rest: Callable[[], object] | None = None
         self.on_signal_wait: Callable[[], object] = _nothing
@@ -79,6 +78,36 @@ class Gate:
         self.on_change = self.on_signal_wait = self.ending.on_change = _nothing
         self.on_rest = None
 
+    def move(self, move: Move, rest: Parked | None = None) -> bool:
+        """Change the state, from any thread; false for the loser of a race, and for what may not happen now.
+
+        Args:
+            move: what is to happen.
+            rest: of a run that is given back at rest.
+        """
+        with self._lock:
+            is_to_end = self.ending.outcome is not None
+            to = after(self.state, move, is_in_flight=bool(self.in_flight), is_to_end=is_to_end)
+            if to is None:
+                return False
+            self.state = to
+            if rest is not None:
+                self.rest = rest
+        self._moved()
+        return True
+
+    def _moved(self) -> None:
+        """The state has changed; from any thread."""
+
+    def end_from_outside(self, outcome: Outcome, *, replays: bool) -> bool:
+        """Let no step begin but in a cleanup: the run is to end so. False if it ends already. From any thread."""
+        with self._lock:
+            if self.state == "ended" or self.ending.outcome is not None:
+                return False
+            self.facts.cancelled = True
+            self.ending.begin(outcome, replays=replays)
+            return True
+
     async def _enter(self, attempt: Attempt) -> None:
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
@@ -86,26 +115,31 @@ class Gate:
             if self.ending.cleanups:
                 attempt.cleans_up = self.ending.within() is not None
             with self._lock:
-                if self.state == "open" or (self.state == "ending" and attempt.cleans_up):
+                if self._may_begin(cleans_up=attempt.cleans_up) == "now":
                     self.in_flight[attempt.key] = attempt
                     return
             await self.held_up(attempt.place)
 
+    def _may_begin(self, *, cleans_up: bool) -> Literal["now", "elsewhere", "never"]:
+        ending = self.ending
+        is_to_end = ending.outcome is not None
+        return may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
+
     async def held_up(self, place: Place | None = None) -> None:
-        """Return at once if a step may start here; else wait until the body is told that the run ends or goes on.
+        """Return at once if a step may start here; else wait until the body is cancelled: the run leaves, or ends.
 
         Args:
             place: the thread that the step was given; others can use it meanwhile.
 
         Raises:
-            Handoff: it was told.
+            Handoff: it was.
         """
         cleans_up = self.ending.within() is not None
         with self._lock:
-            if self.state == "open" or (self.state == "ending" and cleans_up):
+            begins = self._may_begin(cleans_up=cleans_up)
+            if begins == "now":
                 return
-            is_thrown_away = self.state == "closed" or (self.state == "detached" and self.facts.cancelled)
-            if is_thrown_away or (self.ending.struck and not cleans_up):
+            if begins == "never":
                 raise Handoff
             self.parked += 1
         if place is not None:
@@ -120,16 +154,16 @@ class Gate:
         """Pass where the run executes.
 
         Raises:
-            Handoff: it goes on elsewhere, or has ended.
+            Handoff: it continues elsewhere, or has ended.
         """
-        if self.state in {"closed", "detached"}:
+        if self.state in OVER or self.state == "detached":
             raise Handoff
 
     async def _queue(self, place: Place) -> None:
-        """Wait for a thread. Nothing has begun: a handoff takes the step along like one that comes later."""
+        """Wait for a thread. Nothing has begun: a run that leaves takes the step along like any later one."""
         with self._lock:
             self.parked += 1
-        if self.state != "open":
+        if not self.is_open:
             self.on_change()
         try:
             await place.given()
@@ -138,7 +172,7 @@ class Gate:
                 self.parked -= 1
 
     async def _still_ours(self) -> None:
-        """This process was silent for longer than its lease: another one may have finished the step meanwhile (D2)."""
+        """This process was silent for longer than its lease: another may have finished the step meanwhile (D2)."""
         try:
             await self.log.durable()
         except LeaseLost:
@@ -148,7 +182,7 @@ class Gate:
         attempt.live = False
         with self._lock:
             self.in_flight.pop(attempt.key, None)
-        if self.state != "open":
+        if self.state != "running" or self.ending.outcome is not None:
             self.on_change()
         elif not self.in_flight:
             self._resting()
@@ -165,28 +199,28 @@ class Gate:
 
     def begin_wait(self, due: float, *, bounds: bool) -> object:
         """The same until `end_wait`; one that `bounds` ends other waits, and is none by itself."""
-        self._moves += 1
+        self._stirs += 1
         return self._waits.begin(due, bounds=bounds)
 
     def end_wait(self, mark: object) -> None:
         """Of `begin_wait`."""
-        self._moves += 1
+        self._stirs += 1
         self._waits.end(mark)
 
     @property
-    def leaves(self) -> bool:
-        """Whether this execution is about to end, and the run goes on elsewhere."""
-        return self.state == "stopping"
+    def is_open(self) -> bool:
+        """Whether any step may begin."""
+        return self.state == "running" and self.ending.outcome is None
 
     def look_at_rest(self) -> None:
         """Something of the run has changed: does it do nothing but wait now?"""
         self._resting()
 
     def _resting(self) -> None:
-        self._moves += 1
+        self._stirs += 1
         if self.in_flight or not self._waits.due:
             return
-        if self.state == "stopping":
+        if self.state == "leaving":
             self.on_change()
         elif self.on_rest is not None:
             self.on_rest()
@@ -197,63 +231,27 @@ class Gate:
             busy = self.in_flight or self.parked or self.turnstile.waiting
             return None if busy else self._waits.earliest()
 
-    def close_at_rest(self, state: State, beyond: float, then: Callable[[], object]) -> None:
-        """On the run's loop: end this execution if, in this state, the run only waits until after `beyond`.
+    def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object]) -> None:
+        """On the run's loop: make this move if the run only waits until after `beyond`.
 
-        What the body was given last has a few turns of the loop to reach whoever waits for it: a run that goes on in
-        another branch than those that wait is not at rest, although no step of it is in flight yet.
+        What the body was given last has a few turns of the loop to reach its branch: a run that continues in another
+        branch than those that wait is not at rest, although no step of it is in flight yet.
 
         Args:
-            state: the execution's, from now until it is ended.
+            move: `park`, or `give_back` of a run that leaves.
             beyond: epoch seconds.
-            then: called if it was ended so; `rest` says what to park.
+            then: called if it was made; `rest` says what to park.
         """
 
-        def look(moves: int | None) -> None:
+        def look(stirs: int | None) -> None:
             until = self.waits_until()
-            if until is None or until <= beyond or self.state != state:
+            if until is None or until <= beyond:
                 return
-            if moves != self._moves:
-                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._moves))
+            if stirs != self._stirs:
+                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._stirs))
                 return
-            self._leaving()
-            with self._lock:
-                if self.state != state:
-                    return
-                # Whoever waits has not been given any of the signals seen: both change on this loop only.
-                self.state, self.rest = "closed", Parked(until, self.mailbox.seen)
-            then()
+            # No wait has been given any of the signals seen: both change on this loop only.
+            if self.move(move, Parked(until, self.mailbox.seen)):
+                then()
 
         look(None)
-
-    def stop_at_boundary(self) -> list[str]:
-        """Let no further step start; returns the keys of those in flight."""
-        with self._lock:
-            if self.state in {"open", "ending"}:
-                self.state = "stopping"
-            in_flight = list(self.in_flight)
-        if self.leaves:
-            self._leaving()
-        return in_flight
-
-    def _leaving(self) -> None:
-        """This execution is about to end, and the run goes on elsewhere. From any thread."""
-
-    def end_from_outside(self, outcome: Outcome, *, replays: bool) -> None:
-        """Let no step start but in a cleanup: the run is to end so. From any thread."""
-        with self._lock:
-            self.facts.cancelled = True
-            self.ending.begin(outcome, replays=replays)
-            if self.state == "open":
-                self.state = "ending"
-
-    def close_if_idle(self) -> None:
-        """End this execution unless a step is in flight."""
-        with self._lock:
-            if not self.in_flight:
-                self.state = "closed"
-
-    def close(self) -> None:
-        """End this execution: nothing is written for the run any more, not even by what still runs."""
-        with self._lock:
-            self.state = "closed"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from offramp.core import events
 from offramp.core.journal import Entry, Journal
+from offramp.core.leaving import OVER
 from offramp.execution.gate import Gate, Handoff
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import Turnstile
@@ -49,9 +50,9 @@ class Recording(Gate):
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
-        if self.state == "closed":
+        if self.state in OVER:
             raise Handoff
-        self._moves += 1
+        self._stirs += 1
         if entry is not None:
             self.journal.add(entry)
         self.log.append(entry, event)

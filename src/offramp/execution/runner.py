@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import msgspec
 from offramp.core.divergence import differs
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
+from offramp.core.leaving import OVER
 from offramp.core.run import Outcome
 from offramp.core.spec import as_awaitable
 from offramp.errors import Divergence
@@ -65,67 +65,41 @@ class Execution:
         self._task: asyncio.Task[Any] | None = None
         self._striking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop_requested = False
         self._began = False
-        self._finished = False
-        self._lock = threading.Lock()
 
     def start(self, loops: RunLoops) -> None:
         """Begin on a run loop, soon."""
         loops.submit(self._begin)
 
     def _begin(self, on: RunLoop) -> asyncio.Task[None]:
-        with self._lock:
-            self._loop = on.loop
-            self.scope.turnstile.turns = on.turns
-            task = on.loop.create_task(self._main(), name=self.scope.facts.run_id, context=contextvars.Context())
-            self._task = task
-            return task
-
-    def detach(self) -> bool:
-        """Let what is in flight end, and the body see nothing of it: it goes on elsewhere. False if it ended here."""
-        with self._lock:
-            if self._finished or self.scope.state != "stopping":
-                return False
-            self.scope.state = "detached"
-            return True
+        self._loop, self.scope.turnstile.turns = on.loop, on.turns
+        task = on.loop.create_task(self._main(), name=self.scope.facts.run_id, context=contextvars.Context())
+        self._task = task
+        return task
 
     async def run(self) -> None:
         """Execute in the running task, on a loop that is not a run loop."""
         await self._main()
 
-    def stop_tree(self) -> None:
-        """Cancel the local coroutine tree, from any thread."""
-        with self._lock:
-            self._stop_requested = True
-            loop = self._loop
-        if loop is not None:
-            call_threadsafe(loop, self._stop)
-
     def _stop(self) -> None:
+        """Cancel the local coroutine tree."""
         # A task that is cancelled before its first step never runs, and would report no end.
         if self._task is not None and self._began:
             self._task.cancel()
 
     def call(self, function: Callable[..., object], *args: object) -> None:
-        """Call on the run's loop, unless it is over."""
-        with self._lock:
-            loop = self._loop
-        if loop is not None:
-            call_threadsafe(loop, function, *args)
+        """Call on the run's loop, unless the run has not begun there, or the loop is over."""
+        if self._loop is not None:
+            call_threadsafe(self._loop, function, *args)
 
     def end(self, outcome: Outcome) -> bool:
         """Have the run end so: its body is cancelled, and no step starts but to clean up. False if it ends already."""
         scope = self.scope
-        with self._lock:
-            if self._finished or scope.ending.outcome is not None:
-                return False
-            is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
-            scope.end_from_outside(outcome, replays=is_replaying)
-            if not self._began and not scope.began_before:
-                self._stop_requested = True  # the body is not called at all
+        is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
+        if not scope.end_from_outside(outcome, replays=is_replaying):
+            return False
         if scope.state == "detached":
-            self.stop_tree()
+            self.call(self._stop)
         else:
             self.call(self.strike)
         scope.ending.on_change()
@@ -133,7 +107,7 @@ class Execution:
 
     def strike(self) -> None:
         """On the run's loop, of a run that is to end: see that its body is told."""
-        if self._finished or self._stop_requested or self._striking is not None:
+        if self.scope.state in OVER or self.scope.state == "detached" or self._striking is not None:
             return
         if self._began and self._task is not None:  # else its beginning sees to it
             striking = strike(self.scope, self._task.cancel)
@@ -166,8 +140,8 @@ class Execution:
             self.scope.trace.enter()
         let_go = False
         try:
-            if self._stop_requested:
-                raise asyncio.CancelledError
+            if self.scope.state in OVER or (self.scope.ending.outcome is not None and not self.scope.began_before):
+                raise asyncio.CancelledError  # the body is not called at all
             signature = self.spec.signature
             given = list(signature.decode_input(self._input).values())
             value = await as_awaitable(signature.call(self.spec.function, given))
@@ -175,7 +149,7 @@ class Execution:
             encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
             outcome, error = Outcome("completed", await self.scope.kept(encoded, "the pipeline")), None
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
-            if self.scope.state == "closed":
+            if self.scope.state in OVER:
                 return
             let_go = isinstance(raised, (asyncio.CancelledError, Handoff))
             outcome, error = self._failed(raised)
@@ -189,20 +163,23 @@ class Execution:
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
         """Report the end, once; the loser of a race with a handoff, a deadline or a cancellation says nothing."""
-        with self._lock:
-            if self._finished or self.scope.state in {"closed", "detached"}:
-                return
-            self._finished = True
-            # Not kept: it refers to the run, which refers to this; a cycle would wait for the garbage collector.
-            ended, self._on_end = self._on_end, None
-        self.scope.close()  # tasks that the pipeline left behind start no step any more
+        if not self.scope.move("end"):
+            return
+        # Not kept: it refers to the run, which refers to this; a cycle would wait for the garbage collector.
+        ended, self._on_end = self._on_end, None
         if ended is not None:
             ended(outcome, error)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the end was reported."""
-        return self._finished
+    def give_up(self, outcome: Outcome) -> None:
+        """End the run so at once, whatever its code does; one that is detached is over here without an outcome."""
+        self.finish(outcome)
+        self.drop()
+
+    def drop(self) -> bool:
+        """Stop executing: nothing is written for the run any more. False if it was over already. From any thread."""
+        was_dropped = self.scope.move("drop")
+        self.call(self._stop)
+        return was_dropped
 
     def _require_no_divergence(self) -> None:
         missed = self.scope.journal.unasked()

@@ -15,6 +15,7 @@ from offramp.core import events
 from offramp.core.divergence import differs
 from offramp.core.failure import Failure, exception_of, failure_of, mark, replayable
 from offramp.core.journal import Entry, Journal
+from offramp.core.leaving import OVER
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
@@ -123,12 +124,6 @@ class Scope(Recording):
             self.timers.saw(entry)
         return entry
 
-    def close(self) -> None:
-        """End this execution: nothing is written for the run any more, not even by what still runs."""
-        super().close()
-        if self._timers is not None and self._timers.close():
-            self._timers = None  # a cycle would wait for the garbage collector
-
     @property
     def timers(self) -> Timers:
         """Those that the body sets; made where one is."""
@@ -136,9 +131,11 @@ class Scope(Recording):
             self._timers = Timers(self, self._dues, self._began, self.home, DIVERGENCE_GRACE_S)
         return self._timers
 
-    def _leaving(self) -> None:
-        if self._timers is not None:
+    def _moved(self) -> None:
+        if self._timers is not None and self.state in {"leaving", "given_back"}:
             self._timers.note_all()
+        if self._timers is not None and self.state in OVER and self._timers.close():
+            self._timers = None  # a cycle would wait for the garbage collector
 
     # Step calls.
 
@@ -157,7 +154,7 @@ class Scope(Recording):
                     await asyncio.sleep(0)  # a timer that is overdue gives up what it is around before that begins
             if self._reached_before:
                 self.reached(key)
-            if self.state != "open":
+            if self.state != "running" or self.ending.outcome is not None:
                 await self.held_up()
             try:
                 if self._traced is None:
@@ -273,7 +270,7 @@ class Scope(Recording):
             return True
         if isinstance(raised, Exception):
             return False
-        if isinstance(raised, Handoff) or self.state == "closed":
+        if isinstance(raised, Handoff) or self.state in OVER:
             return True
         is_run_cancelled = self.facts.cancelled and not attempt.cleans_up
         return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))

@@ -15,6 +15,7 @@ import msgspec
 
 from offramp.core.ending import CLEANUP, STRUCK, EndedBy, struck
 from offramp.core.journal import Entry
+from offramp.core.leaving import OVER
 from offramp.execution.context import Ambient, current
 from offramp.execution.ending import Cleanup
 from offramp.execution.scope import Scope
@@ -42,7 +43,7 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     if entry is None:
         await scope.turnstile.settled()
         await ending.all_closed()
-        if ending.outcome is None or scope.state in {"closed", "detached"}:
+        if ending.outcome is None or scope.state in OVER or scope.state == "detached":
             return
         status: EndedBy = "expired" if ending.outcome.status == "expired" else "cancelled"
         entry = struck(status, clock.time())

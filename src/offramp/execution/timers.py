@@ -272,7 +272,7 @@ class Timers:
     def _keep(self, timer: BodyTimer) -> None:
         if timer.noted:
             return
-        if self._scope.leaves:
+        if self._scope.state == "leaving":
             self._note(timer)
         elif not (self._scope.keeps_timers or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
             self._sweeping = True
@@ -280,7 +280,7 @@ class Timers:
 
     def _sweep(self) -> None:
         self._sweeping = False
-        if self._scope.state == "open":
+        if self._scope.is_open:
             self.note_all()
 
     def note_all(self) -> None:

@@ -25,7 +25,7 @@ class Admission:
         share_is_taken = self._live.fast_refusal(tenant) == "share"
         if held < most or share_is_taken:
             return Load(held, most, share_is_taken=share_is_taken)
-        staying = [run for run in self._live.all() if run.record.path == "fast" and not run.leaving]
+        staying = [run for run in self._live.all() if run.record.path == "fast" and run.state == "running"]
         longest = max((Stay(run.record.id, self._rest_s(run)) for run in staying), key=_rest_s, default=None)
         return Load(held, most, len(staying), longest)
 

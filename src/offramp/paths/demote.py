@@ -13,6 +13,7 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure
+from offramp.core.leaving import OVER
 from offramp.core.run import Demotion, DemotionReason, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
@@ -46,16 +47,16 @@ class OffRamp:
 
     async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
         """Move a run from the fast to the deep path; does nothing when it has ended or is already on its way."""
-        if run.leaving or run.record.path != "fast" or run.execution.finished:
-            return
-        if run.execution.scope.ending.outcome is not None and reason != "drain":
+        scope = run.execution.scope
+        if scope.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
-        run.leaving = True
+        if run.record.path != "fast" or not scope.move("leave"):
+            return
         self._live.waits_for_store(run.record.id)
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
-        in_flight = run.execution.scope.stop_at_boundary()
+        in_flight = list(scope.in_flight)
         try:
             if run.trace is None:
                 await self._hand_off(run, demotion, in_flight)
@@ -63,10 +64,9 @@ class OffRamp:
                 with run.trace.send(run.record.pipeline) as sent:
                     await self._hand_off(run, msgspec.structs.replace(demotion, trace=sent.headers), in_flight)
         except LeaseLost:
-            if not run.execution.finished:
-                self._live.lost(run.lease)
+            self._live.lost(run.lease)
             return
-        if run.execution.scope.state == "closed":
+        if run.state in OVER:
             return  # its outcome is still to be written, or it was lost
         self._live.is_written(run.record.id)
         if not await self._shared(run):
@@ -81,12 +81,12 @@ class OffRamp:
         record, execution, scope = run.record, run.execution, run.execution.scope
         try:
             await run.log.durable()
-            if scope.state != "closed":
+            if run.state not in OVER:
                 await self._engine.adopt(Handoff(run.lease, demotion, in_flight))
         except StoreError as error:
             log.error("%s cannot be demoted yet: %s", record.id, error)  # noqa: TRY400 - an operator's matter
-            return scope.state == "closed"
-        if scope.state == "closed":
+            return run.state in OVER
+        if run.state in OVER:
             return True
         record.path, record.demotion = "deep", demotion
         scope.facts.path = "deep"
@@ -121,7 +121,7 @@ class OffRamp:
         kept: dict[str, Attempt] = {}
 
         def detach() -> bool:
-            if not run.execution.detach():
+            if not scope.move("detach"):
                 return False
             kept.update(scope.in_flight)
             shared.keep(kept)
@@ -129,9 +129,9 @@ class OffRamp:
 
         lease = await self._engine.share(run.record, list(scope.in_flight), detach)
         if lease is None:
-            if scope.state == "detached":  # the run has ended meanwhile
+            if run.state == "detached":  # the run has ended meanwhile
                 self._live.drop(run)
-            return scope.state != "stopping"
+            return run.state != "leaving"
         shared.share(lease)
         await self._deliver(run, shared, kept)
         return True
@@ -170,11 +170,8 @@ class OffRamp:
 
     async def hand_over(self, run: LiveRun) -> None:
         """Give a deep run back at its next step boundary, so that another process goes on with it."""
-        if run.leaving or run.execution.finished:
-            return
-        run.leaving = True
-        run.execution.scope.stop_at_boundary()
-        await self._leave(run)
+        if run.execution.scope.move("leave"):
+            await self._leave(run)
 
     async def _leave(self, run: LiveRun) -> None:
         """Release the run as soon as no step is in flight and the body waits or was given a moment, unless it ends."""
@@ -185,21 +182,20 @@ class OffRamp:
             call_threadsafe(loop, changed.set)
 
         scope.on_change = change
-        while not (execution.finished or scope.state == "closed"):
+        while run.state == "leaving":
             changed.clear()
             if scope.in_flight:
                 await changed.wait()
                 continue
-            execution.call(scope.close_at_rest, "stopping", 0.0, change)
+            execution.call(scope.move_at_rest, "give_back", 0.0, change)
             if scope.parked or not await self._progress(changed):
-                scope.close_if_idle()
+                scope.move("give_back")
         await self._give_back(run)
 
     async def _give_back(self, run: LiveRun) -> None:
         """Release a run whose execution was ended between two steps: queued, or parked where it was at rest."""
-        if run.execution.finished or self._live.get(run.record.id) is not run:
-            return  # it has its outcome, was lost, or is given back already
-        run.leaving = True
+        if run.state != "given_back":
+            return  # it has its outcome, or is another's
         self._live.drop(run)
         while True:
             try:
@@ -223,7 +219,7 @@ class OffRamp:
 
         def park() -> None:
             beyond = process.clock.time() + PARK_FOR_S_MIN
-            scope.close_at_rest("open", beyond, lambda: process.control.spawn(self._give_back(run)))
+            scope.move_at_rest("park", beyond, lambda: process.control.spawn(self._give_back(run)))
 
         scope = run.execution.scope
         scope.on_rest = resting

@@ -256,7 +256,6 @@ class _Attempt:
         self._call = call
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopped = False
 
     def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
         """Execute it on this run loop."""
@@ -266,8 +265,8 @@ class _Attempt:
 
     def stop(self) -> None:
         """Cancel it, from any thread; nothing is written of it any more."""
-        self._stopped = self._scope.facts.cancelled = True
-        self._scope.close()
+        self._scope.facts.cancelled = True
+        self._scope.move("drop")
         if self._loop is not None and self._task is not None and not self._task.done():
             call_threadsafe(self._loop, self._task.cancel)
 
@@ -288,8 +287,7 @@ class _Attempt:
 
     async def _executed(self, encoded: bytes) -> Entry:
         scope, call = self._scope, self._call
-        if self._stopped:
-            raise Handoff
+        scope.require_here()
         spec = (self._spec.on_unknown if call.decides else None) or self._spec
         try:
             spec, begun = await scope.first_attempt(spec, call.key)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from offramp.core import events
+from offramp.core.leaving import State
 from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
@@ -47,8 +48,11 @@ class LiveRun:
         self.timers: list[Timer] = []
         self.gone: Commit[None] = Commit()
         """Resolved when it is not executing here any more."""
-        self.leaving = False
-        """Whether somebody is already demoting it or handing it over."""
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life here."""
+        return self.execution.scope.state
 
     @property
     def lease(self) -> Lease:
@@ -264,16 +268,13 @@ class LiveRuns:
     def _bound(self, run: LiveRun) -> None:
         """End a run that was to end, whatever its code does, when its time for that is over. From any thread."""
         ending, clock = run.execution.scope.ending, self._process.clock
-        if ending.outcome is None or run.execution.finished or self.get(run.record.id) is not run:
+        if ending.outcome is None or run.state == "ended" or self.get(run.record.id) is not run:
             return
         due = ending.until(self._process.settings.cancel_grace)
         if due > clock.monotonic():
             run.timers.append(clock.call_at(due, lambda: self._bound(run)))
             return
-        run.execution.scope.stop_at_boundary()
-        run.execution.finish(ending.outcome)
-        run.execution.scope.close()
-        run.execution.stop_tree()
+        run.execution.give_up(ending.outcome)
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run; one that does not end within the grace time ends without its steps. False if not here."""
@@ -284,9 +285,8 @@ class LiveRuns:
         return True
 
     def drop(self, run: LiveRun) -> None:
-        """Stop executing a run that goes on elsewhere; nothing of it is written any more."""
-        run.execution.scope.close()
-        run.execution.stop_tree()
+        """Stop executing a run that is another's; nothing of it is written any more."""
+        run.execution.drop()
         self._forget(run)
         self.is_written(run.record.id)
         self._process.feed.left(run.record.id)
@@ -296,7 +296,7 @@ class LiveRuns:
         """A lease is gone: the execution that holds it ends. One of the same run under a newer lease goes on."""
         run = self.get(lease.run_id)
         # One that has ended is not dropped: its outcome is on its way to the same refusal, which is told then.
-        if run is not None and run.lease == lease and not run.execution.finished:
+        if run is not None and run.lease == lease and run.state != "ended":
             self._process.metrics.lost()
             log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
             self.drop(run)

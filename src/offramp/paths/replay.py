@@ -133,8 +133,7 @@ class _Rehearsal:
         self._changed()
 
     def close(self) -> None:
-        self.scope.close()
-        self.execution.stop_tree()
+        self.execution.drop()
 
 
 async def replay(process: Process, record: RunRecord, history: History) -> Replayed:
@@ -168,7 +167,7 @@ async def check(process: Process, case: Case) -> Verdict:
     changed = asyncio.Event()
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
     scope = rehearsal.scope
-    scope.stop_at_boundary()  # a step that is not in the journal waits instead of being executed
+    scope.move("leave")  # a step that is not in the journal waits instead of being executed
     scope.on_change = lambda: call_threadsafe(loop, changed.set)
     rehearsal.execution.start(process.loops)
     try:

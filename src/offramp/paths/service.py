@@ -357,7 +357,7 @@ class Service:
         leaving = asyncio.ensure_future(away.demote(run, "drain") if run.record.path == "fast" else away.hand_over(run))
         try:
             await run.gone
-            if not run.execution.finished:
+            if run.state != "ended":
                 await leaving  # it left, and is given back now
         finally:
             leaving.cancel()
