@@ -10,15 +10,14 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
+from offramp.core.call import Effect, StepKind
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
 from offramp.core.sla import DEFAULT_CLASS, SLA
 from offramp.core.spec import (
-    Effect,
     LaneChoice,
     OnDisconnect,
     PipelineSpec,
-    StepKind,
     StepSpec,
     as_awaitable,
     pipeline_spec,
@@ -48,12 +47,12 @@ class Step(Generic[P, R]):
         ambient = current.get()
         if not isinstance(ambient, Body):
             return self._plain(args, kwargs)
-        call = self.spec.signature.encode_call(args, kwargs)
+        given = self.spec.signature.encode_call(args, kwargs)
         # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
         # how tasks are scheduled.
         scope = ambient.scope
-        key = scope.journal.key(self.spec.name, call.key, call.earlier)
-        return scope.step(self.spec, key, call.encoded, call.values)
+        key = scope.journal.key(self.spec.name, given.key, given.earlier)
+        return scope.step(self.spec.call(key, given.encoded, given.values))
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         function: Callable[..., Any] = self.spec.function
@@ -61,7 +60,7 @@ class Step(Generic[P, R]):
         if self.spec.is_async:
             result: R = await as_awaitable(function(*args, **kwargs))
             return result
-        if self.spec.lane == "loop":
+        if self.spec.policy.lane == "loop":
             return function(*args, **kwargs)  # type: ignore[no-any-return]
         return await asyncio.to_thread(function, *args, **kwargs)
 

@@ -324,7 +324,7 @@ def _tracing(settings: Settings) -> Tracing | None:
 
 
 def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:
-    modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.lane == "process"}
+    modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.policy.lane == "process"}
     if not modules:
         return None
     started = functools.partial(metrics.cold_start, "lane")

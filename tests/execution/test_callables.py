@@ -64,7 +64,7 @@ async def test_an_async_function_behind_a_plain_decorator_is_awaited(decorate, t
         return await step(q)
 
     assert step.spec.is_async
-    assert step.spec.lane == "loop"
+    assert step.spec.policy.lane == "loop"
     assert await testing.replays(app, "pipe", q="a") == "A!"
     assert await step("b") == "B!"
 
@@ -78,7 +78,7 @@ async def test_a_partial_is_a_step_without_what_it_binds(function, lane):
     async def pipe(q: str) -> str:
         return await step(q)
 
-    assert (step.spec.name, step.spec.lane, step.spec.signature.names) == ("marked", lane, ["q"])
+    assert (step.spec.name, step.spec.policy.lane, step.spec.signature.names) == ("marked", lane, ["q"])
     assert await testing.replays(app, "pipe", q="a") in {"A?", "a?"}
     with pytest.raises(TypeError, match="mark"):
         step.spec.signature.encode_call(("a",), {"mark": "!"})

@@ -31,7 +31,7 @@ def note(pid, *, ended):
 
 def counted(step):
     """Have a step's executions written down. What the App serves is otherwise as it was declared."""
-    function, in_child = step.fn, step.spec.lane == "process"
+    function, in_child = step.fn, step.spec.policy.lane == "process"
 
     @functools.wraps(function)
     def plain(*args, **kwargs):

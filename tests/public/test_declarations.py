@@ -132,7 +132,7 @@ def test_a_process_step_must_be_importable(app):
 
     with pytest.raises(DeclarationError, match="function at module level"):
         app.step(lane="process")(local)
-    assert app.step(lane="process")(module_level).spec.lane == "process"
+    assert app.step(lane="process")(module_level).spec.policy.lane == "process"
 
 
 def test_two_steps_of_one_name_are_refused(app):
@@ -195,8 +195,8 @@ def test_decorators_work_with_and_without_parentheses(app):
 
 
 def test_the_automatic_lane_keeps_plain_code_off_the_loop(app):
-    assert app.step(plain).spec.lane == "thread"
-    assert app.step(fine).spec.lane == "loop"
+    assert app.step(plain).spec.policy.lane == "thread"
+    assert app.step(fine).spec.policy.lane == "loop"
 
 
 async def test_outside_a_run_a_step_just_runs(app):

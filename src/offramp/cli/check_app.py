@@ -23,7 +23,7 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
     """Everything that can be said of the App's declarations."""
     if not app.pipelines:
         yield Finding("broken", "app", f"App {app.name!r} has no pipeline", "declare one with @app.pipeline")
-    lanes = [step.spec.lane for step in app.steps.values()]
+    lanes = [step.spec.policy.lane for step in app.steps.values()]
     told = ", ".join(f"{lanes.count(lane)} {lane}" for lane in ("loop", "thread", "process") if lane in lanes)
     yield Finding("ok", "app", f"{app.name}: {len(app.pipelines)} pipelines, {len(lanes)} steps ({told or 'none'})")
     yield from _check_classes(app, settings)
@@ -31,7 +31,8 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
         yield from _check_pipeline(app, pipeline.spec, settings)
     for step in app.steps.values():
         yield from _check_step(step.spec)
-    timed = [step.spec.name for step in app.steps.values() if step.spec.lane == "thread" and step.spec.timeout]
+    policies = {step.spec.name: step.spec.policy for step in app.steps.values()}
+    timed = [name for name, policy in policies.items() if policy.lane == "thread" and policy.timeout]
     if timed:
         yield Finding(
             "note",
@@ -127,7 +128,8 @@ def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterato
             f"its deadline of {spec.deadline:g} s comes before its budget ends: it is never demoted",
             "raise deadline= if a late result is still worth having",
         )
-    slow = [f"{step.name} {step.timeout:g} s" for step in steps if budget and (step.timeout or 0.0) > budget]
+    timeouts = [(step.name, step.policy.timeout or 0.0) for step in steps]
+    slow = [f"{name} {timeout:g} s" for name, timeout in timeouts if budget and timeout > budget]
     if slow:
         yield Finding(
             "note",
@@ -138,18 +140,18 @@ def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterato
 
 
 def _check_step(spec: StepSpec) -> Iterator[Finding]:
-    about = f"step {spec.name}"
-    if spec.timeout is None and spec.lane != "process":
+    about, policy = f"step {spec.name}", spec.policy
+    if policy.timeout is None and policy.lane != "process":
         yield Finding("risk", about, "has no timeout: a call that hangs holds its run for ever", "give it timeout=")
-    if spec.effect == "once":
+    if policy.effect == "once":
         yield Finding(
             "note",
             about,
             "effect='once': if the process dies in it, it is not repeated and the run fails",
             "hand current_run().idempotency_key to the service it calls; then it may be repeatable",
         )
-    elif spec.retry.attempts > 1:
-        yield Finding("ok", about, f"up to {spec.retry.attempts} attempts{_longest(spec.retry, spec.timeout)}")
+    elif policy.retry.attempts > 1:
+        yield Finding("ok", about, f"up to {policy.retry.attempts} attempts{_longest(policy.retry, policy.timeout)}")
 
 
 def _longest(retry: Retry, timeout: float | None) -> str:

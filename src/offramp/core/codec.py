@@ -49,7 +49,7 @@ def encode(value: Any, what: str) -> bytes:
         raise refused(what, error, CURE) from error
 
 
-class Call(msgspec.Struct, gc=False):
+class Arguments(msgspec.Struct, gc=False):
     """The arguments of a call.
 
     Attributes:
@@ -122,7 +122,7 @@ class Signature:
         made = msgspec.defstruct(_WRAPPER, fields, forbid_unknown_fields=True, kw_only=True, rename=None)
         return made, _schema(made, what)
 
-    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """All arguments of a call, defaults applied.
 
         Raises:
@@ -139,7 +139,7 @@ class Signature:
                     encoded = written(self._row(*args))
                 except FAILURES as error:  # text that is no Unicode
                     raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error
-                return Call(args, encoded, encoded, self)
+                return Arguments(args, encoded, encoded, self)
             return self._plain_call(args)
         whole, asked = [], []
         for place in self._by_name:
@@ -149,9 +149,9 @@ class Signature:
             if key != parameter.default_key:
                 asked.append(parameter.label + key)
         encoded = b"{" + b",".join(whole) + b"}"
-        return Call(args, encoded, b"{" + b",".join(asked) + b"}", self)
+        return Arguments(args, encoded, b"{" + b",".join(asked) + b"}", self)
 
-    def _plain_call(self, args: tuple[Any, ...]) -> Call:
+    def _plain_call(self, args: tuple[Any, ...]) -> Arguments:
         """The same for text, integers and booleans, the arguments of most steps."""
         row = self._row(*(args if self._in_order else [args[place] for place in self._by_name]))
         try:
@@ -161,7 +161,7 @@ class Signature:
                 key = written({name: value for name, value in whole.items() if not self._is_default(name, value)})
         except FAILURES as error:  # text that is no Unicode
             raise refused(f"an argument of {self.what}", error, ARGUMENT_CURE) from error
-        return Call(args, encoded, key, self)
+        return Arguments(args, encoded, key, self)
 
     def _is_default(self, name: str, value: Any) -> bool:
         default = self._defaults.get(name, self)

@@ -12,15 +12,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from offramp.core.call import Call, Effect, Lane, Policy, StepKind
 from offramp.core.codec import Signature
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
 from offramp.errors import DeclarationError
 
-Lane = Literal["loop", "thread", "process"]
 LaneChoice = Literal["auto", "loop", "thread", "process"]
-Effect = Literal["repeatable", "once"]
-StepKind = Literal["step", "tool", "agent", "llm"]
 OnDisconnect = Literal["continue", "demote", "cancel"]
 
 RETENTION_DEFAULT_S = 86_400.0
@@ -32,22 +30,38 @@ MESSAGE_LENGTH_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """A declared step, validated; `timeout` in seconds per attempt, None for none."""
+    """A declared step, validated."""
 
     name: str
+    kind: StepKind
     function: Callable[..., Any]
     signature: Signature
-    lane: Lane
     is_async: bool
-    timeout: float | None
-    retry: Retry
-    effect: Effect
+    policy: Policy
     on_unknown: StepSpec | None
     """Decides the result of an interrupted `effect="once"` step, from its arguments."""
-    short: bool = False
-    """Whether it ends within moments: an engine may then skip what makes a long step recoverable on its own."""
-    kind: StepKind = "step"
-    """The kind of span in traces; changes nothing else."""
+
+    def call(self, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> Call:
+        """A call of it.
+
+        Args:
+            key: in the journal.
+            encoded: the arguments as a JSON object.
+            values: the same as the caller has them; None where the caller is elsewhere.
+        """
+        signature, decider = self.signature, self.on_unknown
+        return Call(
+            self.name,
+            key,
+            self.kind,
+            self.policy,
+            self.function,
+            self.is_async,
+            functools.partial(_code, self, encoded, values),
+            signature,
+            encoded,
+            None if decider is None else functools.partial(decider.call, key, encoded, values),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,30 +114,20 @@ def step_spec(
             f"{what}: short=True is for steps of at most {SHORT_TIMEOUT_S:g} s, and timeout= allows {timeout:g}; "
             "lower it, or drop short="
         )
-    spec = StepSpec(
-        chosen,
-        function,
-        Signature(function, what),
-        _lane(function, lane, what),
-        is_async(function),
-        SHORT_TIMEOUT_S if short and timeout is None else timeout,
-        retry or Retry(attempts=1),
-        effect,
-        None,
-        short,
-        kind,
-    )
+    bound_s = SHORT_TIMEOUT_S if short and timeout is None else timeout
+    policy = Policy(_lane(function, lane, what), bound_s, retry or Retry(attempts=1), effect, short)
+    spec = StepSpec(chosen, kind, function, Signature(function, what), is_async(function), policy, None)
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
 
 
 def _decider(step: StepSpec, function: Callable[..., Any]) -> StepSpec:
     what = f"step {step.name!r}: on_unknown="
-    if step.effect != "once":
+    if step.policy.effect != "once":
         raise DeclarationError(f"{what} is for steps with effect='once'")
     decider = step_spec(
         function,
         name=step.name,
-        timeout=step.timeout,
+        timeout=step.policy.timeout,
         retry=None,
         lane="auto",
         effect="repeatable",
@@ -184,6 +188,10 @@ def pipeline_spec(
         version,
         inspect.getdoc(function) or "",
     )
+
+
+def _code(spec: StepSpec, encoded: bytes, values: tuple[Any, ...] | None) -> Callable[[], Any]:
+    return functools.partial(spec.signature.call, spec.function, spec.signature.copies(values, encoded))
 
 
 def is_async(function: Callable[..., Any]) -> bool:

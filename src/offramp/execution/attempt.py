@@ -17,8 +17,8 @@ from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
 
 if TYPE_CHECKING:
+    from offramp.core.call import Call
     from offramp.core.leaving import State
-    from offramp.core.spec import StepSpec
     from offramp.execution.run_facts import RunFacts
     from offramp.execution.threads import Place
     from offramp.execution.turns import Turnstile
@@ -61,12 +61,12 @@ class Executing(Protocol):
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("cleans_up", "key", "live", "number", "place", "scope", "spec", "trace", "watch")
+    __slots__ = ("call", "cleans_up", "key", "live", "number", "place", "scope", "trace", "watch")
 
-    def __init__(self, scope: Executing, spec: StepSpec, key: str, number: int, trace: StepTrace | None) -> None:
+    def __init__(self, scope: Executing, call: Call, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
-        self.spec = spec
-        self.key = key
+        self.call = call
+        self.key = call.key
         self.number = number
         self.live = True
         self.place: Place | None = None
@@ -90,7 +90,7 @@ class Attempt:
 
     def run(self) -> Run:
         """The view of the run from inside the step."""
-        return self.scope.facts.view(self.spec.name, self.number, self.key, cancelled=self._is_cancelled)
+        return self.scope.facts.view(self.call.name, self.number, self.key, cancelled=self._is_cancelled)
 
     @property
     def replaying(self) -> bool:
@@ -105,7 +105,7 @@ class Attempt:
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
         if self.live and self.scope.state not in OVER:
-            body = events.StepDelta(self.spec.name, self.key, self.number, msgspec.Raw(encoded))
+            body = events.StepDelta(self.call.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
 
     def announce(self, body: events.Body, at: float) -> None:
@@ -114,7 +114,7 @@ class Attempt:
 
     def timed_out(self) -> StepTimeout:
         """The error of an attempt that reached its timeout."""
-        return StepTimeout(f"step {self.spec.name!r} took longer than its timeout of {self.spec.timeout:g} s")
+        return StepTimeout(f"step {self.call.name!r} took longer than its timeout of {self.call.policy.timeout:g} s")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
         """Inside a step nothing is journaled but its result."""
@@ -126,10 +126,10 @@ class Attempt:
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """Signals are waited for in the pipeline's body."""
-        raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.spec.name!r}")
+        raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.call.name!r}")
 
     def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
         """A step cleans up after itself."""
         raise OutsideRun(
-            f"cleanup() works in the pipeline's body, not inside step {self.spec.name!r}: use try and finally here"
+            f"cleanup() works in the pipeline's body, not inside step {self.call.name!r}: use try and finally here"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,18 +41,17 @@ class RunTask(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-def begin(attempt: Attempt, context: Context, arguments: Sequence[Any]) -> Any:
+def begin(attempt: Attempt, context: Context, code: Callable[[], Any]) -> Any:
     """Execute a step's code in its own context as far as it goes without waiting: what it returns, or `Begun`."""
-    work, made = context.run(_begun, attempt, arguments)
+    work, made = context.run(_begun, attempt, code)
     return made if work is None else Begun(context.run, work, made)
 
 
-def _begun(attempt: Attempt, arguments: Sequence[Any]) -> tuple[Work | None, Any]:
+def _begun(attempt: Attempt, code: Callable[[], Any]) -> tuple[Work | None, Any]:
     """No work and what the step returned; or its work and what that waits for."""
     current.set(attempt)
-    spec = attempt.spec
-    made = spec.signature.call(spec.function, arguments)
-    if not spec.is_async:
+    made = code()
+    if not attempt.call.is_async:
         return None, made
     work: Work = made if type(made) is types.CoroutineType else _awaited(as_awaitable(made))
     try:

@@ -31,9 +31,10 @@ from offramp.ports.commit import Commit
 from offramp.ports.store import Lease
 
 if TYPE_CHECKING:
+    from offramp.core.call import Call
     from offramp.core.events import Draft
     from offramp.core.journal import Entry
-    from offramp.core.spec import PipelineSpec, StepSpec
+    from offramp.core.spec import PipelineSpec
     from offramp.ports.clock import Timer
     from offramp.telemetry.metrics import Metrics
     from offramp.telemetry.run_trace import RunTrace, StepTrace
@@ -129,18 +130,16 @@ class DurableScope(Scope):
             if not self._outside.repeats:
                 self._outside.waited(what, began, over=over)
 
-    async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
-    ) -> Any:
-        chosen, number = await self.first_attempt(spec, key)
-        attempt = Attempt(self, chosen, key, number, trace)
+    async def _execute(self, call: Call, trace: StepTrace | None) -> Any:
+        chosen, number = await self.first_attempt(call)
+        attempt = Attempt(self, chosen, number, trace)
         await self._enter(attempt)
         at = self.clock.time()
         failed: Exception | None = None
         try:
-            entry = await self._outside.step(StepCall(spec.name, key, number, chosen is not spec), encoded)
+            entry = await self._outside.step(StepCall(call.name, call.key, number, chosen is not call), call.arguments)
         except Exception as error:  # noqa: BLE001 - it was not executed
-            failed = self._fail(spec, key, number, error, at, 0.0)
+            failed = self._fail(call, number, error, at, 0.0)
         finally:
             self._leave(attempt)
         if failed is not None:
@@ -148,7 +147,7 @@ class DurableScope(Scope):
         self.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
         if entry.failure is not None:
             raise exception_of(entry.failure)
-        return spec.signature.decode_result(entry.value or b"null")
+        return call.codec.decode_result(entry.value or b"null")
 
 
 class PlayedBody(Playing):

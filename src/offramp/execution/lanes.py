@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from offramp.execution.context import current
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from offramp.execution.processes import ProcessLane
 
 Result = tuple[Any, bytes]
+Code = Callable[[], Any]
 
 RESULT_BYTES_MAX = 8 << 20
 """Of one encoded result, where `max_result_bytes` does not say otherwise."""
@@ -64,13 +65,11 @@ class Lanes:
         self._grace_s = cancel_grace_s
         self._territory = Territory()
 
-    async def run(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Result:
+    async def run(self, attempt: Attempt) -> Result:
         """Execute one attempt, with a copy of the arguments.
 
         Args:
             attempt: the attempt, which the step's code finds in the context.
-            encoded: the arguments as JSON.
-            given: the same as the body has them; None where it is elsewhere.
 
         Raises:
             EncodingError: the arguments do not fit, or the result cannot be encoded.
@@ -78,39 +77,39 @@ class Lanes:
             TooLarge: its result is.
             BaseException: whatever the step raised.
         """
-        spec = attempt.spec
-        if spec.lane == "process":
+        call, lane = attempt.call, attempt.call.policy.lane
+        if lane == "process":
             if self._processes is None:
                 raise AssertionError("a process step, but no process lane was started")
             attempt.waits()
-            return None, spec.signature.bounded(await self._processes.run(attempt, encoded), self._result_bytes_max)
-        arguments = spec.signature.copies(given, encoded)
-        if spec.timeout is not None:
+            return None, call.codec.bounded(await self._processes.run(attempt), self._result_bytes_max)
+        code = call.thunk()
+        if call.policy.timeout is not None:
             attempt.waits()
-            live = await _timed(self._live(attempt, arguments), attempt)
-        elif spec.lane == "thread":
-            live = await self._in_thread(attempt, arguments)
+            live = await _timed(self._live(attempt, code), attempt)
+        elif lane == "thread":
+            live = await self._in_thread(attempt, code)
         else:
             with self._territory:
-                live = begin(attempt, contextvars.copy_context(), arguments)
+                live = begin(attempt, contextvars.copy_context(), code)
                 if type(live) is Begun:
                     live = await live.rest(attempt, self._grace_s, self._leftovers.abandoned)
-        return live, spec.signature.bounded(spec.signature.encode_result(live), self._result_bytes_max)
+        return live, call.codec.bounded(call.codec.encode_result(live), self._result_bytes_max)
 
-    async def _live(self, attempt: Attempt, arguments: Sequence[Any]) -> Any:
-        if attempt.spec.lane == "thread":
-            return await self._in_thread(attempt, arguments)
+    async def _live(self, attempt: Attempt, code: Code) -> Any:
+        if attempt.call.policy.lane == "thread":
+            return await self._in_thread(attempt, code)
         with self._territory:
-            live = begin(attempt, contextvars.copy_context(), arguments)
+            live = begin(attempt, contextvars.copy_context(), code)
             return await live.rest(attempt, self._grace_s, self._leftovers.abandoned) if type(live) is Begun else live
 
-    async def _in_thread(self, attempt: Attempt, arguments: Sequence[Any]) -> Any:
+    async def _in_thread(self, attempt: Attempt, code: Code) -> Any:
         place = attempt.place
         if place is None:
             raise AssertionError("a step in a thread, but no thread was asked for")
         attempt.waits()
         try:
-            return await place.run(_bound(attempt, arguments, place.asked_at, self._territory))
+            return await place.run(_bound(attempt, code, place.asked_at, self._territory))
         finally:
             self._left(attempt, place)
 
@@ -132,8 +131,8 @@ class Lanes:
             self._processes.close()
 
 
-def _bound(attempt: Attempt, arguments: Sequence[Any], asked_at: float, territory: Territory) -> Callable[[], Any]:
-    spec, trace, context = attempt.spec, attempt.trace, contextvars.copy_context()
+def _bound(attempt: Attempt, code: Code, asked_at: float, territory: Territory) -> Code:
+    trace, context = attempt.trace, contextvars.copy_context()
     context.run(current.set, attempt)
 
     def call() -> Any:
@@ -141,19 +140,19 @@ def _bound(attempt: Attempt, arguments: Sequence[Any], asked_at: float, territor
             trace.queued(time.perf_counter() - asked_at)
         try:
             with territory:
-                return context.run(spec.signature.call, spec.function, arguments)
+                return context.run(code)
         except StopIteration as error:
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error
         except GeneratorExit as error:
             # Nor this: the coroutines that await it would be closed.
-            raise aborted(error, f"step {spec.name!r}") from error
+            raise aborted(error, f"step {attempt.call.name!r}") from error
 
     return call
 
 
 async def _timed(work: Awaitable[Any], attempt: Attempt) -> Any:
-    timeout = attempt.spec.timeout
+    timeout = attempt.call.policy.timeout
     try:
         async with asyncio.timeout(timeout) as limit:
             return await work

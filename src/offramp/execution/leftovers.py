@@ -56,7 +56,7 @@ class Leftovers:
             self._tell(attempt, line_of(_frames(code)), _CLOSED)
 
     def _tell(self, attempt: Attempt, line: str, cure: str) -> None:
-        facts, step = attempt.scope.facts, attempt.spec.name
+        facts, step = attempt.scope.facts, attempt.call.name
         self._metrics.abandoned(facts.pipeline, step)
         log.warning(
             "%s: attempt %d of step %r goes on %g s after it was timed out or cancelled, at %s; %s",

@@ -122,7 +122,7 @@ class ProcessLane:
         for pipe in list(self._pipes):
             pipe.close()
 
-    async def run(self, attempt: Attempt, encoded: bytes) -> bytes:
+    async def run(self, attempt: Attempt) -> bytes:
         """Execute one attempt in a child; its encoded result.
 
         Raises:
@@ -132,16 +132,16 @@ class ProcessLane:
         """
         view = attempt.run()
         remaining = view.remaining()
-        spec = attempt.spec
+        call = attempt.call
         job = Job(
-            module=spec.function.__module__,
-            qualname=spec.function.__qualname__,
-            arguments=encoded,
+            module=call.function.__module__,
+            qualname=call.function.__qualname__,
+            arguments=call.arguments,
             run_id=view.id,
             pipeline=view.pipeline,
             session_id=view.session_id,
             metadata=view.metadata,
-            step=spec.name,
+            step=call.name,
             attempt=view.attempt,
             idempotency_key=view.idempotency_key or "",
             path=view.path,
@@ -155,7 +155,7 @@ class ProcessLane:
             await request.begun
             if attempt.trace is not None:
                 attempt.trace.queued(time.perf_counter() - queued_at)
-            async with asyncio.timeout(spec.timeout) as limit:
+            async with asyncio.timeout(call.policy.timeout) as limit:
                 return await request.done
         except TimeoutError as error:
             if not limit.expired():
@@ -244,7 +244,7 @@ class ProcessLane:
         killed = child.exitcode == _KILLED
         hint = "did it run out of memory?" if killed else "look for os._exit, or a crash in code that is not Python"
         return LaneDied(
-            f"the process that executed step {request.attempt.spec.name!r} ended (exit code {child.exitcode}); {hint}"
+            f"the process that executed step {request.attempt.call.name!r} ended (exit code {child.exitcode}); {hint}"
         )
 
     def _reap(self, child: SpawnProcess) -> None:

@@ -35,7 +35,7 @@ from offramp.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from offramp.core.spec import StepSpec
+    from offramp.core.call import Call
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
@@ -139,9 +139,10 @@ class Scope(Recording):
 
     # Step calls.
 
-    async def step(self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
+    async def step(self, call: Call) -> Any:
         """The result of a step call, from the journal or by executing it."""
         # A call of a run that replays nothing, as most are, is spared every coroutine that it does not need.
+        key = call.key
         entry = await self.replayed(key) if self._replays or self.ending.struck else None
         if entry is None:
             if self.ending.struck and self.ending.within() is None:
@@ -149,7 +150,7 @@ class Scope(Recording):
             if self._replays or self.diverged is not None:
                 may_end = self.turnstile.fires or (key in self._interrupted and self.timers.pending)
                 grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
-                await self.all_replayed(f"calls step {spec.name!r}", key, grace_s)
+                await self.all_replayed(f"calls step {call.name!r}", key, grace_s)
                 if self.timers.release():
                     await asyncio.sleep(0)  # a timer that is overdue gives up what it is around before that begins
             if self._reached_before:
@@ -158,10 +159,10 @@ class Scope(Recording):
                 await self.held_up()
             try:
                 if self._traced is None:
-                    result = await self._execute(spec, key, encoded, given, None)
+                    result = await self._execute(call, None)
                 else:
-                    with self._traced.step(spec, key, encoded) as trace:
-                        result = await self._execute(spec, key, encoded, given, trace)
+                    with self._traced.step(call) as trace:
+                        result = await self._execute(call, trace)
             except Exception:
                 await self.turn(key)
                 raise
@@ -170,7 +171,7 @@ class Scope(Recording):
             return result
         if entry.failure is not None:
             raise exception_of(entry.failure)
-        return spec.signature.decode_result(entry.value or b"null")
+        return call.codec.decode_result(entry.value or b"null")
 
     async def all_replayed(self, what: str, key: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
         """Wait until the body has asked for all that is recorded and seen it, before anything new is executed.
@@ -189,59 +190,57 @@ class Scope(Recording):
             raise Handoff
         self._replays = False
 
-    async def _execute(
-        self, spec: StepSpec, key: str, encoded: bytes, given: tuple[Any, ...] | None, trace: StepTrace | None
-    ) -> Any:
+    async def _execute(self, call: Call, trace: StepTrace | None) -> Any:
         number = 1
         if self._interrupted:
-            spec, number = await self.first_attempt(spec, key)
+            call, number = await self.first_attempt(call)
         while True:
-            result = await self.attempt(Attempt(self, spec, key, number, trace), encoded, given)
+            result = await self.attempt(Attempt(self, call, number, trace))
             if not isinstance(result, Again):
                 return result
             with self.waits(self.clock.time() + result.delay_s):
                 await sleep_for(self.clock, result.delay_s)
             number += 1
 
-    async def attempt(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
+    async def attempt(self, attempt: Attempt) -> Any:
         """Execute a step once: its result, or `Again` if it is to be tried once more.
 
         Raises:
             Exception: what the body is given for what the step raised for good.
         """
-        if attempt.spec.lane == "thread" and attempt.place is None:
-            return await self._in_thread(attempt, encoded, given)
-        spec, key, number, trace = attempt.spec, attempt.key, attempt.number, attempt.trace
+        if attempt.call.policy.lane == "thread" and attempt.place is None:
+            return await self._in_thread(attempt)
+        call, key, number, trace = attempt.call, attempt.key, attempt.number, attempt.trace
         await self._enter(attempt)
         at, started = self.clock.time(), self.clock.monotonic()
         try:
             if trace is not None:
                 trace.attempt(number)
-            attempt.announce(events.StepStarted(spec.name, key, number), at)
-            if spec.effect == "once" or self.suspects.watched:
+            attempt.announce(events.StepStarted(call.name, key, number), at)
+            if call.policy.effect == "once" or self.suspects.watched:
                 attempt.waits()
                 await self.log.durable()
-            live, value = await self._lanes.run(attempt, encoded, given)
-            result = spec.signature.decode_result(value, live)  # what cannot be read again has failed
+            live, value = await self._lanes.run(attempt)
+            result = call.codec.decode_result(value, live)  # what cannot be read again has failed
             kept = value
             if self.kept is not as_it_is:
                 attempt.waits()
-                kept = await self.kept(value, f"step {spec.name!r}")
+                kept = await self.kept(value, f"step {call.name!r}")
             duration_ms = round((self.clock.monotonic() - started) * 1000, 3)
             self.append(
-                Entry(key, spec.name, "step", kept, None, number, at, duration_ms),
-                events.draft(events.StepCompleted(spec.name, key, number, duration_ms), rfc3339(self.clock.time())),
+                Entry(key, call.name, "step", kept, None, number, at, duration_ms),
+                events.draft(events.StepCompleted(call.name, key, number, duration_ms), rfc3339(self.clock.time())),
             )
             self.suspects.ended(key)
-            self._metrics.step(self.facts.pipeline, spec.name, "completed")
+            self._metrics.step(self.facts.pipeline, call.name, "completed")
             if trace is not None:
                 trace.completed(value)
-            if spec.effect == "once":
+            if call.policy.effect == "once":
                 await self.log.durable()
         except BaseException as raised:
             if self._is_ended_from_outside(attempt, raised):
                 raise
-            error = raised if isinstance(raised, Exception) else aborted(raised, f"step {spec.name!r}")
+            error = raised if isinstance(raised, Exception) else aborted(raised, f"step {call.name!r}")
             failed = self._after_failure(attempt, error, at, round((self.clock.monotonic() - started) * 1000, 3))
             if failed is raised:
                 raise
@@ -253,13 +252,13 @@ class Scope(Recording):
             return failed
         raise failed  # here, where what it stands for is not its context
 
-    async def _in_thread(self, attempt: Attempt, encoded: bytes, given: tuple[Any, ...] | None) -> Any:
+    async def _in_thread(self, attempt: Attempt) -> Any:
         """The same once there is a thread for it; until then it is not in flight."""
-        place = attempt.place = self._lanes.threads.place(attempt.spec.name)
+        place = attempt.place = self._lanes.threads.place(attempt.call.name)
         try:
             if not place.is_given:
                 await self._queue(place)
-            return await self.attempt(attempt, encoded, given)
+            return await self.attempt(attempt)
         finally:
             place.leave()
 
@@ -277,56 +276,56 @@ class Scope(Recording):
 
     def _after_failure(self, attempt: Attempt, error: Exception, at: float, duration_ms: float) -> Again | Exception:
         """Announce a retry, or record the failure and return what the body is given."""
-        spec, key, number = attempt.spec, attempt.key, attempt.number
+        call, key, number = attempt.call, attempt.key, attempt.number
         now = self.clock.time()
-        mark(error, spec.name, number)
+        mark(error, call.name, number)
         if isinstance(error, StepTimeout):
-            self._metrics.timed_out(self.facts.pipeline, spec.name)
+            self._metrics.timed_out(self.facts.pipeline, call.name)
         is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
-        wait = None if is_final else delay_s(spec.retry, number, error, self.clock.random(), retry_after_s(error, now))
+        retry = call.policy.retry
+        wait = None if is_final else delay_s(retry, number, error, self.clock.random(), retry_after_s(error, now))
         if wait is not None:
             failure = failure_of(error)
-            body: events.Body = events.StepRetrying(spec.name, key, number, failure.public(), round(wait * 1000, 3))
+            body: events.Body = events.StepRetrying(call.name, key, number, failure.public(), round(wait * 1000, 3))
             self.append(None, events.draft(body, rfc3339(now)))
-            self._metrics.retrying(self.facts.pipeline, spec.name)
+            self._metrics.retrying(self.facts.pipeline, call.name)
             if attempt.trace is not None:
                 attempt.trace.retrying(number, failure, wait)
             return Again(wait, error)
-        return self._fail(spec, key, number, error, at, duration_ms)
+        return self._fail(call, number, error, at, duration_ms)
 
-    def _fail(
-        self, spec: StepSpec, key: str, number: int, error: Exception, at: float, duration_ms: float
-    ) -> Exception:
+    def _fail(self, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Exception:
         """Record that a step has failed for good; what the body is given for it, now as in a replay."""
-        mark(error, spec.name, number)
+        key = call.key
+        mark(error, call.name, number)
         failure, given = replayable(error)
-        body = events.StepFailed(spec.name, key, number, duration_ms, failure.public())
-        entry = Entry(key, spec.name, "step", None, failure, number, at, duration_ms)
+        body = events.StepFailed(call.name, key, number, duration_ms, failure.public())
+        entry = Entry(key, call.name, "step", None, failure, number, at, duration_ms)
         self.append(entry, events.draft(body, rfc3339(self.clock.time())))
         self.suspects.ended(key)
-        self._metrics.step(self.facts.pipeline, spec.name, "failed")
+        self._metrics.step(self.facts.pipeline, call.name, "failed")
         return given
 
-    async def first_attempt(self, spec: StepSpec, key: str) -> tuple[StepSpec, int]:
+    async def first_attempt(self, call: Call) -> tuple[Call, int]:
         """How to go on with a step that an earlier execution began: interruption is not an attempt (D3)."""
-        before = self._interrupted.pop(key, None)
+        before = self._interrupted.pop(call.key, None)
         if before is None:
-            return spec, 1
+            return call, 1
         if before.status == "retrying":
             due = before.changed_epoch() + before.delay_ms / 1000
             with self.waits(due):
                 await sleep_for(self.clock, due - self.clock.time())
-            return spec, before.attempts + 1
-        if spec.effect == "once" and spec.on_unknown is None:
+            return call, before.attempts + 1
+        if call.policy.effect == "once" and call.decider is None:
             unknown = EffectUnknown(
-                f"step {spec.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
-                f"by its idempotency key {self.facts.idempotency_key(key)!r}, or declare on_unknown="
+                f"step {call.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
+                f"by its idempotency key {self.facts.idempotency_key(call.key)!r}, or declare on_unknown="
             )
-            raise self._fail(spec, key, before.attempts, unknown, self.clock.time(), 0.0)
-        failure = Failure(events.INTERRUPTED, "the process that executed this ended", spec.name, before.attempts)
-        body = events.StepRetrying(spec.name, key, before.attempts, failure.public(), 0.0)
+            raise self._fail(call, before.attempts, unknown, self.clock.time(), 0.0)
+        failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
+        body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
         self.append(None, events.draft(body, rfc3339(self.clock.time())))
-        return spec.on_unknown or spec, before.attempts
+        return call if call.decider is None else call.decider(), before.attempts
 
     def traced_wait(self, what: str) -> contextlib.AbstractContextManager[object]:
         """A wait of the pipeline's own, as its trace shows it."""

@@ -95,7 +95,7 @@ def step_of(thread_id: int | None) -> tuple[str, str]:
     while frame is not None:
         attempt = frame.f_locals.get("attempt") if frame.f_code is Lanes.run.__code__ else None
         if isinstance(attempt, Attempt):
-            return attempt.scope.facts.pipeline, attempt.spec.name
+            return attempt.scope.facts.pipeline, attempt.call.name
         execution = frame.f_locals.get("self") if frame.f_code is Execution._main.__code__ else None  # noqa: SLF001
         if isinstance(execution, Execution):
             return execution.scope.facts.pipeline, ""

@@ -159,7 +159,7 @@ class OffRamp:
 
     def _give_up(self, attempt: Attempt) -> None:
         """A body gave a step up here, by a timeout of its own as a rule; where it goes on, it may not."""
-        name, key, number = attempt.spec.name, attempt.key, attempt.number
+        name, key, number = attempt.call.name, attempt.key, attempt.number
         failure = Failure(events.INTERRUPTED, "the pipeline gave this attempt up where it ran", name, number)
         body = events.StepRetrying(name, key, number, failure.public(), 0.0)
         attempt.announce(body, self._process.clock.time())

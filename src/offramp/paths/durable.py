@@ -44,6 +44,7 @@ from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, RunLog
 
 if TYPE_CHECKING:
+    from offramp.core.call import Call
     from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 
@@ -73,7 +74,7 @@ class DurablePath(DeepPath, BodyHost):
     def terms(self, step: str) -> StepTerms | None:
         """A step's declaration."""
         spec = self._steps.get(step)
-        return None if spec is None else StepTerms(spec.timeout, spec.short)
+        return None if spec is None else StepTerms(spec.policy.timeout, spec.policy.short)
 
     def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
         """Begin to execute a body."""
@@ -160,10 +161,11 @@ class DurablePath(DeepPath, BodyHost):
         facts = RunFacts.deep(Facts.of(record), process.clock)
         history = History(interrupted={} if before is None else {call.key: before})
         spec = self._steps[call.name]
+        chosen = (spec.on_unknown if call.decides else None) or spec
         log: RunLog = process.store.log(lease)
         scope = Scope(
             facts,
-            _Gathered(log) if spec.short else log,
+            _Gathered(log) if spec.policy.short else log,
             process.lanes,
             process.clock,
             history,
@@ -171,8 +173,10 @@ class DurablePath(DeepPath, BodyHost):
             kept=process.values.of(record.id),
         )
         scope.suspects.watched = lease.turn > FIRST_TURN
-        attempt = self._attempts[lease] = _Attempt(scope, spec, call, trace, scene.queued_s)
-        process.loops.submit(lambda on: attempt.begin(on, arguments))
+        attempt = self._attempts[lease] = _Attempt(
+            scope, chosen.call(call.key, arguments, None), call.attempt, trace, scene.queued_s
+        )
+        process.loops.submit(attempt.begin)
         try:
             return await attempt.done
         finally:
@@ -247,20 +251,20 @@ class _Gathered:
 class _Attempt:
     """One attempt of a step, on a run loop."""
 
-    def __init__(self, scope: Scope, spec: StepSpec, call: StepCall, trace: RunTrace | None, queued_s: float) -> None:
+    def __init__(self, scope: Scope, call: Call, number: int, trace: RunTrace | None, queued_s: float) -> None:
         self.done: Commit[Entry] = Commit()
         self._trace = trace
         self._queued_s = queued_s
         self._scope = scope
-        self._spec = spec
         self._call = call
+        self._number = number
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, on: RunLoop, encoded: bytes) -> asyncio.Task[None]:
+    def begin(self, on: RunLoop) -> asyncio.Task[None]:
         """Execute it on this run loop."""
         self._loop, self._scope.turnstile.turns = on.loop, on.turns
-        self._task = on.loop.create_task(self._run(encoded), name=self._call.name, context=contextvars.Context())
+        self._task = on.loop.create_task(self._run(), name=self._call.name, context=contextvars.Context())
         return self._task
 
     def stop(self) -> None:
@@ -270,13 +274,13 @@ class _Attempt:
         if self._loop is not None and self._task is not None and not self._task.done():
             call_threadsafe(self._loop, self._task.cancel)
 
-    async def _run(self, encoded: bytes) -> None:
+    async def _run(self) -> None:
         entry: Entry | None = None
         error: Exception | None = None
         if self._trace is not None:
             self._trace.enter()
         try:
-            entry = await self._executed(encoded)
+            entry = await self._executed()
         except (asyncio.CancelledError, Handoff):
             error = LeaseLost(f"step {self._call.name!r} was stopped here")
         except Exception as raised:  # noqa: BLE001 - the engine's to judge
@@ -285,20 +289,19 @@ class _Attempt:
             error = aborted(raised, f"step {self._call.name!r}")
         self.done.resolve(entry, error)
 
-    async def _executed(self, encoded: bytes) -> Entry:
-        scope, call = self._scope, self._call
+    async def _executed(self) -> Entry:
+        scope = self._scope
         scope.require_here()
-        spec = (self._spec.on_unknown if call.decides else None) or self._spec
         try:
-            spec, begun = await scope.first_attempt(spec, call.key)
-            number = max(call.attempt, begun)
-            with self._traced(spec, encoded) as trace:
-                result = await scope.attempt(Attempt(scope, spec, call.key, number, trace), encoded, None)
+            call, begun = await scope.first_attempt(self._call)
+            number = max(self._number, begun)
+            with self._traced(call) as trace:
+                result = await scope.attempt(Attempt(scope, call, number, trace))
                 if isinstance(result, Again) and trace is not None:
                     trace.again()
             if isinstance(result, Again):
                 await scope.log.durable()
-                raise TryAgain(failure_of(result.error, spec.name, number), result.delay_s)
+                raise TryAgain(failure_of(result.error, call.name, number), result.delay_s)
         except Exception:
             if not scope.journal.entries:  # else it has failed for good, and the entry says so
                 raise
@@ -306,10 +309,10 @@ class _Attempt:
         return scope.journal.entries[-1]
 
     @contextlib.contextmanager
-    def _traced(self, spec: StepSpec, encoded: bytes) -> Iterator[StepTrace | None]:
+    def _traced(self, call: Call) -> Iterator[StepTrace | None]:
         if self._trace is None or not self._trace.recording:
             yield None
             return
-        with self._trace.step(spec, self._call.key, encoded) as trace:
+        with self._trace.step(call) as trace:
             trace.queued(self._queued_s)
             yield trace

@@ -21,7 +21,7 @@ from offramp.telemetry.content import cut, shown
 from offramp.telemetry.context import carried, with_session
 
 if TYPE_CHECKING:
-    from offramp.core.spec import StepSpec
+    from offramp.core.call import Call
 
 
 class RunTrace:
@@ -66,9 +66,9 @@ class RunTrace:
         """What another process goes on from."""
         return carried(self._context)
 
-    def step(self, spec: StepSpec, key: str, encoded: bytes) -> StepTrace:
-        """A step call that is going to execute; `encoded` is its arguments as a JSON object."""
-        return StepTrace(self, spec, key, encoded)
+    def step(self, call: Call) -> StepTrace:
+        """A step call that is going to execute."""
+        return StepTrace(self, call)
 
     def wait(self, what: str) -> WaitTrace:
         """The run waits, for a signal or `sleep`."""
@@ -132,13 +132,11 @@ class _Below:
 class StepTrace(_Below):
     """One step call: a span from its first attempt to its end, waits between attempts included."""
 
-    __slots__ = ("_again", "_attempts", "_encoded", "_key", "_queued_s", "_spec")
+    __slots__ = ("_again", "_attempts", "_call", "_queued_s")
 
-    def __init__(self, run: RunTrace, spec: StepSpec, key: str, encoded: bytes) -> None:
+    def __init__(self, run: RunTrace, call: Call) -> None:
         super().__init__(run)
-        self._spec = spec
-        self._key = key
-        self._encoded = encoded
+        self._call = call
         self._attempts = 0
         self._again = False
         self._queued_s = 0.0
@@ -151,23 +149,23 @@ class StepTrace(_Below):
         self._attempts = number
         if self._span is not None:
             return
-        spec = self._spec
+        call = self._call
         attributes: dict[str, str | int] = {
-            names.STEP_NAME: spec.name,
-            names.STEP_KEY: self._key,
-            names.STEP_LANE: spec.lane,
-            names.SPAN_KIND: names.SPAN_KIND_OF[spec.kind],
+            names.STEP_NAME: call.name,
+            names.STEP_KEY: call.key,
+            names.STEP_LANE: call.policy.lane,
+            names.SPAN_KIND: names.SPAN_KIND_OF[call.kind],
         }
-        if spec.kind in names.OPERATION_OF:
-            attributes[names.OPERATION] = names.OPERATION_OF[spec.kind]
-        if spec.kind in names.NAME_OF:
-            attributes[names.NAME_OF[spec.kind]] = spec.name
+        if call.kind in names.OPERATION_OF:
+            attributes[names.OPERATION] = names.OPERATION_OF[call.kind]
+        if call.kind in names.NAME_OF:
+            attributes[names.NAME_OF[call.kind]] = call.name
         if self._run.content_bytes is not None:
-            text = shown(self._encoded, self._run.content_bytes, spec.signature.names)
+            text = shown(call.arguments, self._run.content_bytes, call.codec.names)
             attributes |= {names.INPUT: text, names.INPUT_TYPE: names.JSON}
-            if spec.kind == "tool":
+            if call.kind == "tool":
                 attributes[names.TOOL_ARGUMENTS] = text
-        self._open(f"{names.SPAN_STEP[spec.kind]} {spec.name}", attributes)
+        self._open(f"{names.SPAN_STEP[call.kind]} {call.name}", attributes)
 
     def queued(self, seconds: float) -> None:
         """The attempt waited so long for a thread or a process, or for a worker."""
@@ -194,7 +192,7 @@ class StepTrace(_Below):
         if self._run.content_bytes is not None and self._span is not None:
             text = shown(encoded, self._run.content_bytes)
             show_output(self._span, text)
-            if self._spec.kind == "tool":
+            if self._call.kind == "tool":
                 self._span.set_attribute(names.TOOL_RESULT, text)
 
     def __exit__(
@@ -206,7 +204,7 @@ class StepTrace(_Below):
         ended = "retrying" if self._again else "completed"
         outcome = ended if error is None else "failed" if isinstance(error, Exception) else "cancelled"
         span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})
-        if self._spec.lane != "loop" or self._queued_s > 0:
+        if self._call.policy.lane != "loop" or self._queued_s > 0:
             span.set_attribute(names.QUEUE_WAIT_MS, round(self._queued_s * 1000, 3))
         if isinstance(error, Exception):
             note_failure(span, failure_of(error), self._run.content_bytes)
