@@ -24,7 +24,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 INTERNAL_MODULES = ("temporalio.bridge", "uvicorn.protocols")
 """Undocumented, though without an underscore."""
-INTERNAL_ATTRIBUTES = {"_get_backend_id": "uvloop"}
+INTERNAL_ATTRIBUTES = {"_get_backend_id": "uvloop", "available_extensions": "websockets"}
 """Attributes of objects that a dependency creates."""
 MINOR, MAJOR = 2, 1
 """How many numbers of the version must stay the same."""

@@ -13,7 +13,7 @@ from offramp.cli.supervisor import KILL_MARGIN_S
 from offramp.engines.temporal.engine import CLOSE_S_MAX as TEMPORAL_S
 from offramp.execution.loops import LoopThread
 from offramp.execution.processes import LEAVE_S_MAX
-from offramp.gateway.server import CLOSE_S_MIN
+from offramp.gateway.wire.server import CLOSE_S_MIN
 from offramp.paths.webhooks import STOP_GRACE_S
 from offramp.settings import Settings, unread
 from offramp.stores.blobs.address import parse_objects

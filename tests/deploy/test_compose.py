@@ -10,7 +10,7 @@ import pytest
 from offramp.core.addresses import parse_listen
 from offramp.engines.temporal.address import Address
 from offramp.gateway.routes import ROUTES
-from offramp.gateway.server import bind
+from offramp.gateway.wire.server import bind
 from tests.deploy.files import (
     DEPLOY,
     GATEWAY_CLOSING_S,

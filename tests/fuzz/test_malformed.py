@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from offramp.gateway.connections import BODY_S_MAX, HEAD_S_MAX
-from offramp.gateway.server import KEEP_ALIVE_S
+from offramp.gateway.wire.connections import BODY_S_MAX, HEAD_S_MAX
+from offramp.gateway.wire.server import KEEP_ALIVE_S
 from tests.fuzz.campaign import Campaign, held
 from tests.fuzz.serving import KEY
 from tests.support import eventually

@@ -6,8 +6,8 @@ import contextlib
 import httpx
 import pytest
 
-from offramp.gateway import server
 from offramp.gateway.asgi import Gateway
+from offramp.gateway.wire import server
 from tests.gateway.fake import FakeService
 
 

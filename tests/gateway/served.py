@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from offramp.gateway.asgi import Gateway
-from offramp.gateway.server import serve
+from offramp.gateway.wire.server import serve
 from tests.gateway.fake import FakeService
 
 MODE = sys.argv[1]

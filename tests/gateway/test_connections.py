@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from offramp.gateway import connections, lingering
+from offramp.gateway.wire import connections, lingering
 
 RUNS = "/v1/pipelines/research/runs"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -14,8 +14,9 @@ import pytest
 
 from offramp.cli import check_host
 from offramp.cli.check_host import check_machine
-from offramp.gateway import accepting, connections, descriptors, lingering, server
+from offramp.gateway import descriptors
 from offramp.gateway.slots import Streams
+from offramp.gateway.wire import accepting, connections, lingering, server
 from offramp.settings import Settings
 from tests.cli.conftest import project  # noqa: F401 - a fixture
 from tests.cli.harness import running

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from offramp.errors import SettingsError
-from offramp.gateway import server
+from offramp.gateway.wire import server
 from tests.gateway.wire import types_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,6 +22,7 @@ TESTED = {"uvicorn": Version("0.54.0"), "websockets": Version("17.4"), "uvloop":
             ("uvicorn.protocols.utils.ClientDisconnected", MINOR),
         ),
         ("loop._get_backend_id()", ("uvloop", MINOR)),
+        ("self.conn.available_extensions", ("websockets", MINOR)),
         ("import uvicorn\nclass S(uvicorn.Server): ...", ("uvicorn", MAJOR)),
         ("from websockets.server import P\nclass S(P[int]): ...", ("websockets.server.P", MAJOR)),
     ],

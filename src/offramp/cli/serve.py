@@ -87,9 +87,9 @@ def serve(  # noqa: PLR0913 - each is an option of the command
 
 def _serve(app: App, target: str, settings: Settings, host: str, port: int, workers: int, *, insecure: bool) -> int:
     from offramp.cli.supervised import SupervisedGateway
-    from offramp.gateway import server
     from offramp.gateway.access import Access
     from offramp.gateway.descriptors import raise_limit
+    from offramp.gateway.wire import server
     from offramp.telemetry.setup import set_up
     from offramp.wiring import build
 

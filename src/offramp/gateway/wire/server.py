@@ -19,10 +19,10 @@ import uvicorn
 
 from offramp.core.addresses import PORT_MAX, is_loopback
 from offramp.errors import SettingsError
-from offramp.gateway.accepting import Acceptor
 from offramp.gateway.asgi import Gateway
-from offramp.gateway.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.gateway.descriptors import connections_max
+from offramp.gateway.wire.accepting import Acceptor
+from offramp.gateway.wire.connections import SOCKET_MESSAGE_BYTES_MAX, BoundedHttp, BoundedSocket
 from offramp.ports import forks
 
 BACKLOG = 2048

@@ -20,7 +20,6 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from offramp.errors import Overloaded, RequestError
-from offramp.gateway.lingering import LingeringTransport
 from offramp.gateway.problems import (
     HeadTooLarge,
     MethodNotAllowed,
@@ -30,6 +29,7 @@ from offramp.gateway.problems import (
     problem,
 )
 from offramp.gateway.reply import Reply
+from offramp.gateway.wire.lingering import LingeringTransport
 
 HEAD_BYTES_MAX = 64 * 1024
 """Of a request's line and headers, and of what is no data in a chunked body; past it 431."""
