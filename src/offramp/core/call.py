@@ -64,7 +64,7 @@ class Call(msgspec.Struct, frozen=True):
         thunk: copies the arguments and gives the code, to be called once without any.
         codec: of the result.
         arguments: as a JSON object.
-        decider: makes the call that finds out what became of an interrupted `once`; None where nothing can.
+        decider: makes the call that finds out the outcome of an interrupted `once`; None where nothing can.
     """
 
     name: str
