@@ -17,11 +17,12 @@ from offramp.conformance import (
 )
 from tests.conformance.adapters import FakeTime, Memory
 from tests.conformance.blobs import InMemory
-from tests.conformance.broken import blobs, clock, engine, entrusted, leases, outbox, sqlite, store
+from tests.conformance.broken import blobs, clock, engine, entrusted, leases, outbox, rules, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
 
+RULES = bugs_in(rules)
 STORES = bugs_in(store, leases, entrusted, outbox)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
@@ -41,6 +42,12 @@ async def test_a_broken_store_fails_at_its_obligation_alone(bug):
     assert_bitten(await run_store(Memory(bug), PATIENCE_S), bug.breaks)
 
 
+@pytest.mark.parametrize("bug", RULES)
+async def test_a_broken_rule_of_ownership_fails_at_its_obligation_alone(bug, monkeypatch):
+    rules.plant(bug, monkeypatch)
+    assert_bitten(await run_store(Memory(), PATIENCE_S), bug.breaks)
+
+
 @pytest.mark.parametrize("bug", DATABASES)
 async def test_a_database_that_breaks_its_promise_fails_at_its_obligation_alone(bug):
     cases = [case for case in store_cases() if "durable" in case.needs]
@@ -48,7 +55,9 @@ async def test_a_database_that_breaks_its_promise_fails_at_its_obligation_alone(
 
 
 @pytest.mark.parametrize("bug", ENGINES)
-async def test_a_broken_engine_fails_at_its_obligation_alone(bug):
+async def test_a_broken_engine_fails_at_its_obligation_alone(bug, monkeypatch):
+    if bug.plants is not None:
+        rules.plant(bug.plants, monkeypatch)
     assert_bitten(await run_engine(bug(), PATIENCE_S), bug.breaks)
 
 
@@ -68,6 +77,6 @@ async def test_the_vehicle_of_the_broken_engines_is_sound():
 
 
 def test_every_obligation_is_bitten():
-    planted = {bug.breaks for bug in STORES + DATABASES + ENGINES + CLOCKS + BLOBS}
+    planted = {bug.breaks for bug in RULES + STORES + DATABASES + ENGINES + CLOCKS + BLOBS}
     known = store_obligations() + engine_obligations() + clock_obligations() + blobs_obligations()
     assert planted == {obligation.id for obligation in known}

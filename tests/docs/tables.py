@@ -98,8 +98,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
-            ("ports.mailbox:SIGNALS_MAX", "", "signals per run"),
-            ("ports.mailbox:SIGNALS_BYTES_MAX", "bytes", "of their values together"),
+            ("core.ownership:SIGNALS_MAX", "", "signals per run"),
+            ("core.ownership:SIGNALS_BYTES_MAX", "bytes", "of their values together"),
             ("gateway.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
             ("gateway.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
         ],
@@ -220,7 +220,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("engines.temporal.engine:BODIES_CACHED_MAX", "", "bodies that a worker keeps; others are rebuilt"),
             ("engines.temporal.hop:SHARE_S_MAX", "s", "for Temporal to take a run whose steps are still in flight"),
             ("engines.temporal.steps:RECORDS_KEPT", "", "run records that a worker caches"),
-            ("ports.store:ENTRUSTED_GRACE_S", "s", "after a deadline for an engine to end its run"),
+            ("core.ownership:ENTRUSTED_GRACE_S", "s", "after a deadline for an engine to end its run"),
         ],
     ),
     (
@@ -281,7 +281,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_FOR_S_MIN", "s", "that a wait must still last for its run to be parked"),
             ("core.ending:CLEANUP_S_MAX", "s", "for all cleanups of a run together; also the largest `timeout`"),
             ("execution.ending:STRIKE_S_MAX", "s", "for the replay of a run that is being ended"),
-            ("ports.store:ENTRUSTED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
+            ("core.ownership:ENTRUSTED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "without progress of a replay, then it counts as divergence"),
             (
                 "paths.replay:CUTS_MAX",

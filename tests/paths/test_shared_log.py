@@ -6,8 +6,8 @@ import asyncio
 
 from offramp.core import events
 from offramp.core.journal import Entry
+from offramp.core.ownership import ENGINE
 from offramp.paths.shared_log import SharedLog
-from offramp.ports.store import ENGINE
 from tests.support import NOW, Files, a_record, accepted, drafted
 
 

@@ -10,9 +10,9 @@ import pytest
 
 import offramp
 from offramp import App, testing
+from offramp.core.ownership import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.errors import DeclarationError, IdempotencyMismatch, OutsideRun, RunConflict, SignalTimeout, UnknownRun
 from offramp.paths.submission import Submission
-from offramp.ports.mailbox import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import (

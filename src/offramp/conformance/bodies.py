@@ -15,9 +15,10 @@ from offramp.conformance.host import Executed, Ledger, ScriptedHost
 from offramp.conformance.sample import DONE, drafted
 from offramp.core import events
 from offramp.core.journal import Entry
+from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms
-from offramp.ports.store import ENGINE, Claim, Lease, Store
+from offramp.ports.store import Claim, Lease, Store
 
 _TERMINAL: dict[str, Any] = {
     "cancelled": events.RunCancelled,

@@ -7,9 +7,10 @@ from msgspec.structs import replace
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, started
 from offramp.conformance.store_stage import StoreStage, frames_of
+from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Lease, Leases, RunLog
+from offramp.ports.store import Lease, Leases, RunLog
 
 
 async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:

@@ -9,9 +9,9 @@ from typing import Any
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one, refused, unsupported
+from offramp.core.ownership import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.core.run import RunRecord
 from offramp.errors import IdempotencyMismatch, RunConflict
-from offramp.ports.mailbox import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.ports.store import Lease, Parked
 
 UNTIL_SIGNALLED = Parked(math.inf, 0)

@@ -21,6 +21,7 @@ from offramp.core.events import Draft, StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
+from offramp.core.ownership import ENGINE, FIRST_TURN
 from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
@@ -41,7 +42,7 @@ from offramp.paths.outcomes import UNTOLD
 from offramp.paths.process import Process
 from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
 from offramp.ports.commit import Commit, call_threadsafe
-from offramp.ports.store import ENGINE, FIRST_TURN, Claim, Lease, RunLog
+from offramp.ports.store import Claim, Lease, RunLog
 
 if TYPE_CHECKING:
     from offramp.core.call import Call

@@ -44,21 +44,14 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
+from offramp.core.ownership import FIRST_TURN
 from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import Counts, Tally
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
-
-ENGINE = "engine"
-"""Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
-
-
-FIRST_TURN = 1
-"""For who knows that no other process can have begun the step; `take_step` gives higher ones only."""
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -100,9 +93,6 @@ class Batch(NamedTuple):
     first: int
     frames: list[bytes]
 
-
-ENTRUSTED_GRACE_S = 10.0 + CLEANUP_S_MAX
-"""What an engine gets past a run's deadline to end the run itself, which may clean up."""
 
 Listener = Callable[[list[Batch]], None]
 

@@ -12,12 +12,8 @@ from offramp.ports.engine import Handoff
 from offramp.ports.store import Claim, Lease, Parked
 from offramp.stores.memory import MemoryStore
 from tests.conformance.adapters import EVERYTHING, TAKEOVER_S, Embedded, EmbeddedSite, Memory
-from tests.conformance.broken.leases import (
-    CancelIgnored,
-    DeafWhileParked,
-    SignalLostAtParking,
-    SignalsBackwards,
-)
+from tests.conformance.broken import rules
+from tests.conformance.broken.leases import SignalsBackwards
 from tests.conformance.broken.marks import breaks
 from tests.conformance.broken.sqlite import Passing
 
@@ -58,9 +54,10 @@ class SharedMemory(Memory):
 
 
 class Broken(Embedded):
-    """`make` makes the store, `wrap` puts something around the engine."""
+    """`make` makes the store, `wrap` puts something around the engine, `plants` is a bug in a rule of ownership."""
 
     make = MemoryStore
+    plants = None
 
     def __init__(self):
         super().__init__(SharedMemory(self.make), self.wrap)
@@ -232,7 +229,7 @@ class ReleaseFromScratch(Broken):
 class CancelForgotten(Broken):
     """A wish to cancel is acknowledged and forgotten."""
 
-    make = CancelIgnored
+    plants = rules.cancel_ignored
 
     def wrap(self, engine, host):
         return _CancelsOnPaper(engine)
@@ -276,14 +273,14 @@ class NoBurial(Broken):
 class LostWhileParking(Broken):
     """A signal that comes while a run is being parked is lost."""
 
-    make = SignalLostAtParking
+    plants = rules.signal_lost_at_parking
 
 
 @breaks("N7")
 class SleepsThroughSignals(Broken):
     """A parked run is not woken by its signal."""
 
-    make = DeafWhileParked
+    plants = rules.deaf_while_parked
 
 
 @breaks("N7")

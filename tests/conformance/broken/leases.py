@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 
 import msgspec
 
+from offramp.core import ownership
 from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED
-from offramp.ports.mailbox import require_open
-from offramp.ports.store import Claim, Parked
+from offramp.ports.store import Claim
 from offramp.stores.memory import MemoryStore
 from tests.conformance.broken.marks import breaks
 
@@ -33,25 +32,9 @@ class DoubleStart(MemoryStore):
             run = self._runs[run_id]
             if not claims and owner != first and run.owner == first:
                 del self._again[run_id]
-                claims.append(run.take(owner, now))
+                run.move(ownership.release(run.ownership))
+                claims.append(run.claim(owner, now))
         return claims
-
-
-@breaks("Q1")
-class SameToken(MemoryStore):
-    """The token does not grow with a change of hands."""
-
-    def _with_the_old_token(self, claim):
-        run = self._runs[claim.record.id]
-        run.token -= 1
-        return claim._replace(lease=replace(claim.lease, token=run.token))
-
-    async def claim(self, owner, limit, pipelines, now):
-        return [self._with_the_old_token(claim) for claim in await super().claim(owner, limit, pipelines, now)]
-
-    async def claim_one(self, owner, run_id, now):
-        claim = await super().claim_one(owner, run_id, now)
-        return None if claim is None else self._with_the_old_token(claim)
 
 
 @breaks("Q2")
@@ -60,20 +43,6 @@ class EarlyExpiry(MemoryStore):
 
     def expire(self, now, *, blames=True):
         return super().expire(now + 2, blames=blames)
-
-
-@breaks("Q2")
-class BarrenExpiry(MemoryStore):
-    """What an expired owner held is nobody's, and free for nobody."""
-
-    def expire(self, now, *, blames=True):
-        held = {run.record.id for run in self._runs.values() if run.owner is not None}
-        due = super().expire(now, blames=blames)
-        for run_id in held if due else ():
-            run = self._runs[run_id]
-            if run.owner is None:
-                run.record = replace(run.record, status="running")
-        return due
 
 
 @breaks("Q2")
@@ -96,7 +65,7 @@ class GreedyRetirement(MemoryStore):
         count = super()._forget(owner, left_by, **how)
         for run in self._runs.values():
             if run.owner is not None and count > 2:
-                run.queue()
+                run.move(ownership.release(run.ownership))
         return count
 
 
@@ -156,15 +125,6 @@ class StaleClaim(MemoryStore):
 
 
 @breaks("Q4")
-class CancelIgnored(MemoryStore):
-    """A wish to cancel is acknowledged and forgotten."""
-
-    async def request_cancel(self, run_id):
-        record = await self.get(run_id)
-        return record and replace(record, cancel_requested=not record.finished)
-
-
-@breaks("Q4")
 class CancelUnheard(MemoryStore):
     """The owner is not told with its renewal."""
 
@@ -181,127 +141,6 @@ class CancelForAll(MemoryStore):
         return known, [
             run.record.id for run in self._runs.values() if run.record.cancel_requested and not run.record.finished
         ]
-
-
-@breaks("Q4")
-class CancelledAfterTheEnd(MemoryStore):
-    """A run that has ended is marked as to be cancelled."""
-
-    async def request_cancel(self, run_id):
-        record = await super().request_cancel(run_id)
-        return record and replace(record, cancel_requested=True)
-
-
-@breaks("Q5")
-class SignalLostAtParking(MemoryStore):
-    """A run is parked past a signal that it has not seen."""
-
-    async def release(self, lease, parked=None):
-        if parked is not None:
-            parked = Parked(parked.until, len(self._runs[lease.run_id].signals))
-        await super().release(lease, parked)
-
-
-@breaks("Q5")
-class DeafWhileParked(MemoryStore):
-    """A signal does not wake a parked run."""
-
-    async def send_signal(self, run_id, name, value, at, key=None):
-        run = self._runs.get(run_id)
-        until = None if run is None else run.parked_until
-        record = await super().send_signal(run_id, name, value, at, key)
-        if until is not None:
-            run.parked_until = until
-            run.record = replace(run.record, status="running")
-        return record
-
-
-@breaks("Q5")
-class UncancellableWhileParked(MemoryStore):
-    """A wish to cancel does not wake a parked run."""
-
-    async def request_cancel(self, run_id):
-        run = self._runs.get(run_id)
-        until = None if run is None else run.parked_until
-        record = await super().request_cancel(run_id)
-        if until is not None:
-            run.parked_until = until
-            run.record = replace(run.record, status="running")
-        return record
-
-
-@breaks("Q5")
-class CancelLostAtParking(MemoryStore):
-    """A run that is to be cancelled goes to sleep instead."""
-
-    async def release(self, lease, parked=None):
-        run = self._runs[lease.run_id]
-        wished, run.record.cancel_requested = run.record.cancel_requested, False
-        await super().release(lease, parked)
-        run.record.cancel_requested = wished
-
-
-@breaks("Q10")
-class LeavesTheParked(MemoryStore):
-    """A parked run cannot be claimed by its id."""
-
-    async def claim_one(self, owner, run_id, now):
-        run = self._runs.get(run_id)
-        parked = run is not None and run.parked_until is not None
-        return None if parked else await super().claim_one(owner, run_id, now)
-
-
-@breaks("Q5")
-class EarlyTimer(MemoryStore):
-    """A parked run is woken before its time."""
-
-    async def claim(self, owner, limit, pipelines, now):
-        for run in self._runs.values():
-            if run.parked_until is not None and run.parked_until <= now + 2:
-                run.queue()
-        return await super().claim(owner, limit, pipelines, now)
-
-
-@breaks("Q5")
-class NoTimer(MemoryStore):
-    """A parked run is not woken by time."""
-
-    async def release(self, lease, parked=None):
-        await super().release(lease, parked and Parked(math.inf, parked.signals_seen))
-
-
-@breaks("Q5")
-class ParkedPastItsDeadline(MemoryStore):
-    """A parked run sleeps through its deadline."""
-
-    async def release(self, lease, parked=None):
-        await super().release(lease, parked)
-        if parked is not None and self._runs[lease.run_id].parked_until is not None:
-            self._runs[lease.run_id].parked_until = parked.until
-
-
-@breaks("Q5")
-class ParkedButHeld(MemoryStore):
-    """A parked run still belongs to who parked it."""
-
-    async def release(self, lease, parked=None):
-        await super().release(lease, parked)
-        run = self._runs[lease.run_id]
-        if run.parked_until is not None and run.record.deadline_at is None:
-            run.owner = lease.owner
-
-
-@breaks("Q5")
-class ParkedForever(MemoryStore):
-    """A parked run that is claimed by its id stays parked."""
-
-    async def claim_one(self, owner, run_id, now):
-        run = self._runs.get(run_id)
-        until = None if run is None else run.parked_until
-        claim = await super().claim_one(owner, run_id, now)
-        if until is not None:
-            run.parked_until = now
-        return claim
 
 
 @breaks("Q6")
@@ -330,23 +169,6 @@ class SelfDeclaredOwner(MemoryStore):
 
     def renew(self, owner, expires_at):
         return True, super().renew(owner, expires_at)[1]
-
-
-@breaks("Q7")
-class AlwaysFresh(MemoryStore):
-    """A run that was begun is said to be fresh."""
-
-    async def claim(self, owner, limit, pipelines, now):
-        claims = await super().claim(owner, limit, pipelines, now)
-        return [Claim(claim.record, claim.lease, claim.record.started_at <= now) for claim in claims]
-
-
-@breaks("Q7")
-class NeverFresh(MemoryStore):
-    """A run that nobody has begun is said to be begun."""
-
-    async def claim(self, owner, limit, pipelines, now):
-        return [Claim(made.record, made.lease, False) for made in await super().claim(owner, limit, pipelines, now)]
 
 
 @breaks("Q7")
@@ -379,30 +201,6 @@ class SignalsAfterTheEnd(MemoryStore):
 
 
 @breaks("Q8")
-class EndlessSignals(MemoryStore):
-    """A run takes any number of signals."""
-
-    async def send_signal(self, run_id, name, value, at, key=None):
-        run = self._runs.get(run_id)
-        if run is not None and len(run.signals) >= 999:
-            run.signals.append((name, value))
-            return run.record
-        return await super().send_signal(run_id, name, value, at, key)
-
-
-@breaks("Q8")
-class HugeSignals(MemoryStore):
-    """A run's signals are bounded in number alone."""
-
-    async def send_signal(self, run_id, name, value, at, key=None):
-        run = self._runs.get(run_id)
-        if run is not None and 0 < len(run.signals) < 999 and len(run.signals[0][1]) > 1 << 20:
-            run.signals.append((name, value))
-            return run.record
-        return await super().send_signal(run_id, name, value, at, key)
-
-
-@breaks("Q8")
 class OneSizeForAll(MemoryStore):
     """The signals of all runs together are bounded."""
 
@@ -410,7 +208,8 @@ class OneSizeForAll(MemoryStore):
         others = [run for run in self._runs.values() if run.record.id != run_id]
         record = self._runs[run_id].record if run_id in self._runs else None
         if record is not None and not record.finished:
-            require_open(record, 0, sum(len(kept) for run in others for _, kept in run.signals) + len(value))
+            size = sum(len(kept) for run in others for _, kept in run.signals) + len(value)
+            ownership.signal(self._runs[run_id].ownership, run_id, 0, size)
         return await super().send_signal(run_id, name, value, at, key)
 
 
@@ -420,17 +219,6 @@ class ForgetsKeys(MemoryStore):
 
     async def send_signal(self, run_id, name, value, at, key=None):
         return await super().send_signal(run_id, name, value, at)
-
-
-@breaks("Q12")
-class KeyOfAnySignal(MemoryStore):
-    """A key that came with another signal is taken for that one."""
-
-    async def send_signal(self, run_id, name, value, at, key=None):
-        run = self._runs.get(run_id)
-        if run is not None and key in run.signal_keys:
-            return run.record
-        return await super().send_signal(run_id, name, value, at, key)
 
 
 @breaks("Q12")
@@ -467,31 +255,6 @@ class KeyOutlivesTheData(MemoryStore):
         return count
 
 
-@breaks("Q9")
-class EarlyDeadline(MemoryStore):
-    """A run is overdue before its deadline."""
-
-    async def overdue(self, now):
-        return await super().overdue(now + 2)
-
-
-@breaks("Q9")
-class OverdueThoughOwned(MemoryStore):
-    """A run that somebody executes is overdue."""
-
-    async def overdue(self, now):
-        records = [run.record for run in self._runs.values() if not run.record.finished]
-        return [record.id for record in records if record.deadline_at is not None and record.deadline_at <= now]
-
-
-@breaks("Q9")
-class ParkedIsNeverOverdue(MemoryStore):
-    """A run that waits has no deadline."""
-
-    async def overdue(self, now):
-        return [run_id for run_id in await super().overdue(now) if self._runs[run_id].parked_until is None]
-
-
 @breaks("Q10")
 class ClaimsTheNext(MemoryStore):
     """Who asks for a run gets the most urgent one."""
@@ -500,17 +263,6 @@ class ClaimsTheNext(MemoryStore):
         queued = [run.record for run in self._runs.values() if run.record.status == "queued" and run.record.priority]
         if run_id in self._runs and self._runs[run_id].record.status == "queued" and queued:
             run_id = max(queued, key=lambda record: record.priority).id
-        return await super().claim_one(owner, run_id, now)
-
-
-@breaks("Q10")
-class ClaimsTheEnded(MemoryStore):
-    """A run that has ended is executed once more."""
-
-    async def claim_one(self, owner, run_id, now):
-        run = self._runs.get(run_id)
-        if run is not None and run.record.status == "completed":
-            return run.take(owner, now)
         return await super().claim_one(owner, run_id, now)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import FunctionType
+
 
 def breaks(obligation):
-    """Mark a class as an adapter with one bug."""
+    """Mark an adapter with one bug, or a bug in a rule."""
 
     def mark(made):
         made.breaks = obligation
@@ -14,6 +16,7 @@ def breaks(obligation):
 
 
 def bugs_in(*modules):
-    """The marked classes of modules, in the order they are written."""
-    found = [(module, value) for module in modules for value in vars(module).values() if isinstance(value, type)]
-    return [kind for module, kind in found if "breaks" in vars(kind) and kind.__module__ == module.__name__]
+    """What modules mark, in the order it is written."""
+    found = [(module, value) for module in modules for value in vars(module).values()]
+    marked = [(module, value) for module, value in found if isinstance(value, type | FunctionType)]
+    return [made for module, made in marked if "breaks" in vars(made) and made.__module__ == module.__name__]

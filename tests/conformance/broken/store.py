@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from offramp.core import ownership
 from offramp.core.events import Frame
 from offramp.core.run import Outcome
 from offramp.core.slo import Counts
@@ -183,7 +184,7 @@ class UnfencedRelease(MemoryStore):
     async def release(self, lease, parked=None):
         run = self._runs[lease.run_id]
         if run.record.status == "running" and run.parked_until is None and not run.held(lease):
-            run.queue()
+            run.move(ownership.release(run.ownership))
             return
         await super().release(lease, parked)
 
@@ -406,7 +407,8 @@ class AdoptionThatLetsGo(MemoryStore):
     def adopt(self, lease, demotion):
         commit = super().adopt(lease, demotion)
         if self._runs[lease.run_id].held(lease):
-            self._runs[lease.run_id].queue()
+            run = self._runs[lease.run_id]
+            run.move(ownership.release(run.ownership))
         return commit
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from offramp.core.ownership import ENTRUSTED_GRACE_S
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import RunHost
-from offramp.ports.store import ENTRUSTED_GRACE_S, Leases, Store
+from offramp.ports.store import Leases, Store
 
 log = logging.getLogger("offramp")
 

@@ -23,6 +23,7 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from offramp.core.events import Draft
 from offramp.core.failure import failure_of
+from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.embedded.member import Member
@@ -40,7 +41,7 @@ from offramp.ports.blobs import Blobs
 from offramp.ports.bodies import BodyHost, Facts, Part
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Handoff, RunHost
-from offramp.ports.store import ENGINE, Claim, Created, Idempotency, Lease, Leases, Parked, Store
+from offramp.ports.store import Claim, Created, Idempotency, Lease, Leases, Parked, Store
 
 if TYPE_CHECKING:
     from offramp.engines.temporal.address import Address

@@ -22,6 +22,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from offramp.core.events import StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import ORDER, Entry, as_seen, reordered
+from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.temporal.body import LOST
 from offramp.engines.temporal.held import LOOK, TAKE
@@ -49,7 +50,7 @@ from offramp.engines.temporal.payloads import (
 from offramp.errors import LeaseLost, ObjectLost, TooLarge
 from offramp.ports.bodies import BodyHost, Known, Scene, StepCall, TryAgain
 from offramp.ports.clock import Clock
-from offramp.ports.store import ENGINE, Claim, Lease, Leases, Store, Turn
+from offramp.ports.store import Claim, Lease, Leases, Store, Turn
 
 HEARTBEATS_PER_TIMEOUT = 3
 RECORDS_KEPT = 1_000

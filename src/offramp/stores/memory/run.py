@@ -1,16 +1,18 @@
-"""All that the store in memory keeps of one run, and who may write it."""
+"""All that the store in memory keeps of one run; the table of ownership decides what becomes of it."""
 
 from __future__ import annotations
 
 import msgspec
 
-from offramp.core.claims import LeftBy, Suspicion
+from offramp.core import ownership
+from offramp.core.claims import Suspicion
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Frame
 from offramp.core.journal import Entry
+from offramp.core.ownership import NOT_BEGUN, Ownership, StepTurn
 from offramp.core.run import RunRecord
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import ENGINE, ENTRUSTED_GRACE_S, Claim, Lease
+from offramp.ports.store import Claim, Lease
 
 
 class MemoryRun:
@@ -26,25 +28,39 @@ class MemoryRun:
         self.signal_keys: dict[str, int] = {}
         """Which of them came with a key."""
         self.parked_until: float | None = None
-        self.turns: dict[str, tuple[int, bool]] = {}
-        self.unheard = 0
+        self.turns: dict[str, StepTurn] = {}
+        self.notices = 0
+
+    @property
+    def ownership(self) -> Ownership:
+        """What the table decides on."""
+        record = self.record
+        return Ownership(
+            record.status,
+            self.owner,
+            self.token,
+            record.path,
+            record.started_at,
+            self.parked_until,
+            record.cancel_requested,
+            record.left_by,
+            self.notices,
+            record.deadline_at,
+        )
+
+    def move(self, moved: Ownership) -> None:
+        """Keep what the table answered."""
+        self.owner, self.token, self.parked_until = moved.owner, moved.token, moved.parked_until
+        self.notices, self.record = moved.notices, ownership.shown(self.record, moved)
 
     def held(self, lease: Lease) -> bool:
-        newest = self.turns.get(lease.step, (0, False))[0]
-        return self.owner == lease.owner and self.token == lease.token and newest <= lease.turn
+        """Whether a lease is the current one, and its step's newest taker has it."""
+        is_newest = ownership.has_turn(self.turn(lease.step), lease.turn)
+        return is_newest and ownership.holds(self.ownership, lease.owner, lease.token)
 
-    def may_write(self, lease: Lease) -> bool:
-        return not self.turns.get(lease.step, (0, False))[1]
-
-    def lets_pass(self, now: float) -> bool:
-        """Whether an engine does not end it though its deadline has passed."""
-        deadline = self.record.deadline_at
-        return self.owner == ENGINE and deadline is not None and deadline <= now - ENTRUSTED_GRACE_S
-
-    def queue(self, left_by: LeftBy = "wait") -> None:
-        """Leave it to whoever takes it next."""
-        self.owner = self.parked_until = None
-        self.record = msgspec.structs.replace(self.record, status="queued", left_by=left_by)
+    def turn(self, step: str) -> StepTurn:
+        """The newest turn at a step."""
+        return self.turns.get(step, NOT_BEGUN)
 
     def suspect(self, suspicion: Suspicion) -> None:
         """Note what is known of the processes that died with it."""
@@ -53,14 +69,18 @@ class MemoryRun:
             self.record, deaths=deaths, deaths_alone=alone, deaths_silent=silent, company=company
         )
 
-    def take(self, owner: str, now: float) -> Claim:
-        """Give it to an owner."""
-        fresh = self.record.started_at is None
-        self.owner, self.token, self.parked_until = owner, self.token + 1, None
-        self.record = msgspec.structs.replace(
-            self.record, status="running", path="deep", started_at=self.record.started_at or now
-        )
-        return Claim(msgspec.structs.replace(self.record), Lease(self.record.id, owner, self.token), fresh)
+    def give(self, moved: Ownership | None, *, fresh: bool) -> Claim | None:
+        """Move it to the owner that the table gave it to; None if it gave it to none."""
+        if moved is None or moved.owner is None:
+            return None
+        self.move(moved)
+        lease = Lease(self.record.id, moved.owner, moved.token)
+        return Claim(msgspec.structs.replace(self.record), lease, fresh)
+
+    def claim(self, owner: str, now: float) -> Claim | None:
+        """Give it to a process, if it is free."""
+        run = self.ownership
+        return self.give(ownership.claim(run, owner, now), fresh=ownership.is_fresh(run))
 
     def is_due(self, now: float, *, announces: bool) -> bool:
         """Whether it is past its retention; what a webhook is still to announce is kept longer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,19 +9,18 @@ from typing import Any
 
 import msgspec
 
+from offramp.core import ownership
 from offramp.core.claims import NO_SUSPICION, Head, LeftBy, after_death, choose
 from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
+from offramp.core.ownership import ENGINE, StepTurn
 from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
-from offramp.ports.mailbox import require_open, require_same
 from offramp.ports.store import (
-    ENGINE,
-    FIRST_TURN,
     Batch,
     Claim,
     Created,
@@ -81,24 +79,17 @@ class MemoryStore:
         with self.lock:
             run = self._runs.get(lease.run_id)
             error = self._refusal(lease, run)
-            if run is not None and error is None and not run.may_write(lease):
+            if run is not None and error is None and not ownership.may_append(run.turn(lease.step), lease.turn):
                 error = LeaseLost(f"another process has taken step {lease.step} of {lease.run_id} over")
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
                     if lease.step:
-                        run.turns[lease.step] = lease.turn, True
+                        run.turns[lease.step] = StepTurn(lease.turn, finished=True)
                 if event is not None:
                     self._append(run, event)
         if isinstance(error, LeaseLost):
             self._lost(lease)
-
-    def forget(self, lease: Lease) -> None:
-        """Give the lease back."""
-        with self.lock:
-            run = self._runs.get(lease.run_id)
-            if run is not None and run.held(lease):
-                run.owner = None
 
     def _append(self, run: MemoryRun, event: Draft) -> None:
         seq = len(run.frames) + 1
@@ -319,7 +310,7 @@ class MemoryStore:
         if blames and left_by != "exit":
             known = after_death(known, silent=left_by == "silence")
         for run, suspicion in zip(held, known, strict=True):
-            run.queue(left_by)
+            run.move(ownership.release(run.ownership, left_by))
             run.suspect(suspicion)
         return len(held)
 
@@ -336,32 +327,30 @@ class MemoryStore:
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs."""
         with self.lock:
-            for run in self._runs.values():
-                if run.parked_until is not None and run.parked_until <= now:
-                    run.queue()
             runs = list(self._runs.values())
+            for run in runs:
+                if run.parked_until is not None:
+                    run.move(ownership.unpark(run.ownership, now))
             queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
             heads = [Head(record.id, record.priority, record.suspicion) for record in queued]
             ids = choose(heads, [run.record.suspicion for run in runs if run.owner == owner], limit)
-            return [self._runs[run_id].take(owner, now) for run_id in ids]
+            return [claim for run_id in ids if (claim := self._runs[run_id].claim(owner, now)) is not None]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
         with self.lock:
             run = self._runs.get(run_id)
-            if run is None or not (run.record.status == "queued" or run.parked_until is not None or run.lets_pass(now)):
-                return None
-            return run.take(owner, now)
+            return None if run is None else run.claim(owner, now)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
         def change(run: MemoryRun) -> None:
-            run.queue("exit" if parked is None else "wait")
-            wakes = run.record.cancel_requested or (parked is not None and parked.signals_seen != len(run.signals))
-            if parked is not None and not wakes:
-                run.parked_until = min(parked.until, run.record.deadline_at or math.inf)
-                run.record = msgspec.structs.replace(run.record, status="running")
+            if parked is None:
+                run.move(ownership.release(run.ownership))
+            else:
+                seen, sent = parked.signals_seen, len(run.signals)
+                run.move(ownership.park(run.ownership, parked.until, seen=seen, sent=sent))
 
         await self.change(lease, change)
 
@@ -374,15 +363,13 @@ class MemoryStore:
             if run is None:
                 return None
             if key is not None and key in run.signal_keys:
-                require_same(run.signals[run.signal_keys[key]], name, value)
+                ownership.require_same(run.signals[run.signal_keys[key]], name, value)
                 return msgspec.structs.replace(run.record)
-            require_open(run.record, len(run.signals), sum(len(kept) for _, kept in run.signals) + len(value))
+            size = sum(len(kept) for _, kept in run.signals) + len(value)
+            run.move(ownership.signal(run.ownership, run_id, len(run.signals), size))
             if key is not None:
                 run.signal_keys[key] = len(run.signals)
             run.signals.append((name, value))
-            run.unheard += run.owner == ENGINE
-            if run.parked_until is not None:
-                run.queue()
             return msgspec.structs.replace(run.record)
 
     async def queued(self) -> dict[str, int]:
@@ -393,9 +380,7 @@ class MemoryStore:
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs that nobody owns and whose deadline has passed."""
         with self.lock:
-            free = [run.record for run in self._runs.values() if run.owner is None and not run.record.finished]
-            late = [record.id for record in free if record.deadline_at is not None and record.deadline_at <= now]
-            return late + [run.record.id for run in self._runs.values() if run.lets_pass(now)]
+            return [run_id for run_id, run in self._runs.items() if ownership.is_overdue(run.ownership, now)]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that is not finished."""
@@ -403,46 +388,37 @@ class MemoryStore:
             run = self._runs.get(run_id)
             if run is None:
                 return None
-            if not run.record.finished:
-                run.unheard += run.owner == ENGINE
-                run.record = msgspec.structs.replace(run.record, cancel_requested=True)
-                if run.parked_until is not None:
-                    run.queue()
+            run.move(ownership.cancel(run.ownership))
             return msgspec.structs.replace(run.record)
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
         with self.lock:
             run = self._runs.get(run_id)
-            if run is None or run.record.finished:
+            if run is None:
                 return None
-            if run.owner == ENGINE:
-                return Claim(msgspec.structs.replace(run.record), Lease(run_id, ENGINE, run.token), fresh=False)
-            return run.take(ENGINE, now)._replace(fresh=True)
+            return run.give(ownership.assign(run.ownership, now), fresh=run.owner != ENGINE)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
         """Begin to execute a step of an entrusted run."""
 
         def change(run: MemoryRun) -> Turn:
-            turn, finished = run.turns.get(step, (0, False))
-            if not finished:
-                turn = max(turn, FIRST_TURN) + 1
-                run.turns[step] = turn, False
-            return Turn(msgspec.structs.replace(lease, step=step, turn=turn), finished)
+            run.turns[step] = turn = ownership.take_turn(run.turn(step))
+            return Turn(msgspec.structs.replace(lease, step=step, turn=turn.number), turn.finished)
 
         return await self.change(lease, change)  # type: ignore[no-any-return]
 
     async def unheard(self) -> Sequence[str]:
         """Entrusted runs whose engine is still to be told of something."""
         with self.lock:
-            return [run.record.id for run in self._runs.values() if run.unheard and not run.record.finished]
+            return [run.record.id for run in self._runs.values() if run.notices and not run.record.finished]
 
     async def heard(self, run_id: str) -> None:
         """The engine was told of one thing."""
         with self.lock:
             run = self._runs.get(run_id)
-            if run is not None and run.unheard:
-                run.unheard -= 1
+            if run is not None:
+                run.move(ownership.acknowledge(run.ownership))
 
     def leave(self) -> None:
         """Nothing to close."""
@@ -471,13 +447,9 @@ class MemoryRunLog:
         """The outcome and the terminal event."""
 
         def change(run: MemoryRun) -> None:
-            record = run.record
-            run.record = msgspec.structs.replace(
-                record, status=outcome.status, finished_at=at, result=outcome.result, error=outcome.error
-            )
+            run.move(ownership.finish(run.ownership, outcome.status))
+            run.record = msgspec.structs.replace(run.record, finished_at=at, result=outcome.result, error=outcome.error)
 
-        with self._store.lock:  # who sees the terminal event sees the outcome
+        with self._store.lock:  # a reader of the terminal event finds the outcome
             self._store.write(self.lease, None, event)
-            commit = self._store.change(self.lease, change)
-            self._store.forget(self.lease)
-        return commit
+            return self._store.change(self.lease, change)

@@ -15,12 +15,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED, Head, Suspicion, choose
+from offramp.core.ownership import ENGINE, SIGNALS_BYTES_MAX, SIGNALS_MAX, Ownership, require_same, signal
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.mailbox import SIGNALS_BYTES_MAX, SIGNALS_MAX, require_open, require_same
 from offramp.ports.store import (
-    ENGINE,
     Claim,
     Lease,
     Owner,
@@ -198,7 +197,7 @@ class RedisLeases:
                 require_same(_decode_signal(answer[2]), name, value)
             record = _shown(answer, records)
             if answer[0] == REFUSED and record is not None:
-                require_open(record, answer[3], answer[4])
+                signal(Ownership(record.status, None), record.id, answer[3], answer[4])  # raises what refuses it
             return record
 
         return await self._change(told, read, durable=True, asked_at=time.monotonic())

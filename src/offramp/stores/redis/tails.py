@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from offramp.ports.store import ENGINE
+from offramp.core.ownership import ENGINE
 from offramp.stores.redis.operations import OK, Operation, is_lost
 
 

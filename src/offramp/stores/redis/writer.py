@@ -18,10 +18,11 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from offramp.core.events import frame
+from offramp.core.ownership import ENGINE
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports import forks
 from offramp.ports.commit import resolve_all
-from offramp.ports.store import ENGINE, Batch, Lease
+from offramp.ports.store import Batch, Lease
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import NotOnDisk, check, client, is_fatal, memory_share, passes, problem
 from offramp.stores.redis.operations import NOTHING, Operation, Records, batch_of, encode, is_lost, wire

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from offramp.core.events import TERMINAL, frame
+from offramp.core.ownership import ENGINE
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.commit import Commit
-from offramp.ports.store import ENGINE, Batch, Created, Lease
+from offramp.ports.store import Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record, encode_record
 

@@ -14,14 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
+from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Ownership, require_same, signal
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
-from offramp.ports.mailbox import require_open, require_same
 from offramp.ports.store import (
-    ENGINE,
-    ENTRUSTED_GRACE_S,
-    FIRST_TURN,
     Claim,
     Lease,
     Owner,
@@ -194,7 +191,7 @@ class SQLiteLeases:
             # Of a long value only the length is read.
             sums = "SELECT count(*), coalesce(sum(length(value)), 0) FROM signals WHERE run_id = ?"
             count, size = connection.execute(sums, (run_id,)).fetchone()
-            require_open(record, count, size + len(value))
+            signal(Ownership(record.status, None), run_id, count, size + len(value))
             connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", (run_id, count, name, value, at, key))
             connection.execute(_UNHEARD, (run_id, ENGINE))
             if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
