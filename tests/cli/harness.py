@@ -136,16 +136,23 @@ def wait_until_gone(pid: int) -> None:
 
 
 @contextmanager
-def served(app: object) -> Iterator[str]:
-    """An ASGI application on a real port; its address."""
+def served(app: object, certificate: Path | None = None) -> Iterator[str]:
+    """An ASGI application on a real port, over TLS if given a certificate with its key; its address."""
     bound = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+        ssl_certfile=certificate,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     try:
         # The socket listens already: a request that comes early waits in its backlog.
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{bound.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(WAIT_S)

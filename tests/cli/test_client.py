@@ -1,5 +1,6 @@
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -10,6 +11,7 @@ from offramp.cli.client import RECONNECTS_MAX, Gateway, Refused, backoff_s, prob
 from offramp.cli.output import CommandError
 from tests.cli.harness import offramp, served
 
+CERTIFICATE = Path(__file__).parents[1] / "webhooks" / "receiver.example.pem"
 RUN = "run_01JD3Q8Z5V9W6K2M4N7P0R1S2T"
 
 
@@ -185,6 +187,18 @@ def test_without_a_gateway_one_line_says_what_to_do(tmp_path):
     done = offramp("list", "--url", url, cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr == f"offramp: no gateway at {url}: start one with 'offramp serve MODULE:APP' or give --url\n"
+
+
+def test_a_certificate_that_is_not_trusted_is_refused():
+    with served(Flaky().app, CERTIFICATE) as url, Gateway(url, "secret") as gateway, pytest.raises(Refused) as caught:
+        gateway.document(RUN)
+    assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value.__cause__)
+
+
+def test_plain_http_reads_no_certificates(monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", "absent.pem")
+    with Gateway("http://gateway.example") as gateway:
+        assert gateway.url == "http://gateway.example"
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://[::1"])

@@ -70,6 +70,8 @@ class Gateway:
             self._http = httpx.Client(
                 headers=headers,
                 timeout=httpx.Timeout(SILENCE_MAX_S, connect=CONNECT_TIMEOUT_S),
+                # Reading the certificates takes longer than a request.
+                verify=parsed.scheme == "https",
                 # A proxy for the world cannot reach this machine's own gateway.
                 trust_env=parsed.host not in {"localhost", "127.0.0.1", "::1"},
             )
