@@ -251,7 +251,7 @@ async def test_after_a_restart_of_the_server_everything_is_looked_at_and_heard_a
         await eventually(lambda: len(attempts) > tried + 6)  # of which no more is said
         shared.server.start()
         await eventually(lambda: gateway.missed_count == worker.missed_count == 2)
-        assert caplog.text.count("it is tried again") == 2, "once in each process"
+        assert caplog.text.count("trying again") == 2, "once in each process"
         worker.hints.send("events", ["run_1", "run_2"])
         await eventually(lambda: gateway.heard_of("events"))
         assert gateway.heard_of("events") == ["run_2"]

@@ -1,4 +1,4 @@
-"""Blocking reads of a store, on threads of its own that no tenant can have all of."""
+"""Blocking reads of a store, on its own threads, which no tenant can occupy entirely."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Q = TypeVar("Q")
 
 
 class Readers:
-    """Threads for reads. A tenant whose share is taken waits, and others pass; those that wait take turns.
+    """Threads for reads. A tenant with its share in use waits while others pass; waiting tenants take turns.
 
     Reads of no tenant (`offramp.ports.readers`) are the service's own: they come first and may hold every thread.
 
     Args:
-        threads: how many.
-        share: of them for one tenant, above 0 and up to 1; at least one.
-        name: what the threads are called.
+        threads: their number.
+        share: the fraction of them for one tenant, above 0 and up to 1; at least one thread.
+        name: the prefix of their names.
     """
 
     def __init__(self, threads: int, share: float = 1.0, name: str = "offramp-read") -> None:
@@ -35,13 +35,13 @@ class Readers:
         self._held: dict[str | None, int] = {}
         self._waiting: dict[str | None, deque[Callable[[], object]]] = {}
         self._turns: OrderedDict[str | None, None] = OrderedDict()
-        """Those that wait and may hold another thread, in the order in which they get it."""
+        """Waiting tenants that may hold another thread, in the order of their turns."""
         self._closed = False
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
 
     def submit(self, read: Callable[[Q], T], query: Q) -> Future[T]:
-        """Run `read(query)` as soon as it is its tenant's turn.
+        """Run `read(query)` when its tenant's turn comes.
 
         Raises:
             RuntimeError: the threads were shut down.
@@ -100,7 +100,7 @@ class Readers:
                     self._idle.notify_all()
 
     def shutdown(self) -> None:
-        """Take no more, and wait for what was taken."""
+        """Refuse further reads, and wait for those accepted."""
         with self._lock:
             self._closed = True
             self._idle.wait_for(lambda: self._free == self._threads)

@@ -1,1 +1,1 @@
-"""Objects: large values of runs in a folder or in a bucket; `places.py` reads the setting that says where."""
+"""Objects: large values of runs in a folder or in a bucket; `places.py` reads the setting that names it."""

@@ -1,4 +1,4 @@
-"""The setting that says where large values are kept: a folder, or a bucket with a prefix. Never a secret."""
+"""The setting that names the place of large values: a folder, or a bucket with a prefix. Never a secret."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ON = frozenset({"1", "true", "yes", "on"})
 class Bucket(NamedTuple):
     """A place at a provider.
 
-    `plain_http` when it is reached without TLS, `is_near` when that is on this machine.
+    `plain_http` if connections to it have no TLS, `is_near` if it is on this machine.
     """
 
     provider: Provider
@@ -44,11 +44,11 @@ class Bucket(NamedTuple):
 
 
 def parse_objects(text: str, environment: Mapping[str, str] | None = None) -> Path | Bucket | None:
-    """What the setting names; None for nowhere.
+    """The place that the setting names; None if it is empty.
 
     Args:
         text: a folder (also `file:FOLDER`), `s3://BUCKET/PREFIX`, `gs://…` or `az://CONTAINER/PREFIX`, with options.
-        environment: `os.environ` unless told otherwise; where a provider's own variables name an endpoint.
+        environment: `os.environ` by default; a provider's own variables in it may name an endpoint.
 
     Raises:
         SettingsError: it fits none of these, holds credentials, or would go over a network without TLS.
@@ -101,6 +101,6 @@ def _bucket(
         if plain_http and not is_near and options.get("allow_http", "").lower() not in _ON:
             raise SettingsError(
                 f"objects {where}: the endpoint {server.hostname} is reached without TLS: use https://, or say "
-                "?allow_http=true if nobody else can listen"
+                "?allow_http=true if no other host can listen"
             )
     return Bucket(provider, name, prefix, endpoint, options.get("region", ""), plain_http, is_near, where)

@@ -1,6 +1,6 @@
 """The blobs port over any place that reads and writes named bytes: references, checksums, parts, threads.
 
-Places are blocking and know no checksum; what is common to all of them is here, once.
+Places block and know no checksums; everything that they share is here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from offramp.errors import ObjectLost, ObjectsUnavailable
 from offramp.ports.blobs import PART_BYTES_MAX, Blobs
 
 THREADS = 16
-"""Reads and writes of one process at once."""
+"""Concurrent reads and writes of one process."""
 
 T = TypeVar("T")
 
@@ -26,17 +26,17 @@ class Missing(Exception):
 
 
 class Place(Protocol):
-    """Where objects are. Every method blocks, for a bounded time, and raises `ObjectsUnavailable` if it cannot."""
+    """A place of objects. Every method blocks for a bounded time and raises `ObjectsUnavailable` if the place fails."""
 
     @property
     def where(self) -> str:
-        """As logs may name it."""
+        """Its name in logs."""
 
     def write(self, key: str, data: bytes) -> None:
         """Keep these bytes under this name, whole or not at all, for good."""
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        """So many bytes from a position on, fewer at the end and none past it.
+        """At most so many bytes from a position on; none past the end.
 
         Raises:
             Missing: there is no such object.
@@ -82,7 +82,7 @@ class PlacedBlobs(Blobs):
         return await self._blocking(whole)
 
     async def stream(self, reference: Reference) -> AsyncGenerator[bytes, None]:
-        """Part by part; each is given when it is known that there is another, the last when the sum is right."""
+        """Yield part by part: each once the next one is read, the last once the checksum is verified."""
         digest, start = hashlib.sha256(), 0
 
         def part() -> bytes:
@@ -102,7 +102,7 @@ class PlacedBlobs(Blobs):
                 return
 
     async def delete(self, run_ids: Sequence[str]) -> None:
-        """Remove what these runs have."""
+        """Remove all objects of these runs."""
         if run_ids:
             await self._blocking(lambda: self._place.clear(run_ids))
 
@@ -118,7 +118,7 @@ class PlacedBlobs(Blobs):
 
 
 class _found:  # noqa: N801 - reads as a word at its call
-    """Say which object is missing, and where."""
+    """Name the missing object and its place."""
 
     def __init__(self, reference: Reference, where: str) -> None:
         self._reference = reference
@@ -130,7 +130,7 @@ class _found:  # noqa: N801 - reads as a word at its call
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Missing):
             raise ObjectLost(
-                f"object {self._reference.key} is not in {self._where}: somebody removed it before its run was, as a "
+                f"object {self._reference.key} is not in {self._where}: it was removed before its run, as a "
                 "lifecycle rule of the bucket may, or --objects names another place than where it was written"
             ) from None
 
@@ -145,4 +145,4 @@ def _require_same(reference: Reference, size: int, digest: str, where: str) -> N
 
 
 def _changed(reference: Reference, what: str, where: str) -> ObjectLost:
-    return ObjectLost(f"object {reference.key} in {where} is not what was written: {what}")
+    return ObjectLost(f"object {reference.key} in {where} differs from what was written: {what}")

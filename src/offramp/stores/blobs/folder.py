@@ -14,14 +14,14 @@ from offramp.errors import ObjectsUnavailable
 from offramp.stores.blobs.blobs import Missing
 
 _PART = ".part-"
-"""How a file begins that is not whole yet; it goes with its run's folder."""
+"""Prefix of the name of an incomplete file; it is removed with its run's folder."""
 
 
 class Folder:
     """See `Place`; made by the first write.
 
     Args:
-        path: where; each process that names it must see the same files.
+        path: the folder; each process that names it must see the same files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,11 +80,11 @@ class Folder:
         except FileNotFoundError:
             if self._path.is_dir():
                 raise Missing from None
-            raise  # the whole folder is away, as where it is not mounted: nothing is lost by that
+            raise  # the whole folder is missing, for example not mounted: that loses nothing
 
 
 def _make(folder: Path) -> None:
-    """Make a folder that is there after a loss of power too."""
+    """Make a folder that survives a loss of power."""
     if folder.is_dir():
         return
     _make(folder.parent)
@@ -93,7 +93,7 @@ def _make(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Have the names in a folder on disk."""
+    """Flush the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

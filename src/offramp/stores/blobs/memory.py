@@ -16,7 +16,7 @@ class Memory:
         self.objects: dict[str, bytes] = {}
 
     def write(self, key: str, data: bytes) -> None:
-        """Until the process ends."""
+        """Keep it until the process ends."""
         self.objects[key] = data
 
     def read(self, key: str, start: int, length: int) -> bytes:
@@ -27,7 +27,7 @@ class Memory:
             raise Missing from None
 
     def clear(self, run_ids: Sequence[str]) -> None:
-        """Remove what these runs have."""
+        """Remove all objects of these runs."""
         gone = {key for key in list(self.objects) if key.partition("/")[0] in run_ids}
         for key in gone:
             self.objects.pop(key, None)

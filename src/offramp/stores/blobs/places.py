@@ -12,7 +12,7 @@ from offramp.stores.blobs.memory import Memory
 
 
 def open_blobs(text: str) -> PlacedBlobs | None:
-    """The objects that a setting names; None where it is empty. Nothing is reached for yet.
+    """The objects that a setting names; None if it is empty. Connects to nothing yet.
 
     Args:
         text: see `parse_objects`; `memory:` for one process and its tests.

@@ -1,6 +1,6 @@
 """Objects in S3, GCS or Azure, through obstore; credentials are those of the provider's own variables and files.
 
-What a server answers may name keys and signatures, so only its code is ever shown.
+A server's answer may contain keys and signatures, so errors show only its code.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from offramp.stores.blobs.blobs import Missing
 
 CONNECT_S = 5.0
 REQUEST_S = 30.0
-"""For one request, its body included; what is larger than `PUT_PART_BYTES` is written in parts of that size."""
+"""The timeout of one request with its body; objects above `PUT_PART_BYTES` are written in parts of that size."""
 RETRIES = 3
 RETRY_S = 15.0
-"""After which a request that failed is not sent again: the callers wait longer where that makes sense."""
+"""A failed request is not sent again after this time: callers wait longer where that makes sense."""
 PUT_PART_BYTES = 16 << 20
 PUT_PARTS_AT_ONCE = 4
 LIST_ROWS = 1000
-"""Of one answer to a listing, as S3 has it."""
+"""Keys in one answer to a listing, as in S3."""
 
 _CODE = re.compile(r"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _STATUS = re.compile(r"status code: (\d{3}(?: [A-Za-z ]{1,40})?)")
@@ -43,7 +43,7 @@ class Remote:
     """See `Place`.
 
     Args:
-        bucket: what the setting says.
+        bucket: the parsed setting.
     """
 
     def __init__(self, bucket: Bucket) -> None:
@@ -57,7 +57,7 @@ class Remote:
             obstore.put(self._store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE)
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        """A range: each is a short request, however slowly the whole is asked for."""
+        """A range: each is a short request, however slowly the reader takes the whole."""
         with self._trouble("read", Missing):
             try:
                 return bytes(obstore.get_range(self._store, key, start=start, length=length))
@@ -67,7 +67,7 @@ class Remote:
                 raise
 
     def clear(self, run_ids: Sequence[str]) -> None:
-        """List from one run to the next: runs that end together mostly stand in one answer, as ids begin with time."""
+        """List from one run to the next: runs that end together are mostly in one answer, as ids begin with time."""
         with self._trouble("removed"):
             wanted, after = sorted(run_ids), ""
             while wanted:
@@ -85,7 +85,7 @@ class Remote:
 
     @contextlib.contextmanager
     def _trouble(self, what: str, missing: type[Exception] | None = None) -> Iterator[None]:
-        """Errors as the callers know them, without what they quote."""
+        """Errors as callers know them, without quotations from the server."""
         try:
             yield
         except (BaseError, OSError, ValueError) as error:

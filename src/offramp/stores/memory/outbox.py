@@ -32,7 +32,7 @@ class MemoryOutbox:
         self._listeners: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
-    # What the store tells.
+    # Calls of the store.
 
     def add(self, record: RunRecord) -> None:
         """A run was created."""
@@ -54,7 +54,7 @@ class MemoryOutbox:
             listener()
 
     def holds(self, run_id: str) -> bool:
-        """Whether something of the run may still have to be announced."""
+        """Whether an announcement of the run may be pending."""
         return run_id in self._entries
 
     def drop(self, run_id: str) -> None:
@@ -65,7 +65,7 @@ class MemoryOutbox:
     # The port.
 
     async def claim(self, room: Room, now: float, until: float) -> Sequence[Pending]:
-        """Take what is due."""
+        """Take due entries."""
         full = room.full()
         with self._lock:
             waiting = [

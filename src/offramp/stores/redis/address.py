@@ -1,4 +1,4 @@
-"""`redis://user:password@host:port/db?prefix=…`: where Redis is, and how it is spoken to.
+"""`redis://user:password@host:port/db?prefix=…`: the address of a Redis server, and how to connect to it.
 
 Owns the URL. It may hold a password, so neither errors nor `repr` show more of it than host, port and number.
 """
@@ -29,7 +29,7 @@ def is_redis(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown: whatever stands before an @ is left out."""
+    """A URL fit to be shown: without anything before an @."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{'…@' if '@' in rest else ''}{rest.rpartition('@')[2]}"
 
@@ -39,8 +39,8 @@ class Address:
     """A parsed store URL.
 
     Args:
-        prefix: what the names of all keys begin with, in braces: one slot of a cluster.
-        ca: a file of certificates in PEM that the server's is checked against; the system's otherwise.
+        prefix: begins the names of all keys, in braces: one slot of a cluster.
+        ca: a PEM file of certificates that verify the server's; the system's by default.
         cert: a file with the client's own certificate, with its `key`.
         fsync: whether a durable write waits until it is in Redis' append-only file on disk.
     """
@@ -101,7 +101,7 @@ class Address:
 
     @property
     def tag(self) -> str:
-        """What the name of every key and channel begins with: a hash tag, so that all are in one slot."""
+        """The prefix of every key and channel: a hash tag, so that all are in one slot."""
         return f"{{{self.prefix}}}:"
 
     def key_of(self, *parts: str) -> str:
@@ -109,7 +109,7 @@ class Address:
         return self.tag + ":".join(parts)
 
     def tls_options(self) -> dict[str, Any]:
-        """What the client is given for TLS.
+        """The client's TLS options.
 
         Raises:
             SettingsError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Clients of one Redis: their timeouts, retries and health checks, what the server has to be, and its errors in words.
+"""Clients of one Redis: timeouts, retries, health checks, requirements on the server, and its errors in words.
 
 Owns every connection of a process to Redis. Nothing here writes a password into a message.
 """
@@ -35,9 +35,9 @@ log = logging.getLogger("offramp")
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
-"""How long an answer may take before its connection is given up."""
+"""Seconds that an answer may take before its connection is closed."""
 HEALTH_CHECK_S = 15
-"""A connection that was idle for longer is tried with a PING before it is used."""
+"""A connection idle for longer is checked with a PING before use."""
 READ_RETRIES = 2
 """How often a read is sent again after its connection broke."""
 RETRY_BASE_S, RETRY_CAP_S = 0.02, 0.5
@@ -54,7 +54,7 @@ _LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissio
 
 
 class NotOnDisk(RedisTimeoutError):
-    """What was written has not reached the server's disk in time."""
+    """A write has not reached the server's disk in time."""
 
 
 def client(
@@ -99,14 +99,14 @@ def _options(address: Address, timeout_s: float) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": HEALTH_CHECK_S,
         "client_name": "offramp",
-        # Without the new protocol no server sends what was not asked for, and old and new ones answer alike.
+        # With the old protocol no server sends unrequested messages, and old and new servers answer alike.
         "protocol": 2,
         **address.tls_options(),
     }
 
 
 class Survey(NamedTuple):
-    """A server: what it is, and what it does with the data."""
+    """A server: product, version, and how it keeps data."""
 
     product: str
     version: str
@@ -117,7 +117,7 @@ class Survey(NamedTuple):
 
 
 def survey(connected: redis.Redis) -> Survey:
-    """Look at a server, changing nothing.
+    """Inspect a server without changing it.
 
     Raises:
         RedisError: it cannot be reached, or refuses.
@@ -135,7 +135,7 @@ def survey(connected: redis.Redis) -> Survey:
 
 
 def check(address: Address, connected: redis.Redis) -> Survey:
-    """Make sure that a store can be kept on this server; what is risky is logged.
+    """Make sure that a store can be kept on this server; logs risky settings.
 
     Raises:
         StoreError: it cannot be reached.
@@ -183,19 +183,19 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def passes(error: RedisError) -> bool:
-    """Whether it may work again without anybody's doing; a wrong password or a full memory does not."""
+    """Whether the error may pass without intervention; a wrong password or a full memory does not."""
     if isinstance(error, (*_LOGIN, OutOfMemoryError)):
         return False
     return isinstance(error, _PASSES) or str(error).startswith(_PASSING_CODES)
 
 
 def is_full(error: RedisError) -> bool:
-    """Whether the server's memory is full; then it has refused before anything was written."""
+    """Whether the server's memory is full; then it refused before writing anything."""
     return isinstance(error, OutOfMemoryError) or str(error).startswith("OOM")
 
 
 def is_fatal(error: RedisError) -> bool:
-    """Whether the server will never take what it was sent: not the time, the user or the memory is wrong with it."""
+    """Whether the server will never accept this command, at any time and for any user."""
     return isinstance(error, ResponseError) and not (passes(error) or is_full(error) or isinstance(error, _LOGIN))
 
 
@@ -213,13 +213,13 @@ def problem(address: Address, error: BaseException) -> StoreError:
     """An error of the client as one of Offramp's, with what to change."""
     where = f"Redis at {address.shown}"
     if isinstance(error, _LOGIN):
-        return StoreError(f"{where} refuses the user name or password, or what that user may do: {_said(error)}")
+        return StoreError(f"{where} refuses the user name, the password, or the user's permissions: {_said(error)}")
     if isinstance(error, RedisError) and is_full(error):
         return StoreError(f"{where} is full (maxmemory), nothing was written: give it memory or shorten retention")
     if isinstance(error, MovedError):
         return StoreError(f"{where} is one of several nodes of a cluster, and has not the slot of these keys")
     if isinstance(error, NotOnDisk):
-        return StoreError(f"{where} does not put what is written on its disk (appendfsync)")
+        return StoreError(f"{where} does not write to its disk (appendfsync)")
     if isinstance(error, RedisTimeoutError):
         return StoreError(f"{where} does not answer in time")
     if isinstance(error, BusyLoadingError):
@@ -230,5 +230,5 @@ def problem(address: Address, error: BaseException) -> StoreError:
 
 
 def _said(error: BaseException) -> str:
-    """What the server or the operating system said, on one line."""
+    """The message of the server or the operating system, on one line."""
     return " ".join(str(error).split())[:300]

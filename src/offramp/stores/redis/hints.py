@@ -1,8 +1,8 @@
 """Hints between the processes of many machines, by publish and subscribe in Redis.
 
-Each run's events have a channel, to which a process subscribes while somebody follows the run there and another
-process executes it: it is told of what its readers wait for, however many runs and gateways there are. All else has one
-channel. One connection is subscribed, one publishes. Nothing here reads or writes a key.
+Each run's events have a channel. A process subscribes to it while a client follows the run there and another process
+executes it, so it receives only what its readers wait for, however many runs and gateways exist. All other hints share
+one channel. One connection subscribes, one publishes. Nothing here reads or writes a key.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ log = logging.getLogger("offramp")
 T = TypeVar("T")
 
 PENDING_MAX = 20_000
-"""Hints that wait to be sent, and are all sent together once those before have arrived; more are not kept."""
+"""Hints queued for sending, all sent together once earlier ones arrived; more are dropped."""
 SETTLE_S = 0.005
-"""How long followed runs are collected before they are subscribed to: who comes and goes within costs nothing."""
+"""Seconds for which followed runs are collected before subscribing: a reader that leaves sooner costs nothing."""
 PING_EVERY_S = 5.0
-"""A subscribed connection whose server did not answer until the next is given up."""
+"""The interval of PINGs; a connection whose server has not answered by the next one is closed."""
 RETRY_BASE_S, RETRY_CAP_S = 0.05, 1.0
 """Between attempts to subscribe again."""
 HINT_BYTES_MAX = 64 * 1024
-"""Of a message that is read."""
+"""The limit of a received message."""
 
 _PUBLISH = "for i = 1, #ARGV, 2 do redis.call('PUBLISH', ARGV[i], ARGV[i + 1]) end"
 _READY = b"ready"
@@ -57,7 +57,7 @@ class RedisHints:
 
     Args:
         address: of the server.
-        own: this process's id, by which it knows what it sent itself.
+        own: this process's id, by which it recognises its own messages.
     """
 
     port = 0
@@ -79,7 +79,7 @@ class RedisHints:
         self._heard = 0
 
     async def open(self, hearer: Hearer) -> None:
-        """Subscribe, as soon as the server is there."""
+        """Subscribe, as soon as the server is reachable."""
         self._hearer = hearer
         self._loop = asyncio.get_running_loop()
         self._tasks = [self._loop.create_task(task) for task in (self._keep_subscribed(), self._keep_publishing())]
@@ -89,7 +89,7 @@ class RedisHints:
         """Nothing: the server knows who listens."""
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
-        """Have it published with whatever else waits."""
+        """Queue it to be published with the others."""
         with self._lock:
             idle = not self._pending
             for run_id in ids or ("",):
@@ -127,7 +127,7 @@ class RedisHints:
     # Subscribing.
 
     async def _keep_subscribed(self) -> None:
-        """Hear for ever, over one connection after another."""
+        """Receive hints until closed, over one connection after another."""
         client = async_client(self._address, retries=0)
         wait_s, told = RETRY_BASE_S, False
         try:
@@ -137,9 +137,9 @@ class RedisHints:
                     await self._hear(client.connection_pool)
                 except (RedisError, OSError) as error:
                     if not told or self._heard > heard:  # of one break, once
-                        log.warning("%s; it is tried again", problem(self._address, error))
-                except Exception:  # whatever it is, this process must not be deaf from here on
-                    log.exception("hints are not heard; it is tried again")
+                        log.warning("%s; trying again", problem(self._address, error))
+                except Exception:  # after any error, this process must keep receiving
+                    log.exception("hints are not received; trying again")
                 told, wait_s = True, RETRY_BASE_S if self._heard > heard else min(2 * wait_s, RETRY_CAP_S)
                 await asyncio.sleep(wait_s)
         finally:
@@ -205,7 +205,7 @@ class RedisHints:
             self._hearer.missed()
 
     async def _steer(self, connection: AbstractConnection, subscribed: set[str]) -> None:
-        """Subscribe to what is followed now, and leave what is not any more."""
+        """Subscribe to the runs followed now, and unsubscribe from the others."""
         while True:
             await self._to_steer.wait()
             await asyncio.sleep(SETTLE_S)
@@ -243,14 +243,14 @@ class RedisHints:
                 try:
                     for some in _parts(self._messages(pending)):
                         await client.eval(_PUBLISH, 0, *[word for pair in some for word in pair])
-                except (RedisError, OSError) as error:  # it is away: who does not hear of it polls
+                except (RedisError, OSError) as error:  # the server is unavailable: processes that miss the hint poll
                     log.debug("hints were not sent: %s", error)
                     await asyncio.sleep(RETRY_BASE_S)
         finally:
             await client.aclose()
 
     def _messages(self, pending: Iterable[tuple[Kind, str]]) -> list[tuple[bytes, bytes]]:
-        """Channels with what is said there."""
+        """Channels with their messages."""
         messages: list[tuple[bytes, bytes]] = []
         others: dict[Kind, list[str]] = {}
         for kind, run_id in pending:
@@ -267,7 +267,7 @@ class RedisHints:
 
 async def _send(connection: AbstractConnection, command: str, words: Sequence[bytes]) -> None:
     for some in _parts(words):
-        await connection.send_command(command, *some, check_health=False)  # that would read what the reader reads
+        await connection.send_command(command, *some, check_health=False)  # that would take the reader's messages
 
 
 def _parts(items: Sequence[T]) -> list[Sequence[T]]:

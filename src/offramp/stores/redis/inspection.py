@@ -1,4 +1,4 @@
-"""What an operator should know of a server and can see from outside: what it keeps and drops, how far away it is."""
+"""Facts about a server that an operator should know: what it keeps and drops, and its latency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PINGS = 7
 
 
 class Inspection(NamedTuple):
-    """A server; sizes in bytes, 0 for no limit. What it does not tell is None or empty."""
+    """A server; sizes in bytes, 0 for no limit. Unknown facts are None or empty."""
 
     product: str
     version: str
@@ -35,7 +35,7 @@ class Inspection(NamedTuple):
 
 
 def inspect(address: Address, within_s: float) -> Inspection:
-    """Look, changing nothing.
+    """Inspect the server without changing it.
 
     Raises:
         StoreError: it cannot be reached, or refuses.
@@ -81,7 +81,7 @@ def _distance(connected: redis.Redis) -> tuple[float, float]:
 
 
 def _setting(connected: redis.Redis, name: str) -> str | None:
-    """One of the server's settings; None where it does not show them, as many managed ones do not."""
+    """One of the server's settings; None if it hides them, as many managed servers do."""
     try:
         return str(dict(connected.config_get(name)).get(name, ""))
     except RedisError:

@@ -25,8 +25,8 @@ def open_redis(
         address: of the server.
         backlog_bytes: bytes of emitted values that may wait to be written.
         timeout_s: how long a request waits to be written.
-        committed: told the operations and seconds of each batch.
-        tenant_share: of the reading threads, for the requests of one tenant.
+        committed: called with the operations and seconds of each batch.
+        tenant_share: the fraction of the reading threads for the requests of one tenant.
 
     Raises:
         StoreError: the server cannot be reached.

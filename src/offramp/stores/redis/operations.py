@@ -1,4 +1,4 @@
-"""What can be asked of the writer, as data: what the script `apply.lua` is told, and what becomes of its answer."""
+"""Operations of the writer as data: the arguments of the script `apply.lua`, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
 
 encode = msgspec.msgpack.Encoder().encode
 NOTHING = encode(False)
-"""Stands in a batch for an operation that was given up."""
+"""Replaces an abandoned operation in a batch."""
 
 Records = dict[bytes, RunRecord]
 """The runs that the answers of a batch name."""
@@ -28,9 +28,9 @@ Records = dict[bytes, RunRecord]
 class Operation(msgspec.Struct, eq=False, gc=False):
     """One operation.
 
-    `wire` is what the script gets; `read` makes a value of its answer, or raises. `kept` ones belong to an accepted
-    run and wait until the server is back; who asks for the others is told that it is away, and if they turn out to
-    have been applied, `undo` takes them back.
+    `wire` goes to the script; `read` turns its answer into a value, or raises. `kept` operations belong to an accepted
+    run and wait until the server is back; the others fail while it is unavailable, and `undo` takes back one that was
+    applied all the same.
     """
 
     wire: bytes
@@ -49,9 +49,9 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     gives_up: bool = False
     """Whether the lease is over when it was applied."""
     is_new: bool = False
-    """Whether it asks for a run that is not accepted yet."""
+    """Whether it creates a run, which is not accepted yet."""
     asked_at: float = math.inf
-    """Since when, on the monotonic clock, a request waits that does not want it late."""
+    """The monotonic time since which a request has waited that must not be written late."""
     undo: Callable[[Any], list[Operation]] | None = None
 
     def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:

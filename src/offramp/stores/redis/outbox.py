@@ -19,7 +19,7 @@ class RedisOutbox:
         self._writer = writer
 
     async def claim(self, room: Room, now: float, until: float) -> Sequence[Pending]:
-        """Take what is due and fits."""
+        """Take due entries, as many as fit."""
         total = min(room.total, CANDIDATES_MAX)
         if total <= 0:
             return []

@@ -22,7 +22,7 @@ class Reader:
 
     Args:
         address: of the server.
-        tenant_share: of the threads, for the requests of one tenant.
+        tenant_share: the fraction of the threads for the requests of one tenant.
     """
 
     def __init__(self, address: Address, tenant_share: float = 1.0) -> None:

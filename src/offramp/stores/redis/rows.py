@@ -1,4 +1,4 @@
-"""Records to a run's hash and back: what scripts look at are fields of their own, the rest is one encoded value."""
+"""Records to a run's hash and back: scripts read fields of their own, the rest is one encoded value."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SHOWN = (
     *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
     *("deaths_alone", "deaths_silent", "company", "left_by", "id"),
 )
-"""What `record.lua` shows of a run, in its order."""
+"""The fields that `record.lua` returns, in its order."""
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    """What never changes and no script looks at. Stored by position: new fields go to the end and have a default."""
+    """The part that never changes and no script reads. Stored by position: new fields go to the end, with a default."""
 
     version: str
     sla: str
@@ -86,7 +86,7 @@ def ended(outcome: Outcome, at: float) -> tuple[dict[str, Any], msgspec.Raw | No
 
 
 def decode_record(row: Sequence[Any]) -> RunRecord | None:
-    """A record from what `record.lua` shows; None from nothing."""
+    """A record from the answer of `record.lua`; None if that is empty."""
     if not row:
         return None
     shown = dict(zip(SHOWN, row, strict=True))

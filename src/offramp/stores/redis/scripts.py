@@ -10,7 +10,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 _READS, _FREES = "no-writes", "allow-oom"
-"""A script that only reads, and one that may write though memory is full: it frees some, or keeps leases alive."""
+"""Flags of a script that only reads, and of one that may write while memory is full: it frees some or renews leases."""
 
 
 class Script:
@@ -28,7 +28,7 @@ class Script:
         self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], *args: Any) -> Any:
-        """Call it; a server that does not know it any more is sent it again.
+        """Call it; loads it again if the server no longer knows it.
 
         Raises:
             RedisError: it was refused, or nothing came back.

@@ -1,4 +1,4 @@
-"""Backups of a database: made while processes use it, and put in its place while none does."""
+"""Backups of a database: made while processes use it, restored while none does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from offramp.stores.sqlite.schema import MIGRATIONS
 
 
 class WrongFile(StoreError):
-    """What was named is not what it has to be."""
+    """A named file is not of the required kind."""
 
 
 def back_up(folder: Path, target: Path) -> int:
-    """Copy the database of a data folder, as it is at one moment, to a file, and check the copy. Gives its bytes.
+    """Copy the database of a data folder, as of one moment, to a file, and check the copy. Returns its size in bytes.
 
-    Processes go on meanwhile; what they write while the copy is made stays in the WAL until then.
+    Processes keep working; their writes during the copy stay in the WAL until it is done.
 
     Args:
         folder: of the database.
@@ -57,9 +57,9 @@ def back_up(folder: Path, target: Path) -> int:
 
 
 def restore(backup: Path, folder: Path) -> int:
-    """Check a backup and put it in the place of a folder's database. Gives its bytes.
+    """Check a backup and put it in the place of a folder's database. Returns its size in bytes.
 
-    One of a database that an older version made is written anew: without free pages, and from then on it shrinks.
+    A backup of a database from an older version is rewritten without free pages, and can shrink from then on.
 
     Args:
         backup: the file; it stays where it is.
@@ -125,7 +125,7 @@ def _make_shrinkable(written: sqlite3.Connection) -> None:
 
 @contextmanager
 def _written(target: Path) -> Iterator[Path]:
-    """A file beside the target that takes its place, on disk, once it was written without an error."""
+    """A file beside the target that replaces it, on disk, once it is written without an error."""
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")  # readable for its owner only
         os.close(handle)
@@ -146,7 +146,7 @@ def _written(target: Path) -> Iterator[Path]:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk; where folders cannot be opened (Windows) the system sees to it."""
+    """Flush the names in a folder to disk; on Windows, where folders cannot be opened, the system does."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -19,14 +19,14 @@ from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 VARIABLE = "OFFRAMP_CRASH_AT"
 """`[ROLE/]POINT.before` or `.after`, then `:N` for the Nth time in a process: `worker/claim.after`, `step.before:3`."""
 MARK = "OFFRAMP_CRASH_MARK"
-"""A file for the id of the first process that reaches its point; where it exists, nobody is killed any more."""
+"""A file for the id of the first process that reaches its point; once it exists, no process is killed."""
 
 POINTS: dict[str, str] = {
     "submit": "a new run with its first event and its idempotency key",
     "event": "an event alone: a step began, emitted something, is retried; a run was resumed",
     "step": "a finished step or journaled value, with its event",
-    "deliver": "the same of a step that was in flight when its run was demoted, from the process that demoted it",
-    "sync": "nothing new: all that was written before reaches the disk, as a demotion and an effect ask first",
+    "deliver": "the same for a step that was in flight when its run was demoted, from the process that demoted it",
+    "sync": "no new write: all earlier ones reach the disk, as a demotion and an effect require first",
     "adopt": "the engine owns a demoted run",
     "demoted": "`run.demoted` is in the event log",
     "release": "a run is given back for any worker to take",
@@ -34,11 +34,11 @@ POINTS: dict[str, str] = {
     "claim": "queued runs change hands",
     "finish": "a run's outcome with its terminal event",
     "signal": "a signal sent to a run",
-    "cancel": "the wish that a run be cancelled",
+    "cancel": "a request to cancel a run",
     "register": "a process is known",
     "survive": "the deaths of a run's processes are forgotten, as the steps they interrupted have finished",
-    "retire": "what a dead process held is queued",
-    "purge": "a process takes it on to remove what is past its retention, or removes some of it",
+    "retire": "the runs of a dead process are queued",
+    "purge": "a process takes the duty to remove runs past their retention, or removes some",
     "webhook-due": "an event that a webhook announces",
     "webhook-claim": "webhooks are taken, to send a message of each",
     "webhook-delivered": "a message arrived, the next event has its turn",
@@ -57,7 +57,7 @@ class CrashPoint:
         when: before or after the commit.
         count: how many times the point has to be reached.
         mark: see `MARK`.
-        kill: what is done then.
+        kill: called then.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class CrashPoint:
 
     @classmethod
     def armed(cls, environment: Mapping[str, str], role: str) -> CrashPoint | None:
-        """What the environment asks for in a process of this role; None almost always.
+        """The crash point that the environment names for a process of this role; almost always None.
 
         Raises:
-            SettingsError: it asks for something that is not there.
+            SettingsError: it names an unknown point.
         """
         wanted = environment.get(VARIABLE)
         if not wanted:
@@ -116,7 +116,7 @@ class CrashPoint:
 
 
 def point_of(operation: Operation, connection: sqlite3.Connection) -> str:
-    """The name of what an operation writes."""
+    """The name of the point of an operation."""
     if isinstance(operation, Call):
         return operation.point
     if isinstance(operation, Append):

@@ -1,4 +1,4 @@
-"""The file: where it is, how connections to it are opened, and reading threads with one connection each."""
+"""The database file: its place, its connections, and reading threads with one connection each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Database:
 
     Args:
         folder: made readable for its owner only, as runs may hold anything.
-        tenant_share: of the reading threads, for the requests of one tenant.
+        tenant_share: the fraction of the reading threads for the requests of one tenant.
 
     Raises:
         StoreError: the folder or file cannot be used; the message says why.
@@ -73,14 +73,14 @@ class Database:
         self._custody.share()
 
     def _make(self) -> None:
-        """Write what can only be chosen of an empty file: that its end can be cut off."""
+        """Set the options that only an empty file accepts, so that the file can shrink."""
         with closing(sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as connection:
             connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _use_wal(connection)
 
     def forked(self) -> None:
-        """In a forked child: SQLite forbids to use a connection there, and to close it."""
+        """In a forked child: SQLite forbids both using and closing a connection there."""
         for connection in self._opened:
             forks.keep_for_ever(connection)
         self._custody.forked()
@@ -94,7 +94,7 @@ class Database:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        # A savepoint keeps the pages it may have to put back: in memory, instead of in a file for each transaction.
+        # A savepoint keeps pages that it may have to restore: in memory instead of in a file for each transaction.
         connection.execute("PRAGMA temp_store = MEMORY")
         if query_only:
             connection.execute("PRAGMA query_only = 1")

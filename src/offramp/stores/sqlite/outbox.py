@@ -18,7 +18,7 @@ _SETTLE = (
     "WHERE run_id = :run_id AND token = :token"
 )
 _DONE = "DELETE FROM webhooks WHERE run_id = :run_id AND token = :token"
-# The end of its retention may have been put off for what was not announced yet, see `purge`.
+# The end of its retention may have been put off for pending announcements, see `purge`.
 _DUE_AGAIN = (
     "UPDATE runs SET purge_at = finished_at + retention WHERE id = ?1 AND purged = 0 "
     "AND purge_at > finished_at + retention AND NOT EXISTS (SELECT 1 FROM webhooks WHERE run_id = ?1)"
@@ -33,7 +33,7 @@ class SQLiteOutbox:
         self._writer = writer
 
     async def claim(self, room: Room, now: float, until: float) -> Sequence[Pending]:
-        """Take what is due; nothing is written where nothing is."""
+        """Take due entries; writes nothing if none is due."""
         full = room.full()
         marks = ",".join("?" * len(full))
         query = f"SELECT run_id, host FROM webhooks WHERE due_at <= ? AND host NOT IN ({marks}) ORDER BY due_at LIMIT ?"  # noqa: S608
@@ -73,7 +73,7 @@ class SQLiteOutbox:
 
 
 def _point(before: Progress, after: Progress) -> str:
-    """What it is to go from one progress to the other, see `crash_points`."""
+    """The crash point between two states of progress, see `crash_points`."""
     if after.done:
         return "webhook-done"
     if after.cursor == before.cursor:

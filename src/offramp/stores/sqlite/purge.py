@@ -1,7 +1,7 @@
-"""What removes data: in steps that are small for whatever waits to write meanwhile.
+"""Removal of data, in steps short enough for other writes to pass between them.
 
-A step of the writer's is a handful of statements, whatever it removes: the interpreter lock is given away at each, and
-the write lock is held until it is back. What it removes is looked up before, on a reading thread.
+A step of the writer is a handful of statements, however much it removes: each statement releases the interpreter lock,
+and the write lock is held until the step ends. A reading thread looks up the rows to remove beforehand.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ PURGE_ROWS_MAX = 2_000
 """Rows that one step removes, or pages of larger ones."""
 PURGE_ROWS_MIN = 20
 STEP_S = 0.005
-"""What a step should hold the write lock for: where it takes longer, the next one removes less."""
+"""The target time for which a step holds the write lock: after a longer step, the next one removes less."""
 TOMBSTONE_S = 7 * 86_400.0
-"""How long a purged run is still known by its id, so that its readers get 410 and not 404."""
+"""Seconds for which the id of a purged run stays known, so that its readers get 410 and not 404."""
 SPARE_PAGES = 1_000
-"""Free pages that are left in the file, for what is written next; more are cut off."""
+"""Free pages left in the file for the next writes; more are cut off."""
 SPARE_SHARE = 0.1
-"""The same, of the pages in use."""
+"""The same, as a fraction of the pages in use."""
 CUT_PAGES_MAX = 200
 """Pages that one step cuts off the file."""
 CUT_PAGES_MIN = 10
 CHECKPOINT_STEPS = 8
-"""Steps after which a purge copies the WAL into the file itself, before a writer has to that somebody waits for."""
+"""Steps after which a purge copies the WAL into the file, before a write that a caller waits for has to."""
 
 _CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 _PURGED, _EMPTIED = 1, 2
 _ROWS_PER_RUN = 16
-"""What is guessed of a run, to look at no more runs than a step removes."""
+"""The assumed size of a run, to look up no more runs than a step removes."""
 _TABLES = {
     "journal": ("position", "-1"),
     "events": ("first", "-1"),
@@ -49,7 +49,7 @@ _TABLES = {
     "turns": ("step", "''"),
     "webhooks": ("run_id", "''"),
 }
-"""What a run has rows in, with what comes after the run's id in its key, and the least of that."""
+"""The tables with a run's rows, each with the rest of its key and the least value of that."""
 # As many pages as a row takes count as rows; counted no further than a step goes. Nothing of the values is read for it.
 _ROWS = (
     f"(SELECT coalesce(sum(pages), 0) FROM (SELECT 1 + length({{value}}) / {PAGE_BYTES} AS pages FROM {{table}} "  # noqa: S608
@@ -115,7 +115,7 @@ class Purge:
         return [row[0] for row in await self._due(now, None)]
 
     async def purge(self, now: float, only: Sequence[str] | None) -> int:
-        """Empty runs that are due; of one that is too large for a step, `sweep` removes the rows."""
+        """Empty runs that are due; `sweep` removes the rows of one that is too large for a step."""
         due = await self._due(now, only)
         if not due:
             return 0
@@ -143,7 +143,7 @@ class Purge:
         return await self._step(change)
 
     async def sweep(self, now: float) -> int:
-        """One step of what there is to do, in this order; at the end the file's free end is cut off."""
+        """One step of the pending work, in this order; at the end, cut off the file's free end."""
         values: dict[str, Any] = self._values(now)
         run_id = await self._find(_ANY_EMPTIED, {})
         if run_id is not None:
@@ -173,7 +173,7 @@ class Purge:
         return await self._step(lambda connection: connection.execute(statement, values).rowcount)
 
     async def _step(self, function: Callable[[sqlite3.Connection], int]) -> int:
-        """Have the writer remove something, and the next step remove more or less than this one."""
+        """Let the writer remove rows, and adjust the size of the next step."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             began = time.perf_counter()
@@ -205,14 +205,14 @@ class Purge:
 
 
 def _adapted(amount: int, took_s: float, least: int, most: int) -> int:
-    """What the next step should do at most, as this one took so long."""
+    """The limit of the next step, from the time that this one took."""
     if took_s > STEP_S:
         return max(least, amount // 2)
     return min(most, amount + amount // 4) if took_s < STEP_S / 2 else amount
 
 
 def _surplus(connection: sqlite3.Connection) -> int:
-    """Free pages to be cut off; none where the file was made without a way to do that."""
+    """Free pages to cut off; none if the file was made without that option."""
     if not connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
         return 0
     free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]

@@ -20,7 +20,7 @@ LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_M
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    """What never changes after acceptance. Stored by position: new fields go to the end and have a default."""
+    """The part that never changes after acceptance. Stored by position: new fields go to the end, with a default."""
 
     pipeline: str
     version: str
@@ -56,7 +56,7 @@ def deadline_in(encoded: bytes) -> float | None:
 
 
 def without_data(encoded: bytes) -> bytes:
-    """What is left of the unchanging part when the run's data is removed."""
+    """The unchanging part after the run's data is removed."""
     return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
 
 

@@ -127,7 +127,7 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN company INTEGER NOT NULL DEFAULT 0;
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
-    # 10: how the last owner of a run came to leave it. How many runs of each tenant are queued, kept by triggers, so
+    # 10: how the last owner of a run left it. How many runs of each tenant are queued, counted by triggers, so
     # that no submission counts them: a run that is deleted has ended. Service levels of single tenants. An index for
     # each thing that is listed or deleted by; what one process does for all. `purged` is 1 for a run that was emptied
     # and 2 for one that is being emptied, as it is too large for one step.

@@ -1,7 +1,7 @@
-"""The one thread of a process that writes: takes what has gathered, commits it together, then tells.
+"""The one writing thread of a process: takes all queued operations, commits them together, then reports.
 
-FULL synchronous for a batch that somebody waits for, NORMAL otherwise, and a FULL one at the latest `sync_every`
-seconds after something was written: a commit on disk covers all before it, because the write-ahead log is one file.
+A batch that a caller waits for is committed with synchronous FULL, any other with NORMAL, and a FULL commit follows at
+most `sync_every` seconds after a write: a commit on disk covers all before it, as the write-ahead log is one file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("offramp")
 BATCH_OPERATIONS_MAX = 5_000
 RETRY_EVERY_S = 0.25
 TROUBLE_S_MIN = 5.0
-"""How long after the last write that was refused the database counts as one that cannot be written."""
+"""Seconds after a refused write for which the database counts as unwritable."""
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -39,9 +39,9 @@ class Writer:
         database: the file.
         sync_every: seconds.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
-        committed: told the operations and seconds of each commit.
-        timeout_s: how long a request waits; what waited longer is not written, and a longer commit is trouble.
-        crash: where a test wants this process to be killed.
+        committed: called with the operations and seconds of each commit.
+        timeout_s: how long a request waits; an older one is not written, and a longer commit counts as trouble.
+        crash: the point at which a test kills this process.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Writer:
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: refuse what is put, as no thread writes; SQLite forbids even to close the connection."""
+        """In a forked child: refuse all operations, as no thread writes; SQLite forbids even closing the connection."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = True
         forks.keep_for_ever(self._connection)
 
     def trouble(self) -> str | None:
-        """Why nothing can be written now, or could be lately; from any thread."""
+        """Why the database cannot be written, now or a moment ago; from any thread."""
         return self._hung() or self._refused
 
     def _hung(self) -> str | None:
@@ -120,7 +120,7 @@ class Writer:
             operation.commit.resolve(error=error)
 
     def close(self) -> None:
-        """Write what is queued, make it durable, and end the thread."""
+        """Write all queued operations, make them durable, and end the thread."""
         with self._lock:
             self._closing = True
             self._changed.notify_all()
@@ -147,7 +147,7 @@ class Writer:
         self._connection.close()
 
     def _without_late(self, operations: list[Operation]) -> list[Operation]:
-        """What was asked for so long ago that its request was refused is not written any more."""
+        """Drop operations so old that their requests were refused."""
         oldest = time.monotonic() - self._timeout_s
         late = [operation for operation in operations if _asked_at(operation) < oldest]
         if not late:
@@ -157,7 +157,7 @@ class Writer:
         return [operation for operation in operations if _asked_at(operation) >= oldest]
 
     def _take(self) -> list[Operation] | None:
-        """What has gathered, or [] when it is time to sync, or None at the end."""
+        """All queued operations; [] when it is time to sync, None at the end."""
         with self._lock:
             while not self._operations:
                 if self._unsynced_since is not None:
@@ -239,7 +239,7 @@ class Writer:
                 told()
 
     def _set_back(self, operations: Sequence[Operation], error: sqlite3.Error) -> None:
-        """The disk refused: requests are told so and dropped, what belongs to accepted runs is kept and retried."""
+        """The disk refused: requests fail and are dropped, operations of accepted runs are kept and retried."""
         problem = f"the database {str(self._path)!r} cannot be written: {error}"
         now = time.monotonic()
         if now - self._told_at > 5:
@@ -282,7 +282,7 @@ class Writer:
 
 
 def _asked_at(operation: Operation) -> float:
-    """Since when, on the monotonic clock, a request waits that does not want it late."""
+    """The monotonic time since which a request has waited that must not be written late."""
     return operation.asked_at if isinstance(operation, (Create, Call)) else math.inf
 
 
