@@ -33,6 +33,7 @@ from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
+from offramp.paths.demote import OffRamp
 from offramp.paths.durable import DurablePath
 from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
@@ -139,11 +140,6 @@ def build(
         tracing=tracing,
         on_present=on_present,
     )
-    live = LiveRuns(process, lambda: engine.has_room(), shows_levels=role != "worker")  # noqa: PLW0108 - made below
-    dispatcher = _dispatcher(process, outbox) if role != "worker" else None
-    deep, engine = _engine(app, process, live, leases, role, dispatcher, hints)
-    outbox.listen(dispatcher.wake if dispatcher else engine.announce_webhooks)
-    store.on_lost(lambda lease: control.call(deep.lost, lease))
 
     def close() -> None:
         watchdog.close()
@@ -153,7 +149,31 @@ def build(
         control.close()
         values.close()
 
-    return Service(app.name, process, live, deep, engine, dispatcher, close)
+    return _service(app, process, leases, outbox, hints, role, close)
+
+
+def _service(
+    app: Declarations,
+    process: Process,
+    leases: Leases,
+    outbox: Outbox,
+    hints: Hints,
+    role: Role,
+    close: Callable[[], None],
+) -> Service:
+    """Its paths, and the engine between them."""
+    live = LiveRuns(
+        process,
+        lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
+        lambda run: off_ramp.rests(run),  # noqa: PLW0108
+        shows_levels=role != "worker",
+    )
+    dispatcher = _dispatcher(process, outbox) if role != "worker" else None
+    deep, engine = _engine(app, process, live, leases, role, dispatcher, hints)
+    off_ramp = OffRamp(process, engine, live)
+    outbox.listen(dispatcher.wake if dispatcher else engine.announce_webhooks)
+    process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
+    return Service(app.name, process, live, off_ramp, deep, engine, dispatcher, close=close)
 
 
 def _engine(

@@ -14,7 +14,7 @@ from offramp.execution.history import History
 from offramp.execution.tenure import Tenure
 from offramp.paths.deep import DeepPath
 from offramp.paths.demote import OffRamp
-from offramp.paths.live import LiveRuns
+from offramp.paths.live import LiveRun, LiveRuns
 from offramp.stores.memory import MemoryStore
 
 FAULTS = {}
@@ -173,3 +173,8 @@ def steps_begin_in_a_run_that_leaves(patch):
 def an_outcome_is_reported_for_a_run_that_has_left(patch):
     for state in ("running", "leaving"):
         patch.delitem(leaving.MOVES[state], "drop")
+
+
+@fault
+def a_run_that_is_sent_away_is_forgotten_when_it_moves(patch):
+    patch.setattr(LiveRun, "changed", lambda _self: None)

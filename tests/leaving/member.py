@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from offramp.core.shares import Tenancy
@@ -15,6 +16,7 @@ from offramp.execution.threads import Threads
 from offramp.execution.values import Values
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
+from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.service import Service
@@ -86,7 +88,8 @@ class Member:
             feed=feed,
             metrics=metrics,
         )
-        self.live = LiveRuns(process, lambda: engine.has_room())  # noqa: PLW0108 - made below
+        made = lambda: engine.has_room(), lambda run: off_ramp.rests(run)  # noqa: PLW0108 - below
+        self.live = LiveRuns(process, *made)
         deep = DeepPath(process, self.live)
 
         member = Membership(id=self.name, kind="local", works=self.works, lease_s=LEASE_S, poll_s=SETTINGS.poll)
@@ -94,7 +97,8 @@ class Member:
         engine = self.engine = Engine(*given, hints=self.hints)
         self.keeper = engine.keeper
         store.on_lost(lambda lease: self._lost(deep, lease))
-        return Service(app.name, process, self.live, deep, engine, None, lambda: None)
+        off_ramp = OffRamp(process, engine, self.live)
+        return Service(app.name, process, self.live, off_ramp, deep, engine, None, close=lambda: None)
 
     def _lost(self, deep, lease):
         self.control.call(deep.lost, lease)
@@ -142,6 +146,11 @@ class Member:
             if calls > CALLS_MAX:
                 raise Violation(f"{self.name} does not come to rest")
         return False
+
+    def sending(self):
+        """The names of coroutines that send a run away."""
+        names = [task.get_coro().__qualname__ for task in asyncio.all_tasks(self.control.loop)]
+        return [name for name in names if name.startswith(OffRamp.__name__)]
 
     def crash(self):
         """What it has in memory is gone, with all that it asked of the store and was not committed."""

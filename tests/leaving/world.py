@@ -249,6 +249,8 @@ class World:
         for member in self.alive():
             for run in member.live.all():
                 self.watch.fail(f"{member.name} still executes {run.record.id}")
+            for name in member.sending():
+                self.watch.fail(f"{name} of {member.name} never comes to its end")
             if member.live.count("fast") or member.live.count("deep"):
                 self.watch.fail(f"{member.name} has a place taken that nothing uses")
         if record is None:

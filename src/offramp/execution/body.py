@@ -140,7 +140,7 @@ class Body:
             await scope.all_replayed(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
-            scope.on_signal_wait()
+            scope.observer.waits_for_signal()
             with scope.traced_wait(name), self._waits(wait, due) as came:
                 value = await scope.mailbox.take(scope.clock, name, due, came, scope.turnstile.settled)
             failure = None
@@ -189,6 +189,5 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     ambient = current.get()
     if isinstance(ambient, Body):
         ambient.scope.turnstile.branch()
-        if ambient.scope.on_task is not None:
-            ambient.scope.on_task()
+        ambient.scope.observer.began_task()
     return RunTask(coroutine, loop=loop, **options)

@@ -22,6 +22,7 @@ from offramp.execution.attempt import Attempt
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
+from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -86,7 +87,15 @@ class DurableScope(Scope):
 
     keeps_timers = True
 
-    def __init__(self, facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        known: Known,
+        outside: Outside,
+        metrics: Metrics,
+        trace: RunTrace | None,
+        observer: Observer,
+    ) -> None:
         clock = outside.clock
         run = RunFacts.deep(facts, clock)
         history = History(
@@ -97,7 +106,7 @@ class DurableScope(Scope):
             elsewhere=frozenset(known.elsewhere),
         )
         counted: Any = _Counted(metrics, outside)
-        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted)
+        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted, observer=observer)
         self.trace = trace  # without spans of steps, which are made where those execute
         self.turnstile.turns = Turns(asyncio.get_running_loop())
         self.turnstile.branch()  # this loop does not tell of tasks that a body begins
@@ -150,7 +159,7 @@ class DurableScope(Scope):
         return call.codec.decode_result(entry.value or b"null")
 
 
-class PlayedBody(Playing):
+class PlayedBody(Playing, Observer):
     """One execution of a pipeline's body; begins with its construction, in the running loop."""
 
     def __init__(
@@ -167,8 +176,7 @@ class PlayedBody(Playing):
         trace: RunTrace | None,
     ) -> None:
         self._facts = facts
-        self._scope = DurableScope(facts, known, outside, metrics, trace)
-        self._scope.ending.on_change = self._bound_soon
+        self._scope = DurableScope(facts, known, outside, metrics, trace, self)
         self._cancel_grace_s = cancel_grace_s
         self._timers: list[Timer] = []
         self._outcome: Outcome | None = None
@@ -224,7 +232,7 @@ class PlayedBody(Playing):
         if self._execution.end(ended_by(status, self._facts.deadline_at)):
             self._execution.strike()
 
-    def _bound_soon(self) -> None:
+    def ending_changed(self) -> None:
         """A body that ends by itself in the same moment needs no timer, which would be in its history."""
         self._scope.turnstile.turns.after(BOUND_AFTER_TURNS, self._bound)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from offramp.core.ending import CLEANUP_S_MAX, STRUCK
@@ -18,6 +17,7 @@ from offramp.errors import Divergence
 from offramp.execution.context import current
 
 if TYPE_CHECKING:
+    from offramp.execution.observer import Observer
     from offramp.ports.clock import Clock
 
 log = logging.getLogger("offramp")
@@ -47,8 +47,6 @@ class Ending:
         """Whether its body was told."""
         self.late: set[str] = set()
         """Keys of the calls that the body made after that."""
-        self.on_change: Callable[[], object] = lambda: None
-        """Called when `until` has another answer."""
         self.cleanups: list[Cleanup] = []
         """Those that are open."""
         self._closed: asyncio.Future[None] | None = None
@@ -83,18 +81,18 @@ class Ending:
         """When a cleanup that begins now has to end, in epoch seconds."""
         return min(self._clock.time() + timeout_s, self._struck_at + CLEANUP_S_MAX)
 
-    def opened(self, cleanup: Cleanup) -> None:
-        """A cleanup began."""
+    def opened(self, cleanup: Cleanup, observer: Observer) -> None:
+        """A cleanup began; the observer hears when `until` has another answer."""
         self.cleanups.append(cleanup)
         if self.outcome is not None:
-            self.on_change()
+            observer.ending_changed()
 
-    def closed(self, cleanup: Cleanup) -> None:
-        """A cleanup ended."""
+    def closed(self, cleanup: Cleanup, observer: Observer) -> None:
+        """The same of one that ended."""
         self.cleanups.remove(cleanup)
         if self.outcome is not None:
             self._since = self._clock.monotonic()
-            self.on_change()
+            observer.ending_changed()
         if not self.cleanups and self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from offramp.core.leaving import OVER, Move, State, after, may_begin
 from offramp.errors import LeaseLost
 from offramp.execution.ending import Ending
+from offramp.execution.observer import SILENT, Observer
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
 from offramp.execution.waiting import Mailbox, Waits
@@ -36,10 +37,6 @@ class Handoff(BaseException):
     """
 
 
-def _nothing() -> None:
-    """Before anything is to be called back, and after."""
-
-
 class Gate:
     """The steps in flight and the waits of one executing run, and whether more may begin."""
 
@@ -51,12 +48,14 @@ class Gate:
         tenure: Tenure | None,
         mailbox: Mailbox,
         turnstile: Turnstile,
+        observer: Observer,
     ) -> None:
         self.facts = facts
         self.log = log
         self.clock = clock
         self.mailbox = mailbox
         self.turnstile = turnstile
+        self.observer = observer
         self._tenure = tenure or Tenure()
         self._waits = Waits()
         self._stirs = 0
@@ -69,14 +68,10 @@ class Gate:
         """Steps that wait for a thread, or came when none was to begin any more."""
         self.rest: Parked | None = None
         """Of a run that was given back at rest: until when it waits, and how many signals it has seen."""
-        self.on_change: Callable[[], object] = _nothing
-        self.on_rest: Callable[[], object] | None = None
-        self.on_signal_wait: Callable[[], object] = _nothing
 
     def let_go(self) -> None:
-        """Call nothing back any more: such calls refer to this, and a cycle waits for the garbage collector."""
-        self.on_change = self.on_signal_wait = self.ending.on_change = _nothing
-        self.on_rest = None
+        """Tell the observer nothing more: it refers to this, and a cycle waits for the garbage collector."""
+        self.observer = SILENT
 
     def move(self, move: Move, rest: Parked | None = None) -> bool:
         """Change the state, from any thread; false for the loser of a race, and for what may not happen now.
@@ -94,6 +89,7 @@ class Gate:
             if rest is not None:
                 self.rest = rest
         self._moved()
+        self.observer.changed()
         return True
 
     def _moved(self) -> None:
@@ -144,7 +140,7 @@ class Gate:
             self.parked += 1
         if place is not None:
             place.leave()
-        self.on_change()
+        self.observer.changed()
         try:
             await asyncio.get_running_loop().create_future()  # until the handoff, or the end, cancels it
         finally:
@@ -164,7 +160,7 @@ class Gate:
         with self._lock:
             self.parked += 1
         if not self.is_open:
-            self.on_change()
+            self.observer.changed()
         try:
             await place.given()
         finally:
@@ -183,7 +179,7 @@ class Gate:
         with self._lock:
             self.in_flight.pop(attempt.key, None)
         if self.state != "running" or self.ending.outcome is not None:
-            self.on_change()
+            self.observer.changed()
         elif not self.in_flight:
             self._resting()
 
@@ -221,9 +217,9 @@ class Gate:
         if self.in_flight or not self._waits.due:
             return
         if self.state == "leaving":
-            self.on_change()
-        elif self.on_rest is not None:
-            self.on_rest()
+            self.observer.changed()
+        else:
+            self.observer.rests()
 
     def waits_until(self) -> float | None:
         """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
@@ -231,7 +227,7 @@ class Gate:
             busy = self.in_flight or self.parked or self.turnstile.waiting
             return None if busy else self._waits.earliest()
 
-    def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object]) -> None:
+    def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object] | None = None) -> None:
         """On the run's loop: make this move if the run only waits until after `beyond`.
 
         What the body was given last has a few turns of the loop to reach its branch: a run that continues in another
@@ -251,7 +247,7 @@ class Gate:
                 self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._stirs))
                 return
             # No wait has been given any of the signals seen: both change on this loop only.
-            if self.move(move, Parked(until, self.mailbox.seen)):
+            if self.move(move, Parked(until, self.mailbox.seen)) and then is not None:
                 then()
 
         look(None)

@@ -18,6 +18,7 @@ from offramp.execution.turns import Turnstile
 from offramp.execution.waiting import Mailbox, sleep_for
 
 if TYPE_CHECKING:
+    from offramp.execution.observer import Observer
     from offramp.execution.run_facts import RunFacts
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
@@ -42,8 +43,9 @@ class Recording(Gate):
         tenure: Tenure | None,
         mailbox: Mailbox,
         journal: Journal,
+        observer: Observer,
     ) -> None:
-        super().__init__(facts, log, clock, tenure, mailbox, Turnstile(journal.replayable))
+        super().__init__(facts, log, clock, tenure, mailbox, Turnstile(journal.replayable), observer)
         self.journal = journal
         self.diverged: str | None = None
         """How the body differs from what is recorded."""

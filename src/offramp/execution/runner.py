@@ -102,7 +102,7 @@ class Execution:
             self.call(self._stop)
         else:
             self.call(self.strike)
-        scope.ending.on_change()
+        scope.observer.ending_changed()
         return True
 
     def strike(self) -> None:

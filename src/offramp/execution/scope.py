@@ -23,6 +23,7 @@ from offramp.execution.attempt import Again, Attempt
 from offramp.execution.endings import aborted, is_cancellation
 from offramp.execution.gate import Handoff
 from offramp.execution.history import History
+from offramp.execution.observer import SILENT, Observer
 from offramp.execution.recording import Recording
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.suspects import Suspects
@@ -33,8 +34,6 @@ from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from offramp.core.call import Call
     from offramp.execution.lanes import Lanes
     from offramp.ports.clock import Clock
@@ -66,17 +65,16 @@ class Scope(Recording):
         tenure: Tenure | None = None,
         trace: RunTrace | None = None,
         kept: Kept = as_it_is,
+        observer: Observer = SILENT,
     ) -> None:
         self.kept = kept
         self.trace = trace
         self._traced = None if trace is None or not trace.recording else trace
         entries, dues = without_dues(history.entries)
         journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
-        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), journal)
+        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), journal, observer)
         self._lanes = lanes
         self._metrics = metrics
-        self.on_task: Callable[[], object] | None = None
-        """Called for each task that the body begins, while it is looked at how it does."""
         self._interrupted = dict(history.interrupted)
         self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)

@@ -53,7 +53,7 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     ending.strikes(entry.started_at)
     scope.turnstile.branch()  # a result that comes now is given when the body has seen this
     cancel()
-    ending.on_change()
+    scope.observer.ending_changed()
 
 
 class CleanupBlock:
@@ -77,7 +77,7 @@ class CleanupBlock:
             await scope.recorded_in_order()
         cleanup.ends = clock.monotonic() + max(0.0, seconds)
         self._token = current.set(self._inside(cleanup))
-        scope.ending.opened(cleanup)
+        scope.ending.opened(cleanup, scope.observer)
         return self
 
     async def __aexit__(
@@ -86,7 +86,7 @@ class CleanupBlock:
         ending = self._scope.ending
         if self._token is not None:
             current.reset(self._token)
-        ending.closed(self._cleanup)
+        ending.closed(self._cleanup, self._scope.observer)
         if not ending.cleanups and ending.strikes_next(self._scope.journal):
             await asyncio.get_running_loop().create_future()  # a run that is to end goes no further than here
 

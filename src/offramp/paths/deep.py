@@ -184,7 +184,7 @@ class DeepPath(RunHost):
         """A signal came for a run that may be executing here: pass on what it was sent."""
         run = self._live.get(run_id)
         if run is not None:
-            self._process.control.spawn(self._live.deliver(run))
+            self._process.control.spawn(run.deliver())
         return run is not None
 
     def listening(self) -> list[str]:

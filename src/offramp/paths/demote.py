@@ -137,8 +137,7 @@ class OffRamp:
         return True
 
     async def _deliver(self, run: LiveRun, shared: SharedLog, kept: dict[str, Attempt]) -> None:
-        loop, changed, scope = asyncio.get_running_loop(), asyncio.Event(), run.execution.scope
-        scope.on_change = lambda: call_threadsafe(loop, changed.set)
+        changed, scope = run.changes(), run.execution.scope
         while kept and self._live.get(run.record.id) is run:
             changed.clear()
             gone = [key for key in kept if key not in scope.in_flight]
@@ -155,7 +154,8 @@ class OffRamp:
                     await self._engine.delivered(run.record.id)
                 except (LeaseLost, StoreError) as error:
                     log.info("%s", error)
-        self._live.drop(run)
+        if self._live.get(run.record.id) is run:
+            self._live.drop(run)
 
     def _give_up(self, attempt: Attempt) -> None:
         """A body gave a step up here, by a timeout of its own as a rule; where it goes on, it may not."""
@@ -175,19 +175,13 @@ class OffRamp:
 
     async def _leave(self, run: LiveRun) -> None:
         """Release the run as soon as no step is in flight and the body waits or was given a moment, unless it ends."""
-        loop, changed = asyncio.get_running_loop(), asyncio.Event()
-        execution, scope = run.execution, run.execution.scope
-
-        def change() -> None:
-            call_threadsafe(loop, changed.set)
-
-        scope.on_change = change
+        execution, scope, changed = run.execution, run.execution.scope, run.changes()
         while run.state == "leaving":
             changed.clear()
             if scope.in_flight:
                 await changed.wait()
                 continue
-            execution.call(scope.move_at_rest, "give_back", 0.0, change)
+            execution.call(scope.move_at_rest, "give_back", 0.0)
             if scope.parked or not await self._progress(changed):
                 scope.move("give_back")
         await self._give_back(run)
@@ -206,24 +200,18 @@ class OffRamp:
                 return
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
-    def watch(self, run: LiveRun) -> None:
-        """When a run begins to wait, look whether it has a signal already; park it when it does nothing but wait."""
-        process = self._process
+    def rests(self, run: LiveRun) -> None:
+        """A run seems to do nothing but wait: a fast one is demoted for that, a deep one parked, if it lasts."""
+        if run.record.path == "fast":
+            self._leave_early(run)
+            return
+        clock = self._process.clock
+        clock.call_at(clock.monotonic() + PARK_AFTER_S, lambda: run.execution.call(self._park, run))
 
-        def resting() -> None:
-            if run.record.path == "fast":
-                self._leave_early(run)
-                return
-            due = process.clock.monotonic() + PARK_AFTER_S
-            process.clock.call_at(due, lambda: run.execution.call(park))
-
-        def park() -> None:
-            beyond = process.clock.time() + PARK_FOR_S_MIN
-            scope.move_at_rest("park", beyond, lambda: process.control.spawn(self._give_back(run)))
-
-        scope = run.execution.scope
-        scope.on_rest = resting
-        scope.on_signal_wait = lambda: process.control.spawn(self._live.deliver(run))
+    def _park(self, run: LiveRun) -> None:
+        beyond = self._process.clock.time() + PARK_FOR_S_MIN
+        control = self._process.control
+        run.execution.scope.move_at_rest("park", beyond, lambda: control.spawn(self._give_back(run)))
 
     def _leave_early(self, run: LiveRun) -> None:
         """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -10,13 +11,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from offramp.core import events
-from offramp.core.leaving import State
+from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
+from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -26,7 +28,7 @@ from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
 from offramp.ports.clock import Timer
-from offramp.ports.commit import Commit
+from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease, RunLog
 from offramp.telemetry.logs import about
 
@@ -36,18 +38,58 @@ if TYPE_CHECKING:
 log = logging.getLogger("offramp")
 
 
-class LiveRun:
-    """One executing run."""
+class LiveRun(Observer):
+    """One executing run.
 
-    def __init__(self, record: RunRecord, runlog: RunLog, execution: Execution, began: float) -> None:
+    Args:
+        process: what it executes with.
+        record: the run's.
+        runlog: under whose lease it executes.
+        history: what is known of it.
+        trace: its spans, where it is traced.
+        ended: called once with its outcome, and the exception behind that.
+        rests: called when it seems to do nothing but wait.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        record: RunRecord,
+        runlog: RunLog,
+        history: History,
+        trace: RunTrace | None,
+        ended: Callable[[LiveRun, Outcome, BaseException | None], object],
+        rests: Callable[[LiveRun], object],
+    ) -> None:
+        self._process = process
+        self._rests = rests
         self.record = record
         self.log = runlog
-        self.execution = execution
-        self.began = began
+        self.began = process.clock.monotonic()
         self.began_on: Path = record.path
         self.timers: list[Timer] = []
-        self.gone: Commit[None] = Commit()
+        self.left: Commit[None] = Commit()
         """Resolved when it is not executing here any more."""
+        self._changes: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
+        scope = Scope(
+            RunFacts.of(record, process.clock, self.began),
+            runlog,
+            process.lanes,
+            process.clock,
+            history,
+            process.metrics,
+            tenure=process.tenure,
+            trace=trace,
+            kept=process.values.of(record.id),
+            observer=self,
+        )
+        self.execution = Execution(
+            process.pipelines[record.pipeline],
+            record.input,
+            scope,
+            lambda outcome, error: ended(self, outcome, error),
+            process.settings.max_result_bytes,
+        )
 
     @property
     def state(self) -> State:
@@ -64,6 +106,48 @@ class LiveRun:
         """Its spans, where it is traced."""
         return self.execution.scope.trace
 
+    def changes(self) -> asyncio.Event:
+        """Set whenever something of it has changed: for the one coroutine that sends it away, on its loop."""
+        event = asyncio.Event()
+        self._changes = asyncio.get_running_loop(), event
+        return event
+
+    async def deliver(self) -> None:
+        """Hand it the signals that it was sent."""
+        try:
+            received = await self._process.store.signals(self.record.id)
+        except StoreError as error:
+            log.error("signals of %s cannot be read yet: %s", self.record.id, error)  # noqa: TRY400 - tried again
+            return
+        self.execution.call(self.execution.scope.mailbox.put, received)
+
+    # As the observer of its scope.
+
+    def changed(self) -> None:
+        """Wake the coroutine that sends it away."""
+        if self._changes is not None:
+            loop, event = self._changes
+            call_threadsafe(loop, event.set)
+
+    def rests(self) -> None:
+        """It may be sent away, or parked."""
+        self._rests(self)
+
+    def waits_for_signal(self) -> None:
+        """Look whether it has the signal already."""
+        self._process.control.spawn(self.deliver())
+
+    def ending_changed(self) -> None:
+        """End it, whatever its code does, when its time to end is over."""
+        ending, clock = self.execution.scope.ending, self._process.clock
+        if ending.outcome is None or self.state in OVER:
+            return
+        due = ending.until(self._process.settings.cancel_grace)
+        if due > clock.monotonic():
+            self.timers.append(clock.call_at(due, self.ending_changed))
+        else:
+            self.execution.give_up(ending.outcome)
+
 
 class Watcher:
     """Gets the exception behind a failed run, if the run fails in this process; kept alive by who made it."""
@@ -78,11 +162,20 @@ class LiveRuns:
     Args:
         process: what they execute with.
         made_room: called when a run has left, or was not begun, and so made room for another.
+        rests: called when a run seems to do nothing but wait.
         shows_levels: whether this process's metrics show the service levels of all.
     """
 
-    def __init__(self, process: Process, made_room: Callable[[], object], *, shows_levels: bool = False) -> None:
+    def __init__(
+        self,
+        process: Process,
+        made_room: Callable[[], object],
+        rests: Callable[[LiveRun], object],
+        *,
+        shows_levels: bool = False,
+    ) -> None:
         self._process = process
+        self._rests = rests
         self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
@@ -91,7 +184,6 @@ class LiveRuns:
         self._reserved: set[str] = set()
         self._unwritten: dict[str, float] = {}
         self.durations = Durations()
-        self.on_start: Callable[[LiveRun], object] = lambda _run: None
         self.levels = ServiceLevels(process, shows=shows_levels)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
@@ -109,33 +201,13 @@ class LiveRuns:
         ending: Outcome | None = None,
     ) -> LiveRun:
         """Begin to execute a run whose lease this process holds; one with an `ending` is to end so."""
-        process = self._process
-        clock = process.clock
+        process, clock = self._process, self._process.clock
         stale = self.get(record.id)
         if stale is not None:
             self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
         process.feed.begun(record.id)
-        began = clock.monotonic()
-        scope = Scope(
-            RunFacts.of(record, clock, began),
-            runlog,
-            process.lanes,
-            clock,
-            history,
-            process.metrics,
-            tenure=process.tenure,
-            trace=trace,
-            kept=process.values.of(record.id),
-        )
-        run: LiveRun
-        execution = Execution(
-            process.pipelines[record.pipeline],
-            record.input,
-            scope,
-            lambda outcome, error: self._end(run, outcome, error),
-            process.settings.max_result_bytes,
-        )
-        run = LiveRun(record, runlog, execution, began)
+        run = LiveRun(process, record, runlog, history, trace, self._end, self._rests)
+        execution = run.execution
         with self._lock:
             self._runs[record.id] = run
             if run.began_on == "deep":
@@ -145,23 +217,12 @@ class LiveRuns:
             else:
                 self._fast.take(record.tenant)
         if record.deadline_at is not None:
-            due = began + max(0.0, record.deadline_at - clock.time())
+            due = run.began + max(0.0, record.deadline_at - clock.time())
             run.timers.append(clock.call_at(due, lambda: execution.end(expired(run.record))))
-        scope.ending.on_change = lambda: self._bound(run)
         if ending is not None:
             execution.end(ending)
-        self.on_start(run)
         execution.start(process.loops)
         return run
-
-    async def deliver(self, run: LiveRun) -> None:
-        """Hand a run the signals that it was sent."""
-        try:
-            received = await self._process.store.signals(run.record.id)
-        except StoreError as error:
-            log.error("signals of %s cannot be read yet: %s", run.record.id, error)  # noqa: TRY400 - tried again
-            return
-        run.execution.call(run.execution.scope.mailbox.put, received)
 
     def get(self, run_id: str) -> LiveRun | None:
         """The run, if it is executing here."""
@@ -262,19 +323,8 @@ class LiveRuns:
         if known:
             if run.trace is not None:
                 run.trace.end()
-            run.gone.resolve()
+            run.left.resolve()
             self.made_room()
-
-    def _bound(self, run: LiveRun) -> None:
-        """End a run that was to end, whatever its code does, when its time for that is over. From any thread."""
-        ending, clock = run.execution.scope.ending, self._process.clock
-        if ending.outcome is None or run.state == "ended" or self.get(run.record.id) is not run:
-            return
-        due = ending.until(self._process.settings.cancel_grace)
-        if due > clock.monotonic():
-            run.timers.append(clock.call_at(due, lambda: self._bound(run)))
-            return
-        run.execution.give_up(ending.outcome)
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run; one that does not end within the grace time ends without its steps. False if not here."""

@@ -16,6 +16,7 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
 from offramp.execution.as_completed import Races
 from offramp.execution.history import History
+from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
@@ -110,16 +111,17 @@ class Verdict(NamedTuple):
     texts: list[list[str]] = []  # noqa: RUF012 - never changed
 
 
-class _Rehearsal:
+class _Rehearsal(Observer):
     """One run called again with what is known of it."""
 
     def __init__(self, process: Process, record: RunRecord, history: History, changed: Callable[[], object]) -> None:
         facts = RunFacts.deep(Facts.of(record), process.clock)
         self.notes = _Notes(record.id)
-        self.scope = Scope(facts, self.notes, process.lanes, process.clock, history, process.metrics)  # keeps nothing
         self.outcome: Outcome | None = None
-        self.scope.on_task = self.races = Races()
+        self.races = Races()
         self._changed = changed
+        given = facts, self.notes, process.lanes, process.clock, history, process.metrics
+        self.scope = Scope(*given, observer=self)  # keeps nothing
         self.execution = Execution(
             process.pipelines[record.pipeline],
             record.input,
@@ -132,6 +134,14 @@ class _Rehearsal:
         self.outcome = outcome
         self._changed()
 
+    def changed(self) -> None:
+        """Have a look."""
+        self._changed()
+
+    def began_task(self) -> None:
+        """Look at how the body does that."""
+        self.races()
+
     def close(self) -> None:
         self.execution.drop()
 
@@ -139,15 +149,16 @@ class _Rehearsal:
 async def replay(process: Process, record: RunRecord, history: History) -> Replayed:
     """Execute a run against its journal. A step that is not in the journal is really executed."""
     loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, ended.set))
+    changed = asyncio.Event()
+    rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
     rehearsal.scope.timers.counts_anew = record.finished
     rehearsal.execution.start(process.loops)
     try:
-        await ended.wait()
+        while rehearsal.outcome is None:
+            await changed.wait()
+            changed.clear()
     finally:
         rehearsal.close()
-    assert rehearsal.outcome is not None  # noqa: S101 - set before the event
     executed = [entry.name for entry in rehearsal.notes.recorded if entry.name != DUE]
     return Replayed(rehearsal.outcome, executed, rehearsal.races.found, Case.of(record, history))
 
@@ -168,7 +179,6 @@ async def check(process: Process, case: Case) -> Verdict:
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
     scope = rehearsal.scope
     scope.move("leave")  # a step that is not in the journal waits instead of being executed
-    scope.on_change = lambda: call_threadsafe(loop, changed.set)
     rehearsal.execution.start(process.loops)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):

@@ -61,9 +61,11 @@ class Service:
         name: str,
         process: Process,
         live: LiveRuns,
+        off_ramp: OffRamp,
         deep: DeepPath,
         engine: JoinedEngine,
         dispatcher: WebhookDispatcher | None,
+        *,
         close: Any,
     ) -> None:
         self.app_name = name
@@ -74,11 +76,10 @@ class Service:
         self._deep = deep
         self._engine = engine
         self._close = close
-        self._off_ramp = OffRamp(process, engine, live)
-        live.on_start = self._off_ramp.watch
-        self._fast = FastPath(process, live, self._off_ramp)
+        self._off_ramp = off_ramp
+        self._fast = FastPath(process, live, off_ramp)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
-        self._submitter = Submitter(process, live, self._off_ramp, self._fast, engine, self._patience)
+        self._submitter = Submitter(process, live, off_ramp, self._fast, engine, self._patience)
         self._parts: list[Part] = [
             live.levels,
             Learning(process, live.durations),
@@ -356,7 +357,7 @@ class Service:
         away = self._off_ramp
         leaving = asyncio.ensure_future(away.demote(run, "drain") if run.record.path == "fast" else away.hand_over(run))
         try:
-            await run.gone
+            await run.left
             if run.state != "ended":
                 await leaving  # it left, and is given back now
         finally:

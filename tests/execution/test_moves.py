@@ -1,0 +1,73 @@
+"""One function changes the state of an executing run: of those that race for it, one wins, and the observer hears."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from offramp.core.run import Outcome
+from offramp.execution.gate import Gate
+from offramp.execution.observer import Observer
+from offramp.execution.turns import Turnstile
+from offramp.execution.waiting import Mailbox
+from offramp.ports.store import Parked
+from offramp.testing import FakeClock
+
+THREADS = 8
+
+
+class Seen(Observer):
+    def __init__(self):
+        self.states = []
+        self.gate = Gate(
+            SimpleNamespace(cancelled=False), None, FakeClock(), None, Mailbox([]), Turnstile(0), observer=self
+        )
+
+    def changed(self):
+        self.states.append(self.gate.state)
+
+
+@pytest.mark.parametrize("moves", [["leave"], ["end"], ["park", "end"]])
+def test_one_of_many_that_move_at_once_wins(moves):
+    seen, together = Seen(), threading.Barrier(THREADS)
+
+    def move(number):
+        together.wait()
+        return seen.gate.move(moves[number % len(moves)])
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        won = list(threads.map(move, range(THREADS)))
+    assert sum(won) == 1
+    assert seen.states == [seen.gate.state]
+
+
+def test_the_observer_hears_of_moves_that_were_made_and_of_no_other():
+    seen = Seen()
+    made = [seen.gate.move(move) for move in ("detach", "leave", "leave", "park", "detach", "end", "drop", "drop")]
+    assert made == [False, True, False, False, True, False, True, False]
+    assert seen.states == ["leaving", "detached", "gone"]
+
+
+def test_a_run_is_given_back_when_its_step_in_flight_has_ended():
+    gate = Seen().gate
+    gate.in_flight["work:0"] = object()
+    gate.move("leave")
+    assert not gate.move("give_back")
+    del gate.in_flight["work:0"]
+    assert gate.move("give_back", Parked(7.0, 2))
+    assert gate.move("drop")
+    assert gate.rest == Parked(7.0, 2)
+
+
+def test_a_run_ends_from_outside_once_and_not_after_its_outcome():
+    gate, cancelled, expired = Seen().gate, Outcome("cancelled"), Outcome("expired")
+    assert gate.end_from_outside(cancelled, replays=False)
+    assert not gate.end_from_outside(expired, replays=False)
+    assert gate.ending.outcome == cancelled
+    ended = Seen().gate
+    ended.move("end")
+    assert not ended.end_from_outside(cancelled, replays=False)
+    assert ended.ending.outcome is None
