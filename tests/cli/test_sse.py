@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from offramp.cli.sse import EventStream, Message
 from offramp.core.events import TYPES, Frame
-from offramp.gateway.streams import FIRST, HEARTBEAT, RETRY_MS, encode
+from offramp.gateway.native.framing import FIRST, HEARTBEAT, RETRY_MS, NativeEncoder
 from tests.gateway.wire import parse_sse
 
 STREAM = (
@@ -75,7 +75,8 @@ def test_it_takes_any_bytes(raw, places):
 def test_what_a_gateway_sends_is_what_is_read(events, beats, places):
     bodies = [b'{"type":"%b","text":%b}' % (kind.encode(), json.dumps(text).encode()) for kind, text in events]
     frames = [Frame(number, body) for number, body in enumerate(bodies, 1)]
-    raw = FIRST + b"".join((HEARTBEAT if beats else b"") + encode([frame], frozenset())[0] for frame in frames)
+    encode = NativeEncoder(until_demoted=False).encode
+    raw = FIRST + b"".join((HEARTBEAT if beats else b"") + encode([frame])[0] for frame in frames)
     found, retry_ms = read(cut_at(raw, places))
     assert found == [Message(str(frame.seq), frame.type, frame.data) for frame in frames]
     assert retry_ms == RETRY_MS

@@ -9,7 +9,7 @@ import pytest
 
 from offramp.core.addresses import parse_listen
 from offramp.engines.temporal.address import Address
-from offramp.gateway.routes import ROUTES
+from offramp.gateway.health import OPERATIONS
 from offramp.gateway.wire.server import bind
 from tests.deploy.files import (
     DEPLOY,
@@ -110,7 +110,7 @@ def test_a_health_check_asks_where_the_process_listens(name):
     assert int(port) == (
         int(variables["OFFRAMP_PORT"]) if name in GATEWAYS else parse_listen(variables["OFFRAMP_WORKER_METRICS"])[1]
     )
-    assert path in {route.template for route in ROUTES if route.guard == "health"}
+    assert path in {route.template for route in OPERATIONS.routes if route.guard == "health"}
     assert check["test"][:2] == ["CMD", "python"]
     compile(check["test"][-1], name, "exec")
     seconds = re.search(r"timeout=(\d+)", check["test"][-1])[1]

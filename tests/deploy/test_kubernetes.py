@@ -11,8 +11,8 @@ from offramp.core.addresses import parse_listen
 from offramp.engines.temporal.address import Address
 from offramp.errors import SettingsError
 from offramp.gateway.access import Access
+from offramp.gateway.health import OPERATIONS
 from offramp.gateway.probes import TURN_S_MAX, probes
-from offramp.gateway.routes import ROUTES
 from offramp.telemetry.instruments import INSTRUMENTS
 from tests.deploy.files import (
     BASE,
@@ -188,7 +188,7 @@ def test_a_stopping_pod_has_time_to_drain(role):
 
 @pytest.mark.parametrize("role", ROLES)
 def test_probes_ask_what_is_served(role):
-    served = {route.template for route in ROUTES if route.guard == "health"}
+    served = {route.template for route in OPERATIONS.routes if route.guard == "health"}
     if role == "worker":
         served &= set(probes(None))
     found = {probe: container(role)[f"{probe}Probe"] for probe in ("startup", "liveness", "readiness")}

@@ -11,11 +11,12 @@ from offramp import errors
 from offramp.core.events import EVENTS, TYPES
 from offramp.core.slo import RULES
 from offramp.gateway import problems
-from offramp.gateway.routes import ROUTES, SOCKET
+from offramp.gateway.surface import SOCKET
 from offramp.telemetry import names
 from offramp.telemetry.instruments import INSTRUMENTS
 from tests.docs import tables
 from tests.docs.pages import PAGES, ROOT, blocks
+from tests.gateway.wire import ROUTES
 
 
 def page(name):

@@ -23,7 +23,8 @@ from offramp.core.names import require_name
 from offramp.core.run import Webhook, is_run_id, trace_id
 from offramp.core.webhooks import flaws
 from offramp.errors import OfframpError
-from offramp.gateway import negotiation, submission
+from offramp.gateway import bodies, negotiation
+from offramp.gateway.native import request
 from offramp.telemetry.context import forwarded, restored, session_of
 
 SMALL, LARGE = 4_096, 32_768
@@ -64,8 +65,8 @@ def traced(text: str) -> None:
 
 
 PARSERS = {
-    "body": submission.parse,
-    "signal": submission.require_json_value,
+    "body": request.parse,
+    "signal": bodies.require_json_value,
     "input": SIGNATURE.decode_input,
     "prefer": text_of(lambda text: negotiation.prefer([text])),
     "prefer in parts": text_of(lambda text: negotiation.prefer(text.split("|"))),

@@ -13,12 +13,12 @@ from offramp.gateway.access import SUBPROTOCOL, Access
 from offramp.gateway.asgi import Gateway
 from offramp.gateway.keyfile import add_key, revoke_key
 from offramp.gateway.keyring import CHECK_EVERY_S, Keyring
-from offramp.gateway.routes import ROUTES, SOCKET
+from offramp.gateway.surface import SOCKET
 from offramp.settings import Settings
 from tests.gateway.conftest import serving
 from tests.gateway.fake import FakeService
 from tests.gateway.keyed import KEYS, SECRETS, SSE, bearer
-from tests.gateway.wire import AsgiCall, types_of
+from tests.gateway.wire import ROUTES, AsgiCall, types_of
 
 RUN = {"json": {"input": {"question": "why"}}}
 RUNS = "/v1/pipelines/research/runs"

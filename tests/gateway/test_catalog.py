@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from offramp.gateway.openapi import describe
-from offramp.gateway.routes import ROUTES, SOCKET
-from offramp.gateway.schemas import rebased
-from offramp.gateway.submission import FIELDS
+from offramp.gateway.native.openapi import describe
+from offramp.gateway.native.request import FIELDS
+from offramp.gateway.native.schemas import rebased
+from offramp.gateway.surface import SOCKET
 from tests.gateway.fake import FakeService, spec_of
+from tests.gateway.wire import ROUTES
 
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 

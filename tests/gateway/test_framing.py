@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from offramp.core import events
 from offramp.core.events import Frame, draft, frame
-from offramp.gateway.streams import _TERMINAL, FIRST, HEARTBEAT, RETRY_MS, encode
+from offramp.gateway.native.framing import FIRST, HEARTBEAT, RETRY_MS, NativeEncoder
 from tests.gateway.fake import AT
 from tests.gateway.wire import parse_sse
+
+encode = NativeEncoder(until_demoted=False).encode
 
 RUN = "run_" + "0" * 26
 JSON = st.recursive(
@@ -32,7 +34,7 @@ def test_frames_survive_the_wire(values, indent, heartbeats):
         for seq, value in enumerate(values, 1)
     ]
     raw = FIRST + b"".join(HEARTBEAT for beat in heartbeats if beat)
-    chunk, count, ended = encode(frames, _TERMINAL)
+    chunk, count, ended = encode(frames)
     found, retry, comments = parse_sse(raw + chunk)
     assert (count, ended) == (len(values), False)
     assert retry == RETRY_MS
@@ -44,11 +46,11 @@ def test_frames_survive_the_wire(values, indent, heartbeats):
 
 def test_the_data_is_the_frame_itself():
     one = delta(7, b'"text"')
-    assert encode([one], _TERMINAL)[0] == b"id: 7\nevent: step.delta\ndata: " + one.data + b"\n\n"
+    assert encode([one])[0] == b"id: 7\nevent: step.delta\ndata: " + one.data + b"\n\n"
 
 
 def test_nothing_is_sent_after_the_event_that_ends_the_stream():
     last = Frame(2, frame(draft(events.RunCompleted(result=msgspec.Raw(b"1")), AT), RUN, 2))
-    chunk, count, ended = encode([delta(1, b"1"), last, delta(3, b"1")], _TERMINAL)
+    chunk, count, ended = encode([delta(1, b"1"), last, delta(3, b"1")])
     assert (count, ended) == (2, True)
     assert [seq for seq, _, _ in parse_sse(chunk)[0]] == ["1", "2"]

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from offramp.gateway import streams
+from offramp.gateway.native.framing import FIRST
 from tests.gateway.fake import FakeService
 from tests.gateway.wire import AsgiCall, parse_sse, types_of
 
@@ -28,7 +29,7 @@ async def test_the_first_bytes_do_not_wait_for_an_event(gateway, service):
     run.frames.clear()
     call = get(gateway, run)
     assert (await call.next())["type"] == "http.response.start"
-    assert await call.next() == {"type": "http.response.body", "body": streams.FIRST, "more_body": True}
+    assert await call.next() == {"type": "http.response.body", "body": FIRST, "more_body": True}
     call.leave()
     await call.done()
 

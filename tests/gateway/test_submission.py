@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from offramp.core.events import TERMINAL
 from offramp.errors import InputError, RequestError
-from offramp.gateway.submission import DEPTH_MAX, depth_exceeds, parse
+from offramp.gateway.bodies import DEPTH_MAX, depth_exceeds
+from offramp.gateway.native.request import parse
 
 
 def body(**fields):

@@ -8,7 +8,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from offramp.errors import RunConflict, StoreError
-from offramp.gateway import ws
+from offramp.gateway.native import ws
 from tests.gateway.conftest import serving
 
 CANCEL = '{"type": "cancel"}'

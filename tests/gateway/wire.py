@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+from offramp.gateway.health import OPERATIONS
+from offramp.gateway.native.surface import NATIVE
+
+ROUTES = (*NATIVE.routes, *OPERATIONS.routes)
+
 
 def parse_sse(raw: bytes):
     """WHATWG HTML, 9.2.6, for a whole stream: events as (id, type, data), then retry and comments."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,20 @@ from offramp.core.shares import Tenancy
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
+from offramp.gateway.health import OPERATIONS
 from offramp.gateway.metering import Meter
-from offramp.gateway.problems import NotReady, problem
+from offramp.gateway.native.surface import NATIVE
+from offramp.gateway.problems import NotReady, explain
+from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
-from offramp.gateway.routes import ROUTES, SOCKET, UNMATCHED, Table, mounted_at
-from offramp.gateway.ws import denied
+from offramp.gateway.routes import UNMATCHED, Table, mounted_at
+from offramp.gateway.surface import SOCKET, Surface
 from offramp.ports import readers
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
     from offramp.telemetry.tracing import RequestTrace, Tracing
 
-API = "/v1/"
-"""Requests below this path have a span."""
 CLIENT_GONE_STATUS = 499
 """In metrics only: the client left before it had an answer (nginx's number)."""
 
@@ -50,13 +51,16 @@ class Gateway:
 
     Args:
         service_factory: makes the service; called at each start.
-        access: who may ask for what; everybody for everything otherwise.
+        access: admits requests; by default every one.
+        surfaces: more protocols to serve, beside the native API.
     """
 
-    def __init__(self, service_factory: Callable[[], Service], access: Access | None = None) -> None:
+    def __init__(
+        self, service_factory: Callable[[], Service], access: Access | None = None, surfaces: Sequence[Surface] = ()
+    ) -> None:
         self._make = service_factory
         self._access = access or Access()
-        self._table = Table(ROUTES)
+        self._table = Table((NATIVE, *surfaces, OPERATIONS))
         self._meter = Meter()
         self._service: Service | None = None
         self._tracing: Tracing | None = None
@@ -134,7 +138,7 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        request = _Request(scope)
+        request = _Request(scope, self._table)
         answer: Answer
         try:
             answer = await self._answer(request, receive)
@@ -144,7 +148,9 @@ class Gateway:
                 request.trace.end(CLIENT_GONE_STATUS)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem document
-            answer = denied(error) if request.method == SOCKET else problem(error)
+            problem = explain(error)
+            reply = request.surface.render(problem)
+            answer = Denied(problem, reply) if request.method == SOCKET else reply
             self._trace(request)
         self._answered(request, answer.status)
         try:
@@ -155,9 +161,8 @@ class Gateway:
 
     async def _answer(self, request: _Request, receive: Receive) -> Answer:
         scope = request.scope
-        prefix, path = mounted_at(scope)
-        route, scope["path_params"] = self._table.find(request.method, path)
-        request.template, request.route = route.template, prefix + route.template
+        request.surface, route, scope["path_params"] = self._table.find(request.method, request.path)
+        request.template, request.route = route.template, request.prefix + route.template
         connection = HTTPConnection(scope)
         key = self._access.admit(connection, route.guard)
         readers.tenant.set(None if key is None else key.tenant)
@@ -166,7 +171,7 @@ class Gateway:
         call = Call(
             connection,
             receive,
-            prefix,
+            request.prefix,
             self._meter,
             service,
             self._access,
@@ -179,9 +184,8 @@ class Gateway:
         return await route.endpoint(call)
 
     def _trace(self, request: _Request) -> None:
-        """Open the request's span, if it is not and the request is for the API."""
-        _, path = mounted_at(request.scope)
-        if self._tracing is None or request.trace is not None or not path.startswith(API):
+        """Open the request's span, once, if its path is below its surface."""
+        if self._tracing is None or request.trace is not None or not request.surface.covers(request.path):
             return
         scope, method = request.scope, "GET" if request.method == SOCKET else _shown(request.method)
         request.trace = self._tracing.request(scope, method, request.route, request.began_ns)
@@ -213,10 +217,12 @@ class Gateway:
 
 
 class _Request:
-    """One request on its way: when it began, what it is for, and its span where it has one."""
+    """One request on its way: when it began, its surface and route, and its span if it has one."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, table: Table) -> None:
         self.scope = scope
+        self.prefix, self.path = mounted_at(scope)
+        self.surface = table.owner(self.path)
         self.method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
         self.template = UNMATCHED
         self.route: str | None = None

@@ -1,6 +1,6 @@
-"""One request as the endpoints see it: the connection, the service, where the gateway is mounted, whose it is.
+"""One request as the endpoints see it: the connection, the service, where the gateway is mounted, its tenant.
 
-Owns the reading of bodies and query strings; what they mean is submission.py's and runs.py's.
+Owns the reading of paths and query strings; bodies.py reads bodies, and the surfaces interpret them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from starlette.types import Receive
 
 from offramp.core.keys import Key
 from offramp.core.names import did_you_mean
-from offramp.core.run import is_run_id
-from offramp.errors import InputError, UnknownRun
+from offramp.core.run import RunRecord, is_run_id
+from offramp.core.spec import PipelineSpec
+from offramp.errors import InputError, RunGone, UnknownPipeline, UnknownRun
 from offramp.gateway.access import Access, Guard
 from offramp.gateway.metering import Meter
-from offramp.gateway.problems import BodyTooLarge, UnsupportedMediaType
 from offramp.gateway.slots import Slot
 
 if TYPE_CHECKING:
@@ -86,6 +86,29 @@ class Call:
             raise UnknownRun(f"no run {text[:60]!r}; a run's id is 'run_' and 26 characters")
         return text
 
+    def pipeline(self, name: str) -> PipelineSpec:
+        """The pipeline of that name.
+
+        Raises:
+            UnknownPipeline: there is none.
+        """
+        spec = self.service.pipelines.get(name)
+        if spec is None:
+            raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, self.service.pipelines)}")
+        return spec
+
+    async def followed(self) -> RunRecord:
+        """The run in the path, if its events can still be read.
+
+        Raises:
+            UnknownRun: the tenant has no such run.
+            RunGone: the retention of its events has ended.
+        """
+        record = await self.service.get(self.run_id, self.tenant)
+        if record.purged:
+            raise RunGone(f"the events of {record.id} were removed when their retention ended")
+        return record
+
     def query(self, *known: str) -> Mapping[str, str]:
         """The query's parameters, each at most once.
 
@@ -108,62 +131,3 @@ class Call:
 def query_pointer(name: str) -> str:
     """How problem documents point at a query parameter; a body has no field of that name."""
     return "/query/" + name[:60].replace("~", "~0").replace("/", "~1")
-
-
-async def read_json_body(call: Call, bytes_max: int) -> bytes:
-    """The body, never holding more than `bytes_max` of it.
-
-    Raises:
-        UnsupportedMediaType: it is not declared as JSON. Requiring that keeps other sites' forms out, too:
-            a browser asks before it sends this content type across origins.
-        BodyTooLarge: it is longer.
-        ClientGone: the client left before it was complete.
-    """
-    _require_json(call.connection.headers.get("content-type"))
-    return await _receive(call, bytes_max)
-
-
-async def read_optional_json_body(call: Call, bytes_max: int) -> bytes:
-    """As `read_json_body`, but a request may also have no body, and then needs no content type: b"" is returned."""
-    declared = call.connection.headers.get("content-type")
-    if declared is not None:
-        return await read_json_body(call, bytes_max)
-    body = await _receive(call, bytes_max)
-    if body:
-        _require_json(declared)
-    return body
-
-
-async def _receive(call: Call, bytes_max: int) -> bytes:
-    declared = call.connection.headers.get("content-length", "")
-    if declared.isdigit() and (len(declared) > 18 or int(declared) > bytes_max):
-        raise _too_large(bytes_max)
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await call.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > bytes_max:
-            raise _too_large(bytes_max)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _too_large(bytes_max: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"the body has more than {bytes_max} bytes (OFFRAMP_MAX_BODY_BYTES); pass large data by reference"
-    )
-
-
-def _require_json(content_type: str | None) -> None:
-    media, *parameters = (content_type or "").lower().split(";")
-    charsets = [
-        value.strip(' "') for name, _, value in (p.partition("=") for p in parameters) if name.strip() == "charset"
-    ]
-    if media.strip() != "application/json" or any(charset not in {"utf-8", "utf8"} for charset in charsets):
-        got = f"got {content_type[:100]!r}" if content_type else "there is none"
-        raise UnsupportedMediaType(f"the body is JSON in UTF-8 with Content-Type: application/json; {got}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from offramp.gateway.call import Call
 from offramp.gateway.problems import NotReady
 from offramp.gateway.reply import Reply, json_reply
+from offramp.gateway.surface import Route, Surface
 
 _NOT_CACHED = {"Cache-Control": "no-store"}
 
@@ -36,3 +37,12 @@ async def metrics(call: Call) -> Reply:
     """`GET /metrics`: Prometheus text, or OpenMetrics where Accept prefers it."""
     body, content_type = call.meter.exposition(call.connection.headers.get("accept", ""))
     return Reply(200, body, _NOT_CACHED, content_type)
+
+
+OPERATIONS = Surface(
+    (
+        Route("GET", "/healthz", alive, needs_service=False, guard="health"),
+        Route("GET", "/readyz", ready, guard="health"),
+        Route("GET", "/metrics", metrics, needs_service=False, guard="operator"),
+    )
+)

@@ -1,6 +1,6 @@
-"""Errors as problem documents (RFC 9457), and the errors that only HTTP can cause.
+"""The errors that only HTTP can cause, what a caller may learn of any error, and problem documents (RFC 9457).
 
-Owns what a caller may learn of an error; what it may not learn goes to the log under an error id.
+What a caller may not learn goes to the log under an error id.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -125,39 +125,58 @@ class NoResult(RunConflict):
         self.error = error
 
 
-def problem(error: Exception) -> Reply:
-    """The answer to a request that raised `error`; logs what the caller may not see."""
+class Problem(NamedTuple):
+    """What the caller may learn of an error; each surface renders it in its own form.
+
+    Attributes:
+        kind: the class of the error, with its code, title and status.
+        detail: what happened, and what to change.
+        extensions: `errors` (fields that do not fit), `error` (a run's error) or `error_id` (to find it in the log).
+        headers: HTTP headers that belong to the status.
+    """
+
+    kind: type[OfframpError]
+    detail: str
+    extensions: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+
+def explain(error: Exception) -> Problem:
+    """What the caller of a request that raised `error` may learn; logs the rest."""
+    headers = _headers(error)
     if isinstance(error, (RequestError, StoreTimeout)):
-        return _document(error, type(error), str(error), _extensions(error), _headers(error))
+        detail = str(error) or (error.__doc__ or "").partition("\n")[0]
+        return Problem(type(error), detail, _extensions(error), headers)
     kind = type(error) if isinstance(error, OfframpError) else OfframpError
     error_id = secrets.token_hex(8)
-    # The store's messages say what to mend, and a store that is away fails each request.
+    # The store's messages say what to repair, and an unavailable store fails each request: no traceback for those.
     frames = None if isinstance(error, StoreError) else error
     log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=frames)
-    return _document(error, kind, _hidden(kind, error_id), {"error_id": error_id}, _headers(error))
+    return Problem(kind, _hidden(kind, error_id), {"error_id": error_id}, headers)
+
+
+def document(problem: Problem) -> Reply:
+    """A problem document."""
+    kind = problem.kind
+    body = {
+        "type": TYPE_PREFIX + kind.code,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        **problem.extensions,
+    }
+    return Reply(kind.status, msgspec.json.encode(body), problem.headers, CONTENT_TYPE)
+
+
+def problem(error: Exception) -> Reply:
+    """The problem document for `error`; logs what the caller may not see."""
+    return document(explain(error))
 
 
 def _hidden(kind: type[OfframpError], error_id: str) -> str:
     """Operators read the cause in the log; callers learn whether trying again can help."""
     advice = "try again later" if kind.status == 503 else "trying again will not help until it is mended"
     return f"This is not the request's fault; {advice}. The log has the cause under error id {error_id}."
-
-
-def _document(
-    error: Exception,
-    kind: type[OfframpError],
-    detail: str,
-    extensions: Mapping[str, Any],
-    headers: Mapping[str, str],
-) -> Reply:
-    body = {
-        "type": TYPE_PREFIX + kind.code,
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail or (error.__doc__ or "").partition("\n")[0],
-        **extensions,
-    }
-    return Reply(kind.status, msgspec.json.encode(body), headers, CONTENT_TYPE)
 
 
 def _extensions(error: Exception) -> dict[str, Any]:

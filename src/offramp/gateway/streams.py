@@ -1,6 +1,6 @@
-"""Server-sent events: a run's frames as bytes, sent in batches, until the run ends or the reader leaves.
+"""Server-sent events: a run's frames, encoded by a surface, sent in batches until the run ends or the reader leaves.
 
-Owns the wire format (WHATWG HTML, 9.2) and the watch for a disconnect. Must not decode or change an event.
+Owns the headers, heartbeats and bounds of a stream, and the watch for a disconnect. Must not decode or change an event.
 """
 
 from __future__ import annotations
@@ -9,25 +9,20 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import aclosing, closing
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
-from offramp.core.events import TERMINAL, Frame
-from offramp.errors import InputError, RunGone
-from offramp.gateway.call import Call, ClientGone, query_pointer
-from offramp.gateway.negotiation import position
+from offramp.core.events import Frame
+from offramp.errors import RunGone
+from offramp.gateway.call import Call, ClientGone
 from offramp.gateway.reply import Headers
 from offramp.gateway.slots import Slot
 
-RETRY_MS = 1000
-"""How long a reader waits before it reconnects."""
 STALL_S_MAX = 60.0
 """How long a reader may take no bytes at all before it counts as gone."""
 
-HEARTBEAT = b": heartbeat\n\n"
-FIRST = b"retry: %d\n\n" % RETRY_MS
 HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -35,27 +30,31 @@ HEADERS: Headers = [
 ]
 DEMOTED = "run.demoted"
 
-_TYPE_AT = len(b'{"type":"')
-_TERMINAL = frozenset(name.encode() for name in TERMINAL)
-_ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode()}
-
 log = logging.getLogger("offramp.gateway")
 T = TypeVar("T")
 
 
-def encode(frames: Sequence[Frame], ends: frozenset[bytes]) -> tuple[bytes, int, bool]:
-    """Frames as one chunk up to and with the first whose type is in `ends`; how many; whether there was one."""
-    parts: list[bytes] = []
-    for frame in frames:
-        data = frame.data
-        kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
-        if b"\n" in data or b"\r" in data:
-            # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
-            data = data.replace(b"\n", b" ").replace(b"\r", b" ")
-        parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
-        if kind in ends:
-            return b"".join(parts), len(parts), True
-    return b"".join(parts), len(parts), False
+class Encoder(Protocol):
+    """Turns a run's events into what the clients of one surface read. Each stream has its own, which may keep state.
+
+    Attributes:
+        opening: sent before any event.
+        heartbeat: sent when there is no event for a while.
+    """
+
+    @property
+    def opening(self) -> bytes: ...
+
+    @property
+    def heartbeat(self) -> bytes: ...
+
+    def encode(self, frames: Sequence[Frame]) -> tuple[bytes, int, bool]:
+        """Encode frames up to and with the first that ends the stream.
+
+        Returns:
+            The bytes, how many events they hold, and whether the stream ends with them.
+        """
+        ...
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -95,8 +94,8 @@ class EventStream:
         call: the request.
         run_id: whose events.
         after: the number of the last event that the reader has.
-        until_demoted: end at `run.demoted`, not only at the terminal event.
-        follow: go on with what comes; else end after the newest event there is.
+        encoder: encodes the events, and ends the stream.
+        follow: continue with events as they come; else end after the newest.
         started_run: the request created the run, so that its client's leaving means something to it.
         headers: more headers.
         slot: the room it takes, released at its end.
@@ -109,8 +108,8 @@ class EventStream:
         call: Call,
         run_id: str,
         after: int,
+        encoder: Encoder,
         *,
-        until_demoted: bool,
         follow: bool = True,
         started_run: bool = False,
         headers: Headers | None = None,
@@ -120,7 +119,7 @@ class EventStream:
         self._call = call
         self._run_id = run_id
         self._after = after
-        self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+        self._encoder = encoder
         self._follow_on = follow
         self._started_run = started_run
         self._headers = HEADERS + (headers or [])
@@ -165,9 +164,9 @@ class EventStream:
             raise
 
     async def _follow(self, send: Sender, sent: Counter) -> None:
-        service = self._call.service
+        service, encoder = self._call.service, self._encoder
         idle = service.settings.heartbeat if self._follow_on else 0.0
-        await send(FIRST)
+        await send(encoder.opening)
         try:
             async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
                 async for frames in batches:
@@ -177,9 +176,9 @@ class EventStream:
                     if not frames:
                         if not self._follow_on:
                             break
-                        await send(HEARTBEAT)
+                        await send(encoder.heartbeat)
                         continue
-                    chunk, count, ended = encode(frames, self._ends)
+                    chunk, count, ended = encoder.encode(frames)
                     self._complete = ended
                     await send(chunk, more=not ended)
                     sent.inc(count)
@@ -226,17 +225,3 @@ class Sender:
     def close(self) -> None:
         """Look no more."""
         self._timer.cancel()
-
-
-async def events(call: Call) -> EventStream:
-    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
-    query = call.query("starting_after", "follow")
-    follow = query.get("follow", "true")
-    if follow not in {"true", "false"}:
-        says = f"true or false, got {follow[:20]!r}"
-        raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
-    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
-    record = await call.service.get(call.run_id, call.tenant)
-    if record.purged:
-        raise RunGone(f"the events of {record.id} were removed when their retention ended")
-    return EventStream(call, record.id, after, until_demoted=False, follow=follow == "true", slot=call.open_stream())

@@ -13,11 +13,11 @@ from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
 from offramp.gateway.access import Guard
 from offramp.gateway.call import Call
+from offramp.gateway.native.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
+from offramp.gateway.native.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
 from offramp.gateway.reply import JSON, Reply, json_reply
-from offramp.gateway.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
-from offramp.gateway.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service

@@ -6,27 +6,24 @@ Owns which status and headers an outcome gets; what happens to a run is the serv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any, cast, get_args
 
-from offramp.core.events import TERMINAL
 from offramp.core.names import did_you_mean
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, Status, document, is_run_id, links
-from offramp.errors import InputError, RunGone, StoreTimeout, UnknownPipeline
-from offramp.gateway.call import Call, ClientGone, query_pointer
+from offramp.errors import InputError, RunGone
+from offramp.gateway import starting
+from offramp.gateway.call import Call, query_pointer
+from offramp.gateway.native.framing import NativeEncoder
+from offramp.gateway.native.request import read_submission
+from offramp.gateway.native.stored import stored_result
 from offramp.gateway.negotiation import Preference, position, wants_stream
 from offramp.gateway.problems import RETRY_AFTER_S, NoResult
 from offramp.gateway.reply import Answer, Headers, Reply, json_reply
-from offramp.gateway.slots import Slot
-from offramp.gateway.stored import stored_result
-from offramp.gateway.streams import DEMOTED, EventStream, unless_gone
-from offramp.gateway.submission import Asked, read_submission
-from offramp.paths.submission import Accepted
+from offramp.gateway.starting import finishes_fast, submit_streamed
+from offramp.gateway.streams import EventStream
 from offramp.ports.listing import RunFilter
 
-LOOKS_PER_TIMEOUT = 4
-"""How often in a `write_timeout` a request that waits for a run's end looks whether that cannot be written."""
 LIMIT_DEFAULT = 20
 LIMIT_MAX = 100
 FILTER_LENGTH_MAX = 200
@@ -35,90 +32,35 @@ STATUSES: tuple[str, ...] = get_args(Status)
 
 async def submit(call: Call) -> Answer:
     """`POST /v1/pipelines/{name}/runs`: a stream, or JSON as far as the client waits for it."""
-    service = call.service
-    name: str = call.connection.path_params["name"]
-    if name not in service.pipelines:
-        raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
-    asked = await read_submission(call, name)
-    after = position(call.connection.headers.get("last-event-id"), None)
-    if not asked.preference.at_once and wants_stream(call.connection.headers.getlist("accept")):
-        return await _stream(call, asked, after)
-    accepted = await _submitted(call, asked)
-    if asked.preference.at_once:
-        if not accepted.attached:  # nothing has happened to it yet that the client would have to know
-            return _described(202, document(accepted.record, [], call.prefix), asked.preference)
-        return await _document(call, 202, accepted.record.id, asked.preference)
-    return await _wait(call, asked, accepted)
+    spec = call.pipeline(call.connection.path_params["name"])
+    asked = await read_submission(call, spec.name)
+    headers, preference = call.connection.headers, asked.preference
+    after = position(headers.get("last-event-id"), None)
+    if not preference.at_once and wants_stream(headers.getlist("accept")):
+        applied = preference.applied(EventStream.status)
+        more: Headers = [(b"preference-applied", applied.encode("latin-1"))] if applied else []
+        encoder = NativeEncoder(until_demoted=not asked.follow)
+        return await submit_streamed(call, asked.submission, after, encoder, more)
+    accepted = await starting.submit(call, asked.submission)
+    if not preference.at_once:
+        finished = await finishes_fast(call, accepted)
+        return await _document(call, 200 if finished else 202, accepted.record.id, preference)
+    if not accepted.attached:  # nothing has happened to it yet that the client would have to know
+        return _described(202, document(accepted.record, [], call.prefix), preference)
+    return await _document(call, 202, accepted.record.id, preference)
 
 
-async def _submitted(call: Call, asked: Asked) -> Accepted:
-    accepted = await call.service.submit(asked.submission)
-    if call.trace is not None:
-        call.trace.accepted(accepted.record, attached=accepted.attached)
-    return accepted
-
-
-async def _stream(call: Call, asked: Asked, after: int) -> EventStream:
-    slot = call.open_stream()  # before the run: what is refused starts nothing
-    try:
-        return _streamed(call, asked, await _submitted(call, asked), after, slot)
-    except BaseException:
-        slot.release()
-        raise
-
-
-def _streamed(call: Call, asked: Asked, accepted: Accepted, after: int, slot: Slot) -> EventStream:
-    # The run's id comes with its first event and not in a header: until then other processes do not know the run.
-    headers: Headers = []
-    applied = asked.preference.applied(EventStream.status)
-    if applied:
-        headers.append((b"preference-applied", applied.encode("latin-1")))
-    return EventStream(
-        call,
-        accepted.record.id,
-        # A reader that sends its request again with the same Idempotency-Key goes on where it was.
-        after if accepted.attached else 0,
-        until_demoted=not asked.follow,
-        started_run=not accepted.attached,
-        headers=headers,
-        slot=slot,
-    )
-
-
-async def _wait(call: Call, asked: Asked, accepted: Accepted) -> Reply:
-    """The run document once the run is finished or on the deep path; the service keeps the budget."""
-    record = accepted.record
-    finished = record.finished
-    if record.path == "fast" and not finished:
-        try:
-            finished = await unless_gone(_finishes_fast(call, record.id), call.receive)
-        except ClientGone:
-            if not accepted.attached:
-                call.service.disconnected(record.id)
-            raise
-    return await _document(call, 200 if finished else 202, record.id, asked.preference)
-
-
-async def _finishes_fast(call: Call, run_id: str) -> bool:
-    """True at the terminal event, False at the demotion, or when this process stops.
-
-    Raises:
-        StoreTimeout: one of these came to be, but is not written in time, so nothing can be said of it.
-    """
-    timeout_s = call.service.settings.write_timeout
-    look_every_s = timeout_s / LOOKS_PER_TIMEOUT
-    async with aclosing(call.service.follow(run_id, 0, look_every_s)) as batches:
-        async for frames in batches:
-            if not frames and call.service.unwritten_s(run_id) + look_every_s > timeout_s:
-                raise StoreTimeout(
-                    f"{run_id} was accepted, and the store does not take what became of it within {timeout_s:g} s "
-                    f"(OFFRAMP_WRITE_TIMEOUT): ask for {links(run_id, call.prefix)['self']} later"
-                )
-            for frame in frames:
-                kind = frame.type
-                if kind == DEMOTED or kind in TERMINAL:
-                    return kind != DEMOTED
-    return False
+async def events(call: Call) -> EventStream:
+    """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
+    query = call.query("starting_after", "follow")
+    follow = query.get("follow", "true")
+    if follow not in {"true", "false"}:
+        says = f"true or false, got {follow[:20]!r}"
+        raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
+    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
+    record = await call.followed()
+    encoder = NativeEncoder(until_demoted=False)
+    return EventStream(call, record.id, after, encoder, follow=follow == "true", slot=call.open_stream())
 
 
 async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:

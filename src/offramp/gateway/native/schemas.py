@@ -8,7 +8,7 @@ from offramp.core.events import TYPES
 from offramp.core.run import DemotionReason, Status, Webhook
 from offramp.core.slo import WINDOWS
 from offramp.core.webhooks import EVENT_NAMES, URL_LENGTH_MAX
-from offramp.gateway.submission import (
+from offramp.gateway.native.request import (
     METADATA_KEY_LENGTH_MAX,
     METADATA_PAIRS_MAX,
     METADATA_VALUE_LENGTH_MAX,

@@ -6,26 +6,25 @@ Must not judge what the service judges: the pipeline's schema, the class, the bu
 from __future__ import annotations
 
 import re
-from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
-from offramp.core.codec import validation_error
 from offramp.core.names import did_you_mean
 from offramp.core.run import Webhook
 from offramp.core.webhooks import flaws
 from offramp.errors import InputError, RequestError
-from offramp.gateway.call import Call, read_json_body
-from offramp.gateway.negotiation import Preference, idempotency_key, prefer, trace_context
+from offramp.gateway.bodies import body_error, read_json_body, require_json_value
+from offramp.gateway.call import Call
+from offramp.gateway.negotiation import Preference, prefer
+from offramp.gateway.starting import submission
 from offramp.paths.submission import Submission
 
 SESSION_ID_LENGTH_MAX = 200
 METADATA_PAIRS_MAX = 16
 METADATA_KEY_LENGTH_MAX = 64
 METADATA_VALUE_LENGTH_MAX = 512
-DEPTH_MAX = 64
-"""Levels of objects and lists in a body."""
 
 
 class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,13 +42,7 @@ class RunRequest(msgspec.Struct, forbid_unknown_fields=True):
 FIELDS = RunRequest.__struct_encode_fields__
 WEBHOOK_FIELDS = Webhook.__struct_encode_fields__
 
-_decode_any = msgspec.json.Decoder().decode
 _decode_request = msgspec.json.Decoder(RunRequest).decode
-# Possessive, and a string that is never closed ends with the body: one pass whatever is sent.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-# As signed bytes: an opening bracket is 1, a closing one -1.
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 class Asked(NamedTuple):
@@ -66,30 +59,21 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
     Raises:
         RequestError: malformed (400), too large (413), not JSON (415), or a field that does not fit (422).
     """
-    headers = call.connection.headers
-    preference = prefer(headers.getlist("prefer"))
-    key = idempotency_key(headers.getlist("idempotency-key"))
+    preference = prefer(call.connection.headers.getlist("prefer"))
+    asked = submission(call, pipeline)
     body = parse(await read_json_body(call, call.service.settings.max_body_bytes))
-    trace = {name: headers.getlist(name) for name in ("traceparent", "tracestate", "baggage")}
-    return Asked(
-        Submission(
-            pipeline=pipeline,
-            input=bytes(body.input),
-            session_id=body.session_id,
-            sla=body.sla,
-            metadata=body.metadata,
-            budget=body.budget,
-            wait=preference.wait,
-            respond_async=preference.at_once,
-            idempotency_key=key,
-            trace=trace_context(trace),
-            webhook=body.webhook,
-            tenant=call.tenant,
-            mount=call.prefix,
-        ),
-        preference,
-        body.follow,
+    asked = replace(
+        asked,
+        input=bytes(body.input),
+        session_id=body.session_id,
+        sla=body.sla,
+        metadata=body.metadata,
+        budget=body.budget,
+        wait=preference.wait,
+        respond_async=preference.at_once,
+        webhook=body.webhook,
     )
+    return Asked(asked, preference, body.follow)
 
 
 def parse(body: bytes) -> RunRequest:
@@ -111,32 +95,6 @@ def parse(body: bytes) -> RunRequest:
     return request
 
 
-def require_json_value(body: bytes) -> None:
-    """Any one JSON value, strictly.
-
-    Raises:
-        RequestError: it is not JSON.
-        InputError: it is nested too deep, or has a number that cannot be read.
-    """
-    if depth_exceeds(body, DEPTH_MAX):
-        message = f"nested deeper than {DEPTH_MAX} levels"
-        raise InputError(f"the body is {message}", [("", message)])
-    try:
-        _decode_any(body)
-    except msgspec.ValidationError as error:
-        raise _pointed(error) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from error
-
-
-def depth_exceeds(body: bytes, levels_max: int) -> bool:
-    """Whether objects and lists are nested deeper; linear, without recursion, and free for ordinary bodies."""
-    if body.count(b"{") + body.count(b"[") <= levels_max:
-        return False
-    brackets = _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
-    return max(accumulate(memoryview(brackets).cast("b")), default=0) > levels_max
-
-
 def _pointed(error: msgspec.ValidationError) -> InputError:
     """Name the field where msgspec names the object that holds it."""
     unknown = re.match(r"Object contains unknown field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
@@ -149,10 +107,7 @@ def _pointed(error: msgspec.ValidationError) -> InputError:
         what = "where to post events" if missing[2] else "an object with the pipeline's arguments"
         message = f"{missing[1]} is required: {what}"
         return InputError(message, [(_below(missing[2], missing[1]), message)])
-    if "out of range" in str(error):
-        message = str(error).partition(" - ")[0].lower()
-        return InputError(f"the body has a number that cannot be read: {message}", [("", message)])
-    return validation_error(error, "")
+    return body_error(error)
 
 
 def _below(parent: str | None, name: str) -> str:

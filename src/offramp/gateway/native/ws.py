@@ -16,12 +16,12 @@ from prometheus_client import Counter
 from starlette.types import Message, Receive, Scope, Send
 
 from offramp.core.events import Frame
-from offramp.errors import OfframpError, RequestError, RunConflict, RunGone
+from offramp.errors import OfframpError, RunConflict, RunGone
 from offramp.gateway.access import chosen_subprotocol
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import position
-from offramp.gateway.problems import problem
-from offramp.gateway.reply import Answer, Reply
+from offramp.gateway.refusal import GONE, INTERNAL, MALFORMED, UNAUTHENTICATED, close_message
+from offramp.gateway.reply import Answer
 from offramp.gateway.slots import Slot
 
 MESSAGE_BYTES_MAX = 4096
@@ -29,21 +29,9 @@ MESSAGE_BYTES_MAX = 4096
 SLOW_S_MAX = 30.0
 """How long a reader may take for one batch of events."""
 CLOSE_S_MAX = 5.0
-REASON_BYTES_MAX = 120
-"""A close frame holds 125 bytes, two of them the code (RFC 6455, 5.5)."""
 
-NORMAL, RESTART, TOO_BIG, INTERNAL = 1000, 1012, 1009, 1011
-MALFORMED, UNAUTHENTICATED, UNKNOWN, SLOW, GONE = 4400, 4401, 4404, 4408, 4410
-_CLOSE_OF_STATUS = {
-    400: MALFORMED,
-    422: MALFORMED,
-    404: UNKNOWN,
-    410: GONE,
-    401: UNAUTHENTICATED,
-    421: 4421,
-    429: 4429,
-    503: 1013,
-}
+NORMAL, RESTART, TOO_BIG = 1000, 1012, 1009
+SLOW = 4408
 
 log = logging.getLogger("offramp.gateway")
 
@@ -62,36 +50,10 @@ class _Close(Exception):
         self.reason = reason
 
 
-class Denied:
-    """The answer to a handshake that is refused: an HTTP problem where the server can send one, else a close code."""
-
-    def __init__(self, reply: Reply, reason: str) -> None:
-        self.status = reply.status
-        self._reply = reply
-        self._reason = reason
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse it."""
-        await receive()
-        if "websocket.http.response" in scope.get("extensions", {}):
-            await self._reply(scope, receive, send)
-            return
-        await send({"type": "websocket.accept"})
-        await send(_close_message(_CLOSE_OF_STATUS.get(self.status, INTERNAL), self._reason))
-
-
-def denied(error: Exception) -> Denied:
-    """The refusal that `error` is."""
-    reason = str(error) if isinstance(error, RequestError) else "internal error"
-    return Denied(problem(error), reason)
-
-
 async def socket(call: Call) -> Answer:
     """`GET /v1/runs/{run_id}/ws`."""
     after = position(None, call.query("starting_after").get("starting_after"))
-    record = await call.service.get(call.run_id, call.tenant)
-    if record.purged:
-        raise RunGone(f"the events of {record.id} were removed when their retention ended")
+    record = await call.followed()
     return EventSocket(call, record.id, after, call.open_stream())
 
 
@@ -123,7 +85,7 @@ class EventSocket:
             # A reader that takes nothing does not take the close either: the server then drops the connection.
             with suppress(TimeoutError, OSError, RuntimeError):
                 async with asyncio.timeout(CLOSE_S_MAX):
-                    await send(_close_message(close.code, close.reason))
+                    await send(close_message(close.code, close.reason))
 
     async def _both_directions(self, receive: Receive, send: Send, sent: Counter) -> _Close | None:
         """How it ends; None when the client has left."""
@@ -206,8 +168,3 @@ async def _send_all(send: Send, frames: Sequence[Frame], last: int) -> int:
     except TimeoutError:
         raise _Close(SLOW, f"too slow: connect again with ?starting_after={last}") from None
     return last
-
-
-def _close_message(code: int, reason: str) -> Message:
-    cut = reason.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
-    return {"type": "websocket.close", "code": code, "reason": cut}

@@ -20,7 +20,7 @@ async def page(_call: Call) -> Reply:
 
 @functools.cache
 def _page() -> tuple[bytes, dict[str, str]]:
-    html = resources.files("offramp.gateway").joinpath("docs.html").read_bytes()
+    html = resources.files("offramp.gateway.native").joinpath("docs.html").read_bytes()
     policy = {
         "default-src": "'none'",
         "script-src": _hashes(html, b"script"),

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from offramp.core.names import did_you_mean
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
-from offramp.errors import UnknownPipeline
 from offramp.gateway.call import Call
 from offramp.gateway.reply import Reply, json_reply
 
@@ -21,12 +19,8 @@ async def pipelines(call: Call) -> Reply:
 
 async def pipeline(call: Call) -> Reply:
     """`GET /v1/pipelines/{name}`."""
-    service = call.service
-    name: str = call.connection.path_params["name"]
-    spec = service.pipelines.get(name)
-    if spec is None:
-        raise UnknownPipeline(f"no pipeline {name[:60]!r}; {did_you_mean(name, service.pipelines)}")
-    return json_reply(200, _described(spec, service.classes[spec.sla], call.prefix))
+    spec = call.pipeline(call.connection.path_params["name"])
+    return json_reply(200, _described(spec, call.service.classes[spec.sla], call.prefix))
 
 
 def _described(spec: PipelineSpec, sla: SLA, prefix: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from offramp.core.names import require_name
 from offramp.errors import DeclarationError, InputError
-from offramp.gateway.call import Call, read_optional_json_body
+from offramp.gateway.bodies import read_optional_json_body, require_json_value
+from offramp.gateway.call import Call
+from offramp.gateway.native.runs import accepted
 from offramp.gateway.negotiation import idempotency_key
 from offramp.gateway.reply import Reply
-from offramp.gateway.runs import accepted
-from offramp.gateway.submission import require_json_value
 
 _WHITESPACE = b" \t\r\n"
 

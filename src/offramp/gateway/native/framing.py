@@ -1,0 +1,45 @@
+"""A run's events as the native API sends them over SSE: each frame as it is stored, without decoding it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offramp.core.events import TERMINAL, Frame
+from offramp.gateway.streams import DEMOTED
+
+RETRY_MS = 1000
+"""How long a reader waits before it reconnects."""
+HEARTBEAT = b": heartbeat\n\n"
+FIRST = b"retry: %d\n\n" % RETRY_MS
+
+_TYPE_AT = len(b'{"type":"')
+_TERMINAL = frozenset(name.encode() for name in TERMINAL)
+_ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode()}
+
+
+class NativeEncoder:
+    """Frames as server-sent events whose id is the event's number.
+
+    Args:
+        until_demoted: end at `run.demoted`, not only at the terminal event.
+    """
+
+    opening = FIRST
+    heartbeat = HEARTBEAT
+
+    def __init__(self, *, until_demoted: bool) -> None:
+        self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+
+    def encode(self, frames: Sequence[Frame]) -> tuple[bytes, int, bool]:
+        """One chunk up to and with the first frame that ends the stream; how many events; whether one ends it."""
+        parts: list[bytes] = []
+        for frame in frames:
+            data = frame.data
+            kind = data[_TYPE_AT : data.index(b'"', _TYPE_AT)]
+            if b"\n" in data or b"\r" in data:
+                # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
+                data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+            parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
+            if kind in self._ends:
+                return b"".join(parts), len(parts), True
+        return b"".join(parts), len(parts), False

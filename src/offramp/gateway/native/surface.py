@@ -1,0 +1,25 @@
+"""The native API's routes: `/v1`, its OpenAPI document and the page to read and try it."""
+
+from __future__ import annotations
+
+from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, ws
+from offramp.gateway.surface import SOCKET, Route, Surface
+
+NATIVE = Surface(
+    (
+        Route("POST", "/v1/pipelines/{name}/runs", runs.submit),
+        Route("GET", "/v1/runs/{run_id}", runs.show),
+        Route("GET", "/v1/runs/{run_id}/events", runs.events),
+        Route("GET", "/v1/runs/{run_id}/result", runs.result),
+        Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket),
+        Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel),
+        Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send),
+        Route("GET", "/v1/runs", runs.listing),
+        Route("GET", "/v1/pipelines", catalog.pipelines),
+        Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
+        Route("GET", "/v1/slo", levels.report),
+        Route("GET", "/openapi.json", openapi.document, guard="public"),
+        Route("GET", "/docs", docs.page, needs_service=False, guard="public"),
+    ),
+    below=("/v1/",),
+)

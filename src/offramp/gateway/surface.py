@@ -1,0 +1,53 @@
+"""A surface is one protocol that the gateway speaks: its routes, and how it renders an error.
+
+The gateway admits, authenticates, meters and traces every request alike. A surface's endpoints read requests, call the
+service through `starting` and `streams`, and encode answers and events. They must not touch a store or another surface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from offramp.gateway.access import Guard
+from offramp.gateway.call import Call
+from offramp.gateway.problems import Problem, document
+from offramp.gateway.reply import Answer, Reply
+
+Endpoint = Callable[[Call], Awaitable[Answer]]
+SOCKET = "WEBSOCKET"
+"""The method of a route that takes WebSockets."""
+
+
+class Route(NamedTuple):
+    """One endpoint.
+
+    With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted.
+    """
+
+    method: str
+    template: str
+    endpoint: Endpoint
+    needs_service: bool = True
+    guard: Guard = "key"
+
+
+@dataclass(frozen=True)
+class Surface:
+    """One protocol.
+
+    Attributes:
+        routes: its endpoints.
+        below: prefixes of the paths that belong to it, whether or not a route matches: errors there have its form, and
+            requests have a span.
+        render: makes the answer to a request that failed. It gets what the caller may learn, never the exception.
+    """
+
+    routes: tuple[Route, ...]
+    below: tuple[str, ...] = ()
+    render: Callable[[Problem], Reply] = document
+
+    def covers(self, path: str) -> int:
+        """The length of the longest of its prefixes that `path` begins with; 0 for none."""
+        return max((len(prefix) for prefix in self.below if path.startswith(prefix)), default=0)
