@@ -9,7 +9,6 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,9 +17,10 @@ from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
 from offramp.declarations import Declarations
 from offramp.engines.embedded.engine import EmbeddedEngine
-from offramp.engines.embedded.hints import UDPHints
-from offramp.engines.embedded.member import Member
-from offramp.engines.embedded.presence import Presence
+from offramp.engines.leased.hints import UDPHints
+from offramp.engines.leased.membership import Links
+from offramp.engines.leased.presence import Presence
+from offramp.engines.leased.seat import Member
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
@@ -53,9 +53,8 @@ from offramp.stores.sqlite.writer import Writer
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from offramp.engines.temporal.engine import TemporalEngine
     from offramp.ports.clock import Clock
-    from offramp.ports.engine import RunHost
+    from offramp.ports.engine import Engine
     from offramp.ports.hints import Hints
     from offramp.ports.outbox import Outbox
     from offramp.ports.store import Leases, Owner, Store
@@ -171,7 +170,7 @@ def _service(
     dispatcher = _dispatcher(process, outbox) if role != "worker" else None
     deep, engine = _engine(app, process, live, leases, role, dispatcher, hints)
     off_ramp = OffRamp(process, engine, live)
-    outbox.listen(dispatcher.wake if dispatcher else engine.announce_webhooks)
+    outbox.listen(dispatcher.wake if dispatcher else functools.partial(hints.send, "webhooks"))
     process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
     return Service(app.name, process, live, off_ramp, deep, engine, dispatcher, close=close)
 
@@ -184,7 +183,7 @@ def _engine(
     role: Role,
     dispatcher: WebhookDispatcher | None,
     hints: Hints,
-) -> tuple[DeepPath, EmbeddedEngine | TemporalEngine]:
+) -> tuple[DeepPath, Engine]:
     """What drives deep runs, and what executes them here for it."""
     settings, clock, metrics = process.settings, process.clock, process.metrics
     member = Member(
@@ -204,36 +203,23 @@ def _engine(
         metrics.workers_warm([owner.id for owner in held if owner.ready], clock.monotonic())
         process.on_present({owner.id for owner in held})
 
-    def embedded(host: RunHost, member: Member = member) -> EmbeddedEngine:
-        return EmbeddedEngine(
-            member,
-            process.store,
-            leases,
-            clock,
-            host,
-            process.feed.notice,
-            on_webhooks=dispatcher.wake if dispatcher else lambda: None,
-            on_owners=present,
-            hints=hints,
-            presence=presence,
-        )
-
+    links = Links(
+        hints=hints,
+        presence=presence,
+        on_events=process.feed.notice,
+        on_webhooks=dispatcher.wake if dispatcher else lambda: None,
+        on_owners=present,
+    )
     if not settings.engine.startswith("temporal:"):
         deep = DeepPath(process, live)
-        return deep, embedded(deep)
+        return deep, EmbeddedEngine(member, process.store, leases, clock, deep, links)
     durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
-    waits = replace(member, works=False)  # with taking runs, until Temporal is there
-    return durable, _temporal(settings, member, process, leases, durable, lambda host: embedded(host, waits))
+    return durable, _temporal(settings, member, process, leases, durable, links)
 
 
 def _temporal(
-    settings: Settings,
-    member: Member,
-    process: Process,
-    leases: Leases,
-    host: DurablePath,
-    members: Callable[[RunHost], EmbeddedEngine],
-) -> TemporalEngine:
+    settings: Settings, member: Member, process: Process, leases: Leases, host: DurablePath, links: Links
+) -> Engine:
     """The engine on Temporal.
 
     Raises:
@@ -256,7 +242,7 @@ def _temporal(
         objects_wait_s=settings.objects_patience,
     )
     return TemporalEngine(
-        member, options, process.store, leases, process.clock, host, members, blobs=process.values.blobs
+        member, options, process.store, leases, process.clock, host, links, blobs=process.values.blobs
     )
 
 

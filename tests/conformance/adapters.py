@@ -12,10 +12,12 @@ from offramp import wiring
 from offramp.app import App
 from offramp.core.shares import Tenancy
 from offramp.engines.embedded.engine import EmbeddedEngine
-from offramp.engines.embedded.lease_keeper import RENEWALS_PER_LEASE
-from offramp.engines.embedded.member import Member
+from offramp.engines.leased.lease_keeper import RENEWALS_PER_LEASE
+from offramp.engines.leased.membership import Links
+from offramp.engines.leased.seat import Member
 from offramp.errors import NotSupported
 from offramp.execution.clock import SystemClock
+from offramp.ports.parts import close_all, drain_all, start_all
 from offramp.settings import Settings
 from offramp.stores.memory import MemoryStore
 from offramp.stores.sqlite.database import FILE_NAME
@@ -160,6 +162,19 @@ class Renewals:
         return found
 
 
+def fall_silent(engine):
+    """Take no run and renew nothing more, as a process that is stopped or cut off."""
+    engine.seat.takes = False
+    engine.membership.cut()
+
+
+async def die(engine):
+    """Do and hear nothing more."""
+    fall_silent(engine)
+    await engine.taking.close()
+    await engine.membership.links.hints.close()
+
+
 class EmbeddedMember:
     """One process of the embedded engine."""
 
@@ -181,39 +196,28 @@ class EmbeddedMember:
             queue_max=QUEUE_MAX,
             tenancy=site.tenancy,
         )
-        embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, lambda _ids: None)
-        self._embedded = embedded
+        embedded = self._embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, Links())
         self.engine = site.wrap_engine(embedded, host)
         site.wire(self.store, host)
-        host.ended = embedded.has_room
-        await embedded.open()
-
-    async def retire(self, owner):
-        await self._embedded.retire(owner)
+        await start_all(embedded.parts)
 
     async def stop(self):
-        await self._embedded.stop_taking()
+        await drain_all(self._embedded.parts)
         await self.end()
 
     async def end(self):
         """Leave, unless it is gone already."""
         if not self._gone:
             self.silent = self._gone = True
-            await self._embedded.close()
+            await close_all(self._embedded.parts)
 
     async def mute(self):
         self.silent = True
-        self._embedded._taking = False
-        self._embedded._keeper.close()
+        fall_silent(self._embedded)
 
     async def kill(self):
         self.silent = True
-        embedded = self._embedded
-        embedded._taking = False
-        embedded._keeper.close()
-        for task in list(embedded._tasks):
-            task.cancel()
-        await embedded._hints.close()
+        await die(self._embedded)
         self.instance.die(self.owner)
         self._gone = True
 
@@ -265,9 +269,6 @@ class EmbeddedSite:
 
     def _has_renewed(self, member):
         return member.silent or self.clock.time() - member.renewals.done_at < LEASE_S / RENEWALS_PER_LEASE
-
-    async def bury(self, dead, by):
-        await by.retire(dead)
 
     async def close(self):
         for member in self._members:

@@ -7,12 +7,14 @@ import contextlib
 import uuid
 
 from offramp.core.shares import Tenancy
-from offramp.engines.embedded.engine import EmbeddedEngine, Member
-from offramp.engines.embedded.queue_bound import COUNT_EVERY_S
+from offramp.engines.leased.membership import Links
+from offramp.engines.leased.queue_bound import COUNT_EVERY_S
+from offramp.engines.leased.seat import Member
 from offramp.execution.clock import SystemClock
 from offramp.ports.listing import RunFilter
+from offramp.ports.parts import close_all, drain_all, start_all
 from tests import temporal
-from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE
+from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE, die, fall_silent
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
@@ -87,63 +89,44 @@ class TemporalMember:
 
         port = await self._line.open()
         address = Address.parse(f"temporal://127.0.0.1:{port}/default?task_queue={site.task_queue}")
-        leases, kind = self.instance.leases, "worker" if works else "gateway"
-        waiting = Member(
+        member = Member(
             id=self.owner,
-            kind=kind,
-            works=False,
+            kind="worker" if works else "gateway",
+            works=works,
             lease_s=LEASE_S,
             poll_s=POLL_S,
             queue_max=site.queue_max,
             tenancy=site.tenancy,
         )
-
-        def members(relay):
-            return EmbeddedEngine(waiting, self.store, leases, self._clock, relay, lambda _runs: None)
-
-        self.engine = TemporalEngine(
-            Member(id=self.owner, kind=kind, works=works, lease_s=LEASE_S, poll_s=POLL_S),
-            Options(address=address, activities_max=host.free() or site.queue_max, heartbeat_s=LEASE_S, grace_s=0.3),
-            self.store,
-            leases,
-            self._clock,
-            host,
-            members,
-        )
+        room = host.free() or site.queue_max
+        options = Options(address=address, activities_max=room, heartbeat_s=LEASE_S, grace_s=0.3)
+        leases = self.instance.leases
+        self.engine = TemporalEngine(member, options, self.store, leases, self._clock, host, Links())
         self.store.on_lost(host.lost)
-        host.ended = self.engine.has_room
-        await self.engine.open()
+        await start_all(self.engine.parts)
         if works:
             async with asyncio.timeout(20):
-                while self.engine.members._taker is None:  # noqa: ASYNC110 - nothing tells
+                while not self.engine.takes():  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
 
-    async def retire(self, owner):
-        await self.engine.retire(owner)
-
     async def stop(self):
-        await self.engine.stop_taking()
+        await drain_all(self.engine.parts)
         await self.end()
 
     async def end(self):
         if not self._gone:
             self._gone = True
             self._line.mend()
-            await self.engine.close()
+            await close_all(self.engine.parts)
         self._line.close()
 
     async def mute(self):
         self._line.cut()
-        members = self.engine.members
-        members._taking = False
-        members._keeper.close()
+        fall_silent(self.engine)
 
     async def kill(self):
-        await self.mute()
-        members = self.engine.members
-        for task in list(members._tasks):
-            task.cancel()
-        await members._hints.close()
+        self._line.cut()
+        await die(self.engine)
         self.instance.die(self.owner)
 
 
@@ -175,9 +158,6 @@ class TemporalSite:
 
     async def advance(self, seconds):
         await asyncio.sleep(seconds)
-
-    async def bury(self, dead, by):
-        await by.retire(dead)
 
     async def close(self):
         await self._end_workflows()

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from offramp.cli.supervisor import KILL_MARGIN_S
-from offramp.engines.temporal.engine import CLOSE_S_MAX as TEMPORAL_S
+from offramp.engines.temporal.connection import CLOSE_S_MAX as TEMPORAL_S
 from offramp.execution.loops import LoopThread
 from offramp.execution.processes import LEAVE_S_MAX
 from offramp.gateway.wire.server import CLOSE_S_MIN

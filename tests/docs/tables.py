@@ -129,7 +129,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.keyring:CHECK_EVERY_S", "s", "until a change of that file is noticed"),
             ("paths.bounds:COUNT_AGAIN_S", "s", "until open runs that other gateways accepted are counted"),
             (
-                "engines.embedded.queue_bound:COUNT_EVERY_S",
+                "engines.leased.queue_bound:COUNT_EVERY_S",
                 "s",
                 "until queued runs that other gateways accepted are counted",
             ),
@@ -306,7 +306,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.claims:HEADS_MAX", "", "queued suspects that one claim examines"),
             ("paths.deep:STEPLESS_DEATHS_FACTOR", "", "times `process_deaths` if no step was in flight"),
             ("execution.processes:LEAVE_S_MAX", "s", "for a traced lane process to end"),
-            ("engines.embedded.engine:CLAIM_MAX", "", "runs that one claim takes"),
+            ("engines.leased.taking:CLAIM_MAX", "", "runs that one claim takes"),
             ("ports.hints:IDS_MAX", "", "runs that one hint names"),
             ("stores.sqlite.custody:CHECK_S_MAX", "s", "that the first process checks for damage after an unclean end"),
             ("stores.sqlite.custody:LOCK_S_MAX", "s", "that a process waits for a damage check or a restore"),

@@ -11,7 +11,7 @@ import msgspec
 
 from offramp import App
 from offramp.core.run import Demotion
-from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.leased.lease_keeper import LeaseKeeper
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.ports.engine import Handoff
@@ -123,7 +123,7 @@ async def test_what_a_silent_process_held_goes_on_without_anybody_asking(tmp_pat
     async with member(app, tmp_path, "worker", owner="silent", clock=clock, drain_timeout=0) as silent:
         run = (await silent.submit(Submission(pipeline="research"))).record.id
         await begun.wait()
-        silent._engine._keeper.close()
+        silent._engine.membership.keeper.close()
         async with member(app, tmp_path, "worker", owner="heir", clock=clock, poll=0.05) as heir:
             hold_first = calls[0]
 

@@ -11,7 +11,7 @@ import threading
 import msgspec
 import pytest
 
-from offramp.engines.embedded.hints import UDPHints
+from offramp.engines.leased.hints import UDPHints
 from offramp.ports.hints import IDS_MAX
 from offramp.ports.store import Owner
 from offramp.stores.redis.address import Address

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from offramp import App
-from offramp.engines.embedded.presence import Presence
+from offramp.engines.leased.presence import Presence
 from offramp.paths.submission import Submission
 from tests.support import GUARD_S, Files, eventually, frames_of, member
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from offramp import App
-from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.leased.lease_keeper import LeaseKeeper
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
@@ -148,7 +148,7 @@ async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
             # What a SIGSTOP does: the time passes for everybody else, and its own renewals stand still.
-            gateway._engine._keeper.close()
+            gateway._engine.membership.keeper.close()
             gateway._process.tenure.extend(clock.monotonic())
             await files.leases.retire(gateway.id)
             [claim] = await files.leases.claim("other", 1, ["pipe"], clock.time())
@@ -240,11 +240,11 @@ async def test_a_process_that_may_have_been_given_up_takes_nothing(tmp_path):
         member(app, tmp_path, "gateway", lease=600) as gateway,
         member(app, tmp_path, "worker", lease=600, poll=0.05) as worker,
     ):
-        worker._engine._hold(0.0)
+        worker._engine.seat.hold(0.0)
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         await asyncio.sleep(0.2)  # several polls
         assert (await gateway.get(run)).status == "queued"
-        worker._engine._renewed(held_until=worker._process.clock.monotonic() + 600, cancels=[], expired=[])
+        worker._engine.membership.renewed(held_until=worker._process.clock.monotonic() + 600, cancels=[], expired=[])
         assert_one_log(await frames_of(gateway, run))
 
 
@@ -264,7 +264,7 @@ class Thief:
         await self.files.leases.retire(self.victim.id)
         self.taken += await self.files.leases.claim("thief", 1, ["pipe"], self.clock.time())
         assert self.taken, "there was nothing to take"
-        await self.victim._process.control.run(self.victim._engine._rejoin())
+        await self.victim._process.control.run(self.victim._engine.membership.rejoin())
         assert self.victim._process.tenure.holds(self.clock.monotonic())
 
     def around(self, call):
@@ -347,7 +347,7 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
                 commit, log = files.store.create(record, accepted(record), owner="before", durable=True)
                 await commit
                 await files.leases.release(log.lease)
-                gateway._engine._announce_work()
+                gateway._engine.taking.announce()
             else:
                 await taker.submit(asked)
             await eventually(lambda: thief.taken)

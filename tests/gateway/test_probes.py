@@ -54,7 +54,7 @@ async def test_a_worker_is_ready_from_its_joining_to_its_drain(tmp_path):
 
 async def test_a_worker_whose_lease_ran_out_is_alive_and_not_ready(tmp_path):
     async with member(APP, tmp_path, "worker") as worker:
-        worker._engine._hold(worker._process.clock.monotonic())  # as if no renewal had come through since
+        worker._engine.seat.hold(worker._process.clock.monotonic())  # as if no renewal had come through since
         status, why = asked(worker, "/readyz")
         assert (status, "its lease ran out" in why) == (503, True)
         assert asked(worker, "/healthz")[0] == 200

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from offramp.core.shares import Tenancy
 from offramp.engines.embedded.engine import EmbeddedEngine
-from offramp.engines.embedded.member import Member as Membership
+from offramp.engines.leased.membership import Links
+from offramp.engines.leased.seat import Member as Membership
 from offramp.execution.lanes import Lanes
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import RunLoops
@@ -20,6 +21,7 @@ from offramp.paths.demote import OffRamp
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.service import Service
+from offramp.ports.parts import close_all
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 from tests.leaving.stepped import Hints, OwnClock, SteppedKeeper, SteppedStore, control_loop, run_loops
@@ -38,14 +40,6 @@ SETTINGS = Settings.load(
 )
 CALLS_MAX = 50_000
 """On all loops of a process, until it has come to rest."""
-
-
-class Engine(EmbeddedEngine):
-    """Renews its lease when the test says so."""
-
-    def new_keeper(self, *given):
-        self.keeper = SteppedKeeper(*given)
-        return self.keeper
 
 
 class Member:
@@ -93,9 +87,9 @@ class Member:
         deep = DeepPath(process, self.live)
 
         member = Membership(id=self.name, kind="local", works=self.works, lease_s=LEASE_S, poll_s=SETTINGS.poll)
-        given = member, store, store, clock, deep, feed.notice
-        engine = self.engine = Engine(*given, hints=self.hints)
-        self.keeper = engine.keeper
+        links = Links(hints=self.hints, on_events=feed.notice, new_keeper=SteppedKeeper)
+        engine = self.engine = EmbeddedEngine(member, store, store, clock, deep, links)
+        self.keeper = engine.membership.keeper
         store.on_lost(lambda lease: self._lost(deep, lease))
         off_ramp = OffRamp(process, engine, self.live)
         return Service(app.name, process, self.live, off_ramp, deep, engine, None, close=lambda: None)
@@ -165,7 +159,7 @@ class Member:
 
         async def left():
             await self.service.drain()
-            await self.engine.close()
+            await close_all(self.engine.parts)
             self.has_left = True
 
         self.ask(left)

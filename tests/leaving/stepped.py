@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
-from offramp.engines.embedded.lease_keeper import LeaseKeeper
+from offramp.engines.leased.lease_keeper import LeaseKeeper
 from offramp.errors import StoreError
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.loops import LoopThread, RunLoop

@@ -75,7 +75,7 @@ async def test_a_run_that_was_just_claimed_is_handed_over_at_a_boundary(tmp_path
         accepted = await gateway.submit(Submission(pipeline="pipe", respond_async=True))
         await claimed.wait()
         draining = asyncio.ensure_future(worker.drain())
-        await eventually(lambda: not worker._engine._taking)
+        await eventually(lambda: not worker._engine.seat.takes)
         await asyncio.wait([draining], timeout=0.2)
         assert not draining.done()
         go_on.set()

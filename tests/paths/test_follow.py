@@ -225,7 +225,7 @@ async def parts_of(reader, seen):
 
 async def test_a_reader_beyond_the_end_is_let_go_when_the_run_ends(tmp_path, monkeypatch):
     """No notification tells it, as nothing is written that it does not have."""
-    from offramp.engines.embedded.hints import UDPHints
+    from offramp.engines.leased.hints import UDPHints
 
     monkeypatch.setattr(UDPHints, "send", lambda *_: None)
     app, halfway, go_on = talkative(2)
@@ -273,7 +273,7 @@ async def test_work_is_taken_by_hint(tmp_path):
 
 
 async def test_without_hints_the_poll_finds_work_and_events(tmp_path, monkeypatch):
-    from offramp.engines.embedded.hints import UDPHints
+    from offramp.engines.leased.hints import UDPHints
 
     monkeypatch.setattr(UDPHints, "send", lambda *_: None)
     app, _, go_on = talkative(2)

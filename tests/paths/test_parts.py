@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from offramp import App, testing
-from offramp.paths.parts import Part, Single
+from offramp.paths.parts import Single
+from offramp.ports.parts import Part
 from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
 

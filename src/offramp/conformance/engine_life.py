@@ -106,7 +106,7 @@ async def a_run_waits_for_a_process_that_works(stage: EngineStage) -> None:
     assert stage.ledger.owners(run, "one") == ["a"]
 
 
-@case("N1", "N3", "N6", "N8", lacks="shared")
+@case("N1", "N3", "N6", "N8", "N14", lacks="shared")
 async def a_second_process_is_refused_where_one_is_all(stage: EngineStage) -> None:
     await stage.join("a")
     await unsupported(stage.join("b"), "shared")
@@ -139,7 +139,7 @@ async def _emptied(stage: EngineStage, member: Member, runs: Sequence[RunRecord]
     await stage.let_pass(stage.site.notice_s)
 
 
-@case("N11")
+@case("N11", "N15")
 async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> None:
     member = await stage.join(room=0)
     runs = await _filled(stage, member)
@@ -147,7 +147,7 @@ async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> No
     await stage.started(member, "one")
 
 
-@case("N11", "N12")
+@case("N11", "N12", "N15")
 async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stage: EngineStage) -> None:
     member = await stage.join(room=0)
     stage.site.tenancy.is_keyed = lambda: True
@@ -164,6 +164,18 @@ async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stag
     runs.append(await stage.started(member, "one", tenant="beta"))
     await _emptied(stage, member, runs)
     await stage.started(member, "one", tenant="acme")
+
+
+@case("N15")
+async def a_run_that_waits_is_taken_when_another_ends(stage: EngineStage) -> None:
+    member = await stage.join(room=1)
+    stage.ledger.hold("held")
+    first = await stage.started(member, "held")
+    await stage.reached(first, "held")
+    second = await stage.started(member, "two")
+    await stage.settle()
+    stage.ledger.let_go("held")
+    assert await stage.outcome(first) == await stage.outcome(second) == "completed"
 
 
 @case("N2")
@@ -228,6 +240,23 @@ async def a_step_in_flight_is_executed_again_when_its_process_died(stage: Engine
     assert await stage.outcome(run) == "completed"
     assert stage.ledger.owners(run, "held") == ["a", "b"]
     assert await stage.recorded(run) == ["one", "held"]
+
+
+@case("N13")
+async def a_process_takes_runs_until_it_leaves(stage: EngineStage) -> None:
+    member = await stage.join()
+    assert member.engine.takes(), "a process that executes runs has joined, and says that it takes none"
+    await stage.let_pass(2 * stage.site.takeover_s)
+    assert member.engine.takes(), "a process says that it takes no runs any more, though it did not leave"
+    await stage.stop(member)
+    assert not member.engine.takes(), "a process that left says that it takes runs"
+
+
+@case("N13", needs=("shared",))
+async def a_process_that_executes_no_runs_takes_none(stage: EngineStage) -> None:
+    gateway = await stage.join("gateway", works=False)
+    await stage.join("a")
+    assert not gateway.engine.takes(), "a process that executes no runs says that it takes them"
 
 
 @case("N10")

@@ -76,13 +76,14 @@ async def what_a_process_gave_up_by_leaving_goes_on_at_once(stage: EngineStage) 
     assert stage.ledger.owners(run, "three") == ["b"]
 
 
-@case("N6", needs=("shared",))
-async def what_a_buried_process_held_goes_on_at_once(stage: EngineStage) -> None:
+@case("N6", "N14", needs=("shared",))
+async def what_a_dead_process_held_goes_on_at_once_when_it_is_retired(stage: EngineStage) -> None:
     member, run = await _in_flight(stage)
-    undertaker = await stage.join("c", works=False)
+    supervisor = await stage.join("c", works=False)
     await stage.kill(member)
     stage.ledger.let_go("held")
-    await stage.site.bury("a", undertaker.process)
+    released = await supervisor.engine.retire("a")
+    assert released in {0, 1}, f"a dead process held one run at most, but {released} were released"
     await stage.let_pass(stage.site.notice_s)
     assert await stage.outcome(run) == "completed"
     assert stage.ledger.owners(run, "three") == ["b"]

@@ -126,15 +126,11 @@ class EngineSite(Protocol):
     async def join(self, owner: str, host_of: HostOf, *, works: bool = True) -> EngineMember:
         """A process joins; it executes runs only if it `works`.
 
-        The adapter calls `host.lost` for a lease that the store reports as lost, and has `host.ended` tell the engine
-        that there is room.
+        The adapter calls `host.lost` for a lease that the store reports as lost.
 
         Raises:
             NotSupported: there is one already and the adapter does not declare `shared` (or SettingsError).
         """
-
-    async def bury(self, dead: str, by: EngineMember) -> None:
-        """A supervisor notifies `by` that this process is dead; an engine that notices at once ignores it."""
 
     async def close(self) -> None:
         """End every process and remove the data."""

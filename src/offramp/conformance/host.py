@@ -101,7 +101,7 @@ class ScriptedHost:
     def __init__(self, owner: str, store: Store, ledger: Ledger, room: int) -> None:
         self.owner = owner
         self.ended: Callable[[], object] = lambda: None
-        """Called when a run left: an adapter connects it to the engine's `has_room`."""
+        """Called when a run left."""
         self._store = store
         self._ledger = ledger
         self.room = room
@@ -112,8 +112,9 @@ class ScriptedHost:
         self._dead = False
 
     def serves(self, engine: Engine) -> None:
-        """Runs park and leave through this engine."""
+        """Runs park and leave through this engine, which is told when there is room."""
         self._engine.set_result(engine)
+        self.ended = engine.has_room
 
     @property
     def pipelines(self) -> list[str]:

@@ -1,23 +1,11 @@
-"""What a process is made of beside its runs: parts that start, drain and close; duties that one process has for all."""
+"""Parts of a process that work in the background, and duties that one process has for all."""
 
 from __future__ import annotations
 
 import math
 
 from offramp.paths.process import Process
-
-
-class Part:
-    """One thing that a process does beside its runs. Each method is called once at most, in this order."""
-
-    async def start(self) -> None:
-        """Begin to work."""
-
-    async def drain(self) -> None:
-        """Take on nothing new; called on the control loop."""
-
-    async def close(self) -> None:
-        """Release what this part holds; called also where it was not started."""
+from offramp.ports.parts import Part
 
 
 class Background(Part):

@@ -20,8 +20,6 @@ from offramp.paths.demote import OffRamp
 from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
-from offramp.paths.membership import JoinedEngine, Membership
-from offramp.paths.parts import Part
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
@@ -30,7 +28,9 @@ from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Submitter
 from offramp.paths.upkeep import CatchingUp, Learning, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
+from offramp.ports.engine import Engine
 from offramp.ports.listing import RunFilter
+from offramp.ports.parts import Part, close_all, drain_all, start_all
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 
@@ -63,7 +63,7 @@ class Service:
         live: LiveRuns,
         off_ramp: OffRamp,
         deep: DeepPath,
-        engine: JoinedEngine,
+        engine: Engine,
         dispatcher: WebhookDispatcher | None,
         *,
         close: Any,
@@ -86,7 +86,7 @@ class Service:
             CatchingUp(process),
             Purging(process),
             ObjectProbe(process),
-            Membership(process, engine),
+            *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
         ]
         """In the order in which they start; they close in the reverse order."""
@@ -137,8 +137,7 @@ class Service:
     async def start(self) -> None:
         """Join the service and begin to work."""
         self._process.metrics.open()
-        for part in self._parts:
-            await part.start()
+        await self._process.control.run(start_all(self._parts))
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""
@@ -322,8 +321,7 @@ class Service:
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self.settings.drain_timeout):
-                for part in self._parts:
-                    await part.drain()
+                await drain_all(self._parts)
                 await self._send_all_away()
         except TimeoutError:
             if late := len(self._live.all()):
@@ -366,8 +364,7 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
-        for part in reversed(self._parts):
-            await part.close()
+        await self._process.control.run(close_all(self._parts))
         await self.close()
 
     async def close(self) -> None:

@@ -17,8 +17,8 @@ from offramp.core.sla import SLA
 from offramp.core.slo import Counts, Tally
 from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
-from offramp.paths.parts import Part
 from offramp.paths.process import Process
+from offramp.ports.parts import Part
 
 log = logging.getLogger("offramp")
 

@@ -19,9 +19,9 @@ from offramp.core.webhooks import Answer, Attempt, Progress, after, message, mes
 from offramp.errors import StoreError
 from offramp.execution.loops import LoopThread
 from offramp.paths.deep import steps_of
-from offramp.paths.parts import Part
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
+from offramp.ports.parts import Part
 from offramp.telemetry.context import forwarded
 
 log = logging.getLogger("offramp")

@@ -19,15 +19,20 @@ N11 `start` is refused with `Overloaded`, and changes nothing, while as many run
    more than what is started before it is seen to be reached.
 N12 Nor does `start` give a tenant more of the queue than its share (`core.shares`), whatever others leave free: it is
    refused with `TenantBusy`, and changes nothing, while the others' runs are taken.
+N13 A process is a member while its parts are started. `takes` is true from then on, if the process executes runs, until
+   the parts drain; it takes no run afterwards. When the parts are closed, others have what it held (N6).
+N14 `retire` releases at once what a dead process held, and says how many runs that was.
+N15 After `has_room`, a run that waits and fits is taken at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from offramp.core.events import Draft
 from offramp.core.run import Demotion, RunRecord
+from offramp.ports.parts import Part
 from offramp.ports.store import Claim, Created, Idempotency, Lease, Parked
 
 
@@ -39,8 +44,8 @@ class Handoff(NamedTuple):
     in_flight: list[str]
 
 
-class RunHost(Protocol):
-    """What an engine calls to execute a run in this process; implemented by `paths`."""
+class RunTaker(Protocol):
+    """What becomes of a run that was claimed for this process."""
 
     @property
     def pipelines(self) -> list[str]:
@@ -51,6 +56,10 @@ class RunHost(Protocol):
 
     def execute(self, claim: Claim) -> None:
         """Begin to execute a claimed run; returns at once."""
+
+
+class RunControl(Protocol):
+    """How an engine reaches the runs that execute in this process."""
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run that is executing here; False if it is not."""
@@ -74,18 +83,61 @@ class RunHost(Protocol):
         """
 
 
-class Engine(Protocol):
-    """See the obligations at the top of this module."""
+class RunHost(RunTaker, RunControl, Protocol):
+    """What an engine calls to execute runs in this process; implemented by `paths`."""
+
+
+class DeepRuns(Protocol):
+    """What is asked of an engine for single runs; from any loop."""
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run that goes deep at once (N1).
 
         Raises:
             Overloaded: as many runs wait as may (N11).
+            TenantBusy: as many of the tenant's runs wait as may (N12).
         """
 
     async def adopt(self, handoff: Handoff) -> None:
         """Take over a run from the fast path (N2)."""
+
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """No step of the run is in flight in this process any more: let a worker take it (N4), or park it (N7)."""
+
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
+        """Send a signal to a run wherever it is (N7); its record, None if it is unknown.
+
+        Raises:
+            RunConflict: the run has ended, or takes no more signals.
+            IdempotencyMismatch: the key came with another signal.
+        """
+
+    async def cancel(self, run_id: str) -> RunRecord | None:
+        """Cancel a run wherever it is (N5); its record, None if it is unknown."""
+
+
+class Joined(Protocol):
+    """A process as a member of an engine."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What this process does for the engine; started, it is a member (N13)."""
+
+    async def ready(self) -> bool:
+        """Whether some worker is warm (N10)."""
+
+    def takes(self) -> bool:
+        """Whether this process takes runs and may keep them; asks nobody, from any thread (N13)."""
+
+    async def retire(self, owner: str) -> int:
+        """Release at once what a process held that is known to be dead (N14); how many runs that was."""
+
+    def has_room(self) -> None:
+        """A run ended here: look whether another waits (N15). From any thread."""
+
+
+class Engine(DeepRuns, Joined, Protocol):
+    """See the obligations at the top of this module."""
 
     @property
     def shares(self) -> bool:
@@ -107,20 +159,3 @@ class Engine(Protocol):
 
     async def delivered(self, run_id: str) -> None:
         """A step that was in flight when its run was shared has ended, and is on disk (N3)."""
-
-    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
-        """No step of the run is in flight in this process any more: let it go on at a worker (N4), or at none (N7)."""
-
-    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
-        """Send a signal to a run wherever it is (N7); its record, None if it is unknown.
-
-        Raises:
-            RunConflict: the run has ended, or takes no more signals.
-            IdempotencyMismatch: the key came with another signal.
-        """
-
-    async def cancel(self, run_id: str) -> RunRecord | None:
-        """Cancel a run wherever it is (N5); its record, None if it is unknown."""
-
-    async def ready(self) -> bool:
-        """Whether some worker is warm (N10)."""

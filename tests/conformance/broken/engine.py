@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from offramp.core.shares import Tenancy
-from offramp.engines.embedded.queue_bound import queue_bound
+from offramp.engines.leased.queue_bound import QueueBound
 from offramp.errors import Overloaded
 from offramp.ports.engine import Handoff
 from offramp.ports.store import Claim, Lease, Parked
@@ -464,7 +464,7 @@ class NoShares(Broken):
     """A tenant may fill the queue."""
 
     def wrap(self, engine, host):
-        engine._queue = queue_bound(engine._leases, engine._clock, engine._member.queue_max, Tenancy())
+        engine.queue = QueueBound(engine._leases, engine._clock, engine.seat.member.queue_max, Tenancy())
         return engine
 
 
@@ -473,9 +473,48 @@ class OneShareForAll(Broken):
     """A tenant's share is full of what others queued."""
 
     def wrap(self, engine, host):
-        take = engine._queue.take
-        engine._queue.take = lambda _tenant: take("acme")
+        take = engine.queue.take
+        engine.queue.take = lambda _tenant: take("acme")
         return engine
+
+
+class _TakesForEver(Passing):
+    def takes(self):
+        return True
+
+
+@breaks("N13")
+class TakesForEver(Broken):
+    """A process says that it takes runs after it has left."""
+
+    def wrap(self, engine, host):
+        return _TakesForEver(engine)
+
+
+class _RetiresNobody(Passing):
+    async def retire(self, owner):
+        return 0
+
+
+@breaks("N14")
+class RetiresNobody(Broken):
+    """What a dead process held waits until its lease is over, though an operator says that it is dead."""
+
+    def wrap(self, engine, host):
+        return _RetiresNobody(engine)
+
+
+class _NeverLooks(Passing):
+    def has_room(self):
+        pass
+
+
+@breaks("N15")
+class NeverLooks(Broken):
+    """A run that waits is found by the next poll alone."""
+
+    def wrap(self, engine, host):
+        return _NeverLooks(engine)
 
 
 class _OnceFull(MemoryStore):

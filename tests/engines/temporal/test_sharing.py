@@ -101,7 +101,7 @@ def ends(seen):
 
 def silent(gateway):
     """The gateway says nothing of itself any more, and is given up; it does not notice."""
-    gateway._engine.members._keeper.close()
+    gateway._engine.membership.keeper.close()
 
 
 async def test_other_branches_go_on_at_once(service):

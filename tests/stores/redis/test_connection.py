@@ -92,7 +92,7 @@ async def test_a_user_with_a_password_is_let_in(a_server, at):
     opened = at(f"redis://me:{SECRET}@127.0.0.1:{server.port}?prefix=mine")
     await created(opened)
     elsewhere = at(f"redis://me:{SECRET}@127.0.0.1:{server.port}?prefix=theirs")
-    with pytest.raises(StoreError, match="refuses the user name, the password, or the user.s permissions"):
+    with pytest.raises(StoreError, match="refuses the user name, the password, or the user's permissions"):
         await create(elsewhere)[1]
 
 

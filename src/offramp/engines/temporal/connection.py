@@ -22,16 +22,19 @@ from offramp.core.run import RunRecord
 from offramp.engines.temporal.address import Address
 from offramp.engines.temporal.objects import converter
 from offramp.ports.blobs import Blobs
+from offramp.ports.parts import Part
 
 log = logging.getLogger("offramp")
 
 RETRY_EVERY_S = 0.5
 """Between attempts to reach Temporal."""
+CLOSE_S_MAX = 2.0
+"""What a process gets past its drain to tell Temporal something, or to leave it."""
 ATTRIBUTES = {name: SearchAttributeKey.for_keyword(f"Offramp{name}") for name in ("Session", "Class", "Tenant")}
 """By which runs are found in Temporal's UI, beside the workflow's type and id: the pipeline's name and the run's id."""
 
 
-class Connection:
+class Connection(Part):
     """A process's client.
 
     Args:
@@ -49,6 +52,16 @@ class Connection:
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._attributes: list[str] = []
+        self._task: asyncio.Task[Client] | None = None
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        self._task = asyncio.create_task(self.client())
+
+    async def close(self) -> None:
+        """Try no more."""
+        if self._task is not None:
+            self._task.cancel()
 
     @property
     def known(self) -> Client | None:

@@ -8,6 +8,7 @@ that is claimed from its expired lease and handed over as any other, or a workfl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -24,12 +25,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from offramp.core.run import RunRecord
 from offramp.engines.temporal.address import Address
-from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
+from offramp.engines.temporal.connection import CLOSE_S_MAX, RETRY_EVERY_S, Connection
 from offramp.engines.temporal.held import DELIVERED, GO
 from offramp.engines.temporal.payloads import Held, Start, raw
 from offramp.errors import ObjectsUnavailable, StoreError
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
 from offramp.ports.clock import Clock
+from offramp.ports.parts import Part
 from offramp.ports.store import Lease, Leases
 
 log = logging.getLogger("offramp")
@@ -39,7 +41,7 @@ SHARE_S_MAX = 2.0
 """What Temporal gets to take a run beside its steps in flight; later it takes it when these have ended."""
 
 
-class Hop:
+class Hop(Part):
     """Of one process; used on its control loop.
 
     Args:
@@ -137,10 +139,12 @@ class Hop:
         """A step has ended here: its body looks at once; it would by itself after a while."""
         self._tell(run_id, DELIVERED)
 
-    async def settle(self) -> None:
-        """Wait until everything was told."""
-        while self._telling:
-            await asyncio.wait(self._telling)
+    async def close(self) -> None:
+        """Wait until everything was told, for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                while self._telling:
+                    await asyncio.wait(self._telling)
 
     def _tell(self, run_id: str, signal: str) -> None:
         task = asyncio.get_running_loop().create_task(self._send(run_id, signal))

@@ -7,63 +7,52 @@ none, any process does it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from offramp.core.ownership import ENTRUSTED_GRACE_S
 from offramp.core.run import RunRecord
+from offramp.engines.leased.seat import Seat
 from offramp.errors import StoreError
 from offramp.ports.clock import Clock
-from offramp.ports.engine import RunHost
+from offramp.ports.engine import RunTaker
+from offramp.ports.parts import Part
 from offramp.ports.store import Leases, Store
 
 log = logging.getLogger("offramp")
 
 
-class Ends:
+class Ends(Part):
     """Of one process; used on its control loop.
 
     Args:
-        owner: this process among the leases.
+        seat: the process.
         host: ends a run, and has it clean up.
         store: runs.
         leases: of the same store.
         clock: time.
-        takes: whether this process executes deep runs.
-        others: whether some process does.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        host: RunHost,
-        store: Store,
-        leases: Leases,
-        clock: Clock,
-        takes: Callable[[], bool],
-        others: Callable[[], Awaitable[bool]],
-    ) -> None:
-        self._owner = owner
+    def __init__(self, seat: Seat, host: RunTaker, store: Store, leases: Leases, clock: Clock) -> None:
+        self._seat = seat
         self._host = host
         self._store = store
         self._leases = leases
         self._clock = clock
-        self._takes = takes
-        self._others = others
         self._closed = False
 
-    def close(self) -> None:
-        """Take nothing more: what this process took after it has left would be nobody's."""
+    async def close(self) -> None:
+        """Take nothing more: no process would execute what this one took after it has left."""
         self._closed = True
 
     async def cancel(self, record: RunRecord) -> bool:
         """Take a run that is to be cancelled; False if others are to be told."""
-        if record.started_at is not None and not self._takes() and await self._others():
+        if record.started_at is not None and not self._seat.takes and await self._seat.ready():
             return False
         return await self._end(record.id)
 
     async def told(self, run_ids: Sequence[str]) -> None:
         """Runs are cancelled that wait for a process, or that another one executes."""
-        if not self._takes():
+        if not self._seat.takes:
             return
         try:
             for run_id in run_ids:
@@ -77,7 +66,7 @@ class Ends:
         """End what met its deadline while no process executed it."""
         now = self._clock.time()
         for run_id in await self._leases.overdue(now):
-            if self._takes() or not self._waits_for_others(await self._store.get(run_id), now):
+            if self._seat.takes or not self._waits_for_others(await self._store.get(run_id), now):
                 await self._end(run_id)
 
     def _waits_for_others(self, record: RunRecord | None, now: float) -> bool:
@@ -87,7 +76,7 @@ class Ends:
     async def _end(self, run_id: str) -> bool:
         if self._closed:
             return False
-        claim = await self._leases.claim_one(self._owner, run_id, self._clock.time())
+        claim = await self._leases.claim_one(self._seat.member.id, run_id, self._clock.time())
         if claim is not None:
             self._host.execute(claim)
         return claim is not None

@@ -6,6 +6,7 @@ from offramp.core.shares import Shares, Tenancy
 from offramp.errors import Overloaded, TenantBusy
 from offramp.ports.bounds import Bound
 from offramp.ports.clock import Clock
+from offramp.ports.parts import Part
 from offramp.ports.store import Leases
 
 COUNT_EVERY_S = 0.25
@@ -14,7 +15,7 @@ RETRY_AFTER_S = 5.0
 """When a run that did not fit into the queue is worth another try."""
 
 
-def queue_bound(leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> Bound:
+class QueueBound(Part):
     """The bound on queued runs.
 
     Args:
@@ -24,7 +25,26 @@ def queue_bound(leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> Bo
         tenancy: how they share them.
     """
 
-    def refusal(held: Shares, tenant: str) -> Overloaded | TenantBusy | None:
+    def __init__(self, leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> None:
+        self._most = most
+        self._bound = Bound(
+            leases.queued, lambda counts: Shares(most, tenancy, counts), self._refusal, clock, COUNT_EVERY_S
+        )
+
+    async def take(self, tenant: str) -> None:
+        """Count one more run that waits.
+
+        Raises:
+            TenantBusy: the tenant has its share of the queue.
+            Overloaded: the queue is full.
+        """
+        await self._bound.take(tenant)
+
+    async def close(self) -> None:
+        """Count no more."""
+        self._bound.close()
+
+    def _refusal(self, held: Shares, tenant: str) -> Overloaded | TenantBusy | None:
         refused = held.refusal(tenant)
         if refused == "share":
             return TenantBusy(
@@ -34,8 +54,6 @@ def queue_bound(leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> Bo
             )
         if refused == "full":
             return Overloaded(
-                f"{most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers", RETRY_AFTER_S
+                f"{self._most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers", RETRY_AFTER_S
             )
         return None
-
-    return Bound(leases.queued, lambda counts: Shares(most, tenancy, counts), refusal, clock, COUNT_EVERY_S)

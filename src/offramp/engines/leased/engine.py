@@ -1,0 +1,147 @@
+"""What is asked of single runs, where they are leased from the store: the part that engines share."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from offramp.core.events import Draft
+from offramp.core.run import RunRecord
+from offramp.engines.leased.ends import Ends
+from offramp.engines.leased.membership import Links, Membership
+from offramp.engines.leased.queue_bound import QueueBound
+from offramp.engines.leased.seat import Member, Seat
+from offramp.engines.leased.taking import Taking
+from offramp.errors import LeaseLost, Overloaded, TenantBusy
+from offramp.ports.clock import Clock
+from offramp.ports.engine import Handoff, RunHost, RunTaker
+from offramp.ports.parts import Part
+from offramp.ports.store import Claim, Created, Idempotency, Lease, Leases, Parked, Store
+
+log = logging.getLogger("offramp")
+
+
+class LeasedEngine:
+    """See the engine port.
+
+    Args:
+        member: this process.
+        store: runs and events.
+        leases: who may write them; of the same store.
+        clock: time.
+        host: what executes runs here.
+        taker: what becomes of runs that are claimed here.
+        links: the way to the other processes.
+        takes: whether this process claims runs as soon as it has joined.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        store: Store,
+        leases: Leases,
+        clock: Clock,
+        host: RunHost,
+        taker: RunTaker,
+        links: Links,
+        *,
+        takes: bool,
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._host = host
+        self._hints = links.hints
+        self.seat = Seat(member, leases, clock, host, links.hints, takes=takes)
+        self.taking = Taking(self.seat, store, leases, clock, taker, links.hints)
+        self._ends = Ends(self.seat, host, store, leases, clock)
+        self.membership = Membership(self.seat, store, leases, clock, host, self.taking, self._ends, links=links)
+        self.queue = QueueBound(leases, clock, member.queue_max, member.tenancy)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What this process does for the engine."""
+        return [self.membership, self.taking, self._ends, self.queue]
+
+    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
+        """Take a new run: at once if there is room here, else queued (N1)."""
+        here = self.seat.takes and self.taking.room() > 0
+        if not here:
+            await self._require_room(record, idempotency)
+        if here:
+            record.status, record.started_at = "running", record.created_at
+        owner, held_until = self.seat.member.id if here else None, self.seat.held_until
+        commit, runlog = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
+        created = await commit
+        if created.existing is not None:
+            return created
+        # Only now: until the store has answered, another process may have the run.
+        if runlog is not None:
+            await self.taking.take(Claim(record, runlog.lease, fresh=True), held_until)
+        else:
+            self.taking.announce()
+        return created
+
+    async def _require_room(self, record: RunRecord, idempotency: Idempotency | None) -> None:
+        """Refuse what does not fit into the queue; what attaches to a run that exists always does.
+
+        Raises:
+            TenantBusy: the tenant has its share of the queue.
+            Overloaded: the queue is full.
+        """
+        try:
+            await self.queue.take(record.tenant)
+        except (Overloaded, TenantBusy):
+            known = idempotency and await self._store.holder(record.tenant, idempotency.key, record.created_at)
+            if not known:
+                raise
+
+    async def adopt(self, handoff: Handoff) -> None:
+        """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
+        await self._store.adopt(handoff.lease, handoff.demotion)
+
+    async def release(self, lease: Lease, parked: Parked | None = None) -> None:
+        """Queue the run for a worker, or park it."""
+        try:
+            await self._leases.release(lease, parked)
+        except LeaseLost:
+            log.info("%s was taken over before it was released", lease.run_id)
+        if parked is not None and parked.until < math.inf:
+            # Any process claims it then; this one only has the processes look.
+            clock = self._clock
+            clock.call_at(clock.monotonic() + max(0.0, parked.until - clock.time()), self.taking.announce)
+        self.taking.announce()
+
+    async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
+        """Keep the signal, then reach the process that executes the run, or takes it off the queue now."""
+        record = await self._leases.send_signal(run_id, name, value, self._clock.time(), key)
+        if record is not None and not self._host.notice(run_id):
+            self._hints.send("signal", [run_id])
+            self.taking.announce()
+        return record
+
+    async def cancel(self, run_id: str) -> RunRecord | None:
+        """Note the wish durably, then reach the process that executes the run, or take it off the queue."""
+        record = await self._leases.request_cancel(run_id)
+        if record is None or record.finished or self._host.cancel(run_id):
+            return record
+        if not await self._ends.cancel(record):
+            self._hints.send("cancel", [run_id])
+            self.taking.announce()
+        return record
+
+    async def ready(self) -> bool:
+        """Whether a process that executes deep runs is warm."""
+        return await self.seat.ready()
+
+    def takes(self) -> bool:
+        """Whether this process takes runs and its lease still runs, as far as it knows; from any thread."""
+        return self.taking.is_on
+
+    async def retire(self, owner: str) -> int:
+        """Release at once what a process held that is known to be dead."""
+        return await self.membership.retire(owner)
+
+    def has_room(self) -> None:
+        """A run ended here. From any thread."""
+        self.taking.has_room()

@@ -1,0 +1,217 @@
+"""Makes a process known to the others, renews its lease, and hears from them what there is to look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from offramp.engines.leased.ends import Ends
+from offramp.engines.leased.hints import UDPHints
+from offramp.engines.leased.lease_keeper import LeaseKeeper
+from offramp.engines.leased.presence import Presence
+from offramp.engines.leased.seat import Seat
+from offramp.engines.leased.taking import Taking
+from offramp.errors import StoreError
+from offramp.ports.clock import Clock
+from offramp.ports.engine import RunControl
+from offramp.ports.hints import Hints, Kind
+from offramp.ports.parts import Part
+from offramp.ports.store import Batch, Leases, Owner, Store
+
+log = logging.getLogger("offramp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """How a process and the others reach each other, and what hears of it here.
+
+    Attributes:
+        hints: how the processes tell each other.
+        presence: how others see that this process lives; None where it is alone.
+        on_events: called with the runs that have new events of another process; with None where it may be any.
+        on_webhooks: called when another process made a webhook due.
+        on_owners: called with the processes that are known, whenever that was looked up.
+        new_keeper: makes what renews the lease.
+    """
+
+    hints: Hints = field(default_factory=UDPHints)
+    presence: Presence | None = None
+    on_events: Callable[[Sequence[str] | None], object] = lambda _runs: None
+    on_webhooks: Callable[[], object] = lambda: None
+    on_owners: Callable[[Sequence[Owner]], object] = lambda _owners: None
+    new_keeper: Callable[..., LeaseKeeper] = LeaseKeeper
+
+
+class Membership(Part):
+    """One process among the others.
+
+    Args:
+        seat: the process.
+        store: runs and events.
+        leases: who may write them; of the same store.
+        clock: time.
+        runs: the runs that execute here.
+        taking: the claim loop of this process.
+        ends: ends runs that no process executes.
+        links: the way to the other processes.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        store: Store,
+        leases: Leases,
+        clock: Clock,
+        runs: RunControl,
+        taking: Taking,
+        ends: Ends,
+        *,
+        links: Links,
+    ) -> None:
+        self._seat = seat
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._runs = runs
+        self._taking = taking
+        self._ends = ends
+        self.links = links
+        self.keeper = links.new_keeper(leases, clock, seat.member.id, seat.member.lease_s, self.renewed)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Become known, and renew the lease from now on."""
+        self._loop = asyncio.get_running_loop()
+        await self.links.hints.open(self)
+        if self.links.presence is not None:
+            self.links.presence.open()
+        await self._seat.register()
+        await self.look_up()
+        self._store.listen(self._written)
+        self.keeper.start()
+        self.links.hints.send("hello")
+        self._spawn(self._look_around())
+
+    async def drain(self) -> None:
+        """Leave soon: what this process held then has died of nothing."""
+        self._seat.is_leaving = True
+
+    async def close(self) -> None:
+        """Leave: what is still held here goes to the others."""
+        if self._loop is None:
+            return
+        self._seat.is_leaving = True
+        self.cut()
+        with contextlib.suppress(StoreError):
+            await self._seat.register()  # whatever became of it when this process was told to stop
+            if await self._leases.retire(self._seat.member.id):
+                self.links.hints.send("work")
+        if self.links.presence is not None:
+            self.links.presence.close()
+        await self.links.hints.close()
+
+    def cut(self) -> None:
+        """Renew no more and look no more: the others take this process for dead once its lease is over."""
+        self.keeper.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def retire(self, owner: str) -> int:
+        """Release at once what a process held that is known to be dead; how many runs that was."""
+        count = await self._leases.retire(owner)
+        await self.look_up()
+        self._taking.announce()
+        return count
+
+    async def look_up(self) -> None:
+        """Look up which processes there are."""
+        owners = await self._leases.owners()
+        self.links.hints.peers(owners)
+        self.links.on_owners(owners)
+
+    def hinted(self, kind: Kind, ids: Sequence[str]) -> None:
+        """Another process says so: look."""
+        if kind == "work":
+            self._taking.look()
+        elif kind == "events":
+            self.links.on_events(ids)
+        elif kind == "signal":
+            for run_id in ids:
+                self._runs.notice(run_id)
+        elif kind == "webhooks":
+            self.links.on_webhooks()
+        elif kind == "cancel":
+            self._spawn(self._ends.told([run_id for run_id in ids if not self._runs.cancel(run_id)]))
+        else:
+            self._spawn(self.look_up())
+
+    def missed(self) -> None:
+        """Look for everything that hints tell of; wishes to cancel come with the lease."""
+        self._taking.look()
+        self.links.on_events(None)
+        self.links.on_webhooks()
+        self._notice_all()
+        self.keeper.renew_now()
+
+    def renewed(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> None:
+        """See `lease_keeper.Found`; on the lease thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return
+        if held_until is not None:
+            was_given_up = not self._seat.holds()
+            self._seat.hold(held_until)
+            if was_given_up:
+                self._taking.look()
+        else:
+            log.warning("this process was silent for longer than its lease; its runs were taken over")
+            loop.call_soon_threadsafe(lambda: self._spawn(self.rejoin()))
+        for run_id in cancels:
+            self._runs.cancel(run_id)
+        if expired:
+            log.warning("released what silent processes held: %s", ", ".join(expired))
+            loop.call_soon_threadsafe(self._taking.announce)
+        self._notice_all()
+        loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
+
+    async def rejoin(self) -> None:
+        """Stop what others have by now, then be known again."""
+        await self._runs.confirm()
+        await self._seat.register()
+
+    def _notice_all(self) -> None:
+        for run_id in self._runs.listening():
+            self._runs.notice(run_id)
+
+    def _written(self, batches: list[Batch]) -> None:
+        self.links.hints.send("events", [batch.run_id for batch in batches])
+
+    async def _look_around(self) -> None:
+        """Who else is there, who died, and which runs met their deadline while nobody executed them."""
+        try:
+            await self._take_back()
+            await self.look_up()
+            if not self._seat.is_leaving:  # what it hands over is not to come back
+                await self._ends.overdue()
+        except StoreError as error:
+            log.error("%s", error)  # noqa: TRY400 - an operator's matter
+
+    async def _take_back(self) -> None:
+        """Queue at once what processes held that died without leaving."""
+        presence = self.links.presence
+        if presence is None:
+            return
+        for owner in presence.dead():
+            count = await self.retire(owner)
+            presence.bury(owner)
+            log.warning("%s died; runs taken back: %d", owner, count)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

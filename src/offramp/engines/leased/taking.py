@@ -1,0 +1,163 @@
+"""Takes queued runs for this process, as many as have room in it. It polls only as a fallback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from offramp.engines.leased.seat import Seat
+from offramp.errors import LeaseLost, StoreError
+from offramp.ports.clock import Clock
+from offramp.ports.engine import RunTaker
+from offramp.ports.hints import Hints
+from offramp.ports.parts import Part
+from offramp.ports.store import Claim, Leases, Store
+
+log = logging.getLogger("offramp")
+
+CLAIM_MAX = 50
+"""Runs taken by one claim."""
+
+
+class Taking(Part):
+    """The claim loop of one process.
+
+    Args:
+        seat: the process.
+        store: runs.
+        leases: who may write them; of the same store.
+        clock: time.
+        taker: what becomes of a claimed run.
+        hints: how other processes hear that a run waits.
+    """
+
+    def __init__(self, seat: Seat, store: Store, leases: Leases, clock: Clock, taker: RunTaker, hints: Hints) -> None:
+        self._seat = seat
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._taker = taker
+        self._hints = hints
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._more_wait = True
+        """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
+
+    async def start(self) -> None:
+        """Claim runs, if this process does so from its start."""
+        self._loop = asyncio.get_running_loop()
+        if self._seat.takes:
+            self._task = self._loop.create_task(self._take_runs())
+
+    async def begin(self) -> None:
+        """Claim runs from now on, where `start` did not begin to, unless the process drains.
+
+        Raises:
+            StoreError: the others do not know; this process claims nothing.
+        """
+        if not self._seat.is_leaving:
+            self._seat.takes = True
+            await self._seat.register()
+            self._task = asyncio.get_running_loop().create_task(self._take_runs())
+
+    async def pause(self) -> None:
+        """Claim no further run; the others do not count on this process any more."""
+        self._seat.takes = False
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])  # what it is just claiming begins here
+        if self._loop is None:
+            return
+        try:
+            await self._seat.register()
+        except StoreError as error:  # the end of its lease says the same
+            log.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
+
+    async def drain(self) -> None:
+        """Claim no further run."""
+        await self.pause()
+
+    async def close(self) -> None:
+        """End the loop."""
+        self._seat.takes = False
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this process claims runs and its lease still runs, as far as it knows; from any thread."""
+        return self._works() and self._seat.takes and self._seat.holds()
+
+    def _works(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def room(self) -> int:
+        """How many more runs fit; none while this process may have been given up, as they would be taken away again."""
+        return self._taker.free() if self._seat.holds() else 0
+
+    def has_room(self) -> None:
+        """A run ended here: look whether another waits, if one may. From any thread."""
+        if self._more_wait:
+            self.look()
+
+    def look(self) -> None:
+        """Look for queued runs soon, where this process takes any. From any thread."""
+        if self._loop is not None and self._works():
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def announce(self) -> None:
+        """A run waits, for this process or another. From any thread."""
+        self.look()
+        self._hints.send("work")
+
+    async def take(self, claim: Claim, held_until: float) -> None:
+        """Take a run that was asked for while the lease ran until then, unless it was taken away since (D2)."""
+        while self._clock.monotonic() >= held_until:
+            try:
+                await self._store.log(claim.lease).durable()
+                break
+            except LeaseLost as error:
+                log.info("%s", error)
+                return
+            except StoreError as error:  # it is held here until the store says otherwise
+                log.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
+                await self._wait_for_work()
+        self._taker.execute(claim)
+
+    async def _take_runs(self) -> None:
+        while self._seat.takes:
+            self._more_wait = True  # before counting, so that a run that ends meanwhile is not overlooked
+            free = self.room()
+            claims: Sequence[Claim] = []
+            held_until = self._seat.held_until
+            if free > 0:
+                claims = await self._claimed(min(free, CLAIM_MAX))
+            for claim in claims:
+                await self.take(claim, held_until)
+            if free > len(claims) and len(claims) < CLAIM_MAX:
+                # Whatever is queued from here on is announced; but suspects may wait for the end of those just taken.
+                self._more_wait = any(claim.record.deaths for claim in claims)
+                await self._wait_for_work()
+            elif free <= 0:
+                await self._wait_for_work()
+
+    async def _claimed(self, most: int) -> Sequence[Claim]:
+        try:
+            return await self._leases.claim(self._seat.member.id, most, self._taker.pipelines, self._clock.time())
+        except StoreError as error:
+            log.error("cannot claim runs: %s", error)  # noqa: TRY400
+        except Exception:  # one bad moment must not leave this process deaf
+            log.exception("cannot claim runs")
+        return []
+
+    async def _wait_for_work(self) -> None:
+        timer = self._clock.call_at(self._clock.monotonic() + self._seat.member.poll_s, self.look)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()

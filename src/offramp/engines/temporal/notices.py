@@ -1,0 +1,99 @@
+"""Passes on to workflows what the store has for them: signals, and wishes to cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import timedelta
+
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from offramp.core.failure import failure_of
+from offramp.core.run import Outcome, RunRecord
+from offramp.engines.temporal.body import WAKE
+from offramp.engines.temporal.connection import Connection
+from offramp.engines.temporal.hop import RPC_TIMEOUT_S
+from offramp.errors import LeaseLost, RunCancelled, StoreError
+from offramp.ports.bodies import BodyHost
+from offramp.ports.clock import Clock
+from offramp.ports.parts import Part
+from offramp.ports.store import Leases, Store
+
+log = logging.getLogger("offramp")
+
+
+class Notices(Part):
+    """Of one process: what it passes on at once, and now and then what another process could not pass on.
+
+    Args:
+        connection: the way to Temporal.
+        store: runs.
+        leases: of the same store.
+        clock: time.
+        host: ends a run that has no workflow.
+        every_s: how often to look for what was not passed on.
+    """
+
+    def __init__(
+        self, connection: Connection, store: Store, leases: Leases, clock: Clock, host: BodyHost, every_s: float
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._leases = leases
+        self._clock = clock
+        self._host = host
+        self._every_s = every_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Look now and then."""
+        self._task = asyncio.create_task(self._pass_on_pending())
+
+    async def close(self) -> None:
+        """Look no more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def pass_on(self, record: RunRecord) -> None:
+        """Tell a run's workflow what the store has for it; one that is not started yet reads it when it begins."""
+        client = await self._connection.client()
+        handle = client.get_workflow_handle(record.id)
+        timeout = timedelta(seconds=RPC_TIMEOUT_S)
+        try:
+            if record.cancel_requested:
+                await handle.cancel(rpc_timeout=timeout)
+                found = await handle.describe(rpc_timeout=timeout)
+                # A workflow that an operator terminated takes a cancellation, and does nothing.
+                if found.status not in {WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW}:
+                    await self._end_without_workflow(record.id)
+            else:
+                await handle.signal(WAKE, rpc_timeout=timeout)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                log.error("%s was not told yet: %s", record.id, error)  # noqa: TRY400 - tried again
+                return
+            if record.cancel_requested:
+                await self._end_without_workflow(record.id)
+        await self._leases.heard(record.id)
+
+    async def _end_without_workflow(self, run_id: str) -> None:
+        """End a run that is to be cancelled, and whose workflow has not begun or was terminated by an operator."""
+        claim = await self._leases.entrust(run_id, self._clock.time())
+        if claim is not None:
+            outcome = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
+            with contextlib.suppress(LeaseLost):
+                await self._host.conclude(claim, outcome)
+
+    async def _pass_on_pending(self) -> None:
+        """What a process could not pass on, since it died or Temporal was away."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                for run_id in await self._leases.unheard():
+                    record = await self._store.get(run_id)
+                    if record is not None:
+                        await self.pass_on(record)
+            except StoreError as error:
+                log.error("%s", error)  # noqa: TRY400 - an operator's matter

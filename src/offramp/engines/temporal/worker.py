@@ -1,0 +1,70 @@
+"""Executes bodies and steps in this process for Temporal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from temporalio.client import Client
+from temporalio.worker import Worker
+
+from offramp.engines.leased.taking import Taking
+from offramp.engines.temporal.connection import CLOSE_S_MAX, RETRY_EVERY_S, Connection
+from offramp.ports.parts import Part
+
+log = logging.getLogger("offramp")
+
+
+class BodyWorker(Part):
+    """One process's worker. While it polls Temporal, this process takes runs and hands them over.
+
+    Args:
+        connection: the way to Temporal.
+        taking: the claim loop of this process.
+        new_worker: makes a worker.
+    """
+
+    def __init__(self, connection: Connection, taking: Taking, new_worker: Callable[[Client], Worker]) -> None:
+        self._connection = connection
+        self._taking = taking
+        self._new_worker = new_worker
+        self._worker: Worker | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Execute bodies and steps as soon as Temporal is there."""
+        self._task = asyncio.create_task(self._work())
+
+    async def drain(self) -> None:
+        """Take no more; steps that are under way get their grace to end, then other workers have them."""
+        self._stopping = True
+        if self._worker is not None:
+            await self._worker.shutdown()
+
+    async def close(self) -> None:
+        """Leave Temporal."""
+        with contextlib.suppress(TimeoutError):  # Temporal is away, and cannot be told
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self.drain()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        """Execute until told to stop; a worker that cannot go on is followed by another."""
+        client = await self._connection.client()
+        while not self._stopping:
+            self._worker = self._new_worker(client)
+            running = asyncio.create_task(self._worker.run())
+            try:
+                await self._taking.begin()
+                await running
+            except Exception as error:  # noqa: BLE001 - whatever it is, runs wait for a worker
+                running.cancel()
+                log.error("the worker for Temporal ended: %s; another one is started", error)  # noqa: TRY400
+            if not self._stopping:
+                await self._taking.pause()
+                await asyncio.sleep(RETRY_EVERY_S)
