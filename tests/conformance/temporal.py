@@ -181,7 +181,7 @@ class Temporal:
 
     def __init__(self, stores):
         self.name = f"temporal, {stores.name}"
-        self.capabilities = stores.capabilities
+        self.capabilities = stores.capabilities | {"sharing"}
         self._stores = stores
 
     async def open(self):

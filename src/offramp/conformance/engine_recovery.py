@@ -1,10 +1,14 @@
-"""Cases of processes that leave, die or fall silent, and of what they held (N4, N6, N8)."""
+"""Cases of processes that leave, die or fall silent, and of what they held; of runs that two of them share."""
 
 from __future__ import annotations
 
 from offramp.conformance.case import case, until
 from offramp.conformance.engine_stage import EngineStage, Member
+from offramp.conformance.sample import DEMOTION, drafted
+from offramp.core import events
+from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
+from offramp.ports.engine import Handoff
 
 
 async def _in_flight(stage: EngineStage) -> tuple[Member, RunRecord]:
@@ -102,3 +106,33 @@ async def a_process_that_lost_a_run_writes_nothing_more(stage: EngineStage) -> N
     assert await stage.recorded(run) == ["one", "held", "three"], "the journal has entries of two owners"
     assert stage.ledger.owners(run, "three") == ["b"], "a process went on with a run that it had lost"
     assert ("b", run.id) not in stage.ledger.lost
+
+
+@case("N16", lacks="sharing")
+async def an_engine_that_shares_no_runs_says_so(stage: EngineStage) -> None:
+    member = await stage.join()
+    assert member.engine.sharing is None, "an engine that does not declare `sharing` has it"
+
+
+@case("N16", needs=("sharing",))
+async def a_shared_run_goes_on_beside_its_step_in_flight(stage: EngineStage) -> None:
+    member = await stage.join()
+    run, log = await stage.begun(member, "held", "two")
+    await member.engine.adopt(Handoff(log.lease, DEMOTION, ["held"]))
+    sharing, detached = member.engine.sharing, list[str]()
+    assert sharing is not None, "an engine that declares `sharing` has none"
+
+    def detach() -> bool:
+        detached.append(run.id)
+        return True
+
+    lease = await sharing.share(await stage.seen(run), ["held"], detach)
+    assert lease is not None, "a run was not shared"
+    assert detached == [run.id], "a run changed hands, and its process did not hear of it"
+    step = member.store.log(lease.of_step("held"))
+    step.append(Entry("held", "held", "step", b"1"), drafted(events.StepCompleted("held", "held", 1, 0.0)))
+    await step.durable()
+    await sharing.delivered(run.id)
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.steps(run) == ["two"], "the step in flight was executed again"
+    assert await stage.recorded(run) == ["held", "two"]

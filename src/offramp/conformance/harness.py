@@ -14,13 +14,14 @@ from offramp.ports.engine import Engine
 from offramp.ports.outbox import Outbox
 from offramp.ports.store import Leases, Store
 
-Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall"]
+Capability = Literal["shared", "durable", "signals", "purge", "webhooks", "wall", "sharing"]
 """What an adapter may lack. A declared capability has to work; use of any other has to raise `NotSupported` or
 `SettingsError`.
 
 `shared`: several processes at the same data. `durable`: the data outlives its process. `signals`: runs can be sent
 signals. `purge`: data past its retention is removed. `webhooks`: an outbox keeps the announcements that are due.
-`wall`: a test can set a clock's wall time.
+`wall`: a test can set a clock's wall time. `sharing`: an engine continues a run beside its steps in flight; one that
+does not declare it has None instead.
 """
 
 Capabilities = frozenset[Capability]

@@ -23,7 +23,7 @@ from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.shared_log import SharedLog
 from offramp.ports.commit import call_threadsafe
-from offramp.ports.engine import Engine, Handoff
+from offramp.ports.engine import Engine, Handoff, Sharing
 from offramp.ports.store import RunLog
 from offramp.telemetry.logs import about
 
@@ -115,8 +115,8 @@ class OffRamp:
 
     async def _shared(self, run: LiveRun) -> bool:
         """Let the engine go on at once, where it can, and deliver what was in flight as it ends."""
-        scope, shared = run.execution.scope, run.log
-        if not isinstance(shared, SharedLog) or not scope.in_flight:
+        scope, shared, sharing = run.execution.scope, run.log, self._engine.sharing
+        if sharing is None or not isinstance(shared, SharedLog) or not scope.in_flight:
             return False
         kept: dict[str, Attempt] = {}
 
@@ -127,16 +127,16 @@ class OffRamp:
             shared.keep(kept)
             return True
 
-        lease = await self._engine.share(run.record, list(scope.in_flight), detach)
+        lease = await sharing.share(run.record, list(scope.in_flight), detach)
         if lease is None:
             if run.state == "detached":  # the run has ended meanwhile
                 self._live.drop(run)
             return run.state != "leaving"
         shared.share(lease)
-        await self._deliver(run, shared, kept)
+        await self._deliver(run, shared, sharing, kept)
         return True
 
-    async def _deliver(self, run: LiveRun, shared: SharedLog, kept: dict[str, Attempt]) -> None:
+    async def _deliver(self, run: LiveRun, shared: SharedLog, sharing: Sharing, kept: dict[str, Attempt]) -> None:
         changed, scope = run.changes(), run.execution.scope
         while kept and self._live.get(run.record.id) is run:
             changed.clear()
@@ -151,7 +151,7 @@ class OffRamp:
             if gone:
                 try:
                     await shared.durable()
-                    await self._engine.delivered(run.record.id)
+                    await sharing.delivered(run.record.id)
                 except (LeaseLost, StoreError) as error:
                     log.info("%s", error)
         if self._live.get(run.record.id) is run:
@@ -166,7 +166,7 @@ class OffRamp:
 
     def log_of(self, runlog: RunLog) -> RunLog:
         """A new run's log, as it has to be for this engine."""
-        return SharedLog(self._process.store, runlog) if self._engine.shares else runlog
+        return SharedLog(self._process.store, runlog) if self._engine.sharing else runlog
 
     async def hand_over(self, run: LiveRun) -> None:
         """Give a deep run back at its next step boundary, so that another process goes on with it."""

@@ -23,6 +23,8 @@ N13 A process is a member while its parts are started. `takes` is true from then
    the parts drain; it takes no run afterwards. When the parts are closed, others have what it held (N6).
 N14 `retire` releases at once what a dead process held, and says how many runs that was.
 N15 After `has_room`, a run that waits and fits is taken at once.
+N16 An engine that declares `sharing` executes a shared run beside its steps in flight, which it leaves to the process
+   that executes them; what that process writes of them is theirs in the run's journal. Any other engine has None.
 """
 
 from __future__ import annotations
@@ -136,19 +138,15 @@ class Joined(Protocol):
         """A run ended here: look whether another waits (N15). From any thread."""
 
 
-class Engine(DeepRuns, Joined, Protocol):
-    """See the obligations at the top of this module."""
-
-    @property
-    def shares(self) -> bool:
-        """Whether it can `share` runs."""
+class Sharing(Protocol):
+    """A declared capability: a demoted run goes on at once, beside its steps in flight, which end in this process."""
 
     async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
-        """Go on with an adopted run at once, beside its steps in flight, which end in this process (N2, N3).
+        """Go on with an adopted run (N2, N3, N16).
 
         Args:
             record: the run.
-            in_flight: the keys of those steps.
+            in_flight: the keys of its steps in flight.
             detach: called when the run is about to change hands: from then on nothing but what belongs to these steps
                 may be written here, and that not before this returns. False if the run has ended instead.
 
@@ -159,3 +157,11 @@ class Engine(DeepRuns, Joined, Protocol):
 
     async def delivered(self, run_id: str) -> None:
         """A step that was in flight when its run was shared has ended, and is on disk (N3)."""
+
+
+class Engine(DeepRuns, Joined, Protocol):
+    """See the obligations at the top of this module."""
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """How it shares runs; None where every run has one process (N16)."""

@@ -517,6 +517,18 @@ class NeverLooks(Broken):
         return _NeverLooks(engine)
 
 
+class _SaysThatItShares(Passing):
+    sharing = object()
+
+
+@breaks("N16")
+class SaysThatItShares(Broken):
+    """An engine has a capability that its harness does not declare."""
+
+    def wrap(self, engine, host):
+        return _SaysThatItShares(engine)
+
+
 class _OnceFull(MemoryStore):
     def __init__(self):
         super().__init__()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from offramp.core.run import RunRecord
 from offramp.engines.leased.engine import LeasedEngine
 from offramp.engines.leased.membership import Links
 from offramp.engines.leased.seat import Member
 from offramp.ports.clock import Clock
 from offramp.ports.engine import RunHost
-from offramp.ports.store import Lease, Leases, Store
+from offramp.ports.store import Leases, Store
 
 
 class EmbeddedEngine(LeasedEngine):
@@ -28,11 +25,5 @@ class EmbeddedEngine(LeasedEngine):
     def __init__(self, member: Member, store: Store, leases: Leases, clock: Clock, host: RunHost, links: Links) -> None:
         super().__init__(member, store, leases, clock, host, host, links, takes=member.works)
 
-    shares = False
-
-    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
-        """Not here: a run has one process."""
-        return None
-
-    async def delivered(self, run_id: str) -> None:
-        """Nothing is shared."""
+    sharing = None
+    """A run has one process."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -128,20 +127,15 @@ class TemporalEngine(LeasedEngine):
 
     # The engine port.
 
-    shares = True
+    @property
+    def sharing(self) -> Hop:
+        """The workflow begins while steps are in flight here, and waits for them."""
+        return self._hop
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Take a new run; durable in the store, and handed to Temporal by whichever worker is there (N1)."""
         self._require_small(record.input, "/input", "the input")
         return await super().start(record, accepted, idempotency)
-
-    async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
-        """The workflow begins now, and waits for the steps in flight here; not while Temporal is away."""
-        return await self._hop.share(record, in_flight, detach)
-
-    async def delivered(self, run_id: str) -> None:
-        """Its body looks at once; it would by itself after a while."""
-        self._hop.delivered(run_id)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """What was in flight is in the journal: Temporal goes on, and does the waiting too."""

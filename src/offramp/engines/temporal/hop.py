@@ -31,6 +31,7 @@ from offramp.engines.temporal.payloads import Held, Start, raw
 from offramp.errors import ObjectsUnavailable, StoreError
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
 from offramp.ports.clock import Clock
+from offramp.ports.engine import Sharing
 from offramp.ports.parts import Part
 from offramp.ports.store import Lease, Leases
 
@@ -41,7 +42,7 @@ SHARE_S_MAX = 2.0
 """What Temporal gets to take a run beside its steps in flight; later it takes it when these have ended."""
 
 
-class Hop(Part):
+class Hop(Part, Sharing):
     """Of one process; used on its control loop.
 
     Args:
@@ -110,7 +111,7 @@ class Hop(Part):
         )
 
     async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
-        """See the engine port."""
+        """See the engine port; not while Temporal is away."""
         client = self._connection.known
         if client is None or len(record.input) > self._input_bytes_max:
             return None
@@ -135,7 +136,7 @@ class Hop(Part):
             else:
                 return None if claim is None else claim.lease
 
-    def delivered(self, run_id: str) -> None:
+    async def delivered(self, run_id: str) -> None:
         """A step has ended here: its body looks at once; it would by itself after a while."""
         self._tell(run_id, DELIVERED)
 
