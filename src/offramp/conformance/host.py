@@ -112,7 +112,7 @@ class ScriptedHost:
         self._dead = False
 
     def serves(self, engine: Engine) -> None:
-        """Runs park and leave through this engine, which is told when there is room."""
+        """Runs park and leave through this engine, which learns of free room."""
         self._engine.set_result(engine)
         self.ended = engine.has_room
 
