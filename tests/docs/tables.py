@@ -5,17 +5,21 @@ A part stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; test_tables
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from offramp.core import events, webhooks
-from offramp.core.run import Route, links
+from offramp.core import events, leaving, ownership, webhooks
+from offramp.core.ownership import ENGINE, Ownership
+from offramp.core.run import TRANSITIONS, Route, links
 from offramp.core.spec import DEMOTION_MESSAGE
 from offramp.settings import Settings
 from offramp.telemetry.instruments import GATEWAY, RUNTIME
@@ -404,6 +408,99 @@ def delays_table() -> str:
     return "\n".join(rows)
 
 
+def run_states() -> str:
+    rows = ["| from | to |", "|---|---|"]
+    for state, follow in TRANSITIONS.items():
+        targets = ", ".join(f"`{each}`" for each in TRANSITIONS if each in follow)
+        rows.append(f"| `{state}` | {targets or 'final'} |")
+    return "\n".join(rows)
+
+
+NOW = 1_000.0
+DASH = "\N{EN DASH}"
+OWNED = {
+    "queued": Ownership("queued", None),
+    "leased": Ownership("running", "worker-1"),
+    "parked": Ownership("running", None, parked_until=math.inf),
+    "assigned": Ownership("running", ENGINE),
+    "ended": Ownership("completed", None),
+}
+RULES = {
+    "claim": lambda run: ownership.claim(run, "worker-2", NOW),
+    "assign": lambda run: ownership.assign(run, NOW),
+    "release": lambda run: _held(run, ownership.release),
+    "park": lambda run: _held(run, lambda run: ownership.park(run, math.inf, seen=0, sent=0)),
+    "unpark": lambda run: _if_moved(run, ownership.unpark(run, math.inf)),
+    "signal": lambda run: run if run.status == "completed" else ownership.signal(run, "run", 0, 0),
+    "cancel": ownership.cancel,
+    "finish": lambda run: _held(run, lambda run: ownership.finish(run, "completed")),
+}
+
+
+def ownership_table() -> str:
+    """Each rule, called on a run in each state; a dash where it changes nothing or is refused."""
+    rows = [f"| rule | {' | '.join(OWNED)} |", "|---|" + "---|" * len(OWNED)]
+    for name, rule in RULES.items():
+        rows.append(f"| `{name}` | {' | '.join(_state_of(run, rule(run)) for run in OWNED.values())} |")
+    return "\n".join(rows)
+
+
+def _held(run: Ownership, rule: Callable[[Ownership], Ownership]) -> Ownership | None:
+    """Only a lease makes this move, and a queued, parked or ended run has none."""
+    return None if run.owner is None else rule(run)
+
+
+def _if_moved(run: Ownership, after: Ownership) -> Ownership | None:
+    return None if after == run else after
+
+
+def _state_of(before: Ownership, after: Ownership | None) -> str:
+    if after is None:
+        return DASH
+    known = ("queued", None) if after.status == "queued" else ("running", after.owner)
+    states = {
+        ("queued", None): "queued",
+        ("running", ENGINE): "assigned",
+        ("running", None): "parked",
+    }
+    name = "ended" if after.status == "completed" else states.get(known, "leased")
+    was = next(state for state, run in OWNED.items() if run == before)
+    return DASH if name == was else name
+
+
+def leaving_table() -> str:
+    """The table of moves, and the functions that make each."""
+    makers: dict[str, dict[str, None]] = {}
+    for path in sorted((ROOT / "src" / "offramp").rglob("*.py")):
+        for move, function in _moves(path):
+            link = f"[`{function}`](../{path.relative_to(ROOT).as_posix()})"
+            makers.setdefault(move, {})[link] = None
+    rows = ["| move | from | to | made by |", "|---|---|---|---|"]
+    for move in get_args(leaving.Move):
+        ways: dict[str, list[str]] = {}
+        for state, moves in leaving.MOVES.items():
+            if move in moves:
+                ways.setdefault(moves[move], []).append(f"`{state}`")
+        for target, sources in ways.items():
+            rows.append(f"| `{move}` | {', '.join(sources)} | `{target}` | {', '.join(makers[move])} |")
+    return "\n".join(rows)
+
+
+def _moves(path: Path) -> Iterator[tuple[str, str]]:
+    """Every call that names a move, as `scope.move("leave")` does: the move, and the function around it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for owner in (each for each in ast.walk(tree) if isinstance(each, ast.ClassDef | ast.Module)):
+        for function in owner.body:
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            name = f"{owner.name}.{function.name}" if isinstance(owner, ast.ClassDef) else function.name
+            for call in (each for each in ast.walk(function) if isinstance(each, ast.Call)):
+                parts = [call.func, *call.args]
+                if any(isinstance(part, ast.Attribute) and part.attr.startswith("move") for part in parts):
+                    named = [part.value for part in call.args if isinstance(part, ast.Constant)]
+                    yield from ((move, name) for move in get_args(leaving.Move) if move in named)
+
+
 def _range(bounds: Mapping[str, float]) -> str:
     # Not as `describe` shows them: it rounds large ones.
     return f"{_shown(bounds['low'])} to {_shown(bounds['high'])}" if "low" in bounds else ""
@@ -424,6 +521,9 @@ PARTS = {
     "limits": ("docs/limits.md", limits_tables),
     "delays": ("docs/webhooks.md", delays_table),
     "metrics": ("docs/metrics.md", metrics_tables),
+    "run-states": ("docs/architecture.md", run_states),
+    "ownership": ("docs/architecture.md", ownership_table),
+    "leaving": ("docs/architecture.md", leaving_table),
 }
 
 
