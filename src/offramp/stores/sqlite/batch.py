@@ -16,15 +16,16 @@ from typing import Any
 
 import msgspec
 
+from offramp.core import ownership
 from offramp.core.events import TERMINAL, frame
-from offramp.core.ownership import ENGINE
+from offramp.core.ownership import ENGINE, NOT_BEGUN, StepTurn
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record, encode_record
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, TAIL_COLUMNS, decode_record, encode_record
 
 CHUNK_BYTES_MAX = 64 * 1024
 """Events of one commit are stored together up to about this size."""
@@ -35,6 +36,7 @@ _INSERT_RUNS = (
     "INSERT OR ROLLBACK INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, "
     "retention, deadline_at, record) VALUES {rows}"
 )
+# `ownership.finish`, of every run of a batch: `_tail` has seen that the lease holds it.
 _FINISH_RUNS = (
     "UPDATE OR ROLLBACK runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
     "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
@@ -87,7 +89,7 @@ class Transaction:
         self._tails: dict[str, Tail] = {}
         self._gone: set[str] = set()
         self._shared: dict[str, Tail | None] = {}
-        self._turns: dict[tuple[str, str], tuple[int, bool]] = {}
+        self._turns: dict[tuple[str, str], StepTurn] = {}
         self._turned: set[tuple[str, str]] = set()
         self._repeated: set[str] = set()
         self._runs: list[Any] = []
@@ -135,7 +137,10 @@ class Transaction:
         self._gone.add(run_id)
 
     def _verify(self, operations: Sequence[Operation]) -> None:
-        """Forget the runs whose lease was taken over by another process (J3): one query for the whole batch."""
+        """Forget the runs that a lease of this process does not hold any more (J3).
+
+        One query for the whole batch: `ownership.holds`, of every run that this process writes.
+        """
         leases = [op.lease for op in operations if not isinstance(op, (Create, Call))]
         wanted = {lease.run_id for lease in leases if lease is not None and lease.owner != ENGINE}
         held = [value for run_id in wanted if run_id in self._known for value in (run_id, self._known[run_id].token)]
@@ -153,41 +158,34 @@ class Transaction:
         self._repeated = {run_id for (run_id,) in execute(self._connection, there, 1, ids)}
 
     def holds(self, lease: Lease) -> bool:
-        """Whether a lease is the current one, and nobody has taken its step over."""
+        """Whether a lease is the current one, and no other process has taken its step over."""
         if self._tail(lease) is None:
             return False
-        held = not lease.step or self.turn(lease.run_id, lease.step)[0] <= lease.turn
+        held = not lease.step or ownership.has_turn(self.turn(lease.run_id, lease.step), lease.turn)
         if not held:
             self.lost.add(lease)
         return held
 
     # Entrusted runs: many processes write them, so where their logs end is read in each transaction.
 
-    def turn(self, run_id: str, step: str) -> tuple[int, bool]:
-        """The newest turn at a step, 0 if it was never taken, and whether its entry is written."""
+    def turn(self, run_id: str, step: str) -> StepTurn:
+        """The newest turn at a step."""
         known = self._turns.get((run_id, step))
         if known is None:
             query = "SELECT turn, finished FROM turns WHERE run_id = ? AND step = ?"
             row = self._connection.execute(query, (run_id, step)).fetchone()
-            known = self._turns[run_id, step] = (0, False) if row is None else (row[0], bool(row[1]))
+            known = self._turns[run_id, step] = NOT_BEGUN if row is None else StepTurn(row[0], bool(row[1]))
         return known
 
-    def set_turn(self, run_id: str, step: str, turn: int, *, finished: bool = False) -> None:
-        """Who writes of a step from here on."""
-        self._turns[run_id, step] = turn, finished
+    def set_turn(self, run_id: str, step: str, turn: StepTurn) -> None:
+        """Only this turn, or a later one, writes of a step from here on."""
+        self._turns[run_id, step] = turn
         self._turned.add((run_id, step))
-
-    def _has_turn(self, lease: Lease) -> bool:
-        turn, finished = self.turn(lease.run_id, lease.step)
-        return turn <= lease.turn and not finished
 
     def _shared_tail(self, lease: Lease) -> Tail | None:
         if lease.run_id not in self._shared:
             row = self._connection.execute(
-                f"SELECT {RECORD_COLUMNS}, "  # noqa: S608
-                "(SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "
-                "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = runs.id) "
-                "FROM runs WHERE id = ? AND owner = ?",
+                f"SELECT {RECORD_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id = ? AND owner = ?",  # noqa: S608
                 (lease.run_id, ENGINE),
             ).fetchone()
             tail = None if row is None else Tail(row[10], row[-2], row[-1], announced(decode_record(row)))
@@ -195,7 +193,7 @@ class Transaction:
         return self._shared[lease.run_id]
 
     def _tail(self, lease: Lease) -> Tail | None:
-        """The end of a run's logs, if the lease is the current one."""
+        """The end of a run's logs, if the lease is the current one: `ownership.holds`, as `_verify` has looked."""
         if lease.owner == ENGINE:
             shared = self._shared_tail(lease)
             if shared is None or shared.token != lease.token:
@@ -220,11 +218,11 @@ class Transaction:
             return
         run_id = lease.run_id
         if lease.step:
-            if not self._has_turn(lease):
+            if not ownership.may_append(self.turn(run_id, lease.step), lease.turn):
                 self.lost.add(lease)
                 return
             if operation.entry is not None:
-                self.set_turn(run_id, lease.step, lease.turn, finished=True)
+                self.set_turn(run_id, lease.step, StepTurn(lease.turn, finished=True))
         if operation.entry is not None:
             self._entries += (run_id, tail.position, ENCODE(operation.entry))
             tail.position += 1

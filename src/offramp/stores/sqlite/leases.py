@@ -1,7 +1,8 @@
 """The lease port on SQLite: who may write which run.
 
 A run's `owner` and `token` change only inside the writer's transactions of some process; SQLite's write lock makes
-each change of hands one atomic step.
+each change of hands one atomic step. A move of one run reads its row, asks `core.ownership`, and writes what that
+answers; a statement about many runs names the rule that it restates.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from offramp.core import ownership
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
-from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN, Ownership, require_same, signal
+from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, Ownership, shown
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
@@ -27,7 +29,7 @@ from offramp.ports.store import (
 )
 from offramp.stores.sqlite.batch import Call, Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
-from offramp.stores.sqlite.rows import RECORD_COLUMNS, decode_record
+from offramp.stores.sqlite.rows import OWNED_COLUMNS, TAIL_COLUMNS, decode_record, ownership_in
 from offramp.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -36,8 +38,24 @@ FAR_FUTURE = 253_402_300_799.0
 """The last second of the year 9999, for a run that only a signal wakes."""
 OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
-_UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL"
-_UNHEARD = "UPDATE runs SET unheard = unheard + 1 WHERE id = ? AND owner = ? AND status IN ('queued', 'running')"
+_READ = f"SELECT {OWNED_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
+_READ_WITH_TAILS = f"SELECT {OWNED_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
+# Of a long value only the length is read.
+_READ_WITH_SIGNALS = (
+    f"SELECT {OWNED_COLUMNS}, (SELECT count(*) FROM signals WHERE run_id = runs.id), "  # noqa: S608
+    "(SELECT coalesce(sum(length(value)), 0) FROM signals WHERE run_id = runs.id) FROM runs WHERE id = ?"
+)
+# A record may be long, and giving a run back needs nothing of it.
+_READ_WITHOUT_RECORD = (
+    "SELECT status, owner, token, path, started_at, parked_until, cancel_requested, left_by, unheard, deadline_at, "
+    "(SELECT count(*) FROM signals WHERE run_id = runs.id) FROM runs WHERE id = ?"
+)
+_MOVE = (
+    "UPDATE runs SET status = ?, owner = ?, token = ?, path = ?, started_at = ?, parked_until = ?, "
+    "cancel_requested = ?, left_by = ?, unheard = ? WHERE id = ?"
+)
+# `ownership.unpark`, of every run.
+_UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL WHERE parked_until <= ?"
 _SUSPICION = "deaths, deaths_alone, deaths_silent, company"
 _HELD = f"SELECT {_SUSPICION} FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"  # noqa: S608
 _HEADS = f"SELECT id, priority, {_SUSPICION} FROM runs INDEXED BY {{index}} WHERE status = 'queued' AND {{which}} "  # noqa: S608
@@ -127,9 +145,10 @@ class SQLiteLeases:
         marks = ",".join("?" * len(pipelines))
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
-            connection.execute(f"{_UNPARK} WHERE parked_until <= ?", (now,))
+            connection.execute(_UNPARK, (now,))
             due = _due(connection, owner, limit, pipelines)
-            return [_take(connection, transaction, owner, run_id, now) for run_id in due]
+            claims = [_claim(connection, transaction, owner, run_id, now) for run_id in due]
+            return [claim for claim in claims if claim is not None]
 
         # An empty queue is the common answer: look before waiting for the write lock.
         query = (
@@ -142,33 +161,23 @@ class SQLiteLeases:
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
-
-        def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
-            free = (
-                "SELECT 1 FROM runs WHERE id = ? AND (status = 'queued' OR parked_until IS NOT NULL "
-                "OR (owner = ? AND deadline_at <= ?))"
-            )
-            row = connection.execute(free, (run_id, ENGINE, now - ENTRUSTED_GRACE_S)).fetchone()
-            return None if row is None else _take(connection, transaction, owner, run_id, now)
-
-        return await self._change("claim", change)
+        return await self._change(
+            "claim", lambda connection, transaction: _claim(connection, transaction, owner, run_id, now)
+        )
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> None:
-            until = None
-            if parked is not None and parked.signals_seen == _count_signals(connection, lease.run_id):
-                until = min(parked.until, FAR_FUTURE)
-            changed = connection.execute(
-                # One that is to be cancelled is not parked: whoever takes it off the queue ends it.
-                "UPDATE runs SET status = iif(?1 IS NULL OR cancel_requested, 'queued', 'running'), owner = NULL, "
-                "parked_until = iif(cancel_requested, NULL, min(?1, coalesce(deadline_at, ?1))), left_by = ?5 "
-                "WHERE id = ?2 AND owner = ?3 AND token = ?4",
-                (until, lease.run_id, lease.owner, lease.token, "exit" if parked is None else "wait"),
-            )
-            if changed.rowcount == 0:
+            row = connection.execute(_READ_WITHOUT_RECORD, (lease.run_id,)).fetchone()
+            if row is None or not ownership.holds(run := Ownership(*row[:-1]), lease.owner, lease.token):
                 raise LeaseLost(f"{lease.run_id} cannot be released here: another process owns it now")
+            if parked is None:
+                moved = ownership.release(run)
+            else:
+                until = min(parked.until, FAR_FUTURE)
+                moved = ownership.park(run, until, seen=parked.signals_seen, sent=row[-1])
+            _move(connection, lease.run_id, run, moved)
             transaction.forget(lease.run_id)
 
         await self._change("release" if parked is None else "park", change, durable=True)
@@ -179,24 +188,19 @@ class SQLiteLeases:
         """Keep a signal and wake its run if that is parked."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
-            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
+            row = connection.execute(_READ_WITH_SIGNALS, (run_id,)).fetchone()
             if row is None:
                 return None
-            record = decode_record(row)
+            record, run, count, size = decode_record(row), ownership_in(row), row[-2], row[-1]
             known = "SELECT name, value FROM signals WHERE run_id = ? AND key = ?"
-            kept = None if key is None else connection.execute(known, (run_id, key)).fetchone()
-            if kept is not None:
-                require_same(kept, name, value)
+            same_key = None if key is None else connection.execute(known, (run_id, key)).fetchone()
+            if same_key is not None:
+                ownership.require_same(same_key, name, value)
                 return record
-            # Of a long value only the length is read.
-            sums = "SELECT count(*), coalesce(sum(length(value)), 0) FROM signals WHERE run_id = ?"
-            count, size = connection.execute(sums, (run_id,)).fetchone()
-            signal(Ownership(record.status, None), run_id, count, size + len(value))
+            moved = ownership.signal(run, run_id, count, size + len(value))
             connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", (run_id, count, name, value, at, key))
-            connection.execute(_UNHEARD, (run_id, ENGINE))
-            if connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,)).rowcount:
-                record.status = "queued"
-            return record
+            _move(connection, run_id, run, moved)
+            return shown(record, moved)
 
         return await self._change("signal", change, durable=True, asked_at=time.monotonic())
 
@@ -207,7 +211,7 @@ class SQLiteLeases:
         return await self._database.read(lambda connection: dict(connection.execute(query).fetchall()))
 
     async def overdue(self, now: float) -> Sequence[str]:
-        """Runs that nobody owns and whose deadline has passed."""
+        """Runs without an owner whose deadline has passed: `ownership.is_overdue`, of every run."""
         query = (
             "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL "
             "AND (owner IS NULL OR (owner = ? AND deadline_at <= ?)) LIMIT ?"
@@ -220,13 +224,12 @@ class SQLiteLeases:
         """Note the wish on a run that is not finished."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
-            connection.execute(
-                "UPDATE runs SET cancel_requested = 1 WHERE id = ? AND status IN ('queued', 'running')", (run_id,)
-            )
-            connection.execute(f"{_UNPARK} WHERE id = ? AND parked_until IS NOT NULL", (run_id,))
-            connection.execute(_UNHEARD, (run_id, ENGINE))
-            row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
-            return None if row is None else decode_record(row)
+            row = connection.execute(_READ, (run_id,)).fetchone()
+            if row is None:
+                return None
+            moved = ownership.cancel(run := ownership_in(row))
+            _move(connection, run_id, run, moved)
+            return shown(decode_record(row), moved)
 
         return await self._change("cancel", change, durable=True)
 
@@ -234,15 +237,14 @@ class SQLiteLeases:
         """Give a run to the engine."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
-            known = "SELECT owner, token FROM runs WHERE id = ? AND status IN ('queued', 'running')"
-            row = connection.execute(known, (run_id,)).fetchone()
-            if row is None:
+            row = connection.execute(_READ, (run_id,)).fetchone()
+            moved = None if row is None else ownership.assign(run := ownership_in(row), now)
+            if moved is None:
                 return None
-            if row[0] == ENGINE:
-                return Claim(_record(connection, run_id), Lease(run_id, ENGINE, row[1]), fresh=False)
-            claim = _take(connection, transaction, ENGINE, run_id, now)
+            _move(connection, run_id, run, moved)
             transaction.forget(run_id)  # no process has its ends to itself
-            return claim._replace(fresh=True)
+            record = shown(decode_record(row), moved)
+            return Claim(record, Lease(run_id, ENGINE, moved.token), fresh=run.owner != ENGINE)
 
         return await self._change("claim", change, durable=True)
 
@@ -252,11 +254,9 @@ class SQLiteLeases:
         def change(_connection: sqlite3.Connection, transaction: Transaction) -> Turn:
             if not transaction.holds(lease):
                 raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
-            turn, finished = transaction.turn(lease.run_id, step)
-            if not finished:
-                turn = max(turn, FIRST_TURN) + 1
-                transaction.set_turn(lease.run_id, step, turn)
-            return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn), finished)
+            turn = ownership.take_turn(transaction.turn(lease.run_id, step))
+            transaction.set_turn(lease.run_id, step, turn)
+            return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn.number), turn.finished)
 
         return await self._change("", change)
 
@@ -267,7 +267,7 @@ class SQLiteLeases:
         return [row[0] for row in rows]
 
     async def heard(self, run_id: str) -> None:
-        """The engine was told of one thing."""
+        """The engine knows of one notice more: `ownership.acknowledge`."""
         statement = "UPDATE runs SET unheard = unheard - 1 WHERE id = ? AND unheard > 0"
         await self._change("", lambda connection, _: connection.execute(statement, (run_id,)).rowcount)
 
@@ -275,15 +275,6 @@ class SQLiteLeases:
         """Close the connection of the lease thread."""
         with self._own_lock:
             self._own.close()
-
-
-def _record(connection: sqlite3.Connection, run_id: str) -> RunRecord:
-    return decode_record(connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone())  # noqa: S608
-
-
-def _count_signals(connection: sqlite3.Connection, run_id: str) -> int:
-    count: int = connection.execute("SELECT count(*) FROM signals WHERE run_id = ?", (run_id,)).fetchone()[0]
-    return count
 
 
 def _forget(connection: sqlite3.Connection, owner: str, left_by: LeftBy, *, blames: bool = True) -> int:
@@ -295,7 +286,7 @@ def _forget(connection: sqlite3.Connection, owner: str, left_by: LeftBy, *, blam
             "UPDATE runs SET deaths = ?, deaths_alone = ?, deaths_silent = ?, company = ? WHERE id = ?",
             [(*suspicion, row[0]) for suspicion, row in zip(known, rows, strict=True)],
         )
-    # The token grows at the next claim; until then nobody owns the run, so its former owner cannot write either.
+    # `ownership.release`, of every run that it held.
     statement = "UPDATE runs SET status = 'queued', owner = NULL, left_by = ? WHERE owner = ?"
     return connection.execute(statement, (left_by, owner)).rowcount
 
@@ -315,20 +306,21 @@ def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequ
     return choose(found, [Suspicion(*row) for row in connection.execute(_HELD, (owner,))], limit)
 
 
-def _take(connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float) -> Claim:
-    row = connection.execute(f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()  # noqa: S608
-    record, token = decode_record(row), row[10] + 1
-    fresh = record.started_at is None
-    record.status, record.path, record.started_at = "running", "deep", record.started_at or now
-    connection.execute(
-        "UPDATE runs SET status = 'running', path = 'deep', parked_until = NULL, owner = ?, token = ?, started_at = ? "
-        "WHERE id = ?",
-        (owner, token, record.started_at, run_id),
-    )
-    position, seq = connection.execute(
-        "SELECT (SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = :run), "
-        "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = :run)",
-        {"run": run_id},
-    ).fetchone()
-    transaction.hold(run_id, Tail(token, position, seq, announced(record)))
-    return Claim(record, Lease(run_id, owner, token), fresh)
+def _move(connection: sqlite3.Connection, run_id: str, run: Ownership, moved: Ownership) -> None:
+    """Write what a rule answered, unless it left the run as it was."""
+    if moved != run:
+        connection.execute(_MOVE, (*moved[:-1], run_id))
+
+
+def _claim(
+    connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float
+) -> Claim | None:
+    """Give a run to an owner if it is free; one read has all that the decision and the claim need."""
+    row = connection.execute(_READ_WITH_TAILS, (run_id,)).fetchone()
+    moved = None if row is None else ownership.claim(run := ownership_in(row), owner, now)
+    if moved is None:
+        return None
+    _move(connection, run_id, run, moved)
+    record = shown(decode_record(row), moved)
+    transaction.hold(run_id, Tail(moved.token, row[-2], row[-1], announced(record)))
+    return Claim(record, Lease(run_id, owner, moved.token), ownership.is_fresh(run))

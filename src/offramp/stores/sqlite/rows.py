@@ -8,6 +8,7 @@ import msgspec
 
 from offramp.core.events import RESULT_INLINE_BYTES_MAX
 from offramp.core.failure import Failure
+from offramp.core.ownership import Ownership
 from offramp.core.run import Demotion, Route, RunRecord, Webhook
 
 ENCODE = msgspec.msgpack.Encoder().encode
@@ -15,6 +16,13 @@ ENCODE = msgspec.msgpack.Encoder().encode
 _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
 _DEATHS = ", deaths, deaths_alone, deaths_silent, company, left_by"
 RECORD_COLUMNS = _COLUMNS + "result" + _DEATHS
+OWNED_COLUMNS = RECORD_COLUMNS + ", owner, parked_until, unheard, deadline_at"
+"""A record, and all else that the table of ownership decides on: one read has both."""
+TAIL_COLUMNS = (
+    "(SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "
+    "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = runs.id)"
+)
+"""Where a run's journal and event log end."""
 LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END" + _DEATHS
 """The same without large results: a page must not grow with them."""
 
@@ -60,8 +68,13 @@ def without_data(encoded: bytes) -> bytes:
     return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
 
 
+def ownership_in(row: tuple[Any, ...]) -> Ownership:
+    """What decides about a run's moves, from `OWNED_COLUMNS`."""
+    return Ownership(row[1], row[17], row[10], row[2], row[3], row[18], bool(row[5]), row[16], row[19], row[20])
+
+
 def decode_record(row: tuple[Any, ...]) -> RunRecord:
-    """A record from `RECORD_COLUMNS` or `LISTED_COLUMNS`."""
+    """A record from columns that begin with `RECORD_COLUMNS` or `LISTED_COLUMNS`."""
     kept = _decode_kept(row[7])
     return RunRecord(
         id=row[0],
@@ -79,5 +92,5 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         deaths_silent=row[14],
         company=row[15],
         left_by=row[16],
-        **{name: getattr(kept, name) for name in _Kept.__struct_fields__},
+        **msgspec.structs.asdict(kept),
     )

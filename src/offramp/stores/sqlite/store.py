@@ -55,7 +55,7 @@ class SQLiteRunLog:
         lease = self.lease
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
-            forgotten = (
+            forgotten = (  # if `ownership.holds`
                 "UPDATE runs SET deaths = 0, deaths_alone = 0, deaths_silent = 0, company = 0 "
                 "WHERE id = ? AND owner = ? AND token = ?"
             )
@@ -105,7 +105,7 @@ class SQLiteStore:
         """Move a leased run to the deep path."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
-            changed = connection.execute(
+            changed = connection.execute(  # if `ownership.holds`
                 "UPDATE runs SET path = 'deep', demotion = ? WHERE id = ? AND owner = ? AND token = ?",
                 (ENCODE(demotion), lease.run_id, lease.owner, lease.token),
             )
