@@ -70,11 +70,11 @@ async def test_engine_on_redis(harness, case):
 
 @pytest.mark.skipif(temporal.missing() is not None, reason=str(temporal.missing()))
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL]))
-async def test_engine_on_temporal(harness, case):
-    await prove_engine(case, harness)
+async def test_engine_on_temporal(play, harness, case):
+    await play()
 
 
 @pytest.mark.skipif((missing := temporal.missing() or valkey.missing()) is not None, reason=str(missing))
 @pytest.mark.parametrize(("harness", "case"), plays(engine_cases(), [TEMPORAL_REDIS]))
-async def test_engine_on_temporal_over_redis(harness, case):
-    await prove_engine(case, harness)
+async def test_engine_on_temporal_over_redis(play, harness, case):
+    await play()
