@@ -8,6 +8,8 @@ PHOENIX := .venv-phoenix
 AUDIT := .venv-audit
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
+# Tests wait more than they compute: half as many processes again as there are cores, up to four.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 3 * (os.cpu_count() or 1) // 2))')
 # How often make chaos kills.
 KILLS ?= 500
 # How much make fuzz sends.
@@ -55,8 +57,8 @@ demo: setup ## run the reference example, start to finish
 	$(BIN)/python examples/reference_desk/demo.py
 
 # worksteal: a few tests start real processes and take long; a free worker takes over the tests behind them.
-test: setup ## run the tests, in random order, on up to four cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(NO_SKIPS) $(ARGS)
+test: setup ## run the tests, in random order, in up to four processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(NO_SKIPS) $(ARGS)
 
 $(PHOENIX)/.setup: constraints-phoenix.txt | $(BIN)/python
 	$(PYTHON) -m venv $(PHOENIX)
