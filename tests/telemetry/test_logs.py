@@ -280,7 +280,7 @@ def test_every_line_of_a_service_can_be_read_by_a_program_and_holds_no_secret(tm
     about = [each for each in made if each.get("run_id") == run]
     demoted, resumed, shouting, failed = (
         next(each for each in about if word in each["message"])
-        for word in ("was demoted", "goes on here", "shouting", "of echo failed")
+        for word in ("was demoted", "from its journal", "shouting", "of echo failed")
     )
     assert [each["process"] for each in (demoted, resumed, shouting, failed)] == ["gateway", *["worker 1"] * 3]
     assert demoted["reason"] == "budget"

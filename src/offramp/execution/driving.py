@@ -72,8 +72,8 @@ class Begun(NamedTuple):
 
         Args:
             attempt: which this is.
-            grace_s: seconds it may go on after a cancellation.
-            gives_up: told of code that did not end by then; it is closed after that.
+            grace_s: seconds it may continue after a cancellation.
+            gives_up: receives code that did not end by then, before it is closed.
 
         Raises:
             CancelledError: it was cancelled, whatever it made of that.
@@ -121,7 +121,7 @@ def _asked(task: asyncio.Task[Any] | None) -> int:
 
 @types.coroutine
 def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Generator[Any, Any, tuple[bool, Any]]:
-    """Follow the code to its end: true and its result. If it goes on after a cancellation: false and what it awaits."""
+    """Follow the code to its end: true and its result. If it ignores a cancellation: false and what it awaits."""
     run, work, waits_for = begun
     try:
         while _asked(task) == before:
@@ -140,7 +140,7 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
 
 
 def _is_awaitable(waits_for: Any) -> bool:
-    """Whether a task of this loop can wait for it: else it is told of its mistake when it tries."""
+    """Whether a task of this loop can wait for it; anything else it refuses when it tries."""
     task = _running_task()
     if task is None or not asyncio.isfuture(waits_for) or waits_for is task:
         return False
@@ -157,14 +157,14 @@ async def _done(waits_for: Any, *others: asyncio.Future[None]) -> None:
 
 
 def _interrupted(run: Callable[..., Any], work: Work, waits_for: Any, error: BaseException) -> Any:
-    """Tell code of what was thrown into its task, as a task does: what it waits for hears of a cancellation first."""
+    """Throw an exception into code as a task does: a cancellation goes to the awaited future first."""
     if isinstance(error, asyncio.CancelledError) and waits_for is not None and waits_for.cancel():
         return waits_for
     return run(work.throw, error)
 
 
 async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
-    """Let cancelled code go on; whether it ends within the grace."""
+    """Let cancelled code continue; whether it ends within the grace."""
     run, work, waits_for = begun
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()

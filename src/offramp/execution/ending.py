@@ -1,6 +1,6 @@
-"""Whether a cancellation or a deadline is to end a run, and what the run may do after its body was told.
+"""The end of a run from outside, by a cancellation or a deadline, and the time that it leaves the run.
 
-Then steps start in `offramp.cleanup()` alone; the paths end the run when `until` says that its time is over.
+Once its body is struck, steps start in `offramp.cleanup()` alone; the paths end the run at the time of `until`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("offramp")
 
 STRIKE_S_MAX = 60.0
-"""What the replay of a run that is to end gets to reach the place where it is struck; then it ends there and then."""
+"""For the replay of a run that is to end to reach the place where it is struck; without that, the run ends then."""
 
 
 class Cleanup:
@@ -37,18 +37,18 @@ class Cleanup:
 
 
 class Ending:
-    """Whether one executing run is to end from outside, and until when it is left alone; of one `Scope`."""
+    """The wish to end one executing run, and until when the run is left alone; of one `Scope`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.outcome: Outcome | None = None
-        """What it is to end with."""
+        """What the run is to end with; None while it need not end."""
         self.struck = False
-        """Whether its body was told."""
+        """Whether its body was cancelled for that."""
         self.late: set[str] = set()
-        """Keys of the calls that the body made after that."""
+        """Keys of the calls that the body made later."""
         self.cleanups: list[Cleanup] = []
-        """Those that are open."""
+        """The open ones."""
         self._closed: asyncio.Future[None] | None = None
         self._since = 0.0
         self._patience_s = 0.0
@@ -97,7 +97,7 @@ class Ending:
             self._closed.set_result(None)
 
     def strikes(self, at: float) -> None:
-        """The body is told; `at` in epoch seconds, in a replay the time of the first execution."""
+        """The body is struck; `at` in epoch seconds, in a replay the time of the first execution."""
         self._struck_at, self._since, self.struck = at, self._clock.monotonic(), True
 
     async def all_closed(self) -> None:

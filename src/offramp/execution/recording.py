@@ -60,13 +60,13 @@ class Recording(Gate):
         self.log.append(entry, event)
 
     async def turn(self, key: str) -> None:
-        """Wait until the body may be given the entry of this call, be it recorded just now or by an earlier execution.
+        """Wait until the body may be given the entry of this call, whether it is new or from an earlier execution.
 
         Called last: nothing of the run waits or is in flight for the call any more.
         """
         if await self.turnstile.turn(self.journal.position(key)):
             self._resting()
-        if self.state == "detached":  # the body goes on elsewhere: here it sees nothing more, until it is thrown away
+        if self.state == "detached":  # the body continues elsewhere; this one sees nothing more until it is dropped
             await asyncio.get_running_loop().create_future()
         ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
         if task is not None and task.cancelling() and key not in ending.late:
@@ -99,5 +99,5 @@ class Recording(Gate):
 
     @property
     def _progress(self) -> tuple[int, int]:
-        """Changes while a replay goes on."""
+        """Changes as a replay proceeds."""
         return self.journal.missing, self.turnstile.passed

@@ -106,7 +106,7 @@ class Execution:
         return True
 
     def strike(self) -> None:
-        """On the run's loop, of a run that is to end: see that its body is told."""
+        """On the run's loop, of a run that is to end: strike its body."""
         if self.scope.state in OVER or self.scope.state == "detached" or self._striking is not None:
             return
         if self._began and self._task is not None:  # else its beginning sees to it
@@ -114,7 +114,7 @@ class Execution:
             self._striking = asyncio.get_running_loop().create_task(striking, context=contextvars.Context())
 
     def _take_up_end(self) -> None:
-        """The run is to end: an earlier execution was told, or this one before its body began."""
+        """Strike a run whose body was struck in an earlier execution, or that was to end before its body began here."""
         scope = self.scope
         known = scope.journal.find(STRUCK)
         if known is not None and scope.ending.outcome is None:

@@ -107,7 +107,7 @@ class DeepPath(RunHost):
             replayed = _replayed(history)
             body = events.RunResumed(process.id, replayed, _why_here(record, history))
             runlog.append(None, events.draft(body, rfc3339(now)))
-            log.info("%s goes on here; finished steps taken over: %d", record.id, replayed, extra=about(record))
+            log.info("resuming %s from its journal (%d steps recorded)", record.id, replayed, extra=about(record))
             if record.deaths:
                 log.warning("%s is executed again: %s", record.id, _why_again(record), extra=about(record))
         self._live.start(record, runlog, history, self._traced(claim, history, began_ns), ending)
@@ -131,7 +131,7 @@ class DeepPath(RunHost):
         tracing, record = self._process.tracing, claim.record
         if tracing is None:
             return None
-        # What a worker takes up again later, as after a death or a wait, is no part of the trace that sent it.
+        # A run that a worker resumes later, as after a death or a wait, is not part of the trace that sent it.
         first = claim.fresh or (record.demotion is not None and not history.resumed)
         sent_at = record.created_at if record.demotion is None else record.demotion.at
         waited_s = self._process.clock.time() - sent_at if first else None
@@ -209,13 +209,13 @@ class DeepPath(RunHost):
 
 
 def _why_here(record: RunRecord, history: History) -> Literal["demotion"] | LeftBy | None:
-    """Why a run goes on in another process, or in this one anew."""
+    """Why a run resumes, in another process or in this one."""
     handed_over = record.left_by == "exit" and record.demotion is not None and not history.resumed
     return "demotion" if handed_over else record.left_by
 
 
 def _why_again(record: RunRecord) -> str:
-    """For an operator: what became of the processes that executed the run, and what it is executed beside now."""
+    """For an operator: how the processes that executed the run ended, and what it is executed beside now."""
     ended = how_processes_ended(record)
     if record.deaths < SUSPECT_DEATHS:
         return f"{ended} while it was under way"

@@ -46,7 +46,7 @@ class OffRamp:
         self._live = live
 
     async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
-        """Move a run from the fast to the deep path; does nothing when it has ended or is already on its way."""
+        """Move a run from the fast to the deep path; does nothing if it has ended or leaves already."""
         scope = run.execution.scope
         if scope.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
@@ -77,7 +77,7 @@ class OffRamp:
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
-        """Durable, owned, told, unless the run ends or is lost meanwhile; False when the store refused for now."""
+        """Journal durable, run owned, event written, unless it ends or is lost before. False if the store refused."""
         record, execution, scope = run.record, run.execution, run.execution.scope
         try:
             await run.log.durable()
@@ -90,7 +90,7 @@ class OffRamp:
             return True
         record.path, record.demotion = "deep", demotion
         scope.facts.path = "deep"
-        self._process.feed.left(record.id)  # before others write: readers here are told from their first event on
+        self._process.feed.left(record.id)  # before others write: readers here need their events, too
         if run.trace is not None:
             run.trace.demoted(demotion)
         body = events.RunDemoted(
@@ -114,17 +114,17 @@ class OffRamp:
         return True
 
     async def _shared(self, run: LiveRun) -> bool:
-        """Let the engine go on at once, where it can, and deliver what was in flight as it ends."""
+        """Let the engine continue at once, where it can, and deliver the steps in flight as they end."""
         scope, shared, sharing = run.execution.scope, run.log, self._engine.sharing
         if sharing is None or not isinstance(shared, SharedLog) or not scope.in_flight:
             return False
-        kept: dict[str, Attempt] = {}
+        delivering: dict[str, Attempt] = {}
 
         def detach() -> bool:
             if not scope.move("detach"):
                 return False
-            kept.update(scope.in_flight)
-            shared.keep(kept)
+            delivering.update(scope.in_flight)
+            shared.keep(delivering)
             return True
 
         lease = await sharing.share(run.record, list(scope.in_flight), detach)
@@ -133,22 +133,22 @@ class OffRamp:
                 self._live.drop(run)
             return run.state != "leaving"
         shared.share(lease)
-        await self._deliver(run, shared, sharing, kept)
+        await self._deliver(run, shared, sharing, delivering)
         return True
 
-    async def _deliver(self, run: LiveRun, shared: SharedLog, sharing: Sharing, kept: dict[str, Attempt]) -> None:
+    async def _deliver(self, run: LiveRun, shared: SharedLog, sharing: Sharing, delivering: dict[str, Attempt]) -> None:
         changed, scope = run.changes(), run.execution.scope
-        while kept and self._live.get(run.record.id) is run:
+        while delivering and self._live.get(run.record.id) is run:
             changed.clear()
-            gone = [key for key in kept if key not in scope.in_flight]
-            if not gone:
+            ended = [key for key in delivering if key not in scope.in_flight]
+            if not ended:
                 await changed.wait()
-            for key in gone:
-                attempt = kept.pop(key)
-                # What a cancelled run leaves is followed by nothing.
+            for key in ended:
+                attempt = delivering.pop(key)
+                # Nothing follows the steps of a cancelled run.
                 if key not in shared.over and not scope.journal.has(key) and not scope.facts.cancelled:
                     self._give_up(attempt)
-            if gone:
+            if ended:
                 try:
                     await shared.durable()
                     await sharing.delivered(run.record.id)
@@ -158,7 +158,7 @@ class OffRamp:
             self._live.drop(run)
 
     def _give_up(self, attempt: Attempt) -> None:
-        """A body gave a step up here, by a timeout of its own as a rule; where it goes on, it may not."""
+        """Offer a step again that the body gave up here, as by its own timeout; elsewhere it may not give it up."""
         name, key, number = attempt.call.name, attempt.key, attempt.number
         failure = Failure(events.INTERRUPTED, "the pipeline gave this attempt up where it ran", name, number)
         body = events.StepRetrying(name, key, number, failure.public(), 0.0)
@@ -169,7 +169,7 @@ class OffRamp:
         return SharedLog(self._process.store, runlog) if self._engine.sharing else runlog
 
     async def hand_over(self, run: LiveRun) -> None:
-        """Give a deep run back at its next step boundary, so that another process goes on with it."""
+        """Give a deep run back at its next step boundary, for another process to continue."""
         if run.execution.scope.move("leave"):
             await self._leave(run)
 
@@ -194,7 +194,7 @@ class OffRamp:
         while True:
             try:
                 await self._engine.release(run.lease, run.execution.scope.rest)
-            except StoreError as error:  # it is held here until the store says otherwise, and nobody executes it
+            except StoreError as error:  # until it takes the run back, no process executes it
                 log.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
             else:
                 return

@@ -150,7 +150,7 @@ class LiveRun(Observer):
 
 
 class Watcher:
-    """Gets the exception behind a failed run, if the run fails in this process; kept alive by who made it."""
+    """Gets the exception behind a failed run, if the run fails in this process; its maker keeps it alive."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -190,7 +190,7 @@ class LiveRuns:
         process.metrics.live("fast", lambda: self.count("fast"))
         process.metrics.live("deep", lambda: self.count("deep"))
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
-        """Who in this process wants the exception itself of a run that fails here, by run id."""
+        """Receivers of the exception itself of a run that fails in this process, by run id."""
 
     def start(
         self,
@@ -269,7 +269,7 @@ class LiveRuns:
         return 0.0 if since is None else time.monotonic() - since
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
-        """The pipeline is over: its outcome becomes durable, then the terminal event tells everybody."""
+        """The pipeline is over: its outcome becomes durable, then the terminal event is visible."""
         if error is not None and run.execution.scope.ending.outcome is not None:
             tell_of_failure(run.record.id, outcome, error)
             error = None
@@ -343,17 +343,17 @@ class LiveRuns:
         self.first_events.forget(run.record.id)
 
     def lost(self, lease: Lease) -> None:
-        """A lease is gone: the execution that holds it ends. One of the same run under a newer lease goes on."""
+        """End the execution whose lease is lost; one of the same run under a newer lease continues."""
         run = self.get(lease.run_id)
-        # One that has ended is not dropped: its outcome is on its way to the same refusal, which is told then.
+        # A run that has ended is not dropped: the store refuses its outcome, and that is logged.
         if run is not None and run.lease == lease and run.state != "ended":
             self._process.metrics.lost()
-            log.warning("%s: the lease was lost; another process goes on with it", lease.run_id)
+            log.warning("%s: the lease was lost; another process continues it", lease.run_id)
             self.drop(run)
 
 
 def _tell(record: RunRecord, outcome: Outcome) -> None:
-    """A line about a run that ended badly: where and with which code; what the error says may be anybody's secret."""
+    """Log where a run ended badly, and with which code; the message of its error may hold secrets."""
     if outcome.status not in {"failed", "expired"} or outcome.error is None:
         return
     code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt

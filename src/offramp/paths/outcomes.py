@@ -29,7 +29,7 @@ def expired(record: RunRecord) -> Outcome:
 
 
 def how_processes_ended(record: RunRecord) -> str:
-    """What became of the processes that executed a run, one after the other."""
+    """How the processes that executed a run ended, one after the other."""
     deaths, silent = record.deaths, record.deaths_silent
     count = "a process" if deaths == 1 else f"{deaths} processes in a row"
     if silent == UNTOLD:

@@ -1,4 +1,4 @@
-"""The log of a run that goes on elsewhere while steps of it are in flight here: from then on, of those steps alone.
+"""A run's log after handover: accepts writes only from steps still running here.
 
 Writes that come while the run changes hands are kept back until it is known what they are made under.
 """
@@ -42,7 +42,7 @@ class SharedLog:
         self._back: list[tuple[str, Entry | None, Draft | None]] | None = None
         self._commits: list[Commit[None]] = []
         self.over: set[str] = set()
-        """The steps that have said how they ended, be it that another attempt follows."""
+        """The steps whose end is recorded, or that another attempt follows."""
 
     @property
     def lease(self) -> Lease:
