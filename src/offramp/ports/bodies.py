@@ -1,7 +1,7 @@
-"""What an engine needs that calls pipelines itself, in a place of its own, instead of handing whole runs to a process.
+"""The port of an engine that calls pipeline bodies itself, instead of handing whole runs to a process.
 
-Such an engine owns the schedule: it calls a body wherever it likes, as often as it likes, and has each step executed by
-whatever process it chooses. `BodyHost`, implemented by `paths`, executes; `Outside` is what a body reaches meanwhile.
+Such an engine owns the schedule: it calls a body wherever and as often as it likes, and chooses the process that
+executes each step. `BodyHost`, implemented by `paths`, executes; `Outside` is how a body reaches the engine.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from offramp.ports.clock import Clock
 from offramp.ports.store import Claim, Lease
 
 PAYLOAD_BYTES_MAX = 256 * 1024
-"""Of one argument list, one step's result, one input or signal, where an engine carries them: Temporal's server warns
-at 512 KiB and refuses 2 MiB. What is larger is kept elsewhere and travels as a reference, or is refused."""
+"""The limit of an argument list, a step's result, an input or a signal carried by an engine: Temporal's server warns at
+512 KiB and refuses 2 MiB. A larger value travels as a reference, or is refused."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a body may know of its run: nothing that changes while the run is on its way."""
+    """The facts of a run that its body may know: none that changes while the run executes."""
 
     run_id: str
     pipeline: str
@@ -40,14 +40,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """What the spans of a run hang on from where an engine took it up, whichever process makes them.
+    """The trace context of a run on an engine, for spans made by any process.
 
     Attributes:
-        trace: the context, as headers, of the run's own span, which is made when the run has ended.
-        session: what all of them belong to.
+        trace: the context, as headers, of the run's own span, which is recorded when the run has ended.
+        session: the session id of all spans.
         parent: the id of the span around the run's, in hexadecimal.
         began_ns: when the run's span begins, in epoch nanoseconds.
-        replayed_steps: what was finished then.
+        replayed_steps: how many steps were finished then.
     """
 
     trace: dict[str, str]
@@ -58,18 +58,18 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What earlier executions left: see `execution.History`."""
+    """The history of a run from earlier executions, see `execution.History`."""
 
     entries: list[Entry] = []
     interrupted: dict[str, StepState] = {}
     signals: list[tuple[str, bytes]] = []
     waiting: list[str] = []
     elsewhere: list[str] = []
-    """The keys of steps that are in flight where the run was demoted."""
+    """The keys of steps in flight in the process that demoted the run."""
 
 
 class StepCall(msgspec.Struct, frozen=True):
-    """One step call of a body; `decides` when it is to be found out what became of an interrupted one instead."""
+    """One step call of a body; `decides` to call `on_unknown` for an interrupted one instead."""
 
     name: str
     key: str
@@ -85,13 +85,13 @@ class StepTerms(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What is around an attempt.
+    """The context of an attempt.
 
     Attributes:
-        part: what its spans hang on.
+        part: the trace context of its spans.
         queued_s: how long it waited for a worker.
         opens: whether no step of the run has ended before.
-        left: how many of those who began it and did not end it were told to stop, and so did not die of it.
+        left: how many of the processes that began it without ending it stopped in order, and so did not die of it.
     """
 
     part: Part | None = None
@@ -101,7 +101,7 @@ class Scene(NamedTuple):
 
 
 class TryAgain(Exception):
-    """An attempt failed, and another is to be made after `delay_s`; it is announced already."""
+    """An attempt failed and was announced; another follows after `delay_s`."""
 
     def __init__(self, failure: Failure, delay_s: float) -> None:
         super().__init__(failure.message)
@@ -110,58 +110,58 @@ class TryAgain(Exception):
 
 
 class Playing(Protocol):
-    """A body that is being executed; every method is called where the body is."""
+    """An executing body; every method is called in its process."""
 
     async def ended(self) -> Outcome | None:
-        """Wait for the end; None when it was cut instead."""
+        """Wait for the outcome; None if `cut` ended it instead."""
 
     def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
         """All signals of the run so far."""
 
     def cancel(self) -> None:
-        """End it `cancelled`: what is under way is cancelled, no step starts but to clean up."""
+        """End it `cancelled`: steps under way are cancelled, and only cleanup steps start."""
 
     def expire(self) -> None:
         """End it `expired`, likewise."""
 
     def give_up(self) -> None:
-        """End it so, whatever its code does; where it cleans up, when the time for that is over."""
+        """End it with that outcome, whatever its code does; during a cleanup, once the time for that is over."""
 
     def stop_at_boundary(self) -> None:
         """Let no further step start."""
 
     def seen(self) -> list[str]:
-        """The keys of what this execution waited for and recorded, in the order in which the body saw it."""
+        """The keys of the results of this execution, in the order in which the body saw them."""
 
     def cut(self) -> bool:
-        """End this execution, without an outcome, unless a step is under way: it is called again with what is known."""
+        """End this execution without an outcome, unless a step is under way; the body will be called again."""
 
 
 class Outside(Protocol):
-    """What a body reaches: implemented by the engine, used where the body is executed."""
+    """The engine as a body sees it: implemented by the engine, used in the body's process."""
 
     @property
     def clock(self) -> Clock:
-        """Time that a repetition of the body sees again."""
+        """A clock that gives a repetition of the body the same times."""
 
     keeps_timers: bool
-    """Whether what the body sets by plain asyncio is journaled, as in every run that began since that is done."""
+    """Whether the body's plain asyncio timers are journaled, as in every run since that was introduced."""
 
     @property
     def repeats(self) -> bool:
-        """Whether the body is just being executed again up to where it was."""
+        """Whether the body is being replayed up to its last position."""
 
     async def step(self, call: StepCall, arguments: bytes) -> Entry:
-        """Have a step executed, somewhere, until it succeeds or fails for good."""
+        """Execute a step in any process, until it succeeds or fails for good."""
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
-        """Write down what the body itself made, in order; `event` soon, an entry alone at the latest at the end."""
+        """Record entries and events of the body itself, in order; an event soon, an entry alone by the end."""
 
     async def written(self) -> None:
-        """Return when what the body made so far is written down."""
+        """Return when all records of the body so far are written."""
 
     def waited(self, what: str, began: float, *, over: bool) -> None:
-        """The body waited, since `began` in epoch seconds; `over` unless it gave that up. Not told by a repetition."""
+        """The body waited since `began`, in epoch seconds; `over` unless it gave that up. Not called in a replay."""
 
 
 class BodyHost(Protocol):
@@ -178,28 +178,28 @@ class BodyHost(Protocol):
         """Begin to execute a body in the running loop."""
 
     async def known(self, run_id: str) -> Known:
-        """What the store has of a run."""
+        """The run's history in the store."""
 
     def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
-        """A run was taken up by an engine, for the `first` time on the deep path; None where nothing is traced."""
+        """An engine took up a run, for the `first` time on the deep path; its trace context, None without tracing."""
 
     async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
-        """A process goes on with a run that another one began: say so in its log, and whether that is its demotion."""
+        """Append `run.resumed`: a process continues a run that another began, after a demotion if `demoted`."""
 
     def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
-        """The same, in its trace, where a body goes on that another process executed before."""
+        """The same in its trace, for a body that another process executed before."""
 
     def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
         """A body waited until now, see `Outside.waited`."""
 
     async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
-        """Execute one attempt of a step, in a turn that was taken (`lease.step`), and record what came of it.
+        """Execute one attempt of a step, in a turn that was taken (`lease.step`), and record its outcome.
 
         Returns:
-            The entry, written and on disk; with its failure where the step has failed for good.
+            The entry, on disk; with its failure if the step has failed for good.
 
         Raises:
-            TryAgain: it failed, and is to be tried again.
+            TryAgain: it failed, and another attempt follows.
             LeaseLost: another process has the step or the run now; or the run has ended, as this step killed too many.
         """
 

@@ -1,9 +1,9 @@
-"""A bound on what tenants have in a store: counted cheaply here, corrected by the store's own count.
+"""A bound on the runs of tenants in a store: counted cheaply here, corrected by the store's own count.
 
-Between two counts of the store this process adds what it accepts itself, so an ordinary request costs a look into a
-dictionary. At the bound the store is asked before anybody is refused. What other processes accept and what ends is
-learned by the next count: several together may pass the bound by what they accept between two counts, one alone never
-does. Nothing is kept, so a restart begins with the store's own count.
+Between two counts of the store this process adds the runs that it accepts, so an ordinary request costs one look into a
+dictionary. At the bound the store is asked before any request is refused. The next count includes runs that other
+processes accepted, and those that ended: several processes may together pass the bound by the runs they accept between
+two counts, one alone never does. Nothing is stored, so a restart begins with the store's own count.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from offramp.errors import StoreError
 from offramp.ports.clock import Clock
 
 COUNT_SHARE_MAX = 0.05
-"""Of the time, spent counting at most while nobody is at the bound."""
+"""The greatest share of the time spent counting while no tenant is at the bound."""
 
 log = logging.getLogger("offramp")
 
 
 class Bound:
-    """What each tenant has, and when one may have no more.
+    """The number of runs of each tenant, and whether it may have more.
 
     Args:
-        count: asks the store, all that was written here before included.
-        shares: made of a count.
+        count: asks the store, including all earlier writes of this process.
+        shares: made from a count.
         refusal: of one more for a tenant; None if it may have it.
         clock: when to count again.
         every_s: how old a count may be when a request comes, before another is made beside it; where it is older
@@ -52,7 +52,7 @@ class Bound:
         self._every_s = every_s
         self._held = shares({})
         self._since: Counter[str] = Counter()
-        """What was taken since the newest count began, and may be missing in it."""
+        """Runs accepted since the newest count began, which may be missing in it."""
         self._again_at = -math.inf
         self._counts_begun = 0
         self._lock = asyncio.Lock()
@@ -62,11 +62,11 @@ class Bound:
         """Count one more, which the caller then creates without waiting for anything in between.
 
         Returns:
-            What `give_back` takes, should it not come to be.
+            The argument for `give_back`, if the run is not created after all.
 
         Raises:
             RequestError: `refusal` says so.
-            StoreError: what there is cannot be counted now.
+            StoreError: the store cannot count now.
         """
         late_s = self._clock.monotonic() - self._again_at
         if late_s >= self._every_s:
@@ -83,7 +83,7 @@ class Bound:
         return self._counts_begun
 
     def give_back(self, tenant: str, taken: int) -> None:
-        """What was counted did not come to be; a count that began meanwhile does not see it anyway."""
+        """Uncount a run that was not created; a count that began meanwhile does not include it."""
         if taken == self._counts_begun:
             self._since[tenant] -= 1
             self._held.give_back(tenant)
@@ -95,7 +95,7 @@ class Bound:
                 self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def _count(self) -> None:
-        """Ask the store; who waits meanwhile shares the next count, so that one at a time is made."""
+        """Ask the store; callers that wait meanwhile share the next count, so only one is made at a time."""
         begun = self._counts_begun
         async with self._lock:
             if self._counts_begun > begun:
@@ -103,7 +103,7 @@ class Bound:
             self._counts_begun += 1
             self._since = Counter()
             began = self._clock.monotonic()
-            # Until it is there the count before it holds, with what was taken since: nothing slips in meanwhile.
+            # Until it arrives, the count before it holds, with the runs accepted since: none slips in meanwhile.
             held = self._made(await self._ask())
             for tenant in self._since.elements():
                 held.take(tenant)
@@ -115,4 +115,4 @@ class Bound:
         try:
             await self._count()
         except StoreError as error:
-            log.warning("what tenants have could not be counted: %s", error)
+            log.warning("the runs of tenants could not be counted: %s", error)

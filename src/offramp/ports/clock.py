@@ -18,8 +18,8 @@ class Clock(Protocol):
 
     C1 `monotonic` never goes back, whatever happens to `time`; timers go by it.
     C2 A timer that is not cancelled is called once, at or after its time, earlier ones first, and never before
-       `call_at` has returned: on a thread that runs no user code, so that the callback has to return at once.
-    C3 `random` is in [0, 1); `random_bytes` gives as many as are asked for, and not the same again.
+       `call_at` has returned: on a thread that runs no user code, so the callback must return at once.
+    C3 `random` is in [0, 1); `random_bytes` returns the requested number, and never the same bytes again.
     """
 
     def time(self) -> float:

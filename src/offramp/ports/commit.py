@@ -1,4 +1,4 @@
-"""A promise of the store: it resolves once what was written is on disk (or visible, if that was asked for)."""
+"""A promise of the store: it resolves once a write is on disk (or visible, if that was requested)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _wake(futures: list[asyncio.Future[None]]) -> None:
 def call_threadsafe(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> bool:
     """`loop.call_soon_threadsafe`, or False where that loop has been closed meanwhile.
 
-    In an empty context: what one request begins over there is no part of it, and may go on for others.
+    In an empty context: work that one request starts on that loop does not belong to it, and may outlive it.
     """
     try:
         loop.call_soon_threadsafe(callback, *args, context=contextvars.Context())

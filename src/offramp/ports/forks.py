@@ -1,7 +1,7 @@
-"""What a child that user code forks must not share with this process: the one place that resets it.
+"""Resets, in a child forked by user code, everything that it must not share with this process.
 
-A fork copies signal handlers, descriptors and locks, but no threads. Whatever of this process would act on the parent,
-or keep alive what the parent closes, is let go in the child. What other code set up is not touched.
+A fork copies signal handlers, descriptors and locks, but no threads. The child drops whatever would act on the parent,
+or keep open what the parent closes. It leaves everything set up by other code alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger("offramp")
 
 
 class Inherited(Protocol):
-    """What a fork copies, and the copy must not be used."""
+    """An object that a fork copies, and whose copy must not be used."""
 
     def forked(self) -> object:
-        """In the child, on its only thread: let go of what is the parent's. Takes no lock: another thread held it."""
+        """In the child, on its only thread: drop everything of the parent. No locks: another thread may hold one."""
 
 
 # Of the process, as the hooks are: Python has no way to take one back.
@@ -63,7 +63,7 @@ def signals(numbers: Sequence[signal.Signals], handler: Callable[[signal.Signals
 
 
 def close_copy(*descriptors: int) -> None:
-    """Close the child's copies of descriptors; what the parent has is left as it is."""
+    """Close the child's copies of descriptors; the parent's stay open."""
     for descriptor in descriptors:
         if descriptor >= 0:
             with contextlib.suppress(OSError):
@@ -80,7 +80,7 @@ def descriptor_of(transport: Any) -> int:
 
 
 def keep_for_ever(kept: object) -> None:
-    """Never let go of an object, not even when the interpreter ends: closing it would do harm in the child."""
+    """Keep an object alive even at the interpreter's exit: closing it would do harm in the child."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
@@ -112,7 +112,7 @@ def _in_child() -> None:
     if _handled:
         _reset_signals(tuple(_handled))
     owners = [reference() for reference in _inherited.values()]
-    _inherited.clear()  # a child of the child has nothing of it any more
+    _inherited.clear()  # a child of the child has no copy of it
     _handled.clear()
     for owner in owners:
         try:

@@ -1,11 +1,11 @@
-"""What processes tell each other so that nobody has to wait for a poll. Obligations of every adapter:
+"""Notifications between processes, which make waiting for a poll unnecessary. Obligations of every adapter:
 
-H1 A hint has no authority: it may be lost, repeated, late or forged, and its receiver only looks into the store sooner
-   than it would have. What is lost while the way is interrupted is made up for by one `missed` afterwards.
-H2 `send`, `follow` and `unfollow` may be called from any thread, while the process does anything else, and never wait.
+H1 A hint has no authority: it may be lost, repeated, late or forged, and only makes its receiver read the store sooner.
+   One `missed` makes up for all hints lost during an interruption, once it is over.
+H2 `send`, `follow` and `unfollow` may be called from any thread at any time, and never wait.
 H3 A hint of events reaches the processes that follow one of its runs; any other hint reaches every other process.
-H4 A process is not told what it sent itself.
-H5 Where it takes a moment until `follow` has an effect, the process is told of that run's events once it has.
+H4 A process does not receive its own hints.
+H5 If `follow` takes effect with a delay, the process receives a hint of that run's events once it has.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ IDS_MAX = 1_000
 
 
 class Hearer(Protocol):
-    """Who hints are for; called on the loop that opened them."""
+    """The receiver of hints; called on the loop that opened them."""
 
     def hinted(self, kind: Kind, ids: Sequence[str]) -> object:
-        """Another process says so of these runs."""
+        """Another process sent this hint about these runs."""
 
     def missed(self) -> object:
         """Hints of any kind may have been lost."""
 
 
 class Hints(Protocol):
-    """This process's end. See the obligations at the top of this module."""
+    """This process's side. See the obligations at the top of this module."""
 
     @property
     def port(self) -> int:
-        """Where the other processes of this machine reach it, for `Owner.port`; 0 where they need not know."""
+        """The port at which other processes of this machine reach it, for `Owner.port`; 0 if they need none."""
 
     async def open(self, hearer: Hearer) -> None:
-        """Begin to hear; does not wait for a server that is away."""
+        """Begin to receive; does not wait for an unavailable server."""
 
     def peers(self, owners: Sequence[Owner]) -> None:
-        """Who is there, as the store knows it."""
+        """The known processes, from the store."""
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
-        """Tell the others (H2, H3)."""
+        """Send a hint to the others (H2, H3)."""
 
     def follow(self, run_id: str) -> None:
-        """Events of this run are waited for here that another process writes (H3, H5)."""
+        """A reader here waits for events of this run, which another process writes (H3, H5)."""
 
     def unfollow(self, run_id: str) -> None:
-        """They are not any more."""
+        """No reader here waits for them any more."""
 
     async def close(self) -> None:
-        """Hear and send no more."""
+        """Receive and send no more."""

@@ -1,4 +1,4 @@
-"""What is asked of a listing of runs, and what comes of it."""
+"""A listing of runs: its filter and its pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RunFilter(msgspec.Struct, frozen=True):
 
 
 class Page(NamedTuple):
-    """Runs of a listing, newest first; `after` is what the next page goes on after, None where there is none."""
+    """One page of runs, newest first; `after` is the cursor of the next page, None if this is the last."""
 
     runs: list[RunRecord]
     after: str | None

@@ -1,4 +1,4 @@
-"""What a process is made of beside its runs: parts that start, drain and close."""
+"""The parts of a process beside its runs: each starts, drains and closes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Part:
         """Take on nothing new."""
 
     async def close(self) -> None:
-        """Release what this part holds; called also where it was not started."""
+        """Release everything that this part holds; called even if it was not started."""
 
 
 async def start_all(parts: Sequence[Part]) -> None:
