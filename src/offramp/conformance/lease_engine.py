@@ -176,7 +176,9 @@ async def an_entrusted_run_is_free_when_its_engine_lets_its_deadline_pass(stage:
     claim = await stage.leases.entrust(run.id, NOW)
     assert claim is not None
     assert not await _is_free(stage.leases, run, NOW + 10), "it was taken from its engine at once"
-    assert await stage.leases.claim_one("b", run.id, NOW + 10) is None
+    almost = NOW + 10 + ENTRUSTED_GRACE_S - 1
+    assert not await _is_free(stage.leases, run, almost), "it was taken from its engine before its grace was over"
+    assert await stage.leases.claim_one("b", run.id, almost) is None
     assert await _is_free(stage.leases, run, NOW + 10 + ENTRUSTED_GRACE_S)
     other = await stage.queued()
     assert await stage.leases.entrust(other.id, NOW) is not None

@@ -190,6 +190,13 @@ def claims_the_ended(is_free, run, now):
     return run.status == "completed" or is_free(run, now)
 
 
+@breaks("Q10")
+@instead_of("is_free")
+def impatient(is_free, run, now):
+    """A run is taken from its engine before its grace is over."""
+    return is_free(run, now + 2)
+
+
 @breaks("Q12")
 @instead_of("require_same")
 def key_of_any_signal(_require_same, _known, _name, _value):

@@ -13,7 +13,7 @@
 
 local OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
 local EVENT_BYTES_MAX, full = tonumber(ARGV[6]), {}
-local UNPARKED_MAX, HEADS_MAX = 1000, 500
+local UNPARKED_MAX = 1000
 
 -- Turns at steps of entrusted runs.
 
@@ -346,7 +346,7 @@ function operations.take_step(id, owner, token, held_step, held_turn, step)
   if not run then return {LOST} end
   local turn, finished = turn_of(id, step)
   if not finished then
-    turn = math.max(turn, 1) + 1
+    turn = math.max(turn, FIRST_TURN) + 1
     call('HSET', P .. 't:' .. id, step, string.format('%d', turn))
   end
   return {OK, turn, finished and 1 or 0}

@@ -22,7 +22,6 @@
 
 local P = ARGV[1]
 local call = redis.call
-local ENGINE, GRACE_S, SUSPECT, UNBOUNDED = 'engine', 5, 2, 2147483647  -- as in core/claims.py
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
   'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged',
   'deaths_alone', 'deaths_silent', 'company', 'left_by'}

@@ -9,6 +9,14 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
+from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, UNBOUNDED
+from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN
+
+_CONSTANTS = (
+    f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ENTRUSTED_GRACE_S:g}, {FIRST_TURN}\n"
+    f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
+)
+"""Numbers of the tables of core/; the scripts have none of their own."""
 _READS, _FREES = "no-writes", "allow-oom"
 """Flags of a script that only reads, and of one that may write while memory is full: it frees some or renews leases."""
 
@@ -24,7 +32,7 @@ class Script:
     def __init__(self, *parts: str, flags: str = "") -> None:
         folder = files(__package__)
         source = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
-        self.source = ("#!lua flags=" + flags if flags else "#!lua") + "\n" + source
+        self.source = ("#!lua flags=" + flags if flags else "#!lua") + "\n" + _CONSTANTS + source
         self._digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: redis.Redis, keys: list[str], *args: Any) -> Any:
