@@ -1,14 +1,13 @@
-"""What a store with its leases is, without disk, threads or processes: what the real ones are held against."""
+"""Runs, owners and keys without disk, threads or processes: the tables of core/ decide what becomes of each."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
+from offramp.core import ownership
 from offramp.core.claims import NO_SUSPICION, Head, Suspicion, after_death, choose
+from offramp.core.ownership import NOT_BEGUN, Ownership
 from offramp.errors import IdempotencyMismatch, RunConflict
-
-OUTCOMES = {"completed", "cancelled"}
 
 
 @dataclass
@@ -17,38 +16,33 @@ class ModelRun:
 
     id: str
     priority: int
-    deadline_at: float | None
     retention_s: float
-    status: str
-    owner: str | None
-    token: int = 1
-    started: bool = True
-    path: str = "fast"
+    tenant: str
+    state: Ownership
     demoted: bool = False
-    cancel: bool = False
     suspicion: Suspicion = NO_SUSPICION
-    tenant: str = ""
     purged: bool = False
     finished_at: float | None = None
-    parked_until: float | None = None
     entries: list = field(default_factory=list)
     events: list = field(default_factory=lambda: ["run.accepted"])
     signals: list = field(default_factory=list)
     signal_keys: dict = field(default_factory=dict)
+    turns: dict = field(default_factory=dict)
 
     @property
     def finished(self):
-        return self.status in OUTCOMES
-
-    def queue(self):
-        self.status, self.owner, self.parked_until = "queued", None, None
+        return self.finished_at is not None
 
     def holds(self, lease):
-        return (self.owner, self.token) == (lease.owner, lease.token)
+        newest = self.turns.get(lease.step, NOT_BEGUN)
+        return ownership.holds(self.state, lease.owner, lease.token) and ownership.has_turn(newest, lease.turn)
+
+    def may_append(self, lease):
+        return self.holds(lease) and ownership.may_append(self.turns.get(lease.step, NOT_BEGUN), lease.turn)
 
 
 class Model:
-    """Runs, owners and idempotency keys under a clock."""
+    """All of them under a clock."""
 
     def __init__(self, now):
         self.now = now
@@ -69,76 +63,67 @@ class Model:
 
     def finish(self, lease, status):
         run = self.runs[lease.run_id]
-        run.status, run.owner, run.finished_at = status, None, self.now
+        run.state, run.finished_at = ownership.finish(run.state, status), self.now
         run.events.append(f"run.{status}")
 
     def due(self, owner, limit):
         """The runs that a claim takes, in order."""
         for run in self.runs.values():
-            if run.parked_until is not None and run.parked_until <= self.now:
-                run.queue()
-        heads = [Head(run.id, run.priority, run.suspicion) for run in self.runs.values() if run.status == "queued"]
-        held = [run.suspicion for run in self.runs.values() if run.owner == owner]
+            run.state = ownership.unpark(run.state, self.now)
+        queued = [run for run in self.runs.values() if run.state.status == "queued"]
+        heads = [Head(run.id, run.priority, run.suspicion) for run in queued]
+        held = [run.suspicion for run in self.runs.values() if run.state.owner == owner]
         return [self.runs[run_id] for run_id in choose(heads, held, limit)]
 
-    def take(self, run, owner):
-        """Whether the claim is a fresh one."""
-        fresh, run.started = not run.started, True
-        run.status, run.path, run.owner, run.parked_until = "running", "deep", owner, None
-        run.token += 1
-        return fresh
-
-    def release(self, lease, until, seen):
+    def park(self, lease, until, seen):
         run = self.runs[lease.run_id]
-        run.queue()
-        if until is not None and seen == len(run.signals) and not run.cancel:
-            run.status, run.parked_until = "running", min(until, run.deadline_at or math.inf)
+        run.state = ownership.park(run.state, until, seen=seen, sent=len(run.signals))
 
     def signal(self, run, name, value, key):
-        """What becomes of it: an error, or None."""
+        """The error, or None."""
         known = run.signal_keys.get(key)
-        if known is not None:
-            return None if known == (name, value) else IdempotencyMismatch
-        if run.finished:
-            return RunConflict
+        try:
+            if known is not None:
+                return ownership.require_same(known, name, value)
+            run.state = ownership.signal(run.state, run.id, len(run.signals), len(value))
+        except (IdempotencyMismatch, RunConflict) as error:
+            return type(error)
         if key is not None:
             run.signal_keys[key] = (name, value)
         run.signals.append((name, value))
-        if run.parked_until is not None:
-            run.queue()
         return None
 
-    def cancel(self, run):
-        run.cancel = run.cancel or not run.finished
-        if run.parked_until is not None:
-            run.queue()
-
     def retire(self, owner):
-        return self.forget(owner)
+        return self.forget(owner, "death")
 
-    def forget(self, owner, blames=True, silent=False):
-        died = blames and not (owner in self.leaving and owner in self.owners)
+    def forget(self, owner, left_by, blames=True):
+        if owner in self.leaving and owner in self.owners:
+            left_by = "exit"
         self.owners.pop(owner, None)
-        held = [run for run in self.runs.values() if run.owner == owner]
-        known = after_death([run.suspicion for run in held], silent=silent) if died else ()
+        held = [run for run in self.runs.values() if run.state.owner == owner]
         for run in held:
-            run.queue()
-        for run, suspicion in zip(held, known, strict=False):
-            run.suspicion = suspicion
+            run.state = ownership.release(run.state, left_by)
+        if blames and left_by != "exit":
+            known = after_death([run.suspicion for run in held], silent=left_by == "silence")
+            for run, suspicion in zip(held, known, strict=True):
+                run.suspicion = suspicion
         return len(held)
 
     def expire(self, blames):
         due = [owner for owner, expires_at in self.owners.items() if expires_at < self.now]
         for owner in due:
-            self.forget(owner, blames=blames, silent=True)
+            self.forget(owner, "silence", blames=blames)
         return due
 
     def cancels(self, owner):
-        return sorted(run.id for run in self.runs.values() if run.owner == owner and run.cancel)
+        return sorted(run.id for run in self.runs.values() if run.state.owner == owner and run.state.cancel_requested)
 
     def overdue(self):
-        free = [run for run in self.runs.values() if run.owner is None and not run.finished]
-        return {run.id for run in free if run.deadline_at is not None and run.deadline_at <= self.now}
+        return {run.id for run in self.runs.values() if ownership.is_overdue(run.state, self.now)}
+
+    def notified(self):
+        """Runs whose engine is to be notified."""
+        return {run.id for run in self.runs.values() if run.state.notices and not run.finished}
 
     def purge(self):
         due = [run for run in self.runs.values() if run.finished and not run.purged]

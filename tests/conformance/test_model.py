@@ -1,4 +1,7 @@
-"""Two processes at one store do what comes to mind; the store has to stay what the model says it is.
+"""Two processes at one store do what comes to mind; it has to do with each run what the tables of core/ decide.
+
+So SQLite's statements and the scripts of Redis are held against the table of ownership, whose properties are proved in
+tests/core/test_ownership.py.
 
 Times of the test are whole seconds, what it waits for is due half a second later: nothing is due exactly now.
 """
@@ -6,6 +9,7 @@ Times of the test are whole seconds, what it waits for is due half a second late
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import Counter, defaultdict
 
@@ -35,8 +39,9 @@ from offramp.conformance.sample import (
     started,
 )
 from offramp.conformance.store_stage import frames_of
-from offramp.core import events
+from offramp.core import events, ownership
 from offramp.core.claims import NO_SUSPICION
+from offramp.core.ownership import ENGINE, NOT_BEGUN, Ownership, StepTurn
 from offramp.core.run import Outcome
 from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
@@ -69,6 +74,7 @@ class Processes(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.model = Model(NOW)
         self.leases: list[Lease] = []
+        self.steps: list[Lease] = []
         self.heard = defaultdict(list)
         self.count = 0
         self.touched = None
@@ -118,8 +124,10 @@ class Processes(RuleBasedStateMachine):
             durable=True,
             idempotency=None if key is None else Idempotency(key, "body", until),
         )
-        run = ModelRun(record.id, priority, record.deadline_at, 10.5, record.status, holder, started=leased)
-        run.path, run.tenant = record.path, record.tenant
+        state = Ownership(
+            record.status, holder, path=record.path, started_at=record.started_at, deadline_at=record.deadline_at
+        )
+        run = ModelRun(record.id, priority, 10.5, record.tenant, state)
         existing = self.model.create(run, key, until)
         assert self.do(_result(commit)).existing == existing
         if existing is None:
@@ -149,7 +157,7 @@ class Processes(RuleBasedStateMachine):
         run = self.model.runs[lease.run_id]
         self.touched = run.id
         try:
-            self.do(call(self.at[lease.owner], lease))
+            self.do(call(self.at.get(lease.owner, self.second), lease))
         except LeaseLost:
             assert not run.holds(lease), f"{lease} is the current lease, but was refused"
             return None
@@ -200,15 +208,16 @@ class Processes(RuleBasedStateMachine):
     def adopt(self, place):
         lease = self.write(place, lambda at, lease: _result(at.store.adopt(lease, DEMOTION)))
         if lease is not None:
-            self.model.runs[lease.run_id].path = "deep"
-            self.model.runs[lease.run_id].demoted = True
+            run = self.model.runs[lease.run_id]
+            run.state, run.demoted = run.state._replace(path="deep"), True
 
     @precondition(lambda self: self.leases)
     @rule(place=number)
     def release(self, place):
         lease = self.write(place, lambda at, lease: at.leases.release(lease))
         if lease is not None:
-            self.model.release(lease, None, 0)
+            run = self.model.runs[lease.run_id]
+            run.state = ownership.release(run.state)
 
     @precondition(lambda self: self.leases)
     @rule(place=number, wait_s=st.one_of(st.none(), soon_s), missed=st.integers(0, 1))
@@ -217,19 +226,24 @@ class Processes(RuleBasedStateMachine):
         seen = max(0, len(self.model.runs[self.lease(place).run_id].signals) - missed)
         lease = self.write(place, lambda at, lease: at.leases.release(lease, Parked(until, seen)))
         if lease is not None:
-            self.model.release(lease, until, seen)
+            self.model.park(lease, until, seen)
 
     # Leases.
 
-    def given(self, claim, run, member):
-        assert claim.record.id == run.id
-        assert claim.lease.owner == member
+    def given(self, claim, run, state, *, fresh):
+        """A claim is what the table decided, though its token may have grown by more."""
+        assert (claim.record.id, claim.lease.owner, claim.fresh) == (run.id, state.owner, fresh)
         before = [lease.token for lease in self.leases if lease.run_id == run.id]
         assert claim.lease.token > max(before, default=1), f"{claim.lease} after tokens {before}"
-        assert claim.fresh is self.model.take(run, member)
-        run.token = claim.lease.token
+        run.state = state._replace(token=claim.lease.token)
         self.leases.append(claim.lease)
         self.touched = run.id
+
+    def claimed(self, claim, run, member):
+        state = ownership.claim(run.state, member, self.model.now)
+        assert (claim is not None) is (state is not None)
+        if claim is not None:
+            self.given(claim, run, state, fresh=ownership.is_fresh(run.state))
 
     @rule(member=members, limit=st.integers(1, 3), later_s=later_s)
     def claim(self, member, limit, later_s):
@@ -238,17 +252,72 @@ class Processes(RuleBasedStateMachine):
         due = self.model.due(member, limit)
         assert [claim.record.id for claim in claims] == [run.id for run in due]
         for claim, run in zip(claims, due, strict=True):
-            self.given(claim, run, member)
+            self.claimed(claim, run, member)
+
+    @precondition(lambda self: self.model.runs)
+    @rule(member=members, place=number, later_s=st.sampled_from([0, 0, 80]))
+    def claim_one(self, member, place, later_s):
+        self.model.now += later_s
+        run = at(list(self.model.runs.values()), place)
+        self.claimed(self.do(self.at[member].leases.claim_one(member, run.id, self.model.now)), run, member)
+
+    # Runs of an engine.
 
     @precondition(lambda self: self.model.runs)
     @rule(member=members, place=number)
-    def claim_one(self, member, place):
+    def entrust(self, member, place):
         run = at(list(self.model.runs.values()), place)
-        claim = self.do(self.at[member].leases.claim_one(member, run.id, self.model.now))
-        free = run.status == "queued" or run.parked_until is not None
-        assert (claim is not None) is free
-        if claim is not None:
-            self.given(claim, run, member)
+        before = run.state
+        claim = self.do(self.at[member].leases.entrust(run.id, self.model.now))
+        state = ownership.assign(before, self.model.now)
+        assert (claim is not None) is (state is not None)
+        if state is not None and state is not before:
+            self.given(claim, run, state, fresh=True)
+        elif state is not None:
+            assert (claim.lease, claim.fresh) == (Lease(run.id, ENGINE, before.token), False)
+
+    @precondition(lambda self: self.entrusted())
+    @rule(member=members, place=number, step=st.sampled_from(["s", "t"]))
+    def take_step(self, member, place, step):
+        whole = at(self.entrusted(), place)
+        run = self.model.runs[whole.run_id]
+        taken = self.do(self.at[member].leases.take_step(whole, step))
+        run.turns[step] = ownership.take_turn(run.turns.get(step, NOT_BEGUN))
+        assert (taken.lease.turn, taken.finished) == run.turns[step]
+        self.steps += [whole.of_step(step), taken.lease]
+
+    @precondition(lambda self: self.steps)
+    @rule(member=members, place=number)
+    def append_to_step(self, member, place):
+        lease = at(self.steps, place)
+        run = self.model.runs[lease.run_id]
+        self.count += 1
+        made = entry(1_000 * self.count)
+        log = self.at[member].store.log(lease)
+        log.append(made, started(0))
+        holds, self.touched = run.holds(lease), run.id
+        if run.may_append(lease):
+            run.entries.append(made)
+            run.events.append("step.started")
+            run.turns[lease.step] = StepTurn(lease.turn, finished=True)
+        with contextlib.nullcontext() if holds else pytest.raises(LeaseLost):
+            self.do(_result(log.durable()))
+
+    def entrusted(self):
+        """The current leases of an engine."""
+        runs = [run for run in self.model.runs.values() if run.state.owner == ENGINE]
+        return [Lease(run.id, ENGINE, run.state.token) for run in runs]
+
+    @precondition(lambda self: self.model.runs)
+    @rule(member=members, place=number)
+    def acknowledge(self, member, place):
+        run = at(list(self.model.runs.values()), place)
+        self.do(self.at[member].leases.heard(run.id))
+        run.state = ownership.acknowledge(run.state)
+
+    @rule(member=members)
+    def notified(self, member):
+        assert set(self.do(self.at[member].leases.unheard())) == self.model.notified()
 
     @precondition(lambda self: self.model.runs)
     @rule(
@@ -268,15 +337,15 @@ class Processes(RuleBasedStateMachine):
             with pytest.raises(error):
                 self.do(sending)
         else:
-            assert self.do(sending).status == run.status
+            assert self.do(sending).status == run.state.status
 
     @precondition(lambda self: self.model.runs)
     @rule(member=members, place=number)
     def cancel(self, member, place):
         run = at(list(self.model.runs.values()), place)
         record = self.do(self.at[member].leases.request_cancel(run.id))
-        self.model.cancel(run)
-        assert (record.cancel_requested, record.status) == (run.cancel, run.status)
+        run.state = ownership.cancel(run.state)
+        assert (record.cancel_requested, record.status) == (run.state.cancel_requested, run.state.status)
         self.touched = run.id
 
     @rule(member=members, leaving=st.sampled_from([False, False, True]))
@@ -325,13 +394,12 @@ class Processes(RuleBasedStateMachine):
 
     async def check(self, instance, run):
         record = await instance.store.get(run.id)
-        assert (record.status, record.path, record.cancel_requested, record.purged) == (
-            run.status,
-            run.path,
-            run.cancel,
+        assert record == ownership.shown(record, run.state)
+        assert (record.demotion is not None, record.finished_at, record.purged) == (
+            run.demoted,
+            run.finished_at,
             run.purged,
         )
-        assert (record.demotion is not None, record.finished_at) == (run.demoted, run.finished_at)
         assert record.suspicion == run.suspicion
         assert await instance.store.journal(run.id) == run.entries
         assert await instance.store.signals(run.id) == run.signals
@@ -346,7 +414,8 @@ class Processes(RuleBasedStateMachine):
             for run in self.model.runs.values():
                 await self.check(instance, run)
             assert set(await instance.leases.overdue(self.model.now)) == self.model.overdue()
-            waiting = Counter(run.tenant for run in self.model.runs.values() if run.status == "queued")
+            assert set(await instance.leases.unheard()) == self.model.notified()
+            waiting = Counter(run.tenant for run in self.model.runs.values() if run.state.status == "queued")
             assert await instance.leases.queued() == waiting
             assert {known.id for known in await instance.leases.owners()} == set(self.model.owners)
         for run in self.model.runs.values():

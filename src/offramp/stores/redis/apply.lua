@@ -38,7 +38,7 @@ local function is_whole(run)
   return false
 end
 
--- The run if this lease is its current one, and its step's newest taker's.
+-- The run if this lease is its current one, and its step's newest taker's: `holds` and `has_turn` of core/ownership.py.
 local function held(id, owner, token, step, turn)
   local run = load(id)
   if not run or run.owner ~= owner or run.token ~= token or not is_whole(run) then return nil end
@@ -129,7 +129,8 @@ local function to_choose(owner, found)
   return heads, held
 end
 
--- The operations, by name; each validates before it changes anything.
+-- The operations, by name; each validates before it changes anything. One that moves a single run restates a rule of
+-- core/ownership.py, which it names; tests/conformance/test_model.py holds both against each other.
 
 local operations = {}
 
@@ -183,6 +184,7 @@ function operations.uncreate(id, tenant, key)
   return {OK}
 end
 
+-- `may_append`.
 function operations.append(id, owner, token, step, turn, entry, kind, head, tail)
   local run = held(id, owner, token, step, turn)
   if not run then return -1 end
@@ -199,6 +201,7 @@ function operations.append(id, owner, token, step, turn, entry, kind, head, tail
   return kind and add_event(run, kind, head, tail) or 0
 end
 
+-- `finish`.
 function operations.finish(id, owner, token, step, turn, ended, large, kind, head, tail, ttl_s, kept_s)
   local run = held(id, owner, token, '', 0)
   if not run then return -1 end
@@ -268,6 +271,7 @@ function operations.claim(owner, limit, pipelines, now, chosen)
   return {OK, 'claims', claims}
 end
 
+-- `claim`, if `is_free`.
 function operations.claim_one(owner, id, now)
   local run = load(id)
   local lets_pass = run and run.owner == ENGINE and run.deadline and run.deadline <= now - GRACE_S
@@ -275,6 +279,7 @@ function operations.claim_one(owner, id, now)
   return {OK, 'claims', {claimed(run, take(run, owner, now))}}
 end
 
+-- `assign`.
 function operations.entrust(id, now)
   local run = load(id)
   if not run or OUTCOMES[run.status] then return {OK, 'claims', {}} end
@@ -283,10 +288,10 @@ function operations.entrust(id, now)
   return {OK, 'claims', {claimed(run, true)}}
 end
 
+-- `release`, or `park`.
 function operations.release(id, owner, token, parked_until, seen)
   local run = held(id, owner, token, '', 0)
   if not run then return {LOST} end
-  -- One that is to be cancelled is not parked: whoever takes it off the queue ends it.
   local left_by = parked_until and 'wait' or 'exit'
   if not parked_until or run.cancel or call('LLEN', P .. 's:' .. id) ~= seen then
     enqueue(run, left_by)
@@ -301,11 +306,12 @@ function operations.release(id, owner, token, parked_until, seen)
   return {OK}
 end
 
--- A run's engine is still to be told of one thing more.
+-- A run's engine is to be notified once more: the part of `signal` and `cancel` that concerns an engine.
 local function note_unheard(run)
   if run.owner == ENGINE and not OUTCOMES[run.status] then call('ZINCRBY', P .. 'unheard', 1, run.id) end
 end
 
+-- `signal`; Python turns a refusal into the error of that rule, or of `require_same`.
 function operations.signal(id, encoded, size, key, signals_max, bytes_max)
   local run = load(id)
   if not run then return {OK} end
@@ -328,6 +334,7 @@ function operations.signal(id, encoded, size, key, signals_max, bytes_max)
   return shown(run)
 end
 
+-- `cancel`.
 function operations.cancel(id)
   local run = load(id)
   if not run then return {OK} end
@@ -341,6 +348,7 @@ function operations.cancel(id)
   return shown(run)
 end
 
+-- `take_turn`.
 function operations.take_step(id, owner, token, held_step, held_turn, step)
   local run = held(id, owner, token, held_step, held_turn)
   if not run then return {LOST} end
@@ -352,6 +360,7 @@ function operations.take_step(id, owner, token, held_step, held_turn, step)
   return {OK, turn, finished and 1 or 0}
 end
 
+-- `acknowledge`.
 function operations.heard(id)
   local left = call('ZSCORE', P .. 'unheard', id)
   if left and tonumber(left) > 1 then

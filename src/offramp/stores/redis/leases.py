@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from redis.exceptions import RedisError
 
+from offramp.core import ownership
 from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED, Head, Suspicion, choose
-from offramp.core.ownership import ENGINE, SIGNALS_BYTES_MAX, SIGNALS_MAX, Ownership, require_same, signal
+from offramp.core.ownership import ENGINE, SIGNALS_BYTES_MAX, SIGNALS_MAX, Ownership
 from offramp.core.run import RunRecord
 from offramp.errors import StoreError
 from offramp.ports.commit import Commit
@@ -194,10 +195,11 @@ class RedisLeases:
 
         def read(answer: Any, records: Records) -> RunRecord | None:
             if answer[0] == REFUSED and answer[1] == b"key":
-                require_same(_decode_signal(answer[2]), name, value)
+                ownership.require_same(_decode_signal(answer[2]), name, value)
             record = _shown(answer, records)
             if answer[0] == REFUSED and record is not None:
-                signal(Ownership(record.status, None), record.id, answer[3], answer[4])  # raises what refuses it
+                # Refused there, so this raises.
+                ownership.signal(Ownership(record.status, None), record.id, answer[3], answer[4])
             return record
 
         return await self._change(told, read, durable=True, asked_at=time.monotonic())
@@ -209,7 +211,7 @@ class RedisLeases:
         return {tenant.decode(): int(count) for tenant, count in zip(flat[::2], flat[1::2], strict=True)}
 
     async def overdue(self, now: float) -> Sequence[str]:
-        """Runs that nobody owns and whose deadline has passed."""
+        """Runs without an owner whose deadline has passed: an index of `ownership.is_overdue`."""
         return await self._reader.read(
             lambda client: [
                 run_id.decode() for run_id in client.zrangebyscore(self._tag + "free", "-inf", now, 0, OVERDUE_MAX)

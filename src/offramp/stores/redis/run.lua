@@ -155,8 +155,8 @@ local function count_death(run, among, silent)
   set(run, 'company', run.deaths >= SUSPECT and math.max(1, math.floor(among / 2)) or UNBOUNDED)
 end
 
--- Leave a run to whoever claims it next; `left_by` is how its owner left it, if it was not parked before. With `among`,
--- its process has died with so many.
+-- Queue a run for any owner: `release` of core/ownership.py with `left_by`, `unpark` without. With `among`, its process
+-- has died with so many.
 local function enqueue(run, left_by, among)
   detach(run)
   if left_by then set(run, 'left_by', left_by) end
@@ -167,8 +167,8 @@ local function enqueue(run, left_by, among)
   attach(run)
 end
 
--- Give a run to an owner. The token grows, and with the time of day: should the server lose its last writes, no claim
--- that is forgotten has the token of a later one.
+-- Give a run to an owner: the move of `claim` and `assign` of core/ownership.py. The token grows, and with the time of
+-- day: should the server lose its last writes, no claim that is forgotten has the token of a later one.
 local function take(run, owner, now)
   detach(run)
   local fresh = not run.started
