@@ -27,6 +27,7 @@ from offramp.execution.lanes import Lanes
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
+from offramp.execution.steps import LocalSteps
 from offramp.execution.tenure import Tenure
 from offramp.execution.threads import Threads
 from offramp.execution.values import Values
@@ -113,10 +114,7 @@ def build(
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
-    threads = Threads(settings.threads)
-    leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
-    processes = _process_lane(app, settings, metrics, None if tracing is None else app.name)
-    lanes = Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
+    lanes = _lanes(app, settings, metrics, control, None if tracing is None else app.name)
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     hints = _hints(settings, member_id)
     feed = Feed(hints.follow, hints.unfollow)
@@ -132,6 +130,7 @@ def build(
         control=control,
         loops=loops,
         lanes=lanes,
+        steps=LocalSteps(lanes),
         tenure=Tenure(),
         tenancy=Tenancy(settings.tenant_share),
         feed=feed,
@@ -327,6 +326,15 @@ def _tracing(settings: Settings) -> Tracing | None:
     from offramp.telemetry.tracing import Tracing
 
     return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
+
+
+def _lanes(
+    app: Declarations, settings: Settings, metrics: Metrics, control: LoopThread, traced_as: str | None
+) -> Lanes:
+    threads = Threads(settings.threads)
+    leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
+    processes = _process_lane(app, settings, metrics, traced_as)
+    return Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
 
 
 def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:

@@ -12,6 +12,7 @@ from offramp.engines.leased.seat import Member as Membership
 from offramp.execution.lanes import Lanes
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import RunLoops
+from offramp.execution.steps import LocalSteps
 from offramp.execution.tenure import Tenure
 from offramp.execution.threads import Threads
 from offramp.execution.values import Values
@@ -64,6 +65,7 @@ class Member:
         metrics, clock, store, app = Metrics(), self.clock, self.store, self.world.app
         threads = Threads(2)
         leftovers = Leftovers(threads, metrics, SETTINGS.cancel_grace, self.control.call)
+        lanes = Lanes(threads, None, leftovers, SETTINGS.cancel_grace)
         feed = Feed(self.hints.follow, self.hints.unfollow)
         store.listen(feed.publish)
         process = Process(
@@ -76,7 +78,8 @@ class Member:
             values=Values(None, SETTINGS.objects_above, SETTINGS.objects_patience, clock),
             control=self.control,
             loops=self.loops,
-            lanes=Lanes(threads, None, leftovers, SETTINGS.cancel_grace),
+            lanes=lanes,
+            steps=LocalSteps(lanes),
             tenure=Tenure(),
             tenancy=Tenancy(),
             feed=feed,

@@ -123,7 +123,7 @@ class Body:
         if await scope.replayed(over) is not None:
             return
         wait = _Wait("sleep", None, key)
-        with scope.traced_wait("sleep"), self._waits(wait, due):
+        with scope.steps.traced_wait(scope, "sleep"), self._waits(wait, due):
             await sleep_for(scope.clock, due - scope.clock.time())
         at = scope.clock.time()
         scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
@@ -141,7 +141,7 @@ class Body:
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
             scope.observer.waits_for_signal()
-            with scope.traced_wait(name), self._waits(wait, due) as came:
+            with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
                 value = await scope.mailbox.take(scope.clock, name, due, came, scope.turnstile.settled)
             failure = None
             if value is None:

@@ -10,15 +10,16 @@ import contextlib
 import contextvars
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
+from offramp.core.attempts import Failed
 from offramp.core.ending import STRUCK, EndedBy, ended_by
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
-from offramp.execution.attempt import Attempt
+from offramp.execution.attempt import Attempt, fail, first
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
@@ -26,6 +27,7 @@ from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.execution.steps import Steps
 from offramp.execution.turns import Turns
 from offramp.ports.bodies import Facts, Known, Outside, Playing, StepCall
 from offramp.ports.commit import Commit
@@ -36,16 +38,15 @@ if TYPE_CHECKING:
     from offramp.core.events import Draft
     from offramp.core.journal import Entry
     from offramp.core.spec import PipelineSpec
+    from offramp.execution.attempt import Executing
     from offramp.ports.clock import Timer
     from offramp.telemetry.metrics import Metrics
-    from offramp.telemetry.run_trace import RunTrace, StepTrace
+    from offramp.telemetry.run_trace import RunTrace
 
 _WAITED_FOR = {"step", "sleep", "signal"}
 BOUND_AFTER_TURNS = 50
 """Loop turns that a body which is to end gets before a timer is set for it."""
 _LOOP_METHODS = "asyncio/events.py"
-_NO_LANES: Any = None
-"""No step executes where a body does."""
 
 
 class _Notes:
@@ -82,56 +83,50 @@ class _Counted:
             self._metrics.step(pipeline, step, outcome)
 
 
-class DurableScope(Scope):
-    """The journal side of a body whose steps are executed outside."""
+class RemoteSteps(Steps):
+    """Wherever the engine picks: one call outside gives the recorded end of a step."""
 
     keeps_timers = True
 
-    def __init__(
-        self,
-        facts: Facts,
-        known: Known,
-        outside: Outside,
-        metrics: Metrics,
-        trace: RunTrace | None,
-        observer: Observer,
-    ) -> None:
-        clock = outside.clock
-        run = RunFacts.deep(facts, clock)
-        history = History(
-            known.entries,
-            known.interrupted,
-            known.signals,
-            waiting=frozenset(known.waiting),
-            elsewhere=frozenset(known.elsewhere),
-        )
-        counted: Any = _Counted(metrics, outside)
-        super().__init__(run, _Notes(facts.run_id, outside), _NO_LANES, clock, history, counted, observer=observer)
-        self.trace = trace  # without spans of steps, which are made where those execute
-        self.turnstile.turns = Turns(asyncio.get_running_loop())
-        self.turnstile.branch()  # this loop does not tell of tasks that a body begins
+    def __init__(self, outside: Outside) -> None:
         self._outside = outside
-        if outside.keeps_timers:
-            give_body_timers(asyncio.get_running_loop())
 
     @property
     def repeats(self) -> bool:
         """Whether the engine executes the body again up to where it was."""
         return self._outside.repeats
 
-    @property
-    def replaying(self) -> bool:
-        """Whether the body does again what it is known to have done."""
-        return self.repeats or super().replaying
+    async def execute(self, scope: Executing, call: Call) -> Any:
+        """The result of a step that is executed outside."""
+        begun = await first(scope, call)
+        if isinstance(begun, Failed):
+            raise begun.error
+        chosen, number = begun
+        attempt = Attempt(scope, chosen, number, None)
+        await scope.enter(attempt)
+        at = scope.clock.time()
+        failed: Failed | None = None
+        try:
+            entry = await self._outside.step(StepCall(call.name, call.key, number, chosen is not call), call.arguments)
+        except Exception as error:  # noqa: BLE001 - it was not executed
+            failed = fail(scope, call, number, error, at, 0.0)
+        finally:
+            scope.leave(attempt)
+        if failed is not None:
+            raise failed.error
+        scope.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
+        if entry.failure is not None:
+            raise exception_of(entry.failure)
+        return call.codec.decode_result(entry.value or b"null")
 
-    async def recorded_in_order(self) -> None:
+    async def in_order(self) -> None:
         """Steps write their entries where they execute: before one begins, what comes before it is written."""
         await self._outside.written()
 
     @contextlib.contextmanager
-    def traced_wait(self, what: str) -> Iterator[None]:
+    def traced_wait(self, scope: Executing, what: str) -> Iterator[None]:
         """A wait, told once it has ended: a span could not be kept while a body is put aside."""
-        began, over = self.clock.time(), False
+        began, over = scope.clock.time(), False
         try:
             yield
             over = True
@@ -139,24 +134,26 @@ class DurableScope(Scope):
             if not self._outside.repeats:
                 self._outside.waited(what, began, over=over)
 
-    async def _execute(self, call: Call, trace: StepTrace | None) -> Any:
-        chosen, number = await self.first_attempt(call)
-        attempt = Attempt(self, chosen, number, trace)
-        await self._enter(attempt)
-        at = self.clock.time()
-        failed: Exception | None = None
-        try:
-            entry = await self._outside.step(StepCall(call.name, call.key, number, chosen is not call), call.arguments)
-        except Exception as error:  # noqa: BLE001 - it was not executed
-            failed = self._fail(call, number, error, at, 0.0)
-        finally:
-            self._leave(attempt)
-        if failed is not None:
-            raise failed
-        self.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
-        if entry.failure is not None:
-            raise exception_of(entry.failure)
-        return call.codec.decode_result(entry.value or b"null")
+
+def _scope_of(
+    facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None, observer: Observer
+) -> Scope:
+    """The journal side of a body whose steps are executed outside, on the running loop."""
+    history = History(
+        known.entries,
+        known.interrupted,
+        known.signals,
+        waiting=frozenset(known.waiting),
+        elsewhere=frozenset(known.elsewhere),
+    )
+    notes, counted = _Notes(facts.run_id, outside), cast("Metrics", _Counted(metrics, outside))
+    run, clock, loop = RunFacts.deep(facts, outside.clock), outside.clock, asyncio.get_running_loop()
+    scope = Scope(run, notes, RemoteSteps(outside), clock, history, counted, trace=trace, observer=observer)
+    scope.turnstile.turns = Turns(loop)
+    scope.turnstile.branch()  # this loop does not tell of tasks that a body begins
+    if outside.keeps_timers:
+        give_body_timers(loop)
+    return scope
 
 
 class PlayedBody(Playing, Observer):
@@ -176,7 +173,7 @@ class PlayedBody(Playing, Observer):
         trace: RunTrace | None,
     ) -> None:
         self._facts = facts
-        self._scope = DurableScope(facts, known, outside, metrics, trace, self)
+        self._scope = _scope_of(facts, known, outside, metrics, trace, self)
         self._cancel_grace_s = cancel_grace_s
         self._timers: list[Timer] = []
         self._outcome: Outcome | None = None
@@ -201,7 +198,7 @@ class PlayedBody(Playing, Observer):
     def _ended(self, outcome: Outcome, error: BaseException | None) -> None:
         self._outcome = outcome
         if self._scope.ending.outcome is not None:
-            if error is not None and not self._scope.repeats:
+            if error is not None and not self._scope.steps.repeats:
                 tell_of_failure(self._facts.run_id, outcome, error)
         elif (misused := _misused(error)) is not None:
             unrepeatable = BodyNotRepeatable(

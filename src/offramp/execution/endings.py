@@ -14,6 +14,13 @@ _CANCELLATION = "though nothing cancelled it: what it awaited was cancelled. Cat
 _OTHER = "which is no Exception. Catch it there, and raise an Exception that says what failed"
 
 
+class Handoff(BaseException):
+    """Control flow: this execution is over, and the run continues elsewhere or has ended.
+
+    A BaseException, so that `except Exception` in a pipeline cannot eat it.
+    """
+
+
 class Watch:
     """The task of a step, looked at before it waits for the first time: until then nothing can cancel it.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from offramp.core.leaving import OVER, Move, State, after, may_begin
 from offramp.errors import LeaseLost
 from offramp.execution.ending import Ending
+from offramp.execution.endings import Handoff
 from offramp.execution.observer import SILENT, Observer
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import SETTLE_TURNS, Turnstile
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from offramp.execution.threads import Place
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
-
-
-class Handoff(BaseException):
-    """Control flow: this execution is over, and the run continues elsewhere or has ended.
-
-    A BaseException, so that `except Exception` in a pipeline cannot eat it.
-    """
 
 
 class Gate:
@@ -104,7 +98,8 @@ class Gate:
             self.ending.begin(outcome, replays=replays)
             return True
 
-    async def _enter(self, attempt: Attempt) -> None:
+    async def enter(self, attempt: Attempt) -> None:
+        """Let an attempt begin, now or never: from here on it is in flight, until it leaves."""
         if not self._tenure.holds(self.clock.monotonic()):
             await self._still_ours()
         while True:
@@ -155,14 +150,15 @@ class Gate:
         if self.state in OVER or self.state == "detached":
             raise Handoff
 
-    async def _queue(self, place: Place) -> None:
-        """Wait for a thread. Nothing has begun: a run that leaves takes the step along like any later one."""
+    @contextlib.contextmanager
+    def queued(self) -> Iterator[None]:
+        """A step waits to begin. It is not in flight: a run that leaves takes it along like any later one."""
         with self._lock:
             self.parked += 1
         if not self.is_open:
             self.observer.changed()
         try:
-            await place.given()
+            yield
         finally:
             with self._lock:
                 self.parked -= 1
@@ -174,7 +170,8 @@ class Gate:
         except LeaseLost:
             raise Handoff from None
 
-    def _leave(self, attempt: Attempt) -> None:
+    def leave(self, attempt: Attempt) -> None:
+        """An attempt is over."""
         attempt.live = False
         with self._lock:
             self.in_flight.pop(attempt.key, None)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from offramp.core import events
 from offramp.core.journal import Entry, Journal
 from offramp.core.leaving import OVER
-from offramp.execution.gate import Gate, Handoff
+from offramp.execution.endings import Handoff
+from offramp.execution.gate import Gate
 from offramp.execution.tenure import Tenure
 from offramp.execution.turns import Turnstile
 from offramp.execution.waiting import Mailbox, sleep_for
@@ -31,9 +32,6 @@ LOOK_EVERY_S = 0.05
 
 class Recording(Gate):
     """The journal of one executing run, and the body's turn to see what is in it."""
-
-    keeps_timers = False
-    """Whether the clock remembers what it is to call, also where the process dies."""
 
     def __init__(
         self,

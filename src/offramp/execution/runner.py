@@ -21,8 +21,7 @@ from offramp.core.spec import as_awaitable
 from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
-from offramp.execution.endings import aborted
-from offramp.execution.gate import Handoff
+from offramp.execution.endings import Handoff, aborted
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.execution.shown import missing, shown

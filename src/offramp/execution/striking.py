@@ -74,7 +74,7 @@ class CleanupBlock:
         if scope.ending.struck:
             _hold_no_cancellation()
             seconds = self._due() - clock.time()
-            await scope.recorded_in_order()
+            await scope.steps.in_order()
         cleanup.ends = clock.monotonic() + max(0.0, seconds)
         self._token = current.set(self._inside(cleanup))
         scope.ending.opened(cleanup, scope.observer)

@@ -21,7 +21,7 @@ import msgspec
 from offramp.core.journal import TIMER, Entry
 from offramp.execution.alarm import Alarm
 from offramp.execution.context import current
-from offramp.execution.gate import Handoff
+from offramp.execution.endings import Handoff
 from offramp.execution.turns import SETTLE_TURNS
 
 if TYPE_CHECKING:
@@ -72,13 +72,22 @@ class Timers:
         dues: when timers of earlier executions are due, by key, in epoch seconds.
         began: when the first of those began at the latest; None where there was none.
         home: the package of the pipeline, whose timers are the body's wherever it is installed.
+        keeps: whether the clock remembers what it is to call, also where the process dies.
         patience_s: after which a recorded firing goes ahead of its turn where the replay stands still.
     """
 
     def __init__(
-        self, scope: Recording, dues: dict[str, float], began: float | None, home: str, patience_s: float
+        self,
+        scope: Recording,
+        dues: dict[str, float],
+        began: float | None,
+        home: str,
+        patience_s: float,
+        *,
+        keeps: bool,
     ) -> None:
         self._scope = scope
+        self._keeps = keeps
         self._clock = scope.clock
         self._dues = dues
         self._counts = {"sleep": 0, "timer": 0}
@@ -168,7 +177,7 @@ class Timers:
     def _at(self, when: float, callback: Callable[[], object]) -> Any:
         token = current.set(None)  # what a clock does with it is not the body's
         try:
-            if self._scope.keeps_timers:
+            if self._keeps:
                 return self._clock.call_at(when, callback)
             if self._alarm is None:
                 self._alarm = Alarm(self._clock)
@@ -274,7 +283,7 @@ class Timers:
             return
         if self._scope.state == "leaving":
             self._note(timer)
-        elif not (self._scope.keeps_timers or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
+        elif not (self._keeps or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
             self._sweeping = True
             self._at(self._clock.monotonic() + NOTED_AFTER_S, self._sweep)
 

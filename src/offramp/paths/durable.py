@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from offramp.core import events
+from offramp.core.attempts import AttemptOutcome, Failed, Interrupted, RetryLater
 from offramp.core.events import Draft, StepState
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
@@ -27,11 +28,11 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
-from offramp.execution.attempt import Again, Attempt
+from offramp.execution.attempt import Attempt, first, make
 from offramp.execution.durable import PlayedBody
-from offramp.execution.endings import aborted
-from offramp.execution.gate import Handoff
+from offramp.execution.endings import Handoff, aborted
 from offramp.execution.history import History
+from offramp.execution.lanes import Lanes
 from offramp.execution.loops import RunLoop
 from offramp.execution.quarantine import Quarantine
 from offramp.execution.run_facts import RunFacts
@@ -167,7 +168,7 @@ class DurablePath(DeepPath, BodyHost):
         scope = Scope(
             facts,
             _Gathered(log) if spec.policy.short else log,
-            process.lanes,
+            process.steps,
             process.clock,
             history,
             process.metrics,
@@ -175,7 +176,7 @@ class DurablePath(DeepPath, BodyHost):
         )
         scope.suspects.watched = lease.turn > FIRST_TURN
         attempt = self._attempts[lease] = _Attempt(
-            scope, chosen.call(call.key, arguments, None), call.attempt, trace, scene.queued_s
+            scope, process.lanes, chosen.call(call.key, arguments, None), call.attempt, trace, scene.queued_s
         )
         process.loops.submit(attempt.begin)
         try:
@@ -252,11 +253,14 @@ class _Gathered:
 class _Attempt:
     """One attempt of a step, on a run loop."""
 
-    def __init__(self, scope: Scope, call: Call, number: int, trace: RunTrace | None, queued_s: float) -> None:
+    def __init__(
+        self, scope: Scope, lanes: Lanes, call: Call, number: int, trace: RunTrace | None, queued_s: float
+    ) -> None:
         self.done: Commit[Entry] = Commit()
         self._trace = trace
         self._queued_s = queued_s
         self._scope = scope
+        self._lanes = lanes
         self._call = call
         self._number = number
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -293,21 +297,25 @@ class _Attempt:
     async def _executed(self) -> Entry:
         scope = self._scope
         scope.require_here()
-        try:
-            call, begun = await scope.first_attempt(self._call)
-            number = max(self._number, begun)
-            with self._traced(call) as trace:
-                result = await scope.attempt(Attempt(scope, call, number, trace))
-                if isinstance(result, Again) and trace is not None:
-                    trace.again()
-            if isinstance(result, Again):
+        begun = await first(scope, self._call)
+        if not isinstance(begun, Failed):
+            call, number = begun
+            outcome = await self._made(Attempt(scope, call, max(self._number, number), None))
+            if isinstance(outcome, RetryLater):
                 await scope.log.durable()
-                raise TryAgain(failure_of(result.error, call.name, number), result.delay_s)
-        except Exception:
-            if not scope.journal.entries:  # else it has failed for good, and the entry says so
-                raise
+                raise TryAgain(failure_of(outcome.error), outcome.delay_s)
         await scope.log.durable()
         return scope.journal.entries[-1]
+
+    async def _made(self, attempt: Attempt) -> AttemptOutcome:
+        """The attempt's outcome; raises what stopped it."""
+        with self._traced(attempt.call) as attempt.trace:
+            outcome = await make(attempt, self._lanes)
+            if isinstance(outcome, Interrupted):
+                raise outcome.by
+            if attempt.trace is not None:
+                attempt.trace.ended(outcome)
+        return outcome
 
     @contextlib.contextmanager
     def _traced(self, call: Call) -> Iterator[StepTrace | None]:

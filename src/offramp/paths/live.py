@@ -74,7 +74,7 @@ class LiveRun(Observer):
         scope = Scope(
             RunFacts.of(record, process.clock, self.began),
             runlog,
-            process.lanes,
+            process.steps,
             process.clock,
             history,
             process.metrics,

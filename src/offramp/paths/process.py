@@ -11,6 +11,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.execution.lanes import Lanes
 from offramp.execution.loops import LoopThread, RunLoops
+from offramp.execution.steps import LocalSteps
 from offramp.execution.tenure import Tenure
 from offramp.execution.values import Values
 from offramp.paths.deliver import Feed
@@ -41,6 +42,7 @@ class Process:
     control: LoopThread
     loops: RunLoops
     lanes: Lanes
+    steps: LocalSteps
     tenure: Tenure
     tenancy: Tenancy
     feed: Feed

@@ -120,7 +120,7 @@ class _Rehearsal(Observer):
         self.outcome: Outcome | None = None
         self.races = Races()
         self._changed = changed
-        given = facts, self.notes, process.lanes, process.clock, history, process.metrics
+        given = facts, self.notes, process.steps, process.clock, history, process.metrics
         self.scope = Scope(*given, observer=self)  # keeps nothing
         self.execution = Execution(
             process.pipelines[record.pipeline],

@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 
+from offramp.core.attempts import Failed, RetryLater
 from offramp.core.failure import Failure, failure_of
 from offramp.core.run import Demotion, Outcome
 from offramp.telemetry import names
@@ -21,6 +22,7 @@ from offramp.telemetry.content import cut, shown
 from offramp.telemetry.context import carried, with_session
 
 if TYPE_CHECKING:
+    from offramp.core.attempts import AttemptOutcome
     from offramp.core.call import Call
 
 
@@ -132,13 +134,14 @@ class _Below:
 class StepTrace(_Below):
     """One step call: a span from its first attempt to its end, waits between attempts included."""
 
-    __slots__ = ("_again", "_attempts", "_call", "_queued_s")
+    __slots__ = ("_again", "_attempts", "_call", "_failed", "_queued_s")
 
     def __init__(self, run: RunTrace, call: Call) -> None:
         super().__init__(run)
         self._call = call
         self._attempts = 0
         self._again = False
+        self._failed: Exception | None = None
         self._queued_s = 0.0
 
     def __enter__(self) -> Self:
@@ -183,9 +186,10 @@ class StepTrace(_Below):
                 attributes[names.EXCEPTION_MESSAGE] = cut(failure.message.encode(), self._run.content_bytes)
             self._span.add_event(names.EVENT_RETRYING, attributes)
 
-    def again(self) -> None:
-        """The next attempt has a span of its own."""
-        self._again = True
+    def ended(self, outcome: AttemptOutcome) -> None:
+        """An attempt has ended that has a span of its own."""
+        self._again = isinstance(outcome, RetryLater)
+        self._failed = outcome.error if isinstance(outcome, Failed) else None
 
     def completed(self, encoded: bytes) -> None:
         """The step has its result."""
@@ -201,6 +205,7 @@ class StepTrace(_Below):
         span = self._span
         if span is None:
             return
+        error = error or self._failed
         ended = "retrying" if self._again else "completed"
         outcome = ended if error is None else "failed" if isinstance(error, Exception) else "cancelled"
         span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})

@@ -1,0 +1,42 @@
+"""How an attempt of a step ended, as a value."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import msgspec
+
+
+@final
+class Completed(msgspec.Struct):
+    """The code has returned, and its result could be written.
+
+    Attributes:
+        result: what the body is given.
+        encoded: the same as JSON.
+    """
+
+    result: Any
+    encoded: bytes
+
+
+class Failed(msgspec.Struct):
+    """The step has failed for good; `error` is what the body is given."""
+
+    error: Exception
+
+
+class RetryLater(msgspec.Struct):
+    """The attempt failed with `error`, and another one is due after `delay_s`; the log says so."""
+
+    error: Exception
+    delay_s: float
+
+
+class Interrupted(msgspec.Struct):
+    """The attempt was stopped from outside and says nothing about the step; `by` is what its task is to raise."""
+
+    by: BaseException
+
+
+AttemptOutcome = Completed | Failed | RetryLater | Interrupted
