@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Not clean yet. The obligations in conformance.md are docstrings under src/.
 BEHIND = (
-    *(f"src/offramp/{name}/" for name in ("cli", "engines", "execution", "gateway", "paths", "ports", "stores")),
-    "src/offramp/telemetry/",
+    *(f"src/offramp/{name}/" for name in ("cli", "engines", "execution", "paths", "stores", "telemetry")),
     "src/offramp/conformance/lease_engine.py",
+    "src/offramp/ports/forks.py",
+    "src/offramp/ports/store.py",
     "tests/",
     "docs/conformance.md",
 )

@@ -73,7 +73,7 @@ def test_the_file_may_be_elsewhere(project):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("add", "alice"), "already"),
+        (("add", "alice"), "exists"),
         (("add", "no spaces"), "is 1 to 64 letters"),
         (("add", "x", "--tenant", "a/b"), "the tenant is 1 to 64"),
         (("revoke", "alic"), "did you mean 'alice'?"),

@@ -57,7 +57,7 @@ def test_a_stream_that_does_not_fit_is_refused_whoever_asks(monkeypatch):
     bounded(monkeypatch, 4)
     streams = Streams(descriptors.streams_max())
     slots = [streams.take(tenant, 10) for tenant in ("", "acme")]
-    with pytest.raises(Exception, match=r"2 streams are open here.*ulimit -n") as caught:
+    with pytest.raises(Exception, match=r"this process has 2 streams open.*ulimit -n") as caught:
         streams.take("other", 10)
     assert (caught.value.status, caught.value.retry_after) == (503, 5.0)
     slots[0].release()

@@ -213,10 +213,10 @@ def test_position(header, query, expected):
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "x", "1 ", "٣", "9" * 16, "+1", "0x1"])
 def test_a_position_is_an_event_number(text):
-    with pytest.raises(RequestError, match="Last-Event-ID is the number") as caught:
+    with pytest.raises(RequestError, match="Last-Event-ID must be the number") as caught:
         position(text, None)
     assert caught.value.status == 400
-    with pytest.raises(RequestError, match="starting_after is the number"):
+    with pytest.raises(RequestError, match="starting_after must be the number"):
         position(None, text)
 
 

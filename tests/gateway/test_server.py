@@ -86,7 +86,7 @@ def test_a_port_in_use_is_one_line():
         with pytest.raises(SettingsError) as caught:
             server.bind("127.0.0.1", port)
     assert str(caught.value) == (
-        f"port {port} on 127.0.0.1 is in use: stop what listens there, or choose another with --port"
+        f"port {port} on 127.0.0.1 is in use: stop the process that listens there, or choose another port with --port"
     )
 
 
@@ -113,7 +113,7 @@ def test_other_addresses(host):
 
 
 def test_a_host_that_is_none_is_one_line():
-    with pytest.raises(SettingsError, match="no address of this machine"):
+    with pytest.raises(SettingsError, match="is not an address of this machine"):
         server.bind("nowhere.invalid", 0, insecure=True)
 
 

@@ -276,7 +276,7 @@ async def test_a_broken_stream_is_left_incomplete_so_that_its_reader_comes_back(
     run.notify()
     await call.done()
     assert call.messages[-1]["more_body"] is True
-    assert "broke off" in caplog.text
+    assert f"the stream of {run.record.id} failed" in caplog.text
 
 
 async def test_a_run_removed_meanwhile_ends_the_stream(gateway, service):

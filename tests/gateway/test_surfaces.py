@@ -110,7 +110,7 @@ class TestShared:
         answer = await client.get(f"/chat/{run.record.id}", headers={"Last-Event-ID": "2"})
         assert data(answer.content) == ['{"number":1,"text":"cause"}', "[DONE]"]
         refused = await client.get(f"/chat/{run.record.id}", headers={"Last-Event-ID": "x"})
-        assert refused.json()["error"]["message"].startswith("Last-Event-ID is the number of the last event seen")
+        assert refused.json()["error"]["message"].startswith("Last-Event-ID must be the number of the last event seen")
 
     async def test_the_same_idempotency_key_attaches_and_resumes(self, client, service):
         service.script = answers

@@ -1,4 +1,4 @@
-"""HTTP, SSE and WebSocket: turns a request into one call of the service, and its answer back.
+"""HTTP, SSE and WebSocket: turns a request into one call of the service, and the result into an answer.
 
-Owns what is on the wire. Must not decide where a run goes, touch a store, or run user code.
+Must not decide where a run executes, touch a store, or run user code.
 """

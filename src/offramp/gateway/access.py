@@ -1,6 +1,6 @@
-"""Who may ask for what: API keys where there are any, and without them only this machine's own names.
+"""Admits requests: by API key if there are keys, else only for this machine's own host names.
 
-Owns the reading of credentials; a secret goes from here to the keyring and nowhere else.
+Owns the reading of credentials. It passes a secret to the keyring and to nothing else.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from offramp.gateway.slots import Streams
 from offramp.settings import Settings
 
 Guard = Literal["health", "public", "key", "operator"]
-"""Who may ask for an endpoint: anybody by any host name (`health`), anybody, whoever has a key, or whoever has one of
-the default tenant (`operator`)."""
+"""Which requests an endpoint admits: all, for any host name (`health`); all (`public`); those with a key (`key`); those
+with a key of the default tenant (`operator`)."""
 ANY_HOST = "*"
 SUBPROTOCOL = "offramp.v1"
-"""What a WebSocket of a browser, which cannot send headers, offers beside its key."""
+"""The subprotocol that a browser, which cannot send headers with a WebSocket, offers beside its key."""
 SUBPROTOCOL_KEY = "offramp.bearer."
 _INVALID = 'Bearer error="invalid_token"'
 
 
 class Access:
-    """The guard of one gateway.
+    """Admits the requests of one gateway.
 
     Args:
-        keyring: the keys; without one, nobody needs any.
-        hosts: the host names that it answers to where there are no keys, beside those of loopback; None for all.
+        keyring: the keys; without one, requests need no key.
+        hosts: the host names it answers to without keys, beside those of loopback; None for all.
     """
 
     def __init__(self, keyring: Keyring | None = None, hosts: frozenset[str] | None = None) -> None:
@@ -45,7 +45,7 @@ class Access:
 
     @classmethod
     def of(cls, settings: Settings, host: str | None = None) -> Access:
-        """As the settings say, for a gateway that binds `host`; None where another server binds.
+        """Build it from the settings, for a gateway that binds `host`; None if another server binds.
 
         Raises:
             SettingsError: a key or the file of keys cannot be used.
@@ -60,26 +60,26 @@ class Access:
         return self._keyring.closed
 
     def divide(self, tenancy: Tenancy) -> None:
-        """Have tenants share what there is as `tenancy` says, where requests need a key."""
+        """Share the room for streams among tenants by `tenancy`, if requests need a key."""
         tenancy.is_keyed = lambda: self.closed
         self.streams.share_by(tenancy)
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Every key that is good now."""
+        """Every valid key."""
         return self._keyring.keys
 
     def is_good(self, key: Key | None) -> bool:
-        """Whether who was admitted with this key, or without one, would be admitted again."""
+        """Whether a request with this key, or without one, would be admitted now."""
         return not self.closed if key is None else self._keyring.knows(key)
 
     def admit(self, connection: HTTPConnection, guard: Guard) -> Key | None:
-        """The key of a request that may go on; None where there are no keys or none is needed.
+        """Return the key of an admitted request; None if there are no keys or the request needs none.
 
         Raises:
-            Unauthenticated: it has no key, or one that is not good.
-            Forbidden: its key is another tenant's, and this is the operator's.
-            WrongHost: there are no keys, and it is for a host name that is not this machine's.
+            Unauthenticated: it has no key, or an invalid one.
+            Forbidden: its key is not of the default tenant, and the endpoint is for operators.
+            WrongHost: there are no keys, and the host name is not this machine's.
         """
         if not self._keyring.closed:
             if self._hosts is not None and guard != "health":
@@ -91,23 +91,23 @@ class Access:
         if key is None:
             raise Unauthenticated("the API key is not known; it may have been revoked", _INVALID)
         if guard == "operator" and key.tenant:
-            raise Forbidden("this is about all tenants: use a key of the default tenant")
+            raise Forbidden("this endpoint covers all tenants: use a key of the default tenant")
         return key
 
 
 def _require_host(connection: HTTPConnection, hosts: frozenset[str]) -> None:
-    """A page whose name was made to point here (DNS rebinding) is of the same origin: only that name tells."""
+    """Refuse other host names: a web page whose name was pointed here (DNS rebinding) would be of our origin."""
     given = connection.headers.getlist("host")
     if len(given) != 1 or not _is_of(given[0], hosts):
         raise WrongHost(
             "without API keys this gateway answers to this machine's own names (localhost, 127.0.0.1); for another "
-            "one make keys with 'offramp keys add NAME', or serve with --allow-host"
+            "one, add a key with 'offramp keys add NAME', or serve with --allow-host"
         )
-    # WebSockets, and requests without a body, come across origins without the browser asking first.
+    # Browsers send WebSockets, and requests without a body, to other origins without a preflight request.
     for origin in connection.headers.getlist("origin"):
         if not _is_of(urlsplit(origin).netloc, hosts):
             raise WrongHost(
-                "without API keys this gateway does not answer to pages of other sites; make keys with 'offramp keys "
+                "without API keys this gateway refuses pages of other sites; add a key with 'offramp keys "
                 "add NAME', or serve with --allow-host"
             )
 
@@ -122,7 +122,7 @@ def _is_of(netloc: str, hosts: frozenset[str]) -> bool:
 
 
 def _secret(connection: HTTPConnection) -> str:
-    """The bearer token of a request; for a WebSocket without the header, that of its subprotocols."""
+    """The bearer token of a request; a WebSocket without the header may send it as a subprotocol."""
     given = connection.headers.getlist("authorization")
     if not given and connection.scope["type"] == "websocket":
         offered: list[str] = connection.scope.get("subprotocols", [])
@@ -137,5 +137,5 @@ def _secret(connection: HTTPConnection) -> str:
 
 
 def chosen_subprotocol(offered: list[str]) -> str | None:
-    """The subprotocol to answer with: never the one that holds a key."""
+    """The subprotocol to answer with: never the one that contains the key."""
     return SUBPROTOCOL if SUBPROTOCOL in offered else None

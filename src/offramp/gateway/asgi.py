@@ -1,6 +1,6 @@
-"""The ASGI application: on its own, mounted in another one, or inside `offramp serve`.
+"""The ASGI application: alone, mounted in another one, or inside `offramp serve`.
 
-Owns the service's lifetime and the way of a request: find the route, call its endpoint, meter and send its answer.
+Owns the service's lifetime and a request's way: find the route, admit it, call its endpoint, meter and send the answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from offramp.telemetry.tracing import RequestTrace, Tracing
 
 CLIENT_GONE_STATUS = 499
-"""In metrics only: the client left before it had an answer (nginx's number)."""
+"""In metrics only: the client left before the answer began (nginx's number)."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", SOCKET})
 log = logging.getLogger("offramp.gateway")
@@ -71,11 +71,11 @@ class Gateway:
 
     @property
     def service(self) -> Service | None:
-        """The running service, if one is."""
+        """The service while it runs, else None."""
         return self._service
 
     async def start(self) -> None:
-        """Start the service, if it is not, and keep it until `stop` was called as often as `start`."""
+        """Start the service unless it runs; it runs until `stop` has been called as often as `start`."""
         self._holders += 1
         try:
             self._was_stopped = False
@@ -85,7 +85,7 @@ class Gateway:
             raise
 
     async def stop(self) -> None:
-        """Drain and stop the service when the last who started it stops it; its streams end first."""
+        """Undo one `start`; the last one drains and stops the service, whose streams end first."""
         self._holders = max(0, self._holders - 1)
         if self._holders:
             return
@@ -101,13 +101,13 @@ class Gateway:
                 self._meter.include(())
 
     async def drain(self) -> None:
-        """Take no more runs, hand over those that run and end their streams; everything can still be read."""
+        """Accept no more runs, hand over the running ones and end their streams; everything can still be read."""
         if self._service is not None:
             await self._service.drain()
 
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
-        """For a parent: `FastAPI(lifespan=gateway.lifespan)`; entered inside of others, it counts."""
+        """Run the service with a parent: `FastAPI(lifespan=gateway.lifespan)`. It may be entered more than once."""
         await self.start()
         try:
             yield
@@ -117,7 +117,7 @@ class Gateway:
     async def _started(self) -> Service:
         if self._service is None:
             if self._was_stopped:
-                raise NotReady("the gateway is stopping; another one takes new requests")
+                raise NotReady("the gateway is stopping; try again, another one accepts new requests")
             async with self._lock:
                 if self._service is None:
                     service = self._make()
@@ -147,7 +147,7 @@ class Gateway:
             if request.trace is not None:
                 request.trace.end(CLIENT_GONE_STATUS)
             return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem document
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer for every error
             problem = explain(error)
             reply = request.surface.render(problem)
             answer = Denied(problem, reply) if request.method == SOCKET else reply
@@ -232,10 +232,10 @@ class _Request:
 
 
 def _shown(method: str) -> str:
-    """A method as a label: clients may make up any number of others."""
+    """A method as a label; clients could invent any number of others."""
     return method if method in _METHODS else "other"
 
 
 def create_asgi(service_factory: Callable[[], Service], access: Access | None = None) -> Gateway:
-    """The gateway of the service that `service_factory` makes, open to whom `access` admits."""
+    """The gateway of the service that `service_factory` makes; `access` admits requests."""
     return Gateway(service_factory, access)

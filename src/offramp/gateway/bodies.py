@@ -19,7 +19,7 @@ DEPTH_MAX = 64
 """Levels of objects and lists in a body."""
 
 _decode_any = msgspec.json.Decoder().decode
-# Possessive, and a string that is never closed ends with the body: one pass whatever is sent.
+# Possessive, and an unclosed string ends with the body: one pass over any input.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 # As signed bytes: an opening bracket is 1, a closing one -1.
@@ -27,20 +27,20 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
 async def read_json_body(call: Call, bytes_max: int) -> bytes:
-    """The body, never holding more than `bytes_max` of it.
+    """Read the body, never holding more than `bytes_max` of it.
 
     Raises:
-        UnsupportedMediaType: it is not declared as JSON. Requiring that keeps other sites' forms out, too:
-            a browser asks before it sends this content type across origins.
+        UnsupportedMediaType: it is not declared as JSON. This also keeps out forms of other sites: a browser sends this
+            content type to another origin only after a preflight request.
         BodyTooLarge: it is longer.
-        ClientGone: the client left before it was complete.
+        ClientGone: the client left before the body was complete.
     """
     _require_json(call.connection.headers.get("content-type"))
     return await _receive(call, bytes_max)
 
 
 async def read_optional_json_body(call: Call, bytes_max: int) -> bytes:
-    """As `read_json_body`, but a request may also have no body, and then needs no content type: b"" is returned."""
+    """Like `read_json_body`, but for a request without a body, which needs no content type, return b""."""
     declared = call.connection.headers.get("content-type")
     if declared is not None:
         return await read_json_body(call, bytes_max)
@@ -81,8 +81,8 @@ def _require_json(content_type: str | None) -> None:
         value.strip(' "') for name, _, value in (p.partition("=") for p in parameters) if name.strip() == "charset"
     ]
     if media.strip() != "application/json" or any(charset not in {"utf-8", "utf8"} for charset in charsets):
-        got = f"got {content_type[:100]!r}" if content_type else "there is none"
-        raise UnsupportedMediaType(f"the body is JSON in UTF-8 with Content-Type: application/json; {got}")
+        got = f"got {content_type[:100]!r}" if content_type else "got no Content-Type"
+        raise UnsupportedMediaType(f"the body must be JSON in UTF-8 with Content-Type: application/json; {got}")
 
 
 def require_json_value(body: bytes) -> None:
@@ -104,7 +104,7 @@ def require_json_value(body: bytes) -> None:
 
 
 def body_error(error: msgspec.ValidationError) -> InputError:
-    """What a decoder found wrong in a body, with pointers to the fields."""
+    """A decoder's complaint about a body, with pointers to the fields."""
     if "out of range" in str(error):
         message = str(error).partition(" - ")[0].lower()
         return InputError(f"the body has a number that cannot be read: {message}", [("", message)])
@@ -112,7 +112,7 @@ def body_error(error: msgspec.ValidationError) -> InputError:
 
 
 def depth_exceeds(body: bytes, levels_max: int) -> bool:
-    """Whether objects and lists are nested deeper; linear, without recursion, and free for ordinary bodies."""
+    """Whether objects and lists are nested deeper. Linear, without recursion, and nearly free for ordinary bodies."""
     if body.count(b"{") + body.count(b"[") <= levels_max:
         return False
     brackets = _STRING.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 class ClientGone(Exception):
-    """The client went away before it had its answer."""
+    """The client left before it had its answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an endpoint is given.
+    """The request, as an endpoint gets it.
 
     Attributes:
         prefix: the path the gateway is mounted at, without a trailing slash.
-        guards: who may ask for what at this gateway, by the template of the path.
+        guards: which requests each endpoint admits, by the template of its path.
     """
 
     connection: HTTPConnection
@@ -58,19 +58,19 @@ class Call:
 
     @property
     def tenant(self) -> str:
-        """Whose request this is; without keys, everybody's."""
+        """The tenant of the request; empty for the default tenant, and without keys."""
         return "" if self.key is None else self.key.tenant
 
     @property
     def revoked(self) -> bool:
-        """Whether the request would be refused by now: for what stays open."""
+        """Whether the request would be refused now; streams check it while they are open."""
         return not self.access.is_good(self.key)
 
     def open_stream(self) -> Slot:
-        """Room for one stream of this tenant, to be released at its end.
+        """Reserve room for one stream of this tenant; release it at the end of the stream.
 
         Raises:
-            TenantLimit: the tenant has as many open here as it may.
+            TenantLimit: the tenant has its maximum of streams open in this process.
         """
         return self.access.streams.take(self.tenant, self.service.settings.tenant_streams)
 
@@ -79,7 +79,7 @@ class Call:
         """The run in the path.
 
         Raises:
-            UnknownRun: it has not even the form of a run's id.
+            UnknownRun: it does not have the form of a run's id.
         """
         text: str = self.connection.path_params["run_id"]
         if not is_run_id(text):
@@ -129,5 +129,5 @@ class Call:
 
 
 def query_pointer(name: str) -> str:
-    """How problem documents point at a query parameter; a body has no field of that name."""
+    """The pointer to a query parameter in a problem document; no body has a field of that name."""
     return "/query/" + name[:60].replace("~", "~0").replace("/", "~1")

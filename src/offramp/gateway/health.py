@@ -1,4 +1,4 @@
-"""Alive, ready, and measured: what load balancers and Prometheus ask. Must stay cheap and never need a run."""
+"""Liveness, readiness and metrics, for load balancers and Prometheus. Must stay cheap and never need a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _NOT_CACHED = {"Cache-Control": "no-store"}
 
 
 def alive_reply() -> Reply:
-    """What is said of a process that lives."""
+    """The answer of a live process."""
     return json_reply(200, {"status": "ok"}, _NOT_CACHED)
 
 
 def ready_reply() -> Reply:
-    """What is said of one that takes work."""
+    """The answer of a process that accepts work."""
     return json_reply(200, {"status": "ready"}, _NOT_CACHED)
 
 
@@ -26,7 +26,7 @@ async def alive(_call: Call) -> Reply:
 
 
 async def ready(call: Call) -> Reply:
-    """`GET /readyz`: 200 if it takes work, else the problem that says why not."""
+    """`GET /readyz`: 200 if this process accepts work, else a problem that says why not."""
     is_ready, reason = await call.service.ready()
     if not is_ready:
         raise NotReady(reason)
@@ -34,7 +34,7 @@ async def ready(call: Call) -> Reply:
 
 
 async def metrics(call: Call) -> Reply:
-    """`GET /metrics`: Prometheus text, or OpenMetrics where Accept prefers it."""
+    """`GET /metrics`: Prometheus text, or OpenMetrics if Accept prefers it."""
     body, content_type = call.meter.exposition(call.connection.headers.get("accept", ""))
     return Reply(200, body, _NOT_CACHED, content_type)
 

@@ -1,4 +1,4 @@
-"""The file of API keys: hashes only, readable by its owner only, replaced as a whole, one writer at a time."""
+"""The file of API keys: only hashes, readable only by its owner, replaced as a whole by one writer at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from offramp.core.names import did_you_mean
 from offramp.errors import SettingsError
 
 FILE_NAME = "keys.json"
-SECRET_PREFIX = "ofk_"  # noqa: S105 - how secrets begin, so that scanners for leaked ones know them
+SECRET_PREFIX = "ofk_"  # noqa: S105 - the prefix by which scanners recognise leaked secrets
 SECRET_RANDOM_BYTES = 32
 
 
 class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key as it is kept; `created_at` in RFC 3339."""
+    """One stored key; `created_at` in RFC 3339."""
 
     name: str
     tenant: str
@@ -45,27 +45,29 @@ def read_keys(file: Path) -> list[KeyEntry]:
     """Every key in the file.
 
     Raises:
-        SettingsError: it is not there or not what `offramp keys` writes.
+        SettingsError: it does not exist, or `offramp keys` did not write it.
     """
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_File)
     except OSError as error:
         raise SettingsError(f"the file of keys {str(file)!r} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # Not `from error`: the decoder's own words may quote what somebody put there by hand.
+        # Not `from error`: the decoder's message may quote the content, which may be a secret pasted by hand.
         raise SettingsError(
-            f"{str(file)!r} is not what 'offramp keys add' writes (damaged, or edited by hand): restore or remove it"
+            f"the file of keys {str(file)!r} is damaged or was edited by hand: restore it, or remove it"
         ) from None
     if content.version != 1:
-        raise SettingsError(f"{str(file)!r} has version {content.version}, this Offramp knows 1: upgrade Offramp")
+        raise SettingsError(
+            f"the file of keys {str(file)!r} has version {content.version}, this Offramp reads version 1: upgrade it"
+        )
     return content.keys
 
 
 def add_key(file: Path, name: str, tenant: str) -> str:
-    """Make a key and keep its hash; the secret is returned and nowhere else.
+    """Make a key and store its hash. Only the caller gets the secret.
 
     Raises:
-        SettingsError: the name is taken or cannot be one, there are `KEYS_MAX`, or the file cannot be used.
+        SettingsError: the name is taken or invalid, there are `KEYS_MAX` keys, or the file cannot be used.
     """
     require_name(name, "the key's name")
     require_name(tenant, "the tenant")
@@ -74,24 +76,23 @@ def add_key(file: Path, name: str, tenant: str) -> str:
         for entry in entries:
             if entry.name == name:
                 raise SettingsError(
-                    f"there is a key {name!r} already, of tenant {entry.tenant!r}: choose another name, or revoke it "
-                    "first"
+                    f"a key {name!r} of tenant {entry.tenant!r} exists: choose another name, or revoke that key first"
                 )
         if len(entries) >= KEYS_MAX:
-            raise SettingsError(f"there are {KEYS_MAX} keys, which is the most there can be (KEYS_MAX): revoke some")
+            raise SettingsError(f"there are {KEYS_MAX} keys, the maximum (KEYS_MAX): revoke some")
         created_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         entries.append(KeyEntry(name, shown_tenant(stored_tenant(tenant)), digest_of(secret), created_at))
     return secret
 
 
 def revoke_key(file: Path, name: str) -> int:
-    """Forget a key; returns how many are left.
+    """Remove a key and return how many are left.
 
     Raises:
-        SettingsError: there is none of that name, or the file cannot be used.
+        SettingsError: there is no key of that name, or the file cannot be used.
     """
     if not file.exists():
-        raise SettingsError(f"there is no file of keys {str(file)!r}: is this the gateway's --data?")
+        raise SettingsError(f"there is no file of keys {str(file)!r}: check that --data is the gateway's")
     with _changing(file) as entries:
         kept = [entry for entry in entries if entry.name != name]
         if len(kept) == len(entries):
@@ -102,12 +103,12 @@ def revoke_key(file: Path, name: str) -> int:
 
 @contextlib.contextmanager
 def _changing(file: Path) -> Iterator[list[KeyEntry]]:
-    """The keys, to be changed in place: written back when the block ends well, while nobody else writes."""
+    """The keys, to be changed in place under a lock; they are written back unless the block raises."""
     import fcntl
 
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The lock has a file of its own: the file of keys itself is another one after each change.
+        # The lock needs its own file, because each change replaces the file of keys.
         lock = os.open(file.with_name(file.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SettingsError(f"{str(file.parent)!r} cannot be written to: {error.strerror}") from error
@@ -123,7 +124,7 @@ def _changing(file: Path) -> Iterator[list[KeyEntry]]:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Readers see the whole old file or the whole new one, also after a crash."""
+    """Replace the file so that readers see the whole old one or the whole new one, even after a crash."""
     handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
     try:
         with os.fdopen(handle, "wb") as stream:

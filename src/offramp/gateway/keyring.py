@@ -1,6 +1,6 @@
-"""The keys that a running gateway knows: those of the settings, and those of the file as it is now.
+"""The valid keys of a running gateway: from the settings, and from the file of keys, which is watched for changes.
 
-Fails closed: once there were keys, or a file of them, a request needs one until the process ends.
+Fails closed: once there was a key or a file of keys, every request needs a key until the process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from offramp.gateway.keyfile import FILE_NAME, read_keys
 from offramp.settings import Settings
 
 CHECK_EVERY_S = 1.0
-"""How long a change of the file may go unnoticed."""
+"""How long a change of the file may stay unnoticed."""
 
 log = logging.getLogger("offramp.gateway")
 
@@ -26,8 +26,8 @@ class Keyring:
 
     Args:
         fixed: keys that do not change while the process runs.
-        file: the file of keys, which need not exist; None for none.
-        monotonic: when to look at the file again.
+        file: the file of keys, which may appear later; None for none.
+        monotonic: the clock for checking the file again.
 
     Raises:
         SettingsError: the file cannot be used.
@@ -48,16 +48,16 @@ class Keyring:
 
     @classmethod
     def of(cls, settings: Settings) -> Keyring:
-        """The keys that the settings name, and those of the file in the data folder.
+        """The keys in the settings and in the file of keys.
 
         Raises:
-            SettingsError: a key or the file cannot be used, or a file is named that is not there.
+            SettingsError: a key or the file cannot be used, or the settings name a file that does not exist.
         """
         fixed = parse_keys(settings.api_keys, "OFFRAMP_API_KEYS") if settings.api_keys else ()
         file = file_of(settings)
         if settings.api_keys_file and not file.exists():
             raise SettingsError(
-                f"OFFRAMP_API_KEYS_FILE: there is no file {settings.api_keys_file!r}; make it with 'offramp keys add "
+                f"OFFRAMP_API_KEYS_FILE: there is no file {settings.api_keys_file!r}; create it with 'offramp keys add "
                 "NAME', or unset the variable"
             )
         return cls(fixed, file)
@@ -73,16 +73,16 @@ class Keyring:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Every key that is good now."""
+        """Every valid key."""
         self._refresh()
         return self._keys
 
     def find(self, secret: str) -> Key | None:
-        """The key with this secret, if it is good now."""
+        """The valid key with this secret, if there is one."""
         return find(secret, self.keys)
 
     def knows(self, key: Key) -> bool:
-        """Whether this key is good now."""
+        """Whether this key is still valid."""
         self._refresh()
         return key in self._known
 
@@ -94,10 +94,10 @@ class Keyring:
         try:
             self._look()
         except SettingsError as error:
-            log.error("%s; the keys known before stay as they were", error)  # noqa: TRY400 - an operator's matter
+            log.error("%s; the keys read before stay valid", error)  # noqa: TRY400 - the operator needs no traceback
 
     def _look(self) -> None:
-        """Read the file if it is not the one that was read before."""
+        """Read the file if it has changed."""
         if self._file is None:
             return
         try:
@@ -110,16 +110,16 @@ class Keyring:
             seen = (state.st_mtime_ns, state.st_ino, state.st_size)
         if seen == self._seen:
             return
-        self._seen = seen  # before it is read: what replaces it meanwhile is another one
+        self._seen = seen  # before reading it, so that a change in the meantime is noticed
         if seen is not None:
-            self._closed = True  # whatever is in it
+            self._closed = True  # even if it is empty or damaged
         entries = [] if seen is None else [entry.key for entry in read_keys(self._file)]
         self._keys = (*self._fixed, *entries)
         self._known = frozenset(self._keys)
 
 
 def file_of(settings: Settings) -> Path:
-    """Where the file of keys is: where it is set to be, else in the data folder."""
+    """The path of the file of keys: from the settings, else in the data folder."""
     from offramp.wiring import data_folder
 
     return Path(settings.api_keys_file) if settings.api_keys_file else data_folder(settings) / FILE_NAME

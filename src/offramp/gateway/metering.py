@@ -1,6 +1,6 @@
-"""The gateway's own metrics, in a registry of its own: two gateways in one process do not clash.
+"""The gateway's metrics, in their own registry so that two gateways in one process do not clash.
 
-Label values are route templates and statuses, never what a client made up; the table of instruments has the names.
+Label values are route templates and statuses, never text from a client. The table of instruments has the names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offramp.telemetry.instruments import GATEWAY, Board
 
 
 class Meter:
-    """Counts what the gateway does."""
+    """The gateway's instruments."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -32,13 +32,13 @@ class Meter:
         self._extra: list[Collector] = []
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """An answer began."""
+        """Record an answer that began."""
         self._requests[method, route, str(status)].inc()
         self._seconds[route,].observe(seconds)
 
     @contextmanager
     def streaming(self, transport: str) -> Iterator[Counter]:
-        """A stream is open; the counter takes the events sent through it."""
+        """Count a stream as open during the block; yields the counter of its events."""
         gauge = self._streams[transport,]
         gauge.inc()
         try:
@@ -47,11 +47,11 @@ class Meter:
             gauge.dec()
 
     def show(self) -> None:
-        """Show it to OpenTelemetry, too, if the program has set a meter provider by now."""
+        """Export to OpenTelemetry too, if the program has set a meter provider by now."""
         show(self._board)
 
     def include(self, collectors: Iterable[Collector]) -> None:
-        """Show these as well, in place of those of a service that ran before."""
+        """Expose these as well, in place of those of an earlier service."""
         for collector in self._extra:
             self.registry.unregister(collector)
         self._extra = list(collectors)
@@ -59,6 +59,6 @@ class Meter:
             self.registry.register(collector)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The metrics and their content type, as Accept prefers."""
+        """The metrics in the format that Accept prefers, and its content type."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type

@@ -1,6 +1,6 @@
-"""The request headers that steer an answer: Prefer, Accept, Idempotency-Key, Last-Event-ID, trace context.
+"""The request headers that select an answer: Prefer, Accept, Idempotency-Key, Last-Event-ID, trace context.
 
-Pure functions over header values. What a standard says to ignore is ignored; what we need exact is refused.
+Pure functions over header values. They ignore what the standards say to ignore, and refuse the rest if it is not exact.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ LIST_LENGTH_MAX = 16 * 1024
 LIST_PARTS_MAX = 256
 """Commas and semicolons in them; past it 431."""
 WAIT_S_MAX = 10**9
-"""A larger `Prefer: wait=N` means the same: longer than any budget."""
+"""A larger `Prefer: wait=N` has the same meaning: longer than any budget."""
 IDEMPOTENCY_KEY_LENGTH_MAX = 255
 IDEMPOTENCY_KEY_PATTERN = (
     rf"^(?:[!#-~]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}"
     rf'|"(?:[ !#-\[\]-~]|\\["\\]){{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")$'
 )
-"""What `idempotency_key` takes, for JSON Schema."""
+"""The values that `idempotency_key` accepts, for JSON Schema."""
 TRACE_LENGTH_MAX = {"traceparent": 256, "tracestate": 4096, "baggage": 8192}
-"""Characters; a longer header is dropped, as W3C Trace Context tells receivers to do with what they cannot use."""
+"""Characters; a longer header is dropped, as W3C Trace Context asks of receivers that cannot use it."""
 SEQ_DIGITS_MAX = 15
 SEQ_MAX = 10**SEQ_DIGITS_MAX - 1
 
@@ -39,7 +39,7 @@ _JSON = ("application", "json")
 
 
 class Preference(NamedTuple):
-    """What `Prefer` asked for (RFC 7240); `wait` in whole seconds."""
+    """The preferences in `Prefer` (RFC 7240); `wait` in whole seconds."""
 
     respond_async: bool = False
     wait: int | None = None
@@ -58,7 +58,7 @@ class Preference(NamedTuple):
 
 
 def prefer(values: Sequence[str]) -> Preference:
-    """All Prefer headers together; of a preference named twice the first counts, unknown ones are ignored.
+    """Read all Prefer headers. The first value of a preference counts; unknown preferences are ignored.
 
     Raises:
         HeadTooLarge: they exceed `LIST_LENGTH_MAX` or `LIST_PARTS_MAX`.
@@ -75,7 +75,7 @@ def prefer(values: Sequence[str]) -> Preference:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    """`name`, `name=token` or `name="quoted"`; an empty name where it is none of them."""
+    """Split `name`, `name=token` or `name="quoted"`; anything else gives an empty name."""
     name, _, value = text.partition("=")
     name, value = name.strip(" \t").lower(), value.strip(" \t")
     if not _TOKEN.fullmatch(name):
@@ -86,7 +86,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _bounded(name: str, values: Sequence[str]) -> Sequence[str]:
-    """The values of a header that is a list, unless reading them would cost more than the rest of the request."""
+    """Return the values of a list header, unless parsing them would cost more than the rest of the request."""
     if sum(map(len, values)) > LIST_LENGTH_MAX:
         raise HeadTooLarge(f"the {name} headers have more than {LIST_LENGTH_MAX} characters together")
     if sum(value.count(",") + value.count(";") for value in values) > LIST_PARTS_MAX:
@@ -95,7 +95,7 @@ def _bounded(name: str, values: Sequence[str]) -> Sequence[str]:
 
 
 def _splitter(separator: str) -> re.Pattern[str]:
-    # Possessive, and a quote that is never closed ends with the text: one pass whatever is sent.
+    # Possessive, and an unclosed quote ends with the text: one pass over any input.
     return re.compile(rf'((?:[^"{separator}]++|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z))*+)(?:{separator}|\Z)', re.DOTALL)
 
 
@@ -116,8 +116,7 @@ class _Range(NamedTuple):
 def wants_stream(values: Sequence[str]) -> bool:
     """Whether Accept prefers `text/event-stream` to JSON, which is the default (RFC 9110, 12.5.1).
 
-    Of two equally good ones the one that is named wins over the one that only a wildcard covers, then the one
-    that is named first.
+    If both are equally good, a named type wins over one covered by a wildcard, then the one named first.
 
     Raises:
         HeadTooLarge: they exceed `LIST_LENGTH_MAX` or `LIST_PARTS_MAX`.
@@ -151,14 +150,14 @@ def _ranges(text: str) -> Iterator[_Range]:
 def _best(ranges: Sequence[_Range], media: tuple[str, str]) -> _Range | None:
     """The most specific range that covers `media`."""
     for kind in (media, (media[0], "*"), ("*", "*")):
-        found = [each for each in ranges if each.kind == kind]
-        if found:
-            return max(found, key=lambda each: (each.quality, -each.position))
+        matches = [each for each in ranges if each.kind == kind]
+        if matches:
+            return max(matches, key=lambda each: (each.quality, -each.position))
     return None
 
 
 def idempotency_key(values: Sequence[str]) -> str | None:
-    """The key, from an RFC 8941 string or bare.
+    """Read the key, a quoted string (RFC 8941) or bare.
 
     Raises:
         RequestError: it is empty, too long, sent twice or not printable ASCII.
@@ -166,7 +165,7 @@ def idempotency_key(values: Sequence[str]) -> str | None:
     if not values:
         return None
     if len(values) > 1:
-        raise RequestError("Idempotency-Key was sent more than once; send one")
+        raise RequestError("Idempotency-Key was sent more than once; send it once")
     text = values[0].strip(" \t")
     quoted = _SF_STRING.fullmatch(text)
     if quoted:
@@ -175,7 +174,7 @@ def idempotency_key(values: Sequence[str]) -> str | None:
         key = text
     else:
         raise RequestError(
-            "Idempotency-Key is printable ASCII, best as a quoted string: "
+            "Idempotency-Key must be printable ASCII, best as a quoted string: "
             'Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"'
         )
     if not 1 <= len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX:
@@ -184,27 +183,27 @@ def idempotency_key(values: Sequence[str]) -> str | None:
 
 
 def position(last_event_id: str | None, starting_after: str | None) -> int:
-    """After which event a stream starts; a reconnecting reader's Last-Event-ID wins over the address it uses.
+    """The number of the event after which a stream starts; Last-Event-ID wins over `starting_after`, its address's.
 
     Raises:
-        RequestError: it is no event number.
+        RequestError: one is not an event number.
     """
-    found = [0]
+    after = 0
     for name, text in (("starting_after", starting_after), ("Last-Event-ID", last_event_id)):
         if text:
             if not (text.isascii() and text.isdigit() and len(text) <= SEQ_DIGITS_MAX):
-                raise RequestError(f"{name} is the number of the last event seen, 0 or more, got {text[:50]!r}")
-            found.append(int(text))
-    return found[-1]
+                raise RequestError(f"{name} must be the number of the last event seen, 0 or more, got {text[:50]!r}")
+            after = int(text)
+    return after
 
 
 def trace_context(headers: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """`traceparent`, `tracestate` and `baggage` as they came, within bounds; lists sent in parts are joined."""
-    kept = {}
+    """`traceparent`, `tracestate` and `baggage` as received, within bounds; lists sent in parts are joined."""
+    context = {}
     for name, length_max in TRACE_LENGTH_MAX.items():
         values = headers.get(name, ())
         text = ",".join(values)
         unique = name != "traceparent" or len(values) == 1
         if text and unique and len(text) <= length_max:
-            kept[name] = text
-    return kept
+            context[name] = text
+    return context

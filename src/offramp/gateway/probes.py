@@ -1,4 +1,4 @@
-"""What a worker answers to `/healthz` and `/readyz`: in the words of the gateway, without being one."""
+"""A worker's answers to `/healthz` and `/readyz`, the same as a gateway's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from offramp.paths.health import Readiness
 
 TURN_S_MAX = 1.0
-"""How long the control loop may take to answer `/healthz`; a probe has to wait longer than that."""
+"""How long the control loop may take to answer `/healthz`; a probe must wait longer than that."""
 
 
 def probes(readiness: Readiness) -> Pages:
     """The pages of a process that executes deep runs.
 
-    Neither asks the store or the engine: `/healthz` fails where only a new process helps, `/readyz` where this one
-    takes no runs.
+    Neither queries the store or the engine. `/healthz` fails if only a restart helps, `/readyz` if this process accepts
+    no runs.
     """
     return {"/healthz": lambda: _page(_alive(readiness)), "/readyz": lambda: _page(_ready(readiness))}
 

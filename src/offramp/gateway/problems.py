@@ -29,7 +29,7 @@ from offramp.gateway.reply import Reply
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:offramp:error:"
 RETRY_AFTER_S = 1
-"""Seconds after which to try again where the error itself does not say."""
+"""Seconds after which to try again, unless the error says otherwise."""
 
 log = logging.getLogger("offramp.gateway")
 
@@ -59,7 +59,7 @@ class RequestTimeout(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """The request's body is not declared to be JSON."""
+    """The request's body is not declared as JSON."""
 
     code = "unsupported-media-type"
     title = "Body is not JSON"
@@ -75,7 +75,7 @@ class UnknownPath(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, but not for this method; `allow` lists those it takes."""
+    """The path exists, but not for this method; `allow` lists its methods."""
 
     code = "method-not-allowed"
     title = "Method not allowed"
@@ -87,7 +87,7 @@ class MethodNotAllowed(RequestError):
 
 
 class NotReady(Overloaded):
-    """The gateway takes no work now: it starts, stops, or lacks what it needs."""
+    """The gateway accepts no work now: it starts, stops, or misses something it needs."""
 
     code = "not-ready"
     title = "Not ready to take work"
@@ -102,7 +102,7 @@ class UpgradeRequired(RequestError):
 
 
 class WrongHost(RequestError):
-    """The request is for a host name, or from a web page, that this gateway does not answer to without keys."""
+    """Without keys, this gateway does not answer to the request's host name or web page."""
 
     code = "wrong-host"
     title = "Not a host of this gateway"
@@ -110,7 +110,7 @@ class WrongHost(RequestError):
 
 
 class Forbidden(RequestError):
-    """The key is good, but not for this."""
+    """The key is valid, but does not admit this request."""
 
     code = "forbidden"
     title = "Not with this key"
@@ -175,7 +175,7 @@ def problem(error: Exception) -> Reply:
 
 def _hidden(kind: type[OfframpError], error_id: str) -> str:
     """Operators read the cause in the log; callers learn whether trying again can help."""
-    advice = "try again later" if kind.status == 503 else "trying again will not help until it is mended"
+    advice = "try again later" if kind.status == 503 else "trying again will not help until an operator has fixed it"
     return f"This is not the request's fault; {advice}. The log has the cause under error id {error_id}."
 
 

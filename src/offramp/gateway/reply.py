@@ -1,6 +1,6 @@
-"""The answers an endpoint returns: a status and the ASGI messages that carry it.
+"""The answers that endpoints return: a status, and the ASGI messages to send.
 
-Owns encoding and headers of whole (not streamed) answers; knows nothing about runs.
+Owns the encoding and headers of whole (not streamed) answers. Knows nothing about runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answer(Protocol):
-    """What an endpoint returns; `status` is known before anything is sent."""
+    """An endpoint's answer; its `status` is known before anything is sent."""
 
     @property
     def status(self) -> int: ...
@@ -27,7 +27,7 @@ class Answer(Protocol):
 
 
 class Reply:
-    """A whole answer, body included."""
+    """A whole answer with its body."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -48,7 +48,7 @@ class Reply:
             self.headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; a HEAD request gets the headers of the GET and no body (RFC 9110, 9.3.2)."""
+        """Send it; HEAD gets the headers of GET without the body (RFC 9110, 9.3.2)."""
         body = b"" if scope.get("method") == "HEAD" else self.body
         if scope["type"] == "websocket":
             # The denial of a handshake (ASGI extension websocket.http.response).

@@ -74,10 +74,10 @@ class Table:
 
 
 def mounted_at(scope: Scope) -> tuple[str, str]:
-    """The prefix this gateway is reached under, and the path below it.
+    """The prefix under which clients reach this gateway, and the path below it.
 
-    Servers and Starlette put the prefix into `path` as well as into `root_path`; behind a proxy that strips its
-    own prefix, `path` has only what Starlette added.
+    Servers and Starlette put the prefix into both `path` and `root_path`. Behind a proxy that strips its own prefix,
+    `path` contains only what Starlette added.
     """
     root = scope.get("root_path", "").rstrip("/")
     path: str = scope["path"]

@@ -1,4 +1,4 @@
-"""Room for streams: how many each tenant has open in this process. They live and die with it, so nothing is stored."""
+"""Counts the open streams of each tenant in this process. Streams end with their process, so nothing is stored."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from offramp.core.shares import Shares, Tenancy
 from offramp.errors import Overloaded, TenantBusy, TenantLimit
 
 RETRY_AFTER_S = 5.0
-"""When a stream that did not fit into this process is worth another try."""
+"""When a client may retry a stream for which this process had no room."""
 
 
 class Slot:
-    """Room for one stream; `release` is called at its end, and again does nothing."""
+    """Room for one stream, released at its end; releasing it again does nothing."""
 
     __slots__ = ("_streams", "_tenant")
 
@@ -33,7 +33,7 @@ class Streams:
     """The open streams by tenant.
 
     Args:
-        most: of all tenants together; None for any number.
+        most: the maximum for all tenants together; None for no limit.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -41,37 +41,37 @@ class Streams:
         self.held = Shares(self._most, Tenancy())
 
     def share_by(self, tenancy: Tenancy) -> None:
-        """Have tenants share them so from now on."""
+        """Share them among tenants this way from now on."""
         self.held = Shares(self._most, tenancy, self.held.by_tenant())
 
     def count(self, tenant: str) -> int:
-        """How many are open."""
+        """How many streams the tenant has open."""
         return self.held.held(tenant)
 
     def take(self, tenant: str, limit: int) -> Slot:
-        """Room for one more.
+        """Reserve room for one more.
 
         Raises:
-            TenantLimit: the tenant has `limit` open.
-            TenantBusy: it has its share of what fits into this process.
-            Overloaded: as many are open as this process may have.
+            TenantLimit: the tenant has `limit` streams open.
+            TenantBusy: the tenant uses its whole share of this process.
+            Overloaded: this process has its maximum of streams open.
         """
         if self.count(tenant) >= limit:
             raise TenantLimit(
-                f"tenant {shown_tenant(tenant)!r} has {limit} streams open here (OFFRAMP_TENANT_STREAMS): close some, "
-                "or read the run document instead"
+                f"tenant {shown_tenant(tenant)!r} has {limit} streams open in this process, its maximum "
+                "(OFFRAMP_TENANT_STREAMS): close some, or read the run document instead"
             )
         refused = self.held.refusal(tenant)
         if refused == "share":
             raise TenantBusy(
-                f"tenant {shown_tenant(tenant)!r} has {self.count(tenant)} streams open here, its share "
+                f"tenant {shown_tenant(tenant)!r} has {self.count(tenant)} streams open in this process, its share "
                 "(OFFRAMP_TENANT_SHARE): close some, or read the run document instead",
                 RETRY_AFTER_S,
             )
-        if refused == "full" or self.held.total >= self._most:  # which some may have passed before there were keys
+        if refused == "full" or self.held.total >= self._most:  # streams opened before there were keys count too
             raise Overloaded(
-                f"{self._most} streams are open here, as many as the limit on open files has room for (ulimit -n): try "
-                "another gateway, or later",
+                f"this process has {self._most} streams open, all that its limit on open files allows (ulimit -n): try "
+                "another gateway, or try again later",
                 RETRY_AFTER_S,
             )
         return Slot(self, tenant)

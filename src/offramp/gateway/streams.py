@@ -21,7 +21,7 @@ from offramp.gateway.reply import Headers
 from offramp.gateway.slots import Slot
 
 STALL_S_MAX = 60.0
-"""How long a reader may take no bytes at all before it counts as gone."""
+"""How long a reader may take no bytes before its stream ends."""
 
 HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -58,9 +58,9 @@ class Encoder(Protocol):
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled when the client leaves.
+    """Return the result of `work`; cancel it if the client leaves first.
 
-    Servers do not raise from `send` after a disconnect; only `receive` tells.
+    Servers do not raise from `send` after a disconnect; only `receive` reports it.
 
     Raises:
         ClientGone: the client left first.
@@ -92,13 +92,13 @@ class EventStream:
 
     Args:
         call: the request.
-        run_id: whose events.
+        run_id: the run whose events are sent.
         after: the number of the last event that the reader has.
         encoder: encodes the events, and ends the stream.
         follow: continue with events as they come; else end after the newest.
-        started_run: the request created the run, so that its client's leaving means something to it.
+        started_run: this request created the run, so the run's `on_disconnect` applies if the client leaves.
         headers: more headers.
-        slot: the room it takes, released at its end.
+        slot: its room, released at its end.
     """
 
     status = 200
@@ -143,11 +143,11 @@ class EventStream:
             except ClientGone:
                 self._left()
             except _Stalled:
-                log.info("a reader of %s took nothing for %g s; its stream ends", self._run_id, STALL_S_MAX)
+                log.info("a reader of %s took no bytes for %g s; its stream ends", self._run_id, STALL_S_MAX)
                 self._left()
             except Exception:
-                # The headers are out. An incomplete answer tells the reader to come back for the rest.
-                log.exception("the stream of %s broke off", self._run_id)
+                # The headers are sent. The reader sees an incomplete answer and reconnects for the rest.
+                log.exception("the stream of %s failed", self._run_id)
 
     def _left(self) -> None:
         if self._started_run and not self._complete:
@@ -171,7 +171,7 @@ class EventStream:
             async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
                 async for frames in batches:
                     if self._call.revoked:
-                        log.info("a reader of %s has no good API key any more; its stream ends", self._run_id)
+                        log.info("a reader of %s no longer has a valid API key; its stream ends", self._run_id)
                         break
                     if not frames:
                         if not self._follow_on:
@@ -185,18 +185,18 @@ class EventStream:
                     if ended:
                         return
         except RunGone:
-            log.info("the events of %s were removed while a reader was behind", self._run_id)
-        # Without a last event, as at a drain: the reader resumes after the last one it has.
+            log.info("the events of %s were removed before a reader had read them all", self._run_id)
+        # The stream ends without a terminal event, at a drain for example: the reader resumes after its last event.
         self._complete = True
         await send(b"", more=False)
 
 
 class Sender:
-    """Sends parts of a body, and notices a client that takes nothing: one look a minute costs less than a timer each.
+    """Sends parts of a body and detects a client that takes nothing. A check a minute costs less than a timer per part.
 
     Args:
-        send: the connection.
-        limit: made to expire when the client has taken nothing for `STALL_S_MAX`.
+        send: ASGI's.
+        limit: expires when the client has taken nothing for `STALL_S_MAX`.
     """
 
     def __init__(self, send: Send, limit: asyncio.Timeout) -> None:
@@ -204,7 +204,7 @@ class Sender:
         self._limit = limit
         self._loop = asyncio.get_running_loop()
         self._since: float | None = None
-        self._timer = self._loop.call_later(STALL_S_MAX, self._look)
+        self._timer = self._loop.call_later(STALL_S_MAX, self._check)
 
     async def __call__(self, body: bytes, *, more: bool = True) -> None:
         self._since = self._loop.time()
@@ -214,14 +214,14 @@ class Sender:
             raise ClientGone from error
         self._since = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._loop.time()
         due = (now if self._since is None else self._since) + STALL_S_MAX
         if due <= now:
             self._limit.reschedule(now)
         else:
-            self._timer = self._loop.call_at(due, self._look)
+            self._timer = self._loop.call_at(due, self._check)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._timer.cancel()

@@ -1,4 +1,4 @@
-"""What is served: the pipelines with their docs, classes and JSON Schemas. Reads declarations, changes nothing."""
+"""The served pipelines with their docs, classes and JSON Schemas. Reads declarations, changes nothing."""
 
 from __future__ import annotations
 

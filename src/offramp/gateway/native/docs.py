@@ -1,4 +1,4 @@
-"""The page at /docs: one file from the package, no other host, and a policy that allows nothing else."""
+"""The page at /docs: one file from the package that loads nothing from other hosts, under a policy that forbids it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def _page() -> tuple[bytes, dict[str, str]]:
 
 
 def _hashes(html: bytes, tag: bytes) -> str:
-    """The CSP sources of the page's inline blocks, so that no others run."""
+    """The CSP sources of the page's inline blocks; browsers run no other."""
     blocks = re.findall(rb"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'" for block in blocks)

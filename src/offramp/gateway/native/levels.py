@@ -1,4 +1,4 @@
-"""How the service keeps the targets of its SLA classes: shares, burn rates and what they call for. Reads only."""
+"""How well the service meets the targets of its SLA classes: shares, burn rates and alerts. Reads only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DIGITS = 6
 
 
 async def report(call: Call) -> Reply:
-    """`GET /v1/slo`: of a tenant's own runs; of all for the operator."""
+    """`GET /v1/slo`: for a tenant's own runs; for all runs with an operator's key."""
     levels = await call.service.service_levels(call.tenant)
     shown = [_shown(level) for level in levels]
     return json_reply(200, {"objective": slo.OBJECTIVE, "classes": shown})

@@ -1,6 +1,6 @@
-"""OpenAPI 3.1 of this gateway with its pipelines: every path, status and problem that a caller can meet.
+"""The OpenAPI 3.1 document of the native API with its pipelines: every path, status and problem.
 
-Describes what the endpoints do; a test holds it against the table of routes.
+A test compares it with the table of routes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", 
 _VARY = {"Vary": {"schema": {"const": "Prefer"}}}
 _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
 _SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
-"""Left empty it is as if it was not there."""
+"""An empty value counts as absent."""
 _SIGNAL_BODY = {
     "description": "Any JSON value; without a body null.",
     "required": False,
@@ -58,7 +58,7 @@ async def document(call: Call) -> Reply:
 
 
 def describe(service: Service, prefix: str = "", guards: Mapping[str, Guard] | None = None) -> dict[str, Any]:
-    """The document for a gateway mounted at `prefix`; `guards`, by path, where requests need a key."""
+    """The document for a gateway mounted at `prefix`; with `guards`, by path, if requests need a key."""
     components: dict[str, Schema] = dict(COMPONENTS)
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
@@ -86,7 +86,7 @@ def describe(service: Service, prefix: str = "", guards: Mapping[str, Guard] | N
 
 
 def _secured(made: dict[str, Any], guards: Mapping[str, Guard]) -> dict[str, Any]:
-    """The same, with what keys add: the scheme, who needs one, and the answers to those who have none."""
+    """Add what keys change: the scheme, the operations that need a key, and the answers without one."""
     made["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `offramp keys add` makes them."}
     }
@@ -197,7 +197,7 @@ def _runs() -> dict[str, Any]:
                 ),
             },
         }
-        | _told(run_id)
+        | _requests(run_id)
         | {
             "/v1/runs/{run_id}/ws": {
                 "parameters": run_id,
@@ -217,8 +217,8 @@ def _runs() -> dict[str, Any]:
     )
 
 
-def _told(run_id: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a run can be told."""
+def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cancelling and signalling a run."""
     return {
         "/v1/runs/{run_id}/cancel": {
             "parameters": run_id,

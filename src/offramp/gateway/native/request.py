@@ -1,6 +1,6 @@
-"""A request for a run, from its bytes: strict JSON, known fields, bounds; each refusal names field and limit.
+"""Parses a request for a run: strict JSON, known fields, bounds. Each refusal names the field and the limit.
 
-Must not judge what the service judges: the pipeline's schema, the class, the budget.
+Leaves to the service: the pipeline's schema, the class, the budget.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _decode_request = msgspec.json.Decoder(RunRequest).decode
 
 
 class Asked(NamedTuple):
-    """A parsed request: what goes to the service, and what only the transport needs."""
+    """A parsed request: the submission for the service, and the client's preferences for the answer."""
 
     submission: Submission
     preference: Preference
@@ -54,7 +54,7 @@ class Asked(NamedTuple):
 
 
 async def read_submission(call: Call, pipeline: str) -> Asked:
-    """Parse the request; nothing of it is trusted.
+    """Parse the request.
 
     Raises:
         RequestError: malformed (400), too large (413), not JSON (415), or a field that does not fit (422).
@@ -77,7 +77,7 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
 
 
 def parse(body: bytes) -> RunRequest:
-    """The body's fields.
+    """Parse the body.
 
     Raises:
         RequestError: it is not JSON.
@@ -85,7 +85,7 @@ def parse(body: bytes) -> RunRequest:
     """
     if not body.strip(b" \t\r\n"):
         raise RequestError('the body is empty; send a JSON object, for example {"input": {}}')
-    # Raw fields are skipped, not checked, by the typed decoder: their UTF-8 and numbers are checked here.
+    # The typed decoder skips raw fields: this checks their UTF-8 and numbers.
     require_json_value(body)
     try:
         request = _decode_request(body)
@@ -96,7 +96,7 @@ def parse(body: bytes) -> RunRequest:
 
 
 def _pointed(error: msgspec.ValidationError) -> InputError:
-    """Name the field where msgspec names the object that holds it."""
+    """Point at the field; msgspec names only the object that contains it."""
     unknown = re.match(r"Object contains unknown field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if unknown:
         name = unknown[1][:60]
@@ -104,7 +104,7 @@ def _pointed(error: msgspec.ValidationError) -> InputError:
         return InputError(message, [(_below(unknown[2], name), message)])
     missing = re.match(r"Object missing required field `(.*?)`(?: - at `\$\.(webhook)`)?$", str(error))
     if missing:
-        what = "where to post events" if missing[2] else "an object with the pipeline's arguments"
+        what = "the address to post events to" if missing[2] else "an object with the pipeline's arguments"
         message = f"{missing[1]} is required: {what}"
         return InputError(message, [(_below(missing[2], missing[1]), message)])
     return body_error(error)

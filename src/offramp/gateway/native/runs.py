@@ -1,6 +1,6 @@
-"""Runs over HTTP: submit, read, list, cancel, result.
+"""Runs over HTTP: submit, follow, read, list, cancel, result.
 
-Owns which status and headers an outcome gets; what happens to a run is the service's.
+Owns the status and headers of each outcome. The service decides what happens to a run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STATUSES: tuple[str, ...] = get_args(Status)
 
 
 async def submit(call: Call) -> Answer:
-    """`POST /v1/pipelines/{name}/runs`: a stream, or JSON as far as the client waits for it."""
+    """`POST /v1/pipelines/{name}/runs`: a stream, or JSON once the run ends or the client's wait does."""
     spec = call.pipeline(call.connection.path_params["name"])
     asked = await read_submission(call, spec.name)
     headers, preference = call.connection.headers, asked.preference
@@ -45,7 +45,7 @@ async def submit(call: Call) -> Answer:
     if not preference.at_once:
         finished = await finishes_fast(call, accepted)
         return await _document(call, 200 if finished else 202, accepted.record.id, preference)
-    if not accepted.attached:  # nothing has happened to it yet that the client would have to know
+    if not accepted.attached:  # a new run: its document needs no read
         return _described(202, document(accepted.record, [], call.prefix), preference)
     return await _document(call, 202, accepted.record.id, preference)
 
@@ -64,7 +64,7 @@ async def events(call: Call) -> EventStream:
 
 
 async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:
-    """The run document; with 202 where and when to look again."""
+    """The run document; with 202, also where and when to ask again."""
     return _described(status, await call.service.document(run_id, call.tenant, call.prefix), preference)
 
 
@@ -88,7 +88,7 @@ async def show(call: Call) -> Reply:
 
 
 async def result(call: Call) -> Answer:
-    """`GET /v1/runs/{run_id}/result`: the bare result, once there is one."""
+    """`GET /v1/runs/{run_id}/result`: the bare result of a completed run."""
     record = await call.service.get(call.run_id, call.tenant)
     where = _path(call, record)
     if record.purged:
@@ -108,12 +108,12 @@ async def result(call: Call) -> Answer:
 
 
 async def cancel(call: Call) -> Reply:
-    """`POST /v1/runs/{run_id}/cancel`: ask for it; the run ends `cancelled` at its next await."""
+    """`POST /v1/runs/{run_id}/cancel`: the run will end `cancelled` at its next await."""
     return await accepted(call, await call.service.cancel(call.run_id, call.tenant))
 
 
 async def accepted(call: Call, record: RunRecord) -> Reply:
-    """202 with the document of a run that something was asked of."""
+    """202 with the document of a run that will be cancelled or get a signal."""
     shown = await call.service.document(record.id, call.tenant, call.prefix)
     return json_reply(202, shown, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
 
@@ -134,7 +134,7 @@ def _filter(tenant: str, query: Mapping[str, str]) -> RunFilter:
         raise _refused("status", f"one of {', '.join(STATUSES)}; {did_you_mean(status, STATUSES)}")
     after = query.get("after")
     if after is not None and not is_run_id(after):
-        raise _refused("after", "the `after` of the page before")
+        raise _refused("after", "the `after` of the previous page")
     return RunFilter(
         tenant=tenant,
         session_id=query.get("session_id"),

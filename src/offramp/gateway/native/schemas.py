@@ -1,4 +1,4 @@
-"""The JSON Schemas of what the gateway sends and takes, beside those of the pipelines. Data, no behaviour."""
+"""The JSON Schemas of the native API's bodies, beside those of the pipelines. Data, no behaviour."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Signals over HTTP: a value from outside for a run that waits for it, or will.
+"""Signals over HTTP: a value from outside for a run that waits for it, or will wait.
 
-Owns what a signal's name and body may be; keeping and delivering it is the service's.
+Owns the bounds on a signal's name and body. The service stores and delivers it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _WHITESPACE = b" \t\r\n"
 
 
 async def send(call: Call) -> Reply:
-    """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; the body is its value."""
+    """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; its value is the body."""
     run_id, name = call.run_id, _name(call)
     key = idempotency_key(call.connection.headers.getlist("idempotency-key"))
     body = await read_optional_json_body(call, call.service.settings.max_body_bytes)

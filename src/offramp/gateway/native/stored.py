@@ -1,4 +1,4 @@
-"""A result that is kept elsewhere, passed on part by part: as much of it is here as the client has not taken yet."""
+"""Streams a result from object storage part by part, holding only the part that the client has not taken yet."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class StoredResult:
     """The answer.
 
     Args:
-        run_id: whose result it is.
-        reference: what is passed on.
-        first: its first part, which was there.
-        parts: the others.
-        slot: the room it takes, released at its end.
+        run_id: the run.
+        reference: the stored result.
+        first: its first part.
+        parts: the other parts.
+        slot: its room, released at its end.
     """
 
     status = 200
@@ -47,7 +47,7 @@ class StoredResult:
         self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it; a client that leaves, or takes nothing for `STALL_S_MAX`, ends it."""
+        """Send it, until the client leaves or takes nothing for `STALL_S_MAX`."""
         try:
             async with aclosing(self._parts):
                 await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
@@ -58,10 +58,10 @@ class StoredResult:
         except ClientGone:
             pass
         except TimeoutError:
-            log.info("who asked for the result of %s took nothing for %g s", self._run_id, STALL_S_MAX)
+            log.info("a client took no bytes of the result of %s for %g s; its answer ends", self._run_id, STALL_S_MAX)
         except Exception:
-            # The headers are out. Too few bytes for them tell the client that this is not the result.
-            log.exception("the result of %s broke off", self._run_id)
+            # The headers are sent. The client sees fewer bytes than Content-Length, so the result is incomplete.
+            log.exception("sending the result of %s failed", self._run_id)
         finally:
             self._slot.release()
 
@@ -79,13 +79,13 @@ class StoredResult:
 
 
 async def stored_result(call: Call, record: RunRecord, reference: Reference) -> StoredResult:
-    """A run's result from where it is kept.
+    """Open a run's stored result.
 
     Raises:
-        TenantLimit: the tenant has as many streams open here as it may.
-        RunGone: its retention is over.
-        ObjectLost: it is not there any more though it should be.
-        ObjectsUnavailable: it cannot be read now.
+        TenantLimit: the tenant has its maximum of streams open in this process.
+        RunGone: its retention has ended.
+        ObjectLost: it is missing before its retention has ended.
+        ObjectsUnavailable: object storage cannot be read now.
     """
     slot = call.open_stream()
     parts = call.service.result_parts(reference)
@@ -93,7 +93,7 @@ async def stored_result(call: Call, record: RunRecord, reference: Reference) -> 
         first = await anext(parts)
     except ObjectLost:
         slot.release()
-        # The objects of a run go before the run is emptied.
+        # A purge removes the objects of a run before its record.
         if call.service.is_due(record):
             raise RunGone(f"the result of {record.id} was removed when its retention ended") from None
         raise

@@ -1,6 +1,6 @@
-"""A run over a WebSocket: the same events as the streams, one JSON text a message, and `{"type": "cancel"}` back.
+"""A run over a WebSocket: the events of a stream, one JSON text per message; the client may send `{"type": "cancel"}`.
 
-Owns close codes and the bounds on both directions. Must not keep more than one batch for a slow reader.
+Owns close codes and the bounds in both directions. Must not buffer more than one batch for a slow reader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offramp.gateway.reply import Answer
 from offramp.gateway.slots import Slot
 
 MESSAGE_BYTES_MAX = 4096
-"""Of one incoming message."""
+"""The largest incoming message."""
 SLOW_S_MAX = 30.0
 """How long a reader may take for one batch of events."""
 CLOSE_S_MAX = 5.0
@@ -58,7 +58,7 @@ async def socket(call: Call) -> Answer:
 
 
 class EventSocket:
-    """The answer that sends a run's events after number `after` to a WebSocket; `slot` is the room it takes."""
+    """Sends a run's events after number `after` to a WebSocket; `slot` is its room."""
 
     status = 101
 
@@ -69,7 +69,7 @@ class EventSocket:
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the end, or until the client leaves or breaks a rule."""
+        """Send until the run ends, or the client leaves or breaks a rule."""
         try:
             await self._talk(scope, receive, send)
         finally:
@@ -82,13 +82,13 @@ class EventSocket:
         with self._call.meter.streaming("websocket") as sent:
             close = await self._both_directions(receive, send, sent)
         if close is not None:
-            # A reader that takes nothing does not take the close either: the server then drops the connection.
+            # A reader that takes nothing does not take the close frame either: the server then drops the connection.
             with suppress(TimeoutError, OSError, RuntimeError):
                 async with asyncio.timeout(CLOSE_S_MAX):
                     await send(close_message(close.code, close.reason))
 
     async def _both_directions(self, receive: Receive, send: Send, sent: Counter) -> _Close | None:
-        """How it ends; None when the client has left."""
+        """The close to send; None if the client has left."""
         tasks = {asyncio.create_task(self._outgoing(send, sent)), asyncio.create_task(self._incoming(receive))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +99,7 @@ class EventSocket:
         except OSError:
             return None
         except Exception:
-            log.exception("the WebSocket of %s broke off", self._run_id)
+            log.exception("the WebSocket of %s failed", self._run_id)
             return _Close(INTERNAL, "internal error; connect again with ?starting_after=")
         finally:
             for task in tasks:
@@ -122,22 +122,22 @@ class EventSocket:
             raise _Close(GONE, "the events were removed when their retention ended") from None
         record = await service.get(self._run_id, self._call.tenant)
         if record.finished and not record.purged:
-            # The reader had the terminal event before it came.
+            # The reader already had the terminal event when it connected.
             raise _Close(NORMAL)
-        raise _Close(RESTART, f"the gateway stops: connect again with ?starting_after={last}")
+        raise _Close(RESTART, f"the gateway is stopping: connect again with ?starting_after={last}")
 
     def _require_good_key(self) -> None:
         if self._call.revoked:
-            raise _Close(UNAUTHENTICATED, "the API key is not good any more")
+            raise _Close(UNAUTHENTICATED, "the API key is no longer valid")
 
     async def _incoming(self, receive: Receive) -> None:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
                 return
-            await self._obey(message)
+            await self._execute(message)
 
-    async def _obey(self, message: Message) -> None:
+    async def _execute(self, message: Message) -> None:
         text = message.get("text")
         if text is None:
             raise _Close(MALFORMED, 'messages are JSON text: {"type": "cancel"}')
@@ -151,7 +151,7 @@ class EventSocket:
         try:
             await self._call.service.cancel(self._run_id, self._call.tenant)
         except RunConflict:
-            # It ended meanwhile; the terminal event is on its way.
+            # The run has ended in the meantime; its terminal event follows.
             return
         except OfframpError as error:
             log.warning("%s could not be cancelled: %s", self._run_id, error)
@@ -159,7 +159,7 @@ class EventSocket:
 
 
 async def _send_all(send: Send, frames: Sequence[Frame], last: int) -> int:
-    """The number of the last one sent."""
+    """Send the frames and return the number of the last one."""
     try:
         async with asyncio.timeout(SLOW_S_MAX):
             for frame in frames:

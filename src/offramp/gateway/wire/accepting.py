@@ -1,6 +1,6 @@
-"""Takes connections from the kernel's backlog as far as there are files for them; the others wait there.
+"""Accepts connections from the kernel's backlog while the process has free file descriptors; the others wait there.
 
-Past what fits a few more are taken, to answer probes and to tell the others so. Must not read what is sent.
+Past the limit it accepts a few more, to answer probes and to refuse other requests. Must not read what clients send.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import socket
 from collections.abc import Callable, Sized
 
 REFUSED_MAX = 32
-"""Connections past those that fit that are open at a time, to be answered and closed."""
+"""Connections past the limit that may be open at a time, to be answered and closed."""
 SPARE_FILES = 16
-"""Files kept for these where the process has no other left."""
+"""File descriptors reserved for them when the process has no others."""
 LOOK_AGAIN_S = 0.05
-"""How often a full process looks for room."""
+"""How often a full process checks for room."""
 ACCEPTS_MAX = 64
-"""Connections taken in one turn of the loop."""
+"""Connections accepted in one turn of the loop."""
 _NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = logging.getLogger("offramp.gateway")
 
 
 class Acceptor:
-    """The accepting end of a listening socket; `sockets`, `close` and `wait_closed` are those of an asyncio server.
+    """Accepts from a listening socket; `sockets`, `close` and `wait_closed` are those of an asyncio server.
 
     Args:
-        bound: the socket; not closed here.
+        bound: the socket; `close` leaves it open.
         make: makes the protocol of a connection.
-        connections: those that are open.
-        most: connections that fit.
+        connections: the open connections.
+        most: how many may be open.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Acceptor:
         self._beginning: set[asyncio.Task[object]] = set()
         self._spare: list[int] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._told = False
+        self._reported = False
         self._keep_spare()
         self._loop.add_reader(bound, self._accept)
 
@@ -61,11 +61,11 @@ class Acceptor:
                 accepted, _ = self._bound.accept()
             except OSError as error:
                 if error.errno not in _NO_FILES:
-                    return  # nothing waits, or the client has gone
+                    return  # no connection waits, or the client has left
                 if not self._spare:
                     self._pause()
                     return
-                self._tell()
+                self._report()
                 os.close(self._spare.pop())
                 continue
             accepted.setblocking(False)
@@ -76,18 +76,18 @@ class Acceptor:
     def _begun(self, task: asyncio.Task[object]) -> None:
         self._beginning.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.debug("a connection was not begun", exc_info=task.exception())
+            log.debug("a connection could not be set up", exc_info=task.exception())
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the connection that was taken last is past those that fit, or has a spare file."""
+        """Whether the connection accepted last is past the limit or uses a spare file descriptor."""
         return len(self._connections) > self._most or len(self._spare) < SPARE_FILES
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._bound)
-        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._go_on)
+        self._timer = self._loop.call_later(LOOK_AGAIN_S, self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         self._keep_spare()
         self._loop.add_reader(self._bound, self._accept)
 
@@ -96,21 +96,21 @@ class Acceptor:
             while len(self._spare) < SPARE_FILES:
                 self._spare.append(os.open(os.devnull, os.O_RDONLY))
         except OSError:
-            return  # as many as there are
-        self._told = False
+            return  # keep as many as there are
+        self._reported = False
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            log.error("no more files can be opened (ulimit -n): new connections are answered with 503")
+    def _report(self) -> None:
+        if not self._reported:
+            self._reported = True
+            log.error("no more files can be opened (ulimit -n): new connections get 503")
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """What it listens on."""
+        """The listening socket."""
         return [self._bound]
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._bound)
@@ -118,4 +118,4 @@ class Acceptor:
             os.close(self._spare.pop())
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Return at once: closing waits for nothing."""

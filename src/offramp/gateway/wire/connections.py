@@ -1,7 +1,7 @@
-"""What one connection may cost, and what is answered where a request does not even reach the application.
+"""The bounds of a connection, and the answers to requests that do not reach the application.
 
-Owns the bounds on size and time while a request arrives. uvicorn and websockets read HTTP; what they refuse on their
-own is turned into a problem document here.
+Owns the bounds on size and time while a request arrives. uvicorn and websockets parse HTTP; this turns their refusals
+into problem documents.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from offramp.gateway.reply import Reply
 from offramp.gateway.wire.lingering import LingeringTransport
 
 HEAD_BYTES_MAX = 64 * 1024
-"""Of a request's line and headers, and of what is no data in a chunked body; past it 431."""
+"""The maximum for a request's line and headers, and for the framing of a chunked body; past it 431."""
 HEAD_S_MAX = 20.0
 """How long a connection may take to send a request's line and headers."""
 CROWDED_HEAD_S_MAX = 0.5
-"""The same for a connection past those that fit: probes wait behind those that send nothing."""
+"""The same past the connection limit: probes wait behind connections that send nothing."""
 BODY_S_MAX = 20.0
-"""How long a body may take to arrive, and longer by what it brings at `BODY_BYTES_PER_S_MIN`; past it 408."""
+"""How long a body may take to arrive, plus one second per `BODY_BYTES_PER_S_MIN` received; past it 408."""
 BODY_BYTES_PER_S_MIN = 4096
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
 
 _PROBES = {b"/healthz", b"/readyz"}
-"""What is answered where no connection fits."""
+"""Paths that are answered past the connection limit."""
 _INVALID_TEXT = 1007
 _CROWDED = (
-    "as many connections are open here as the limit on open files has room for (ulimit -n); try another gateway, "
-    "or later"
+    "this process has all connections open that its limit on open files allows (ulimit -n); try another gateway, "
+    "or try again later"
 )
 
 
 class _ErrorsOnly(logging.LoggerAdapter[logging.Logger]):
-    """For uvicorn: what a client can cause at will is no line of the log."""
+    """A logger for uvicorn that drops the lines which any client can cause."""
 
     level = logging.ERROR
 
@@ -67,7 +67,7 @@ class BoundedHttp(HttpToolsProtocol):
     """uvicorn's protocol with bounds: a head's size, the time that head and body take.
 
     Args:
-        crowded: whether a connection that has just been made is past those that fit.
+        crowded: whether the connection that was just made is past the limit.
     """
 
     def __init__(self, *args: Any, crowded: Callable[[], bool] = lambda: False, **kwargs: Any) -> None:
@@ -79,13 +79,13 @@ class BoundedHttp(HttpToolsProtocol):
         """None while a body arrives."""
         self._body_bytes = 0
         self._idle_bytes = 0
-        """Received since the body last grew: trailers, and what else frames chunks."""
+        """Received since the body last grew: trailers and the framing of chunks."""
         self._body_began_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._method = self._version = b""
         self._is_refused = False
         self._is_ignored = False
-        """The request asks for another protocol: it is read again without that."""
+        """The request asks for another protocol: it is parsed again without that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._lingering = LingeringTransport(transport, self._may_be_sending)
@@ -99,7 +99,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _may_be_sending(self) -> bool:
-        """Whether the client is in the middle of a request, or sends more than is read."""
+        """Whether the client is in the middle of a request, or sends bytes that are not read."""
         return self._head_bytes != 0 or self._is_refused or self._is_crowded
 
     def data_received(self, data: bytes) -> None:
@@ -113,7 +113,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._feed(data)
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        # Still in the head after all that: what came of the body is not counted against it.
+        # Still in the head: the bytes of a body do not count.
         if max(self._head_bytes or 0, self._idle_bytes) > HEAD_BYTES_MAX:
             self._refuse(_head_too_large())
         elif self._timer is None and self._head_bytes != 0:
@@ -125,47 +125,47 @@ class BoundedHttp(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if self._method == b"CONNECT":
-                    self._refuse(RequestError("CONNECT is for proxies, and this is none"))
+                    self._refuse(RequestError("CONNECT is for proxies; this is not a proxy"))
                     return
                 if self._should_upgrade():
                     if self._is_answering():
-                        self._refuse(RequestError("a WebSocket needs a connection of its own"))
+                        self._refuse(RequestError("a WebSocket needs its own connection"))
                     else:
                         self.transport = self._lingering.own
                         self.handle_websocket_upgrade()
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
-                ours = error.__context__  # raised by a callback
-                unknown = RequestError("what was received is no HTTP request (RFC 9112)")
+                ours = error.__context__  # an error that a callback raised
+                unknown = RequestError("the bytes received are not an HTTP request (RFC 9112)")
                 self._refuse(ours if isinstance(ours, RequestError) else unknown)
                 return
             else:
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The head of a request that asks for another protocol, without that: nobody has to obey (RFC 9110, 7.8).
+        """The head of a request without its wish for another protocol, which a server may ignore (RFC 9110, 7.8).
 
-        Java's client asks for HTTP/2 with every first request. The parser then takes the body for what follows the
-        upgrade, so it is given the request again.
+        Java's client asks for HTTP/2 with every first request. The parser then takes the body for bytes after the
+        upgrade, so it has to parse the request again.
         """
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        kept = [field for field in self.headers if field[0] not in {b"upgrade", b"connection", b"http2-settings"}]
+        fields = [field for field in self.headers if field[0] not in {b"upgrade", b"connection", b"http2-settings"}]
         options = b",".join(value.lower() for name, value in self.headers if name == b"connection").split(b",")
-        kept += [(b"connection", option) for each in options if (option := each.strip()) in {b"close", b"keep-alive"}]
+        fields += [(b"connection", option) for each in options if (option := each.strip()) in {b"close", b"keep-alive"}]
         line = b"%b %b HTTP/%b\r\n" % (self._method, self.url, self._version)
-        return line + b"".join(b"%b: %b\r\n" % field for field in kept) + b"\r\n"
+        return line + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n"
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer is none of the request's headers, and the application has those already.
+        # A trailer is not a header of the request, and the application already has the headers.
         if self._head_bytes is not None:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._is_crowded and self.url.partition(b"?")[0] not in _PROBES:
             raise Overloaded(_CROWDED)
-        # It may have come in one read, with what it ends.
+        # One read may have brought the whole head, with the bytes that follow it.
         if len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers) > HEAD_BYTES_MAX:
             raise _head_too_large()
         self._method, self._version = self.parser.get_method(), self.parser.get_http_version().encode()
@@ -200,7 +200,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _is_late(self) -> None:
         self._timer = None
         if self.flow.read_paused or self.pipeline or (self._head_bytes is not None and self._is_answering()):
-            # It is not the client that is slow: the answer before is still being sent.
+            # The client is not slow: the previous answer is still being sent.
             self._start_timer(HEAD_S_MAX)
         elif self._is_crowded and self._head_bytes is not None:
             self._make_room()
@@ -212,7 +212,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._judge_body()
 
     def _make_room(self) -> None:
-        """Close at once: all that the client sent was read, and others wait for this connection's place."""
+        """Close at once: every byte was read, and others wait for its place."""
         if self._head_bytes:
             self.transport.write(_encoded(problem(Overloaded(_CROWDED)), self.server_state.default_headers))
         self._lingering.own.close()
@@ -225,19 +225,19 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._refuse(
             RequestTimeout(
-                f"the body did not arrive within {BODY_S_MAX:g} s, and one more for every {BODY_BYTES_PER_S_MIN} bytes"
+                f"the body did not arrive within {BODY_S_MAX:g} s plus a second for every {BODY_BYTES_PER_S_MIN} bytes"
             )
         )
 
     def _is_answering(self) -> bool:
-        """Whether a request is with the application, or its answer on the way."""
+        """Whether the application handles a request, or its answer is being sent."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: RequestError) -> None:
-        """The last answer of this connection, unless the client would take it for another one, or a part of it."""
+        """Answer and close, unless the client would take the answer for another request's or for a part of it."""
         answering, is_next = self._is_answering(), self._head_bytes is not None
         if answering and is_next:
-            # What came before is answered still.
+            # The previous request is still answered.
             self.cycle.keep_alive = False
             self._is_refused = True
             return
@@ -257,7 +257,7 @@ def _encoded(reply: Reply, more: list[tuple[bytes, bytes]]) -> bytes:
 
 
 class BoundedSocket(WebSocketsSansIOProtocol):
-    """uvicorn's protocol for WebSockets, where every handshake is answered and no frame reaches the log."""
+    """uvicorn's protocol for WebSockets that answers every handshake and logs no frame."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -266,14 +266,14 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.handshake_initiated and not self.handshake_complete:
-            # Frames that did not wait for the answer to the handshake (RFC 6455, 4.1) would be answered before it.
+            # Frames before the answer to the handshake (RFC 6455, 4.1): uvicorn would answer them first.
             self.handshake_complete = self.disconnected = True
             self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
             self.transport.close()
             return
         super().data_received(data)
         if not self.handshake_initiated:
-            # It came as a whole, so it cannot be read: uvicorn would neither answer nor let go.
+            # The whole head has arrived and is malformed: uvicorn would neither answer nor close.
             answer = b"".join(self.conn.data_to_send())
             self.transport.write(answer or _encoded(problem(_NO_HANDSHAKE), self.default_headers))
             self.transport.close()
@@ -283,11 +283,11 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             await super().send(message)
         except RuntimeError:
             if self.initial_response is None and self.close_sent:
-                # What the client broke is closed already, and that is no mistake of who sends.
+                # The connection is closed because the client broke the protocol; the sender did nothing wrong.
                 raise ClientDisconnected from None
             raise
         if message["type"] == "websocket.http.response.body":
-            # Else uvicorn logs an error: that a refusal is no handshake.
+            # Otherwise uvicorn logs an error, because a refusal completes no handshake.
             self.handshake_complete = True
 
     def send_receive_event_to_app(self) -> None:
@@ -302,20 +302,20 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
 
 _REFUSED: dict[int, RequestError] = {
-    405: MethodNotAllowed("a WebSocket is opened with GET", "GET"),
-    414: HeadTooLarge("the address of a WebSocket has at most 8,192 bytes"),
-    426: UpgradeRequired("a WebSocket is opened with 'Upgrade: websocket' and 'Connection: Upgrade'"),
-    431: HeadTooLarge("the headers of a WebSocket's handshake are at most 128, of at most 8,192 bytes each"),
+    405: MethodNotAllowed("open a WebSocket with GET", "GET"),
+    414: HeadTooLarge("the address of a WebSocket may have at most 8,192 bytes"),
+    426: UpgradeRequired("open a WebSocket with 'Upgrade: websocket' and 'Connection: Upgrade'"),
+    431: HeadTooLarge("a WebSocket's handshake may have at most 128 headers of at most 8,192 bytes each"),
     500: NotReady("the gateway is stopping; connect to another one"),
 }
 _NO_HANDSHAKE = RequestError(
-    "no WebSocket handshake (RFC 6455): it needs HTTP/1.1, one Sec-WebSocket-Key of 16 bytes in Base64, and "
+    "not a WebSocket handshake (RFC 6455): it needs HTTP/1.1, one Sec-WebSocket-Key of 16 bytes in Base64, and "
     "Sec-WebSocket-Version: 13"
 )
 
 
 class _Handshake(ServerProtocol):
-    """websockets' protocol, with problem documents for its own refusals, whose texts would repeat what was sent."""
+    """websockets' protocol with problem documents for its refusals, whose texts would echo the request."""
 
     def reject(self, status: http.HTTPStatus | int, text: str) -> Response:
         reply = problem(_REFUSED.get(status, _NO_HANDSHAKE))

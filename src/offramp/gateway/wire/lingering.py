@@ -1,7 +1,7 @@
-"""Closing a connection in the middle of a request, so that the client still hears the answer.
+"""Closes a connection in the middle of a request so that the client still gets the answer.
 
-What is closed with bytes unread is reset, and a reset may overtake the answer on its way (RFC 9112, 9.6): so the server
-says that it sends no more, throws away what still comes for a moment, and only then closes.
+Closing with unread bytes resets the connection, and the reset may overtake the answer (RFC 9112, 9.6). So the server
+first ends its own side, discards further bytes for a moment, and then closes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 LINGER_S = 1.0
-"""How long what a refused client still sends is thrown away."""
+"""How long further bytes of a refused client are discarded."""
 
 
 class LingeringTransport:
-    """A transport whose `close` lingers if that is called for; all else is the transport's own.
+    """A transport whose `close` lingers if needed; everything else is the transport's own.
 
     Args:
-        transport: of the connection.
-        is_needed: whether something of a request may be unread.
+        transport: the connection's.
+        is_needed: whether a part of a request may be unread.
     """
 
     def __init__(self, transport: asyncio.Transport, is_needed: Callable[[], bool]) -> None:
@@ -32,11 +32,11 @@ class LingeringTransport:
         return getattr(self.own, name)
 
     def is_closing(self) -> bool:
-        """Whether nothing that comes is read any more."""
+        """Whether further bytes are discarded."""
         return self._timer is not None or self.own.is_closing()
 
     def close(self) -> None:
-        """Close once what was written is sent, after a moment if the client may be sending still."""
+        """Close after sending what was written, and after a moment if the client may still be sending."""
         if self.is_closing():
             return
         if not self._is_needed():
@@ -56,4 +56,4 @@ class LingeringTransport:
 
 
 def _drop(_data: bytes) -> None:
-    """As a transport that is closed does."""
+    """Discard the data, as a closed transport does."""

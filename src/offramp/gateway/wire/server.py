@@ -1,6 +1,6 @@
-"""Runs a gateway under uvicorn: one bound socket, a drain before the end, no way to be open by accident.
+"""Runs a gateway under uvicorn on one bound socket, and drains it before it ends.
 
-Owns the socket and the signals. Must not know what the gateway serves.
+Owns the socket and the signals, and refuses to be reachable by others without keys. Must not know what is served.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from offramp.ports import forks
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
 FORCED_S_MAX = 2.0
-"""What the gateway gets to stop after a second signal."""
+"""How long the gateway may take to stop after a second signal."""
 CLOSE_S_MIN = 1.0
-"""What connections get to end after the drain, even when the drain used its time up."""
+"""How long connections may take to end after the drain, even if the drain took all its time."""
 
 log = logging.getLogger("offramp.gateway")
 
 
 def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) -> socket.socket:
-    """A listening socket's address, taken before anything is started; port 0 takes a free one.
+    """Bind and listen before anything is started; port 0 takes a free port.
 
     Raises:
-        SettingsError: the address is not this machine's alone and there are no keys, it is in use, or no address.
+        SettingsError: others can reach the address and there are no keys, or it is in use or invalid.
     """
     if not (keys or insecure or is_loopback(host)):
         raise SettingsError(
-            f"{host!r} is reachable by others and there are no API keys: make one with 'offramp keys add NAME', bind "
-            "127.0.0.1, or say --insecure"
+            f"{host!r} is reachable by others and there are no API keys: add one with 'offramp keys add NAME', bind "
+            "127.0.0.1, or use --insecure"
         )
     if not 0 <= port <= PORT_MAX:
-        raise SettingsError(f"port is from 0 (any free one) to {PORT_MAX}, got {port}")
+        raise SettingsError(f"port must be from 0 (any free one) to {PORT_MAX}, got {port}")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"{host!r} is no address of this machine: {error}") from error
-    family, kind, protocol, _, address = found[0]
+        raise SettingsError(f"{host!r} is not an address of this machine: {error}") from error
+    family, kind, protocol, _, address = addresses[0]
     bound = socket.socket(family, kind, protocol)
     try:
         if sys.platform != "win32":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        # Listening now, not when the server is up: a port in use is then found before anything is started.
+        # Listen now, not when the server is up, so that a port in use is noticed before anything is started.
         bound.listen(BACKLOG)
         bound.setblocking(False)
     except OSError as error:
@@ -69,14 +69,16 @@ def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) ->
 
 def _bind_problem(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop what listens there, or choose another with --port"
+        return (
+            f"port {port} on {host} is in use: stop the process that listens there, or choose another port with --port"
+        )
     if error.errno == errno.EACCES:
-        return f"port {port} on {host} needs more rights: choose one from 1024 with --port"
+        return f"port {port} on {host} needs more rights: choose a port from 1024 with --port"
     return f"cannot listen on {host} port {port}: {error.strerror or error}"
 
 
 def url_of(bound: socket.socket) -> str:
-    """The address as a person opens it."""
+    """The address to open in a browser."""
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
 
@@ -91,22 +93,22 @@ def serve(
     keys: bool = False,
     on_started: Callable[[str], object] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
     Args:
-        gateway: what to serve.
-        host: the address to bind; only loopback ones without `keys` or `insecure`.
+        gateway: the application.
+        host: the address to bind; without `keys` or `insecure`, only loopback ones.
         port: 0 for a free one.
-        drain_timeout: seconds from the signal to the end at most.
+        drain_timeout: the maximum of seconds from the signal to the end.
         insecure: serve others without keys.
         keys: requests are authenticated.
-        on_started: called with the address once requests are taken.
+        on_started: called with the address once requests are accepted.
 
     Returns:
         The process's exit code: 0 after a drain, 1 when a second signal cut it short.
 
     Raises:
-        SettingsError: it cannot listen there.
+        SettingsError: it cannot listen at that address.
         OfframpError: the service did not start.
     """
     bound = bind(host, port, insecure=insecure, keys=keys)
@@ -143,10 +145,10 @@ def _config(gateway: Gateway) -> uvicorn.Config:
         http=BoundedHttp,
         ws=BoundedSocket,
         ws_max_size=SOCKET_MESSAGE_BYTES_MAX,
-        # The gateway is started and stopped here: uvicorn's lifespan ends only after the last stream did.
+        # `_serve` starts and stops the gateway: uvicorn's lifespan ends only after the last stream.
         lifespan="off",
         log_config=None,
-        # At DEBUG, which an application may set for everything, a handshake is logged with its Authorization.
+        # At DEBUG, which an application may set for all loggers, uvicorn logs a handshake with its Authorization.
         log_level="info",
         access_log=False,
         proxy_headers=False,
@@ -157,7 +159,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to us and says when it listens."""
+    """uvicorn's server without its signal handlers, which calls `on_started` once it listens."""
 
     def __init__(self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None) -> None:
         super().__init__(config)
@@ -166,7 +168,7 @@ class _Server(uvicorn.Server):
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: neither the port nor a connection may stay open for longer than they are here."""
+        """In a forked child: close its copies of the port and the connections, which would outlive the parent's."""
         listening = [each.fileno() for server in getattr(self, "servers", []) for each in server.sockets]
         open_now = [connection.transport for connection in list(self.server_state.connections)]
         forks.close_copy(self._bound.fileno(), *listening, *map(forks.descriptor_of, filter(None, open_now)))
@@ -197,7 +199,7 @@ class _Server(uvicorn.Server):
 
 
 class _Stopping:
-    """The end of a server: the first signal drains the gateway and then stops uvicorn, the second forces it."""
+    """Ends a server: the first signal drains the gateway and then stops uvicorn, the second forces the end."""
 
     def __init__(self, gateway: Gateway, server: _Server, timeout: float) -> None:
         self._gateway = gateway
@@ -207,7 +209,7 @@ class _Stopping:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Listen to SIGTERM and SIGINT, where signals can be listened to."""
+        """Handle SIGTERM and SIGINT during the block, if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -215,7 +217,7 @@ class _Stopping:
             yield
 
     def signalled(self, number: int) -> None:
-        """A signal came."""
+        """Drain on the first signal, stop at once on the second."""
         if self._task is None:
             log.info("%s: draining", signal.Signals(number).name)
             self._task = asyncio.get_running_loop().create_task(self._drain())
@@ -234,15 +236,15 @@ class _Stopping:
             async with asyncio.timeout_at(ends_at):
                 await self._gateway.drain()
         except TimeoutError:
-            log.warning("the drain took more than %g s; what is left is recovered by another process", self._timeout)
+            log.warning("the drain took more than %g s; another process recovers the remaining runs", self._timeout)
         except Exception:
-            log.exception("the drain failed; what is left is recovered by another process")
+            log.exception("the drain failed; another process recovers the remaining runs")
         finally:
             self._server.config.timeout_graceful_shutdown = max(CLOSE_S_MIN, ends_at - loop.time())  # type: ignore[assignment]
             self._server.should_exit = True
 
     async def finish(self) -> None:
-        """Stop the gateway once the server has ended; after a second signal, only as far as that goes quickly."""
+        """Stop the gateway after the server has ended; after a second signal, for at most `FORCED_S_MAX`."""
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -253,4 +255,4 @@ class _Stopping:
             async with asyncio.timeout(FORCED_S_MAX):
                 await self._gateway.stop()
         except TimeoutError:
-            log.warning("the gateway did not stop within %g s; its runs are recovered by another", FORCED_S_MAX)
+            log.warning("the gateway did not stop within %g s; another process recovers its runs", FORCED_S_MAX)
