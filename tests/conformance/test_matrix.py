@@ -23,18 +23,34 @@ from offramp.conformance import (
 )
 from offramp.conformance.__main__ import main, named
 from offramp.conformance.matrix import page
-from offramp.ports.blobs import Blobs
-from offramp.ports.clock import Clock
-from offramp.ports.engine import Engine
-from offramp.ports.outbox import Outbox
-from offramp.ports.store import Leases, RunLog, Store
+from offramp.ports import blobs, clock, engine, outbox, store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 from tests.conformance.temporal import TEMPORAL, TEMPORAL_REDIS
 
+METHODS_MAX = 12
+"""Of one protocol, beside those of the protocols that it joins."""
+UNNUMBERED = {"RunTaker", "RunControl", "RunHost", "Sender", "Timer"}
+"""What an adapter is given, or gives."""
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+
+
+def protocols(module):
+    return [made for made in vars(module).values() if is_protocol(made) and made.__module__ == module.__name__]
+
+
+def is_protocol(made):
+    return inspect.isclass(made) and getattr(made, "_is_protocol", False)
+
+
+def methods(port):
+    """Those that it does not have from a protocol that it joins."""
+    return [name for name, made in vars(port).items() if not name.startswith("_") and inspect.isfunction(made)]
+
+
+PORTS = [port for module in (store, engine, outbox, blobs, clock) for port in protocols(module)]
 
 
 def passed(harness, cases, obligations):
@@ -92,16 +108,19 @@ def test_every_obligation_has_a_case_and_every_case_an_obligation(cases, obligat
     assert not [name for name, count in Counter(case.id for case in cases()).items() if count > 1]
 
 
-@pytest.mark.parametrize("port", [Store, RunLog, Leases, Outbox, Engine, Blobs, Clock])
+@pytest.mark.parametrize("port", [port for port in PORTS if port.__name__ not in UNNUMBERED])
 def test_every_method_of_a_port_names_its_obligations(port):
     every = store_obligations() + engine_obligations() + blobs_obligations() + clock_obligations()
     known = {obligation.id for obligation in every}
-    for name, method in vars(port).items():
-        if name.startswith("_") or not inspect.isfunction(method):
-            continue
-        cited = set(re.findall(r"\b[SQWNCB]\d+\b", method.__doc__))
+    for name in methods(port):
+        cited = set(re.findall(r"\b[SQWNCB]\d+\b", vars(port)[name].__doc__))
         assert cited, f"{port.__name__}.{name} cites no obligation"
         assert cited <= known, f"{port.__name__}.{name} cites {cited - known}"
+
+
+def test_no_port_is_too_large_to_be_read_at_once():
+    assert {port.__name__ for port in PORTS} >= {"Runs", "Logs", "Ownership", "DeepRuns", "Joined"}
+    assert {port.__name__: len(methods(port)) for port in PORTS if len(methods(port)) > METHODS_MAX} == {}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Obligation(NamedTuple):
 
 def store_obligations() -> list[Obligation]:
     """Those of the store, the lease and the outbox port."""
-    return [*_read(store), *_read(store.Leases), *_read(outbox)]
+    return [*_read(store), *_read(store.Ownership), *_read(outbox)]
 
 
 def engine_obligations() -> list[Obligation]:

@@ -117,8 +117,8 @@ class RunLog(Protocol):
         """Give the run its outcome and its terminal event, and give the lease back; resolves on disk (S2, S5)."""
 
 
-class Store(Protocol):
-    """See the obligations at the top of this module."""
+class Runs(Protocol):
+    """Creating runs, finding them, and writing to them; required."""
 
     def create(
         self,
@@ -156,6 +156,10 @@ class Store(Protocol):
     async def runs(self, wanted: RunFilter) -> Page:
         """Up to `wanted.limit` records, without results above `RESULT_INLINE_BYTES_MAX` (S12)."""
 
+
+class Logs(Protocol):
+    """What runs have written; required."""
+
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order (S1)."""
 
@@ -167,6 +171,10 @@ class Store(Protocol):
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, as name and encoded value, in the order they came (Q8)."""
+
+
+class Retention(Protocol):
+    """A declared capability (`purge`): data past its retention is removed."""
 
     async def due(self, now: float) -> Sequence[str]:
         """The runs that `purge` would empty, a bounded number of them (S13)."""
@@ -183,8 +191,16 @@ class Store(Protocol):
         Returns how much that was; a bounded amount, so ask again until it is 0.
         """
 
+
+class Duties(Protocol):
+    """Work that one process does for all."""
+
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
         """Take, keep or (until `now`) give back what one process does for all; False where another has it (S19)."""
+
+
+class Statistics(Protocol):
+    """What processes count and learn together."""
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of runs that kept or broke their class's promise, behind what is pending (S16).
@@ -202,6 +218,10 @@ class Store(Protocol):
         Raises:
             StoreError: nothing was learned.
         """
+
+
+class Store(Runs, Logs, Retention, Duties, Statistics, Protocol):
+    """A store as one process has it open. See the obligations at the top of this module."""
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process made visible, on the store's thread (S7)."""
@@ -256,8 +276,8 @@ class Parked(NamedTuple):
     signals_seen: int
 
 
-class Leases(Protocol):
-    """Who may write which run. `Q` obligations:
+class Ownership(Protocol):
+    """Who may write which run; required. `Q` obligations, with those of `Signals` and `Entrusted`:
 
     Q1 A run is leased to at most one owner at a time; each claim has a higher token than any before.
     Q2 What an owner held becomes claimable once it is expired or retired, never while its lease runs.
@@ -320,6 +340,19 @@ class Leases(Protocol):
             LeaseLost: another process owns it now (S3).
         """
 
+    async def queued(self) -> dict[str, int]:
+        """How many runs of each tenant wait for an owner, all that was written here before included (Q11)."""
+
+    async def overdue(self, now: float) -> Sequence[str]:
+        """Runs that nobody owns and whose deadline has passed, a bounded number (Q9)."""
+
+    async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
+        """Take this run if it is queued or parked, or its engine does not end it (Q10)."""
+
+
+class Signals(Protocol):
+    """What reaches a run from outside. Signals are a declared capability (`signals`), wishes to cancel are required."""
+
     async def send_signal(
         self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
     ) -> RunRecord | None:
@@ -333,20 +366,12 @@ class Leases(Protocol):
             IdempotencyMismatch: the key came with another signal.
         """
 
-    def leave(self) -> None:
-        """Close what the lease thread uses (S14)."""
-
-    async def queued(self) -> dict[str, int]:
-        """How many runs of each tenant wait for an owner, all that was written here before included (Q11)."""
-
-    async def overdue(self, now: float) -> Sequence[str]:
-        """Runs that nobody owns and whose deadline has passed, a bounded number (Q9)."""
-
     async def request_cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish on a run that has not ended; returns its record after that, None if unknown (Q4)."""
 
-    async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
-        """Take this run if it is queued or parked, or its engine does not end it (Q10)."""
+
+class Entrusted(Protocol):
+    """Runs that are given to an engine of many processes."""
 
     async def entrust(self, run_id: str, now: float) -> Claim | None:
         """Give a run to `ENGINE`; None if it has ended or is unknown. `fresh` the first time only (Q13)."""
@@ -363,3 +388,10 @@ class Leases(Protocol):
 
     async def heard(self, run_id: str) -> None:
         """The engine was told of one of them (Q17)."""
+
+
+class Leases(Ownership, Signals, Entrusted, Protocol):
+    """The leases as one process has them open."""
+
+    def leave(self) -> None:
+        """Close what the lease thread uses (S14)."""

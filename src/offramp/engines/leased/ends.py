@@ -16,7 +16,7 @@ from offramp.errors import StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.engine import RunTaker
 from offramp.ports.parts import Part
-from offramp.ports.store import Leases, Store
+from offramp.ports.store import Ownership, Runs
 
 log = logging.getLogger("offramp")
 
@@ -32,7 +32,7 @@ class Ends(Part):
         clock: time.
     """
 
-    def __init__(self, seat: Seat, host: RunTaker, store: Store, leases: Leases, clock: Clock) -> None:
+    def __init__(self, seat: Seat, host: RunTaker, store: Runs, leases: Ownership, clock: Clock) -> None:
         self._seat = seat
         self._host = host
         self._store = store

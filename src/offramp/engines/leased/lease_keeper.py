@@ -10,7 +10,7 @@ from typing import Protocol
 
 from offramp.errors import StoreError
 from offramp.ports.clock import Clock, Timer
-from offramp.ports.store import Leases
+from offramp.ports.store import Ownership
 
 log = logging.getLogger("offramp")
 
@@ -37,7 +37,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        leases: Leases,
+        leases: Ownership,
         clock: Clock,
         owner: str,
         lease_s: float,

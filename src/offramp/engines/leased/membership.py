@@ -20,7 +20,7 @@ from offramp.ports.clock import Clock
 from offramp.ports.engine import RunControl
 from offramp.ports.hints import Hints, Kind
 from offramp.ports.parts import Part
-from offramp.ports.store import Batch, Leases, Owner, Store
+from offramp.ports.store import Batch, Owner, Ownership, Store
 
 log = logging.getLogger("offramp")
 
@@ -64,7 +64,7 @@ class Membership(Part):
         self,
         seat: Seat,
         store: Store,
-        leases: Leases,
+        leases: Ownership,
         clock: Clock,
         runs: RunControl,
         taking: Taking,

@@ -7,7 +7,7 @@ from offramp.errors import Overloaded, TenantBusy
 from offramp.ports.bounds import Bound
 from offramp.ports.clock import Clock
 from offramp.ports.parts import Part
-from offramp.ports.store import Leases
+from offramp.ports.store import Ownership
 
 COUNT_EVERY_S = 0.25
 """How old the count of the queue may be: gateways together may pass the bound by what they accept meanwhile."""
@@ -25,7 +25,7 @@ class QueueBound(Part):
         tenancy: how they share them.
     """
 
-    def __init__(self, leases: Leases, clock: Clock, most: int, tenancy: Tenancy) -> None:
+    def __init__(self, leases: Ownership, clock: Clock, most: int, tenancy: Tenancy) -> None:
         self._most = most
         self._bound = Bound(
             leases.queued, lambda counts: Shares(most, tenancy, counts), self._refusal, clock, COUNT_EVERY_S

@@ -9,7 +9,7 @@ from offramp.core.shares import Tenancy
 from offramp.ports.clock import Clock
 from offramp.ports.engine import RunControl
 from offramp.ports.hints import Hints
-from offramp.ports.store import Leases, Owner
+from offramp.ports.store import Owner, Ownership
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Seat:
     """
 
     def __init__(
-        self, member: Member, leases: Leases, clock: Clock, runs: RunControl, hints: Hints, *, takes: bool
+        self, member: Member, leases: Ownership, clock: Clock, runs: RunControl, hints: Hints, *, takes: bool
     ) -> None:
         self.member = member
         self.takes = takes

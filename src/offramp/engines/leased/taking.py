@@ -13,7 +13,7 @@ from offramp.ports.clock import Clock
 from offramp.ports.engine import RunTaker
 from offramp.ports.hints import Hints
 from offramp.ports.parts import Part
-from offramp.ports.store import Claim, Leases, Store
+from offramp.ports.store import Claim, Ownership, Runs
 
 log = logging.getLogger("offramp")
 
@@ -33,7 +33,7 @@ class Taking(Part):
         hints: how other processes hear that a run waits.
     """
 
-    def __init__(self, seat: Seat, store: Store, leases: Leases, clock: Clock, taker: RunTaker, hints: Hints) -> None:
+    def __init__(self, seat: Seat, store: Runs, leases: Ownership, clock: Clock, taker: RunTaker, hints: Hints) -> None:
         self._seat = seat
         self._store = store
         self._leases = leases

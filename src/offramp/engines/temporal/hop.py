@@ -33,7 +33,7 @@ from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Sharing
 from offramp.ports.parts import Part
-from offramp.ports.store import Lease, Leases
+from offramp.ports.store import Entrusted, Lease
 
 log = logging.getLogger("offramp")
 
@@ -58,7 +58,7 @@ class Hop(Part, Sharing):
         self,
         connection: Connection,
         address: Address,
-        leases: Leases,
+        leases: Entrusted,
         clock: Clock,
         owner: str,
         *,

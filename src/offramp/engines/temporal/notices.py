@@ -19,7 +19,7 @@ from offramp.errors import LeaseLost, RunCancelled, StoreError
 from offramp.ports.bodies import BodyHost
 from offramp.ports.clock import Clock
 from offramp.ports.parts import Part
-from offramp.ports.store import Leases, Store
+from offramp.ports.store import Entrusted, Runs
 
 log = logging.getLogger("offramp")
 
@@ -37,7 +37,7 @@ class Notices(Part):
     """
 
     def __init__(
-        self, connection: Connection, store: Store, leases: Leases, clock: Clock, host: BodyHost, every_s: float
+        self, connection: Connection, store: Runs, leases: Entrusted, clock: Clock, host: BodyHost, every_s: float
     ) -> None:
         self._connection = connection
         self._store = store
