@@ -12,6 +12,7 @@ import offramp
 from offramp import App, testing
 from offramp.core.ownership import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.errors import DeclarationError, IdempotencyMismatch, OutsideRun, RunConflict, SignalTimeout, UnknownRun
+from offramp.paths.live import LiveRun
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
@@ -282,7 +283,7 @@ async def test_a_call_that_was_cancelled_takes_no_signal(place, clock):
 
 
 @pytest.mark.parametrize("sent", [1, 2])
-async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sent):
+async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sent, monkeypatch):
     """Two calls wait for x; the first is cancelled in the turn of the loop in which its signal comes."""
     app = App("cancels")
 
@@ -296,13 +297,13 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
 
     async with started(app, place, clock) as runtime:
         live, looks = runtime.service._live, []
-        deliver = live.deliver
+        deliver = LiveRun.deliver
 
         async def counted(run):
             await deliver(run)
             looks.append(run)
 
-        live.deliver = counted
+        monkeypatch.setattr(LiveRun, "deliver", counted)
         handle = await runtime.submit(deep("ask"))
         await until(lambda: len(looks) == 3)  # each of its waits looks for what there is, as it begins
         mailbox = live.get(handle.id).execution.scope.mailbox
