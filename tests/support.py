@@ -17,6 +17,7 @@ from offramp.core import events
 from offramp.core.run import Route, RunRecord, run_id
 from offramp.core.timestamps import rfc3339
 from offramp.ports.commit import Commit
+from offramp.ports.seams import NO_SEAMS
 from offramp.settings import Settings
 from offramp.stores.sqlite import Database, SQLiteStore
 from offramp.stores.sqlite.database import FILE_NAME
@@ -135,10 +136,11 @@ def assert_one_log(frames):
 
 
 @contextlib.asynccontextmanager
-async def member(app, folder, role, *, clock=None, owner=None, **settings):
+async def member(app, folder, role, *, clock=None, owner=None, seams=NO_SEAMS, **settings):
     """One process of a service, in this process; leaves as a stopping process does."""
     given = {"data": str(folder), "write_timeout": GUARD_S} | settings
-    service = wiring.build(app, Settings.load({}, Path("absent.toml"), **given), role=role, owner=owner, clock=clock)
+    loaded = Settings.load({}, Path("absent.toml"), **given)
+    service = wiring.build(app, loaded, role=role, owner=owner, clock=clock, seams=seams)
     await service.start()
     try:
         yield service

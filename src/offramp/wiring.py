@@ -42,6 +42,7 @@ from offramp.paths.process import Process
 from offramp.paths.service import Service
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
+from offramp.ports.seams import NO_SEAMS, Seams
 from offramp.settings import Settings
 from offramp.stores.blobs.places import open_blobs
 from offramp.stores.memory import MemoryStore
@@ -93,6 +94,7 @@ def build(
     owner: str | None = None,
     clock: Clock | None = None,
     on_present: Callable[[Collection[str]], object] = lambda _ids: None,
+    seams: Seams = NO_SEAMS,
 ) -> Service:
     """A process of the service, not started yet.
 
@@ -103,6 +105,7 @@ def build(
         owner: its id among the processes; made up otherwise.
         clock: the system's otherwise.
         on_present: told the ids of the processes that hold a lease, on another thread, whenever that was looked up.
+        seams: what each attempt of a step waits for before it, and what is around it.
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
@@ -130,7 +133,7 @@ def build(
         control=control,
         loops=loops,
         lanes=lanes,
-        steps=LocalSteps(lanes),
+        steps=LocalSteps(lanes, seams),
         tenure=Tenure(),
         tenancy=Tenancy(settings.tenant_share),
         feed=feed,

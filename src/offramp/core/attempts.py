@@ -39,4 +39,18 @@ class Interrupted(msgspec.Struct):
     by: BaseException
 
 
-AttemptOutcome = Completed | Failed | RetryLater | Interrupted
+class Postponed(msgspec.Struct):
+    """The attempt has not begun, and is to be made at `until`, in epoch seconds."""
+
+    until: float
+
+
+AttemptOutcome = Completed | Failed | RetryLater | Postponed | Interrupted
+
+
+class FailedAttempt(msgspec.Struct, frozen=True):
+    """An attempt that failed and was followed by another: its number, and the code and message of its error."""
+
+    number: int
+    code: str
+    message: str

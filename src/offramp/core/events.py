@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from offramp.core.attempts import FailedAttempt
 from offramp.core.run import Path, Route
 
 RESULT_INLINE_BYTES_MAX = 256 * 1024
@@ -260,6 +261,7 @@ def decode(framed: bytes) -> Event:
 
 class _SeenError(msgspec.Struct):
     code: str = ""
+    message: str = ""
 
 
 class _Seen(msgspec.Struct):
@@ -290,6 +292,8 @@ class StepState(msgspec.Struct):
     """How often its last attempt was started: more than once where processes ended meanwhile."""
     left: bool = False
     """Whether the process that executed the attempt reported that it stopped."""
+    failed: list[FailedAttempt] = []
+    """The attempts that others followed."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
@@ -308,6 +312,8 @@ class StepState(msgspec.Struct):
 
 INTERRUPTED = "interrupted"
 """Code of the error in a `step.retrying` that repeats an attempt because the process that executed it ended."""
+POSTPONED = "postponed"
+"""Code of why an engine is to ask again for an attempt that has not begun; never in an event."""
 _STATUS = {"step.retrying": "retrying", "step.completed": "completed", "step.failed": "failed"}
 _seen = msgspec.json.Decoder(_Seen)
 
@@ -335,6 +341,8 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             known = steps[seen.key]
             known.status, known.attempts = _STATUS[seen.type], seen.attempt
             known.duration_ms, known.delay_ms, known.changed_at = seen.duration_ms, seen.delay_ms, seen.at
+            if seen.type == "step.retrying" and seen.error is not None:
+                known.failed.append(FailedAttempt(seen.attempt, seen.error.code, seen.error.message))
     if finished:
         for known in steps.values():
             if known.status in {"running", "retrying"}:

@@ -1,7 +1,6 @@
-"""One attempt of a step: its life, stage by stage, and what `current_run` and `emit` reach while its code runs.
+"""One attempt of a step: what `current_run` and `emit` reach while its code runs, and what it reaches of its run.
 
-Both engines make attempts here: what is recorded and announced, when another try follows, what an interruption means
-and what `effect="once"` waits for are decided in this module alone.
+Its life is in `execution/making.py`.
 """
 
 from __future__ import annotations
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from offramp.core import events
-from offramp.core.attempts import AttemptOutcome, Completed, Failed, Interrupted, RetryLater
-from offramp.core.failure import Failure, failure_of, mark, replayable
+from offramp.core.attempts import FailedAttempt
+from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
-from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, OutsideRun, StepTimeout
+from offramp.errors import OutsideRun, StepTimeout
 from offramp.execution.context import Run
-from offramp.execution.endings import Handoff, Watch, aborted, is_cancellation
-from offramp.execution.values import as_it_is
+from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
+from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
@@ -111,11 +109,31 @@ class Executing(Protocol):
     async def pause(self, seconds: float) -> None:
         """A wait of the run, which needs no process."""
 
+    def says(self, step: str, what: str | None) -> None:
+        """A step of this name waits for this before it begins; None: for nothing more."""
+
 
 class Attempt:
     """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
 
-    __slots__ = ("at", "began", "call", "cleans_up", "key", "live", "number", "place", "scope", "trace", "watch")
+    __slots__ = (
+        "at",
+        "began",
+        "call",
+        "cleans_up",
+        "earlier",
+        "is_admitted",
+        "key",
+        "live",
+        "number",
+        "patience_s",
+        "place",
+        "releases",
+        "scope",
+        "target",
+        "trace",
+        "watch",
+    )
 
     def __init__(self, scope: Executing, call: Call, number: int, trace: StepTrace | None) -> None:
         self.scope = scope
@@ -132,6 +150,51 @@ class Attempt:
         self.trace = trace
         self.at = self.began = 0.0
         """When it began, in epoch seconds and on the monotonic clock."""
+        self.earlier: tuple[FailedAttempt, ...] = ()
+        """The attempts of the same call that failed."""
+        self.target: str | None = None
+        """What its code is to use; chosen by what is around it."""
+        self.patience_s: float | None = None
+        """How long it may wait to be admitted; None for any time."""
+        self.is_admitted = False
+        """Whether it has what it waits for before it begins."""
+        self.releases: list[Callable[[], object]] = []
+        """Each gives back something that it was admitted with."""
+
+    def following(self, error: Exception) -> Attempt:
+        """The attempt after this one, which failed with the error."""
+        failure = failure_of(error)
+        made = Attempt(self.scope, self.call, self.number + 1, self.trace)
+        made.earlier = (*self.earlier, FailedAttempt(self.number, failure.code, failure.message))
+        return made
+
+    def anew(self) -> Attempt:
+        """The same attempt, which has not begun."""
+        made = Attempt(self.scope, self.call, self.number, self.trace)
+        made.earlier = self.earlier
+        return made
+
+    def release(self) -> None:
+        """Give back what it was admitted with."""
+        if self.place is not None:
+            self.place.leave()
+        while self.releases:
+            self.releases.pop()()
+
+    def asked(self) -> Asked:
+        """As the seams see it."""
+        facts, call = self.scope.facts, self.call
+        return Asked(
+            facts.run_id,
+            facts.pipeline,
+            facts.session_id,
+            facts.path,
+            call.name,
+            call.kind,
+            call.key,
+            self.number,
+            self.earlier,
+        )
 
     def waits(self) -> Watch:
         """It is about to wait, and so may be cancelled from here on."""
@@ -189,152 +252,3 @@ class Attempt:
         raise OutsideRun(
             f"cleanup() works in the pipeline's body, not inside step {self.call.name!r}: use try and finally here"
         )
-
-
-async def make(attempt: Attempt, lanes: Lanes) -> AttemptOutcome:
-    """The life of one attempt: it waits for a thread, is let in, begins, executes and is recorded; what came of it."""
-    scope, call = attempt.scope, attempt.call
-    if call.policy.lane == "thread" and attempt.place is None:
-        return await _admitted(attempt, lanes)
-    try:
-        await scope.enter(attempt)
-    except BaseException as raised:  # noqa: BLE001 - only what stops the task ends the wait
-        return Interrupted(raised)
-    try:
-        _begin(attempt)
-        if call.policy.effect == "once" or scope.suspects.watched:
-            attempt.waits()
-            await scope.log.durable()
-        live, encoded = await lanes.run(attempt)
-        completed = Completed(call.codec.decode_result(encoded, live), encoded)  # what cannot be read again has failed
-        kept = encoded
-        if scope.kept is not as_it_is:
-            attempt.waits()
-            kept = await scope.kept(encoded, f"step {call.name!r}")
-        _complete(attempt, encoded, kept)
-        if call.policy.effect == "once":
-            await scope.log.durable()
-    except BaseException as raised:  # noqa: BLE001 - looked at there
-        return _not_completed(attempt, raised)
-    else:
-        return completed
-    finally:
-        scope.leave(attempt)
-
-
-async def _admitted(attempt: Attempt, lanes: Lanes) -> AttemptOutcome:
-    """Make the attempt once there is a thread for it; until then it is not in flight."""
-    place = attempt.place = lanes.threads.place(attempt.call.name)
-    try:
-        if not place.is_given:
-            with attempt.scope.queued():
-                await place.given()
-        return await make(attempt, lanes)
-    except BaseException as raised:  # noqa: BLE001 - only what stops the task ends the wait
-        return Interrupted(raised)
-    finally:
-        place.leave()
-
-
-def _begin(attempt: Attempt) -> None:
-    clock = attempt.scope.clock
-    attempt.at, attempt.began = clock.time(), clock.monotonic()
-    if attempt.trace is not None:
-        attempt.trace.attempt(attempt.number)
-    started = events.StepStarted(attempt.call.name, attempt.key, attempt.number)
-    attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
-
-
-def _complete(attempt: Attempt, encoded: bytes, kept: bytes) -> None:
-    """Record the result."""
-    scope, name, key, number = attempt.scope, attempt.call.name, attempt.key, attempt.number
-    duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
-    scope.append(
-        Entry(key, name, "step", kept, None, number, attempt.at, duration_ms),
-        events.draft(events.StepCompleted(name, key, number, duration_ms), rfc3339(scope.clock.time())),
-    )
-    scope.suspects.ended(key)
-    scope.metrics.step(scope.facts.pipeline, name, "completed")
-    if attempt.trace is not None:
-        attempt.trace.completed(encoded)
-
-
-def _not_completed(attempt: Attempt, raised: BaseException) -> AttemptOutcome:
-    if _is_interrupted(attempt, raised):
-        return Interrupted(raised)
-    error = raised if isinstance(raised, Exception) else aborted(raised, f"step {attempt.call.name!r}")
-    try:
-        return _after_failure(attempt, error)
-    except Handoff as over:  # nothing is written for the run any more
-        return Interrupted(over)
-
-
-def _is_interrupted(attempt: Attempt, raised: BaseException) -> bool:
-    """Whether an attempt has not failed by this, but was stopped from outside."""
-    watch, scope = attempt.watch, attempt.scope
-    if watch is not None and watch.is_left():
-        return True
-    if isinstance(raised, Exception):
-        return False
-    if isinstance(raised, Handoff) or scope.state in OVER:
-        return True
-    is_run_cancelled = scope.facts.cancelled and not attempt.cleans_up
-    return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))
-
-
-def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
-    """Announce a retry, or record the failure."""
-    scope, call, number = attempt.scope, attempt.call, attempt.number
-    duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
-    now = scope.clock.time()
-    mark(error, call.name, number)
-    if isinstance(error, StepTimeout):
-        scope.metrics.timed_out(scope.facts.pipeline, call.name)
-    is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
-    retry = call.policy.retry
-    wait_s = None if is_final else delay_s(retry, number, error, scope.clock.random(), retry_after_s(error, now))
-    if wait_s is None:
-        return fail(scope, call, number, error, attempt.at, duration_ms)
-    failure = failure_of(error)
-    body = events.StepRetrying(call.name, call.key, number, failure.public(), round(wait_s * 1000, 3))
-    scope.append(None, events.draft(body, rfc3339(now)))
-    scope.metrics.retrying(scope.facts.pipeline, call.name)
-    if attempt.trace is not None:
-        attempt.trace.retrying(number, failure, wait_s)
-    return RetryLater(error, wait_s)
-
-
-def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:
-    """Record that a step has failed for good."""
-    mark(error, call.name, number)
-    failure, given = replayable(error)
-    body = events.StepFailed(call.name, call.key, number, duration_ms, failure.public())
-    entry = Entry(call.key, call.name, "step", None, failure, number, at, duration_ms)
-    scope.append(entry, events.draft(body, rfc3339(scope.clock.time())))
-    scope.suspects.ended(call.key)
-    scope.metrics.step(scope.facts.pipeline, call.name, "failed")
-    return Failed(given)
-
-
-async def first(scope: Executing, call: Call) -> tuple[Call, int] | Failed:
-    """Which code the next attempt executes, and its number, where an earlier execution may have begun the step.
-
-    An interruption is no attempt (D3). Whether an interrupted `once` happened is unknown: without a decider the step
-    has failed.
-    """
-    before = scope.interrupted.pop(call.key, None)
-    if before is None:
-        return call, 1
-    if before.status == "retrying":
-        await scope.pause(before.changed_epoch() + before.delay_ms / 1000 - scope.clock.time())
-        return call, before.attempts + 1
-    if call.policy.effect == "once" and call.decider is None:
-        unknown = EffectUnknown(
-            f"step {call.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
-            f"by its idempotency key {scope.facts.idempotency_key(call.key)!r}, or declare on_unknown="
-        )
-        return fail(scope, call, before.attempts, unknown, scope.clock.time(), 0.0)
-    failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
-    body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
-    scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
-    return call if call.decider is None else call.decider(), before.attempts

@@ -19,10 +19,10 @@ from offramp.core.ending import STRUCK, EndedBy, ended_by
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
-from offramp.execution.attempt import Attempt, fail, first
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import tell_of_failure
 from offramp.execution.history import History
+from offramp.execution.making import fail, first
 from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
@@ -98,16 +98,15 @@ class RemoteSteps(Steps):
 
     async def execute(self, scope: Executing, call: Call) -> Any:
         """The result of a step that is executed outside."""
-        begun = await first(scope, call)
-        if isinstance(begun, Failed):
-            raise begun.error
-        chosen, number = begun
-        attempt = Attempt(scope, chosen, number, None)
+        attempt = await first(scope, call)
+        if isinstance(attempt, Failed):
+            raise attempt.error
+        number, decides = attempt.number, attempt.call is not call
         await scope.enter(attempt)
         at = scope.clock.time()
         failed: Failed | None = None
         try:
-            entry = await self._outside.step(StepCall(call.name, call.key, number, chosen is not call), call.arguments)
+            entry = await self._outside.step(StepCall(call.name, call.key, number, decides), call.arguments)
         except Exception as error:  # noqa: BLE001 - it was not executed
             failed = fail(scope, call, number, error, at, 0.0)
         finally:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from offramp.core.run import Outcome
     from offramp.execution.attempt import Attempt
     from offramp.execution.run_facts import RunFacts
-    from offramp.execution.threads import Place
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
 
@@ -109,18 +108,18 @@ class Gate:
                 if self._may_begin(cleans_up=attempt.cleans_up) == "now":
                     self.in_flight[attempt.key] = attempt
                     return
-            await self.held_up(attempt.place)
+            await self.held_up(attempt.release)
 
     def _may_begin(self, *, cleans_up: bool) -> Literal["now", "elsewhere", "never"]:
         ending = self.ending
         is_to_end = ending.outcome is not None
         return may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
 
-    async def held_up(self, place: Place | None = None) -> None:
+    async def held_up(self, release: Callable[[], object] = lambda: None) -> None:
         """Return at once if a step may start here; else wait until the body is cancelled: the run leaves, or ends.
 
         Args:
-            place: the thread that the step was given; others can use it meanwhile.
+            release: gives back what the step was admitted with; others can use it meanwhile.
 
         Raises:
             Handoff: it was.
@@ -133,8 +132,7 @@ class Gate:
             if begins == "never":
                 raise Handoff
             self.parked += 1
-        if place is not None:
-            place.leave()
+        release()
         self.observer.changed()
         try:
             await asyncio.get_running_loop().create_future()  # until the handoff, or the end, cancels it

@@ -23,6 +23,9 @@ class Observer:
     def ending_changed(self) -> None:
         """A run that is to end has another time left for that. From any thread."""
 
+    def step_waits(self, what: str | None) -> None:
+        """A step waits for this before it begins; None: for nothing more."""
+
     def began_task(self) -> None:
         """The body begins a task."""
 

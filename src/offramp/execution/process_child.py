@@ -43,6 +43,7 @@ class Job(msgspec.Struct):
     step: str
     attempt: int
     idempotency_key: str
+    target: str | None
     path: Literal["fast", "deep"]
     remaining_s: float | None
     trace: dict[str, str]
@@ -65,6 +66,8 @@ class RemoteAttempt:
         self._pipe = pipe
         self._began = time.monotonic()
         self.clock = SystemClock()
+        self.target = job.target
+        """See `Attempt`."""
 
     def run(self) -> Run:
         """The view of the run, as it was when the step began."""

@@ -144,6 +144,7 @@ class ProcessLane:
             step=call.name,
             attempt=view.attempt,
             idempotency_key=view.idempotency_key or "",
+            target=attempt.target,
             path=view.path,
             remaining_s=None if remaining == float("inf") else remaining,
             trace={} if self._traced_as is None else _current_trace(),

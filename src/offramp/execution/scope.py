@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.divergence import differs
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
     from offramp.telemetry.run_trace import RunTrace
+
+log = logging.getLogger("offramp")
 
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
@@ -179,3 +182,10 @@ class Scope(Recording):
         """A wait of the run, which needs no process."""
         with self.waits(self.clock.time() + seconds):
             await sleep_for(self.clock, seconds)
+
+    def says(self, step: str, what: str | None) -> None:
+        """A step of this name waits for this before it begins; None: for nothing more."""
+        run_id = self.facts.run_id
+        if what is not None:
+            log.info("%s: step %r waits for %s", run_id, step, what, extra={"run_id": run_id, "step": step})
+        self.observer.step_waits(what)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from offramp.core.attempts import Completed, Failed, RetryLater
-from offramp.execution.attempt import Attempt, first, make
+from offramp.core.attempts import AttemptOutcome, Completed, Failed, Postponed, RetryLater
+from offramp.execution.attempt import Attempt
+from offramp.execution.making import first, make
+from offramp.ports.seams import NO_SEAMS, Seams
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
@@ -43,32 +45,41 @@ class LocalSteps(Steps):
     keeps_timers = False
     repeats = False
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: Lanes, seams: Seams = NO_SEAMS) -> None:
         self._lanes = lanes
+        self._seams = seams
 
     async def execute(self, scope: Executing, call: Call, trace: StepTrace | None = None) -> Any:
         """Attempt after attempt, until one completes or the step has failed for good."""
         if trace is None and scope.trace is not None and scope.trace.recording:
             with scope.trace.step(call) as opened:
                 return await self.execute(scope, call, opened)
-        number = 1
+        attempt = Attempt(scope, call, 1, trace)
         if scope.interrupted:
             begun = await first(scope, call)
             if isinstance(begun, Failed):
                 raise begun.error
-            call, number = begun
+            attempt, attempt.trace = begun, trace
         while True:
-            outcome = await make(Attempt(scope, call, number, trace), self._lanes)
+            outcome = await make(attempt, self._lanes, self._seams)
             if type(outcome) is Completed:
                 return outcome.result
             if isinstance(outcome, RetryLater):
                 await scope.pause(outcome.delay_s)
-                number += 1
+                attempt = attempt.following(outcome.error)
+                continue
+            if isinstance(outcome, Postponed):
+                await scope.pause(outcome.until - scope.clock.time())
+                attempt = attempt.anew()
                 continue
             try:
                 raise outcome.error if isinstance(outcome, Failed) else outcome.by
             finally:
                 del outcome  # its error refers to this frame: a cycle would wait for the garbage collector
+
+    async def attempt(self, attempt: Attempt) -> AttemptOutcome:
+        """One attempt; an engine says when another one follows."""
+        return await make(attempt, self._lanes, self._seams)
 
     async def in_order(self) -> None:
         """Writes are made in order."""

@@ -11,15 +11,15 @@ import contextvars
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from offramp.core import events
-from offramp.core.attempts import AttemptOutcome, Failed, Interrupted, RetryLater
+from offramp.core.attempts import AttemptOutcome, Interrupted, Postponed, RetryLater
 from offramp.core.events import Draft, StepState
-from offramp.core.failure import failure_of
+from offramp.core.failure import Failure, failure_of
 from offramp.core.journal import Entry
 from offramp.core.names import did_you_mean
 from offramp.core.ownership import ENGINE, FIRST_TURN
@@ -28,15 +28,17 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
-from offramp.execution.attempt import Attempt, first, make
+from offramp.execution.attempt import Attempt
 from offramp.execution.durable import PlayedBody
 from offramp.execution.endings import Handoff, aborted
 from offramp.execution.history import History
-from offramp.execution.lanes import Lanes
 from offramp.execution.loops import RunLoop
+from offramp.execution.making import first
+from offramp.execution.observer import Observer
 from offramp.execution.quarantine import Quarantine
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.scope import Scope
+from offramp.execution.steps import LocalSteps
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.outcomes import UNTOLD
@@ -173,10 +175,11 @@ class DurablePath(DeepPath, BodyHost):
             history,
             process.metrics,
             kept=process.values.of(record.id),
+            observer=_Says(scene.says),
         )
         scope.suspects.watched = lease.turn > FIRST_TURN
         attempt = self._attempts[lease] = _Attempt(
-            scope, process.lanes, chosen.call(call.key, arguments, None), call.attempt, trace, scene.queued_s
+            scope, process.steps, chosen.call(call.key, arguments, None), call.attempt, trace, scene
         )
         process.loops.submit(attempt.begin)
         try:
@@ -250,17 +253,30 @@ class _Gathered:
             self._log.append(entry, event)
 
 
+class _Says(Observer):
+    """Passes on what an attempt waits for before it begins."""
+
+    __slots__ = ("_says",)
+
+    def __init__(self, says: Callable[[str | None], object]) -> None:
+        self._says = says
+
+    def step_waits(self, what: str | None) -> None:
+        """A step waits for this; None: for nothing more."""
+        self._says(what)
+
+
 class _Attempt:
     """One attempt of a step, on a run loop."""
 
     def __init__(
-        self, scope: Scope, lanes: Lanes, call: Call, number: int, trace: RunTrace | None, queued_s: float
+        self, scope: Scope, steps: LocalSteps, call: Call, number: int, trace: RunTrace | None, scene: Scene
     ) -> None:
         self.done: Commit[Entry] = Commit()
         self._trace = trace
-        self._queued_s = queued_s
+        self._scene = scene
         self._scope = scope
-        self._lanes = lanes
+        self._steps = steps
         self._call = call
         self._number = number
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -297,20 +313,24 @@ class _Attempt:
     async def _executed(self) -> Entry:
         scope = self._scope
         scope.require_here()
-        begun = await first(scope, self._call)
-        if not isinstance(begun, Failed):
-            call, number = begun
-            outcome = await self._made(Attempt(scope, call, max(self._number, number), None))
+        attempt = await first(scope, self._call)
+        if isinstance(attempt, Attempt):
+            attempt.number, attempt.patience_s = max(self._number, attempt.number), self._scene.patience_s
+            outcome = await self._made(attempt)
             if isinstance(outcome, RetryLater):
                 await scope.log.durable()
                 raise TryAgain(failure_of(outcome.error), outcome.delay_s)
+            if isinstance(outcome, Postponed):
+                delay_s = max(0.0, outcome.until - scope.clock.time())
+                why = Failure(events.POSTPONED, "the attempt has not begun", self._call.name, attempt.number)
+                raise TryAgain(why, delay_s)
         await scope.log.durable()
         return scope.journal.entries[-1]
 
     async def _made(self, attempt: Attempt) -> AttemptOutcome:
         """The attempt's outcome; raises what stopped it."""
         with self._traced(attempt.call) as attempt.trace:
-            outcome = await make(attempt, self._lanes)
+            outcome = await self._steps.attempt(attempt)
             if isinstance(outcome, Interrupted):
                 raise outcome.by
             if attempt.trace is not None:
@@ -323,5 +343,5 @@ class _Attempt:
             yield None
             return
         with self._trace.step(call) as trace:
-            trace.queued(self._queued_s)
+            trace.queued(self._scene.queued_s)
             yield trace

@@ -6,7 +6,7 @@ executes each step. `BodyHost`, implemented by `paths`, executes; `Outside` is h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -92,16 +92,20 @@ class Scene(NamedTuple):
         queued_s: how long it waited for a worker.
         opens: whether no step of the run has ended before.
         left: how many of the processes that began it without ending it stopped in order, and so did not die of it.
+        patience_s: how long it may wait in this process before it begins; None for any time.
+        says: called, from any thread, with the reason that it waits; None for no reason any more.
     """
 
     part: Part | None = None
     queued_s: float = 0.0
     opens: bool = False
     left: int = 0
+    patience_s: float | None = None
+    says: Callable[[str | None], object] = lambda _what: None
 
 
 class TryAgain(Exception):
-    """An attempt failed and was announced; another follows after `delay_s`."""
+    """Another attempt follows after `delay_s`: this one failed, as was announced, or could not begin."""
 
     def __init__(self, failure: Failure, delay_s: float) -> None:
         super().__init__(failure.message)
@@ -199,7 +203,7 @@ class BodyHost(Protocol):
             The entry, on disk; with its failure if the step has failed for good.
 
         Raises:
-            TryAgain: it failed, and another attempt follows.
+            TryAgain: it failed, or could not begin, and another attempt follows.
             LeaseLost: another process has the step or the run now; or the run has ended, as this step killed too many.
         """
 

@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from offramp.ports.seams import NO_SEAMS
 from tests import temporal
 from tests.support import eventually, member
 
@@ -27,14 +28,14 @@ def url():
 
 @pytest.fixture
 def service(tmp_path, url):
-    """Opens a gateway and a worker; gives the gateway's runtime, and the worker's service as its `worker`."""
+    """Opens a gateway and a worker, with seams; gives the gateway's runtime, and the worker's service as `worker`."""
     from offramp.paths.local import LocalRuntime
 
     @contextlib.asynccontextmanager
-    async def opened(app, **settings):
+    async def opened(app, *, seams=NO_SEAMS, **settings):
         made = {"engine": url, "lease": 2.0, "drain_timeout": 5.0} | settings
         async with (
-            member(app, tmp_path, "worker", owner="w1", **made) as worker,
+            member(app, tmp_path, "worker", owner="w1", seams=seams, **made) as worker,
             member(app, tmp_path, "gateway", owner="g1", **made) as gateway,
         ):
             runtime = LocalRuntime(gateway)

@@ -24,7 +24,7 @@ from offramp.core.failure import failure_of
 from offramp.core.journal import ORDER, Entry, as_seen, reordered
 from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
-from offramp.engines.temporal.body import LOST
+from offramp.engines.temporal.body import LOST, SHORT_MARGIN_S, STEP_MARGIN_S
 from offramp.engines.temporal.held import LOOK, TAKE
 from offramp.engines.temporal.known import BEGIN, FINISH, FINISH_LARGE, JOURNAL, RECORD, SIGNALS, VALUE
 from offramp.engines.temporal.payloads import (
@@ -219,15 +219,17 @@ class Activities:
         if turn.finished:
             entry = await self._written(call.key)
         else:
-            entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _scene(info, ticket))
+            entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _Signs(info, ticket))
         if entry.failure is not None:
             raise _told(entry.failure.message, entry.failure, call.key, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null", answers=call.key)
 
-    async def _executed(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
+    async def _executed(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, signs: _Signs
+    ) -> Entry:
         try:
-            async with self._heartbeats(scene.left):
-                return await self._host.attempt(lease, record, call, arguments, scene)
+            async with self._heartbeats(signs):
+                return await self._host.attempt(lease, record, call, arguments, signs.scene)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
             raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
@@ -238,7 +240,7 @@ class Activities:
                 # Another worker is to have it now, not when this one's heartbeats are missed.
                 moment = timedelta(milliseconds=1)
                 if not activity.info().is_local:
-                    activity.heartbeat(scene.left + 1)
+                    activity.heartbeat(signs.scene.left + 1)
                 raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             why = activity.cancellation_details()
             if why is not None and why.not_found:  # the run ended without it
@@ -250,7 +252,7 @@ class Activities:
         return next(entry for entry in await self._store.journal(_run_id()) if entry.key == key)
 
     @asynccontextmanager
-    async def _heartbeats(self, left: int) -> AsyncIterator[None]:
+    async def _heartbeats(self, signs: _Signs) -> AsyncIterator[None]:
         if activity.info().is_local:
             yield
             return
@@ -258,7 +260,7 @@ class Activities:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(self._heartbeat_s / HEARTBEATS_PER_TIMEOUT)
-                activity.heartbeat(left)
+                activity.heartbeat(*signs.details())
 
         beating = asyncio.create_task(beat())
         try:
@@ -288,13 +290,27 @@ class Activities:
             self._records.popitem(last=False)
 
 
-def _scene(info: activity.Info, ticket: Ticket) -> Scene:
-    """What is around this attempt; heartbeats carry on how many workers left the step when they were told to stop."""
-    queued_s = 0.0
-    if not info.is_local:
-        queued_s = max(0.0, (info.started_time - info.current_attempt_scheduled_time).total_seconds())
-    left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
-    return Scene(ticket.part, queued_s, ticket.opens and info.attempt == 1, left)
+class _Signs:
+    """What is around an attempt, and what its heartbeats carry: how many workers left the step when they were told to
+    stop, and what it waits for before it begins.
+    """
+
+    def __init__(self, info: activity.Info, ticket: Ticket) -> None:
+        queued_s = 0.0
+        if not info.is_local:
+            queued_s = max(0.0, (info.started_time - info.current_attempt_scheduled_time).total_seconds())
+        left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
+        patience_s = (SHORT_MARGIN_S if info.is_local else STEP_MARGIN_S) / 2
+        opens = ticket.opens and info.attempt == 1
+        self.scene = Scene(ticket.part, queued_s, opens, left, patience_s, self._says)
+        self._waits_for: str | None = None
+
+    def _says(self, what: str | None) -> None:
+        self._waits_for = what
+
+    def details(self) -> list[int | str]:
+        """Of the next heartbeat."""
+        return [self.scene.left] if self._waits_for is None else [self.scene.left, f"waits for {self._waits_for}"]
 
 
 def _under_way(step: StepState | None) -> bool:

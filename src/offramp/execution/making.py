@@ -1,0 +1,279 @@
+"""The life of an attempt of a step, stage by stage.
+
+Both engines make attempts here: what an attempt waits for, what is recorded and announced, when another one follows,
+what an interruption means and what `effect="once"` waits for are decided in this module alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.attempts import AttemptOutcome, Completed, Failed, Interrupted, Postponed, RetryLater
+from offramp.core.failure import Failure, failure_of, mark, replayable
+from offramp.core.journal import Entry
+from offramp.core.leaving import OVER
+from offramp.core.retry import delay_s, retry_after_s
+from offramp.core.timestamps import rfc3339
+from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
+from offramp.execution.attempt import Attempt
+from offramp.execution.endings import Handoff, aborted, is_cancellation
+from offramp.execution.values import as_it_is
+from offramp.ports.seams import Postpone
+
+if TYPE_CHECKING:
+    from offramp.core.call import Call
+    from offramp.execution.attempt import Executing, Lanes
+    from offramp.ports.seams import Around, Asked, Before, Code, Seams
+
+ASK_AGAIN_S = 1.0
+"""After this, an attempt is made that an engine did not let wait any longer."""
+
+
+async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseException | None = None) -> AttemptOutcome:
+    """The life of one attempt, and what came of it: it is admitted, let in, begins, executes and is recorded.
+
+    Args:
+        attempt: the attempt.
+        lanes: where its code runs.
+        seams: what it waits for before, and what is around it.
+        refusal: why it was not admitted: then it fails with that.
+    """
+    scope, call = attempt.scope, attempt.call
+    if not attempt.is_admitted and (seams.before or call.policy.lane == "thread"):
+        return await _admitted(attempt, lanes, seams)
+    try:
+        await scope.enter(attempt)
+    except BaseException as raised:  # noqa: BLE001 - only what stops the task ends the wait
+        return Interrupted(raised)
+    try:
+        _begin(attempt)
+        if call.policy.effect == "once" or scope.suspects.watched:
+            attempt.waits()
+            await scope.log.durable()
+        if seams.around or refusal is not None:
+            completed = await _surrounded(attempt, lanes, seams, refusal)
+        else:
+            live, encoded = await lanes.run(attempt)
+            completed = Completed(call.codec.decode_result(encoded, live), encoded)  # else it cannot be read again
+        kept = completed.encoded
+        if scope.kept is not as_it_is:
+            attempt.waits()
+            kept = await scope.kept(kept, f"step {call.name!r}")
+        _complete(attempt, completed.encoded, kept)
+        if call.policy.effect == "once":
+            await scope.log.durable()
+    except BaseException as raised:  # noqa: BLE001 - looked at there
+        return _not_completed(attempt, raised)
+    else:
+        return completed
+    finally:
+        scope.leave(attempt)
+
+
+async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutcome:
+    """Make the attempt once it has what it waits for; until then it is not in flight."""
+    attempt.is_admitted, refusal = True, None
+    try:
+        if seams.before:
+            await _pass(attempt, seams.before)
+        if attempt.call.policy.lane == "thread":
+            await _wait_for_thread(attempt, lanes)
+    except Postpone as postponed:
+        attempt.release()
+        return Postponed(postponed.until)
+    except BaseException as raised:  # noqa: BLE001 - looked at there
+        attempt.release()
+        if _is_interrupted(attempt, raised):
+            return Interrupted(raised)
+        refusal = raised
+    try:
+        return await make(attempt, lanes, seams, refusal)
+    finally:
+        attempt.release()
+
+
+async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
+    """Wait for each, for as long as the engine lets the attempt wait."""
+    scope, asked, said = attempt.scope, attempt.asked(), []
+
+    def says(what: str) -> None:
+        said.append(what)
+        scope.says(asked.step, what)
+
+    attempt.waits()
+    since = scope.clock.monotonic()
+    try:
+        async with asyncio.timeout(attempt.patience_s) as limit:
+            with scope.queued():
+                for each in before:
+                    attempt.releases.append(await each.admit(asked, says))
+    except TimeoutError:
+        if limit.expired():
+            raise Postpone(scope.clock.time() + ASK_AGAIN_S) from None
+        raise
+    if said:
+        scope.says(asked.step, None)
+    if attempt.trace is not None:
+        attempt.trace.queued(scope.clock.monotonic() - since)
+
+
+async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
+    place = attempt.place = lanes.threads.place(attempt.call.name)
+    if not place.is_given:
+        attempt.waits()
+        with attempt.scope.queued():
+            await place.given()
+
+
+async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseException | None) -> Completed:
+    """What the code gives, with the seams around it; raises what the attempt failed with."""
+    if refusal is not None:
+        raise refusal
+
+    async def code(target: str | None = None) -> Completed | Failed:
+        attempt.target = target
+        try:
+            if attempt.place is not None and not attempt.place.is_given:  # it was used for another target
+                await _wait_for_thread(attempt, lanes)
+            live, encoded = await lanes.run(attempt)
+            return Completed(attempt.call.codec.decode_result(encoded, live), encoded)
+        except BaseException as raised:
+            if _is_interrupted(attempt, raised):
+                raise
+            return Failed(_as_error(attempt, raised))
+
+    run: Code = code
+    for each in reversed(seams.around):
+        run = _with(each, attempt.asked(), run)
+    outcome = await run()
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    return outcome
+
+
+def _with(around: Around, asked: Asked, run: Code) -> Code:
+    """The code with this around it, which sees the target that is chosen outside of it."""
+
+    def surrounded(target: str | None = None) -> Awaitable[Completed | Failed]:
+        def inner(chosen: str | None = None) -> Awaitable[Completed | Failed]:
+            return run(chosen or target)
+
+        return around.around(asked if target is None else msgspec.structs.replace(asked, target=target), inner)
+
+    return surrounded
+
+
+def _begin(attempt: Attempt) -> None:
+    clock = attempt.scope.clock
+    attempt.at, attempt.began = clock.time(), clock.monotonic()
+    if attempt.trace is not None:
+        attempt.trace.attempt(attempt.number)
+    started = events.StepStarted(attempt.call.name, attempt.key, attempt.number)
+    attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
+
+
+def _complete(attempt: Attempt, encoded: bytes, kept: bytes) -> None:
+    """Record the result."""
+    scope, name, key, number = attempt.scope, attempt.call.name, attempt.key, attempt.number
+    duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
+    scope.append(
+        Entry(key, name, "step", kept, None, number, attempt.at, duration_ms),
+        events.draft(events.StepCompleted(name, key, number, duration_ms), rfc3339(scope.clock.time())),
+    )
+    scope.suspects.ended(key)
+    scope.metrics.step(scope.facts.pipeline, name, "completed")
+    if attempt.trace is not None:
+        attempt.trace.completed(encoded)
+
+
+def _not_completed(attempt: Attempt, raised: BaseException) -> AttemptOutcome:
+    if _is_interrupted(attempt, raised):
+        return Interrupted(raised)
+    try:
+        return _after_failure(attempt, _as_error(attempt, raised))
+    except Handoff as over:  # nothing is written for the run any more
+        return Interrupted(over)
+
+
+def _is_interrupted(attempt: Attempt, raised: BaseException) -> bool:
+    """Whether an attempt has not failed by this, but was stopped from outside."""
+    watch, scope = attempt.watch, attempt.scope
+    if watch is not None and watch.is_left():
+        return True
+    if isinstance(raised, Exception):
+        return False
+    if isinstance(raised, Handoff) or scope.state in OVER:
+        return True
+    is_run_cancelled = scope.facts.cancelled and not attempt.cleans_up
+    return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))
+
+
+def _as_error(attempt: Attempt, raised: BaseException) -> Exception:
+    return raised if isinstance(raised, Exception) else aborted(raised, f"step {attempt.call.name!r}")
+
+
+def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
+    """Announce a retry, or record the failure."""
+    scope, call, number = attempt.scope, attempt.call, attempt.number
+    duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
+    now = scope.clock.time()
+    mark(error, call.name, number)
+    if isinstance(error, StepTimeout):
+        scope.metrics.timed_out(scope.facts.pipeline, call.name)
+    is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
+    retry = call.policy.retry
+    wait_s = None if is_final else delay_s(retry, number, error, scope.clock.random(), retry_after_s(error, now))
+    if wait_s is None:
+        return fail(scope, call, number, error, attempt.at, duration_ms)
+    failure = failure_of(error)
+    body = events.StepRetrying(call.name, call.key, number, failure.public(), round(wait_s * 1000, 3))
+    scope.append(None, events.draft(body, rfc3339(now)))
+    scope.metrics.retrying(scope.facts.pipeline, call.name)
+    if attempt.trace is not None:
+        attempt.trace.retrying(number, failure, wait_s)
+    return RetryLater(error, wait_s)
+
+
+def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:
+    """Record that a step has failed for good."""
+    mark(error, call.name, number)
+    failure, given = replayable(error)
+    body = events.StepFailed(call.name, call.key, number, duration_ms, failure.public())
+    entry = Entry(call.key, call.name, "step", None, failure, number, at, duration_ms)
+    scope.append(entry, events.draft(body, rfc3339(scope.clock.time())))
+    scope.suspects.ended(call.key)
+    scope.metrics.step(scope.facts.pipeline, call.name, "failed")
+    return Failed(given)
+
+
+async def first(scope: Executing, call: Call) -> Attempt | Failed:
+    """The next attempt of a step that an earlier execution may have begun.
+
+    An interruption is no attempt (D3). Whether an interrupted `once` happened is unknown: without a decider the step
+    has failed.
+    """
+    before = scope.interrupted.pop(call.key, None)
+    if before is None:
+        return Attempt(scope, call, 1, None)
+    if before.status == "retrying":
+        await scope.pause(before.changed_epoch() + before.delay_ms / 1000 - scope.clock.time())
+        attempt = Attempt(scope, call, before.attempts + 1, None)
+        attempt.earlier = tuple(before.failed)
+        return attempt
+    if call.policy.effect == "once" and call.decider is None:
+        unknown = EffectUnknown(
+            f"step {call.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
+            f"by its idempotency key {scope.facts.idempotency_key(call.key)!r}, or declare on_unknown="
+        )
+        return fail(scope, call, before.attempts, unknown, scope.clock.time(), 0.0)
+    failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
+    body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
+    scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
+    attempt = Attempt(scope, call if call.decider is None else call.decider(), before.attempts, None)
+    attempt.earlier = tuple(before.failed)
+    return attempt
