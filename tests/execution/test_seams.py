@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 
 import pytest
 
+import offramp
 from offramp import App
 from offramp.core.attempts import Failed
 from offramp.errors import RunCancelled
@@ -14,7 +16,7 @@ from offramp.paths.local import LocalRuntime
 from offramp.ports.seams import Postpone, Seams
 from offramp.testing import FakeClock
 from tests import seams as toys
-from tests.support import failure_of, frames_of, log_of, member, of, result_of, types
+from tests.support import failure_of, frames_of, log_of, member, of, reach, result_of, types
 
 
 @contextlib.asynccontextmanager
@@ -88,6 +90,30 @@ async def test_a_cancellation_gives_the_wait_up(tmp_path, pipeline):
         seen = await log_of(handle)
     assert (limiter.given_up, limiter.free) == (1, 0)
     assert not of(seen, "step.started")
+
+
+async def test_a_run_is_not_at_rest_while_a_step_of_it_waits_for_a_permit(tmp_path):
+    app, clock, limiter = App("branches"), FakeClock(), toys.Limiter()
+
+    @app.step
+    async def works() -> int:
+        return 1
+
+    @app.pipeline(budget=60)
+    async def branches() -> int:
+        done, _ = await asyncio.gather(works(), offramp.sleep(1_000.0))
+        return done
+
+    async with opened(tmp_path, before=[limiter], app=app, clock=clock) as runtime:
+        handle = await runtime.start("branches")
+        await limiter.waits.wait()
+        await reach(handle, "wait.started")
+        limiter.grant()
+        await reach(handle, "step.completed")
+        assert await clock.run_until(handle.result(), 20.0) == 1
+        seen = types(await log_of(handle))
+    assert len(limiter.asked) == 1
+    assert seen.index("step.completed") < seen.index("run.demoted")
 
 
 class Later:
