@@ -53,6 +53,6 @@ def test_doctor_reads_the_whole_database_if_asked_to(project):
         gateway.wait_for(r"at (http://[\d.:]+),")
         looked = offramp("doctor", "desk.py", "--check-data", "--json", cwd=project)
     found = [finding["says"] for finding in json.loads(looked.stdout)["findings"]]
-    assert "no damage in all of it" in found
+    assert "no damage in the whole file" in found
     plain = offramp("doctor", "desk.py", "--json", cwd=project)
-    assert "no damage in all of it" not in plain.stdout
+    assert "no damage in the whole file" not in plain.stdout

@@ -90,7 +90,7 @@ def test_a_refusal_shows_no_password(server):
     for given in (url, url.replace("redis://", "redis://:wr0ng-word@")):
         (finding,) = check(given)
         assert finding.level == "broken"
-        assert "refuses the user name or password" in finding.says
+        assert "refuses the user name, the password" in finding.says
         assert "word@" not in f"{finding}"
     found = check(url.replace("redis://", "redis://:s3cret-word@"))
     assert "broken" not in {finding.level for finding in found}

@@ -159,8 +159,8 @@ def test_declarations_that_fight_each_other_are_told():
     assert said(found, "risk") == [
         "class quick: aims at p95 3 s, but runs are demoted after 2 s",
         "class patient: budget 100 s is cut to 60 s",
-        "pipeline bare: names no step: nothing of it is journaled, so a run that moves starts from nothing",
-        "step pay: has no timeout: a call that hangs holds its run for ever",
+        "pipeline bare: names no step: nothing is journaled, so a run that moves starts again from the beginning",
+        "step pay: has no timeout: a call that hangs blocks its run forever",
     ]
     notes = said(found, "note")
     assert "pipeline inner: timeouts above its budget of 2 s: slow 10 s; a slow step is demoted" in notes

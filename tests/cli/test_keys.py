@@ -102,7 +102,7 @@ def test_without_keys_it_is_for_this_machine_and_says_so(project):
     assert "offramp keys add" in refused.stderr
     with running("serve", "desk.py", "--port", "0", "--workers", "0", cwd=project) as command:
         url = command.wait_for(r"at (http://[\d.:]+),")[1]
-        command.wait_for("no API keys: for this machine only")
+        command.wait_for("no API keys: serving this machine only")
         with httpx.Client(base_url=url, trust_env=False) as web:
             assert web.get("/v1/runs").status_code == 200
             assert web.get("/v1/runs", headers={"Host": "evil.example"}).status_code == 421
@@ -181,7 +181,7 @@ class TestDoctor:
         return [(finding.level, finding.says) for finding in check_keys(settings, host)]
 
     def test_without_keys(self, settings):
-        assert self.said(settings) == [("ok", "no API keys: the gateway is for this machine only")]
+        assert self.said(settings) == [("ok", "no API keys: the gateway serves this machine only")]
         ((level, says),) = self.said(settings, "0.0.0.0")
         assert (level, "serve refuses to start" in says) == ("risk", True)
 

@@ -152,7 +152,7 @@ def test_a_second_signal_does_not_wait_for_the_drain(project):
 
 def test_workers_leave_when_their_gateway_is_killed(gateway):
     gateway.send(signal.SIGKILL)
-    gateway.wait_for(r"worker 1  stopping \(the serving process is gone\)")
+    gateway.wait_for(r"worker 1  stopping \(the serving process has ended\)")
     wait_until_gone(gateway.worker)
 
 

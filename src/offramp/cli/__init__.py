@@ -1,4 +1,4 @@
-"""The `offramp` command: one file a command, over the same Service and the same HTTP contract as everybody else.
+"""The `offramp` command, one file per command. It uses the same service and HTTP contract as all other clients.
 
 Lower layers never import this one.
 """

@@ -18,8 +18,8 @@ BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
 def backup(folder: Folder, file: BackupFile) -> int:
     """Copy the database of a data folder to one file, and check the copy.
 
-    Gateways and workers may go on meanwhile. An earlier backup of that name is replaced once the new one is complete.
-    Objects that are kept elsewhere (--objects) are not in it.
+    Gateways and workers may keep running. The new backup replaces one of the same name once it is complete. It does not
+    include objects stored elsewhere (--objects).
     """
     from offramp.stores.sqlite import copies
 
@@ -28,10 +28,10 @@ def backup(folder: Folder, file: BackupFile) -> int:
 
 
 def restore(file: BackupFile, folder: Folder) -> int:
-    """Put a backup in the place of a data folder's database, once no process uses it.
+    """Replace a data folder's database with a backup, once no process uses it.
 
-    What was in the folder's database is gone afterwards. Runs go on from what the backup has of them: steps that
-    finished after it was made are executed again.
+    The previous database is lost. Runs resume from their state in the backup: steps that finished after it was made are
+    executed again.
     """
     from offramp.stores.sqlite import copies
 
@@ -40,7 +40,7 @@ def restore(file: BackupFile, folder: Folder) -> int:
 
 
 def _done(copy: Callable[[], int]) -> str:
-    """The size of what was copied."""
+    """Copy, and return the size."""
     from offramp.stores.sqlite.copies import WrongFile
 
     try:

@@ -1,4 +1,4 @@
-"""`offramp check`: which unfinished runs a new version of the code would break. Run it before deploying."""
+"""`offramp check`: finds the unfinished runs that a new version of the code would break. Run it before deploying."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from offramp.rehearsal import Place
 
 TEXTS_MAX = 500
-"""Arrays of texts, from all runs together, by which the other hash seed is chosen."""
+"""How many arrays of texts, from all runs together, are used to choose the other hash seed."""
 
 
 def check(
@@ -30,10 +30,10 @@ def check(
     objects: Objects = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say which unfinished runs this code would break.
+    """List the unfinished runs that this code would break.
 
-    Every unfinished run is called again with its journal, here and in another process under another hash seed, in which
-    sets have another order. No step is executed and nothing is written, so it can be done beside a running service.
+    Calls every unfinished run again with its journal, in this process and in another one under another hash seed, which
+    changes the order of sets. It executes no step and writes nothing, so a service may keep running.
     """
     from offramp.rehearsal import RehearsalFailed, elsewhere
     from offramp.stores.sqlite.database import FILE_NAME
@@ -42,7 +42,7 @@ def check(
     settings = load_settings(data=data, engine=engine, store=store, objects=objects)
     folder = data_folder(settings)
     if not settings.store and not (folder / FILE_NAME).is_file():
-        raise CommandError(f"there is no database in {folder}: name the service's folder with --data")
+        raise CommandError(f"there is no database in {folder}: give the service's folder with --data")
     here = asyncio.run(_verdicts(build(load_app(target), settings, role="worker")))
     given = {name: getattr(settings, name) for name in ("data", "engine", "store", "objects")}
     texts = list(itertools.islice(itertools.chain.from_iterable(verdict.texts for verdict in here), TEXTS_MAX))
@@ -71,7 +71,7 @@ async def _verdicts(service: Any) -> list[Verdict]:
 
 
 def _place(target: str) -> Place:
-    """Where the other process finds what this one has imported."""
+    """Where the other process finds the App that this one has imported."""
     from offramp.rehearsal import Place
 
     module_part, attribute = split_target(target)
@@ -80,7 +80,7 @@ def _place(target: str) -> Place:
 
 
 def _both(here: Verdict, there: Verdict | None) -> dict[str, Any]:
-    """What one seed and the other say of a run, which may have ended in between."""
+    """The verdicts under both seeds as one; the run may have ended in between."""
     problem = here.problem
     other = here if there is None else there
     if (problem is None) != (other.problem is None):

@@ -1,6 +1,6 @@
-"""What `offramp doctor` looks at in the App: budgets against timeouts, steps that cannot be repeated, what is missing.
+"""`offramp doctor` on the App: budgets against timeouts, steps that cannot be repeated, missing declarations.
 
-Which steps a pipeline uses is read from the names in its code: enough for advice, and nothing is executed.
+It reads the steps of a pipeline from the names in its code, which is enough for advice. It executes nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def check_app(app: App, settings: Settings) -> Iterator[Finding]:
-    """Everything that can be said of the App's declarations."""
+    """All findings on the App's declarations."""
     if not app.pipelines:
         yield Finding("broken", "app", f"App {app.name!r} has no pipeline", "declare one with @app.pipeline")
     lanes = [step.spec.policy.lane for step in app.steps.values()]
-    told = ", ".join(f"{lanes.count(lane)} {lane}" for lane in ("loop", "thread", "process") if lane in lanes)
-    yield Finding("ok", "app", f"{app.name}: {len(app.pipelines)} pipelines, {len(lanes)} steps ({told or 'none'})")
+    shown = ", ".join(f"{lanes.count(lane)} {lane}" for lane in ("loop", "thread", "process") if lane in lanes)
+    yield Finding("ok", "app", f"{app.name}: {len(app.pipelines)} pipelines, {len(lanes)} steps ({shown or 'none'})")
     yield from _check_classes(app, settings)
     for pipeline in app.pipelines.values():
         yield from _check_pipeline(app, pipeline.spec, settings)
@@ -37,8 +37,8 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "note",
             "threads",
-            f"a timeout cannot stop a thread, it goes on without its step: {', '.join(timed)}",
-            "give the client that such a step calls a timeout of its own",
+            f"a timeout cannot stop a thread, which keeps running after its step: {', '.join(timed)}",
+            "set a timeout on the client that such a step calls, too",
         )
 
 
@@ -51,7 +51,7 @@ def steps_used(app: App, spec: PipelineSpec) -> list[StepSpec]:
     """The App's steps that a pipeline's code names, directly or through a pipeline it calls."""
     by_identity = {id(step): step.spec for step in app.steps.values()}
     inner = {id(pipeline): pipeline.spec for pipeline in app.pipelines.values()}
-    found: dict[str, StepSpec] = {}
+    used: dict[str, StepSpec] = {}
     seen = {spec.name}
     waiting: list[Any] = [spec.function]
     while waiting:
@@ -60,11 +60,11 @@ def steps_used(app: App, spec: PipelineSpec) -> list[StepSpec]:
         spaces = [getattr(function, "__globals__", {}), *_closure(function)]
         for value in (space[name] for space in spaces for name in sorted(names) if name in space):
             if id(value) in by_identity:
-                found[by_identity[id(value)].name] = by_identity[id(value)]
+                used[by_identity[id(value)].name] = by_identity[id(value)]
             elif id(value) in inner and inner[id(value)].name not in seen:
                 seen.add(inner[id(value)].name)
                 waiting.append(inner[id(value)].function)
-    return list(found.values())
+    return list(used.values())
 
 
 def _names(code: CodeType) -> set[str]:
@@ -118,7 +118,7 @@ def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterato
         yield Finding(
             "risk",
             about,
-            "names no step: nothing of it is journaled, so a run that moves starts from nothing",
+            "names no step: nothing is journaled, so a run that moves starts again from the beginning",
             "put each call that costs time or money into a step",
         )
     if spec.deadline is not None and spec.deadline <= budget:
@@ -135,20 +135,20 @@ def _check_pipeline(app: App, spec: PipelineSpec, settings: Settings) -> Iterato
             "note",
             about,
             f"timeouts above its budget of {budget:g} s: {', '.join(slow)}; a slow step is demoted",
-            "nothing, if that is meant; else lower timeout= or raise budget=",
+            "nothing if intended; else lower timeout= or raise budget=",
         )
 
 
 def _check_step(spec: StepSpec) -> Iterator[Finding]:
     about, policy = f"step {spec.name}", spec.policy
     if policy.timeout is None and policy.lane != "process":
-        yield Finding("risk", about, "has no timeout: a call that hangs holds its run for ever", "give it timeout=")
+        yield Finding("risk", about, "has no timeout: a call that hangs blocks its run forever", "give it timeout=")
     if policy.effect == "once":
         yield Finding(
             "note",
             about,
-            "effect='once': if the process dies in it, it is not repeated and the run fails",
-            "hand current_run().idempotency_key to the service it calls; then it may be repeatable",
+            "effect='once': if the process dies during it, the step is not repeated and the run fails",
+            "pass current_run().idempotency_key to the service it calls; then it may be repeatable",
         )
     elif policy.retry.attempts > 1:
         yield Finding("ok", about, f"up to {policy.retry.attempts} attempts{_longest(policy.retry, policy.timeout)}")

@@ -1,6 +1,6 @@
-"""What `offramp doctor` looks at in the data folder: room, file system, fsync, and the runs that wait there.
+"""`offramp doctor` on the data folder: room, file system, fsync, and unfinished runs.
 
-Writes one small file of its own and removes it; the database is only read.
+It writes one small file and removes it; it only reads the database.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "afs", "ceph", "glusterfs"
 
 
 def check_folder(folder: Path, *, whole: bool = False) -> Iterator[Finding]:
-    """The data folder, or the one it would be made in; `whole` reads all of its database for damage."""
+    """Check the data folder, or the parent it would be created in; `whole` reads the whole database for damage."""
     there = existing(folder)
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
         yield Finding("broken", "data", f"{there} cannot be written to", "give another --data, or change its owner")
@@ -52,7 +52,7 @@ def existing(folder: Path) -> Path:
 
 
 def check_database(database: Path) -> Iterator[Finding]:
-    """Its journal mode, and the runs in it that are not finished."""
+    """Its journal mode, and its unfinished runs."""
     try:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=2)
         try:
@@ -64,7 +64,7 @@ def check_database(database: Path) -> Iterator[Finding]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        fix = "move it away if it is not Offramp's or is damaged; a new one is made"
+        fix = "move it away if it is damaged or not Offramp's; the next start makes a new one"
         yield Finding("broken", "database", f"{database} cannot be read: {error}", fix)
         return
     if mode != "wal":
@@ -72,7 +72,7 @@ def check_database(database: Path) -> Iterator[Finding]:
             "risk",
             "database",
             f"journal mode is {mode}, not wal: readers wait for writers",
-            "put --data on a local file system; WAL cannot be used where it is",
+            "put --data on a local file system; WAL does not work on the present one",
         )
     else:
         yield Finding("ok", "database", f"{database.stat().st_size >> 10:,} KiB, journal mode wal")
@@ -87,15 +87,15 @@ def check_database(database: Path) -> Iterator[Finding]:
     if not unfinished:
         yield Finding("ok", "runs", f"none unfinished, {sum(counts.values())} in all")
         return
-    told = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
+    shown = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
     if live:
-        yield Finding("ok", "runs", f"{told}; {live} processes are at work")
+        yield Finding("ok", "runs", f"{shown}; {live} processes are at work")
     else:
         yield Finding(
             "note",
             "runs",
-            f"{told}, and no process is at work here",
-            "they go on with the next 'offramp serve' or 'offramp worker'",
+            f"{shown}, and no process is at work here",
+            "start 'offramp serve' or 'offramp worker' to resume them",
         )
 
 
@@ -106,7 +106,7 @@ def _soundness(database: Path) -> Finding:
     except sqlite3.Error as error:
         problem = str(error)
     if problem is None:
-        return Finding("ok", "database", "no damage in all of it")
+        return Finding("ok", "database", "no damage in the whole file")
     fix = "stop every process and restore a backup: offramp restore FILE DIR"
     return Finding("broken", "database", f"{database} is damaged: {problem}", fix)
 
@@ -139,7 +139,7 @@ def _filesystem(folder: Path) -> Iterator[Finding]:
 
 
 def filesystem_of(folder: Path, mounts: str) -> str:
-    """The type of the file system that holds `folder`, from a mount table; empty if that does not say."""
+    """The type of the file system that contains `folder`, from a mount table; empty if that is unknown."""
     best, kind = -1, ""
     for line in mounts.splitlines():
         fields = line.split()

@@ -1,4 +1,4 @@
-"""What `offramp doctor` looks at in this Python, this machine and the settings. Changes nothing."""
+"""`offramp doctor` on this Python, this machine and the settings. Changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 
 
 def check_python() -> Iterator[Finding]:
-    """Versions, and what makes the runtime quicker where it is installed."""
+    """Versions, and the optional packages that make the runtime faster."""
     yield Finding("ok", "python", f"{platform.python_implementation()} {platform.python_version()}")
     for module, what in (("uvloop", "the event loops"), ("httptools", "reading requests")):
         if importlib.util.find_spec(module) is not None:
@@ -35,7 +35,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_sqlite() -> Iterator[Finding]:
-    """The library that this Python has, where it keeps the runs."""
+    """The SQLite library of this Python."""
     if has_wal_reset_bug(sqlite3.sqlite_version_info):
         yield Finding(
             "risk",
@@ -76,25 +76,25 @@ def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
         yield Finding(
             "risk",
             "open files",
-            f"{files} files may be open at most, {settings.fast_runs} fast runs at once need about {needed}",
+            f"at most {files} files may be open; {settings.fast_runs} fast runs at once need about {needed}",
             f"raise the hard limit (ulimit -Hn {needed}; LimitNOFILE= in systemd) or lower OFFRAMP_FAST_RUNS",
         )
 
 
 def check_settings(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables that nobody reads."""
+    """Variables that look like settings but have no effect."""
     for variable, hint in unread(environment):
         yield Finding("risk", "settings", f"{variable} is set, but nothing reads it", f"rename or unset it; {hint}")
 
 
 def check_webhooks(settings: Settings) -> Iterator[Finding]:
-    """Whether webhooks are taken, and where they may go."""
+    """Whether requests may ask for webhooks, and which addresses are allowed."""
     if not settings.webhook_secret:
         yield Finding(
             "note",
             "webhooks",
-            "no OFFRAMP_WEBHOOK_SECRET to sign with: requests that ask for a webhook are refused",
-            "if you want them: OFFRAMP_WEBHOOK_SECRET=whsec_$(openssl rand -base64 32)",
+            "OFFRAMP_WEBHOOK_SECRET is not set: requests that ask for a webhook are refused",
+            "if you want webhooks: OFFRAMP_WEBHOOK_SECRET=whsec_$(openssl rand -base64 32)",
         )
         return
     count = len(settings.webhook_secret.split())
@@ -103,13 +103,13 @@ def check_webhooks(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "risk",
             "webhooks",
-            f"callers may have this machine post to what is not public: {settings.webhook_allow}",
-            "keep OFFRAMP_WEBHOOK_ALLOW to receivers that expect it",
+            f"callers may make this machine post to non-public addresses: {settings.webhook_allow}",
+            "limit OFFRAMP_WEBHOOK_ALLOW to receivers that expect it",
         )
 
 
 def check_address(host: str, port: int) -> Iterator[Finding]:
-    """Whether `serve` could listen there."""
+    """Whether `serve` could listen at this address."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -118,7 +118,10 @@ def check_address(host: str, port: int) -> Iterator[Finding]:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             yield Finding(
-                "risk", "port", f"{host}:{port} is taken (by a running gateway?)", "stop that, or serve with --port"
+                "risk",
+                "port",
+                f"{host}:{port} is taken (by a running gateway?)",
+                "stop that process, or serve with another --port",
             )
         else:
             yield Finding(
@@ -129,7 +132,7 @@ def check_address(host: str, port: int) -> Iterator[Finding]:
 
 
 def cores_available() -> float:
-    """Cores that this process may use: its affinity, and the container's quota where there is one."""
+    """Cores that this process may use: its affinity, and the container's quota if there is one."""
     try:
         cores = float(len(os.sched_getaffinity(0)))
     except AttributeError:

@@ -1,4 +1,4 @@
-"""What `offramp doctor` says of API keys: who could reach the gateway, and with what. Never shows a secret."""
+"""`offramp doctor` on API keys: which clients could reach the gateway. Never shows a secret."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
     try:
         keyring = Keyring.of(settings)
     except SettingsError as error:
-        yield Finding("broken", "keys", str(error), "mend the variable, or make a file with 'offramp keys add NAME'")
+        yield Finding("broken", "keys", str(error), "correct the variable, or add a key with 'offramp keys add NAME'")
         return
     file = file_of(settings)
     if file.exists():
@@ -35,18 +35,18 @@ def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
         yield Finding("ok", "keys", f"{len(keyring.keys)} API keys; tenants: {shown}")
         if not is_loopback(host):
             says = f"{host} is reachable by others, and keys travel in the clear without TLS"
-            yield Finding("note", "keys", says, "put a proxy that speaks TLS before it")
+            yield Finding("note", "keys", says, "put a proxy with TLS in front of it")
     elif keyring.closed:
         says = f"{file} holds no key: every request is refused"
         yield Finding("risk", "keys", says, "'offramp keys add NAME', or remove it")
     elif is_loopback(host):
-        yield Finding("ok", "keys", "no API keys: the gateway is for this machine only")
+        yield Finding("ok", "keys", "no API keys: the gateway serves this machine only")
     else:
         yield Finding(
             "risk",
             "keys",
             f"{host} is reachable by others and there are no API keys: serve refuses to start",
-            "make one with 'offramp keys add NAME', serve on 127.0.0.1, or say --insecure",
+            "add one with 'offramp keys add NAME', serve on 127.0.0.1, or use --insecure",
         )
 
 

@@ -1,4 +1,4 @@
-"""What `offramp doctor` looks at where large values are kept: is it there, can it be written, read and removed."""
+"""`offramp doctor` on the store of large values: whether objects can be written, read and removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offramp.settings import Settings
 
 
 def check_objects(settings: Settings) -> Iterator[Finding]:
-    """The place that `objects` names; leaves nothing there."""
+    """Check the store that `objects` names; leaves nothing in it."""
     from offramp.execution.clock import SystemClock
     from offramp.execution.values import Values
     from offramp.stores.blobs.address import parse_objects
@@ -57,6 +57,6 @@ def check_objects(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "risk",
             "objects",
-            f"{blobs.where} is reached without TLS: values can be read on the way",
+            f"{blobs.where} is reached without TLS: values can be read in transit",
             "use an https:// endpoint",
         )

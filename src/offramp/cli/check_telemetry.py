@@ -1,4 +1,4 @@
-"""What `offramp doctor` says of telemetry: what is configured, and whether the backend takes it. Changes nothing."""
+"""`offramp doctor` on telemetry: the configuration, and whether the backend accepts exports. Changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_S_MAX = 2.0
 
 
 def check_telemetry(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether there are traces and metrics, where they go, and what they carry."""
+    """Whether traces and metrics are exported, where to, and with which content."""
     wanted = plan(environment)
     if not wanted:
         disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -40,8 +40,8 @@ def check_telemetry(settings: Settings, environment: Mapping[str, str]) -> Itera
         yield Finding(
             "note",
             "telemetry",
-            "traces show inputs and outputs: redacted by the names of keys, not by what is in texts",
-            "unset OFFRAMP_TRACE_CONTENT where prompts are nobody else's business",
+            "traces show inputs and outputs, redacted by the names of keys, not by the content of texts",
+            "unset OFFRAMP_TRACE_CONTENT if prompts are confidential",
         )
     if wanted.traces and "baggage" in environment.get("OTEL_PROPAGATORS", "tracecontext,baggage"):
         yield Finding(
@@ -60,7 +60,7 @@ def _reached(environment: Mapping[str, str], signal: str, name: str) -> Finding:
     if name != "otlp_proto_http":
         return Finding("ok", "telemetry", f"{signal} go to {name}")
     where = endpoint(environment, signal)
-    fix = "start it, or correct the endpoint; nothing waits for it meanwhile, and what it misses is lost"
+    fix = "start it, or correct the endpoint; until then nothing waits for it, and its data is lost"
     try:
         status = _send_nothing(environment, signal, where)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -72,7 +72,7 @@ def _reached(environment: Mapping[str, str], signal: str, name: str) -> Finding:
 
 
 def _send_nothing(environment: Mapping[str, str], signal: str, where: str) -> int:
-    """The status for an export without any span or metric, whose encoding is no byte at all."""
+    """The status of an export without spans or metrics, which is encoded as no bytes."""
     from opentelemetry.util.re import parse_env_headers
 
     own = environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS")

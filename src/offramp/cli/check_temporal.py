@@ -1,4 +1,4 @@
-"""What `offramp doctor` looks at where Temporal drives deep runs: the URL, the server, the namespace, who polls."""
+"""`offramp doctor` on a Temporal engine: the URL, the server, the namespace, the pollers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWER_S = 5.0
 
 
 def check_temporal(settings: Settings) -> Iterator[Finding]:
-    """The engine, where it is Temporal's."""
+    """The engine, if it is Temporal."""
     if not settings.engine.startswith("temporal:"):
         return
     try:
@@ -24,25 +24,25 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
         return
     try:
         address = Address.parse(settings.engine)
-        found = asyncio.run(survey(address, settings.temporal_api_key, ANSWER_S))
+        report = asyncio.run(survey(address, settings.temporal_api_key, ANSWER_S))
     except SettingsError as error:
         yield Finding("broken", "temporal", str(error), "see docs/temporal.md")
         return
     except (OSError, RuntimeError, TimeoutError) as error:
-        fix = "start it, or correct --engine; runs are accepted meanwhile and wait"
+        fix = "start it, or correct --engine; until then runs are accepted and wait"
         yield Finding("broken", "temporal", f"{settings.engine.partition('?')[0]} does not answer: {error}", fix)
         return
-    yield Finding("ok", "temporal", f"server {found.version} at {address.target}, namespace {address.namespace}")
-    if found.pollers:
-        yield Finding("ok", "task queue", f"{address.task_queue}: polled by {', '.join(found.pollers)}")
+    yield Finding("ok", "temporal", f"server {report.version} at {address.target}, namespace {address.namespace}")
+    if report.pollers:
+        yield Finding("ok", "task queue", f"{address.task_queue}: polled by {', '.join(report.pollers)}")
     else:
         yield Finding(
             "note",
             "task queue",
-            f"{address.task_queue}: nobody has polled it within five minutes",
-            "nothing, if no worker is to run now; else look for workers with another task_queue=",
+            f"{address.task_queue}: no worker has polled it within five minutes",
+            "nothing if no worker should run now; else look for workers with another task_queue=",
         )
-    if not found.attributes:
+    if not report.attributes:
         yield Finding(
             "note",
             "search attributes",
@@ -54,7 +54,7 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "risk",
             "temporal",
-            f"{address.target} is reached without TLS: inputs and results can be read on the way",
+            f"{address.target} is reached without TLS: inputs and results can be read in transit",
             "add ?tls=true to --engine",
         )
 

@@ -1,4 +1,4 @@
-"""Talks to a running gateway: one call a method, problem documents as one line, streams that resume by themselves.
+"""Calls a running gateway: one method per request, problem documents as one line, streams that resume by themselves.
 
 Owns the client's side of the HTTP contract; prints nothing.
 """
@@ -22,9 +22,9 @@ from offramp.core.events import TERMINAL, Event
 
 URL_DEFAULT = "http://127.0.0.1:8000"
 CONNECT_TIMEOUT_S = 10.0
-# A gateway's heartbeat is at most a minute apart; a stream silent for longer than that is dead.
+# A gateway sends a heartbeat at least every minute; a stream that is silent for longer is dead.
 SILENCE_MAX_S = 75.0
-# An answer in JSON waits for the run's whole budget, which an operator may set as high as an hour.
+# An answer in JSON may wait for the run's whole budget, which an operator may set to an hour.
 ANSWER_MAX_S = 3_700.0
 RECONNECTS_MAX = 8
 BACKOFF_FIRST_S = 0.2
@@ -33,7 +33,7 @@ _STATUSES_THAT_PASS = frozenset({429, 502, 503, 504})
 
 
 class Refused(CommandError):
-    """The gateway said no, or is not there; `status` is its HTTP status, None without an answer."""
+    """The gateway refused or cannot be reached; `status` is its HTTP status, None without an answer."""
 
     def __init__(self, message: str, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message, REFUSED)
@@ -45,10 +45,10 @@ class Gateway:
     """A running gateway; a context manager.
 
     Args:
-        url: its address, with the prefix where it is mounted under one.
+        url: its address, with the prefix if it is mounted under one.
         api_key: sent as a bearer token.
-        sleep: waits between two tries of a stream, in seconds.
-        note: told, in a person's words, when a stream broke and is resumed.
+        sleep: waits between two attempts to stream, in seconds.
+        note: called with a message for a person when a stream broke and is resumed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Gateway:
                 timeout=httpx.Timeout(SILENCE_MAX_S, connect=CONNECT_TIMEOUT_S),
                 # Reading the certificates takes longer than a request.
                 verify=parsed.scheme == "https",
-                # A proxy for the world cannot reach this machine's own gateway.
+                # A proxy cannot reach a gateway on this machine's loopback address.
                 trust_env=parsed.host not in {"localhost", "127.0.0.1", "::1"},
             )
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
@@ -137,13 +137,13 @@ class Gateway:
                 problem, wait_s = str(refused), refused.retry_after
             failures += 1
             if failures > RECONNECTS_MAX:
-                raise Refused(f"{problem}, {RECONNECTS_MAX} times in a row; go on with: offramp follow {run_id}")
+                raise Refused(f"{problem}, {RECONNECTS_MAX} times in a row; continue with: offramp follow {run_id}")
             pause = backoff_s(failures, stream.retry_ms) if wait_s is None else min(wait_s, BACKOFF_MAX_S)
             self.note(f"{problem}; resuming after event {after} in {pause:.1f} s")
             self._sleep(pause)
 
     def so_far(self, run_id: str) -> Iterator[Event]:
-        """Yield the events that a run has by now."""
+        """Yield the events that a run has so far."""
         try:
             with self._open("GET", f"/v1/runs/{_part(run_id)}/events", params={"follow": "false"}) as answer:
                 yield from _events(answer, EventStream(), 0)
@@ -159,7 +159,7 @@ class Gateway:
         return self._call("GET", f"/v1/runs/{_part(run_id)}/result").content
 
     def runs(self, *, limit: int, after: str | None, **wanted: str | None) -> dict[str, Any]:
-        """Up to `limit` run documents, newest first, as a page of the gateway; of as many pages as that takes."""
+        """Up to `limit` run documents, newest first, as one page; requests as many pages as needed."""
         found: list[Any] = []
         while True:
             asked = {"limit": limit - len(found), "after": after, **wanted}
@@ -171,16 +171,16 @@ class Gateway:
                 return {**page, "runs": found}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
-        """Ask for the run to be cancelled; its document as the gateway answers it."""
+        """Cancel the run; returns its document."""
         return _document(self._call("POST", f"/v1/runs/{_part(run_id)}/cancel"))
 
     def signal(self, run_id: str, name: str, value: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-        """Send the run a signal with this JSON value; its document as the gateway answers it."""
+        """Send the run a signal with this JSON value; returns its document."""
         path = f"/v1/runs/{_part(run_id)}/signals/{_part(name)}"
         return _document(self._call("POST", path, content=value, headers=_json(headers)))
 
     def pipelines(self, timeout_s: float) -> list[str]:
-        """The names of the pipelines that are served."""
+        """The names of the served pipelines."""
         found = _decoded(self._call("GET", "/v1/pipelines", timeout=timeout_s))
         listed = next((v for v in found.values() if isinstance(v, list)), []) if isinstance(found, dict) else found
         return [entry["name"] for entry in listed if isinstance(entry, dict) and "name" in entry]
@@ -208,7 +208,7 @@ class Gateway:
 
 
 def backoff_s(failures: int, retry_ms: int | None = None) -> float:
-    """Seconds to wait before try number `failures` + 1; a server's `retry:` is the least of it."""
+    """Seconds to wait before attempt `failures` + 1, at least the server's `retry:`."""
     grown = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** (failures - 1))
     return grown if retry_ms is None else min(BACKOFF_MAX_S, max(grown, retry_ms / 1000))
 
@@ -254,7 +254,7 @@ def _events(answer: httpx.Response, stream: EventStream, after: int) -> Iterator
             try:
                 event = events.decode(message.data)
             except (msgspec.DecodeError, KeyError, AttributeError) as error:
-                raise Refused("the stream holds what is not an event: does --url name an Offramp gateway?") from error
+                raise Refused("the stream has more than events: does --url name an Offramp gateway?") from error
             if event.seq > after:
                 yield event
 

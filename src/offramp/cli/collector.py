@@ -1,7 +1,7 @@
-"""How often a process of the service looks for garbage in cycles. Only the commands set it: a library must not.
+"""How often a process of the service collects cyclic garbage. Only the commands set it; a library must not.
 
-Runs leave next to none: their objects are freed when they are let go of. What is looked through, again and again, is
-what lives: modules, open streams, runs on their way.
+Runs leave almost none: reference counting frees their objects. A collection would scan live objects again and again:
+modules, open streams, running runs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import gc
 
 NEW_OBJECTS = 10_000
-"""Allocations beyond what was freed between two looks at the youngest objects; Python's own is 700."""
+"""Allocations minus deallocations before the youngest objects are scanned; Python's default is 700."""
 
 
 def relax() -> None:
-    """Once everything is loaded: never look at that again, and less often at what comes."""
+    """Call it once everything is loaded: never scan those objects again, and scan new ones less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS)

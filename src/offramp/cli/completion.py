@@ -1,6 +1,6 @@
-"""What the shell offers: targets and pipelines. Reads sources without running them and never fails aloud.
+"""Shell completion of targets and pipelines. Reads sources without executing them and never reports an error.
 
-A completion that is slow or wrong is worse than none, so each has a bound and gives up in silence.
+A slow or wrong completion is worse than none, so each has a bound and returns nothing past it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SERVED_WAIT_S = 0.5
 
 
 def complete_target(incomplete: str) -> list[str]:
-    """Python files beside what was typed that declare an App, each with the App's name."""
+    """Python files that match the typed text and declare an App, each with the App's name."""
     folder = Path(incomplete).parent
     try:
         entries = sorted(folder.iterdir())[: 4 * FILES_MAX]
@@ -42,7 +42,7 @@ def complete_pipeline(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_served_pipeline(context: typer.Context, incomplete: str) -> list[str]:
-    """Pipelines of the running gateway, if it answers at once."""
+    """Pipelines of the running gateway, if it answers quickly."""
     from offramp.cli.client import URL_DEFAULT, Gateway
     from offramp.cli.output import CommandError
 

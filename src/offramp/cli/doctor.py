@@ -1,4 +1,4 @@
-"""`offramp doctor`: what is configured, reachable and risky, with the fix for each. Changes nothing."""
+"""`offramp doctor`: reports what is configured, reachable or risky, with a fix for each risk. Changes nothing."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def doctor(
     check_data: CheckData = False,
     as_json: AsJson = False,
 ) -> int:
-    """Check an App and the place it would be served at.
+    """Check an App and the environment it would be served in.
 
-    Exits 1 if something is broken, 0 if it is only risky.
+    Exits 1 if something is broken, 0 if there are only risks.
     """
     from offramp.cli.check_app import check_app
     from offramp.cli.check_data import check_folder

@@ -14,13 +14,13 @@ log = logging.getLogger("offramp")
 
 
 def warn_of_unread() -> None:
-    """One line in the log if there are variables that look like settings and are none."""
+    """Log one line if there are variables that look like settings but are not."""
     if misspelt := told_unread():
         log.warning("%s", misspelt)
 
 
 def data_place(settings: Settings) -> str:
-    """Where runs are kept, for people."""
+    """Where runs are stored, as text for a person."""
     return Address.parse(settings.store).shown if settings.store else settings.data
 
 
@@ -28,8 +28,8 @@ def load_settings(**given: Any) -> Settings:
     """Settings from all sources; `embedded:DIR` becomes `data`.
 
     Raises:
-        CommandError: the options name two folders, or a store that this version does not have.
-        SettingsError: a value does not fit, or names an engine that this version does not have.
+        CommandError: the options name two folders, or an unknown store.
+        SettingsError: a value is invalid, or names an unknown engine.
     """
     from offramp.wiring import data_folder
 
@@ -38,7 +38,7 @@ def load_settings(**given: Any) -> Settings:
     if is_redis(settings.store):
         Address.parse(settings.store)
     elif settings.store:
-        # `memory:` too: what the command line starts is several processes, or should be.
+        # Refuses `memory:` too: the command line starts several processes.
         raise CommandError(
             f"no store {without_password(settings.store)!r}: it is redis://host:port/db, or left out, and then SQLite "
             "under --data"

@@ -1,4 +1,4 @@
-"""What a check of `offramp doctor` says: how bad it is, what is the case, and what mends it."""
+"""A finding of `offramp doctor`: its severity, the fact, and the fix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEVELS: tuple[Level, ...] = ("broken", "risk", "note", "ok")
 
 
 class Finding(NamedTuple):
-    """One finding; `fix` is empty where nothing needs to be done."""
+    """One finding; `fix` is empty if nothing needs to be done."""
 
     level: Level
     about: str
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
 
 
 def report(app: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings as one JSON object, with how many there are of each level."""
+    """The findings as one JSON object, with their number per level."""
     counts = {level: sum(1 for finding in findings if finding.level == level) for level in LEVELS}
     return {"app": app, "counts": counts, "findings": [finding._asdict() for finding in findings]}
 

@@ -1,7 +1,4 @@
-"""A run's input and metadata, and a signal's value, as they are typed: JSON, @file or stdin; KEY=VALUE.
-
-Refuses what cannot be sent.
-"""
+"""Reads a run's input and metadata, and a signal's value, from the command line: JSON, @file or stdin; KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ from offramp.cli.output import CommandError
 
 
 def key_header(key: str | None) -> dict[str, str]:
-    """The header that `--idempotency-key` is sent as, if it is given.
+    """The Idempotency-Key header, if `--idempotency-key` is given.
 
     Raises:
-        CommandError: no header can hold it.
+        CommandError: a header cannot contain the value.
     """
     if key is None:
         return {}
@@ -43,7 +40,7 @@ def read_input(text: str) -> bytes:
 
 
 def read_value(text: str) -> bytes:
-    """The JSON value that `--data` names, of whatever type.
+    """The JSON value that `--data` names, of any type.
 
     Raises:
         CommandError: it cannot be read or is not JSON.

@@ -1,4 +1,4 @@
-"""`offramp keys add`, `list` and `revoke`: the file of API keys, which a running gateway reads again by itself."""
+"""`offramp keys add`, `list` and `revoke`: change the file of API keys; running gateways notice it by themselves."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from offramp.core.keys import DEFAULT_TENANT, parse_keys, shown_tenant
 if TYPE_CHECKING:
     from offramp.settings import Settings
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What the key is called; nobody has to send it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name; requests do not send it.")]
 
 
 def add(
     name: Name,
     *,
-    tenant: Annotated[str, typer.Option("--tenant", help="Whose runs it starts and sees.")] = DEFAULT_TENANT,
+    tenant: Annotated[str, typer.Option("--tenant", help="The tenant whose runs it starts and sees.")] = DEFAULT_TENANT,
     data: Data = None,
     engine: Engine = None,
 ) -> int:
-    """Make an API key and print its secret, this once.
+    """Make an API key and print its secret, which is not shown again.
 
-    Only a hash is kept. Running gateways take the key within a second.
+    Only a hash is stored. Running gateways accept the key within a second.
     """
     from offramp.gateway.keyfile import add_key
     from offramp.gateway.keyring import file_of
@@ -40,7 +40,7 @@ def add(
 
 
 def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = None) -> int:
-    """The keys by name, with their tenants; nobody can show their secrets."""
+    """List the keys by name, with their tenants; their secrets are not stored."""
     settings = load_settings(data=data, engine=engine)
     found = _listed(settings)
     if as_json:
@@ -82,7 +82,7 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
 def revoke(name: Name, *, data: Data = None, engine: Engine = None) -> int:
     """Revoke an API key.
 
-    Running gateways refuse it within a second and end the streams that it opened. Its runs go on.
+    Running gateways refuse it within a second and end the streams that it opened. Its runs continue.
     """
     from offramp.gateway.keyfile import revoke_key
     from offramp.gateway.keyring import file_of

@@ -1,4 +1,4 @@
-"""Shows what the logger `offramp` says as one line an event on stderr, for a person or for a program."""
+"""Writes the log of `offramp` to stderr, one line per event, for a person or for a program."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from offramp.telemetry.logs import FIELDS, LogContext, ReplayFilter
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029"}
-"""JSON leaves these as they are, but some readers end a line at them."""
+"""JSON does not escape these, but some readers end a line at them."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class CompactFormatter(logging.Formatter):
-    """`21:05:07 worker 1  message`; anything above INFO says its level, in colour on a terminal."""
+    """`21:05:07 worker 1  message`; a level above INFO is shown, in colour on a terminal."""
 
     def __init__(self, who: str, *, colour: bool) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CompactFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and the traceback below it where there is one (without local variables)."""
+        """One line, followed by the traceback if there is one (without local variables)."""
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         line = f"{at} {self._who}{level}{' '.join(printable(record.getMessage()).splitlines())}"
@@ -47,7 +47,7 @@ class KeyValues(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message has in it."""
+        """The record as one line, even if its message has several."""
         values = {
             "time": rfc3339(record.created),
             "level": record.levelname.lower(),
@@ -64,12 +64,12 @@ class KeyValues(logging.Formatter):
         return printable(self.line(values)).translate(_SEPARATORS)
 
     def line(self, values: Mapping[str, Any]) -> str:
-        """The values as one line of JSON; what JSON cannot say is said as text."""
+        """The values as one line of JSON; values that JSON cannot encode become text."""
         return json.dumps(values, default=str, ensure_ascii=False)
 
 
 class Logfmt(KeyValues):
-    """The same as `name=value`, with quotes (and JSON's escapes) where a value needs them."""
+    """The values as `name=value`, with quotes (and JSON's escapes) if a value needs them."""
 
     def line(self, values: Mapping[str, Any]) -> str:
         """The values in one line."""
@@ -82,13 +82,13 @@ def _quoted(value: str) -> str:
 
 
 def show_logs(process: str = "gateway", style: str = "text", *, who: str = "", level: int = logging.INFO) -> None:
-    """Send the logger `offramp` to stderr, and to nowhere else.
+    """Send the logger `offramp` to stderr only.
 
     Args:
-        process: what lines for a program call this process.
+        process: this process's name in lines for a program.
         style: `text` for a person, `logfmt` or `json` for a program.
-        who: what lines for a person call this process; nothing where there is no other.
-        level: the lowest that is shown.
+        who: this process's name in lines for a person; empty if it is the only one.
+        level: the lowest shown.
     """
     logger = logging.getLogger("offramp")
     for handler in [handler for handler in logger.handlers if isinstance(handler.formatter, _FORMATTERS)]:

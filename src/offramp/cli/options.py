@@ -1,6 +1,6 @@
 """The options and arguments that several commands share, each declared once.
 
-A setting's option has no default of its own: what is not given comes from `OFFRAMP_*`, offramp.toml, then `Settings`.
+The option of a setting has no default: without it, the value comes from `OFFRAMP_*`, offramp.toml, then `Settings`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DESCRIBED = {name: (default, doc) for name, default, _, doc in Settings.describ
 
 
 def setting(name: str, *flags: str, metavar: str | None = None, panel: str | None = None) -> Any:
-    """The option of a field of `Settings`: its meaning, default and variable are told from there."""
+    """The option of a field of `Settings`, with its meaning, default and variable."""
     default, doc = _DESCRIBED[name]
     shown = f"{default:g}" if isinstance(default, (int, float)) else default or "none"
     return typer.Option(

@@ -1,7 +1,4 @@
-"""What leaves the command line: exit codes, the one line of an error, JSON on stdout, text safe for a terminal.
-
-Owns how things are printed, never what is done.
-"""
+"""The output of the command line: exit codes, one line per error, JSON on stdout, text that is safe for a terminal."""
 
 from __future__ import annotations
 
@@ -27,13 +24,13 @@ EXITS_CLIENT = (
     "3 the gateway cannot be reached or refused; 130 interrupted."
 )
 EXITS_KEYS = "Exit codes: 0 done; 2 wrong usage, or the file of keys cannot be used."
-EXITS_SERVER = "Exit codes: 0 stopped when told to; 1 it could not go on; 2 wrong usage or settings."
+EXITS_SERVER = "Exit codes: 0 stopped by a signal; 1 it could not continue; 2 wrong usage or settings."
 EXITS_CHECK = "Exit codes: 0 every unfinished run fits; 1 some would break; 2 wrong usage or no App to import."
 EXITS_COPY = "Exit codes: 0 done; 1 a process uses the database, or the copy failed; 2 wrong usage or no such file."
 EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage or the App cannot be imported."
 
 WIDTH_ELSEWHERE = 240
-"""Columns of a table that is not written to a terminal."""
+"""Columns of a table outside a terminal."""
 
 # What a model writes must not drive a terminal, nor show in another order than it is read (Unicode Technical Report 36,
 # "Bidirectional Text Spoofing"): escape sequences, every control character but tab and newline, and bidi controls.
@@ -42,11 +39,11 @@ _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*+(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f" + _BIDI + "]"
 )
 _IN_JSON = re.compile(f"[\x7f-\x9f{_BIDI}]")
-"""What JSON leaves as it is, in strings alone, where an escape says the same."""
+"""Characters that JSON need not escape; they occur only in strings, where an escape is equivalent."""
 
 
 class CommandError(Exception):
-    """The command cannot go on; `code` is its exit code and the message one line that says what to change."""
+    """The command cannot continue; `code` is its exit code, the message one line that says what to change."""
 
     def __init__(self, message: str, code: int = USAGE) -> None:
         super().__init__(message)
@@ -54,12 +51,12 @@ class CommandError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` without what could control a terminal or reorder what it shows; tabs and newlines stay."""
+    """`text` without characters that control a terminal or reorder its text; tabs and newlines stay."""
     return _CONTROL.sub("", text)
 
 
 def one_line(text: str) -> str:
-    """`text` on a single line, safe for a terminal."""
+    """`text` as a single line, safe for a terminal."""
     return " ".join(printable(text).split())
 
 
@@ -79,16 +76,16 @@ def write_json(value: Any, to: TextIO | None = None) -> None:
     encoded = value if isinstance(value, bytes) else msgspec.json.encode(value)
     if stream.isatty():
         encoded = msgspec.json.format(encoded, indent=2)
-    stream.write(_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded.decode()) + "\n")
+    stream.write(_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded.decode()) + "\n")
     stream.flush()
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """A console without rich's guesses: no highlighting, no markup, no emoji codes; `NO_COLOR` and a pipe count."""
+    """A rich console without highlighting, markup and emoji codes; it respects `NO_COLOR` and pipes."""
     from rich.console import Console
 
     stream = stream or sys.stderr
-    # What is read by a program or kept in a file has no edge to be cut at.
+    # Output for a program or a file is not cut to the width of a terminal.
     width = None if stream.isatty() else WIDTH_ELSEWHERE
     return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 

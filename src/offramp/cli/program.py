@@ -1,6 +1,6 @@
-"""Assembles the commands into one program and turns every error that is expected into one line and an exit code.
+"""Assembles the commands into one program and turns every expected error into one line and an exit code.
 
-Commands import what they need when they run, so that `--help` and completion stay quick.
+Commands import their dependencies when they run, so that `--help` and completion stay fast.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RUN = "run_01JD3Q8Z5V9W6K2M4N7P0R1S2T"
 
 program = typer.Typer(
     name="offramp",
-    help="A runtime for AI-agent pipelines: requests start streamed and under a budget, and go on durably past it.",
+    help="A runtime for AI-agent pipelines: requests start streamed under a budget and continue durably past it.",
     epilog="Settings come from options, then OFFRAMP_* variables, then offramp.toml. "
     "'offramp COMMAND --help' has examples.",
     pretty_exceptions_enable=False,
@@ -182,7 +182,7 @@ def _guarded() -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read stdout has enough; pointing it at nothing keeps the interpreter from complaining at exit.
+        # The reader of stdout has left; pointing stdout at the null device avoids an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return RUN_ENDED_BADLY
     return code if isinstance(code, int) else OK

@@ -1,7 +1,7 @@
-"""A worker's pulse: bytes that it sends its supervisor for as long as its interpreter runs.
+"""A worker's pulse: bytes that it sends its supervisor while its interpreter runs.
 
-A step that holds the interpreter stops the pulse, also while a thread of its process holds the write lock of the
-database, and no process can renew or look at a lease.
+A step that blocks the interpreter stops the pulse. The supervisor notices it even if a thread of that process holds the
+database's write lock, so that no process can renew or check a lease.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ PULSE = "OFFRAMP_PULSE"
 
 
 class Pulse:
-    """The end that listens, in the supervisor.
+    """The receiving end, in the supervisor.
 
     Args:
-        loop: calls back when bytes come.
+        loop: the loop that reads the pulse.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._listens, self.sends = os.pipe()
-        """`sends` is inherited by the worker; closed here with `started`."""
+        """The worker inherits `sends`; `started` closes it in this process."""
         os.set_blocking(self._listens, False)
         self._last: float | None = None
         loop.add_reader(self._listens, self._come)
 
     def started(self) -> None:
-        """The worker has its copy, or could not be started."""
+        """Call it once the worker has its copy, or could not be started."""
         os.close(self.sends)
 
     def silent_s(self) -> float:
@@ -49,7 +49,7 @@ class Pulse:
                 self._loop.remove_reader(self._listens)
 
     def close(self) -> None:
-        """Stop to listen."""
+        """Stop listening."""
         self._loop.remove_reader(self._listens)
         os.close(self._listens)
 
@@ -57,7 +57,7 @@ class Pulse:
 def send_pulse() -> None:
     """Send a pulse from a thread, if a supervisor started this process.
 
-    The variable is removed and the descriptor is not inherited, so that no process that user code starts sends it too.
+    Removes the variable and does not pass on the descriptor, so that processes started by user code send no pulse.
     """
     descriptor = os.environ.pop(PULSE, "")
     if not descriptor.isdigit():
@@ -68,8 +68,8 @@ def send_pulse() -> None:
 
 
 def _send(descriptor: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the supervisor is gone
+    with contextlib.suppress(BrokenPipeError):  # the supervisor has ended
         while True:
-            with contextlib.suppress(BlockingIOError):  # it has not read for hours
+            with contextlib.suppress(BlockingIOError):  # the supervisor has not read for hours
                 os.write(descriptor, b".")
             time.sleep(PULSE_S)

@@ -1,6 +1,6 @@
-"""Puts the view of a run on a terminal (finished lines scroll, what is going on stays below) or, elsewhere, as lines.
+"""Shows the view of a run: on a terminal, finished lines scroll and running steps stay below; elsewhere, plain lines.
 
-Owns colours and cursor; what is shown is decided in `view.py`.
+Owns colours and cursor; `view.py` decides what is shown.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _MARKS: dict[Mark, tuple[str, str, str]] = {
 
 
 class Screen:
-    """Shows a run's events as they come; a context manager, so that the terminal is left as it was found.
+    """Shows a run's events as they come; a context manager that restores the terminal.
 
     Args:
-        stream: where to; stderr unless told otherwise.
-        live: whether the stream is a terminal whose last lines may be drawn again; asked of the stream by default.
+        stream: the output; stderr by default.
+        live: whether the stream is a terminal whose last lines may be drawn again; detected by default.
         monotonic: the clock behind the running times.
     """
 
@@ -81,7 +81,7 @@ class Screen:
             self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Take in one event and print what it adds."""
+        """Add one event and print its lines."""
         view, lines = fold(self.view, event)
         self._seen_at = self._monotonic()
         self.view = view
@@ -89,7 +89,7 @@ class Screen:
             self._print(line)
 
     def note(self, text: str) -> None:
-        """A remark of the command itself, between the run's lines."""
+        """Print a remark of the command between the run's lines."""
         self._console.print(Text(f"{'':>10}  {text}", style="dim"))
 
     def _print(self, line: Line) -> None:
@@ -102,7 +102,7 @@ class Screen:
 
 
 def styled(line: Line, *, unicode: bool) -> Text:
-    """A line of the view as it is printed: time, mark, text."""
+    """A printed line of the view: time, mark, text."""
     fancy, plain, style = _MARKS[line.mark]
     text = Text(f"{line.seconds:>8.2f} s", style="dim")
     text.append(f"  {fancy if unicode else plain} ", style=style)
@@ -111,9 +111,9 @@ def styled(line: Line, *, unicode: bool) -> Text:
 
 
 def below(view: RunView, since_s: float, spinner: Spinner, on: Console) -> RenderableType:
-    """What is going on: one row a step with its running time and the end of what it writes.
+    """The running steps: one row each, with the running time and the end of the streamed text.
 
-    `since_s` is how long ago the last event came, so that running times go on between two events.
+    `since_s` is how long ago the last event came, so that running times advance between two events.
     """
     if view.ended is not None:
         return Text("")

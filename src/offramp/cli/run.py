@@ -46,9 +46,9 @@ def run(
     ] = None,
     objects: Objects = None,
 ) -> int:
-    """Run a pipeline once, here, and watch it.
+    """Run a pipeline once in this process, and watch it.
 
-    Nothing needs to be running. The view goes to stderr and the result as JSON to stdout. Ctrl-C cancels the run.
+    It needs no gateway. The view goes to stderr and the result as JSON to stdout. Ctrl-C cancels the run.
     """
     encoded = read_input(input)
     with ExitStack() as stack:
@@ -57,7 +57,7 @@ def run(
         if pipeline not in app.pipelines:
             raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
         folder = data or stack.enter_context(_temporary_folder())
-        # What is removed with its folder leaves no objects behind.
+        # A temporary folder is removed with its objects.
         settings = load_settings(data=folder, engine="embedded:", store="", objects=objects if data else "")
         from offramp.paths.submission import Submission
         from offramp.telemetry.setup import set_up
@@ -93,13 +93,13 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
 
 
 async def _watched(service: Service, run_id: str, screen: Screen, stop: Stop) -> bool:
-    """Show the run until it ended; cancelled at the first signal, left at the second (False)."""
+    """Show the run until it ends. The first signal cancels it; the second leaves it, and returns False."""
     watching = asyncio.create_task(_watch(service, run_id, screen))
     asked, hurried = asyncio.create_task(stop.asked()), asyncio.create_task(stop.hurried())
     try:
         await asyncio.wait({watching, asked}, return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():
-            screen.note("cancelling the run; once more to leave at once")
+            screen.note("cancelling the run; press Ctrl-C again to leave at once")
             await service.cancel(run_id)
             await asyncio.wait({watching, hurried}, return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():
@@ -121,7 +121,7 @@ async def _watch(service: Service, run_id: str, screen: Screen) -> None:
 
 @contextmanager
 def stdout_for_the_result() -> Iterator[TextIO]:
-    """The real stdout, for the result; whatever else writes to stdout, in this process or below it, goes to stderr."""
+    """The real stdout, for the result; all other output to stdout, of this process or its children, goes to stderr."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

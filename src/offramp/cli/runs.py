@@ -1,6 +1,6 @@
-"""`offramp show`, `list`, `cancel` and `signal`: what a gateway knows of runs, and what it is told about them.
+"""`offramp show`, `list`, `cancel` and `signal`: read and control the runs of a gateway.
 
-A table for a person, or JSON for a program.
+Prints a table for a person, or JSON for a program.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GONE = 410
 
 
 def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
-    """What became of a run: its steps and waits over time, what took it so long, its result."""
+    """Show a run: its steps and waits over time, its critical path, its result."""
     from rich.text import Text
 
     from offramp.cli.client import Gateway
@@ -44,7 +44,7 @@ def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: Ap
             return OK
         found = _waterfall(gateway, document)
         if found is not None and found.status in OUTCOMES - {document["status"]}:
-            document = gateway.document(run_id)  # it ended between the two answers
+            document = gateway.document(run_id)  # the run ended between the two answers
     out = console(sys.stdout)
     for name, value in facts(document):
         out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
@@ -89,7 +89,7 @@ def list_runs(
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> int:
-    """Runs of a gateway, newest first."""
+    """List the runs of a gateway, newest first."""
     from offramp.cli.client import Gateway
 
     if status is not None and status not in TRANSITIONS:
@@ -112,7 +112,7 @@ def list_runs(
 def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
     """Cancel a run.
 
-    It ends as 'cancelled' once what it is doing has stopped.
+    It ends as 'cancelled' once its running steps have stopped.
     """
     from offramp.cli.client import Gateway
 
@@ -136,7 +136,7 @@ def signal(
 ) -> int:
     """Send a signal to a run.
 
-    The run need not wait for it yet: a signal is kept until 'offramp.signal(NAME)' asks for it.
+    The run need not wait for it yet: the gateway stores a signal until 'offramp.signal(NAME)' takes it.
     """
     from offramp.cli.client import Gateway
 
@@ -150,7 +150,7 @@ def signal(
 
 
 def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    """A run document's head as names and values, in reading order; what is not known is left out."""
+    """A run document's head as names and values, in reading order, without unknown values."""
     found = [("run", str(document["id"])), ("pipeline", str(document.get("pipeline"))), ("status", document["status"])]
     reasons = (document.get("route") or {}).get("reasons") or []
     found.append(("path", one_line(f"{document.get('path')}" + (f" ({', '.join(reasons)})" if reasons else ""))))
@@ -182,7 +182,7 @@ def _runs_table(runs: list[dict[str, Any]]) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("run", "pipeline", "status", "path", "created", "took"):
-        # An id that is cut cannot be copied.
+        # A cut id could not be copied.
         least = RUN_ID_LENGTH if column == "run" else None
         table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left", min_width=least)
     for run in runs:

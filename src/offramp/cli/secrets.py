@@ -1,6 +1,6 @@
-"""The operator's secrets: each process gets those that it needs, and user code finds none in its environment.
+"""The operator's secrets: each process gets those it needs, and user code finds none in its environment.
 
-A worker is told over its stdin: arguments are seen by every user of the machine, and the environment by every child.
+A worker gets them over its stdin: every user of the machine can see arguments, and every child the environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VARIABLES = (
     *(f"OFFRAMP_{each.name.upper()}" for each in fields(Settings) if each.metadata.get("secret") or not each.repr),
     "OFFRAMP_API_KEY",
 )
-"""The variables of secret settings, of the store, whose URL may hold a password, and of a client's key."""
+"""The variables of secret settings, of the store (its URL may contain a password) and of a client's key."""
 _OF_WORKERS = ("store", "temporal_api_key")
 _LINE_BYTES_MAX = 1 << 16
 
@@ -26,7 +26,7 @@ def withdraw(environment: MutableMapping[str, str] | None = None) -> None:
     """Remove every secret from the environment, once the settings are read and before user code is imported.
 
     Args:
-        environment: `os.environ` unless told otherwise.
+        environment: `os.environ` by default.
     """
     given = os.environ if environment is None else environment
     for name in VARIABLES:
@@ -34,16 +34,16 @@ def withdraw(environment: MutableMapping[str, str] | None = None) -> None:
 
 
 def for_worker(settings: Settings) -> bytes:
-    """The secrets that a worker needs, as the line that it reads first."""
+    """The secrets that a worker needs, as the first line of its stdin."""
     return msgspec.json.encode({name: getattr(settings, name) for name in _OF_WORKERS}) + b"\n"
 
 
 def received(descriptor: int = 0) -> Mapping[str, str]:
-    """What `for_worker` made, read from stdin and not a byte more: what follows is for the process to watch."""
+    """Read the line of `for_worker` from stdin and not a byte more: the process watches the rest."""
     line = b""
     while not line.endswith(b"\n") and len(line) < _LINE_BYTES_MAX:
         byte = os.read(descriptor, 1)
         if not byte:
-            return {}  # the serving process is gone, as this one is about to notice
+            return {}  # the serving process has ended, as this one is about to notice
         line += byte
     return msgspec.json.decode(line, type=dict[str, str])

@@ -1,4 +1,4 @@
-"""`offramp serve`: the gateway in this process, its worker processes beside it."""
+"""`offramp serve`: the gateway in this process, and its worker processes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _serve(app: App, target: str, settings: Settings, host: str, port: int, work
 
     def started(url: str) -> None:
         relax()
-        _tell_who_may_come(app, url, access, host)
+        _log_access(app, url, access, host)
         if not workers:
             log.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
@@ -120,8 +120,8 @@ def _serve(app: App, target: str, settings: Settings, host: str, port: int, work
 
 
 def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[[str], Awaitable[int]]) -> Supervisor:
-    command, told = worker_command(target, settings), for_worker(settings)
-    return Supervisor(command, workers, retire, settings.drain_timeout, told, silence_s=settings.lease)
+    command, secrets = worker_command(target, settings), for_worker(settings)
+    return Supervisor(command, workers, retire, settings.drain_timeout, secrets, silence_s=settings.lease)
 
 
 def _served(target: str) -> App:
@@ -132,7 +132,7 @@ def _served(target: str) -> App:
     return app
 
 
-def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
+def _log_access(app: App, url: str, access: Access, host: str) -> None:
     from offramp.core.addresses import is_loopback
 
     log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
@@ -140,15 +140,15 @@ def _tell_who_may_come(app: App, url: str, access: Access, host: str) -> None:
         tenants = {shown_tenant(key.tenant) for key in access.keys}
         log.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))
     elif is_loopback(host):
-        log.info("no API keys: for this machine only; 'offramp keys add NAME' makes one")
+        log.info("no API keys: serving this machine only; 'offramp keys add NAME' makes one")
     else:
-        log.warning("no API keys, and others can reach %s: anybody may start, read and cancel runs", host)
+        log.warning("no API keys, and others can reach %s: every client may start, read and cancel runs", host)
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:
-    """What starts a worker of the same App on the same data; it inherits other settings in the environment.
+    """The command of a worker for the same App and data; it inherits other settings in the environment.
 
-    Secrets come over stdin (`secrets.for_worker`): every user of the machine can see arguments.
+    It gets secrets over stdin (`secrets.for_worker`): every user of the machine can see arguments.
     """
     command = [sys.executable, "-m", "offramp", "worker", target, *engine_options(settings)]
     command += ["--write-timeout", f"{settings.write_timeout:g}", "--drain-timeout", f"{settings.drain_timeout:g}"]
@@ -157,13 +157,13 @@ def worker_command(target: str, settings: Settings) -> list[str]:
 
 
 def worker_elsewhere(target: str, settings: Settings) -> str:
-    """What a person starts a worker with, elsewhere."""
+    """The command to start a worker by hand on another machine."""
     command = f"offramp worker {target} {' '.join(engine_options(settings))}"
     return f"{command}, with OFFRAMP_STORE for {data_place(settings)}" if settings.store else command
 
 
 def engine_options(settings: Settings) -> list[str]:
-    """The engine, its data folder and the place for large values, as a worker in any working directory needs them."""
+    """The options for engine, data folder and large values, valid in any working directory."""
     from offramp.stores.blobs.address import parse_objects
 
     folder = str(Path(settings.data).resolve())

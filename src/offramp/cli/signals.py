@@ -1,4 +1,4 @@
-"""Stop signals as an event: the first asks for an orderly end, the next one does not wait for it."""
+"""Stop signals as an event: the first asks for an orderly end, the second ends at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 class Stop:
     """Set by SIGTERM, SIGINT or, if `watch_stdin`, the end of stdin; a context manager, used on the main thread's loop.
 
-    While a parent holds that stdin, a second signal changes nothing: process managers signal a whole group, so it may
-    be the same request, passed on by the parent. The parent ends what does not leave in time.
+    While a parent holds that stdin, a second signal has no effect: process managers signal a whole group, so it may be
+    the same request, passed on by the parent. The parent kills a child that does not leave in time.
 
     Attributes:
-        reason: the signal's name, or what else ended it.
+        reason: the signal's name, or the other cause.
     """
 
     def __init__(self, *, watch_stdin: bool = False) -> None:
@@ -34,7 +34,7 @@ class Stop:
         self._loop = asyncio.get_running_loop()
         self._handled = contextlib.ExitStack()
         if watch_stdin:
-            # A descriptor of its own, so that user code that reads stdin cannot be left waiting on the parent's pipe.
+            # A separate descriptor, so that user code that reads stdin does not wait on the parent's pipe.
             pipe = os.dup(0)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, 0)
@@ -51,11 +51,11 @@ class Stop:
         self._handled.close()
 
     async def asked(self) -> None:
-        """Wait until this process is to stop."""
+        """Wait for the first signal."""
         await self._asked.wait()
 
     async def hurried(self) -> None:
-        """Wait until it was told a second time."""
+        """Wait for the second signal."""
         await self._hurry.wait()
 
     def _signalled(self, number: signal.Signals) -> None:
@@ -73,6 +73,6 @@ class Stop:
             while os.read(pipe, 1024):
                 pass
         self._supervised = False
-        # A closed loop means that this process is leaving anyway.
+        # With a closed loop, this process is leaving anyway.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._set, "the serving process is gone")
+            self._loop.call_soon_threadsafe(self._set, "the serving process has ended")

@@ -6,13 +6,13 @@ import re
 from typing import NamedTuple
 
 RETRY_DIGITS_MAX = 9
-"""A longer `retry` is no time that anybody waits, and too long a number for Python to read."""
+"""A longer `retry` is no sensible time, and may be too long for Python to parse."""
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class Message(NamedTuple):
-    """One dispatched event; `id` is the last one that the stream gave."""
+    """One dispatched event; `id` is the last id in the stream."""
 
     id: str
     event: str
@@ -20,7 +20,7 @@ class Message(NamedTuple):
 
 
 class EventStream:
-    """Takes bytes cut anywhere and returns the messages that are complete; `retry_ms` is what the server asked for."""
+    """Parses chunks cut anywhere into complete messages; `retry_ms` is the server's wish."""
 
     def __init__(self) -> None:
         self.retry_ms: int | None = None
@@ -35,13 +35,13 @@ class EventStream:
         """The messages that this chunk completes."""
         chunk, self._held = self._held + chunk, b""
         if self._is_new:
-            if _BOM.startswith(chunk):  # the first bytes of one, or nothing yet
+            if _BOM.startswith(chunk):  # the first bytes of a mark, or nothing yet
                 self._held = chunk
                 return []
             self._is_new, chunk = False, chunk.removeprefix(_BOM)
-        if chunk.endswith(b"\r"):  # perhaps half of a line's end
+        if chunk.endswith(b"\r"):  # perhaps half of a line end
             chunk, self._held = chunk[:-1], b"\r"
-        # A line may come in any number of chunks: each byte is looked at once.
+        # A line may come in any number of chunks: each byte is scanned once.
         *lines, rest = _LINE_END.split(chunk)
         if lines:
             lines[0] = b"".join([*self._line_begun, lines[0]])

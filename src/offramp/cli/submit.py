@@ -28,9 +28,9 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     *,
     input: Input = "{}",
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Watch the run to its end; its result alone on stdout.")
+        bool, typer.Option("--follow", "-f", help="Watch the run to its end; print only its result on stdout.")
     ] = False,
-    respond_async: Annotated[bool, typer.Option("--async", help="Straight to the deep path, without waiting.")] = False,
+    respond_async: Annotated[bool, typer.Option("--async", help="Start on the deep path, without waiting.")] = False,
     wait: Annotated[
         int | None,
         typer.Option("--wait", metavar="SECONDS", min=0, help="Wait at most this long.", show_default="the budget"),
@@ -38,7 +38,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     session: Session = None,
     sla: Annotated[str | None, typer.Option("--class", help="The SLA class.", show_default="the pipeline's")] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Kept with the run; repeatable.")
+        list[str] | None, typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="Stored with the run; repeatable.")
     ] = None,
     idempotency_key: IdempotencyKey = None,
     budget: Budget = None,
@@ -103,7 +103,7 @@ def watch(gateway: Gateway, stream: Iterator[Event]) -> int:
                 screen.show(event)
         except KeyboardInterrupt:
             run = screen.view.run_id
-            screen.note(f"the run goes on; watch it again with: offramp follow {run}" if run else "interrupted")
+            screen.note(f"the run continues; watch it again with: offramp follow {run}" if run else "interrupted")
             return INTERRUPTED
     ended = screen.view.ended
     if ended is None:

@@ -1,4 +1,4 @@
-"""A gateway with worker processes beside it: they start once its service runs and drain while that does."""
+"""A gateway with worker processes, which start after its service and drain together with it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SupervisedGateway(Gateway):
 
     Args:
         service_factory: makes the service.
-        supervisor_factory: makes the supervisor, given what takes back the runs of a dead worker.
-        access: who may ask for what.
+        supervisor_factory: makes the supervisor from the function that takes back the runs of a dead worker.
+        access: admits requests.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class SupervisedGateway(Gateway):
         self._supervisor.start()
 
     def present(self, ids: Collection[str]) -> None:
-        """These processes hold a lease; from any thread."""
+        """Report the processes that hold a lease; callable from any thread."""
         if self._loop is not None:
             call_threadsafe(self._loop, lambda: self._supervisor.present(ids))
 
     async def drain(self) -> None:
-        """Drain the service and the workers within the same time; until all have left, everything can still be read."""
+        """Drain the service and the workers together; until all have left, everything can still be read."""
         ended = await asyncio.gather(super().drain(), self._supervisor.stop(), return_exceptions=True)
         for error in ended:
             if error is not None:
                 raise error
 
     async def stop(self) -> None:
-        """Drain, then stop the service, which until then takes back what a killed worker held."""
+        """Drain, then stop the service; until then it takes back the runs of a killed worker."""
         try:
             await self.drain()
         finally:

@@ -1,8 +1,8 @@
 """Keeps a number of worker processes running: starts, restarts with backoff, stops. Knows nothing of runs.
 
-A dead worker's lease is given back at once through `retire`, so that its runs go on without waiting for it to expire.
-A worker that lost its lease and does not take another has hung, as when a step holds the interpreter: it is killed.
-One that hangs while it holds the database's write lock keeps every process from looking at leases; its pulse tells.
+It gives back a dead worker's lease at once through `retire`, so that its runs continue without waiting for its expiry.
+A worker that lost its lease and takes no other has hung, as in a step that blocks the interpreter: it is killed.
+While a hung worker holds the database's write lock, no process can check leases; its pulse reveals it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
 STABLE_S = 60.0
 KILL_MARGIN_S = 5.0
-"""What a worker gets past its own drain before it is killed."""
+"""How long a worker may take beyond its drain before it is killed."""
 PULSE_LEASES = 3
-"""Leases without a pulse after which a worker is killed, whatever is known of its own."""
+"""How many lease times without a pulse before a worker is killed, whatever its lease."""
 PULSE_SILENCE_S_MIN = 5.0
-"""The least of that time: a busy machine may stop a thread for some seconds."""
+"""The minimum of that time: a busy machine may stop a thread for some seconds."""
 ABORT_S = 1.0
-"""What a worker that hung gets to write where it is, before it is killed."""
+"""How long a hung worker may take to write its stacks before it is killed."""
 SUPERVISED = "OFFRAMP_SUPERVISED"
-"""`NUMBER/OWNER`, told to a worker that is to stop when its stdin ends."""
+"""`NUMBER/OWNER`, for a worker that stops when its stdin ends."""
 
 log = logging.getLogger("offramp")
 
@@ -47,7 +47,7 @@ def restart_after_s(failures: int) -> float:
 def supervised() -> tuple[int, str | None]:
     """This process's worker number and owner id if a supervisor started it, else `(0, None)`.
 
-    The variable is removed, so that no process that user code starts believes it too.
+    Removes the variable, so that processes started by user code do not read it.
     """
     number, _, owner = os.environ.pop(SUPERVISED, "").partition("/")
     return (int(number), owner) if number.isdigit() and owner else (0, None)
@@ -59,10 +59,10 @@ class Supervisor:
     Args:
         command: what to execute; each process learns its number and owner id from `OFFRAMP_SUPERVISED`.
         count: how many.
-        retire: gives back what a dead process held; returns how many runs that were.
-        drain_timeout: seconds a process has to leave after SIGTERM.
-        told: what each process finds on its stdin, which then stays open for as long as this process lives.
-        silence_s: seconds for which a process may be without the lease that it had; then it is killed.
+        retire: gives back the runs of a dead process; returns their number.
+        drain_timeout: seconds in which a process must leave after SIGTERM.
+        first_line: what each process reads first from its stdin, which stays open while this process lives.
+        silence_s: seconds after which a process that lost its lease is killed.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Supervisor:
         count: int,
         retire: Callable[[str], Awaitable[int]],
         drain_timeout: float,
-        told: bytes = b"",
+        first_line: bytes = b"",
         *,
         silence_s: float = math.inf,
     ) -> None:
@@ -79,11 +79,11 @@ class Supervisor:
         self._count = count
         self._retire = retire
         self._drain_timeout = drain_timeout
-        self._told = told
+        self._first_line = first_line
         self._silence_s = silence_s
         self._owners: dict[int, str] = {}
         self._missed: dict[str, float] = {}
-        """Of each process that was seen with a lease: since when it was seen without, infinite while it has one."""
+        """For each process seen with a lease: since when it has none, infinite while it has one."""
         self._processes: dict[int, Process] = {}
         self._pulses: dict[int, Pulse] = {}
         self._killed: set[int] = set()
@@ -91,27 +91,27 @@ class Supervisor:
         self._watch: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
-        """Told the owner id of each process when it is started, and when that was on the monotonic clock."""
+        """Called with each started process's owner id and start on the monotonic clock."""
         self.on_end: Callable[[str], object] = lambda _owner: None
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: a worker stops when its stdin ends, which is when every copy of it is closed."""
+        """In a forked child: close its copies of the workers' stdin, since a worker stops only when all are closed."""
         pipes = [process.stdin for process in self._processes.values()]
         forks.close_copy(*(forks.descriptor_of(pipe) for pipe in pipes if pipe is not None))
 
     @property
     def count(self) -> int:
-        """How many processes are kept running."""
+        """How many processes are to run."""
         return self._count
 
     def start(self) -> None:
-        """Start all processes; from here on each is kept running."""
+        """Start all processes, and from now on restart each that ends."""
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
         self._watch = asyncio.create_task(self._watch_pulses())
 
     async def stop(self) -> None:
-        """Ask all processes to drain and leave; kill those that do not, or all of them if this is cancelled."""
+        """Ask all processes to drain and leave; kill those that do not, or all if this call is cancelled."""
         self._stopping.set()
         for process in self._processes.values():
             _signal(process, signal.SIGTERM)
@@ -119,7 +119,7 @@ class Supervisor:
             if self._keepers:
                 await asyncio.wait(self._keepers, timeout=self._drain_timeout + KILL_MARGIN_S)
         finally:
-            # Also when the wait was cut short: whoever stops this process at once leaves no worker behind.
+            # Also if the wait was cut short: a process that stops at once leaves no worker behind.
             for number, process in self._processes.items():
                 log.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
                 self._killed.add(number)
@@ -140,7 +140,7 @@ class Supervisor:
                     self._end(number, process, f"has not answered for {silence_s:g} s")
 
     def present(self, ids: Collection[str]) -> None:
-        """Told at every look which processes hold a lease: one that has had none for too long and lives has hung."""
+        """Take the processes that hold a lease, at every check: a live process without one for too long has hung."""
         now = time.monotonic()
         for number, owner in self._owners.items():
             process = self._processes.get(number)
@@ -153,7 +153,7 @@ class Supervisor:
                     self._end(number, process, "lost its lease and takes no other")
 
     def _end(self, number: int, process: Process, why: str) -> None:
-        """Kill a process that hung. The abort has it write the stacks of its threads: where it is."""
+        """Kill a process that hung. The abort makes it write the stacks of its threads first."""
         if self._stopping.is_set():  # it is killed if it does not leave
             return
         log.error("worker %d (pid %d) %s: it hung, and is killed", number, process.pid, why)
@@ -188,7 +188,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _run(self, number: int, owner: str) -> str:
-        """One process from start to end; how it ended, in words."""
+        """Run one process from start to end; returns how it ended, in words."""
         pulse = Pulse(asyncio.get_running_loop())
         try:
             process = await asyncio.create_subprocess_exec(
@@ -196,7 +196,7 @@ class Supervisor:
                 stdin=PIPE,
                 pass_fds=(pulse.sends,),
                 env={**os.environ, SUPERVISED: f"{number}/{owner}", PULSE: str(pulse.sends)},
-                # Ctrl-C is for this process, which then stops its workers in order.
+                # Ctrl-C goes to this process only, which then stops its workers in order.
                 start_new_session=True,
             )
         except OSError as error:
@@ -206,7 +206,7 @@ class Supervisor:
             pulse.started()
         self._processes[number], self._pulses[number] = process, pulse
         if process.stdin is not None:
-            process.stdin.write(self._told)
+            process.stdin.write(self._first_line)
         log.info("worker %d started (pid %d)", number, process.pid)
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)
@@ -214,7 +214,7 @@ class Supervisor:
         del self._processes[number]
         if self._pulses.pop(number, None) is not None:
             pulse.close()
-        # What it started must not go on with steps that the next owner of the run executes again.
+        # Its children must not continue steps that the run's next owner executes again.
         _kill_group(process.pid)
         for group in _groups_of(process.pid):
             _kill_group(group)
@@ -224,8 +224,8 @@ class Supervisor:
         try:
             return await self._retire(owner)
         except Exception:
-            # Its lease runs out by itself; the worker is restarted all the same.
-            log.exception("what worker %d held could not be given back at once", number)
+            # Its lease will expire; the worker is restarted anyway.
+            log.exception("the runs of worker %d could not be given back at once", number)
             return 0
 
 
@@ -246,7 +246,7 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 
 def _groups_of(session: int) -> set[int]:
-    """The process groups of a session, where the system shows them (Linux): a lane and its children are one."""
+    """The process groups of a session, if the system shows them (Linux); a lane and its children form one."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):

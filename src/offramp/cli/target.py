@@ -1,6 +1,6 @@
 """Finds the App that `MODULE:APP` names and imports it so that processes started later can import it by name too.
 
-Raises CommandError with one line that says what to change; never prints, never runs anything of the App.
+Raises CommandError with one line that says what to change; prints nothing, and executes nothing of the App.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load_app(target: str) -> App:
     """The App named by `MODULE:APP`; `MODULE` is a dotted module or a path to a .py file, `APP` is `app` if left out.
 
     Raises:
-        CommandError: it cannot be found or imported; the message says what to change.
+        CommandError: it cannot be found or imported.
     """
     module_part, attribute = split_target(target)
     name, file = _locate(module_part)
@@ -37,7 +37,7 @@ def load_app(target: str) -> App:
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """`MODULE` and `APP` of `MODULE:APP`; a colon that belongs to a path is left alone."""
+    """Split `MODULE:APP`; a colon within a path does not count."""
     module, colon, attribute = target.rpartition(":")
     if colon and module and all(part.isidentifier() for part in attribute.split(".")):
         return module, attribute
@@ -47,7 +47,7 @@ def split_target(target: str) -> tuple[str, str]:
 
 
 def is_file(module_part: str) -> bool:
-    """Whether `MODULE` is meant as a path."""
+    """Whether `MODULE` is a path."""
     return module_part.endswith(".py") or "/" in module_part or "\\" in module_part
 
 
@@ -62,7 +62,7 @@ def module_of(file: Path) -> tuple[Path, str]:
 
 
 def _locate(module_part: str) -> tuple[str, Path | None]:
-    """The name to import, after `sys.path` was made ready for it."""
+    """Prepare `sys.path` and return the name to import."""
     if not module_part:
         raise CommandError("name the App as MODULE:APP, for example desk/app.py:app or desk.app:app")
     if not is_file(module_part):
@@ -110,7 +110,7 @@ def _imported(name: str, file: Path | None, shown: str) -> ModuleType:
             raise CommandError(_no_module(name, error.name)) from error
         raise CommandError(_import_failed(shown, error)) from error
     except BaseException as error:
-        # SystemExit too: a script without `if __name__ == "__main__"` may leave while it is imported.
+        # SystemExit too: a script without `if __name__ == "__main__"` may exit during its import.
         raise CommandError(_import_failed(shown, error)) from error
     found = getattr(module, "__file__", None)
     if file is not None and (found is None or Path(found).resolve() != file):
@@ -142,7 +142,7 @@ def _import_failed(shown: str, error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The user's own line that raised: the innermost one that is not the import system's or this package's."""
+    """The user's line that raised: the innermost one outside the import system and this package."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({_short(error.filename)}:{error.lineno})"
     ours = str(Path(__file__).parent.parent)

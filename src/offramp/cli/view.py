@@ -1,6 +1,6 @@
-"""What a person sees of a run: one pure reducer from events to a state and the lines that each event adds.
+"""A person's view of a run: one pure reducer from events to a state and the lines that each event adds.
 
-No terminal, no clock, no I/O: `render.py` puts it on a screen. The same for a run here and for one that is followed.
+No terminal, no clock, no I/O: `render.py` shows it. A local run and a followed run have the same view.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Mark = Literal[
 ]
 
 TEXT_PENDING_MAX = 2_000
-"""Characters of an unfinished line that are kept; past it the line is shown as far as it goes."""
+"""The maximum of characters in an unfinished line; past it, the line is shown as it is."""
 DATA_SHOWN_MAX = 200
 
 
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """A step that is going on; `pending` is streamed text whose line has not ended yet, `data` its last progress."""
+    """A running step; `pending` is streamed text whose line has not ended yet, `data` its last progress."""
 
     name: str
     attempt: int
@@ -45,9 +45,9 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """What is known of a run after some of its events; times in epoch seconds of the runtime's clock.
+    """A run after some of its events; times in epoch seconds of the runtime's clock.
 
-    `running` are steps and `waits` what is waited for, both by key.
+    `running` has the running steps and `waits` the open waits, both by key.
     """
 
     run_id: str = ""
@@ -70,7 +70,7 @@ class Shown(NamedTuple):
 
 
 def fold(view: RunView, event: Event) -> Shown:
-    """Take in the next event; one that was seen already (a resumed stream may repeat) changes nothing."""
+    """Apply the next event; an event seen before (a resumed stream may repeat one) changes nothing."""
     if event.seq <= view.seq:
         return Shown(view, [])
     at = _epoch(event.at, view.at)
@@ -91,7 +91,7 @@ def duration(milliseconds: float) -> str:
 
 
 def error_text(error: object) -> str:
-    """`message (step write, attempt 3)` of an error object as events and documents carry it."""
+    """`message (step write, attempt 3)` for the error object of an event or document."""
     if not isinstance(error, Mapping):
         return "no reason given"
     where = []
@@ -188,7 +188,7 @@ _RESUMED_AFTER = {"death": ", as the process before it died", "silence": ", as t
 
 
 def _resumed(view: RunView, event: Event) -> Shown:
-    # A run moves between two steps, or after its process died: nothing that was going on there still is.
+    # A run moves between two steps or after its process died, so the previous process executes none of its steps.
     view = replace(view, running={}, path="deep")
     steps = int(event.data.get("replayed_steps") or 0)
     replayed = f"{steps} finished step{'' if steps == 1 else 's'} taken over"
@@ -236,7 +236,7 @@ def _line(view: RunView, mark: Mark, text: str) -> Line:
 
 
 def _text(view: RunView, step: str, text: str) -> Line:
-    # Streamed text keeps its indentation, which code and lists live by.
+    # Streamed text keeps its indentation, which code and lists need.
     return Line(max(0.0, view.at - view.accepted_at), "text", f"{step} | {text.expandtabs(4).rstrip()}")
 
 

@@ -1,6 +1,6 @@
-"""Draws a run's waterfall: a line a step or wait, its spans over time, the critical path, a legend and the totals.
+"""Draws a run's waterfall: one line per step or wait, its spans over time, the critical path, a legend and totals.
 
-Owns glyphs, colours and columns; what happened when is decided in `core/waterfall.py`.
+Owns glyphs, colours and columns; `core/waterfall.py` decides what happened when.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from offramp.core.timescale import Scale
 from offramp.core.waterfall import Row, Span, SpanKind, Waterfall
 
 ROWS_MAX = 100
-"""Steps and waits that are drawn; of more, the critical path and the longest."""
+"""The maximum of steps and waits drawn: those on the critical path and the longest."""
 LABEL_MAX = 28
 WIDTH_MAX = 160
 WIDTH_ELSEWHERE = 100
 BARS_MIN = 10
 NARROW = 60
-"""Columns below which only durations stand beside the bars."""
+"""Below this number of columns, only durations stand beside the bars."""
 TICKS_APART = 14
 LINKS_MAX = 12
-"""Parts of the critical path that are named."""
+"""The maximum of named parts of the critical path."""
 
 
 class Look(NamedTuple):
-    """How a kind of span is drawn, and on the critical path, with and without Unicode; what it means."""
+    """The glyphs of a kind of span, also on the critical path, with and without Unicode, and its meaning."""
 
     glyph: str
     critical: str
@@ -62,34 +62,34 @@ _SAID: frozenset[SpanKind] = frozenset({"failed", "lost", "cancelled", "retry"})
 _FINE = frozenset({"completed", "received", "due"})
 
 
-def draw(found: Waterfall, on: Console) -> Iterable[Text]:
-    """The lines of the waterfall, no longer than the console is wide."""
+def draw(waterfall: Waterfall, on: Console) -> Iterable[Text]:
+    """The lines of the waterfall, at most as long as the console is wide."""
     width = min(on.width, WIDTH_MAX) if on.is_terminal else WIDTH_ELSEWHERE
-    return _Drawing(found, width, unicode="utf" in on.encoding.lower()).lines()
+    return _Drawing(waterfall, width, unicode="utf" in on.encoding.lower()).lines()
 
 
 class _Drawing:
     """One waterfall at one width."""
 
-    def __init__(self, found: Waterfall, width: int, *, unicode: bool) -> None:
-        self._found = found
+    def __init__(self, waterfall: Waterfall, width: int, *, unicode: bool) -> None:
+        self._waterfall = waterfall
         self._unicode = unicode
-        self._critical = {(link.row, link.start, link.end) for link in found.critical if link.row is not None}
-        self._rows = _chosen(found, {number for number, _, _ in self._critical})
-        self._says = {number: self._said(number, row, brief=width < NARROW) for number, row in self._rows}
+        self._critical = {(link.row, link.start, link.end) for link in waterfall.critical if link.row is not None}
+        self._rows = _chosen(waterfall, {number for number, _, _ in self._critical})
+        self._says = {number: self._note(number, row, brief=width < NARROW) for number, row in self._rows}
         names = [len(one_line(row.name)) for _, row in self._rows]
         self._label = min(LABEL_MAX, max(6, width // 4), max(names))
         beside = max(len(text) for text in self._says.values())
         self._bars = max(BARS_MIN, width - self._label - beside - 6)
         self._width = width
-        self._scale = Scale(found.took, found.busy, self._bars)
+        self._scale = Scale(waterfall.took, waterfall.busy, self._bars)
         self._seen: set[SpanKind] = set()
 
     def lines(self) -> Iterable[Text]:
         yield self._axis()
         for number, row in self._rows:
             yield self._line(number, row)
-        left_out = len(self._found.rows) - len(self._rows)
+        left_out = len(self._waterfall.rows) - len(self._rows)
         if left_out:
             yield Text(f"  and {left_out} shorter ones", style="dim")
         yield Text("")
@@ -117,17 +117,17 @@ class _Drawing:
     def _bar(self, number: int, row: Row) -> Text:
         cells = [(" ", "")] * self._bars
         pick = 0 if self._unicode else 1
-        for mark in self._found.marks:
+        for mark in self._waterfall.marks:
             cells[self._scale.cell(mark.at)] = (_GUIDE[pick], "dim")
         styled = [(span, self._style(number, span)) for span in row.spans]
         for span, (glyph, style) in styled:
             for cell in self._scale.cells(span.start, span.end):
                 cells[cell] = (glyph, style)
         for span, (_, style) in styled:
-            if span.kind in _CUT:  # over what follows at once in the same cell
+            if span.kind in _CUT:  # over a span that follows in the same cell
                 cells[self._scale.cells(span.start, span.end)[-1]] = (_CUT[span.kind][pick], style)
         if row.kind == "run":
-            for mark in self._found.marks:
+            for mark in self._waterfall.marks:
                 cells[self._scale.cell(mark.at)] = (_MARKS[mark.kind][pick], _MARKS[mark.kind][2])
         bar = Text("")
         for glyph, style in cells:
@@ -142,8 +142,8 @@ class _Drawing:
             return look.glyph if self._unicode else look.plain, look.style
         return look.critical if self._unicode else look.plain_critical, f"{_CRITICAL} {look.style}".strip()
 
-    def _said(self, number: int, row: Row, *, brief: bool) -> str:
-        unknown = self._found.status != "running" and any(span.open for span in row.spans)
+    def _note(self, number: int, row: Row, *, brief: bool) -> str:
+        unknown = self._waterfall.status != "running" and any(span.open for span in row.spans)
         took = "" if unknown else duration(row.took * 1000)
         notes = [] if number == 0 or row.status in _FINE else [row.status]
         if row.attempts > 1:
@@ -164,10 +164,10 @@ class _Drawing:
         line.append("".join(cells), style="dim")
         return line
 
-    # What it means.
+    # The legend.
 
     def _legend(self) -> list[Text]:
-        found: list[Text] = []
+        parts: list[Text] = []
         meanings: set[str] = set()
         for kind, look in _LOOKS.items():
             if kind not in self._seen or look.meaning in meanings:
@@ -176,41 +176,41 @@ class _Drawing:
             glyph = look.glyph if self._unicode else look.plain
             if kind in _CUT:
                 glyph += _CUT[kind][0 if self._unicode else 1]
-            found.append(Text.assemble((glyph, look.style), f" {look.meaning}"))
+            parts.append(Text.assemble((glyph, look.style), f" {look.meaning}"))
         if self._critical:
             attempt, pointer = ("█", "▸") if self._unicode else ("#", ">")
-            found.append(Text.assemble((f"{pointer} {attempt}", _CRITICAL), " on the critical path"))
+            parts.append(Text.assemble((f"{pointer} {attempt}", _CRITICAL), " on the critical path"))
         if self._scale.shortened():
-            found.append(Text(f"{'≈' if self._unicode else '~'} drawn shortened"))
-        for mark in self._found.marks:
+            parts.append(Text(f"{'≈' if self._unicode else '~'} drawn shortened"))
+        for mark in self._waterfall.marks:
             fancy, plain, style = _MARKS[mark.kind]
-            said = f" {mark.kind} at {duration(mark.at * 1000)}: {one_line(mark.text)}"
-            found.append(Text.assemble((fancy if self._unicode else plain, style), said))
-        return found
+            text = f" {mark.kind} at {duration(mark.at * 1000)}: {one_line(mark.text)}"
+            parts.append(Text.assemble((fancy if self._unicode else plain, style), text))
+        return parts
 
     def _sums(self) -> list[Text]:
-        named = zip(("in steps", "waiting", "between processes", "overhead"), self._found.totals, strict=True)
+        named = zip(("in steps", "waiting", "between processes", "overhead"), self._waterfall.totals, strict=True)
         return [Text(f"{name} {self._share(took)}") for name, took in named]
 
     def _path(self) -> list[Text]:
-        parts = [Text(self._named(row, start, end)) for row, start, end in self._found.critical if row is not None]
+        parts = [Text(self._named(row, start, end)) for row, start, end in self._waterfall.critical if row is not None]
         more = len(parts) - LINKS_MAX
         if more > 0:
             parts[LINKS_MAX // 2 : LINKS_MAX // 2 + more + 1] = [Text(f"{more + 1} more")]
         return parts
 
     def _share(self, seconds: float) -> str:
-        share = round(100 * seconds / self._found.took) if self._found.took > 0 else 0
+        share = round(100 * seconds / self._waterfall.took) if self._waterfall.took > 0 else 0
         return f"{duration(seconds * 1000)} ({share}%)"
 
     def _named(self, row: int, start: float, end: float) -> str:
-        kind = next(span.kind for span in self._found.rows[row].spans if (span.start, span.end) == (start, end))
-        name = [one_line(self._found.rows[row].name)] * bool(row)
+        kind = next(span.kind for span in self._waterfall.rows[row].spans if (span.start, span.end) == (start, end))
+        name = [one_line(self._waterfall.rows[row].name)] * bool(row)
         said = [*name, *([kind] if kind in _SAID or not row else []), duration((end - start) * 1000)]
         return " ".join(said)
 
     def _wrapped(self, parts: Sequence[Text], between: str, head: str = "  ") -> Iterable[Text]:
-        """Parts side by side, on as many lines as the width asks for."""
+        """Parts side by side, on as many lines as the width requires."""
         line, empty = Text(head, style=""), True
         for part in parts:
             if not empty and len(line) + len(between) + len(part) > self._width:
@@ -223,9 +223,9 @@ class _Drawing:
         yield line
 
 
-def _chosen(found: Waterfall, critical: set[int | None]) -> list[tuple[int, Row]]:
-    """The rows that are drawn, numbered, in their order."""
-    rows = list(enumerate(found.rows))
+def _chosen(waterfall: Waterfall, critical: set[int | None]) -> list[tuple[int, Row]]:
+    """The drawn rows, numbered, in order."""
+    rows = list(enumerate(waterfall.rows))
     if len(rows) <= ROWS_MAX + 1:
         return rows
     best = sorted(rows[1:], key=lambda each: (each[0] not in critical, -each[1].took))[:ROWS_MAX]

@@ -1,4 +1,4 @@
-"""`offramp worker`: executes deep runs until it is told to stop; started by hand or by `offramp serve`."""
+"""`offramp worker`: executes deep runs until a signal stops it; started by hand or by `offramp serve`."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def worker(
 ) -> int:
     """Execute the deep runs of an App.
 
-    Takes queued runs from the engine. On SIGTERM it hands over what it is running and exits 0.
+    Takes queued runs from the engine. On SIGTERM it hands over its runs and exits 0.
     """
     started = time.monotonic()
-    faulthandler.enable()  # a crash in C code, and an abort of what hung, write the stacks of all threads
+    faulthandler.enable()  # a crash in C code, and the abort of a hung process, write the stacks of all threads
     number, owner = supervised()
     send_pulse()
     told = received() if owner is not None else {}
@@ -76,7 +76,7 @@ def worker(
     withdraw()
     name = f"worker {number}" if number else ""
     show_logs(name or "worker", settings.log_format, who=name)
-    if owner is None:  # else who started it has said so
+    if owner is None:  # otherwise the serving process has logged it
         warn_of_unread()
     app = load_app(target)
     with contextlib.closing(set_up(app.name, "worker")):
@@ -107,14 +107,14 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
 
 
 def _probes(service: Service) -> Pages:
-    """What is answered beside the metrics."""
+    """The pages beside the metrics."""
     from offramp.gateway.probes import probes
 
     return probes(service.readiness)
 
 
 async def _drained(drain: Coroutine[Any, Any, None], stop: Stop) -> None:
-    """Drain, unless told a second time to stop."""
+    """Drain, unless a second signal comes."""
     draining, hurried = asyncio.create_task(drain), asyncio.create_task(stop.hurried())
     await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
     for task in (draining, hurried):

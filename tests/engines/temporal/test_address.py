@@ -76,7 +76,7 @@ def findings(url, **settings):
 def test_the_doctor_looks_at_the_server(url):
     seen = findings(url)
     assert temporal.server().target in seen["ok", "temporal"]
-    assert "nobody has polled it" in seen["note", "task queue"]
+    assert "no worker has polled it" in seen["note", "task queue"]
 
 
 def test_the_doctor_says_what_is_wrong_with_a_server():
