@@ -71,9 +71,9 @@ def test_files_for_tls_have_to_be_there(tmp_path):
     ("url", "told"),
     [
         ("redis://127.0.0.1:1", "cannot be reached: .*Connection refused"),
-        ("redis://:{secret}@127.0.0.1:{port}", "refuses the user name or password"),
-        ("redis://nobody:{secret}@127.0.0.1:{port}", "refuses the user name or password"),
-        ("redis://127.0.0.1:{port}", "refuses the user name or password"),
+        ("redis://:{secret}@127.0.0.1:{port}", "refuses the user name, the password"),
+        ("redis://nobody:{secret}@127.0.0.1:{port}", "refuses the user name, the password"),
+        ("redis://127.0.0.1:{port}", "refuses the user name, the password"),
         ("rediss://:{secret}@127.0.0.1:{port}", "does not answer in time"),
     ],
 )
