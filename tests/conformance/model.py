@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from offramp.core import ownership
 from offramp.core.claims import NO_SUSPICION, Head, Suspicion, after_death, choose
-from offramp.core.ownership import NOT_BEGUN, Ownership
+from offramp.core.ownership import Ownership
 from offramp.errors import IdempotencyMismatch, RunConflict
 
 
@@ -27,18 +27,13 @@ class ModelRun:
     events: list = field(default_factory=lambda: ["run.accepted"])
     signals: list = field(default_factory=list)
     signal_keys: dict = field(default_factory=dict)
-    turns: dict = field(default_factory=dict)
 
     @property
     def finished(self):
         return self.finished_at is not None
 
     def holds(self, lease):
-        newest = self.turns.get(lease.step, NOT_BEGUN)
-        return ownership.holds(self.state, lease.owner, lease.token) and ownership.has_turn(newest, lease.turn)
-
-    def may_append(self, lease):
-        return self.holds(lease) and ownership.may_append(self.turns.get(lease.step, NOT_BEGUN), lease.turn)
+        return ownership.holds(self.state, lease.owner, lease.token)
 
 
 class Model:
@@ -120,10 +115,6 @@ class Model:
 
     def overdue(self):
         return {run.id for run in self.runs.values() if ownership.is_overdue(run.state, self.now)}
-
-    def notified(self):
-        """Runs whose engine is to be notified."""
-        return {run.id for run in self.runs.values() if run.state.notices and not run.finished}
 
     def purge(self):
         due = [run for run in self.runs.values() if run.finished and not run.purged]

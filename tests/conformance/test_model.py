@@ -1,7 +1,6 @@
 """Two processes at one store do what comes to mind; it has to do with each run what the tables of core/ decide.
 
-So SQLite's statements and the scripts of Redis are held against the table of ownership, whose properties are proved in
-tests/core/test_ownership.py.
+Of one run's moves alone, tests/stores/test_rules.py makes longer sequences.
 
 Times of the test are whole seconds, what it waits for is due half a second later: nothing is due exactly now.
 """
@@ -9,7 +8,6 @@ Times of the test are whole seconds, what it waits for is due half a second late
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections import Counter, defaultdict
 
@@ -41,7 +39,7 @@ from offramp.conformance.sample import (
 from offramp.conformance.store_stage import frames_of
 from offramp.core import events, ownership
 from offramp.core.claims import NO_SUSPICION
-from offramp.core.ownership import ENGINE, NOT_BEGUN, Ownership, StepTurn
+from offramp.core.ownership import Ownership
 from offramp.core.run import Outcome
 from offramp.errors import LeaseLost
 from offramp.ports.store import Idempotency, Lease, Parked
@@ -74,7 +72,6 @@ class Processes(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.model = Model(NOW)
         self.leases: list[Lease] = []
-        self.steps: list[Lease] = []
         self.heard = defaultdict(list)
         self.count = 0
         self.touched = None
@@ -157,7 +154,7 @@ class Processes(RuleBasedStateMachine):
         run = self.model.runs[lease.run_id]
         self.touched = run.id
         try:
-            self.do(call(self.at.get(lease.owner, self.second), lease))
+            self.do(call(self.at[lease.owner], lease))
         except LeaseLost:
             assert not run.holds(lease), f"{lease} is the current lease, but was refused"
             return None
@@ -255,69 +252,10 @@ class Processes(RuleBasedStateMachine):
             self.claimed(claim, run, member)
 
     @precondition(lambda self: self.model.runs)
-    @rule(member=members, place=number, later_s=st.sampled_from([0, 0, 80]))
-    def claim_one(self, member, place, later_s):
-        self.model.now += later_s
+    @rule(member=members, place=number)
+    def claim_one(self, member, place):
         run = at(list(self.model.runs.values()), place)
         self.claimed(self.do(self.at[member].leases.claim_one(member, run.id, self.model.now)), run, member)
-
-    # Runs of an engine.
-
-    @precondition(lambda self: self.model.runs)
-    @rule(member=members, place=number)
-    def entrust(self, member, place):
-        run = at(list(self.model.runs.values()), place)
-        before = run.state
-        claim = self.do(self.at[member].leases.entrust(run.id, self.model.now))
-        state = ownership.assign(before, self.model.now)
-        assert (claim is not None) is (state is not None)
-        if state is not None and state is not before:
-            self.given(claim, run, state, fresh=True)
-        elif state is not None:
-            assert (claim.lease, claim.fresh) == (Lease(run.id, ENGINE, before.token), False)
-
-    @precondition(lambda self: self.entrusted())
-    @rule(member=members, place=number, step=st.sampled_from(["s", "t"]))
-    def take_step(self, member, place, step):
-        whole = at(self.entrusted(), place)
-        run = self.model.runs[whole.run_id]
-        taken = self.do(self.at[member].leases.take_step(whole, step))
-        run.turns[step] = ownership.take_turn(run.turns.get(step, NOT_BEGUN))
-        assert (taken.lease.turn, taken.finished) == run.turns[step]
-        self.steps += [whole.of_step(step), taken.lease]
-
-    @precondition(lambda self: self.steps)
-    @rule(member=members, place=number)
-    def append_to_step(self, member, place):
-        lease = at(self.steps, place)
-        run = self.model.runs[lease.run_id]
-        self.count += 1
-        made = entry(1_000 * self.count)
-        log = self.at[member].store.log(lease)
-        log.append(made, started(0))
-        holds, self.touched = run.holds(lease), run.id
-        if run.may_append(lease):
-            run.entries.append(made)
-            run.events.append("step.started")
-            run.turns[lease.step] = StepTurn(lease.turn, finished=True)
-        with contextlib.nullcontext() if holds else pytest.raises(LeaseLost):
-            self.do(_result(log.durable()))
-
-    def entrusted(self):
-        """The current leases of an engine."""
-        runs = [run for run in self.model.runs.values() if run.state.owner == ENGINE]
-        return [Lease(run.id, ENGINE, run.state.token) for run in runs]
-
-    @precondition(lambda self: self.model.runs)
-    @rule(member=members, place=number)
-    def acknowledge(self, member, place):
-        run = at(list(self.model.runs.values()), place)
-        self.do(self.at[member].leases.heard(run.id))
-        run.state = ownership.acknowledge(run.state)
-
-    @rule(member=members)
-    def notified(self, member):
-        assert set(self.do(self.at[member].leases.unheard())) == self.model.notified()
 
     @precondition(lambda self: self.model.runs)
     @rule(
@@ -414,7 +352,6 @@ class Processes(RuleBasedStateMachine):
             for run in self.model.runs.values():
                 await self.check(instance, run)
             assert set(await instance.leases.overdue(self.model.now)) == self.model.overdue()
-            assert set(await instance.leases.unheard()) == self.model.notified()
             waiting = Counter(run.tenant for run in self.model.runs.values() if run.state.status == "queued")
             assert await instance.leases.queued() == waiting
             assert {known.id for known in await instance.leases.owners()} == set(self.model.owners)

@@ -94,7 +94,7 @@ def parked_past_its_deadline(park, run, until, **signals):
 def parked_but_held(park, run, until, **signals):
     """A parked run belongs to the process that parked it."""
     parked = park(run, until, **signals)
-    return parked._replace(owner=run.owner) if parked.parked_until == math.inf else parked
+    return parked._replace(owner=run.owner) if parked.parked_until and run.deadline_at is None else parked
 
 
 @breaks("Q5")

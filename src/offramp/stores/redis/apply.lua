@@ -130,7 +130,7 @@ local function to_choose(owner, found)
 end
 
 -- The operations, by name; each validates before it changes anything. One that moves a single run restates a rule of
--- core/ownership.py, which it names; tests/conformance/test_model.py holds both against each other.
+-- core/ownership.py, which it names; tests/stores/test_rules.py holds both against each other.
 
 local operations = {}
 
