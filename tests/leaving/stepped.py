@@ -274,14 +274,13 @@ class SteppedStore:
     def trouble(self):
         return None
 
-    def create(self, record, event, *, owner, durable, idempotency=None):
+    def create(self, record, event, *, owner, durable, idempotency=None, entries=()):
         lease = None if owner is None else Lease(record.id, owner, 1)
         log = None if lease is None else self.log(lease)
 
         def apply():
-            return _outcome(
-                self._memory.create(record, event, owner=owner, durable=durable, idempotency=idempotency)[0]
-            )
+            given = {"owner": owner, "durable": durable, "idempotency": idempotency, "entries": entries}
+            return _outcome(self._memory.create(record, event, **given)[0])
 
         return self.ask("create", lease, apply, request=True), log
 

@@ -1,4 +1,4 @@
-"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13, S19)."""
+"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13, S19, S20)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from offramp.conformance.sample import (
     entry,
     started,
 )
-from offramp.conformance.store_stage import StoreStage, count_of, frames_of, unsupported
+from offramp.conformance.store_stage import StoreStage, claimed_one, count_of, frames_of, unsupported
 from offramp.core import events
 from offramp.core.failure import Failure
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch
-from offramp.ports.store import Idempotency
+from offramp.ports.store import Idempotency, RunLog
 
 KEY = Idempotency("key", "body", NOW + 60)
 
@@ -78,6 +78,49 @@ async def concurrent_creations_with_one_key_make_one_run(stage: StoreStage) -> N
     assert answers.count(None) == 1, f"eight requests with one key made {answers.count(None)} runs"
     [made] = [record.id for record, existing in zip(records, answers, strict=True) if existing is None]
     assert {existing for existing in answers if existing} == {made}
+
+
+async def _seeded(stage: StoreStage, owner: str | None) -> tuple[RunRecord, RunLog | None]:
+    """A run that is created with two entries."""
+    run = stage.record(status="queued" if owner is None else "running", started_at=NOW)
+    made, log = stage.store.create(run, accepted(run), owner=owner, durable=True, entries=[entry(1), entry(2)])
+    assert (await made).existing is None, f"{run.id} is new, but was said to exist"
+    return run, log
+
+
+@case("S1", "S20")
+async def a_run_is_created_with_entries_that_come_before_its_own(stage: StoreStage) -> None:
+    run, log = await _seeded(stage, "a")
+    assert log is not None
+    log.append(entry(4), None)
+    await log.durable()
+    assert await stage.store.journal(run.id) == [entry(1), entry(2), entry(4)]
+
+
+@case("Q7", "S1", "S20")
+async def a_queued_run_that_was_created_with_entries_is_not_claimed_as_fresh(stage: StoreStage) -> None:
+    run, _ = await _seeded(stage, None)
+    claim = await claimed_one(stage.leases, "b")
+    assert not claim.fresh, "a run that has finished steps was claimed as one that has none"
+    log = stage.store.log(claim.lease)
+    log.append(entry(4), None)
+    await log.durable()
+    assert await stage.store.journal(run.id) == [entry(1), entry(2), entry(4)]
+
+
+@case("S6", "S20")
+async def creating_a_run_again_adds_no_entries(stage: StoreStage) -> None:
+    run, _ = await _seeded(stage, None)
+    again, _ = stage.store.create(run, accepted(run), owner=None, durable=True, entries=[entry(3)])
+    assert (await again).existing == run.id
+    assert await stage.store.journal(run.id) == [entry(1), entry(2)], "a run that exists was given more entries"
+
+
+@case("S20", needs=("durable",))
+async def the_entries_of_a_new_run_survive_with_it(stage: StoreStage) -> None:
+    run, _ = await _seeded(stage, None)
+    successor = await stage.crash()
+    assert await successor.store.journal(run.id) == [entry(1), entry(2)]
 
 
 @case("S11")

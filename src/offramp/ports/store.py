@@ -32,6 +32,8 @@ S17 `learn` moves the average of each pipeline that it is given by that one's sh
 S18 `trouble` says that writes are refused, or that one takes longer than `write_timeout`, and why; None while they go
    through. It ends by itself, though nothing is asked for meanwhile.
 S19 `take_duty` gives a duty to one owner at a time, whichever process asks, until the time that was named with it.
+S20 A run that is created with entries has them in its journal from the same moment on, in their order and before any
+   other; no claim of it is `fresh`. Creating it again adds none.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where it is put together); it never passes
 over a call in silence.
@@ -128,8 +130,11 @@ class Runs(Protocol):
         owner: str | None,
         durable: bool,
         idempotency: Idempotency | None = None,
+        entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], RunLog | None]:
         """A new run with its first event: queued, or running and leased to `owner`, whose log is returned (S6, S11).
+
+        With `entries`, steps of it are finished already (S20); its record says since when it is `started_at`.
 
         One that has waited for longer than `write_timeout` is refused with `StoreError` when its turn comes: whoever
         asked for it was told that it is not taken.

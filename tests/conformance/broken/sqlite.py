@@ -191,6 +191,19 @@ class _HastyStore(Passing):
         return self._inner.adopt(lease, demotion)
 
 
+class _EntriesBehind(Passing):
+    def create(self, record, event, *, entries=(), **options):
+        return self._inner.create(record, event, **options)
+
+
+@breaks("S20")
+class EntriesBehind(SQLite):
+    """The entries of a new run do not reach the disk."""
+
+    def __init__(self):
+        super().__init__(wrap_store=_EntriesBehind)
+
+
 @breaks("S14")
 class HastyEnd(SQLite):
     """What is pending at the end is lost."""

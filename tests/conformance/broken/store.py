@@ -327,6 +327,46 @@ class SharedKeys(MemoryStore):
         return super().create(record, event, idempotency=idempotency, **options)
 
 
+@breaks("S20")
+class WithoutEntries(MemoryStore):
+    """A run that is created with entries has none."""
+
+    def create(self, record, event, *, entries=(), **options):
+        return super().create(record, event, **options)
+
+
+@breaks("S20")
+class EntriesAgain(MemoryStore):
+    """A run that is created again has the entries of both."""
+
+    def create(self, record, event, *, entries=(), **options):
+        known = self._runs.get(record.id)
+        if known is not None:
+            known.entries += entries
+        return super().create(record, event, entries=entries, **options)
+
+
+@breaks("S20")
+class EntriesBackwards(MemoryStore):
+    """The last entry that a run is created with comes first."""
+
+    def create(self, record, event, *, entries=(), **options):
+        return super().create(record, event, entries=entries[::-1], **options)
+
+
+@breaks("S20")
+class SeededAsFresh(MemoryStore):
+    """A run that is created with entries is claimed as if it had none."""
+
+    async def claim(self, owner, limit, pipelines, now):
+        claims = await super().claim(owner, limit, pipelines, now)
+        return [claim._replace(fresh=claim.fresh or self._is_seeded(claim.record.id)) for claim in claims]
+
+    def _is_seeded(self, run_id):
+        run = self._runs[run_id]
+        return bool(run.entries) and len(run.frames) == 1 and run.token == 2
+
+
 @breaks("S7")
 class SwallowedEvent(MemoryStore):
     """Listeners do not hear of every event."""

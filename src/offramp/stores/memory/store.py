@@ -110,6 +110,7 @@ class MemoryStore:
         owner: str | None,
         durable: bool,
         idempotency: Idempotency | None = None,
+        entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], RunLog | None]:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
@@ -131,6 +132,7 @@ class MemoryStore:
                     self._keys[key] = (idempotency, record.id)
             if existing is None:
                 run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner)
+                run.entries += entries
                 self.outbox.add(record)
                 self._append(run, event)
         commit.resolve(Created(existing))

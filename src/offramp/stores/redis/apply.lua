@@ -136,7 +136,7 @@ local operations = {}
 
 function operations.turn() return {OK} end
 
-function operations.create(id, made, owner, head, tail, webhook, key)
+function operations.create(id, made, owner, head, tail, webhook, key, entries)
   if key then
     local name = P .. 'i:' .. made.tenant .. '\0' .. key.key
     local kept = call('GET', name)
@@ -150,7 +150,7 @@ function operations.create(id, made, owner, head, tail, webhook, key)
     call('SET', name, cmsgpack.pack({key.fingerprint, id, key.expires_at}), 'EX', key.ttl_s)
   end
   if load(id) then return {OK, id, 0} end
-  local run = {id = id, changed = {}, events = 0, new_events = {}, entries = 0, new_entries = {}}
+  local run = {id = id, changed = {}, events = 0, new_events = {}, entries = #entries, new_entries = entries}
   runs[id] = run
   for name, value in pairs(made) do set(run, name, value) end
   set(run, 'owner', owner or nil)

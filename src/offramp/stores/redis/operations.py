@@ -43,7 +43,8 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     kept: bool = False
     size: int = 0
     """Bytes that count towards the backlog: those of emitted values."""
-    has_entry: bool = False
+    entries: int = 0
+    """How many it records."""
     created_for: str | None = None
     claimed_by: str | None = None
     gives_up: bool = False

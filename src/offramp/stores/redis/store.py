@@ -81,7 +81,7 @@ class RedisRunLog:
                 event=event,
                 durable=durable,
                 kept=True,
-                has_entry=entry is not None,
+                entries=int(entry is not None),
                 size=len(event.body) if is_delta and event is not None else 0,
             )
         )
@@ -140,12 +140,14 @@ class RedisStore:
         owner: str | None,
         durable: bool,
         idempotency: Idempotency | None = None,
+        entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], RedisRunLog | None]:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
         key = False if idempotency is None else _key(idempotency, record.created_at)
         webhook = announced(record) or False
-        told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key)
+        known = [raw(ENCODE(entry)) for entry in entries]
+        told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key, known)
 
         def undo(answer: Any) -> list[Operation]:
             if len(answer) < 3 or not answer[2]:  # refused, or not applied
@@ -160,6 +162,7 @@ class RedisStore:
                 run_id=record.id,
                 event=event,
                 durable=durable,
+                entries=len(known),
                 undo=undo,
                 is_new=True,
                 asked_at=time.monotonic(),

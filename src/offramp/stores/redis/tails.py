@@ -32,7 +32,7 @@ class Tails:
             if isinstance(answer, int):
                 self._written(operation, answer)
             elif operation.created_for is not None and answer[0] == OK and answer[2]:
-                self._known[operation.run_id] = [1, 1, 0]
+                self._known[operation.run_id] = [1, 1, operation.entries]
             elif operation.claimed_by not in {None, ENGINE}:
                 for run_id, token, _, events, entries in answer[2] if len(answer) > 2 else ():
                     self._known[run_id.decode()] = [token, events, entries]
@@ -46,7 +46,7 @@ class Tails:
         tail = self._known.get(operation.run_id)
         if tail is not None and operation.lease is not None and tail[0] == operation.lease.token:
             tail[1] = max(tail[1], number)
-            tail[2] += operation.has_entry
+            tail[2] += operation.entries
 
     def forget(self, operation: Operation) -> None:
         """The lease of an operation is over, as far as this process knows."""

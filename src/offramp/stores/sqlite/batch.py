@@ -18,6 +18,7 @@ import msgspec
 
 from offramp.core import ownership
 from offramp.core.events import TERMINAL, frame
+from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, NOT_BEGUN, StepTurn
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import target_of
@@ -224,10 +225,13 @@ class Transaction:
             if operation.entry is not None:
                 self.set_turn(run_id, lease.step, StepTurn(lease.turn, finished=True))
         if operation.entry is not None:
-            self._entries += (run_id, tail.position, ENCODE(operation.entry))
-            tail.position += 1
+            self._record(run_id, tail, operation.entry)
         if operation.event is not None:
             self._frame(run_id, tail, operation.event)
+
+    def _record(self, run_id: str, tail: Tail, entry: Entry) -> None:
+        self._entries += (run_id, tail.position, ENCODE(entry))
+        tail.position += 1
 
     def _frame(self, run_id: str, tail: Tail, event: Any) -> None:
         batch = self._frames.get(run_id)
@@ -267,6 +271,8 @@ class Transaction:
         if record.webhook is not None:
             self._webhooks += (record.id, target_of(record.webhook.url).host)
         tail = self._tails[record.id] = Tail(1, announced=announced(record))
+        for entry in operation.entries:
+            self._record(record.id, tail, entry)
         self._frame(record.id, tail, operation.event)
         if operation.owner is None:
             self._gone.add(record.id)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,6 +27,7 @@ class Create:
     owner: str | None
     durable: bool
     idempotency: Idempotency | None
+    entries: Sequence[Entry]
     commit: Commit[Created]
     asked_at: float = field(default_factory=time.monotonic)
 

@@ -91,10 +91,11 @@ class SQLiteStore:
         owner: str | None,
         durable: bool,
         idempotency: Idempotency | None = None,
+        entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], SQLiteRunLog | None]:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
-        self._writer.put(Create(record, event, owner, durable, idempotency, commit))
+        self._writer.put(Create(record, event, owner, durable, idempotency, entries, commit))
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
 
     def log(self, lease: Lease) -> SQLiteRunLog:
