@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from offramp.execution.loops import LoopThread
-
-
-class Taking(Protocol):
-    """What an engine knows of itself here."""
-
-    def takes(self) -> bool:
-        """Whether this process has joined, takes runs, and may keep them; asks nobody, from any thread."""
+from offramp.ports.engine import Joined
 
 
 class Readiness:
@@ -28,7 +21,7 @@ class Readiness:
 
     def __init__(
         self,
-        engine: Taking,
+        engine: Joined,
         control: LoopThread,
         is_stopping: Callable[[], bool],
         shortage: Callable[[], str | None],

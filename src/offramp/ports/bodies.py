@@ -36,7 +36,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, record: RunRecord) -> Facts:
         """Of a stored run."""
-        return cls(**{name: getattr(record, "id" if name == "run_id" else name) for name in cls.__struct_fields__})
+        return cls(
+            run_id=record.id,
+            pipeline=record.pipeline,
+            version=record.version,
+            session_id=record.session_id,
+            metadata=record.metadata,
+            deadline_at=record.deadline_at,
+        )
 
 
 class Part(msgspec.Struct, frozen=True):

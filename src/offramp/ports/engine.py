@@ -93,7 +93,7 @@ class DeepRuns(Protocol):
     """An engine's operations on single runs; from any loop."""
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Take a new run that goes deep at once (N1).
+        """Take a new run straight to the deep path (N1).
 
         Raises:
             Overloaded: the queue is full (N11).

@@ -1,7 +1,6 @@
-"""Takes runs that are to end while no process executes them: cancelled ones, and those past their deadline.
+"""Ends runs that no process executes: cancelled runs, and runs past their deadline.
 
-A run whose body was called before may have to clean up. That is for a process that executes deep runs; where there is
-none, any process does it.
+A run that has begun may have to clean up. A process that executes deep runs does it; where there is none, any process.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ class Ends(Part):
         self._closed = False
 
     async def close(self) -> None:
-        """Take nothing more: no process would execute what this one took after it has left."""
+        """Take nothing more: this process could not execute it."""
         self._closed = True
 
     async def cancel(self, record: RunRecord) -> bool:
-        """Take a run that is to be cancelled; False if others are to be told."""
+        """Take a run that is to be cancelled; False if another process has to."""
         if record.started_at is not None and not self._seat.takes and await self._seat.ready():
             return False
         return await self._end(record.id)
 
     async def told(self, run_ids: Sequence[str]) -> None:
-        """Runs are cancelled that wait for a process, or that another one executes."""
+        """Another process asks for the end of these runs: take those that wait."""
         if not self._seat.takes:
             return
         try:
@@ -63,7 +62,7 @@ class Ends(Part):
             log.error("%s", error)  # noqa: TRY400 - they are in the queue
 
     async def overdue(self) -> None:
-        """End what met its deadline while no process executed it."""
+        """End the runs that no process executes and whose deadline has passed."""
         now = self._clock.time()
         for run_id in await self._leases.overdue(now):
             if self._seat.takes or not self._waits_for_others(await self._store.get(run_id), now):

@@ -16,7 +16,7 @@ from offramp.ports.store import Owner
 log = logging.getLogger("offramp")
 
 WITHOUT_READERS = "worker"
-"""The kind of a process that nobody follows runs in: it is not told of new events, and would find them by its polls."""
+"""The kind of a process without readers: it gets no hints of events."""
 
 
 class _Hint(msgspec.Struct, array_like=True):
@@ -28,7 +28,7 @@ _decode = msgspec.msgpack.Decoder(_Hint).decode
 
 
 class UDPHints(asyncio.DatagramProtocol):
-    """See the port. Every process that may have readers is told of all events."""
+    """See the port. Hints of events go to every process that may have readers."""
 
     def __init__(self) -> None:
         self._hearer: Hearer | None = None
@@ -60,7 +60,7 @@ class UDPHints(asyncio.DatagramProtocol):
         self._readers = [owner.port for owner in others if owner.kind != WITHOUT_READERS]
 
     def datagram_received(self, data: bytes, _address: object) -> None:
-        """Pass a well-formed hint on; anything else is not for us."""
+        """Pass a well-formed hint on, and drop anything else."""
         try:
             hint = _decode(data)
         except msgspec.MsgspecError:
@@ -69,7 +69,7 @@ class UDPHints(asyncio.DatagramProtocol):
             self._hearer.hinted(hint.kind, hint.ids[:IDS_MAX])
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
-        """Tell every peer whom it concerns."""
+        """Send a hint to every peer that it concerns."""
         peers = self._readers if kind == "events" else self._peers
         if not peers or self._out is None:
             return
@@ -82,7 +82,7 @@ class UDPHints(asyncio.DatagramProtocol):
                     log.debug("a hint was not sent: %s", error)
 
     def follow(self, run_id: str) -> None:
-        """Nothing: whoever may have readers is told of everything."""
+        """Nothing: a process that may have readers hears of all events."""
 
     def unfollow(self, run_id: str) -> None:
         """Nothing."""

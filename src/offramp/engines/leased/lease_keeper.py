@@ -1,4 +1,4 @@
-"""Renews this process's lease and releases what others let expire, on a thread that nothing else can hold up (L1)."""
+"""Renews this process's lease and releases expired ones, on a thread that nothing else can hold up (L1)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ RENEWALS_PER_LEASE = 3
 
 
 class Found(Protocol):
-    """What is done with what a renewal found."""
+    """Called with the result of a renewal."""
 
     def __call__(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> object:
-        """Until when the lease holds, None if it was lost; the runs to cancel; the owners whose lease had run out."""
+        """When the lease ends, None if it was lost; the runs to cancel; the owners whose lease had expired."""
 
 
 class LeaseKeeper:
@@ -69,7 +69,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def renew_now(self) -> None:
-        """Renew before it is due, to be told what there is for this process; from any thread."""
+        """Renew before it is due, to learn which runs to cancel. From any thread."""
         self._due.set()
 
     def _schedule(self) -> None:
@@ -87,7 +87,7 @@ class LeaseKeeper:
             self.renew()
 
     def renew(self) -> None:
-        """Renew once and release what others let expire; waits for the store."""
+        """Renew once and release expired leases; waits for the store."""
         # The next renewal is set before this one, which may have to wait for the disk.
         self._schedule()
         try:
@@ -103,9 +103,10 @@ class LeaseKeeper:
             log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 
     def _judges(self, now: float, began: float) -> bool:
-        """Whether others may be called silent: not before they could renew, if it was this process or its clock.
+        """Whether an expired lease means a dead owner: not until every owner had time to renew, after a pause here.
 
-        Who was stopped while it held the database's write lock, for example, has kept everybody from renewing.
+        A process suspended while holding the write lock blocks every renewal, so an expired lease may not mean a dead
+        owner. The same is true after a jump of the wall clock.
         """
         wall_ahead, before = now - began, self._wall_ahead
         self._wall_ahead = wall_ahead
@@ -117,9 +118,9 @@ class LeaseKeeper:
         return judges
 
     def _blames(self, began: float) -> bool:
-        """Whether the runs of silent processes count that as a death: not where the store may have kept these waiting.
+        """Whether the silence of a process counts as a death of its runs: not while the store may have caused it.
 
-        Theirs wait for what this one's do: not unless these have gone well for as long as a lease runs.
+        The renewals of other processes wait for the same store, so those of this one must have gone well for a lease.
         """
         if self._clock.monotonic() - began > self._lease_s / RENEWALS_PER_LEASE:
             self._note_trouble()

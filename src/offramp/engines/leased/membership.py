@@ -98,7 +98,7 @@ class Membership(Part):
         self._spawn(self._look_around())
 
     async def drain(self) -> None:
-        """Leave soon: what this process held then has died of nothing."""
+        """Leave soon: runs that are still here then do not count a death."""
         self._seat.is_leaving = True
 
     async def close(self) -> None:
@@ -151,7 +151,7 @@ class Membership(Part):
             self._spawn(self.look_up())
 
     def missed(self) -> None:
-        """Look for everything that hints tell of; wishes to cancel come with the lease."""
+        """Look for everything that hints announce; wishes to cancel come with the lease."""
         self._taking.look()
         self.links.on_events(None)
         self.links.on_webhooks()
@@ -180,7 +180,7 @@ class Membership(Part):
         loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
 
     async def rejoin(self) -> None:
-        """Stop what others have by now, then be known again."""
+        """Stop the runs that other processes have by now, then register again."""
         await self._runs.confirm()
         await self._seat.register()
 
@@ -192,7 +192,7 @@ class Membership(Part):
         self.links.hints.send("events", [batch.run_id for batch in batches])
 
     async def _look_around(self) -> None:
-        """Who else is there, who died, and which runs met their deadline while nobody executed them."""
+        """Find the other processes, those that died, and the runs that no process ended at their deadline."""
         try:
             await self._take_back()
             await self.look_up()
@@ -202,7 +202,7 @@ class Membership(Part):
             log.error("%s", error)  # noqa: TRY400 - an operator's matter
 
     async def _take_back(self) -> None:
-        """Queue at once what processes held that died without leaving."""
+        """Queue at once what dead processes held."""
         presence = self.links.presence
         if presence is None:
             return

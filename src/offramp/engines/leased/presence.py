@@ -1,7 +1,7 @@
-"""Tells the dead from the silent: each process holds a lock on a file of its own, which the system frees when it dies.
+"""Tells dead processes from silent ones: each holds a lock on a file of its own, which the system frees when it dies.
 
-What a killed process held then goes on at once, instead of when its lease runs out. Where there are no such locks
-(Windows, a folder that cannot be written), the leases alone decide.
+Other processes then take over what it held at once, and do not wait for the end of its lease. Where there are no such
+locks (Windows, a folder that cannot be written), the leases alone decide.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Presence:
         self._dead, self._own = {}, None
 
     def open(self) -> None:
-        """Be seen, before the first lease is taken."""
+        """Show that this process lives, before it takes its first lease."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own = _locked(self._path, os.O_CREAT)
@@ -47,7 +47,7 @@ class Presence:
             log.warning("%s: %s; should this process be killed, its lease has to run out", self._folder, error.strerror)
 
     def dead(self) -> list[str]:
-        """The ids of processes that ended without leaving; each is told to one process alone, until it is buried."""
+        """The ids of processes that died; one process alone learns of each, until it buries it."""
         if self._own is None:
             return []
         with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ class Presence:
         return list(self._dead)
 
     def bury(self, owner: str) -> None:
-        """What a dead process held has been given back: nobody needs to hear of it any more."""
+        """Forget a dead process: what it held has been given back."""
         _remove(self._folder / quote(owner, safe=""), self._dead.pop(owner))
 
     def close(self) -> None:

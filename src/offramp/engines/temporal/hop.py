@@ -1,8 +1,8 @@
 """The way of a run to its workflow: started by whoever has it, and shared with it while steps are in flight.
 
-A shared run changes hands in this order: the workflow is there and waits; nothing but the steps in flight is written
-of the run here any more; the store has it as the engine's; the workflow is told to go. Who dies in between leaves a run
-that is claimed from its expired lease and handed over as any other, or a workflow that finds its gateway dead.
+A shared run changes hands in this order: the workflow starts and waits; this process writes only its steps in flight
+from then on; the store gives the run to the engine; a signal lets the workflow continue. A process that dies in between
+leaves a run whose lease expires and that is handed over like any other, or a workflow that finds its gateway dead.
 """
 
 from __future__ import annotations
