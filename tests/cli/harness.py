@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import queue
 import re
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +20,12 @@ from pathlib import Path
 
 import uvicorn
 
+from tests.servers import until_exit
+
 WAIT_S = 30.0
 OFFRAMP = [sys.executable, "-m", "offramp"]
+READ_LATE = ("OFFRAMP_", "_OFFRAMP_", "COMP_", "PYTEST_", "AWS_")
+"""Variables that no module reads when it is imported."""
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -27,14 +34,22 @@ def environment(**extra: str) -> dict[str, str]:
     return {**plain, "PYTHONUNBUFFERED": "1", "COLUMNS": "100", "PYTHONIOENCODING": "utf-8", **extra}
 
 
+CLEAN = environment()
+"""As it is before the first test."""
+
+
 def offramp(
     *arguments: str, cwd: Path, stdin: str = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end, as a fork of a loaded process where it can be one."""
+    given = environment(**(env or {}))
+    other = {name for name in given.keys() | CLEAN.keys() if given.get(name) != CLEAN.get(name)}
+    if all(name.startswith(READ_LATE) for name in other):
+        return loaded().run(arguments, cwd, given, stdin)
     return subprocess.run(
         [*OFFRAMP, *arguments],
         cwd=cwd,
-        env=environment(**(env or {})),
+        env=given,
         input=stdin,
         capture_output=True,
         text=True,
@@ -42,6 +57,54 @@ def offramp(
         timeout=WAIT_S * 2,
         check=False,
     )
+
+
+class Loaded:
+    """A process that has loaded the command line, and forks for each command."""
+
+    def __init__(self, folder: str) -> None:
+        self._address = str(Path(folder, "commands"))
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._address)
+            listener.listen()
+            command = [sys.executable, str(Path(__file__).with_name("loaded.py")), str(listener.fileno())]
+            self._process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
+
+    def run(
+        self, arguments: Sequence[str], cwd: Path, env: dict[str, str], stdin: str
+    ) -> subprocess.CompletedProcess[str]:
+        """What `subprocess.run` returns; a command that is not in time is killed."""
+        with (
+            socket.socket(socket.AF_UNIX) as connection,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as given,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as out,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as err,
+        ):
+            given.write(stdin)
+            given.seek(0)
+            connection.settimeout(WAIT_S * 2)
+            connection.connect(self._address)
+            command = json.dumps({"arguments": arguments, "cwd": str(cwd), "env": env}).encode()
+            socket.send_fds(connection, [command], [file.fileno() for file in (given, out, err)])
+            pid = int.from_bytes(connection.recv(4), "big", signed=True)
+            try:
+                code = int.from_bytes(connection.recv(4), "big", signed=True)
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess([*OFFRAMP, *arguments], code, out.read(), err.read())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@functools.cache
+def loaded() -> Loaded:
+    """The one that the tests of this process share."""
+    return until_exit(Loaded, "commands")
 
 
 class Running:
