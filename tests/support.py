@@ -151,7 +151,7 @@ async def member(app, folder, role, *, clock=None, owner=None, seams=NO_SEAMS, *
 async def know_each_other(*services):
     """Until the hints of each reach the others, where no poll comes in time: a newcomer is heard of, and looked up."""
     await eventually(
-        lambda: all(len(service._engine.membership.links.hints._peers) == len(services) - 1 for service in services)
+        lambda: all(len(service.engine.membership.links.hints._peers) == len(services) - 1 for service in services)
     )
 
 
@@ -160,7 +160,7 @@ async def let_leases_pass(clock, lease_s, *services):
     for _ in range(6):
         clock.advance(lease_s / 3)
         held_until = clock.monotonic() + lease_s
-        await eventually(lambda until=held_until: {service._engine.seat.held_until for service in services} == {until})
+        await eventually(lambda until=held_until: {service.engine.seat.held_until for service in services} == {until})
 
 
 class Files:

@@ -20,7 +20,7 @@ NO_EXCEPTIONS = ["stray", "exits", "interrupts", "closes", "panics", "loose", "m
 
 
 async def journal_of(runtime, handle):
-    return await runtime.service._process.store.journal(handle.id)
+    return await runtime.service.process.store.journal(handle.id)
 
 
 @pytest.mark.parametrize("name", NO_EXCEPTIONS)

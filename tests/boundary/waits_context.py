@@ -102,7 +102,7 @@ async def a_cleanup_of_a_run_that_leaves():
             async with member(desk.app, Path(folder), "gateway", owner="g") as gateway:
                 run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
                 await desk.begun.wait()
-                scope = gateway._live.get(run).execution.scope
+                scope = gateway.live.get(run).execution.scope
                 draining = asyncio.ensure_future(gateway.drain())
                 await eventually(lambda: scope.state == "leaving")
                 desk.hold.set()

@@ -164,7 +164,7 @@ async def a_thread_that_is_not_free():
         other = await runtime.start("occupies")
         await desk.begun.wait()
         handle = await runtime.start("calls", step="quick")
-        await eventually(lambda: runtime.service._process.lanes.threads.waiting == 1)
+        await eventually(lambda: runtime.service.process.lanes.threads.waiting == 1)
         clock.advance(6.1)
         await reach(handle, "run.resumed")  # it left, and waits for a thread where it is now
         desk.hold.set()

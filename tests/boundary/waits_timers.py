@@ -112,7 +112,7 @@ async def is_taken_over(wait, *expected):
                 run = (await gateway.submit(deep("pipe"))).record.id
                 await until(lambda: case.entered)
                 clock.advance(0.25)  # timers are written down in case the process dies
-                live = old._live.get(run)
+                live = old.live.get(run)
                 await until(lambda: live is None or not live.execution.scope.timers._sweeping)
                 await live.log.durable() if live is not None and live.execution.scope.is_open else None
                 clock.advance(LEFT_S)

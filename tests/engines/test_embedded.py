@@ -54,9 +54,9 @@ async def test_starting_the_same_run_again_changes_nothing(tmp_path):
     async with member(app, tmp_path, "gateway") as gateway, member(app, tmp_path, "worker"):
         record = a_record(status="queued")
         for _ in range(3):
-            await gateway._engine.start(record, accepted(record), None)
+            await gateway.engine.start(record, accepted(record), None)
         frames = await frames_of(gateway, record.id)
-        created = await gateway._engine.start(record, accepted(record), None)
+        created = await gateway.engine.start(record, accepted(record), None)
         assert created.existing == record.id
         assert await frames_of(gateway, record.id) == frames
     assert_one_log(frames)
@@ -67,7 +67,7 @@ async def test_a_start_is_on_disk_when_it_is_answered(tmp_path):
     app, *_ = gated()
     async with member(app, tmp_path, "gateway") as gateway:
         record = a_record(status="queued")
-        await gateway._engine.start(record, accepted(record), None)
+        await gateway.engine.start(record, accepted(record), None)
         onlooker = Files(tmp_path)
         assert (await onlooker.store.get(record.id)).status == "queued"
         await onlooker.close()
@@ -78,10 +78,10 @@ async def test_adopting_again_changes_nothing(tmp_path):
     async with member(app, tmp_path, "gateway") as gateway:
         run = (await gateway.submit(Submission(pipeline="research"))).record.id
         await begun.wait()
-        handoff = Handoff(gateway._live.get(run).lease, Demotion("budget", NOW, 1.0, 1.0), [])
-        await gateway._engine.adopt(handoff)
+        handoff = Handoff(gateway.live.get(run).lease, Demotion("budget", NOW, 1.0, 1.0), [])
+        await gateway.engine.adopt(handoff)
         first = await gateway.get(run)
-        await gateway._engine.adopt(handoff)
+        await gateway.engine.adopt(handoff)
         assert await gateway.get(run) == first
         assert (first.path, first.status) == ("deep", "running")
         hold.set()
@@ -107,7 +107,7 @@ async def test_a_wish_to_cancel_survives_the_process_that_should_have_heard_it(t
     app, begun, _, calls = gated()
     async with member(app, tmp_path, "gateway") as gateway:
         async with member(app, tmp_path, "worker", owner="deaf", drain_timeout=0) as deaf:
-            monkeypatch.setattr(deaf._deep, "cancel", lambda _: True)
+            monkeypatch.setattr(deaf.deep, "cancel", lambda _: True)
             run = (await gateway.submit(Submission(pipeline="research"))).record.id
             await begun.wait()
             await gateway.cancel(run)
@@ -123,7 +123,7 @@ async def test_what_a_silent_process_held_goes_on_without_anybody_asking(tmp_pat
     async with member(app, tmp_path, "worker", owner="silent", clock=clock, drain_timeout=0) as silent:
         run = (await silent.submit(Submission(pipeline="research"))).record.id
         await begun.wait()
-        silent._engine.membership.keeper.close()
+        silent.engine.membership.keeper.close()
         async with member(app, tmp_path, "worker", owner="heir", clock=clock, poll=0.05) as heir:
             hold_first = calls[0]
 
@@ -199,7 +199,7 @@ async def test_a_store_that_refuses_a_claim_for_now_does_not_stop_the_taking(tmp
     app, _, hold, _ = gated()
     hold.set()
     async with member(app, tmp_path, "gateway") as gateway, member(app, tmp_path, "worker", poll=0.05) as worker:
-        leases, claim, refusals = worker._engine._leases, worker._engine._leases.claim, []
+        leases, claim, refusals = worker.engine._leases, worker.engine._leases.claim, []
 
         async def refusing(*given):
             if len(refusals) < 3:

@@ -84,7 +84,7 @@ async def test_what_a_killed_process_held_does_not_wait_for_its_lease(tmp_path):
     try:
         async with member(app, tmp_path, "gateway", lease=600) as gateway:
             run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
-            [claim] = await files.leases.claim("killed", 1, ["pipe"], gateway._process.clock.time())
+            [claim] = await files.leases.claim("killed", 1, ["pipe"], gateway.process.clock.time())
             assert claim.record.id == run
             die(killed)
             async with member(app, tmp_path, "worker", lease=600):

@@ -148,12 +148,12 @@ async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
             # What a SIGSTOP does: the time passes for everybody else, and its own renewals stand still.
-            gateway._engine.membership.keeper.close()
-            gateway._process.tenure.extend(clock.monotonic())
+            gateway.engine.membership.keeper.close()
+            gateway.process.tenure.extend(clock.monotonic())
             await files.leases.retire(gateway.id)
             [claim] = await files.leases.claim("other", 1, ["pipe"], clock.time())
             gate.set()
-            await eventually(lambda: not gateway._live.all())
+            await eventually(lambda: not gateway.live.all())
             assert executed == ["first"]
             assert claim.record.id == run
             assert await files.store.journal(run) == []
@@ -224,7 +224,7 @@ async def test_a_process_that_takes_a_run_again_which_it_lost_unnoticed_executes
             gate.set()
             assert_one_log(await frames_of(gateway, run))
             assert executed == ["first", "first", "second"]
-            await eventually(lambda: worker._live.count("deep") == 0)
+            await eventually(lambda: worker.live.count("deep") == 0)
     finally:
         await files.close()
 
@@ -240,11 +240,11 @@ async def test_a_process_that_may_have_been_given_up_takes_nothing(tmp_path):
         member(app, tmp_path, "gateway", lease=600) as gateway,
         member(app, tmp_path, "worker", lease=600, poll=0.05) as worker,
     ):
-        worker._engine.seat.hold(0.0)
+        worker.engine.seat.hold(0.0)
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         await asyncio.sleep(0.2)  # several polls
         assert (await gateway.get(run)).status == "queued"
-        worker._engine.membership.renewed(held_until=worker._process.clock.monotonic() + 600, cancels=[], expired=[])
+        worker.engine.membership.renewed(held_until=worker.process.clock.monotonic() + 600, cancels=[], expired=[])
         assert_one_log(await frames_of(gateway, run))
 
 
@@ -264,8 +264,8 @@ class Thief:
         await self.files.leases.retire(self.victim.id)
         self.taken += await self.files.leases.claim("thief", 1, ["pipe"], self.clock.time())
         assert self.taken, "there was nothing to take"
-        await self.victim._process.control.run(self.victim._engine.membership.rejoin())
-        assert self.victim._process.tenure.holds(self.clock.monotonic())
+        await self.victim.process.control.run(self.victim.engine.membership.rejoin())
+        assert self.victim.process.tenure.holds(self.clock.monotonic())
 
     def around(self, call):
         """The call, and then the theft before its answer is heard."""
@@ -332,7 +332,7 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             await know_each_other(gateway, victim)
             thief.victim = victim
             asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
-            engine, store = victim._engine, victim._process.store
+            engine, store = victim.engine, victim.process.store
             monkeypatch.setattr(store._writer, "on_lost", lambda _: None)  # that a write was refused is heard too late
             if while_it == "claims":
                 monkeypatch.setattr(engine._leases, "claim", thief.around(engine._leases.claim))
@@ -347,7 +347,7 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
                 commit, log = files.store.create(record, accepted(record), owner="before", durable=True)
                 await commit
                 await files.leases.release(log.lease)
-                gateway._engine.taking.announce()
+                gateway.engine.taking.announce()
             else:
                 await taker.submit(asked)
             await eventually(lambda: thief.taken)

@@ -421,7 +421,7 @@ async def test_a_drain_does_not_wait_for_an_abandoned_step(clock):
         handle = await runtime.start("pipe")
         await begun.wait()
         await clock.run_until(waiting.wait())
-        live = runtime.service._live.get(handle.id)
+        live = runtime.service.live.get(handle.id)
         assert [attempt.call.name for attempt in live.execution.scope.in_flight.values()] == ["last"]
         await handle.cancel()
         assert types(await log_of(handle))[-1] == "run.cancelled"

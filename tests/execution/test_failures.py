@@ -235,7 +235,7 @@ async def test_siblings_of_a_failure_are_cancelled_and_neither_failed_nor_record
         handle = await runtime.start("pipe")
         seen = await log_of(handle)
         steps = (await handle.document())["steps"]
-        journal = await runtime.service._process.store.journal(handle.id)
+        journal = await runtime.service.process.store.journal(handle.id)
         end.set()
     assert [event.data["step"] for event in of(seen, "step.failed")] == ["failing"]
     assert "step.retrying" not in types(seen)

@@ -193,7 +193,7 @@ async def test_short_steps_are_not_blamed_for_the_threads_that_compute(caplog):
     with caplog.at_level(logging.WARNING, logger="offramp"):
         async with crunching(app, 4) as runtime:
             await result_of(await runtime.start("many"))
-            assert len(runtime.service._process.loops.loops) == 1
+            assert len(runtime.service.process.loops.loops) == 1
     assert "make the step a plain" not in caplog.text
 
 

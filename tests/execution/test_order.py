@@ -130,7 +130,7 @@ async def test_what_a_recorded_failure_cancelled_is_not_executed_again(tmp_path)
         async with member(app, tmp_path, "worker", owner="first", drain_timeout=0.0) as first:
             run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
             await eventually(lambda: "gate" in executed)
-            await first._live.get(run).log.durable()
+            await first.live.get(run).log.durable()
             await gateway.retire("first")
         async with member(app, tmp_path, "worker", owner="second"):
             await frames_of(gateway, run)
@@ -166,9 +166,9 @@ async def test_a_wide_replay_is_not_taken_for_one_that_stands_still(tmp_path, mo
         async with member(app, tmp_path, "worker", owner="first", drain_timeout=0.0) as first:
             run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
             await eventually(
-                lambda: first._live.get(run) and len(first._live.get(run).execution.scope.journal.entries) == 41
+                lambda: first.live.get(run) and len(first.live.get(run).execution.scope.journal.entries) == 41
             )
-            await first._live.get(run).log.durable()
+            await first.live.get(run).log.durable()
             await gateway.retire("first")
         async with member(app, tmp_path, "worker", owner="second"):
             await frames_of(gateway, run)

@@ -286,7 +286,7 @@ async def test_a_step_inside_a_step_is_part_of_it():
     async with testing.runtime(app) as runtime:
         handle = await runtime.start("pipe")
         assert await result_of(handle) == 4
-        journal = await runtime.service._process.store.journal(handle.id)
+        journal = await runtime.service.process.store.journal(handle.id)
     assert [entry.name for entry in journal] == ["outer"]
 
 

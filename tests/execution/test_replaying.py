@@ -91,11 +91,11 @@ async def test_it_lasts_until_the_step_that_was_interrupted(app, said, tmp_path)
     async with member(app, tmp_path, "worker", owner="a") as first:
         run = (await first.submit(Submission(pipeline="pipe"))).record.id
         await begun.wait()
-        await first._process.store.log(first._live.get(run).lease).durable()
+        await first.process.store.log(first.live.get(run).lease).durable()
         assert said.lines == [("begins", False), ("in a step", False), ("before", False), ("in a step", False)]
         said.lines = []
-        first._live.drop(first._live.get(run))  # as a process does that lost its lease
-        await first._engine.retire("a")
+        first.live.drop(first.live.get(run))  # as a process does that lost its lease
+        await first.engine.retire("a")
         await again.wait()
         hold.set()
         await frames_of(first, run)
@@ -160,8 +160,8 @@ async def test_other_code_behind_the_recorded_steps_is_new_though_a_step_was_int
         changed.append(1)
         said.lines = []
         service = runtime.service
-        service._live.drop(service._live.get(handle.id))
-        await service._engine.retire(service._process.id)
+        service.live.drop(service.live.get(handle.id))
+        await service.engine.retire(service.process.id)
         await log_of(handle)
     assert said.lines == [("begins", True), ("after", False)]
 

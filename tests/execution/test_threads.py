@@ -62,7 +62,7 @@ def held(service):
 
 
 def queued(service):
-    return service._process.lanes.threads.waiting
+    return service.process.lanes.threads.waiting
 
 
 def an_app(gates):

@@ -204,7 +204,7 @@ async def test_a_timer_counts_from_its_first_start_over_a_restart(app, way, cloc
             run = (await gateway.submit(deep("pipe"))).record.id
             await until(lambda: app.executed["slow"])
             clock.advance(1.0)
-            timers = old._live.get(run).execution.scope.timers
+            timers = old.live.get(run).execution.scope.timers
             await until(lambda: not timers._sweeping)
             clock.advance(9.0)
             await gateway.retire("old")
@@ -229,10 +229,10 @@ async def test_a_timer_that_is_overdue_ends_what_it_is_around_before_that_begins
         async with member(app, tmp_path, "worker", owner="old", clock=clock, lease=600.0, drain_timeout=0.0) as old:
             run = (await gateway.submit(deep("pipe"))).record.id
             await until(lambda: app.executed["slow"])
-            execution = old._live.get(run).execution
+            execution = old.live.get(run).execution
             clock.advance(0.25)
             await until(lambda: not execution.scope.timers._sweeping)
-            await old._live.get(run).log.durable()
+            await old.live.get(run).log.durable()
             await gateway.retire("old")
         clock.advance(60.0)
         async with member(app, tmp_path, "worker", owner="new", clock=clock, lease=600.0):
@@ -309,9 +309,9 @@ async def test_timers_that_do_not_fire_cost_no_write(app, clock):
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
-        timers = runtime.service._live.get(handle.id).execution.scope.timers
+        timers = runtime.service.live.get(handle.id).execution.scope.timers
         assert await result_of(handle) == 500
-        names = {entry.name for entry in await runtime.service._process.store.journal(handle.id)}
+        names = {entry.name for entry in await runtime.service.process.store.journal(handle.id)}
         assert len(timers._alarm._heap) <= DEAD_MIN * 2 + 2
     assert names == {"work"}
 
@@ -332,7 +332,7 @@ async def test_a_long_limit_around_what_is_not_journaled_does_not_park_the_run(a
         for _ in range(20):
             clock.advance(0.1)
             await asyncio.sleep(0)
-        assert runtime.service._live.get(handle.id).execution.scope.waits_until() is None
+        assert runtime.service.live.get(handle.id).execution.scope.waits_until() is None
         outcome.set()
         assert await clock.run_until(result_of(handle)) == "done"
         assert "run.resumed" not in types(await log_of(handle))
@@ -371,13 +371,13 @@ async def test_a_journal_from_before_timers_were_recorded_is_gone_on_with(app, c
         handle = await runtime.start("pipe")
         await clock.run_until(result_of(handle), 0.05)
         service = runtime.service
-        entries = [entry for entry in await service._process.store.journal(handle.id) if entry.kind == "step"]
+        entries = [entry for entry in await service.process.store.journal(handle.id) if entry.kind == "step"]
         assert [entry.name for entry in entries] == ["work", "work"]
-        begun = {step.key: step for step in (await steps_of(service._process.store, handle.id)).values()}
+        begun = {step.key: step for step in (await steps_of(service.process.store, handle.id)).values()}
         slow = {key: step for key, step in begun.items() if step.name == "stuck"}
         interrupted = {key: msgspec.structs.replace(step, status="running") for key, step in slow.items()}
         record = await service.get(handle.id)
-        replaying = asyncio.create_task(replay(service._process, record, History(entries, interrupted)))
+        replaying = asyncio.create_task(replay(service.process, record, History(entries, interrupted)))
         outcome, executed, *_ = await clock.run_until(replaying, 0.1)
     assert outcome.error is None
     assert outcome.result == b'["last"]'
@@ -399,7 +399,7 @@ def test_timers_are_the_bodys_on_asyncios_own_loop(monkeypatch):
 
     async def main():
         async with testing.runtime(app, clock=clock) as runtime:
-            [loop] = runtime.service._process.loops.loops
+            [loop] = runtime.service.process.loops.loops
             assert isinstance(loop.loop, asyncio.SelectorEventLoop)
             assert await clock.run_until(result_of(await runtime.start("pipe")), 1.0) == "late"
 
@@ -472,7 +472,7 @@ async def played(shape, cut):
         outcome, executed, *_ = await runtime.service.replay(handle.id)
         assert (outcome.error, executed) == (None, [])
         assert outcome.result == msgspec.json.encode(result)
-        entries = await runtime.service._process.store.journal(handle.id)
+        entries = await runtime.service.process.store.journal(handle.id)
     assert not [key for key, times in app.ended.items() if times > 1], "a step was executed twice"
     fired = [entry.key for entry in entries if entry.name == TIMER]
     assert len(fired) == len(set(fired)), "a timer fired twice"

@@ -51,7 +51,7 @@ async def kept(tmp_path, executed):
 
         async def later(seconds):
             clock.advance(seconds)
-            store, now = gateway.service._process.store, clock.time()
+            store, now = gateway.service.process.store, clock.time()
             while await store.purge(now) or await store.sweep(now):
                 pass
 

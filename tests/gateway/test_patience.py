@@ -42,7 +42,7 @@ async def hung(gateway):
         entered.set()
         go.block()
 
-    gateway.service._process.store._writer.put(Call(wait, durable=True, commit=Commit()))
+    gateway.service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
     await entered.wait()
     try:
         yield

@@ -54,7 +54,7 @@ async def test_a_worker_is_ready_from_its_joining_to_its_drain(tmp_path):
 
 async def test_a_worker_whose_lease_ran_out_is_alive_and_not_ready(tmp_path):
     async with member(APP, tmp_path, "worker") as worker:
-        worker._engine.seat.hold(worker._process.clock.monotonic())  # as if no renewal had come through since
+        worker.engine.seat.hold(worker.process.clock.monotonic())  # as if no renewal had come through since
         status, why = asked(worker, "/readyz")
         assert (status, "its lease ran out" in why) == (503, True)
         assert asked(worker, "/healthz")[0] == 200
@@ -69,7 +69,7 @@ async def test_a_control_loop_that_stands_still_is_not_alive(tmp_path, monkeypat
     monkeypatch.setattr(module, "TURN_S_MAX", 0.05)
     async with member(APP, tmp_path, "worker") as worker:
         entered, gate = threading.Event(), threading.Event()
-        worker._process.control.call(lambda: (entered.set(), gate.wait(GUARD_S)))
+        worker.process.control.call(lambda: (entered.set(), gate.wait(GUARD_S)))
         assert entered.wait(GUARD_S)
         status, why = asked(worker, "/healthz")
         gate.set()

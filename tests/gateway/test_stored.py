@@ -58,7 +58,7 @@ async def site():
     def made():
         settings = Settings.load({}, Path("absent.toml"), store="memory:", objects="memory:", **LIMITS)
         service = build(app, settings, role="local", clock=clock)
-        service._process.values.blobs = PlacedBlobs(place)
+        service.process.values.blobs = PlacedBlobs(place)
         return service
 
     gateway = Gateway(made)

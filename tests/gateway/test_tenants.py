@@ -123,7 +123,7 @@ async def test_another_tenants_run_takes_no_longer_than_none(held, tmp_path):
     async with callers(gateway, "ann", "bob") as (ann, _):
         answer = await ann.post(runs("echo"), json=body("x" * (250 << 10)))
         run = answer.json()["id"]
-        store = gateway.service._process.store
+        store = gateway.service.process.store
 
         taken = {run: [], UNKNOWN: []}
         for _ in range(60):

@@ -46,9 +46,9 @@ class Deadly(PlacedBlobs):
 async def serve() -> None:
     settings = Settings.load({}, Path("absent.toml"), data=str(folder), objects=sys.argv[2], lease=60, poll=0.1)
     service = build(app, settings, role="worker", owner=sys.argv[1])
-    values = service._process.values
+    values = service.process.values
     values.blobs = Deadly(values.blobs._place)
-    values.blobs.store = service._process.store
+    values.blobs.store = service.process.store
     await service.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()

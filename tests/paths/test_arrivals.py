@@ -62,7 +62,7 @@ async def test_a_run_that_was_just_claimed_is_handed_over_at_a_boundary(tmp_path
         member(app, tmp_path, "gateway") as gateway,
         member(app, tmp_path, "worker", poll=0.05) as worker,
     ):
-        claimed, go_on, claim = Signal(), Signal(), worker._engine._leases.claim
+        claimed, go_on, claim = Signal(), Signal(), worker.engine._leases.claim
 
         async def slow_claim(*arguments):
             claims = await claim(*arguments)
@@ -71,15 +71,15 @@ async def test_a_run_that_was_just_claimed_is_handed_over_at_a_boundary(tmp_path
                 await go_on.wait()
             return claims
 
-        worker._engine._leases.claim = slow_claim
+        worker.engine._leases.claim = slow_claim
         accepted = await gateway.submit(Submission(pipeline="pipe", respond_async=True))
         await claimed.wait()
         draining = asyncio.ensure_future(worker.drain())
-        await eventually(lambda: not worker._engine.seat.takes)
+        await eventually(lambda: not worker.engine.seat.takes)
         await asyncio.wait([draining], timeout=0.2)
         assert not draining.done()
         go_on.set()
         await draining
         record = await gateway.get(accepted.record.id)
         assert record.status == "queued"
-        assert len(await worker._process.store.journal(record.id)) == len(executed) < 2
+        assert len(await worker.process.store.journal(record.id)) == len(executed) < 2

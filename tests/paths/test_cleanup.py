@@ -323,7 +323,7 @@ async def test_a_second_wish_changes_nothing(desk):
         await handle.cancel()
         await desk.begun("one").wait()
         await handle.cancel()
-        runtime.service._deep.cancel(handle.id)  # as every renewal of the lease does
+        runtime.service.deep.cancel(handle.id)  # as every renewal of the lease does
         desk.gate("one").set()
         seen = await log_of(handle)
     assert desk.executed == ["work", "one", "two"]
@@ -380,7 +380,7 @@ async def test_a_handoff_executes_no_cleanup_where_the_run_leaves(desk, tmp_path
         async with member(desk.app, tmp_path, "gateway") as gateway:
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await desk.begun("work").wait()
-            scope = gateway._live.get(run).execution.scope
+            scope = gateway.live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
             await eventually(lambda: scope.state == "leaving")
             desk.gate("work").set()
@@ -417,7 +417,7 @@ async def test_a_drain_hands_a_cleanup_over_and_it_goes_on_there(desk, tmp_path,
         else:
             clock.advance(1000.1)
         await desk.begun("two").wait()
-        scope = first._live.get(run).execution.scope
+        scope = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
         await eventually(lambda: scope.state == "leaving")
         async with member(desk.app, tmp_path, "worker", owner="b", clock=clock) as second:
@@ -533,7 +533,7 @@ async def test_a_cleanup_that_is_taken_up_after_its_time_ends_there(desk, tmp_pa
         await desk.begun("work").wait()
         await first.cancel(run)
         await desk.begun("one").wait()
-        scope = first._live.get(run).execution.scope
+        scope = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
         await eventually(lambda: scope.state == "leaving")
         desk.gate("one").set()
@@ -567,7 +567,7 @@ async def test_a_body_that_does_not_let_go_ends_after_the_grace(desk, end):
             await handle.cancel()
         else:
             clock.advance(100)
-        scope = runtime.service._live.get(handle.id).execution.scope
+        scope = runtime.service.live.get(handle.id).execution.scope
         await eventually(lambda: scope.ending.struck)
         clock.advance(4.9)
         assert (await handle.document())["status"] == "running"
@@ -649,7 +649,7 @@ async def test_a_gateway_leaves_the_cleanup_of_a_parked_run_to_a_worker(desk, tm
             await eventually(lambda: is_parked(gateway, run))
             await gateway.cancel(run)
             frames = await frames_of(gateway, run)
-        loop = worker._process.loops.loops[0].name
+        loop = worker.process.loops.loops[0].name
     resumed = [frame for frame in frames if frame.type == "run.resumed"]
     assert [msgspec.json.decode(frame.data)["worker"] for frame in resumed] == ["w"]
     assert (where, frames[-1].type) == ([loop], "run.cancelled")
@@ -720,7 +720,7 @@ async def test_code_that_does_not_fit_a_cleanup_under_way_is_told_of(desk, tmp_p
         await desk.begun("work").wait()
         await first.cancel(run)
         await desk.begun("two").wait()
-        executing = first._live.get(run).execution.scope
+        executing = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
         await eventually(lambda: executing.state == "leaving")
         desk.gate("two").set()
@@ -801,5 +801,5 @@ async def test_a_completed_run_is_not_touched_by_any_of_it(desk):
     async with testing.runtime(desk.app) as runtime:
         handle = await runtime.start("pipe")
         assert await result_of(handle) == "one"
-        entries = await runtime.service._process.store.journal(handle.id)
+        entries = await runtime.service.process.store.journal(handle.id)
     assert [entry.name for entry in entries] == ["tidy", "tidy"]

@@ -134,8 +134,8 @@ async def test_the_reader_is_told_what_happens_now(clock):
 async def test_the_journal_is_durable_and_the_engine_owns_the_run_before_anybody_hears(clock, monkeypatch, tmp_path):
     order, hold = [], Signal()
     async with local(one_gate(hold), {"data": str(tmp_path)}, clock) as runtime:
-        store = runtime.service._process.store
-        engine = runtime.service._engine
+        store = runtime.service.process.store
+        engine = runtime.service.engine
         adopt = engine.adopt
 
         async def adopted(handoff):
@@ -188,7 +188,7 @@ async def test_a_step_in_flight_ends_where_it_is_and_the_next_one_elsewhere(tmp_
         handle = accepted.record.id
         reader = asyncio.ensure_future(frames_of(gateway, handle))
         await eventually(lambda: len(where) == 2)
-        live = gateway._live.get(handle)
+        live = gateway.live.get(handle)
         clock.advance(6.0)
         await eventually(lambda: live.execution.scope.facts.path == "deep")  # the store knows a moment before
         hold.set()
@@ -228,7 +228,7 @@ async def test_parallel_branches_park_until_the_last_step_in_flight_has_ended(cl
         await reach(handle, "run.demoted")
         holds[0].set()
         holds[1].set()
-        scope = runtime.service._live.get(handle.id).execution.scope
+        scope = runtime.service.live.get(handle.id).execution.scope
         await eventually(lambda: scope.parked == 2)
         assert executed == Counter({(0, 0): 1, (1, 0): 1, (2, 0): 1})
         holds[2].set()

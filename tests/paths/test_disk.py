@@ -19,11 +19,11 @@ LARGE = msgspec.json.encode({"text": "x" * 200_000})
 
 
 def fill(service):
-    service._process.store._writer._connection.execute("PRAGMA max_page_count = 1")
+    service.process.store._writer._connection.execute("PRAGMA max_page_count = 1")
 
 
 def free(service):
-    service._process.store._writer._connection.execute("PRAGMA max_page_count = 1000000")
+    service.process.store._writer._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def gated():
@@ -102,7 +102,7 @@ async def test_a_history_that_cannot_be_read_is_asked_for_again(caplog):
         return await work()
 
     async with testing.runtime(app, clock=clock) as runtime:
-        store = runtime.service._process.store
+        store = runtime.service.process.store
         journal = store.journal
 
         async def refused(run_id):
@@ -135,7 +135,7 @@ async def test_a_run_that_cannot_be_given_back_for_now_is_given_back_later(tmp_p
         return await after(await gate())
 
     async with member(app, tmp_path, "local") as service:
-        leases = service._engine._leases
+        leases = service.engine._leases
         release, refusals = leases.release, [StoreError("database or disk is full")] * 2
 
         async def refused(lease, parked=None):

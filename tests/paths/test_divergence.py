@@ -60,7 +60,7 @@ async def handed_over(old, new, folder, clock):
         async with member(old.app, folder, "worker", owner="old", clock=clock, drain_timeout=0.0) as leaving:
             run = (await gateway.submit(deep("pipe"))).record.id
             await until(lambda: "gate" in old.executed, clock)
-            await leaving._live.get(run).log.durable()  # what it finished is written behind
+            await leaving.live.get(run).log.durable()  # what it finished is written behind
             # Gone without its outcome, as a killed process: the gate is executed again.
             await gateway.retire("old")
         # Under a clock that runs a hundred times as fast, the usual lease would be one of a tenth of a second.

@@ -57,9 +57,9 @@ async def test_a_gateway_learns_of_runs_that_ended_elsewhere(tmp_path, monkeypat
     async with member(app(), tmp_path, "gateway") as gateway, member(app(), tmp_path, "worker"):
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         await frames_of(gateway, run)
-        await eventually(lambda: gateway._live.durations.expected_s("pipe", 99.0) < 99.0)
+        await eventually(lambda: gateway.live.durations.expected_s("pipe", 99.0) < 99.0)
     async with member(app(), tmp_path, "gateway") as later:
-        await eventually(lambda: later._live.durations.expected_s("pipe", 99.0) < 99.0)
+        await eventually(lambda: later.live.durations.expected_s("pipe", 99.0) < 99.0)
 
 
 async def test_what_was_observed_last_is_told_when_a_process_stops(tmp_path, monkeypatch):
@@ -67,13 +67,13 @@ async def test_what_was_observed_last_is_told_when_a_process_stops(tmp_path, mon
     async with member(app(), tmp_path, "gateway") as gateway:
         await frames_of(gateway, (await gateway.submit(Submission(pipeline="pipe"))).record.id)
     async with member(app(), tmp_path, "gateway") as later:
-        await eventually(lambda: later._live.durations.expected_s("pipe", 99.0) < 99.0)
+        await eventually(lambda: later.live.durations.expected_s("pipe", 99.0) < 99.0)
 
 
 async def test_a_store_that_refuses_is_asked_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.01)
     async with member(app(), tmp_path, "gateway") as gateway:
-        store, refused = gateway._process.store, []
+        store, refused = gateway.process.store, []
 
         async def refuse(observed):
             refused.append(observed)

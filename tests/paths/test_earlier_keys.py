@@ -100,7 +100,7 @@ async def test_a_step_that_was_begun_is_known_as_begun(tmp_path, earlier_version
         async with member(old, tmp_path, "worker", owner="old", clock=clock, drain_timeout=0.0) as leaving:
             run = (await gateway.submit(deep("paying"))).record.id
             await until(lambda: executed, clock)
-            await leaving._live.get(run).log.durable()
+            await leaving.live.get(run).log.durable()
             await gateway.retire("old")
         earlier_version.undo()
         async with member(release(again), tmp_path, "worker", owner="new", clock=clock, lease=600.0):

@@ -92,7 +92,7 @@ async def test_a_wish_to_cancel_arrives_with_the_lease_when_the_hint_is_lost(tmp
     async with member(app, tmp_path, "worker", lease=0.5), member(app, tmp_path, "gateway") as gateway:
         run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
         await begun.wait()
-        monkeypatch.setattr(gateway._engine.membership.links.hints, "send", lambda *_: None)
+        monkeypatch.setattr(gateway.engine.membership.links.hints, "send", lambda *_: None)
         await gateway.cancel(run)
         await unwound.wait()
         assert (await frames_of(gateway, run))[-1].type == "run.cancelled"
@@ -168,7 +168,7 @@ async def test_cleanup_is_not_cancelled_again_by_a_wish_that_is_repeated():
         handle = await runtime.start("pipe")
         await begun.wait()
         await handle.cancel()
-        runtime.service._deep.cancel(handle.id)  # as every renewal of the lease does
+        runtime.service.deep.cancel(handle.id)  # as every renewal of the lease does
         assert types(await log_of(handle))[-1] == "run.cancelled"
     assert cleaned == [1]
 
@@ -274,7 +274,7 @@ async def test_a_draining_gateway_demotes_its_runs_and_takes_no_more(tmp_path):
         async with member(app, tmp_path, "gateway", drain_timeout=20) as gateway:
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
-            scope = gateway._live.get(run).execution.scope
+            scope = gateway.live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
             await eventually(lambda: scope.state == "leaving")
             assert await gateway.ready() == (False, "stopping")
@@ -317,7 +317,7 @@ async def test_a_draining_worker_hands_its_runs_over_at_the_boundary(tmp_path):
         run = (await first.submit(Submission(pipeline="pipe"))).record.id
         await begun.wait()
         async with member(app, tmp_path, "worker", owner="b") as second:
-            scope = first._live.get(run).execution.scope
+            scope = first.live.get(run).execution.scope
             draining = asyncio.ensure_future(first.drain())
             await eventually(lambda: scope.state == "leaving")
             hold.set()
@@ -364,7 +364,7 @@ async def test_readers_end_when_their_process_stops(tmp_path):
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
             reader = asyncio.ensure_future(frames_of(gateway, run))
-            await eventually(lambda: not gateway._process.feed.unknown(run))
+            await eventually(lambda: not gateway.process.feed.unknown(run))
         frames = await reader
         assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
         assert "run.cancelled" not in [frame.type for frame in frames]
@@ -414,7 +414,7 @@ async def test_a_quick_run_takes_the_place_of_the_one_that_is_expected_to_take_l
 
     async with testing.runtime(app, fast_runs=1) as runtime:
         assert await (await runtime.start("quick")).result() == "quick"  # now it is known to be quick
-        await eventually(lambda: not runtime.service._live.all())  # its reader is told a moment before it has left
+        await eventually(lambda: not runtime.service.live.all())  # its reader is told a moment before it has left
         slow = await runtime.start("pipe")
         await begun.wait()
         handle = await runtime.start("quick")
@@ -436,7 +436,7 @@ async def test_a_dry_decision_writes_nothing_takes_no_place_and_displaces_no_run
 
     async with testing.runtime(app, fast_runs=1) as runtime:
         assert await (await runtime.start("quick")).result() == "quick"
-        await eventually(lambda: not runtime.service._live.all())
+        await eventually(lambda: not runtime.service.live.all())
         slow = await runtime.start("pipe")
         await begun.wait()
         before = await runtime.service.list(RunFilter())

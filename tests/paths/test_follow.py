@@ -111,14 +111,14 @@ async def test_readers_read_the_same_whenever_and_wherever_they_come(tmp_path, c
 
 
 async def _visible(service, run, count):
-    part = await service._process.store.events(run, count)
+    part = await service.process.store.events(run, count)
     return bool(part)
 
 
 def _told(service, run):
     """The last number that readers here were told of, by the process that writes: the store has it a moment before."""
-    with service._process.feed._lock:
-        return service._process.feed._topics[run].last
+    with service.process.feed._lock:
+        return service.process.feed._topics[run].last
 
 
 async def test_a_reader_that_has_everything_ends_at_once(tmp_path):
@@ -139,13 +139,13 @@ async def test_a_slow_reader_misses_nothing_and_costs_bounded_memory(tmp_path):
             frames = list(await anext(slow))
             await halfway.wait()
             await eventually(lambda: _told(service, run) == 3 * TAIL_EVENTS_MAX + 2)
-            topic = service._process.feed._topics[run]
+            topic = service.process.feed._topics[run]
             assert len(topic.frames) <= TAIL_EVENTS_MAX
             assert topic.size <= TAIL_BYTES_MAX
             go_on.set()
             async for part in slow:
                 frames += part
-        await eventually(lambda: service._process.feed.unknown(run))
+        await eventually(lambda: service.process.feed.unknown(run))
     assert_one_log(frames)
     assert len(frames) == 6 * TAIL_EVENTS_MAX + 6
 
@@ -172,7 +172,7 @@ class Reads:
     def __init__(self, service):
         self.looks = 0
         self.of_one_run = 0
-        store = service._process.store
+        store = service.process.store
         events, get, ahead = store.events, store.get, store.ahead
 
         async def counted_events(*args, **options):
@@ -255,7 +255,7 @@ async def test_another_processs_events_arrive_by_hint(tmp_path):
         await halfway.wait()
         await eventually(lambda: _visible(other, run, 2))
         reader = asyncio.ensure_future(frames_of(other, run))
-        await eventually(lambda: not other._process.feed.unknown(run))
+        await eventually(lambda: not other.process.feed.unknown(run))
         go_on.set()
         assert_one_log(await reader)
 
@@ -297,8 +297,8 @@ async def test_the_events_of_a_run_past_its_retention_are_gone(tmp_path):
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await frames_of(service, run)
         clock.advance(101)
-        await eventually(lambda: service._process.feed.unknown(run))
-        assert await service._process.store.purge(clock.time()) == 1
+        await eventually(lambda: service.process.feed.unknown(run))
+        assert await service.process.store.purge(clock.time()) == 1
         with pytest.raises(RunGone, match="were kept for 100 s"):
             await frames_of(service, run)
         assert (await service.get(run)).purged
@@ -322,10 +322,10 @@ async def test_a_gone_reader_leaves_nothing_behind(tmp_path):
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         readers = [asyncio.ensure_future(frames_of(service, run)) for _ in range(5)]
-        await eventually(lambda: not service._process.feed.unknown(run) and service._process.feed._topics[run].loops)
+        await eventually(lambda: not service.process.feed.unknown(run) and service.process.feed._topics[run].loops)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        assert all(not topic.loops for topic in service._process.feed._topics.values())
+        assert all(not topic.loops for topic in service.process.feed._topics.values())
         go_on.set()
         assert_one_log(await frames_of(service, run))

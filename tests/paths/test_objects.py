@@ -104,7 +104,7 @@ def local(tmp_path, **settings):
 
 
 async def values(runtime, handle):
-    return [entry.value for entry in await runtime.service._process.store.journal(handle.id)]
+    return [entry.value for entry in await runtime.service.process.store.journal(handle.id)]
 
 
 async def test_large_results_are_objects_and_small_ones_are_not(tmp_path):
@@ -190,7 +190,7 @@ class Late(CutMemory):
 
 
 def placed(runtime, place):
-    runtime.service._process.values.blobs = PlacedBlobs(place)
+    runtime.service.process.values.blobs = PlacedBlobs(place)
     return place
 
 
@@ -244,9 +244,9 @@ async def test_a_run_goes_on_when_what_it_needs_is_back(tmp_path):
     (tmp_path / "objects").touch()
     async with service() as runtime:
         again = type(handle)(runtime.service, handle.id, "goes_on", handle._watcher)
-        await eventually(lambda: runtime.service._deep.starting)
+        await eventually(lambda: runtime.service.deep.starting)
         await asyncio.sleep(0.1)
-        assert runtime.service._deep.starting == 1, "a run was begun without what it had finished"
+        assert runtime.service.deep.starting == 1, "a run was begun without what it had finished"
         (tmp_path / "objects").unlink()
         (tmp_path / "away").rename(tmp_path / "objects")
         assert await result_of(again) == MIB + 1
@@ -275,14 +275,14 @@ async def test_a_check_of_unfinished_runs_reads_them_or_says_that_it_cannot(tmp_
     async with local(tmp_path) as runtime:
         handle = await runtime.start("goes_on", size=MIB)
         await eventually(lambda: "held" in executed)
-        await runtime.service._live.get(handle.id).log.durable()  # what it finished is written behind
+        await runtime.service.live.get(handle.id).log.durable()  # what it finished is written behind
         [verdict] = [each async for each in runtime.service.check()]
         assert verdict.problem is None
         [name] = files(tmp_path / "objects")
         (tmp_path / "objects" / name).rename(tmp_path / "kept")
         [verdict] = [each async for each in runtime.service.check()]
         assert "the result of step 'make'" in verdict.problem
-        runtime.service._process.values.blobs = None  # as without --objects
+        runtime.service.process.values.blobs = None  # as without --objects
         with pytest.raises(ObjectsUnavailable, match="give this process the --objects that the others have"):
             [each async for each in runtime.service.check()]
         await handle.cancel()
@@ -307,7 +307,7 @@ class Stubborn(PlacedBlobs):
 async def test_objects_go_with_their_run_and_a_run_that_has_some_left_stays_due():
     clock = FakeClock()
     async with runtime(app, clock=clock, objects="memory:", purge_every=86_400) as made:
-        process = made.service._process
+        process = made.service.process
         process.values.blobs = blobs = Stubborn(CutMemory())
         first = await made.start("returns", size=MIB)
         assert await clock.run_until(first.result()) == "x" * MIB
@@ -354,13 +354,13 @@ async def test_a_process_that_dies_between_an_object_and_its_entry_leaves_nothin
         with process(tmp_path, "first", objects) as first:
             run = (await gateway.submit(Submission(pipeline="makes"))).record.id
             assert await asyncio.to_thread(first.wait, GUARD_S) == -signal.SIGKILL
-        [entry] = await gateway._process.store.journal(run)
+        [entry] = await gateway.process.store.journal(run)
         assert entry.name == "make"
         orphaned = files(objects)
         with process(tmp_path, "second", objects):
             frames = await frames_of(gateway, run)
         assert frames[-1].type == "run.completed"
-        kept = [reference_in(entry.value).key for entry in await gateway._process.store.journal(run)]
+        kept = [reference_in(entry.value).key for entry in await gateway.process.store.journal(run)]
     assert len(orphaned) == 2
     assert sorted(map(str, files(objects))) == sorted(kept), "put again, the same bytes are the same object"
     assert (tmp_path / "executed").read_text().split() == ["a", "b", "b"]

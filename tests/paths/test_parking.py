@@ -65,8 +65,8 @@ def waiting(**pipeline):
 
 
 async def live(service, run_id):
-    await until(lambda: service._live.get(run_id) is not None)
-    return service._live.get(run_id)
+    await until(lambda: service.live.get(run_id) is not None)
+    return service.live.get(run_id)
 
 
 def numbered(number):
@@ -78,7 +78,7 @@ async def test_parked_runs_hold_no_place_of_a_worker(place):
     async with started(app, place, worker_runs=2) as runtime:
         handles = [await runtime.submit(numbered(number)) for number in range(50)]
         await parked(runtime.service, *(handle.id for handle in handles))
-        assert runtime.service._live.all() == []
+        assert runtime.service.live.all() == []
         assert await result_of(await runtime.submit(deep("short"))) == "short"
         for handle in reversed(handles):
             await handle.signal("go", 1)
@@ -118,7 +118,7 @@ async def test_a_run_that_ends_as_it_is_claimed_makes_room_for_the_next(tmp_path
         first = (await gateway.submit(deep("short"))).record.id
         clock.advance(1.0)  # so that it is claimed first
         second = (await gateway.submit(deep("short"))).record.id
-        await gateway._engine._leases.request_cancel(first)  # by a process that died before it did more
+        await gateway.engine._leases.request_cancel(first)  # by a process that died before it did more
         async with member(app, tmp_path, "worker", owner="worker", clock=clock, worker_runs=1):
             await frames_of(gateway, first)
             await frames_of(gateway, second)
@@ -193,7 +193,7 @@ async def test_a_long_sleep_is_parked_and_goes_on_in_time(place, clock):
     async with started(app, place, clock, worker_runs=1, lease=600.0) as runtime:
         handle = await runtime.submit(deep("nap"))
         await parked(runtime.service, handle.id, clock=clock)
-        assert runtime.service._live.all() == []
+        assert runtime.service.live.all() == []
         clock.advance(590.0)
         assert 600.0 <= await clock.run_until(result_of(handle), 0.02) < 603.0
         assert (await handle.document())["status"] == "completed"
@@ -344,7 +344,7 @@ async def test_no_signal_is_lost_whenever_it_is_sent(place, seed):
     async with started(app, place, worker_runs=5) as runtime:
         plans = [[rng.choice((0.0, 0.005, rng.uniform(0.09, 0.13))) for _ in range(6)] for _ in range(40)]
         results = await asyncio.gather(*(drive(runtime, run, plan) for run, plan in enumerate(plans)))
-        await eventually(lambda: not runtime.service._live.all())
+        await eventually(lambda: not runtime.service.live.all())
     assert results == [list(range(6))] * 40
     assert set(executed.values()) == {1}
 
@@ -385,7 +385,7 @@ async def test_a_run_is_not_parked_while_it_takes_a_signal_that_came_early():
         for number in (1, 2):
             await handle.signal("x", number)
         await until(lambda: scope.mailbox.seen == 2)
-        clock.control = runtime.service._process.control
+        clock.control = runtime.service.process.control
         hold.set()
         assert await clock.run_until(result_of(handle)) == [1, 2]
 
@@ -415,7 +415,7 @@ async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock, tu
         run = await live(runtime.service, handle.id)
         scope = run.execution.scope
         await until(lambda: len(scope.mailbox._waiting) == 2)
-        await runtime.service._process.store.send_signal(handle.id, "a", b"1", clock.time())
+        await runtime.service.process.store.send_signal(handle.id, "a", b"1", clock.time())
 
         def look():  # on the run's loop, in one turn
             scope.mailbox.put([("a", b"1")])

@@ -32,7 +32,7 @@ async def hung(service):
         entered.set()
         go.block()
 
-    service._process.store._writer.put(Call(wait, durable=True, commit=Commit()))
+    service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
     await entered.wait()
     try:
         yield
@@ -107,7 +107,7 @@ async def test_every_request_is_refused_in_time_and_none_of_them_happens_late(tm
 
         await eventually(is_ready)
         assert [run["id"] for run in (await service.list(RunFilter()))[0]] == [waiting]
-        assert await service._process.store.signals(waiting) == []
+        assert await service.process.store.signals(waiting) == []
         again = (await service.submit(Submission(pipeline="quick", input=b"{}", idempotency_key="key 1"))).record.id
         assert (await frames_of(service, again))[-1].type == "run.completed"
 
@@ -116,7 +116,7 @@ async def test_a_run_that_is_being_written_when_its_request_is_refused_is_the_on
     async with member(made(), tmp_path, "local", write_timeout=TIMEOUT_S) as service:
         await frames_of(service, (await service.submit(Submission(pipeline="quick", input=b"{}"))).record.id)
         entered, go = Signal(), Signal()
-        writer = service._process.store._writer
+        writer = service.process.store._writer
         tell = writer._tell
 
         def held(transaction):
@@ -131,7 +131,7 @@ async def test_a_run_that_is_being_written_when_its_request_is_refused_is_the_on
         assert isinstance(error, StoreTimeout)
         assert entered.is_set()
         go.set()
-        await eventually(lambda: service._process.store.trouble() is None)
+        await eventually(lambda: service.process.store.trouble() is None)
         accepted = await service.submit(submission)
         assert accepted.attached
         assert (await frames_of(service, accepted.record.id))[-1].type == "run.completed"
@@ -152,7 +152,7 @@ async def test_a_read_that_hangs_is_given_up(tmp_path):
         run = (await service.submit(Submission(pipeline="quick", input=b"{}"))).record.id
         await frames_of(service, run)
         go = Signal()
-        readers = [service._process.store._database._readers.submit(lambda _: go.block(), None) for _ in range(READERS)]
+        readers = [service.process.store._database._readers.submit(lambda _: go.block(), None) for _ in range(READERS)]
         try:
             for read in (
                 lambda: service.get(run),
@@ -166,7 +166,7 @@ async def test_a_read_that_hangs_is_given_up(tmp_path):
             go.set()
         assert [reader.result() for reader in readers] == [None] * READERS
         assert (await service.get(run)).status == "completed"
-        assert await service._process.store.signals(run) == []
+        assert await service.process.store.signals(run) == []
 
 
 async def test_what_a_request_no_longer_waits_for_goes_on_and_is_trouble_until_it_ends():

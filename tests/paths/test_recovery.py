@@ -58,7 +58,7 @@ async def in_step_two(service, run, executions=3):
     await eventually(lambda: len(executed(service.settings.data)) == executions)
 
     async def recorded():
-        return len(await service._process.store.journal(run)) == 2
+        return len(await service.process.store.journal(run)) == 2
 
     await eventually(recorded)
 
@@ -178,7 +178,7 @@ async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
                 frames = await frames_of(gateway, run)
 
                 async def known_again():
-                    owners = await gateway._engine._leases.owners()
+                    owners = await gateway.engine._leases.owners()
                     return "frozen" in {owner.id for owner in owners}
 
                 await eventually(known_again)
@@ -230,7 +230,7 @@ async def test_a_crash_anywhere_in_a_demotion_leaves_one_live_run_and_no_lost_en
     reached = Signal()
     async with member(app, tmp_path, "worker", owner="worker") as worker:
         async with member(app, tmp_path, "gateway", owner="gateway", drain_timeout=0) as gateway:
-            engine = gateway._engine
+            engine = gateway.engine
             adopt = engine.adopt
 
             async def stuck():
@@ -257,7 +257,7 @@ async def test_a_crash_anywhere_in_a_demotion_leaves_one_live_run_and_no_lost_en
             hold.set()
             frames = await frames_of(worker, run)
         record = await worker.get(run)
-        journal = await worker._process.store.journal(run)
+        journal = await worker.process.store.journal(run)
     assert_one_log(frames)
     assert msgspec.json.decode(record.result) == ["first", "gate"]
     assert [entry.name for entry in journal] == ["first", "gate"]
@@ -277,7 +277,7 @@ async def test_a_cleanup_whose_process_is_killed_goes_on_where_it_was(tmp_path, 
             [run] = first.runs
 
             async def recorded(*names):
-                return [entry.name for entry in await gateway._process.store.journal(run)] == list(names)
+                return [entry.name for entry in await gateway.process.store.journal(run)] == list(names)
 
             await eventually(lambda: recorded("work", "work"))
             if end == "cancelled":

@@ -180,7 +180,7 @@ async def test_a_parked_run_goes_on_with_its_signal(place):
             await parked(runtime.service, handle.id)
             document = await handle.document()
             assert (document["status"], document["path"]) == ("running", "deep")
-            assert runtime.service._live.get(handle.id) is None
+            assert runtime.service.live.get(handle.id) is None
             await handle.signal(name, name)
         assert await result_of(handle) == ["x", "y"]
         frames = await frames_of(runtime.service, handle.id)
@@ -296,7 +296,7 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
         return [*values, *[await offramp.signal("x") for _ in range(sent - 1)]]
 
     async with started(app, place, clock) as runtime:
-        live, looks = runtime.service._live, []
+        live, looks = runtime.service.live, []
         deliver = LiveRun.deliver
 
         async def counted(run):
@@ -308,10 +308,10 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
         await until(lambda: len(looks) == 3)  # each of its waits looks for what there is, as it begins
         mailbox = live.get(handle.id).execution.scope.mailbox
         await until(lambda: len(mailbox._waiting) == 2)
-        leases = runtime.service._engine._leases
+        leases = runtime.service.engine._leases
         for name, value in (("stop", b"0"), ("x", b"1"), ("x", b"2"))[: sent + 1]:
             await leases.send_signal(handle.id, name, value, clock.time())  # they arrive together
-        runtime.service._deep.notice(handle.id)
+        runtime.service.deep.notice(handle.id)
         await parked(runtime.service, handle.id, clock=clock)
         await handle.signal("go", 0)
         assert await clock.run_until(result_of(handle)) == [sent, 0, 1][: sent + 1]

@@ -20,7 +20,7 @@ def started(app, place, clock=None, **settings):
 
 def is_parked(service, run_id):
     """Whether the store has the run parked: durable, owned by nobody."""
-    store = service._process.store
+    store = service.process.store
     if isinstance(store, MemoryStore):
         run = store._runs.get(run_id)
         return run is not None and run.parked_until is not None

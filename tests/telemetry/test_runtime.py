@@ -196,10 +196,10 @@ async def test_a_lease_that_is_lost_with_the_outcome_is_counted_once(tmp_path, g
         await gate.wait()
 
     async with member(app, tmp_path, "local", owner="me") as me:
-        concluded, forget = me._live._concluded, me._live._forget
-        me._live._concluded = lambda *given: (concluded(*given), refused.set())
+        concluded, forget = me.live._concluded, me.live._forget
+        me.live._concluded = lambda *given: (concluded(*given), refused.set())
         # The store is quicker to refuse than the run's loop to go on.
-        me._live._forget = lambda run: (run.state == "ended" and refused.block(), forget(run))
+        me.live._forget = lambda run: (run.state == "ended" and refused.block(), forget(run))
         run = (await me.submit(Submission(pipeline="ends"))).record.id
         await me.retire("me")
         gate.set()
@@ -329,4 +329,4 @@ async def test_a_run_of_many_leaves_nothing_behind(runtime):
     handles = [await runtime.start("echo", word="a") for _ in range(50)]
     for handle in handles:
         await reach(handle, "run.completed")
-    assert runtime.service._live.first_events._expected == {}
+    assert runtime.service.live.first_events._expected == {}

@@ -102,7 +102,7 @@ def counted(made, result):
 
 def pending(made):
     """The entries of the outbox in memory."""
-    return made.service._process.store.outbox._entries
+    return made.service.process.store.outbox._entries
 
 
 async def test_the_end_of_a_run_is_announced_with_its_document(made, receiver):
@@ -206,7 +206,7 @@ async def test_what_would_not_be_delivered_is_refused_and_nothing_starts(setting
         with pytest.raises(InputError) as caught:
             await start(made, url)
         assert [found for found, _ in caught.value.errors] == [pointer]
-        assert not made.service._process.store._runs
+        assert not made.service.process.store._runs
 
 
 # While the receiver fails.

@@ -46,6 +46,8 @@ ARRIVING_LOOK_S = 0.02
 class Service:
     """One process of the service: gateway, worker, or both.
 
+    `process`, `live`, `deep` and `engine` are attributes for tests; HTTP and the command line call the methods alone.
+
     Args:
         name: the app's name.
         process: what this process has.
@@ -69,12 +71,12 @@ class Service:
         close: Any,
     ) -> None:
         self.app_name = name
-        self._process = process
+        self.process = process
         self.tenancy = process.tenancy
         """How tenants share the queue and what this process has; what lets them in says whether they need keys."""
-        self._live = live
-        self._deep = deep
-        self._engine = engine
+        self.live = live
+        self.deep = deep
+        self.engine = engine
         self._close = close
         self._off_ramp = off_ramp
         self._fast = FastPath(process, live, off_ramp)
@@ -102,42 +104,42 @@ class Service:
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return self._process.settings
+        return self.process.settings
 
     @property
     def pipelines(self) -> Mapping[str, PipelineSpec]:
         """The pipelines by name."""
-        return self._process.pipelines
+        return self.process.pipelines
 
     @property
     def classes(self) -> Mapping[str, SLA]:
         """The SLA classes by name."""
-        return self._process.classes
+        return self.process.classes
 
     @property
     def metrics(self) -> Metrics:
         """What is counted in this process."""
-        return self._process.metrics
+        return self.process.metrics
 
     @property
     def collectors(self) -> list[Any]:
         """Prometheus collectors of this process."""
-        return self._process.metrics.collectors
+        return self.process.metrics.collectors
 
     @property
     def tracing(self) -> Tracing | None:
         """The spans of this process, None where tracing is off."""
-        return self._process.tracing
+        return self.process.tracing
 
     @property
     def id(self) -> str:
         """How this process is called in leases and in `run.resumed`."""
-        return self._process.id
+        return self.process.id
 
     async def start(self) -> None:
         """Join the service and begin to work."""
-        self._process.metrics.open()
-        await self._process.control.run(start_all(self._parts))
+        self.process.metrics.open()
+        await self.process.control.run(start_all(self._parts))
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""
@@ -157,7 +159,7 @@ class Service:
         return await self._patience.read(self._get(run_id, tenant))
 
     async def _get(self, run_id: str, tenant: str) -> RunRecord:
-        record = await self._process.store.get(run_id, tenant)
+        record = await self.process.store.get(run_id, tenant)
         if record is None:
             raise _unknown(run_id)
         return record
@@ -169,16 +171,16 @@ class Service:
             ObjectLost: it is not there any more.
             ObjectsUnavailable: it cannot be told now.
         """
-        return None if record.result is None else await self._process.values.whole(record.result)
+        return None if record.result is None else await self.process.values.whole(record.result)
 
     def result_parts(self, reference: Reference) -> AsyncGenerator[bytes, None]:
         """A result that is kept elsewhere, in parts; raises as `whole_result` does."""
-        return self._process.values.stream(reference)
+        return self.process.values.stream(reference)
 
     def is_due(self, record: RunRecord) -> bool:
         """Whether a run's data may be removed by now."""
         kept_until = (record.finished_at or math.inf) + record.retention_s
-        return kept_until <= self._process.clock.time()
+        return kept_until <= self.process.clock.time()
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
         """A run's document; `prefix` is where the gateway is mounted. Raises as `get` does."""
@@ -189,7 +191,7 @@ class Service:
         return await self._patience.read(read())
 
     async def _document(self, record: RunRecord, prefix: str) -> dict[str, Any]:
-        steps = await steps_of(self._process.store, record.id, finished=record.finished)
+        steps = await steps_of(self.process.store, record.id, finished=record.finished)
         return document(record, [step.document() for step in steps.values()], prefix)
 
     def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
@@ -200,7 +202,7 @@ class Service:
         Raises:
             RunGone: the run's events were removed at the end of its retention.
         """
-        return self._process.feed.follow(self._process.store, run_id, after, idle)
+        return self.process.feed.follow(self.process.store, run_id, after, idle)
 
     async def replay(self, run_id: str) -> Replayed:
         """Call a run's pipeline again with its journal, writing nothing.
@@ -208,14 +210,14 @@ class Service:
         Raises:
             UnknownRun: there is no such run.
         """
-        record = await self._process.store.get(run_id)
+        record = await self.process.store.get(run_id)
         if record is None:
             raise _unknown(run_id)
-        return await replay(self._process, record, await self._deep.whole_history(run_id, 0.0))
+        return await replay(self.process, record, await self.deep.whole_history(run_id, 0.0))
 
     async def repeat(self, case: Case) -> Replayed:
         """The same of a run that is known from elsewhere."""
-        return await replay(self._process, case.record, case.history())
+        return await replay(self.process, case.record, case.history())
 
     async def check(self) -> AsyncGenerator[Verdict, None]:
         """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing.
@@ -223,12 +225,12 @@ class Service:
         Raises:
             ObjectsUnavailable: a run's recorded results are kept elsewhere, and cannot be read now.
         """
-        async for verdict in check_all(self._process, self._deep):
+        async for verdict in check_all(self.process, self.deep):
             yield verdict
 
     async def fits(self, case: Case) -> Verdict:
         """The same of a finished run, which is known from elsewhere and may have been interrupted anywhere."""
-        return await check_parts(self._process, case)
+        return await check_parts(self.process, case)
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
         """Have a run end `cancelled`.
@@ -242,7 +244,7 @@ class Service:
 
     async def _cancel(self, run_id: str, tenant: str) -> RunRecord:
         await self._get(run_id, tenant)
-        record = await self._engine.cancel(run_id)
+        record = await self.engine.cancel(run_id)
         if record is None:
             raise _unknown(run_id)
         if record.finished:
@@ -268,14 +270,14 @@ class Service:
         until = self._patience.until()
         await self._get(run_id, tenant)
         self._patience.require(until)
-        record = await self._engine.signal(run_id, name, value, None if key is None else key_digest(key))
+        record = await self.engine.signal(run_id, name, value, None if key is None else key_digest(key))
         if record is None:
             raise _unknown(run_id)
         return record
 
     def unwritten_s(self, run_id: str) -> float:
         """For how many seconds a run that executed here has waited for its outcome, or its demotion, to be written."""
-        return self._live.unwritten_s(run_id)
+        return self.live.unwritten_s(run_id)
 
     def disconnected(self, run_id: str) -> None:
         """The client that started this run went away."""
@@ -292,7 +294,7 @@ class Service:
         trouble = self.readiness.trouble()
         if trouble is not None:
             return False, trouble
-        if not await self._patience.read(self._engine.ready()):
+        if not await self._patience.read(self.engine.ready()):
             return False, "no worker is warm yet"
         return self.readiness.has_threads()
 
@@ -304,11 +306,11 @@ class Service:
         Raises:
             StoreError: they cannot be read.
         """
-        return await self._patience.read(self._live.levels.report(tenant))
+        return await self._patience.read(self.live.levels.report(tenant))
 
     async def retire(self, owner: str) -> int:
         """Release at once what a dead process held; how many runs that was."""
-        return await self._engine.retire(owner)
+        return await self.engine.retire(owner)
 
     async def drain(self) -> None:
         """Take nothing more; demote or hand over what runs here, for at most `drain_timeout` seconds."""
@@ -316,7 +318,7 @@ class Service:
             return
         self._drained = True
         self._submitter.close()
-        await self._process.control.run(self._drain())
+        await self.process.control.run(self._drain())
 
     async def _drain(self) -> None:
         try:
@@ -324,11 +326,11 @@ class Service:
                 await drain_all(self._parts)
                 await self._send_all_away()
         except TimeoutError:
-            if late := len(self._live.all()):
+            if late := len(self.live.all()):
                 log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
-        for run in self._live.all():
-            self._live.drop(run)
-        self._process.feed.end()
+        for run in self.live.all():
+            self.live.drop(run)
+        self.process.feed.end()
 
     async def _send_all_away(self) -> None:
         """Every run, also those that were on their way in when the drain began."""
@@ -336,8 +338,8 @@ class Service:
         try:
             while True:
                 # Looked at first: they are live when they are not.
-                arriving = self._submitter.arriving + self._deep.starting
-                for run in self._live.all():
+                arriving = self._submitter.arriving + self.deep.starting
+                for run in self.live.all():
                     if run not in leaving:
                         leaving[run] = asyncio.ensure_future(self._send_away(run))
                 waiting = [task for task in leaving.values() if not task.done()]
@@ -364,14 +366,14 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
-        await self._process.control.run(close_all(self._parts))
+        await self.process.control.run(close_all(self._parts))
         await self.close()
 
     async def close(self) -> None:
         """Close what this process opened; enough for a service that was not started."""
-        await self._process.store.close()
+        await self.process.store.close()
         await asyncio.get_running_loop().run_in_executor(None, self._close)
-        self._process.metrics.close()
+        self.process.metrics.close()
 
     async def list(self, wanted: RunFilter, prefix: str = "") -> tuple[list[dict[str, Any]], str | None]:
         """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`; where the next begins.
@@ -380,7 +382,7 @@ class Service:
         """
 
         async def read() -> tuple[list[dict[str, Any]], str | None]:
-            page = await self._process.store.runs(wanted)
+            page = await self.process.store.runs(wanted)
             return [await self._document(record, prefix) for record in page.runs], page.after
 
         return await self._patience.read(read())

@@ -173,7 +173,7 @@ async def record(name, server, folder):
         member(app, folder, "gateway", owner="gateway", engine=url) as gateway,
     ):
         if name == "long":
-            worker._engine.history_events_max = 60
+            worker.engine.history_events_max = 60
         handle = await LocalRuntime(gateway).start(name, **GIVEN.get(name, {}))
         if name == "waiting":
             await reach(handle, "run.accepted")

@@ -84,7 +84,7 @@ async def race() -> str:
 async def strayed(runtime, history, run_id):
     """As if the worker's body had made other commands than its history has: the id of that history."""
     begun = (await history(run_id))[0].workflow_execution_started_event_attributes
-    runtime.worker._engine.strayed(Strayed(run_id, begun.original_execution_run_id, "a test says so"))
+    runtime.worker.engine.strayed(Strayed(run_id, begun.original_execution_run_id, "a test says so"))
 
     async def replaced():
         newest = (await history(run_id))[0].workflow_execution_started_event_attributes
@@ -127,7 +127,7 @@ async def test_it_starts_anew_once_however_often_that_is_told(service, history):
         handle = await runtime.start("waits")
         await reach(handle, "wait.started")
         old = await strayed(runtime, history, handle.id)
-        runtime.worker._engine.strayed(Strayed(handle.id, old, "again"))
+        runtime.worker.engine.strayed(Strayed(handle.id, old, "again"))
         await handle.signal("go", 1)
         await handle.signal("go", 2)
         await result_of(handle)
@@ -142,10 +142,10 @@ async def test_what_a_body_tells_of_is_no_part_of_the_body(service, monkeypatch)
         async def begin(_strayed):
             found.append(current.get())
 
-        monkeypatch.setattr(runtime.worker._engine._anew, "begin", begin)
+        monkeypatch.setattr(runtime.worker.engine._anew, "begin", begin)
         body = contextvars.Context()
         body.run(current.set, "a body")
-        body.run(runtime.worker._engine.strayed, Strayed("run", "execution", "why"))
+        body.run(runtime.worker.engine.strayed, Strayed("run", "execution", "why"))
         await eventually(lambda: found)
     assert found == [None]
 

@@ -78,7 +78,7 @@ async def test_steps_execute_after_the_end(service, pipeline):
         if pipeline == "cancels":
             await handle.cancel()
         seen = await log_of(handle)
-        names = [entry.name for entry in await runtime.service._process.store.journal(handle.id)]
+        names = [entry.name for entry in await runtime.service.process.store.journal(handle.id)]
     assert types(seen)[-1] == {"cancels": "run.cancelled", "expires": "run.expired"}[pipeline]
     assert sorted(executed) == ["before", "one", "three", "two", "work"]
     assert [event.data["step"] for event in of(seen, "step.completed")][0::3] == ["tidy", "tidy"]
@@ -128,12 +128,12 @@ async def tidies_long(steps: int) -> None:
 
 async def test_a_cleanup_goes_on_in_a_new_history(service):
     async with service(app) as runtime:
-        runtime.worker._engine.history_events_max = 60
+        runtime.worker.engine.history_events_max = 60
         handle = await runtime.start("tidies_long", steps=20)
         await gate("work")[0].wait()
         await handle.cancel()
         seen = await log_of(handle)
-        names = [entry.name for entry in await runtime.service._process.store.journal(handle.id)]
+        names = [entry.name for entry in await runtime.service.process.store.journal(handle.id)]
     assert types(seen)[-1] == "run.cancelled"
     assert executed == ["work", *map(str, range(20))]
     assert names == [STRUCK, CLEANUP, *["tidy"] * 20]

@@ -25,11 +25,11 @@ async def replayer(tmp_path):
 
     settings = Settings(engine="temporal://127.0.0.1:1/none", data=str(tmp_path))
     service = wiring.build(app, settings, role="worker")
-    service._engine.history_events_max = 60
+    service.engine.history_events_max = 60
     yield Replayer(
         workflows=[PipelineWorkflow],
         data_converter=DATA_CONVERTER,
-        interceptors=[HomeInterceptor(service._engine)],
+        interceptors=[HomeInterceptor(service.engine)],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
     await service.close()

@@ -44,7 +44,7 @@ async def workflows_of(run_id):
 async def test_a_long_run_goes_on_in_a_new_history(service):
     executed.clear()
     async with service(app) as runtime:
-        runtime.worker._engine.history_events_max = 60
+        runtime.worker.engine.history_events_max = 60
         handle = await runtime.start("counts", steps=30)
         await handle.signal("go", 7)
         token, began, total, signalled = await result_of(handle)

@@ -93,12 +93,12 @@ async def test_inputs_arguments_and_results_travel_as_references(service, histor
     async with service(app, objects=url(tmp_path), **LONG) as runtime:
         handle = await runtime.start("large", text=TEXT)
         assert await result_of(handle) == TEXT + "a" * MIB + "b" * MIB
-        journal = await runtime.service._process.store.journal(handle.id)
+        journal = await runtime.service.process.store.journal(handle.id)
         record = await runtime.service.get(handle.id)
         kept = {reference_in(entry.value).key for entry in journal}
         assert len(kept) == 2, "the short step returned what the one before it did"
         assert reference_in(record.result).key in kept, "the result is what the last step returned"
-        place = runtime.service._process.values.blobs._place
+        place = runtime.service.process.values.blobs._place
         objects = await listed(runtime, place, handle.id)
     # The input, three lists of arguments, two results.
     assert len(objects) == 6, objects
@@ -109,7 +109,7 @@ async def test_inputs_arguments_and_results_travel_as_references(service, histor
 async def listed(runtime, place, run_id):
     import obstore
 
-    blobs = runtime.service._process.values.blobs
+    blobs = runtime.service.process.values.blobs
     return await blobs._blocking(lambda: [row["path"] for row in obstore.list(place._store, prefix=run_id).collect()])
 
 
@@ -129,7 +129,7 @@ async def test_bodies_that_are_rebuilt_see_the_same_again(service, monkeypatch, 
 
     monkeypatch.setattr(engine, "BODIES_CACHED_MAX", 0)
     async with service(app, objects=url(tmp_path), **LONG) as runtime:
-        runtime.worker._engine.history_events_max = 20  # and go on in new histories
+        runtime.worker.engine.history_events_max = 20  # and go on in new histories
         handle = await runtime.start("loops", rounds=5)
         assert await result_of(handle) == MIB
     assert executed == [("grow", str(number)) for number in range(5)]
@@ -147,7 +147,7 @@ async def test_a_value_between_the_limits_is_small_for_the_store_and_large_for_t
     async with service(app, objects=url(tmp_path), objects_above=8 * MIB, **LONG) as runtime:
         handle = await runtime.start("large", text=TEXT)
         assert len(await result_of(handle)) == len(TEXT) + 2 * MIB
-        journal = await runtime.service._process.store.journal(handle.id)
+        journal = await runtime.service.process.store.journal(handle.id)
         assert [reference_in(entry.value) for entry in journal] == [None] * 3
     assert await bytes_of(history, handle.id) < 20_000
 
@@ -156,13 +156,13 @@ async def test_a_run_that_needs_what_is_lost_fails_by_name(service, tmp_path):
     async with service(app, objects=url(tmp_path), **LONG) as runtime:
         handle = await runtime.start("leaves", text=TEXT)
         await reach(handle, "step.completed")
-        [entry] = await runtime.service._process.store.journal(handle.id)
+        [entry] = await runtime.service.process.store.journal(handle.id)
         await reach(handle, "run.demoted")
-        place = runtime.service._process.values.blobs._place
+        place = runtime.service.process.values.blobs._place
         key = reference_in(entry.value).key
         import obstore
 
-        await runtime.service._process.values.blobs._blocking(lambda: obstore.delete(place._store, key))
+        await runtime.service.process.values.blobs._blocking(lambda: obstore.delete(place._store, key))
         gates["held"].set()
         error = await failure_of(handle)
     assert isinstance(error, ObjectLost)

@@ -49,11 +49,11 @@ async def test_the_winner_of_a_race_stays_the_winner(service, monkeypatch):
 
     monkeypatch.setattr(DurablePath, "attempt", attempt)
     async with service(app) as runtime:
-        runtime.worker._engine.history_events_max = 60
+        runtime.worker.engine.history_events_max = 60
         handle = await runtime.start("race", steps=30)
         assert await result_of(handle) == ["quick", sum(range(30)) + 30 * len("quick")]
         assert types(await log_of(handle))[-1] == "run.completed"
-        recorded = await runtime.service._process.store.journal(handle.id)
+        recorded = await runtime.service.process.store.journal(handle.id)
         verdict = await runtime.service.replay(handle.id)
     run_id, continued = await workflows_of(handle.id)
     assert continued != run_id

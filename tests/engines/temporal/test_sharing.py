@@ -101,7 +101,7 @@ def ends(seen):
 
 def silent(gateway):
     """The gateway says nothing of itself any more, and is given up; it does not notice."""
-    gateway._engine.membership.keeper.close()
+    gateway.engine.membership.keeper.close()
 
 
 async def test_other_branches_go_on_at_once(service):
@@ -243,7 +243,7 @@ async def test_a_body_that_gives_up_what_is_in_flight_goes_on(service):
         assert await result_of(handle) == "instead"
         gate("slow").set()
         seen = numbered(await log_of(handle))
-        entries = await runtime.service._process.store.journal(handle.id)
+        entries = await runtime.service.process.store.journal(handle.id)
     assert [entry.name for entry in entries] == ["other", DUE, TIMER, "other"]
     assert "held" not in ends(seen)
 
@@ -254,7 +254,7 @@ async def test_a_run_is_cancelled_with_what_is_in_flight_in_its_gateway(service)
         await eventually(lambda: made("quick2"))
         await handle.cancel()
         seen = types(numbered(await log_of(handle)))
-        await eventually(lambda: not runtime.service._live.all())
+        await eventually(lambda: not runtime.service.live.all())
     assert seen[-1] == "run.cancelled"
     assert "step.retrying" not in seen, "no attempt follows in a run that is cancelled"
     assert made("slow") == 1

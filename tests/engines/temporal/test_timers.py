@@ -69,7 +69,7 @@ async def lasts(steps: int) -> list[Any]:
 
 
 async def journal_of(runtime, handle):
-    return await runtime.service._process.store.journal(handle.id)
+    return await runtime.service.process.store.journal(handle.id)
 
 
 def fired(entries):
@@ -99,7 +99,7 @@ async def test_a_timer_counts_on_in_the_workflow_from_its_start_in_the_gateway(s
 async def test_a_timer_goes_on_in_a_new_history(service):
     executed.clear()
     async with service(app) as runtime:
-        runtime.worker._engine.history_events_max = 60
+        runtime.worker.engine.history_events_max = 60
         handle = await runtime.start("lasts", steps=25)
         assert await result_of(handle) == ["none came", *range(25), "slept", "none came"]
         entries = await journal_of(runtime, handle)

@@ -122,7 +122,7 @@ async def test_a_run_that_starts_anew_stays_with_the_build_it_began_on(tmp_path,
         async with member(build(2, held), tmp_path, "worker", engine=versioned(2), drain_timeout=5):
             await make_current(deployment, 2)
             before = (await history(run.id))[0].workflow_execution_started_event_attributes
-            one._engine.strayed(Strayed(run.id, before.original_execution_run_id, "a test"))
+            one.engine.strayed(Strayed(run.id, before.original_execution_run_id, "a test"))
             await reach(run, "run.resumed")
             held.set()
             assert await result_of(run) == ["first by 1", "again by 1"]

@@ -79,7 +79,7 @@ async def test_a_demoted_run_goes_on_on_another_machine(app, gate, steps, server
         run = (await gateway.submit(Submission(pipeline="leaves"))).record.id
 
         async def is_demoted():
-            return (await worker._process.store.get(run)).demotion is not None
+            return (await worker.process.store.get(run)).demotion is not None
 
         await eventually(is_demoted)
         gate.set()
