@@ -1,7 +1,7 @@
 """The two seams of an attempt, the same on every engine: what it waits for before it begins, and what is around it.
 
-Limits, circuit breakers and failover attach here. Whoever puts a process together passes them; both seams are empty
-unless it does. They are called on the run's loop, beside the code of users, and must not block it.
+Limits, circuit breakers and failover attach here. `wiring.build` takes them; by default both seams are empty. They are
+called on the run's loop, beside user code, and must not block it.
 """
 
 from __future__ import annotations
