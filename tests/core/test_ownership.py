@@ -99,6 +99,14 @@ def test_a_run_is_overdue_past_its_deadline_and_without_an_owner(run, now):
     assert ownership.is_overdue(run, now) is expected
 
 
+@given(unfinished)
+def test_a_run_is_overdue_exactly_from_then_on(run):
+    run = run._replace(deadline_at=NOW)
+    from_then = {None: NOW, ENGINE: NOW + ENTRUSTED_GRACE_S}.get(run.owner, math.inf)
+    assert not ownership.is_overdue(run, math.nextafter(from_then, 0))
+    assert ownership.is_overdue(run, from_then) is (from_then < math.inf)
+
+
 # Q1, Q7, J3: leases, tokens and what is fresh, over any sequence of moves.
 
 

@@ -1,6 +1,6 @@
 """Tables of ownership with one rule replaced: what the store then does wrong.
 
-Each bug is called in the rule's place, with the rule and what that was asked.
+Each bug is called in place of a rule, with that rule and its arguments.
 """
 
 from __future__ import annotations
