@@ -147,7 +147,7 @@ async def test_what_is_not_on_the_disk_is_not_promised(a_server, at, monkeypatch
         log.append(entry(1), started(1))
         promise = log.durable()
         refused, commit, _ = create(opened)
-        with pytest.raises(StoreError, match="on its disk"):
+        with pytest.raises(StoreError, match="to its disk"):
             await commit
         client.config_set("appendfsync", "everysec")
     await promise
