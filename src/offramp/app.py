@@ -52,10 +52,10 @@ class App(Declarations):
         """
         from offramp.gateway.access import Access
         from offramp.gateway.asgi import create_asgi
-        from offramp.settings import Settings, told_unread
+        from offramp.settings import Settings, unread_warning
         from offramp.wiring import build
 
         chosen = Settings.load(**settings)
-        if misspelt := told_unread():
+        if misspelt := unread_warning():
             logging.getLogger("offramp").warning("%s", misspelt)
         return create_asgi(lambda: build(self, chosen, role="local"), Access.of(chosen))

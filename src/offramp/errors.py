@@ -1,6 +1,6 @@
-"""Every error Offramp raises on purpose: a code, whose fault it is, and what to change.
+"""Every error that Offramp raises on purpose: its code, who has to act, and what to change.
 
-Owns the hierarchy and nothing else; HTTP turns `status` and `code` into a problem document.
+Owns only the hierarchy; the gateway turns `status` and `code` into a problem document.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SettingsError(OfframpError):
 
 
 class NotSupported(OfframpError):
-    """This store or engine lacks what was asked for; the message says which one has it, or what to leave out."""
+    """This store or engine lacks the requested feature; the message says which one has it, or what to leave out."""
 
     code = "not-supported"
     title = "Not supported by this adapter"
@@ -51,7 +51,7 @@ class NotSupported(OfframpError):
 
 
 class MissingExtra(OfframpError):
-    """An optional dependency is needed here; the message names the extra that installs it."""
+    """An optional dependency is missing; the message names the extra that installs it."""
 
     code = "missing-extra"
     title = "Optional dependency missing"
@@ -91,7 +91,7 @@ class InputError(RequestError):
 
 
 class IdempotencyMismatch(RequestError):
-    """The same Idempotency-Key came with another body."""
+    """The Idempotency-Key was used before with another body."""
 
     code = "idempotency-mismatch"
     title = "Idempotency-Key reused with another body"
@@ -115,7 +115,7 @@ class UnknownRun(RequestError):
 
 
 class Unauthenticated(RequestError):
-    """The request has no API key, or one that is not known (any more); `challenge` is for `WWW-Authenticate`."""
+    """The request has no API key, or an unknown or revoked one; `challenge` is for `WWW-Authenticate`."""
 
     code = "unauthenticated"
     title = "API key needed"
@@ -127,7 +127,7 @@ class Unauthenticated(RequestError):
 
 
 class TenantLimit(RequestError):
-    """The tenant has as many runs or streams open as it may; `retry_after` is in seconds."""
+    """The tenant has its maximum of runs or streams open; `retry_after` is in seconds."""
 
     code = "tenant-limit"
     title = "Too many of yours are open"
@@ -139,7 +139,7 @@ class TenantLimit(RequestError):
 
 
 class TenantBusy(TenantLimit):
-    """The tenant has its share of what tenants use together (`tenant_share`); `retry_after` is in seconds."""
+    """The tenant uses its whole share of a common resource (`tenant_share`); `retry_after` is in seconds."""
 
     code = "tenant-busy"
     title = "Your share is in use"
@@ -162,7 +162,7 @@ class RunGone(RequestError):
 
 
 class Overloaded(RequestError):
-    """A bound on what this process takes at once is reached; `retry_after` is in seconds."""
+    """This process has reached a bound on concurrent work; `retry_after` is in seconds."""
 
     code = "overloaded"
     title = "Too much at once"
@@ -183,7 +183,7 @@ class OutsideRun(OfframpError, LookupError):
 
 
 class EffectUnknown(OfframpError):
-    """The process that executed an `effect="once"` step died before the result was recorded: it may have happened."""
+    """The process of an `effect="once"` step died before it recorded the result: the effect may have happened."""
 
     code = "effect-unknown"
     title = "It is unknown whether the effect happened"
@@ -191,7 +191,7 @@ class EffectUnknown(OfframpError):
 
 
 class EncodingError(OfframpError):
-    """An argument or a result cannot be written as JSON, so it cannot be journaled."""
+    """An argument or a result cannot be encoded as JSON, so it cannot be journaled."""
 
     code = "encoding"
     title = "Not JSON-encodable"
@@ -206,9 +206,9 @@ class TooLarge(EncodingError):
 
 
 class StepFailed(OfframpError):
-    """Stands for a step's exception that cannot come back as it was, for example as its class is a local one.
+    """Stands for a step's exception that cannot be restored, for example because its class is local.
 
-    What is raised has the name of that class, derives from what of its ancestors is loaded, and says the same.
+    The raised exception has the name of that class, derives from its loaded ancestors, and has the same text.
     """
 
     code = "step-failed"
@@ -217,9 +217,9 @@ class StepFailed(OfframpError):
 
 
 class Aborted(OfframpError):
-    """A step or a body ended with what is no `Exception`: `SystemExit`, a panic, a cancellation that nothing asked for.
+    """A step or a body ended with a `BaseException` such as `SystemExit`, a panic or a stray cancellation.
 
-    `__cause__` is what it ended with. A step that ends so has failed like any other: it is retried, and can be caught.
+    `__cause__` is that exception. The step has failed like any other: it is retried, and the error can be caught.
     """
 
     code = "aborted"
@@ -252,7 +252,7 @@ class LaneDied(OfframpError):
 
 
 class StepKilledProcess(OfframpError):
-    """The processes that executed a run died one after the other, none with a step of it finished: it is given up."""
+    """Process after process died while it executed the run, without finishing a step: the run is given up."""
 
     code = "step-killed-process"
     title = "A step kills its process"
@@ -268,7 +268,7 @@ class Divergence(OfframpError):
 
 
 class BodyNotRepeatable(OfframpError):
-    """A pipeline's body did something itself that an engine which repeats bodies cannot: it belongs into a step."""
+    """A pipeline's body did something that an engine cannot repeat; it belongs in a step."""
 
     code = "body-not-repeatable"
     title = "A body did what belongs into a step"
@@ -276,7 +276,7 @@ class BodyNotRepeatable(OfframpError):
 
 
 class RunFailed(OfframpError):
-    """A run ended `failed` in another process; `error_code` and `step` say what the run document says."""
+    """A run ended `failed` in another process; `error_code` and `step` are those of the run document."""
 
     code = "run-failed"
     title = "The run failed"
@@ -305,14 +305,14 @@ class RunExpired(OfframpError):
 
 
 class LeaseLost(OfframpError):
-    """This process no longer owns the run, so nothing it writes about it is accepted."""
+    """This process no longer owns the run, so the store refuses its writes."""
 
     code = "lease-lost"
     title = "The lease was lost"
 
 
 class StoreError(OfframpError):
-    """The store could not write or read; nothing was acknowledged. The message says what to free or mend."""
+    """The store could not write or read; nothing was acknowledged. The message says what to free or repair."""
 
     code = "store"
     title = "The store is not available"
@@ -321,9 +321,9 @@ class StoreError(OfframpError):
 
 
 class StoreTimeout(StoreError):
-    """The store did not answer within `write_timeout`: what was asked for may or may not have been done.
+    """The store did not answer within `write_timeout`: the request may or may not have taken effect.
 
-    Asking again with the same Idempotency-Key does nothing twice.
+    Repeating it with the same Idempotency-Key does nothing twice.
     """
 
     code = "store-timeout"
@@ -331,14 +331,14 @@ class StoreTimeout(StoreError):
 
 
 class ObjectsUnavailable(StoreError):
-    """Large values cannot be written or read where `--objects` says; nothing is lost. The message says what to mend."""
+    """The object store (`--objects`) cannot be written or read; nothing is lost. The message says what to repair."""
 
     code = "objects"
     title = "The object store is not available"
 
 
 class ObjectLost(OfframpError):
-    """A large value is not in the object store any more, or is not what was written there."""
+    """A large value is missing from the object store, or has changed there."""
 
     code = "object-lost"
     title = "A stored value is lost"

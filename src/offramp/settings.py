@@ -1,6 +1,6 @@
 """Every setting, in one frozen object: from arguments, then `OFFRAMP_*` variables, then offramp.toml, then defaults.
 
-Owns names, types, defaults and bounds; nothing else reads the environment.
+Owns names, types, defaults and bounds. No other module reads the environment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _READ_ELSEWHERE = frozenset(
     f"OFFRAMP_{name}"
     for name in ("HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "SUPERVISED", "CRASH_AT", "CRASH_MARK")
 )
-"""Options of the command line alone, and what its processes and tests tell each other."""
+"""Variables of the command line only, and of communication between its processes and tests."""
 
 
 def _setting(default: Any, low: float, high: float, doc: str) -> Any:
@@ -41,7 +41,7 @@ def _text(
     secret: bool = False,
     shown: bool = True,
 ) -> Any:
-    """`reads` raises ValueError for text that does not fit; a secret is in no file and never `shown`."""
+    """`reads` raises ValueError for invalid text; a secret is refused in a file and never `shown`."""
     return field(default=default, metadata={"doc": doc, "reads": reads, "secret": secret}, repr=shown and not secret)
 
 
@@ -52,9 +52,9 @@ def _log_format(text: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What can be set; each field is `OFFRAMP_<NAME>` in the environment and `<name>` in offramp.toml.
+    """The settings; each field is `OFFRAMP_<NAME>` in the environment and `<name>` in offramp.toml.
 
-    `Settings.describe()` lists every field with its bounds and meaning, and docs/settings.md is made from it.
+    `Settings.describe()` lists every field with its bounds and meaning; docs/settings.md is generated from it.
     """
 
     data: str = _text(".offramp", "folder of the embedded engine's database")
@@ -163,10 +163,10 @@ class Settings:
         Args:
             environment: `os.environ` by default.
             file: `offramp.toml` in the working directory by default; it need not exist.
-            given: settings by name, which win over everything.
+            given: settings by name, which win over all other sources.
 
         Raises:
-            SettingsError: a name is unknown or a value does not fit; the message names the source.
+            SettingsError: a name is unknown or a value is invalid; the message names the source.
         """
         environment = os.environ if environment is None else environment
         file = Path("offramp.toml") if file is None else file
@@ -212,9 +212,9 @@ _FLAGS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false
 
 
 def unread(environment: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """`OFFRAMP_*` variables that nothing reads, most likely misspelt, each with the nearest that is read.
+    """`OFFRAMP_*` variables without effect, most likely misspelt, each with the nearest known one.
 
-    They are no error: an older version may meet a variable of a newer one.
+    They are not an error: an older version may meet a variable of a newer one.
 
     Args:
         environment: `os.environ` by default.
@@ -225,8 +225,8 @@ def unread(environment: Mapping[str, str] | None = None) -> list[tuple[str, str]
     return [(name, did_you_mean(name.upper(), known)) for name in strangers]
 
 
-def told_unread(environment: Mapping[str, str] | None = None) -> str:
-    """The same as one line, for the log of what starts; empty where there is none."""
+def unread_warning(environment: Mapping[str, str] | None = None) -> str:
+    """The same as one line for the log; empty if there are none."""
     return "; ".join(f"{name} is set, but nothing reads it: {hint}" for name, hint in unread(environment))
 
 
@@ -247,14 +247,14 @@ def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
     if "flag" in metadata:
         chosen = _FLAGS.get(str(value).strip().lower())
         if chosen is None:
-            raise SettingsError(f"{name} is on or off, got {value!r}; {metadata['doc']}")
+            raise SettingsError(f"{name} must be on or off, got {value!r}; {metadata['doc']}")
         return chosen
     if "low" not in metadata:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str):
             got = type(value).__name__ if metadata["secret"] else repr(value)
-            raise SettingsError(f"{name} is text, got {got}")
+            raise SettingsError(f"{name} must be text, got {got}")
         if metadata["reads"] is not None:
             try:
                 metadata["reads"](value)
@@ -268,9 +268,9 @@ def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
             raise ValueError(value)
     except (TypeError, ValueError):
         kind = "a whole number" if wanted is int else "a number"
-        raise SettingsError(f"{name} is {kind}, got {value!r}; {metadata['doc']}") from None
+        raise SettingsError(f"{name} must be {kind}, got {value!r}; {metadata['doc']}") from None
     if not metadata["low"] <= number <= metadata["high"]:
         raise SettingsError(
-            f"{name} is from {metadata['low']:g} to {metadata['high']:g}, got {value!r}; {metadata['doc']}"
+            f"{name} must be from {metadata['low']:g} to {metadata['high']:g}, got {value!r}; {metadata['doc']}"
         )
     return number

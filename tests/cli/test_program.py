@@ -60,7 +60,7 @@ def test_version(tmp_path):
         (["worker", "desk.py", "--store", "memory:"], "no store 'memory:'"),
         (["serve", "desk.py", "--engine", "embedded:a", "--data", "b"], "leave one out"),
         (["serve", "desk.py", "--host", "0.0.0.0"], "--insecure"),
-        (["serve", "desk.py", "--drain-timeout", "-1"], "drain_timeout is from 0"),
+        (["serve", "desk.py", "--drain-timeout", "-1"], "drain_timeout must be from 0"),
         (["worker", "desk.py", "--engine", "what"], "this version has embedded:"),
         (["run", "desk.py", "explian"], "did you mean 'explain'?"),
         (["run", "desk.py", "explain"], "/input: Object missing required field `question`"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.errors import SettingsError
-from offramp.settings import Settings, told_unread, unread
+from offramp.settings import Settings, unread, unread_warning
 
 NUMBERS = [item for item in fields(Settings) if "low" in item.metadata]
 
@@ -33,15 +33,15 @@ def test_every_number_has_its_edges(item):
     for edge in (item.metadata["low"], item.metadata["high"]):
         assert getattr(Settings(**{item.name: edge}), item.name) == edge
     for beyond in (item.metadata["low"] - 1, item.metadata["high"] + 1):
-        with pytest.raises(SettingsError, match=f"{item.name} is from"):
+        with pytest.raises(SettingsError, match=f"{item.name} must be from"):
             Settings(**{item.name: beyond})
 
 
 @given(st.text(alphabet="xyz, -", max_size=10))
 def test_text_that_is_no_number_is_a_settings_error(text):
-    with pytest.raises(SettingsError, match="poll is a number"):
+    with pytest.raises(SettingsError, match="poll must be a number"):
         Settings(poll=text)
-    with pytest.raises(SettingsError, match="worker_runs is a whole number"):
+    with pytest.raises(SettingsError, match="worker_runs must be a whole number"):
         Settings(worker_runs=text)
 
 
@@ -64,7 +64,7 @@ def test_a_folder_may_be_given_as_a_path(tmp_path, file):
 
 
 def test_text_is_text(file):
-    with pytest.raises(SettingsError, match="data is text"):
+    with pytest.raises(SettingsError, match="data must be text"):
         Settings.load({}, file, data=3)
 
 
@@ -89,7 +89,7 @@ def test_secrets_are_not_shown_and_not_taken_from_a_file_that_is_shared(file):
     assert "0123456789abcdef" not in f"{settings!r}{settings}"
     with pytest.raises(SettingsError) as caught:
         Settings(api_keys=["alice:0123456789abcdef"])
-    assert str(caught.value) == "api_keys is text, got list"
+    assert str(caught.value) == "api_keys must be text, got list"
     file.write_text("api_keys = 'alice:0123456789abcdef'\n")
     with pytest.raises(SettingsError, match="OFFRAMP_API_KEYS") as caught:
         Settings.load({}, file)
@@ -100,10 +100,10 @@ def test_variables_that_nobody_reads_are_named_with_the_nearest():
     options = dict.fromkeys(("OFFRAMP_PORT", "OFFRAMP_URL", "OFFRAMP_API_KEY", "OFFRAMP_SUPERVISED"), "x")
     read = options | {f"OFFRAMP_{item.name.upper()}": "x" for item in fields(Settings)}
     assert unread(read | {"HOME": "/", "OFF_RAMP": "x"}) == []
-    assert told_unread(read) == ""
+    assert unread_warning(read) == ""
     misspelt = {"OFFRAMP_WORKER_RUN": "secret", "OFFRAMP_DATE": "secret", "OFFRAMP_poll": "secret"}
     assert [name for name, _ in unread(read | misspelt)] == sorted(misspelt)
-    assert told_unread(misspelt) == (
+    assert unread_warning(misspelt) == (
         "OFFRAMP_DATE is set, but nothing reads it: did you mean 'OFFRAMP_DATA'?; "
         "OFFRAMP_WORKER_RUN is set, but nothing reads it: did you mean 'OFFRAMP_WORKER_RUNS'?; "
         "OFFRAMP_poll is set, but nothing reads it: did you mean 'OFFRAMP_POLL'?"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from offramp.cli.output import CommandError
-from offramp.settings import Settings, told_unread
+from offramp.settings import Settings, unread_warning
 from offramp.stores.redis.address import Address, is_redis, without_password
 
 log = logging.getLogger("offramp")
@@ -15,7 +15,7 @@ log = logging.getLogger("offramp")
 
 def warn_of_unread() -> None:
     """Log one line if there are variables that look like settings but are not."""
-    if misspelt := told_unread():
+    if misspelt := unread_warning():
         log.warning("%s", misspelt)
 
 

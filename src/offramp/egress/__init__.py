@@ -1,1 +1,1 @@
-"""What leaves the service for addresses that callers name."""
+"""Requests that the service sends to addresses that callers name."""

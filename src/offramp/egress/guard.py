@@ -1,6 +1,6 @@
-"""Connections that go only where they may: a name is resolved once, judged, and exactly that address is connected to.
+"""Connects only to allowed addresses: resolves a name once, checks its addresses, and connects to one of them.
 
-Between a check and a second look-up a name could change (DNS rebinding), so there is no second one.
+A second look-up could give another address (DNS rebinding), so there is none.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import httpcore
 from offramp.core.addresses import Address, Allowed, refusal
 
 LOOKUPS = 8
-"""Names resolved at once; the system's resolver blocks a thread for each."""
+"""The maximum of names resolved at once; the system's resolver blocks a thread for each."""
 ADDRESSES_MAX = 4
-"""Addresses of one name that are tried."""
+"""The maximum of addresses tried for one name."""
 
 # httpcore's own type for socket options.
 _Option = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
 class ForbiddenAddress(Exception):
-    """The name leads where nothing may be sent."""
+    """The name leads to a forbidden address."""
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """httpcore's network, behind the guard.
 
     Args:
-        allowed: what may be connected to beside public addresses.
+        allowed: the allowed addresses beside public ones.
     """
 
     def __init__(self, allowed: Allowed) -> None:
@@ -52,18 +52,18 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         """Connect to the first of the name's addresses that answers.
 
         Raises:
-            ForbiddenAddress: the port or one of its addresses is forbidden; then none is connected to.
-            httpcore.ConnectError: it has none, or none answers.
+            ForbiddenAddress: the port or one of its addresses is forbidden; then it connects to none of them.
+            httpcore.ConnectError: the name has no address, or none answers.
         """
         if not self._allowed.takes(port):
-            raise ForbiddenAddress(f"port {port} is not among those of OFFRAMP_WEBHOOK_PORTS")
+            raise ForbiddenAddress(f"port {port} is not in OFFRAMP_WEBHOOK_PORTS")
         addresses = await self._resolve(host, port)
         why = refusal(host, addresses, self._allowed)
         if why is not None:
             raise ForbiddenAddress(f"{why}, which OFFRAMP_WEBHOOK_ALLOW does not allow")
         tried = addresses[:ADDRESSES_MAX]
         for address in tried[:-1]:
-            # One address that swallows packets leaves time for the others.
+            # An address that drops packets leaves time for the others.
             share = None if timeout is None else timeout / len(tried)
             try:
                 return await self._network.connect_tcp(str(address), port, share, local_address, socket_options)
@@ -84,7 +84,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         return list(dict.fromkeys(addresses))
 
     async def connect_unix_socket(self, *_: typing.Any, **__: typing.Any) -> httpcore.AsyncNetworkStream:
-        """Never.
+        """Refuse: webhooks use no local socket.
 
         Raises:
             ForbiddenAddress: always.
@@ -92,9 +92,9 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         raise ForbiddenAddress("a socket of this machine")
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep; asked for by httpcore's interface."""
+        """Sleep, as httpcore's interface requires."""
         await asyncio.sleep(seconds)
 
     def close(self) -> None:
-        """End the look-ups."""
+        """End the resolver's threads."""
         self._lookups.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: one guarded connection for each attempt, bounded in time and in what is read of the answer."""
+"""Webhooks over HTTP: one guarded connection per attempt, with bounds on its time and on the answer."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from offramp.ports.clock import Clock
 from offramp.ports.outbox import Message
 
 RESPONSE_BYTES_MAX = 16 * 1024
-"""Of an answer's body, which is read to let the receiver finish and then thrown away."""
+"""How much of an answer's body is read, to let the receiver finish, and discarded."""
 RESPONSE_S_MAX = 1.0
 
 
 class HttpSender:
-    """Posts messages; see the port. No proxy, no redirect, no cookie, no connection kept.
+    """Posts messages; see the port. It uses no proxy, follows no redirect, stores no cookie.
 
-    A connection is not used twice, so every attempt is resolved and judged anew.
+    Each attempt has its own connection, so its address is resolved and checked anew.
 
     Args:
-        signer: signs them.
-        allowed: where they may go beside public addresses.
-        clock: for the time of an attempt.
+        signer: signs messages.
+        allowed: the allowed addresses beside public ones.
+        clock: the time of an attempt.
         timeout: seconds for one attempt, from the look-up of the name to the status.
-        tls: whose certificates are trusted; certifi's, or those of SSL_CERT_FILE and SSL_CERT_DIR, otherwise.
+        tls: the trusted certificates; by default certifi's, or those of SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class HttpSender:
         return self._tls
 
     async def close(self) -> None:
-        """End the look-ups."""
+        """End the resolver's threads."""
         self._network.close()
 
 

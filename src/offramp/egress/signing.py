@@ -1,4 +1,4 @@
-"""Signatures of Standard Webhooks (standardwebhooks.com): v1, HMAC-SHA256, one for each secret in force."""
+"""Signatures of Standard Webhooks (standardwebhooks.com): v1, HMAC-SHA256, one per secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Signer:
     """Signs messages.
 
     Args:
-        secrets: `whsec_…`; more than one while receivers change from one to the next.
+        secrets: `whsec_…`; several while receivers change from one to the next.
     """
 
     def __init__(self, secrets: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""What the service tells about itself; nothing here changes what it does."""
+"""Metrics, traces and log fields of the service. Never changes its behaviour."""
 
 from offramp.telemetry.logs import LogContext, ReplayFilter
 

@@ -1,7 +1,7 @@
-"""Shows the instruments to OpenTelemetry, where the program has set a meter provider.
+"""Exports the instruments to OpenTelemetry, if the program has set a meter provider.
 
-Counters and gauges are read when the provider collects, so that counting costs no more than it does for Prometheus;
-histograms cannot be read off and are recorded twice.
+The provider reads counters and gauges when it collects, so counting costs no more than for Prometheus alone. Histograms
+cannot be read that way and are recorded twice.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Readings = dict[tuple[tuple[str, str], ...], float]
 
 
 def show(board: Board) -> Callable[[], None]:
-    """Show a board from here on; returns what ends that, with its counters kept as they are.
+    """Export a board from now on; returns the function that ends it and retains its counters.
 
-    Does nothing where no meter provider was set: one that is set later does not get it.
+    Does nothing without a meter provider; a provider that is set later does not get the board.
     """
     from opentelemetry.metrics import get_meter_provider
 
     provider = get_meter_provider()
     if type(provider).__module__.startswith("opentelemetry.metrics"):
-        return lambda: None  # the API's own, which do nothing
+        return lambda: None  # the API's own meters, which do nothing
     shown = _shown(provider.get_meter(SCOPE, metadata.version("offramp")))
     shown.add(board)
     return functools.partial(shown.remove, board)
@@ -41,12 +41,12 @@ def show(board: Board) -> Callable[[], None]:
 
 @functools.cache
 def _shown(meter: Meter) -> _Shown:
-    # A provider keeps the first callback of an instrument for ever and ignores others: there is one for all boards.
+    # A provider retains the first callback of an instrument and ignores others, so one serves all boards.
     return _Shown(meter)
 
 
 class _Shown:
-    """The instruments of one meter: each shows all boards together."""
+    """The instruments of one meter; each exports all boards together."""
 
     def __init__(self, meter: Meter) -> None:
         self._boards: weakref.WeakSet[Board] = weakref.WeakSet()
@@ -67,13 +67,13 @@ class _Shown:
                 )
 
     def forked(self) -> None:
-        """In a forked child, whose provider goes on exporting: what was counted is the parent's to show."""
+        """In a forked child, whose provider keeps exporting: leave the parent's counts to the parent."""
         self._lock = threading.Lock()
         self._boards.clear()
         self._past.clear()
 
     def add(self, board: Board) -> None:
-        """Show this one, too."""
+        """Export this board too."""
         for series in board.series:
             if series.instrument.kind == "histogram":
                 series.twin(self._histograms[series.instrument.name].record)
@@ -81,7 +81,7 @@ class _Shown:
             self._boards.add(board)
 
     def remove(self, board: Board) -> None:
-        """Show it no longer; what it counted stays, as a counter never goes back."""
+        """Export the board no longer; its counts remain, because a counter never decreases."""
         with self._lock:
             if board not in self._boards:
                 return

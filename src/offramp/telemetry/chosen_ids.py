@@ -1,6 +1,6 @@
-"""Spans that are known before they are made: their children may be opened meanwhile, by other processes.
+"""Spans whose ids are chosen before they are made, so that other processes can open their children first.
 
-A span can be ended only where it was begun. One that many processes work below is made at its end, with its id.
+Only the process that began a span can end it. A span with children in many processes is made at its end, with its id.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _chosen: ContextVar[int] = ContextVar("offramp_chosen_span_id", default=0)
 
 
 class ChosenIds:
-    """The ids of a provider, and now and then one that was chosen before."""
+    """A provider's id generator, which can return a chosen id."""
 
     def __init__(self, ids: Any) -> None:
         self._ids = ids
 
     @classmethod
     def of(cls, tracer: Tracer) -> ChosenIds | None:
-        """Those of a tracer from here on; None where it does not let its ids be chosen, as none but the SDK's does."""
+        """Install it in a tracer; None if its ids cannot be chosen, which only the SDK's tracer allows."""
         ids = getattr(tracer, "id_generator", None)
         if ids is None or isinstance(ids, ChosenIds):
             return ids
@@ -34,7 +34,7 @@ class ChosenIds:
 
     @contextlib.contextmanager
     def next_is(self, span_id: int) -> Iterator[None]:
-        """A span that is begun inside has this id."""
+        """A span that begins within the block has this id."""
         token = _chosen.set(span_id)
         try:
             yield
@@ -42,7 +42,7 @@ class ChosenIds:
             _chosen.reset(token)
 
     def generate_span_id(self) -> int:
-        """The chosen one, else a new one."""
+        """The chosen id, else a new one."""
         return _chosen.get() or int(self._ids.generate_span_id())
 
     def __getattr__(self, name: str) -> Any:
@@ -50,7 +50,7 @@ class ChosenIds:
 
 
 def at(beside: Context, span_id: int) -> Context:
-    """The context of another span, which need not be made yet, in the trace of a context's."""
+    """The context of a span that may not exist yet, in the trace of a given context."""
     known = trace.get_current_span(beside).get_span_context()
     own = SpanContext(
         known.trace_id, span_id, is_remote=True, trace_flags=known.trace_flags, trace_state=known.trace_state
@@ -59,7 +59,7 @@ def at(beside: Context, span_id: int) -> Context:
 
 
 class WhileNew(NonRecordingSpan):
-    """A span below which nothing is recorded while something is just being repeated that was recorded before."""
+    """A span below which nothing is recorded while a body repeats work that was recorded before."""
 
     def __init__(self, context: SpanContext, repeats: Callable[[], bool]) -> None:
         super().__init__(context)
@@ -74,5 +74,5 @@ class WhileNew(NonRecordingSpan):
         self._repeats = repeats
 
     def get_span_context(self) -> SpanContext:
-        """Not sampled while it repeats."""
+        """Its context, not sampled while the body repeats."""
         return self._repeated if self._repeats() else self._new

@@ -1,6 +1,6 @@
-"""What inputs and outputs look like in a trace, where they are shown at all: cut, and without credentials.
+"""Inputs and outputs as traces show them, if they do: cut, and without credentials.
 
-Redaction goes by the names of keys, as in objects and parameters; a secret inside of running text is not found.
+Redaction uses the names of keys in objects and of parameters; it does not detect a secret within a text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from offramp.core.reference import reference_in
 
 DECODED_BYTES_MAX = 1 << 18
-"""Of a value that is decoded to be redacted; of a larger one only the size is shown."""
+"""The largest value that is decoded and redacted; of a larger one, only the size is shown."""
 REDACTED = "[redacted]"
 _CREDENTIAL = re.compile(
     r"passw|passphrase|secret|token(?!s|iz)|api.?key|access.?key|private.?key|credential|authorization|cookie|bearer",
@@ -26,8 +26,8 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
 
     Args:
         encoded: the value.
-        bytes_max: what it is cut to.
-        parameters: the names of arguments, in order; the value is an object of them, or a list of an earlier version.
+        bytes_max: the length it is cut to.
+        parameters: the names of arguments, in order; the value is an object of them, or an earlier version's list.
     """
     elsewhere = reference_in(encoded)
     size = f"({len(encoded) if elsewhere is None else elsewhere.size} bytes)"
@@ -39,12 +39,12 @@ def shown(encoded: bytes, bytes_max: int, parameters: list[str] | None = None) -
             by_name = value if isinstance(value, dict) else dict(zip(parameters, value, strict=False))
             value = {name: by_name[name] for name in parameters if name in by_name}
         return cut(msgspec.json.encode(redacted(value)), bytes_max)
-    except RecursionError:  # nested too deep to be looked through
+    except RecursionError:  # nested too deep to be searched
         return size
 
 
 def redacted(value: Any) -> Any:
-    """The value without what keys that name credentials hold."""
+    """The value with the contents of credential keys redacted."""
     if isinstance(value, dict):
         return {key: REDACTED if _CREDENTIAL.search(key) else redacted(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -53,7 +53,7 @@ def redacted(value: Any) -> Any:
 
 
 def cut(text: bytes, bytes_max: int) -> str:
-    """At most `bytes_max` of UTF-8, whole characters, with an ellipsis where something is missing."""
+    """At most `bytes_max` of UTF-8, in whole characters, with an ellipsis if the text is cut."""
     if len(text) <= bytes_max:
         return text.decode()
     return text[:bytes_max].decode(errors="ignore") + "…"

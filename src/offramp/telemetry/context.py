@@ -1,6 +1,6 @@
-"""Trace context on its way between processes: as W3C headers in records, jobs and webhooks, and back.
+"""Passes trace context between processes, as W3C headers in records, jobs and webhooks.
 
-Always `traceparent`, `tracestate` and `baggage`, whatever OTEL_PROPAGATORS says: this is between our own processes.
+Always `traceparent`, `tracestate` and `baggage`, whatever OTEL_PROPAGATORS is: both sides are Offramp's processes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from offramp.telemetry import names
 
 SESSION_LENGTH_MAX = 200
-"""Characters of a session that came as baggage; a longer one is not taken over."""
+"""The longest session accepted from baggage."""
 
 _TRACE = TraceContextTextMapPropagator()
 _BAGGAGE = W3CBaggagePropagator()
 
 
 def carried(context: Context | None = None) -> dict[str, str]:
-    """A context, the current one unless told otherwise, as headers."""
+    """A context as headers; by default the current one."""
     headers: dict[str, str] = {}
     _TRACE.inject(headers, context)
     _BAGGAGE.inject(headers, context)
@@ -30,12 +30,12 @@ def carried(context: Context | None = None) -> dict[str, str]:
 
 
 def restored(headers: Mapping[str, str]) -> Context:
-    """What `carried` gave, or what came in from outside; empty where it is malformed."""
+    """The context from headers, of `carried` or from outside; empty if they are malformed."""
     return _BAGGAGE.extract(headers, _TRACE.extract(headers, Context()))
 
 
 def forwarded(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers that came in, as they may go out to somebody else: well-formed, and without baggage."""
+    """Incoming headers as a third party may see them: well-formed, and without baggage."""
     sent: dict[str, str] = {}
     _TRACE.inject(sent, _TRACE.extract(headers, Context()))
     return sent
@@ -48,7 +48,7 @@ def session_of(context: Context) -> str | None:
 
 
 def with_session(context: Context, session: str) -> Context:
-    """The context with the session in its baggage, from where it reaches every span below and what those call."""
+    """The context with the session in its baggage, which reaches every span below and the services they call."""
     return baggage.set_baggage(names.BAGGAGE_SESSION, session, context)
 
 

@@ -1,6 +1,6 @@
 """Every metric in one table, from which Prometheus and OpenTelemetry get the same instruments.
 
-Label values are names that somebody declared, or members of small sets: never what a client made up.
+Label values are declared names or members of small sets, never text from a client.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SUFFIXES = ("_seconds", "_ratio")
 
 
 class Instrument(NamedTuple):
-    """One metric; `name` as Prometheus knows it (counters are shown with `_total`), `unit` in UCUM.
+    """One metric; `name` is Prometheus' (counters are shown with `_total`), `unit` in UCUM.
 
     A unit in braces counts things. Gauges of unit `1` are shares, and end in `_ratio`.
     """
@@ -42,7 +42,7 @@ class Instrument(NamedTuple):
 
     @property
     def otel_name(self) -> str:
-        """The name in OpenTelemetry, where the unit is no part of it; its Prometheus exporters make ours of it."""
+        """The name in OpenTelemetry, without the unit; OpenTelemetry's Prometheus exporters restore it."""
         name = self.name
         for suffix in _SUFFIXES:
             name = name.removesuffix(suffix)
@@ -50,7 +50,7 @@ class Instrument(NamedTuple):
 
     @property
     def adds_up(self) -> bool:
-        """Whether the sum over several parts of a process means something: of counts it does, of shares it does not."""
+        """Whether a sum over several parts of a process is meaningful: for counts it is, for shares it is not."""
         return self.kind == "counter" or self.unit.startswith("{")
 
     @property
@@ -199,16 +199,16 @@ _KINDS: dict[Kind, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Hist
 
 
 class Series(dict[Labels, Any]):
-    """One instrument of a process: what records into it, by label values, made at first use.
+    """One instrument of a process: its children by label values, made at first use.
 
-    Finding a child by `labels()` costs ten times what counting in it does; here it is looked up.
+    Finding a child with `labels()` costs ten times as much as counting; this is a plain look-up.
     """
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__()
         self.instrument = instrument
         more = {"buckets": instrument.buckets} if instrument.kind == "histogram" else {}
-        # Into no registry yet: several services may live in one process, each with its own.
+        # In no registry yet: several services may share a process, each with its own registry.
         self.metric: MetricWrapperBase = _KINDS[instrument.kind](
             instrument.name, instrument.meaning, instrument.labels, registry=None, **more
         )
@@ -222,13 +222,13 @@ class Series(dict[Labels, Any]):
         return child
 
     def twin(self, record: Any) -> None:
-        """Observe by `record(value, attributes)` as well, from here on: OpenTelemetry cannot read histograms off."""
+        """From now on, also call `record(value, attributes)`: OpenTelemetry cannot read a histogram's values."""
         self._record = record
         self.clear()
 
 
 class _Twin:
-    """A child of a histogram that records in both worlds."""
+    """A child of a histogram that records for Prometheus and OpenTelemetry."""
 
     __slots__ = ("_attributes", "_observe", "_record")
 
@@ -249,19 +249,19 @@ class Board:
         self._series = {instrument.name: Series(instrument) for instrument in table}
 
     def __getitem__(self, name: str) -> Series:
-        """One of them."""
+        """The instrument of that name."""
         return self._series[name]
 
     def __contains__(self, name: object) -> bool:
-        """Whether the metric is one of this part's."""
+        """Whether this part has the metric."""
         return name in self._series
 
     @property
     def series(self) -> list[Series]:
-        """All of them, in the table's order."""
+        """All instruments, in the table's order."""
         return list(self._series.values())
 
     @property
     def collectors(self) -> list[MetricWrapperBase]:
-        """All of them, for a Prometheus registry."""
+        """All collectors, for a Prometheus registry."""
         return [series.metric for series in self._series.values()]

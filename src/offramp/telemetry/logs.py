@@ -1,6 +1,6 @@
-"""What a log line is about: the run, step and trace it belongs to, found out when it is written.
+"""The run, step and trace of a log line, determined when it is written.
 
-Owns the context variable that a run's code executes in, so that logs can be told where they come from.
+Owns the context variable in which a run's code executes, so that its log lines can name their origin.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from offramp.core.run import RunRecord, is_run_id, trace_id
 
 current: ContextVar[Any] = ContextVar("offramp_run", default=None)
-"""What executes here; see `offramp.execution.context`, which says what it holds."""
+"""The executing attempt or body; `offramp.execution.context` defines it."""
 
 FIELDS = ("run_id", "session_id", "step", "attempt", "trace_id", "span_id")
 
 
 class LogContext(logging.Filter):
-    """A filter for a `logging` handler: gives each record `FIELDS`, "" where something is not known.
+    """A filter for a `logging` handler: gives each record `FIELDS`, "" for unknown ones.
 
     In a step or a pipeline's body they are those of its run; elsewhere `run_id` is the run that the line names. The
-    trace is that of OpenTelemetry's current span. What is given as `extra=` stays as it is.
+    trace is that of OpenTelemetry's current span. Values given as `extra=` are left unchanged.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -35,19 +35,19 @@ class LogContext(logging.Filter):
 
 
 class ReplayFilter(logging.Filter):
-    """A filter for a `logging` handler: drops what a pipeline's body logs while it repeats an earlier execution.
+    """A filter for a `logging` handler: drops lines of a pipeline's body while it replays an earlier execution.
 
-    `current_run().replaying` says when that is. What Offramp itself logs passes.
+    These are the lines with `current_run().replaying`. Offramp's own lines pass.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is new."""
+        """Whether the record is new."""
         ambient = current.get()
         return record.name == "offramp" or ambient is None or not ambient.replaying
 
 
 def about(run: RunRecord) -> dict[str, Any]:
-    """`extra=` for a line about a run from outside of its code."""
+    """`extra=` for a line about a run from outside its code."""
     known = {"run_id": run.id, "session_id": run.session_id, "trace_id": trace_id(run.trace), "pipeline": run.pipeline}
     return {name: value for name, value in known.items() if value is not None}
 

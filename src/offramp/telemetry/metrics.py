@@ -1,6 +1,6 @@
-"""What happens in one process, counted; a scraper adds processes up.
+"""Counts the events of one process; a scraper sums up processes.
 
-Each method is one thing that happened, in the words of the runtime; the table of instruments says what is made of it.
+Each method records one event of the runtime; the table of instruments defines the metrics.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from offramp.telemetry.instruments import RUNTIME, Board
 
 
 class Metrics:
-    """What is counted; `collectors` go into a registry.
+    """The metrics of a process; `collectors` go into a registry.
 
     Args:
-        classes: whose targets are shown.
+        classes: the SLA classes.
     """
 
     def __init__(self, classes: Mapping[str, SLA] | None = None) -> None:
@@ -43,24 +43,24 @@ class Metrics:
 
     @property
     def collectors(self) -> list[Any]:
-        """Everything, for a Prometheus registry."""
+        """All collectors, for a Prometheus registry."""
         return self._board.collectors
 
     def open(self) -> None:
-        """Show all of it to OpenTelemetry, too, if the program has set a meter provider."""
+        """Export to OpenTelemetry too, if the program has set a meter provider."""
         self._hide = show(self._board)
-        # These two are at hand without a look-up, as every commit records them.
+        # Every commit records these two, so they need no look-up.
         self._commit = self._board[names.COMMIT_DURATION][()]
         self._operations = self._board[names.COMMIT_OPERATIONS][()]
 
     def close(self) -> None:
-        """Show it to OpenTelemetry no longer."""
+        """Stop exporting to OpenTelemetry."""
         self._hide()
 
     # Runs.
 
     def accepted(self, record: RunRecord) -> None:
-        """A request became a run."""
+        """A request was accepted as a run."""
         self._accepted[record.pipeline, record.sla, record.path].inc()
 
     def ended(self, record: RunRecord, outcome: Outcome, now: float) -> None:
@@ -73,15 +73,15 @@ class Metrics:
         self._board[names.RUNS_LIVE][path,].set_function(count)
 
     def first_event(self, record: RunRecord, seconds: float) -> None:
-        """Readers could see a run's first event after run.accepted so long after its acceptance."""
+        """The first event after run.accepted became visible to readers this long after the acceptance."""
         self._first_event[record.sla, record.path].observe(max(0.0, seconds))
 
     def waited(self, record: RunRecord, seconds: float) -> None:
-        """A run that was sent deep at once was taken by this worker after so long."""
+        """This worker took a run that was sent deep at once, after this time."""
         self._queue_wait[record.sla,].observe(max(0.0, seconds))
 
     def purged(self, runs: int) -> None:
-        """The data of so many runs was removed at the end of their retention."""
+        """The data of this many runs was removed at the end of their retention."""
         self._board[names.RUNS_PURGED][()].inc(runs)
 
     # Demotions.
@@ -93,7 +93,7 @@ class Metrics:
             self._board[names.DEMOTION_DELAY][()].observe(max(0.0, late_s))
 
     def went_on(self, reason: str, seconds: float) -> None:
-        """Readers could see a worker's first event of a demoted run so long after its demotion."""
+        """A worker's first event of a demoted run became visible to readers this long after the demotion."""
         self._board[names.DEMOTION_GAP][reason,].observe(max(0.0, seconds))
 
     # Steps.
@@ -103,7 +103,7 @@ class Metrics:
         self._steps[pipeline, step, outcome].inc()
 
     def retrying(self, pipeline: str, step: str) -> None:
-        """An attempt failed and another one follows."""
+        """An attempt failed and another one will follow."""
         self._board[names.STEP_RETRIES][pipeline, step].inc()
 
     def timed_out(self, pipeline: str, step: str) -> None:
@@ -111,7 +111,7 @@ class Metrics:
         self._board[names.STEP_TIMEOUTS][pipeline, step].inc()
 
     def abandoned(self, pipeline: str, step: str) -> None:
-        """The code of an attempt that is over was given up, as it did not end."""
+        """An attempt's code was abandoned because it did not end."""
         self._board[names.STEPS_ABANDONED][pipeline, step].inc()
 
     def threads_held(self, count: Callable[[], int]) -> None:
@@ -119,7 +119,7 @@ class Metrics:
         self._board[names.THREADS_HELD][()].set_function(count)
 
     def blocked(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> None:
-        """A run loop is blocked, for so long since it was last looked at; names are empty where they are not known."""
+        """A run loop was blocked for this long since the last check; unknown names are empty."""
         if newly:
             self._board[names.LOOP_BLOCKS][pipeline, step].inc()
         self._board[names.LOOP_BLOCKED][pipeline, step].inc(max(0.0, seconds))
@@ -132,31 +132,31 @@ class Metrics:
         self._commit.observe(seconds)
 
     def lost(self) -> None:
-        """Another process took a run over from this one."""
+        """Another process took a run from this one."""
         self._board[names.LEASES_LOST][()].inc()
 
     # Processes.
 
     def cold_start(self, kind: Literal["worker", "lane"], seconds: float) -> None:
-        """A process can work, so long after it was started."""
+        """A process became ready, this long after its start."""
         self._board[names.COLD_START][kind,].observe(max(0.0, seconds))
 
     def workers_wanted(self, count: int) -> None:
-        """So many workers are kept running from here."""
+        """This process keeps this many workers running."""
         self._board[names.WORKERS_WANTED][()].set(count)
 
     def worker_started(self, owner: str, at: float) -> None:
-        """A worker was started from here, `at` on the monotonic clock; when it is warm, its start counts."""
+        """This process started a worker, `at` on the monotonic clock; its start is recorded once it is warm."""
         with self._lock:
             self._expected[owner] = at
 
     def worker_ended(self, owner: str) -> None:
-        """A worker that was started from here is no more."""
+        """A worker that this process started has ended."""
         with self._lock:
             self._expected.pop(owner, None)
 
     def workers_warm(self, owners: Collection[str], at: float) -> None:
-        """These processes take deep runs, seen `at` on the monotonic clock."""
+        """These processes execute deep runs, seen `at` on the monotonic clock."""
         self._board[names.WORKERS_WARM][()].set(len(owners))
         with self._lock:
             new = [self._expected.pop(owner) for owner in owners if owner in self._expected]
@@ -166,7 +166,7 @@ class Metrics:
     # Webhooks.
 
     def announced(self, result: str, delay_s: float, *, given_up: bool) -> None:
-        """An attempt to deliver a webhook message was over, `delay_s` seconds after its event."""
+        """An attempt to deliver a webhook message ended, `delay_s` seconds after its event."""
         self._board[names.WEBHOOK_ATTEMPTS][result,].inc()
         if result == "delivered":
             self._board[names.WEBHOOK_DELAY][()].observe(max(0.0, delay_s))
@@ -176,10 +176,10 @@ class Metrics:
     # Service levels.
 
     def counted(self, sla: str, *, good: bool) -> None:
-        """A run that ended here counts for its class's target."""
+        """A run that ended in this process counts for its class's target."""
         self._slo_runs[sla, "good" if good else "bad"].inc()
 
     def service_level(self, sla: str, window: str, within: float | None, burn_rate: float) -> None:
-        """What became of a class's runs over a window, in all processes."""
+        """The outcomes of a class's runs over a window, in all processes."""
         self._board[names.SLO_WITHIN_TARGET][sla, window].set(float("nan") if within is None else within)
         self._board[names.SLO_BURN_RATE][sla, window].set(burn_rate)

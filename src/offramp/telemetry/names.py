@@ -49,13 +49,13 @@ ROUTE = "route"
 STATUS = "status"
 TRANSPORT = "transport"
 
-# Traces. The GenAI conventions are in development and change: these are the names of this version of them.
+# Traces. The GenAI conventions are in development: these are the names of this version.
 GENAI_CONVENTIONS = "https://opentelemetry.io/schemas/gen-ai-dev/1.42.0-dev"
 
 SCOPE = "offramp"
 """The instrumentation scope of our spans."""
 
-# Spans, by what they cover; a name follows after a space, except where the value is a whole name.
+# Spans; a name follows after a space, unless the value is a whole name.
 SPAN_RUN = "invoke_workflow"
 SPAN_STEP = {"step": "offramp.step", "tool": "execute_tool", "agent": "invoke_agent", "llm": "chat"}
 SPAN_WAIT = "offramp.wait"

@@ -1,6 +1,6 @@
 """The spans of one executing run: the run's own, its steps, its waits, and the handoff to the deep path.
 
-Usable from any thread. A fault in here must not become one of the run: nothing raises for what a run does.
+Usable from any thread. Must not raise because of the run's data: a fault in tracing must not fail the run.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class RunTrace:
     Args:
         tracer: opens the spans below it.
         span: the run's.
-        outer: the span around it that ends with it, in a worker the consumer's.
+        outer: the span around it that ends with it; in a worker, the consumer's.
         parent: the context that the span was opened in.
-        session: what it belongs to.
+        session: its session.
         shared: attributes of every span of the run.
-        content_bytes: of an input or output that is shown, None to show none.
+        content_bytes: the maximum shown of an input or output; None shows none.
     """
 
     def __init__(
@@ -54,26 +54,26 @@ class RunTrace:
         self.shared = shared
         self.content_bytes = content_bytes
         self.recording = span.is_recording() or span.get_span_context().trace_flags.sampled
-        """False when it is sampled out: then nothing below it needs a span either."""
+        """False if it is sampled out; then no span is needed below it."""
         self._outer = outer
-        # Without the session, which whoever goes on with the run finds in its record.
+        # Without the session: the process that resumes the run reads it from the record.
         self._context = trace.set_span_in_context(span, parent)
         self._session = session
 
     def enter(self) -> None:
-        """The current task becomes the run's; what it starts inherits that."""
+        """Make the current task the run's; tasks that it starts inherit it."""
         otel.attach(with_session(self._context, self._session))
 
     def headers(self) -> dict[str, str]:
-        """What another process goes on from."""
+        """The context from which another process continues."""
         return carried(self._context)
 
     def step(self, call: Call) -> StepTrace:
-        """A step call that is going to execute."""
+        """A step call that will execute."""
         return StepTrace(self, call)
 
     def wait(self, what: str) -> WaitTrace:
-        """The run waits, for a signal or `sleep`."""
+        """The run waits for a signal or `sleep`."""
         return WaitTrace(self, what)
 
     def send(self, pipeline: str) -> SendTrace:
@@ -82,7 +82,7 @@ class RunTrace:
 
     def demoted(self, demotion: Demotion) -> None:
         """The deep path owns the run."""
-        if self.span.is_recording():  # it may have ended meanwhile
+        if self.span.is_recording():  # the run may have ended in the meantime
             facts = {names.DEMOTION_REASON: demotion.reason}
             self.span.set_attributes(facts)
             times = {names.ELAPSED_MS: demotion.elapsed_ms, names.BUDGET_MS: demotion.budget_ms}
@@ -103,14 +103,14 @@ class RunTrace:
                 self.span.set_attribute(names.ERROR_STEP, outcome.error.step)
 
     def end(self) -> None:
-        """It does not execute here any more."""
+        """It no longer executes in this process."""
         self.span.end()
         if self._outer is not None:
             self._outer.end()
 
 
 class _Below:
-    """A span below a run's that is the current one for a while, in one task."""
+    """A span below a run's span that is current for a while, in one task."""
 
     __slots__ = ("_run", "_span", "_token")
 
@@ -120,13 +120,13 @@ class _Below:
         self._token: Token[Context] | None = None
 
     def _open(self, name: str, attributes: dict[str, str | int]) -> None:
-        # Below what is current, which may be a span that the pipeline's own code opened below the run's.
+        # Below the current span, which the pipeline's code may have opened below the run's.
         self._span = self._run.tracer.start_span(name, attributes={**self._run.shared, **attributes})
         self._token = otel.attach(trace.set_span_in_context(self._span))
 
     def _close(self, span: Span, kind: type[BaseException] | None) -> None:
         span.end()
-        # A coroutine that is thrown away unfinished is closed in whatever context collects it.
+        # An unfinished coroutine that is discarded is closed in the context that collects it.
         if self._token is not None and kind is not GeneratorExit:
             otel.detach(self._token)
 
@@ -171,11 +171,11 @@ class StepTrace(_Below):
         self._open(f"{names.SPAN_STEP[call.kind]} {call.name}", attributes)
 
     def queued(self, seconds: float) -> None:
-        """The attempt waited so long for a thread or a process, or for a worker."""
+        """The attempt waited this long for a thread, a process or a worker."""
         self._queued_s += seconds
 
     def retrying(self, number: int, failure: Failure, delay_s: float) -> None:
-        """The attempt failed, and another follows."""
+        """The attempt failed, and another will follow."""
         if self._span is not None:
             attributes: dict[str, str | int | float] = {
                 names.STEP_ATTEMPT: number,
@@ -187,7 +187,7 @@ class StepTrace(_Below):
             self._span.add_event(names.EVENT_RETRYING, attributes)
 
     def ended(self, outcome: AttemptOutcome) -> None:
-        """An attempt has ended that has a span of its own."""
+        """An attempt with its own span has ended."""
         self._again = isinstance(outcome, RetryLater)
         self._failed = outcome.error if isinstance(outcome, Failed) else None
 
@@ -217,7 +217,7 @@ class StepTrace(_Below):
 
 
 class WaitTrace(_Below):
-    """What a run waited for in this process; `left` when it was parked or moved meanwhile."""
+    """A wait of a run in this process; `left` if the run was parked or moved in the meantime."""
 
     __slots__ = ("_what",)
 
@@ -238,7 +238,7 @@ class WaitTrace(_Below):
 
 
 class SendTrace:
-    """A run on its way to a worker: a producer's span until the engine owns the run."""
+    """The handoff of a run to a worker: a producer's span until the engine owns the run."""
 
     def __init__(self, tracer: Tracer, pipeline: str, parent: Context, shared: dict[str, str]) -> None:
         self._span = tracer.start_span(
@@ -248,7 +248,7 @@ class SendTrace:
             {**shared, **messaging("send", pipeline), names.SPAN_KIND: "CHAIN"},
         )
         self.headers = carried(trace.set_span_in_context(self._span, parent))
-        """What the worker goes on from."""
+        """The context from which the worker continues."""
 
     def __enter__(self) -> Self:
         return self
@@ -271,12 +271,12 @@ def messaging(operation: str, pipeline: str) -> dict[str, str]:
 
 
 def show_output(span: Span, text: str) -> None:
-    """An output, ready to be shown."""
+    """An output as it is shown."""
     span.set_attributes({names.OUTPUT: text, names.OUTPUT_TYPE: names.JSON})
 
 
 def note_failure(span: Span, failure: Failure, content_bytes: int | None) -> None:
-    """The span failed; messages may quote inputs, so they are shown where inputs are."""
+    """Mark the span as failed; messages may quote inputs, so they are shown only if inputs are."""
     kind = type_of(failure)
     span.set_attribute(names.ERROR_TYPE, kind)
     span.set_status(StatusCode.ERROR, kind)
@@ -286,5 +286,5 @@ def note_failure(span: Span, failure: Failure, content_bytes: int | None) -> Non
 
 
 def type_of(failure: Failure) -> str:
-    """The exception's class, with its module unless that is the language's own; the code where there is none."""
+    """The exception's class, with its module unless it is a builtin; without a class, the error's code."""
     return failure.code if failure.type is None else failure.type.removeprefix("builtins:").replace(":", ".")

@@ -1,6 +1,6 @@
-"""What a process shows that speaks no HTTP of its own: metrics for a scraper, and the pages it is given for probes.
+"""Serves metrics for a scraper, and pages for probes, from a process without a gateway.
 
-A small server on threads of its own, so that it answers whatever the event loops do.
+A small server on its own threads, so that it answers even while event loops are blocked.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ METRICS = "/metrics"
 
 
 class Page(NamedTuple):
-    """One answer."""
+    """An answer."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -41,15 +41,15 @@ Pages = Mapping[str, Callable[[], Page]]
 def scraped(
     collectors: Iterable[Collector], listen: str, index: int = 0, pages: Pages | None = None
 ) -> Iterator[WSGIServer | None]:
-    """Serve metrics while the block runs; gives the server, None where there is none.
+    """Serve metrics while the block runs; yields the server, or None without one.
 
-    An address that cannot be listened on is said in the log and no more: nothing stops for the sake of its metrics.
+    If the address cannot be used, it logs that and continues: no process stops for the sake of its metrics.
 
     Args:
-        collectors: what is shown.
-        listen: `HOST:PORT`, "" for nowhere.
+        collectors: the metrics.
+        listen: `HOST:PORT`; "" for no server.
         index: added to the port, unless that is 0.
-        pages: what else is answered, by path; each is made on a thread of the server.
+        pages: other pages by path; each is made on a thread of the server.
     """
     address = parse_listen(listen)
     server = None if address is None else _started(_application(collectors, pages or {}), *address, index)
@@ -119,4 +119,4 @@ class _Server6(_Server):
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - overrides
-        """A probe every few seconds is no line of the log."""
+        """Log nothing: probes come every few seconds."""

@@ -1,6 +1,6 @@
-"""Switches telemetry on for a process of ours, by the standard `OTEL_*` variables, and off at its end, in bounded time.
+"""Switches telemetry on for a process, by the standard `OTEL_*` variables, and off at its end, in bounded time.
 
-A provider that is there already wins: the program that set it also ends it. Nothing here is called on a request.
+An existing provider wins; the program that set it also ends it. No request calls this module.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 CLOSE_S_MAX = 2.0
-"""What is still to be exported gets this long when a process ends; the rest is lost."""
+"""How long a final export may take when a process ends; the rest is lost."""
 LANE_CLOSE_S_MAX = 1.0
 """The same for a lane's process, which its parent waits for."""
 LANE_DELAY_MS = 500
-"""How long spans of a lane's process wait to be exported, as it is killed when its step times out."""
+"""How long spans of a lane's process wait to be exported; short, since a step's timeout kills it."""
 TOLD_EVERY_S = 60.0
-"""Of what the exporters complain about, one line is logged in this time."""
+"""At most one complaint of the exporters is logged in this time."""
 
 log = logging.getLogger("offramp.telemetry")
 
 
 class Plan(NamedTuple):
-    """The exporters that are wanted, by the names of their entry points, and the variable that says so."""
+    """The requested exporters, by the names of their entry points, and the variable that requests them."""
 
     traces: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
@@ -43,10 +43,10 @@ class Plan(NamedTuple):
 
 
 def plan(environment: Mapping[str, str]) -> Plan:
-    """What the environment asks for.
+    """Read the requested exporters from the environment.
 
-    `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` say it; without them an OTLP endpoint does, for all signals or
-    for one. `OTEL_SDK_DISABLED=true` switches everything off.
+    `OTEL_TRACES_EXPORTER` and `OTEL_METRICS_EXPORTER` name them; without them, an OTLP endpoint for all signals or for
+    one requests OTLP. `OTEL_SDK_DISABLED=true` switches everything off.
     """
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Plan()
@@ -75,17 +75,17 @@ def _entry_point(environment: Mapping[str, str], signal: str, name: str) -> str:
 
 
 class Telemetry:
-    """What `set_up` switched on."""
+    """The providers that `set_up` installed."""
 
     def __init__(self) -> None:
         self._shutdowns: list[Callable[[], object]] = []
 
     def add(self, shutdown: Callable[[], object]) -> None:
-        """Something to be shut down at the end."""
+        """A provider that can be shut down."""
         self._shutdowns.append(shutdown)
 
     def close(self, within_s: float = CLOSE_S_MAX) -> None:
-        """Export what is left, for so long at most: a dead backend does not hold up the exit."""
+        """Export the remaining data within a bounded time: a dead backend must not delay the exit."""
         threads = [threading.Thread(target=each, name="offramp-telemetry", daemon=True) for each in self._shutdowns]
         self._shutdowns = []
         ends = time.monotonic() + within_s
@@ -96,22 +96,22 @@ class Telemetry:
 
 
 def set_up(service: str, kind: str, delay_ms: float | None = None) -> Telemetry:
-    """Install the providers that the environment asks for, where this process has none.
+    """Install the providers that the environment requests, if this process has none.
 
     Args:
-        service: `service.name`, unless the environment says another.
-        kind: what this process does: gateway, worker, lane, local.
-        delay_ms: how long spans wait for others, unless `OTEL_BSP_SCHEDULE_DELAY` says it.
+        service: `service.name`, unless the environment names another.
+        kind: of this process: gateway, worker, lane, local.
+        delay_ms: how long spans wait to be exported together, unless `OTEL_BSP_SCHEDULE_DELAY` is set.
 
     Raises:
-        SettingsError: the SDK or an exporter that is asked for is not installed, or a variable does not fit.
+        SettingsError: the SDK or a requested exporter is not installed, or a variable is invalid.
     """
     wanted = plan(os.environ)
     telemetry = Telemetry()
     if not wanted:
         return telemetry
     try:
-        import opentelemetry.sdk.resources  # noqa: F401 - whether it is there
+        import opentelemetry.sdk.resources  # noqa: F401 - whether it is installed
     except ImportError:
         raise SettingsError(
             f"{wanted.because} is set, but the OpenTelemetry SDK is not installed: pip install 'offramp[otel]', or "
@@ -124,7 +124,7 @@ def set_up(service: str, kind: str, delay_ms: float | None = None) -> Telemetry:
         if wanted.metrics:
             _set_up_metrics(telemetry, wanted.metrics, resource)
     except ValueError as error:
-        raise SettingsError(f"an OTEL_* variable does not fit: {error}") from error
+        raise SettingsError(f"an OTEL_* variable is invalid: {error}") from error
     _quieten()
     return telemetry
 
@@ -150,7 +150,7 @@ def _set_up_traces(
 
     from offramp.telemetry.session import SessionProcessor
 
-    propagate.get_global_textmap()  # imported here, as it fails where OTEL_PROPAGATORS names what is not installed
+    propagate.get_global_textmap()  # imported here: it fails if OTEL_PROPAGATORS names one that is not installed
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         log.info("telemetry: the application's own TracerProvider is used")
         return
@@ -191,21 +191,21 @@ def exporter_class(signal: str, name: str) -> Any:
     """The class of an installed exporter, by the name of its entry point.
 
     Raises:
-        SettingsError: none of this name is installed.
+        SettingsError: no exporter of this name is installed.
     """
     found = list(metadata.entry_points(group=f"opentelemetry_{signal}_exporter", name=name))
     if not found:
         known = sorted({each.name for each in metadata.entry_points(group=f"opentelemetry_{signal}_exporter")})
-        hint = "pip install opentelemetry-exporter-otlp-proto-grpc, or leave OTEL_EXPORTER_OTLP_PROTOCOL out"
+        hint = "pip install opentelemetry-exporter-otlp-proto-grpc, or unset OTEL_EXPORTER_OTLP_PROTOCOL"
         raise SettingsError(
-            f"no exporter {name!r} for {signal} is installed, there are: {', '.join(known) or 'none'}"
-            + (f"; {hint}" if name == "otlp_proto_grpc" else "; pip install 'offramp[otel]' has otlp")
+            f"no exporter {name!r} for {signal} is installed; installed: {', '.join(known) or 'none'}"
+            + (f"; {hint}" if name == "otlp_proto_grpc" else "; pip install 'offramp[otel]' adds otlp")
         )
     return found[0].load()
 
 
 class _Quiet(logging.Handler):
-    """Says what exporters complain about as one line of ours, and not all the time: a backend may be dead for days."""
+    """Logs complaints of exporters as single lines at a bounded rate: a backend may be dead for days."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

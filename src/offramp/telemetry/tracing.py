@@ -1,6 +1,6 @@
 """Opens the spans of a process: requests, runs on either path, the hop between them, webhooks. `names` has the names.
 
-Where tracing is off there is no `Tracing`, and callers skip what they would tell it.
+With tracing off there is no `Tracing`, and callers skip it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 WEBHOOK_CHILD_S_MAX = 3600.0
 """How old a run may be for its webhook to be part of its trace; a later one starts its own, with a link."""
 PATH_LENGTH_MAX = 200
-"""Characters of a request's path that are shown."""
+"""The maximum of characters shown of a request's path."""
 
 
 class Tracing:
     """The spans of one process.
 
     Args:
-        tracer: of a real provider.
-        content_bytes: of an input or output that is shown, None to show none.
+        tracer: the tracer of a real provider.
+        content_bytes: the maximum shown of an input or output; None shows none.
     """
 
     def __init__(self, tracer: Tracer, content_bytes: int | None) -> None:
-        from opentelemetry.propagate import extract  # loads what OTEL_PROPAGATORS names
+        from opentelemetry.propagate import extract  # loads the propagators that OTEL_PROPAGATORS names
 
         self._tracer = tracer
         self._ids = ChosenIds.of(tracer)
@@ -54,7 +54,7 @@ class Tracing:
 
     @classmethod
     def current(cls, content_bytes: int | None) -> Tracing | None:
-        """By the provider that this process has now; None where it has none, or one that is switched off."""
+        """Use the present provider of this process; None if it has none, or a disabled one."""
         provider = trace.get_tracer_provider()
         if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
             return None
@@ -64,30 +64,30 @@ class Tracing:
     # Runs.
 
     def begin(self, record: RunRecord) -> RunTrace:
-        """A run is to execute where it was accepted; from here on its record carries its own context."""
+        """Begin the span of a run that executes where it was accepted; its record carries its context from now on."""
         origin = _origin(record)
         run = self._run(record, origin, _session(record, origin))
         record.trace = run.headers()
         return run
 
     def send(self, record: RunRecord) -> SendTrace:
-        """A new run is to go deep at once; from here on its record carries the context to go on from."""
+        """Begin the handoff of a new run that goes deep at once; its record carries the context for the worker."""
         origin = _origin(record)
         sent = SendTrace(self._tracer, record.pipeline, origin, _shared(record, _session(record, origin)))
         record.trace = sent.headers
         return sent
 
     def resume(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> RunTrace:
-        """A claimed run is to execute here.
+        """Begin the span of a claimed run in this process.
 
         Its first part on the deep path belongs to the trace that sent it. Later ones start a new trace with a link
         back, so that no trace grows for days.
 
         Args:
             record: the run.
-            replayed_steps: how many steps it has finished before.
-            waited_s: seconds since it was sent to the deep path; None when this is not its first part there.
-            began_ns: when it was claimed, in epoch nanoseconds.
+            replayed_steps: how many steps it has finished.
+            waited_s: seconds since it was sent to the deep path; None if this is not its first part there.
+            began_ns: the time of the claim, in epoch nanoseconds.
         """
         process, origin, session = self._taken_up(record, waited_s, began_ns)
         run = self._run(record, trace.set_span_in_context(process, origin), session, process)
@@ -95,7 +95,7 @@ class Tracing:
         return run
 
     def _taken_up(self, record: RunRecord, waited_s: float | None, began_ns: int) -> tuple[Span, Context, str]:
-        """The consumer's span, the context it was opened in, and the session."""
+        """Open the consumer's span; returns it with its outer context and the session."""
         first = waited_s is not None
         stored = record.demotion.trace if record.demotion is not None and record.demotion.trace else record.trace
         origin = restored(stored)
@@ -115,10 +115,10 @@ class Tracing:
         process = self._tracer.start_span(name, origin, SpanKind.CONSUMER, attributes, links, began_ns)
         return process, origin, session
 
-    # Runs whose body and steps many processes execute: nobody has their span while they last.
+    # Runs whose body and steps many processes execute: no process holds their span while they last.
 
     def take_up(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> Part:
-        """As `resume`; the run's own span gets its place in the trace here, and is made by `ran`."""
+        """Like `resume`, but only reserve the place of the run's span in the trace; `ran` makes the span."""
         process, origin, session = self._taken_up(record, waited_s, began_ns)
         process.set_attribute(names.REPLAYED_STEPS, replayed_steps)
         parent = trace.set_span_in_context(process, origin)
@@ -128,7 +128,7 @@ class Tracing:
         return Part(carried(run), session, f"{own:016x}", time.time_ns(), replayed_steps)
 
     def part(self, run_id: str, part: Part, repeats: Callable[[], bool] | None = None) -> RunTrace:
-        """What executes a piece of such a run opens spans below it; while it `repeats` something, none is recorded."""
+        """The trace for executing a part of such a run; while the part `repeats` earlier work, nothing is recorded."""
         context = restored(part.trace)
         span = trace.get_current_span(context)
         if repeats is not None:
@@ -137,7 +137,7 @@ class Tracing:
         return RunTrace(self._tracer, span, None, context, part.session, shared, self._content_bytes)
 
     def taken_over(self, run_id: str, pipeline: str, part: Part, replayed_steps: int) -> None:
-        """Another process goes on with the body of such a run."""
+        """Another process continues the body of such a run."""
         run = self.part(run_id, part)
         attributes = {**run.shared, **messaging("process", pipeline), names.SPAN_KIND: "CHAIN"}
         name = f"{names.SPAN_PROCESS} {pipeline}"
@@ -156,7 +156,7 @@ class Tracing:
         span.end()
 
     def ran(self, record: RunRecord, part: Part, outcome: Outcome) -> None:
-        """Such a run has its outcome: its own span is made."""
+        """Make the span of such a run, which has its outcome."""
         context = restored(part.trace)
         own, parent = trace.get_current_span(context).get_span_context().span_id, at(context, int(part.parent, 16))
         with contextlib.nullcontext() if self._ids is None else self._ids.next_is(own):
@@ -191,10 +191,10 @@ class Tracing:
     # The edge.
 
     def request(self, scope: Scope, method: str, route: str | None, began_ns: int) -> RequestTrace:
-        """A request came, at `began_ns` in epoch nanoseconds; `route` is its template, None where there is none."""
+        """Begin the span of a request that came at `began_ns` (epoch nanoseconds); `route` is its template or None."""
         here = otel.get_current()
         kind = SpanKind.INTERNAL
-        if not trace.get_current_span(here).get_span_context().is_valid:  # nobody has traced it before us
+        if not trace.get_current_span(here).get_span_context().is_valid:  # no middleware has traced it before
             here = self._extract(scope["headers"], here, _HEADERS)
             kind = SpanKind.SERVER
         path = scope["path"][:PATH_LENGTH_MAX]
@@ -226,7 +226,7 @@ class Tracing:
 
 
 class RequestTrace:
-    """One request to the gateway, as the current span until its answer was sent."""
+    """The span of a request to the gateway, current until its answer is sent."""
 
     def __init__(self, span: Span, parent: Context) -> None:
         self._span = span
@@ -237,11 +237,11 @@ class RequestTrace:
         self._span.set_attribute(names.RUN_ID, run_id)
 
     def of_tenant(self, tenant: str) -> None:
-        """Whose request it is."""
+        """The request is of this tenant."""
         self._span.set_attribute(names.TENANT, tenant)
 
     def accepted(self, record: RunRecord, *, attached: bool) -> None:
-        """The request became a run, or was attached to one that exists."""
+        """The request became a run, or was attached to an existing one."""
         if not self._span.is_recording():
             return
         origin = restored(record.trace)
@@ -266,14 +266,14 @@ class WebhookTrace:
 
     def __init__(self, span: Span) -> None:
         self._span = span
-        # Without baggage: it goes to whoever asked for the webhook.
+        # Without baggage: the receiver is a third party.
         self.headers = carried(trace.set_span_in_context(span, Context()))
 
     def __enter__(self) -> Self:
         return self
 
     def answered(self, host: str, answer: Answer) -> None:
-        """What came of it."""
+        """Record the result."""
         attributes: dict[str, str | int] = {names.SERVER_ADDRESS: host, names.WEBHOOK_RESULT: answer.result}
         if answer.detail.isdigit():
             attributes[names.HTTP_STATUS] = int(answer.detail)
@@ -292,7 +292,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 class _HeaderGetter(Getter[RawHeaders]):
-    """Reads ASGI's headers; a `traceparent` that came twice is none (W3C Trace Context, 3.2.2)."""
+    """Reads ASGI's headers; a repeated `traceparent` counts as absent (W3C Trace Context, 3.2.2)."""
 
     def get(self, carrier: RawHeaders, key: str) -> list[str] | None:
         wanted = key.lower().encode("latin-1")
@@ -307,13 +307,13 @@ _HEADERS = _HeaderGetter()
 
 
 def _origin(record: RunRecord) -> Context:
-    """Where a new run comes from: what is current here, else what came with the submission."""
+    """The parent context of a new run: the current one, else the submission's."""
     here = otel.get_current()
     return here if trace.get_current_span(here).get_span_context().is_valid else restored(record.trace)
 
 
 def _session(record: RunRecord, origin: Context) -> str:
-    """The run's, else that of whoever called, else the run is a session of its own."""
+    """The session of the run, else of its caller, else the run's id."""
     return record.session_id or session_of(origin) or record.id
 
 
