@@ -13,15 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Not clean yet. The obligations in conformance.md are docstrings under src/.
-BEHIND = (
-    *(f"src/offramp/{name}/" for name in ("engines", "execution", "paths", "stores")),
-    "src/offramp/conformance/lease_engine.py",
-    "src/offramp/ports/forks.py",
-    "src/offramp/ports/store.py",
-    "tests/",
-    "docs/conformance.md",
-)
+# Not clean yet.
+BEHIND = (*(f"src/offramp/{name}/" for name in ("engines", "execution", "paths", "stores")), "tests/")
 SKIPPED = {"LICENSE", "tools/check_prose.py"}
 
 PHRASES = {

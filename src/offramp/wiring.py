@@ -24,18 +24,18 @@ from offramp.engines.leased.seat import Member
 from offramp.errors import MissingExtra, SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
+from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.processes import ProcessLane
 from offramp.execution.steps import LocalSteps
-from offramp.execution.tenure import Tenure
 from offramp.execution.threads import Threads
 from offramp.execution.values import Values
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
-from offramp.paths.demote import OffRamp
-from offramp.paths.durable import DurablePath
+from offramp.paths.demote import Demoter
+from offramp.paths.engine_path import EnginePath
 from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
@@ -134,7 +134,7 @@ def build(
         loops=loops,
         lanes=lanes,
         steps=LocalSteps(lanes, seams),
-        tenure=Tenure(),
+        lease_window=LeaseWindow(),
         tenancy=Tenancy(settings.tenant_share),
         feed=feed,
         metrics=metrics,
@@ -166,15 +166,15 @@ def _service(
     live = LiveRuns(
         process,
         lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
-        lambda run: off_ramp.rests(run),  # noqa: PLW0108
+        lambda run: demoter.rests(run),  # noqa: PLW0108
         shows_levels=role != "worker",
     )
     dispatcher = _dispatcher(process, outbox) if role != "worker" else None
     deep, engine = _engine(app, process, live, leases, role, dispatcher, hints)
-    off_ramp = OffRamp(process, engine, live)
+    demoter = Demoter(process, engine, live)
     outbox.listen(dispatcher.wake if dispatcher else functools.partial(hints.send, "webhooks"))
     process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
-    return Service(app.name, process, live, off_ramp, deep, engine, dispatcher, close=close)
+    return Service(app.name, process, live, demoter, deep, engine, dispatcher, close=close)
 
 
 def _engine(
@@ -215,12 +215,12 @@ def _engine(
     if not settings.engine.startswith("temporal:"):
         deep = DeepPath(process, live)
         return deep, EmbeddedEngine(member, process.store, leases, clock, deep, links)
-    durable = DurablePath(process, live, {name: step.spec for name, step in app.steps.items()})
+    durable = EnginePath(process, live, {name: step.spec for name, step in app.steps.items()})
     return durable, _temporal(settings, member, process, leases, durable, links)
 
 
 def _temporal(
-    settings: Settings, member: Member, process: Process, leases: Leases, host: DurablePath, links: Links
+    settings: Settings, member: Member, process: Process, leases: Leases, host: EnginePath, links: Links
 ) -> Engine:
     """The engine on Temporal.
 

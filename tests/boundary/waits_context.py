@@ -33,14 +33,14 @@ class Desk:
             return what
 
         @self.app.pipeline(**pipeline)
-        async def pipe(tidied: str = "one", outside: bool = False) -> str:
+        async def pipe(tidied: str = "one", runtime: bool = False) -> str:
             try:
                 done = await work()
                 self.saw.append(done)
                 return await tidy("then")
             except asyncio.CancelledError:
                 self.saw.append("cancelled")
-                if outside:
+                if runtime:
                     await tidy("outside")
                 raise
             finally:
@@ -61,7 +61,7 @@ async def a_wait_that_an_end_reaches():
     for how in ("cancelled", "expired"):
         desk, clock = Desk(deadline=1000), FakeClock()
         async with testing.runtime(desk.app, clock=clock) as runtime:
-            handle = await runtime.start("pipe", outside=True)
+            handle = await runtime.start("pipe", runtime=True)
             seen = await desk.ended(handle, how, clock)
             outcome, repeated, *_ = await runtime.service.replay(handle.id)
         assert types(seen)[-1] == f"run.{how}"

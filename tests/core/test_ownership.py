@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from offramp.core import ownership
 from offramp.core.ownership import (
+    ASSIGNED_GRACE_S,
     ENGINE,
-    ENTRUSTED_GRACE_S,
     FIRST_TURN,
     NOT_BEGUN,
     SIGNALS_BYTES_MAX,
@@ -60,7 +60,7 @@ unfinished = st.one_of(queued, leased, parked, assigned)
 
 def is_late(run, now):
     """Whether a run's engine let its deadline pass."""
-    return run.owner == ENGINE and run.deadline_at is not None and run.deadline_at + ENTRUSTED_GRACE_S <= now
+    return run.owner == ENGINE and run.deadline_at is not None and run.deadline_at + ASSIGNED_GRACE_S <= now
 
 
 # Q10: what may be claimed.
@@ -85,8 +85,8 @@ def test_an_assigned_run_is_claimed_only_when_its_engine_let_the_deadline_pass(r
 @given(assigned, owners)
 def test_the_grace_of_an_engine_ends_exactly_then(run, owner):
     run = run._replace(deadline_at=NOW)
-    assert ownership.claim(run, owner, math.nextafter(NOW + ENTRUSTED_GRACE_S, 0)) is None
-    assert ownership.claim(run, owner, NOW + ENTRUSTED_GRACE_S) is not None
+    assert ownership.claim(run, owner, math.nextafter(NOW + ASSIGNED_GRACE_S, 0)) is None
+    assert ownership.claim(run, owner, NOW + ASSIGNED_GRACE_S) is not None
 
 
 # Q9: what no owner ends.
@@ -102,7 +102,7 @@ def test_a_run_is_overdue_past_its_deadline_and_without_an_owner(run, now):
 @given(unfinished)
 def test_a_run_is_overdue_exactly_from_then_on(run):
     run = run._replace(deadline_at=NOW)
-    from_then = {None: NOW, ENGINE: NOW + ENTRUSTED_GRACE_S}.get(run.owner, math.inf)
+    from_then = {None: NOW, ENGINE: NOW + ASSIGNED_GRACE_S}.get(run.owner, math.inf)
     assert not ownership.is_overdue(run, math.nextafter(from_then, 0))
     assert ownership.is_overdue(run, from_then) is (from_then < math.inf)
 

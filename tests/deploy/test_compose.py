@@ -98,8 +98,8 @@ def test_the_worker_executes_the_same_app():
 def test_ports_of_the_machine_are_its_own_and_differ():
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in published)
-    outside = [port.split(":")[1] for port in published]
-    assert len(outside) == len(set(outside))
+    runtime = [port.split(":")[1] for port in published]
+    assert len(runtime) == len(set(runtime))
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -224,7 +224,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("engines.temporal.engine:BODIES_CACHED_MAX", "", "bodies that a worker keeps; others are rebuilt"),
             ("engines.temporal.hop:SHARE_S_MAX", "s", "for Temporal to take a run whose steps are still in flight"),
             ("engines.temporal.steps:RECORDS_KEPT", "", "run records that a worker caches"),
-            ("core.ownership:ENTRUSTED_GRACE_S", "s", "after a deadline for an engine to end its run"),
+            ("core.ownership:ASSIGNED_GRACE_S", "s", "after a deadline for an engine to end its run"),
         ],
     ),
     (
@@ -285,7 +285,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.demote:PARK_FOR_S_MIN", "s", "that a wait must still last for its run to be parked"),
             ("core.ending:CLEANUP_S_MAX", "s", "for all cleanups of a run together; also the largest `timeout`"),
             ("execution.ending:STRIKE_S_MAX", "s", "for the replay of a run that is being ended"),
-            ("core.ownership:ENTRUSTED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
+            ("core.ownership:ASSIGNED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
             ("execution.scope:DIVERGENCE_GRACE_S", "s", "without progress of a replay, then it counts as divergence"),
             (
                 "paths.replay:CUTS_MAX",

@@ -149,7 +149,7 @@ async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
             await begun.wait()
             # What a SIGSTOP does: the time passes for everybody else, and its own renewals stand still.
             gateway.engine.membership.keeper.close()
-            gateway.process.tenure.extend(clock.monotonic())
+            gateway.process.lease_window.extend(clock.monotonic())
             await files.leases.retire(gateway.id)
             [claim] = await files.leases.claim("other", 1, ["pipe"], clock.time())
             gate.set()
@@ -265,7 +265,7 @@ class Thief:
         self.taken += await self.files.leases.claim("thief", 1, ["pipe"], self.clock.time())
         assert self.taken, "there was nothing to take"
         await self.victim.process.control.run(self.victim.engine.membership.rejoin())
-        assert self.victim.process.tenure.holds(self.clock.monotonic())
+        assert self.victim.process.lease_window.holds(self.clock.monotonic())
 
     def around(self, call):
         """The call, and then the theft before its answer is heard."""

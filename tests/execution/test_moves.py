@@ -11,7 +11,7 @@ import pytest
 from offramp.core.run import Outcome
 from offramp.execution.gate import Gate
 from offramp.execution.observer import Observer
-from offramp.execution.turns import Turnstile
+from offramp.execution.turns import ResultOrder
 from offramp.execution.waiting import Mailbox
 from offramp.ports.store import Parked
 from offramp.testing import FakeClock
@@ -23,7 +23,7 @@ class Seen(Observer):
     def __init__(self):
         self.states = []
         self.gate = Gate(
-            SimpleNamespace(cancelled=False), None, FakeClock(), None, Mailbox([]), Turnstile(0), observer=self
+            SimpleNamespace(cancelled=False), None, FakeClock(), None, Mailbox([]), ResultOrder(0), observer=self
         )
 
     def changed(self):

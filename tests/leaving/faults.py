@@ -11,9 +11,9 @@ from offramp.core.ending import ended_by
 from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.execution import gate
 from offramp.execution.history import History
-from offramp.execution.tenure import Tenure
+from offramp.execution.lease_window import LeaseWindow
 from offramp.paths.deep import DeepPath
-from offramp.paths.demote import OffRamp
+from offramp.paths.demote import Demoter
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.stores.memory import MemoryStore
 
@@ -36,7 +36,7 @@ def a_run_is_given_back_with_a_step_in_flight(patch):
         run.execution.scope.move("give_back")
         await self._give_back(run)
 
-    patch.setattr(OffRamp, "_leave", leave)
+    patch.setattr(Demoter, "_leave", leave)
     after = leaving.after
     patch.setattr(gate, "after", lambda state, move, **given: after(state, move, **given | {"is_in_flight": False}))
 
@@ -58,7 +58,7 @@ def a_run_is_given_back_twice(patch):
         await self._engine.release(run.lease, run.execution.scope.rest)
         await self._engine.release(run.lease, run.execution.scope.rest)
 
-    patch.setattr(OffRamp, "_give_back", give_back)
+    patch.setattr(Demoter, "_give_back", give_back)
 
 
 @fault
@@ -69,7 +69,7 @@ def a_run_that_the_store_does_not_take_back_is_forgotten(patch):
         self._live.drop(run)
         await self._engine.release(run.lease, run.execution.scope.rest)
 
-    patch.setattr(OffRamp, "_give_back", give_back)
+    patch.setattr(Demoter, "_give_back", give_back)
 
 
 @fault
@@ -77,7 +77,7 @@ def a_demotion_that_the_store_does_not_take_is_given_up(patch):
     async def hand_off(self, run, demotion, in_flight):
         await self._adopted(run, demotion, in_flight)
 
-    patch.setattr(OffRamp, "_hand_off", hand_off)
+    patch.setattr(Demoter, "_hand_off", hand_off)
 
 
 @fault
@@ -148,7 +148,7 @@ def a_lost_lease_is_ignored(patch):
 
 @fault
 def a_lease_that_ran_out_is_believed_in(patch):
-    patch.setattr(Tenure, "holds", lambda _self, _now: True)
+    patch.setattr(LeaseWindow, "holds", lambda _self, _now: True)
 
 
 @fault

@@ -10,15 +10,15 @@ from offramp.engines.embedded.engine import EmbeddedEngine
 from offramp.engines.leased.membership import Links
 from offramp.engines.leased.seat import Member as Membership
 from offramp.execution.lanes import Lanes
+from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.leftovers import Leftovers
 from offramp.execution.loops import RunLoops
 from offramp.execution.steps import LocalSteps
-from offramp.execution.tenure import Tenure
 from offramp.execution.threads import Threads
 from offramp.execution.values import Values
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
-from offramp.paths.demote import OffRamp
+from offramp.paths.demote import Demoter
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.service import Service
@@ -80,12 +80,12 @@ class Member:
             loops=self.loops,
             lanes=lanes,
             steps=LocalSteps(lanes),
-            tenure=Tenure(),
+            lease_window=LeaseWindow(),
             tenancy=Tenancy(),
             feed=feed,
             metrics=metrics,
         )
-        made = lambda: engine.has_room(), lambda run: off_ramp.rests(run)  # noqa: PLW0108 - below
+        made = lambda: engine.has_room(), lambda run: demoter.rests(run)  # noqa: PLW0108 - below
         self.live = LiveRuns(process, *made)
         deep = DeepPath(process, self.live)
 
@@ -94,8 +94,8 @@ class Member:
         engine = self.engine = EmbeddedEngine(member, store, store, clock, deep, links)
         self.keeper = engine.membership.keeper
         store.on_lost(lambda lease: self._lost(deep, lease))
-        off_ramp = OffRamp(process, engine, self.live)
-        return Service(app.name, process, self.live, off_ramp, deep, engine, None, close=lambda: None)
+        demoter = Demoter(process, engine, self.live)
+        return Service(app.name, process, self.live, demoter, deep, engine, None, close=lambda: None)
 
     def _lost(self, deep, lease):
         self.control.call(deep.lost, lease)
@@ -147,7 +147,7 @@ class Member:
     def sending(self):
         """The names of coroutines that send a run away."""
         names = [task.get_coro().__qualname__ for task in asyncio.all_tasks(self.control.loop)]
-        return [name for name in names if name.startswith(OffRamp.__name__)]
+        return [name for name in names if name.startswith(Demoter.__name__)]
 
     def crash(self):
         """What it has in memory is gone, with all that it asked of the store and was not committed."""

@@ -54,7 +54,7 @@ async def test_what_comes_meanwhile_is_kept_back_and_what_is_no_step_in_flight_i
     await asyncio.sleep(0.05)
     assert not waiting.done()
     assert await files.store.journal(record.id) == []
-    claim = await files.leases.entrust(record.id, NOW)
+    claim = await files.leases.assign_to_engine(record.id, NOW)
     log.share(claim.lease)
     await waiting
     log.append(None, started("b"))
@@ -70,7 +70,7 @@ async def test_a_step_that_was_taken_by_another_is_not_written(tmp_path):
     files = Files(tmp_path)
     record, log = await opened(files)
     log.keep(["a", "b"])
-    claim = await files.leases.entrust(record.id, NOW)
+    claim = await files.leases.assign_to_engine(record.id, NOW)
     assert claim.lease.owner == ENGINE
     log.share(claim.lease)
     await files.leases.take_step(claim.lease, "a")

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from offramp.conformance.sample import DONE, NOW, PIPELINE, accepted, completed, entry, owner, record_of, started
-from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S
+from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.listing import RunFilter
 from offramp.ports.store import Parked
@@ -95,9 +95,9 @@ class Walk:
         answers = await self.both(lambda at: at.leases.claim_one(member, run_id, self.now))
         self.keep([[answer] for answer in answers])
 
-    async def entrust(self):
+    async def assign_to_engine(self):
         run_id = self.random.choice(self.ids)
-        self.keep([[answer] for answer in await self.both(lambda at: at.leases.entrust(run_id, self.now))])
+        self.keep([[answer] for answer in await self.both(lambda at: at.leases.assign_to_engine(run_id, self.now))])
 
     async def release(self):
         await self.alike(lambda at, lease: at.leases.release(lease), self.any_lease())
@@ -119,8 +119,8 @@ class Walk:
         await self.alike(lambda at: at.leases.request_cancel(run_id))
 
     async def acknowledge(self):
-        run_id = self.random.choice(await self.stores[0].leases.unheard() or self.ids)
-        await self.alike(lambda at: at.leases.heard(run_id))
+        run_id = self.random.choice(await self.stores[0].leases.pending_notices() or self.ids)
+        await self.alike(lambda at: at.leases.acknowledge_notice(run_id))
 
     async def finish(self):
         await self.alike(lambda at, lease: at.store.log(lease).finish(DONE, completed(), self.now), self.any_lease())
@@ -171,12 +171,12 @@ class Walk:
         assert ours == theirs
 
     async def wait(self):
-        self.now += self.random.choice([1, 3, 10, ENTRUSTED_GRACE_S])
+        self.now += self.random.choice([1, 3, 10, ASSIGNED_GRACE_S])
 
     async def see(self):
         """What both stores show of all runs."""
         page = await self.alike(lambda at: at.store.runs(RunFilter(limit=100)))
-        for ask in (lambda at: at.leases.overdue(self.now), lambda at: at.leases.unheard()):
+        for ask in (lambda at: at.leases.overdue(self.now), lambda at: at.leases.pending_notices()):
             ours, theirs = await self.both(ask)
             assert set(ours) == set(theirs)
         self.ids = [record.id for record in page.runs[: OPEN_RUNS_MAX + 2]]
@@ -191,11 +191,11 @@ class Walk:
             await self.alike(lambda at, run_id=run_id: at.store.events(run_id, 0))
 
     async def move(self):
-        often = [self.claim, self.claim_one, self.entrust, self.park, self.signal, self.wait]
+        often = [self.claim, self.claim_one, self.assign_to_engine, self.park, self.signal, self.wait]
         seldom = [self.release, self.cancel, self.acknowledge, self.finish, self.survive, self.append, self.take_step]
         rarely = [self.register, self.retire, self.expire]
         made = self.random.choice(often * 4 + seldom * 3 + rarely * 2)
-        if self.leases or made in {self.claim, self.claim_one, self.entrust, self.signal, self.wait, *rarely}:
+        if self.leases or made in {self.claim, self.claim_one, self.assign_to_engine, self.signal, self.wait, *rarely}:
             await made()
         return made.__name__
 

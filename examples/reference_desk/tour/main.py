@@ -20,9 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 TARGET = "examples/reference_desk/app.py:app"
 
-Scene = Callable[[Client, Screen], Outcome]
+AttemptContext = Callable[[Client, Screen], Outcome]
 
-_SCENES: tuple[Scene, ...] = (answered_on_the_fast_path, demoted_and_followed, asked_for_later)
+_SCENES: tuple[AttemptContext, ...] = (answered_on_the_fast_path, demoted_and_followed, asked_for_later)
 _INTERRUPTED = 130
 
 

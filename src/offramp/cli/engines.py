@@ -10,13 +10,13 @@ from offramp.cli.output import CommandError
 from offramp.settings import Settings, unread_warning
 from offramp.stores.redis.address import Address, is_redis, without_password
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def warn_of_unread() -> None:
     """Log one line if there are variables that look like settings but are not."""
     if misspelt := unread_warning():
-        log.warning("%s", misspelt)
+        logger.warning("%s", misspelt)
 
 
 def data_place(settings: Settings) -> str:

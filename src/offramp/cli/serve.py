@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from offramp.gateway.access import Access
     from offramp.settings import Settings
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def serve(  # noqa: PLR0913 - each is an option of the command
@@ -105,7 +105,7 @@ def _serve(app: App, target: str, settings: Settings, host: str, port: int, work
         relax()
         _log_access(app, url, access, host)
         if not workers:
-            log.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
+            logger.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
     with closing(set_up(app.name, "gateway")):
         return server.serve(
@@ -135,14 +135,14 @@ def _served(target: str) -> App:
 def _log_access(app: App, url: str, access: Access, host: str) -> None:
     from offramp.core.addresses import is_loopback
 
-    log.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
+    logger.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
         tenants = {shown_tenant(key.tenant) for key in access.keys}
-        log.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))
+        logger.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))
     elif is_loopback(host):
-        log.info("no API keys: serving this machine only; 'offramp keys add NAME' makes one")
+        logger.info("no API keys: serving this machine only; 'offramp keys add NAME' makes one")
     else:
-        log.warning("no API keys, and others can reach %s: every client may start, read and cancel runs", host)
+        logger.warning("no API keys, and others can reach %s: every client may start, read and cancel runs", host)
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:

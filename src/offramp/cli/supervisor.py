@@ -36,7 +36,7 @@ ABORT_S = 1.0
 SUPERVISED = "OFFRAMP_SUPERVISED"
 """`NUMBER/OWNER`, for a worker that stops when its stdin ends."""
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def restart_after_s(failures: int) -> float:
@@ -121,7 +121,7 @@ class Supervisor:
         finally:
             # Also if the wait was cut short: a process that stops at once leaves no worker behind.
             for number, process in self._processes.items():
-                log.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
+                logger.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
                 self._killed.add(number)
                 _kill_group(process.pid)
         if self._keepers:
@@ -156,7 +156,7 @@ class Supervisor:
         """Kill a process that hung. The abort makes it write the stacks of its threads first."""
         if self._stopping.is_set():  # it is killed if it does not leave
             return
-        log.error("worker %d (pid %d) %s: it hung, and is killed", number, process.pid, why)
+        logger.error("worker %d (pid %d) %s: it hung, and is killed", number, process.pid, why)
         _signal(process, signal.SIGABRT)
 
         def kill() -> None:
@@ -183,7 +183,7 @@ class Supervisor:
             pause = restart_after_s(failures)
             runs = await self._give_back(number, owner)
             held = f"; {runs} run{'' if runs == 1 else 's'} taken back" if runs else ""
-            log.warning("worker %d %s%s; it is restarted in %.1f s", number, death, held, pause)
+            logger.warning("worker %d %s%s; it is restarted in %.1f s", number, death, held, pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -207,7 +207,7 @@ class Supervisor:
         self._processes[number], self._pulses[number] = process, pulse
         if process.stdin is not None:
             process.stdin.write(self._first_line)
-        log.info("worker %d started (pid %d)", number, process.pid)
+        logger.info("worker %d started (pid %d)", number, process.pid)
         if self._stopping.is_set():
             _signal(process, signal.SIGTERM)
         code = await process.wait()
@@ -225,7 +225,7 @@ class Supervisor:
             return await self._retire(owner)
         except Exception:
             # Its lease will expire; the worker is restarted anyway.
-            log.exception("the runs of worker %d could not be given back at once", number)
+            logger.exception("the runs of worker %d could not be given back at once", number)
             return 0
 
 

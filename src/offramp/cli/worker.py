@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from offramp.settings import Settings
     from offramp.telemetry.scrape import Pages
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def worker(
@@ -95,11 +95,11 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
             relax()
             try:
                 ready_s = time.monotonic() - started
-                log.info("ready in %.1f s, data in %s", ready_s, data_place(settings))
+                logger.info("ready in %.1f s, data in %s", ready_s, data_place(settings))
                 if owner is None:  # else it counts where it was started
                     service.metrics.cold_start("worker", ready_s)
                 await stop.asked()
-                log.info("stopping (%s): running work is handed over", stop.reason)
+                logger.info("stopping (%s): running work is handed over", stop.reason)
                 await _drained(service.drain(), stop)
             finally:
                 await service.stop()

@@ -17,7 +17,17 @@ from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
-from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms
+from offramp.ports.bodies import (
+    AttemptContext,
+    BodyExecution,
+    BodyHost,
+    BodyRuntime,
+    Facts,
+    Known,
+    StepCall,
+    StepTerms,
+    TraceContext,
+)
 from offramp.ports.store import Claim, Lease, Store
 
 _TERMINAL: dict[str, Any] = {
@@ -48,24 +58,26 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         """Every name is a step."""
         return StepTerms(None, short=False)
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
+    def play(
+        self, facts: Facts, encoded_input: bytes, known: Known, runtime: BodyRuntime, part: TraceContext | None
+    ) -> BodyExecution:
         """Begin to follow the script."""
-        if not outside.repeats:
+        if not runtime.repeats:
             self._ledger.taken.append((self.owner, facts.run_id))
-        return _Played(self, facts.run_id, msgspec.json.decode(encoded_input, type=list[str]), known, outside)
+        return _Played(self, facts.run_id, msgspec.json.decode(encoded_input, type=list[str]), known, runtime)
 
     async def known(self, run_id: str) -> Known:
         """What the store has."""
         return Known(list(await self._store.journal(run_id)), {}, list(await self._store.signals(run_id)))
 
-    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
         """Nothing is traced."""
         return None
 
-    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+    def took_over(self, facts: Facts, replayed_steps: int, part: TraceContext) -> None:
         """Nothing is traced."""
 
-    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
+    def waited(self, facts: Facts, part: TraceContext, what: str, began: float, *, over: bool) -> None:
         """Nothing is traced."""
 
     async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
@@ -73,7 +85,9 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         body = events.RunResumed(self.owner, replayed_steps, "demotion" if demoted else None)
         self._store.log(lease).append(None, drafted(body))
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
+    async def attempt(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, context: AttemptContext
+    ) -> Entry:
         """Execute a step."""
         made = Executed(self.owner, record.id, call.name)
         self._ledger.began.append(made)
@@ -87,7 +101,7 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
         self._ledger.recorded.append(made)
         return entry
 
-    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
+    async def conclude(self, claim: Claim, outcome: Outcome, part: TraceContext | None = None) -> None:
         """Write a run's outcome."""
         kind = _TERMINAL.get(outcome.status)
         body = events.RunCompleted(msgspec.Raw(outcome.result or b"null")) if kind is None else kind({})
@@ -104,13 +118,15 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
             self.waiting.remove(run_id)
 
 
-class _Played(Playing):
+class _Played(BodyExecution):
     """One execution of a script."""
 
-    def __init__(self, host: ScriptedBodyHost, run_id: str, script: list[str], known: Known, outside: Outside) -> None:
+    def __init__(
+        self, host: ScriptedBodyHost, run_id: str, script: list[str], known: Known, runtime: BodyRuntime
+    ) -> None:
         self._host = host
         self._run_id = run_id
-        self._outside = outside
+        self._runtime = runtime
         self._done = {entry.key for entry in known.entries}
         self._received: list[tuple[str, bytes]] = list(known.signals)
         self._came = asyncio.Event()
@@ -129,21 +145,21 @@ class _Played(Playing):
             if step.startswith(("signal:", "listen:")):
                 await self._await_signal(step)
             else:
-                await self._outside.step(StepCall(step, step), b"[]")
+                await self._runtime.step(StepCall(step, step), b"[]")
         self._end(DONE)
 
     async def _await_signal(self, step: str) -> None:
         _, name, place = step.split(":")
         waited = False
         while len(mine := [value for sent, value in self._received if sent == name]) <= int(place):
-            if not waited and not self._outside.repeats:
+            if not waited and not self._runtime.repeats:
                 self._host.parks(self._run_id, step)
             waited = True
             self._came.clear()
             await self._came.wait()
         value = mine[int(place)]
-        self._outside.record(Entry(step, step, "signal", value), None)
-        if not self._outside.repeats:
+        self._runtime.record(Entry(step, step, "signal", value), None)
+        if not self._runtime.repeats:
             self._host.received(self._run_id, value)
 
     def _end(self, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""Cases of runs that are entrusted to an engine of many processes (Q13, Q14, Q17; Q9, Q10 and S4 of such runs)."""
+"""Cases of runs that are assigned to an engine of many processes (Q13, Q14, Q17; Q9, Q10 and S4 of such runs)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, started
 from offramp.conformance.store_stage import StoreStage, frames_of
-from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN
+from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, FIRST_TURN
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost
 from offramp.ports.store import Lease, Leases, RunLog
@@ -15,8 +15,8 @@ from offramp.ports.store import Lease, Leases, RunLog
 
 async def _entrusted(stage: StoreStage) -> tuple[RunRecord, RunLog]:
     run = await stage.queued()
-    claim = await stage.leases.entrust(run.id, NOW)
-    assert claim is not None, "a queued run was not entrusted"
+    claim = await stage.leases.assign_to_engine(run.id, NOW)
+    assert claim is not None, "a queued run was not assigned"
     return run, stage.store.log(claim.lease)
 
 
@@ -26,8 +26,8 @@ async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> No
     run, log = await stage.running()
     log.append(entry(0), started(0))
     await log.durable()
-    first = await peer.leases.entrust(run.id, NOW)
-    again = await stage.leases.entrust(run.id, NOW)
+    first = await peer.leases.assign_to_engine(run.id, NOW)
+    again = await stage.leases.assign_to_engine(run.id, NOW)
     assert first is not None
     assert again is not None
     assert (first.fresh, again.fresh) == (True, False)
@@ -47,8 +47,8 @@ async def a_run_is_entrusted_once_from_whoever_holds_it(stage: StoreStage) -> No
 async def what_has_ended_is_not_entrusted(stage: StoreStage) -> None:
     run, log = await stage.running()
     await log.finish(DONE, completed(), NOW)
-    assert await stage.leases.entrust(run.id, NOW) is None
-    assert await stage.leases.entrust(stage.record().id, NOW) is None
+    assert await stage.leases.assign_to_engine(run.id, NOW) is None
+    assert await stage.leases.assign_to_engine(stage.record().id, NOW) is None
 
 
 @case("Q13", needs=("shared",))
@@ -73,7 +73,7 @@ async def processes_write_an_entrusted_run_as_one(stage: StoreStage) -> None:
     except LeaseLost:
         assert len(await frames_of(peer.store, run)) == 8
         return
-    raise AssertionError("an entrusted run was written after its end")
+    raise AssertionError("an assigned run was written after its end")
 
 
 async def _refused(log: RunLog, whole: RunLog) -> None:
@@ -141,17 +141,17 @@ async def an_engine_is_told_of_each_wish_to_cancel(stage: StoreStage) -> None:
     run, log = await _entrusted(stage)
     other = await stage.queued()
     await stage.leases.request_cancel(other.id)
-    assert list(await peer.leases.unheard()) == [], "a run that no engine has is pending for one"
+    assert list(await peer.leases.pending_notices()) == [], "a run that no engine has is pending for one"
     for _ in range(2):
         await stage.leases.request_cancel(run.id)
-    assert list(await peer.leases.unheard()) == [run.id]
-    await peer.leases.heard(run.id)
-    assert list(await peer.leases.unheard()) == [run.id], "the second of two requests is not pending"
-    await peer.leases.heard(run.id)
-    assert list(await stage.leases.unheard()) == []
+    assert list(await peer.leases.pending_notices()) == [run.id]
+    await peer.leases.acknowledge_notice(run.id)
+    assert list(await peer.leases.pending_notices()) == [run.id], "the second of two requests is not pending"
+    await peer.leases.acknowledge_notice(run.id)
+    assert list(await stage.leases.pending_notices()) == []
     await stage.leases.request_cancel(run.id)
     await log.finish(DONE, completed(), NOW)
-    assert list(await stage.leases.unheard()) == [], "a run that has ended is still pending for its engine"
+    assert list(await stage.leases.pending_notices()) == [], "a run that has ended is still pending for its engine"
 
 
 @case("Q17", "Q8", needs=("signals",))
@@ -161,9 +161,9 @@ async def an_engine_is_told_of_each_signal(stage: StoreStage) -> None:
     other = await stage.queued()
     for receiver in (run, other):
         await stage.leases.send_signal(receiver.id, "go", b"1", NOW)
-    assert list(await peer.leases.unheard()) == [run.id]
-    await peer.leases.heard(run.id)
-    assert list(await stage.leases.unheard()) == []
+    assert list(await peer.leases.pending_notices()) == [run.id]
+    await peer.leases.acknowledge_notice(run.id)
+    assert list(await stage.leases.pending_notices()) == []
 
 
 async def _is_free(leases: Leases, run: RunRecord, now: float) -> bool:
@@ -173,13 +173,13 @@ async def _is_free(leases: Leases, run: RunRecord, now: float) -> bool:
 @case("Q9", "Q10")
 async def an_entrusted_run_is_free_when_its_engine_lets_its_deadline_pass(stage: StoreStage) -> None:
     run = await stage.queued(deadline_at=NOW + 10)
-    claim = await stage.leases.entrust(run.id, NOW)
+    claim = await stage.leases.assign_to_engine(run.id, NOW)
     assert claim is not None
     assert not await _is_free(stage.leases, run, NOW + 10), "it was taken from its engine at once"
-    almost = NOW + 10 + ENTRUSTED_GRACE_S - 1
+    almost = NOW + 10 + ASSIGNED_GRACE_S - 1
     assert not await _is_free(stage.leases, run, almost), "it was taken from its engine before its grace was over"
     assert await stage.leases.claim_one("b", run.id, almost) is None
-    assert await _is_free(stage.leases, run, NOW + 10 + ENTRUSTED_GRACE_S)
+    assert await _is_free(stage.leases, run, NOW + 10 + ASSIGNED_GRACE_S)
     other = await stage.queued()
-    assert await stage.leases.entrust(other.id, NOW) is not None
+    assert await stage.leases.assign_to_engine(other.id, NOW) is not None
     assert not await _is_free(stage.leases, other, NOW + 1_000), "a run without a deadline was taken"

@@ -25,8 +25,8 @@ from offramp.core.run import OUTCOMES, OutcomeStatus, Path, RunRecord, Status, t
 from offramp.errors import IdempotencyMismatch, RunConflict
 
 ENGINE = "engine"
-"""Owner of the runs that are entrusted to an engine of many processes: each of them may write with its lease."""
-ENTRUSTED_GRACE_S = 10.0 + CLEANUP_S_MAX
+"""Owner of the runs that are assigned to an engine of many processes: each of them may write with its lease."""
+ASSIGNED_GRACE_S = 10.0 + CLEANUP_S_MAX
 """What an engine gets past a run's deadline to end the run itself, which may clean up."""
 SIGNALS_MAX = 1_000
 """Signals that one run may be sent."""
@@ -94,7 +94,7 @@ def is_overdue(run: Ownership, now: float) -> bool:
 
 
 def _is_let_pass(run: Ownership, now: float) -> bool:
-    return run.owner == ENGINE and run.deadline_at is not None and run.deadline_at <= now - ENTRUSTED_GRACE_S
+    return run.owner == ENGINE and run.deadline_at is not None and run.deadline_at <= now - ASSIGNED_GRACE_S
 
 
 def is_fresh(run: Ownership) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from offramp.execution.run_facts import RunFacts
     from offramp.execution.suspects import Suspects
     from offramp.execution.threads import Place, Threads
-    from offramp.execution.turns import Turnstile
+    from offramp.execution.turns import ResultOrder
     from offramp.execution.values import Kept
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
@@ -63,7 +63,7 @@ class Executing(Protocol):
         """Where the events of the attempt go."""
 
     @property
-    def turnstile(self) -> Turnstile:
+    def result_order(self) -> ResultOrder:
         """It knows the loop that the run is on."""
 
     @property
@@ -199,7 +199,7 @@ class Attempt:
     def waits(self) -> Watch:
         """It is about to wait, and so may be cancelled from here on."""
         if self.watch is None:
-            self.watch = Watch(self.scope.turnstile.turns.loop)
+            self.watch = Watch(self.scope.result_order.turns.loop)
         return self.watch
 
     @property

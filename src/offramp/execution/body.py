@@ -142,7 +142,7 @@ class Body:
             wait = _Wait("signal", name, key)
             scope.observer.waits_for_signal()
             with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
-                value = await scope.mailbox.take(scope.clock, name, due, came, scope.turnstile.settled)
+                value = await scope.mailbox.take(scope.clock, name, due, came, scope.result_order.settled)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
@@ -188,6 +188,6 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     """The task factory of the run loops: with a second task, a body can see in which order results come."""
     ambient = current.get()
     if isinstance(ambient, Body):
-        ambient.scope.turnstile.branch()
+        ambient.scope.result_order.branch()
         ambient.scope.observer.began_task()
     return RunTask(coroutine, loop=loop, **options)

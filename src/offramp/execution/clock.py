@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 RANDOM_BYTES = 1024
@@ -84,4 +84,4 @@ class SystemClock:
             try:
                 callback()
             except Exception:
-                log.exception("a timed call failed")
+                logger.exception("a timed call failed")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from offramp.execution.observer import Observer
     from offramp.ports.clock import Clock
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 STRIKE_S_MAX = 60.0
 """For the replay of a run that is to end to reach the place where it is struck; without that, the run ends then."""
@@ -114,4 +114,4 @@ class Ending:
 def tell_of_failure(run_id: str, outcome: Outcome, error: BaseException) -> None:
     """A line about a body that was to end and raised something of its own, which its outcome does not show."""
     what = "no longer fits its journal" if isinstance(error, Divergence) else f"raised {type(error).__name__}"
-    log.warning("%s: its body %s after it was %s; it may not have cleaned up", run_id, what, outcome.status)
+    logger.warning("%s: its body %s after it was %s; it may not have cleaned up", run_id, what, outcome.status)

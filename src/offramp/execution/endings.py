@@ -14,7 +14,7 @@ _CANCELLATION = "though nothing cancelled it: what it awaited was cancelled. Cat
 _OTHER = "which is no Exception. Catch it there, and raise an Exception that says what failed"
 
 
-class Handoff(BaseException):
+class ExecutionOver(BaseException):
     """Control flow: this execution is over, and the run continues elsewhere or has ended.
 
     A BaseException, so that `except Exception` in a pipeline cannot eat it.

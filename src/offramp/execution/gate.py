@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 from offramp.core.leaving import OVER, Move, State, after, may_begin
 from offramp.errors import LeaseLost
 from offramp.execution.ending import Ending
-from offramp.execution.endings import Handoff
+from offramp.execution.endings import ExecutionOver
+from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.observer import SILENT, Observer
-from offramp.execution.tenure import Tenure
-from offramp.execution.turns import SETTLE_TURNS, Turnstile
+from offramp.execution.turns import SETTLE_TURNS, ResultOrder
 from offramp.execution.waiting import Mailbox, Waits
 from offramp.ports.store import Parked
 
@@ -38,18 +38,18 @@ class Gate:
         facts: RunFacts,
         log: RunLog,
         clock: Clock,
-        tenure: Tenure | None,
+        lease_window: LeaseWindow | None,
         mailbox: Mailbox,
-        turnstile: Turnstile,
+        result_order: ResultOrder,
         observer: Observer,
     ) -> None:
         self.facts = facts
         self.log = log
         self.clock = clock
         self.mailbox = mailbox
-        self.turnstile = turnstile
+        self.result_order = result_order
         self.observer = observer
-        self._tenure = tenure or Tenure()
+        self._lease_window = lease_window or LeaseWindow()
         self._waits = Waits()
         self._stirs = 0
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Gate:
 
     async def enter(self, attempt: Attempt) -> None:
         """Let an attempt begin, now or never: from here on it is in flight, until it leaves."""
-        if not self._tenure.holds(self.clock.monotonic()):
+        if not self._lease_window.holds(self.clock.monotonic()):
             await self._still_ours()
         while True:
             if self.ending.cleanups:
@@ -130,7 +130,7 @@ class Gate:
             if begins == "now":
                 return
             if begins == "never":
-                raise Handoff
+                raise ExecutionOver
             self.parked += 1
         release()
         self.observer.changed()
@@ -146,7 +146,7 @@ class Gate:
             Handoff: it continues elsewhere, or has ended.
         """
         if self.state in OVER or self.state == "detached":
-            raise Handoff
+            raise ExecutionOver
 
     @contextlib.contextmanager
     def queued(self) -> Iterator[None]:
@@ -166,7 +166,7 @@ class Gate:
         try:
             await self.log.durable()
         except LeaseLost:
-            raise Handoff from None
+            raise ExecutionOver from None
 
     def leave(self, attempt: Attempt) -> None:
         """An attempt is over."""
@@ -219,7 +219,7 @@ class Gate:
     def waits_until(self) -> float | None:
         """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
         with self._lock:
-            busy = self.in_flight or self.parked or self.turnstile.waiting
+            busy = self.in_flight or self.parked or self.result_order.waiting
             return None if busy else self._waits.earliest()
 
     def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object] | None = None) -> None:
@@ -239,7 +239,7 @@ class Gate:
             if until is None or until <= beyond:
                 return
             if stirs != self._stirs:
-                self.turnstile.turns.after(SETTLE_TURNS, functools.partial(look, self._stirs))
+                self.result_order.turns.after(SETTLE_TURNS, functools.partial(look, self._stirs))
                 return
             # No wait has been given any of the signals seen: both change on this loop only.
             if self.move(move, Parked(until, self.mailbox.seen)) and then is not None:

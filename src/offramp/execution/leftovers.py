@@ -18,7 +18,7 @@ from offramp.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from offramp.execution.attempt import Attempt
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 LINES_MAX = 5
 """Lines of held threads that a log line and `/readyz` name, those of the most threads first."""
@@ -58,7 +58,7 @@ class Leftovers:
     def _tell(self, attempt: Attempt, line: str, cure: str) -> None:
         facts, step = attempt.scope.facts, attempt.call.name
         self._metrics.abandoned(facts.pipeline, step)
-        log.warning(
+        logger.warning(
             "%s: attempt %d of step %r goes on %g s after it was timed out or cancelled, at %s; %s",
             facts.run_id,
             attempt.number,
@@ -92,9 +92,9 @@ class Leftovers:
             return
         self._is_short = shortage is not None
         if shortage is None:
-            log.warning("enough threads are back: %d are held", len(self._threads.held))
+            logger.warning("enough threads are back: %d are held", len(self._threads.held))
         else:
-            log.error("%s", shortage)
+            logger.error("%s", shortage)
 
 
 def line_of_thread(thread_id: int) -> str:

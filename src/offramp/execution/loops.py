@@ -26,7 +26,7 @@ Start = Callable[["RunLoop"], "asyncio.Task[None]"]
 """Begins a run on a loop; the task is the run's."""
 PULL_MAX = 32
 """Runs that a loop starts before it looks at its other work again: a burst must not look like a blocked loop."""
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -63,7 +63,7 @@ class LoopThread:
                     self.loop.run_forever()
                     break
                 except (SystemExit, KeyboardInterrupt) as error:
-                    log.error("%s: a task of a pipeline raised %r; all others go on", self.name, error)  # noqa: TRY400 - the run shows it
+                    logger.error("%s: a task of a pipeline raised %r; all others go on", self.name, error)  # noqa: TRY400 - the run shows it
         finally:
             with contextlib.suppress(Exception):
                 self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -91,7 +91,7 @@ class LoopThread:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s: a background task failed", self.name, exc_info=task.exception())
+            logger.error("%s: a background task failed", self.name, exc_info=task.exception())
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on this loop and await it from another."""
@@ -118,7 +118,7 @@ class LoopThread:
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     # Branches that a handoff or a failed sibling left behind end with errors nobody awaits: worth a debug line.
-    log.debug("event loop: %s", context.get("message"), exc_info=context.get("exception"))
+    logger.debug("event loop: %s", context.get("message"), exc_info=context.get("exception"))
 
 
 class RunLoop(LoopThread):
@@ -236,4 +236,4 @@ class RunLoops:
         """End every loop; one that user code blocks is left to the end of the process."""
         for loop in self.loops:
             if not loop.close():
-                log.warning("%s did not stop: a step blocks it", loop.name)
+                logger.warning("%s did not stop: a step blocks it", loop.name)

@@ -21,7 +21,7 @@ from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import EffectUnknown, EncodingError, ObjectsUnavailable, StepTimeout
 from offramp.execution.attempt import Attempt
-from offramp.execution.endings import Handoff, aborted, is_cancellation
+from offramp.execution.endings import ExecutionOver, aborted, is_cancellation
 from offramp.execution.values import as_it_is
 from offramp.ports.seams import Postpone
 
@@ -196,7 +196,7 @@ def _not_completed(attempt: Attempt, raised: BaseException) -> AttemptOutcome:
         return Interrupted(raised)
     try:
         return _after_failure(attempt, _as_error(attempt, raised))
-    except Handoff as over:  # nothing is written for the run any more
+    except ExecutionOver as over:  # nothing is written for the run any more
         return Interrupted(over)
 
 
@@ -207,7 +207,7 @@ def _is_interrupted(attempt: Attempt, raised: BaseException) -> bool:
         return True
     if isinstance(raised, Exception):
         return False
-    if isinstance(raised, Handoff) or scope.state in OVER:
+    if isinstance(raised, ExecutionOver) or scope.state in OVER:
         return True
     is_run_cancelled = scope.facts.cancelled and not attempt.cleans_up
     return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))

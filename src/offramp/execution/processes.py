@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from offramp.execution.attempt import Attempt
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
 LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
 """What a traced child gets to export its last spans and end."""
@@ -224,12 +224,12 @@ class ProcessLane:
         except (EOFError, OSError, RuntimeError) as error:
             if not self._closed:
                 text = f"a process lane did not start: {str(error) or 'its process ended at once'}. {_GUARD}"
-                log.error(text)  # noqa: TRY400 - the child's own traceback is on stderr
+                logger.error(text)  # noqa: TRY400 - the child's own traceback is on stderr
                 self._fail_one(LaneDied(text))
             self._reap(child)
             return None
         if problem:
-            log.warning("a process lane did not start as it should: %s", problem.decode())
+            logger.warning("a process lane did not start as it should: %s", problem.decode())
         self._started(time.monotonic() - began)
         return child, parent
 

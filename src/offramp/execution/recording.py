@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from offramp.core import events
 from offramp.core.journal import Entry, Journal
 from offramp.core.leaving import OVER
-from offramp.execution.endings import Handoff
+from offramp.execution.endings import ExecutionOver
 from offramp.execution.gate import Gate
-from offramp.execution.tenure import Tenure
-from offramp.execution.turns import Turnstile
+from offramp.execution.lease_window import LeaseWindow
+from offramp.execution.turns import ResultOrder
 from offramp.execution.waiting import Mailbox, sleep_for
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class Recording(Gate):
         facts: RunFacts,
         log: RunLog,
         clock: Clock,
-        tenure: Tenure | None,
+        lease_window: LeaseWindow | None,
         mailbox: Mailbox,
         journal: Journal,
         observer: Observer,
     ) -> None:
-        super().__init__(facts, log, clock, tenure, mailbox, Turnstile(journal.replayable), observer)
+        super().__init__(facts, log, clock, lease_window, mailbox, ResultOrder(journal.replayable), observer)
         self.journal = journal
         self.diverged: str | None = None
         """How the body differs from what is recorded."""
@@ -51,7 +51,7 @@ class Recording(Gate):
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over: then nothing may be written for the run any more."""
         if self.state in OVER:
-            raise Handoff
+            raise ExecutionOver
         self._stirs += 1
         if entry is not None:
             self.journal.add(entry)
@@ -62,7 +62,7 @@ class Recording(Gate):
 
         Called last: nothing of the run waits or is in flight for the call any more.
         """
-        if await self.turnstile.turn(self.journal.position(key)):
+        if await self.result_order.turn(self.journal.position(key)):
             self._resting()
         if self.state == "detached":  # the body continues elsewhere; this one sees nothing more until it is dropped
             await asyncio.get_running_loop().create_future()
@@ -73,7 +73,7 @@ class Recording(Gate):
     def is_given_at_once(self, key: str) -> bool:
         """Whether the body may be given this entry without a wait: what `turn` finds out, where that is simple."""
         is_plain = self.state != "detached" and not self.ending.struck
-        return is_plain and self.turnstile.passes(self.journal.position(key))
+        return is_plain and self.result_order.passes(self.journal.position(key))
 
     async def caught_up(self, grace_s: float) -> bool:
         """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
@@ -92,10 +92,10 @@ class Recording(Gate):
                 return False
             if self._progress != before:
                 turns, before, ends = 0, self._progress, math.inf
-        await self.turnstile.settled()
+        await self.result_order.settled()
         return True
 
     @property
     def _progress(self) -> tuple[int, int]:
         """Changes as a replay proceeds."""
-        return self.journal.missing, self.turnstile.passed
+        return self.journal.missing, self.result_order.passed

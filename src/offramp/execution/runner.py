@@ -21,7 +21,7 @@ from offramp.core.spec import as_awaitable
 from offramp.errors import Divergence
 from offramp.execution.body import Body
 from offramp.execution.context import current
-from offramp.execution.endings import Handoff, aborted
+from offramp.execution.endings import ExecutionOver, aborted
 from offramp.execution.lanes import RESULT_BYTES_MAX
 from offramp.execution.scope import Scope
 from offramp.execution.shown import missing, shown
@@ -71,7 +71,7 @@ class Execution:
         loops.submit(self._begin)
 
     def _begin(self, on: RunLoop) -> asyncio.Task[None]:
-        self._loop, self.scope.turnstile.turns = on.loop, on.turns
+        self._loop, self.scope.result_order.turns = on.loop, on.turns
         task = on.loop.create_task(self._main(), name=self.scope.facts.run_id, context=contextvars.Context())
         self._task = task
         return task
@@ -150,7 +150,7 @@ class Execution:
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state in OVER:
                 return
-            let_go = isinstance(raised, (asyncio.CancelledError, Handoff))
+            let_go = isinstance(raised, (asyncio.CancelledError, ExecutionOver))
             outcome, error = self._failed(raised)
         if self.scope.diverged is not None:
             error, let_go = Divergence(f"{self.scope.diverged}. {self._versions()}"), False

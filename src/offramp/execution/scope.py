@@ -14,13 +14,13 @@ from offramp.core.divergence import differs
 from offramp.core.failure import exception_of
 from offramp.core.journal import Entry, Journal
 from offramp.core.leaving import OVER
-from offramp.execution.endings import Handoff
+from offramp.execution.endings import ExecutionOver
 from offramp.execution.history import History
+from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.observer import SILENT, Observer
 from offramp.execution.recording import Recording
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.suspects import Suspects
-from offramp.execution.tenure import Tenure
 from offramp.execution.timers import Timers, without_dues
 from offramp.execution.values import Kept, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from offramp.ports.store import RunLog
     from offramp.telemetry.run_trace import RunTrace
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 DIVERGENCE_GRACE_S = 5.0
 """What a body with waits of its own gets before a replay that stands still counts as divergence."""
@@ -57,7 +57,7 @@ class Scope(Recording):
         history: History,
         metrics: Metrics,
         *,
-        tenure: Tenure | None = None,
+        lease_window: LeaseWindow | None = None,
         trace: RunTrace | None = None,
         kept: Kept = as_it_is,
         observer: Observer = SILENT,
@@ -68,7 +68,7 @@ class Scope(Recording):
         self.metrics = metrics
         entries, dues = without_dues(history.entries)
         journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
-        super().__init__(facts, log, clock, tenure, Mailbox(history.signals), journal, observer)
+        super().__init__(facts, log, clock, lease_window, Mailbox(history.signals), journal, observer)
         self.interrupted = dict(history.interrupted)
         """Steps that an earlier execution began and did not end, and that this one has not begun, by key."""
         self.suspects = Suspects(history, log)
@@ -85,7 +85,7 @@ class Scope(Recording):
     @property
     def replaying(self) -> bool:
         """Whether the body does again what an earlier execution is known to have done."""
-        return self.turnstile.replays or bool(self._reached_before) or self.steps.repeats
+        return self.result_order.replays or bool(self._reached_before) or self.steps.repeats
 
     def reached(self, key: str) -> None:
         """The body made a call that is not recorded: one that an earlier execution had begun, or a new one."""
@@ -100,7 +100,7 @@ class Scope(Recording):
         """The entry of a call that cannot wait for its turn in the replay."""
         entry = self.journal.ask(key)
         if entry is not None:
-            self.turnstile.skip(self.journal.position(key))
+            self.result_order.skip(self.journal.position(key))
             self.timers.saw(entry)
         return entry
 
@@ -138,9 +138,9 @@ class Scope(Recording):
         entry = await self.replayed(key) if self._replays or self.ending.struck else None
         if entry is None:
             if self.ending.struck and self.ending.within() is None:
-                raise Handoff
+                raise ExecutionOver
             if self._replays or self.diverged is not None:
-                may_end = self.turnstile.fires or (key in self.interrupted and self.timers.pending)
+                may_end = self.result_order.fires or (key in self.interrupted and self.timers.pending)
                 grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"calls step {call.name!r}", key, grace_s)
                 if self.timers.release():
@@ -169,13 +169,13 @@ class Scope(Recording):
         And what is asked for now may be given up, as in the first execution, once the body sees what is recorded.
         """
         if self.diverged is not None:
-            raise Handoff
+            raise ExecutionOver
         if not self._replays:
             return
         if not await self.caught_up(grace_s) and self.diverged is None:
             self.diverged = differs(self.journal.unasked()[0], what, key)
         if self.diverged is not None:
-            raise Handoff
+            raise ExecutionOver
         self._replays = False
 
     async def pause(self, seconds: float) -> None:
@@ -187,5 +187,5 @@ class Scope(Recording):
         """A step of this name waits for this before it begins; None: for nothing more."""
         run_id = self.facts.run_id
         if what is not None:
-            log.info("%s: step %r waits for %s", run_id, step, what, extra={"run_id": run_id, "step": step})
+            logger.info("%s: step %r waits for %s", run_id, step, what, extra={"run_id": run_id, "step": step})
         self.observer.step_waits(what)

@@ -1,4 +1,4 @@
-"""How the steps of a run are executed: here, attempt by attempt, or elsewhere (`execution/durable.py`).
+"""How the steps of a run are executed: here, attempt by attempt, or elsewhere (`execution/engine_bodies.py`).
 
 A `Scope` is given one of these; which steps are called, and what is recorded already, is no concern of theirs.
 """

@@ -41,17 +41,17 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
             await sleep_for(clock, LOOK_EVERY_S)
         turns += 1
     if entry is None:
-        await scope.turnstile.settled()
+        await scope.result_order.settled()
         await ending.all_closed()
         if ending.outcome is None or scope.state in OVER or scope.state == "detached":
             return
         status: EndedBy = "expired" if ending.outcome.status == "expired" else "cancelled"
         entry = struck(status, clock.time())
         scope.append(entry, None)
-    await scope.turnstile.turn(scope.journal.position(STRUCK))
+    await scope.result_order.turn(scope.journal.position(STRUCK))
     await ending.all_closed()
     ending.strikes(entry.started_at)
-    scope.turnstile.branch()  # a result that comes now is given when the body has seen this
+    scope.result_order.branch()  # a result that comes now is given when the body has seen this
     cancel()
     scope.observer.ending_changed()
 

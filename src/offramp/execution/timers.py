@@ -21,7 +21,7 @@ import msgspec
 from offramp.core.journal import TIMER, Entry
 from offramp.execution.alarm import Alarm
 from offramp.execution.context import current
-from offramp.execution.endings import Handoff
+from offramp.execution.endings import ExecutionOver
 from offramp.execution.turns import SETTLE_TURNS
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Timers:
         self._stalled = False
         self._live = not scope.journal.replayable
         if not self._live:
-            scope.turnstile.on_stall = self._stall
+            scope.result_order.on_stall = self._stall
         self._catching: asyncio.Task[None] | None = None
         self._seen = None if began is None else (began, self._clock.monotonic())
         self.counts_anew = False
@@ -154,7 +154,7 @@ class Timers:
             entry = scope.journal.ask(timer.key)
             if entry is not None:
                 enters = functools.partial(self._enter, timer, entry)
-                timer.turn = scope.turnstile.call(scope.journal.position(timer.key), enters)
+                timer.turn = scope.result_order.call(scope.journal.position(timer.key), enters)
                 return timer
         timer.made = self.now()
         timer.due = self._dues.get(timer.key, due)
@@ -194,11 +194,11 @@ class Timers:
         self._end(timer)
         try:
             scope.append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
-        except Handoff:  # it belongs to a task that the pipeline left behind
+        except ExecutionOver:  # it belongs to a task that the pipeline left behind
             timer.fire()
             return
         position, enters = scope.journal.position(timer.key), functools.partial(self._enter, timer, None)
-        timer.turn = scope.turnstile.call(position, enters, at_once=True)
+        timer.turn = scope.result_order.call(position, enters, at_once=True)
 
     def _enter(self, timer: BodyTimer, recorded: Entry | None) -> None:
         timer.turn = None
@@ -239,9 +239,9 @@ class Timers:
         await scope.caught_up(self._patience_s)
         # A signal that is there already goes first: it may have come before the timer was due.
         seen = asyncio.get_running_loop().create_future()
-        scope.turnstile.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
+        scope.result_order.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
         await seen
-        await scope.turnstile.settled()
+        await scope.result_order.settled()
         if scope.state != "detached":
             self.release()
 
@@ -267,12 +267,12 @@ class Timers:
         """A recorded firing waits for its turn, and nothing moves: after some time it goes ahead."""
         if self._stalled:
             return
-        self._stalled, turnstile = True, self._scope.turnstile
-        passed = turnstile.passed
+        self._stalled, result_order = True, self._scope.result_order
+        passed = result_order.passed
 
         def over() -> None:
             self._stalled = False
-            turnstile.hurry(passed)
+            result_order.hurry(passed)
 
         self._at(self._clock.monotonic() + self._patience_s, over)
 

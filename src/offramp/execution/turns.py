@@ -42,7 +42,7 @@ class Turns:
             self.loop.call_soon(self._next)
 
 
-class Turnstile:
+class ResultOrder:
     """The way of one run's results into its body; used on the run's loop only.
 
     Args:

@@ -19,7 +19,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.ports.blobs import Blobs
 from offramp.ports.clock import Clock
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 AGAIN_FIRST_S = 0.2
 AGAIN_MOST_S = 5.0
@@ -154,7 +154,7 @@ class Values:
                 if ends is not None and now >= ends:
                     raise
                 if not told:
-                    log.error("%s waits: %s", what, error)  # noqa: TRY400 - an operator's matter
+                    logger.error("%s waits: %s", what, error)  # noqa: TRY400 - an operator's matter
                 told = True
                 await sleep_for(clock, wait if ends is None else min(wait, ends - now))
                 wait = min(2 * wait, AGAIN_MOST_S)

@@ -21,7 +21,7 @@ from offramp.execution import stacks
 from offramp.execution.loops import RunLoop, RunLoops
 from offramp.ports import forks
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 LOOK_EVERY_S = 0.02
 PASSED_OVER_S = 0.04
@@ -159,7 +159,7 @@ class Watchdog:
         blocker = Blocker(*stacks.step_of(loop.thread.ident), seen.line)
         self._blockers[loop] = blocker, now
         self._blocked(blocker.pipeline, blocker.step, seconds, newly=True)
-        log.warning(
+        logger.warning(
             "%s has been blocked for %.2f s by %s; make the step a plain 'def' (it runs in a thread) or await "
             "something there. New runs use a spare loop meanwhile.",
             loop.name,
@@ -174,11 +174,11 @@ class Watchdog:
             but = {loop.thread, threading.main_thread()}
             if lines := _lines_of(_used_since(self._cpu, now - self._cpu_at, but)):
                 self._told_at[_THREADS] = now
-                log.warning(_THREADS, loop.name, waited, "; ".join(lines))
+                logger.warning(_THREADS, loop.name, waited, "; ".join(lines))
                 return
         if watched.evidence.whole.is_late and self._is_due(_LATE, now):
             self._told_at[_LATE] = now
-            log.warning(_LATE, loop.name, waited)
+            logger.warning(_LATE, loop.name, waited)
 
     def _is_due(self, message: str, now: float) -> bool:
         return now - self._told_at.get(message, -math.inf) >= CONTENTION_EVERY_S
@@ -195,7 +195,7 @@ class Watchdog:
 def _beat(loop: RunLoop) -> None:
     now = time.monotonic()
     if loop.reported and loop.probed_at is not None:
-        log.warning("%s runs again after %.2f s", loop.name, now - loop.probed_at)
+        logger.warning("%s runs again after %.2f s", loop.name, now - loop.probed_at)
     loop.held = loop.reported = False
     loop.probed_at = None
 

@@ -39,7 +39,7 @@ CLIENT_GONE_STATUS = 499
 """In metrics only: the client left before the answer began (nginx's number)."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", SOCKET})
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class Gateway:
@@ -202,7 +202,7 @@ class Gateway:
         try:
             await self.start()
         except Exception as error:
-            log.exception("the gateway did not start")
+            logger.exception("the gateway did not start")
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -210,7 +210,7 @@ class Gateway:
         try:
             await self.stop()
         except Exception as error:
-            log.exception("the gateway did not stop cleanly")
+            logger.exception("the gateway did not stop cleanly")
             await send({"type": "lifespan.shutdown.failed", "message": f"{type(error).__name__}: {error}"})
             return
         await send({"type": "lifespan.shutdown.complete"})

@@ -18,7 +18,7 @@ from offramp.settings import Settings
 CHECK_EVERY_S = 1.0
 """How long a change of the file may stay unnoticed."""
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class Keyring:
@@ -94,7 +94,7 @@ class Keyring:
         try:
             self._look()
         except SettingsError as error:
-            log.error("%s; the keys read before stay valid", error)  # noqa: TRY400 - the operator needs no traceback
+            logger.error("%s; the keys read before stay valid", error)  # noqa: TRY400 - the operator needs no traceback
 
     def _look(self) -> None:
         """Read the file if it has changed."""

@@ -31,7 +31,7 @@ TYPE_PREFIX = "urn:offramp:error:"
 RETRY_AFTER_S = 1
 """Seconds after which to try again, unless the error says otherwise."""
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class BodyTooLarge(RequestError):
@@ -151,7 +151,7 @@ def explain(error: Exception) -> Problem:
     error_id = secrets.token_hex(8)
     # The store's messages say what to repair, and an unavailable store fails each request: no traceback for those.
     frames = None if isinstance(error, StoreError) else error
-    log.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=frames)
+    logger.error("error %s: %s: %s", error_id, type(error).__name__, error, exc_info=frames)
     return Problem(kind, _hidden(kind, error_id), {"error_id": error_id}, headers)
 
 

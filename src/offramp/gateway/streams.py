@@ -30,7 +30,7 @@ HEADERS: Headers = [
 ]
 DEMOTED = "run.demoted"
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 T = TypeVar("T")
 
 
@@ -143,11 +143,11 @@ class EventStream:
             except ClientGone:
                 self._left()
             except _Stalled:
-                log.info("a reader of %s took no bytes for %g s; its stream ends", self._run_id, STALL_S_MAX)
+                logger.info("a reader of %s took no bytes for %g s; its stream ends", self._run_id, STALL_S_MAX)
                 self._left()
             except Exception:
                 # The headers are sent. The reader sees an incomplete answer and reconnects for the rest.
-                log.exception("the stream of %s failed", self._run_id)
+                logger.exception("the stream of %s failed", self._run_id)
 
     def _left(self) -> None:
         if self._started_run and not self._complete:
@@ -171,7 +171,7 @@ class EventStream:
             async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
                 async for frames in batches:
                     if self._call.revoked:
-                        log.info("a reader of %s no longer has a valid API key; its stream ends", self._run_id)
+                        logger.info("a reader of %s no longer has a valid API key; its stream ends", self._run_id)
                         break
                     if not frames:
                         if not self._follow_on:
@@ -185,7 +185,7 @@ class EventStream:
                     if ended:
                         return
         except RunGone:
-            log.info("the events of %s were removed before a reader had read them all", self._run_id)
+            logger.info("the events of %s were removed before a reader had read them all", self._run_id)
         # The stream ends without a terminal event, at a drain for example: the reader resumes after its last event.
         self._complete = True
         await send(b"", more=False)

@@ -26,7 +26,7 @@ from offramp.telemetry.logs import about
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 UNREADABLE_EVERY_S = 1.0
 """How often the history of a run is asked for that could not be read."""
@@ -66,7 +66,7 @@ class DeepPath(RunHost):
             self._live.start(claim.record, runlog, History(), trace)
             return
         self._starting += 1
-        self._process.control.spawn(self._resume(claim, self._process.tenure.until))
+        self._process.control.spawn(self._resume(claim, self._process.lease_window.until))
 
     async def _resume(self, claim: Claim, held_until: float) -> None:
         process, record = self._process, claim.record
@@ -96,7 +96,7 @@ class DeepPath(RunHost):
                 self._live.made_room()
                 return
         except LeaseLost as error:
-            log.info("%s", error)
+            logger.info("%s", error)
             self._live.made_room()
             return
         finally:
@@ -107,9 +107,9 @@ class DeepPath(RunHost):
             replayed = _replayed(history)
             body = events.RunResumed(process.id, replayed, _why_here(record, history))
             runlog.append(None, events.draft(body, rfc3339(now)))
-            log.info("resuming %s from its journal (%d steps recorded)", record.id, replayed, extra=about(record))
+            logger.info("resuming %s from its journal (%d steps recorded)", record.id, replayed, extra=about(record))
             if record.deaths:
-                log.warning("%s is executed again: %s", record.id, _why_again(record), extra=about(record))
+                logger.warning("%s is executed again: %s", record.id, _why_again(record), extra=about(record))
         self._live.start(record, runlog, history, self._traced(claim, history, began_ns), ending)
 
     @staticmethod
@@ -169,11 +169,11 @@ class DeepPath(RunHost):
                     waiting=events.open_waits(frames),
                 )
             except StoreError as error:
-                log.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
+                logger.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
             except Exception:
                 # Whatever it is, a run that is held here is not forgotten here: a worker that can read it takes over
                 # once this one has been replaced.
-                log.exception("%s cannot be resumed by this process: its history cannot be read", run_id)
+                logger.exception("%s cannot be resumed by this process: its history cannot be read", run_id)
             await sleep_for(self._process.clock, UNREADABLE_EVERY_S)
 
     def cancel(self, run_id: str) -> bool:
@@ -193,7 +193,7 @@ class DeepPath(RunHost):
 
     def held(self, until: float) -> None:
         """The lease was renewed."""
-        self._process.tenure.extend(until)
+        self._process.lease_window.extend(until)
 
     async def confirm(self) -> None:
         """Ask the store about each run; of one that is lost, it tells by itself."""
@@ -201,7 +201,7 @@ class DeepPath(RunHost):
             try:
                 await commit
             except LeaseLost as error:
-                log.info("%s", error)
+                logger.info("%s", error)
 
     def lost(self, lease: Lease) -> None:
         """Stop the execution whose lease is gone."""

@@ -27,7 +27,7 @@ from offramp.ports.engine import Engine, Handoff, Sharing
 from offramp.ports.store import RunLog
 from offramp.telemetry.logs import about
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 BOUNDARY_GRACE_S = 0.05
 """How long a body that has no step in flight may take to reach its next step, or its end, before it is cut there."""
@@ -37,7 +37,7 @@ PARK_FOR_S_MIN = 5.0
 """A shorter wait is not worth a replay."""
 
 
-class OffRamp:
+class Demoter:
     """Demotes and hands over runs; its coroutines run on the control loop."""
 
     def __init__(self, process: Process, engine: Engine, live: LiveRuns) -> None:
@@ -84,7 +84,7 @@ class OffRamp:
             if run.state not in OVER:
                 await self._engine.adopt(Handoff(run.lease, demotion, in_flight))
         except StoreError as error:
-            log.error("%s cannot be demoted yet: %s", record.id, error)  # noqa: TRY400 - an operator's matter
+            logger.error("%s cannot be demoted yet: %s", record.id, error)  # noqa: TRY400 - an operator's matter
             return run.state in OVER
         if run.state in OVER:
             return True
@@ -104,7 +104,7 @@ class OffRamp:
         await run.log.durable()
         late_s = self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
-        log.info(
+        logger.info(
             "%s was demoted (%s) after %.2f s",
             record.id,
             demotion.reason,
@@ -153,7 +153,7 @@ class OffRamp:
                     await shared.durable()
                     await sharing.delivered(run.record.id)
                 except (LeaseLost, StoreError) as error:
-                    log.info("%s", error)
+                    logger.info("%s", error)
         if self._live.get(run.record.id) is run:
             self._live.drop(run)
 
@@ -195,7 +195,7 @@ class OffRamp:
             try:
                 await self._engine.release(run.lease, run.execution.scope.rest)
             except StoreError as error:  # until it takes the run back, no process executes it
-                log.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
+                logger.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
             else:
                 return
             await sleep_for(self._process.clock, RETRY_EVERY_S)

@@ -8,21 +8,21 @@ from offramp.core.events import Draft
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.history import History
-from offramp.paths.demote import OffRamp
+from offramp.paths.demote import Demoter
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
 from offramp.ports.store import Created, Idempotency, RunLog
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class FastPath:
     """Starts runs here; the budget's end, a disconnect and a drain send them down the off-ramp."""
 
-    def __init__(self, process: Process, live: LiveRuns, off_ramp: OffRamp) -> None:
+    def __init__(self, process: Process, live: LiveRuns, demoter: Demoter) -> None:
         self._process = process
         self._live = live
-        self._off_ramp = off_ramp
+        self._demoter = demoter
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
         """Begin; nothing is promised yet, so the disk is not waited for, only the store's word that it has the run.
@@ -33,7 +33,7 @@ class FastPath:
         process = self._process
         record.status, record.started_at = "running", record.created_at
         trace = None if process.tracing is None else process.tracing.begin(record)
-        held_until = process.tenure.until
+        held_until = process.lease_window.until
         commit, runlog = process.store.create(
             record, accepted, owner=process.id, durable=False, idempotency=idempotency
         )
@@ -43,10 +43,10 @@ class FastPath:
                 return created
         assert runlog is not None  # noqa: S101 - an owner was given
         self._live.first_events.of_new(record)
-        run = self._live.start(record, self._off_ramp.log_of(runlog), History(), trace)
+        run = self._live.start(record, self._demoter.log_of(runlog), History(), trace)
         ends = run.began + record.budget_s
         run.timers.append(
-            process.clock.call_at(ends, lambda: process.control.spawn(self._off_ramp.demote(run, "budget")))
+            process.clock.call_at(ends, lambda: process.control.spawn(self._demoter.demote(run, "budget")))
         )
         try:
             return await commit  # it runs meanwhile; nobody hears of a run that the store refused
@@ -61,7 +61,7 @@ class FastPath:
         try:
             await runlog.durable()
         except LeaseLost as error:
-            log.info("%s", error)
+            logger.info("%s", error)
             return True
         return False
 
@@ -74,4 +74,4 @@ class FastPath:
         if wish == "cancel":
             self._live.cancel(run_id)
         elif wish == "demote":
-            self._process.control.spawn(self._off_ramp.demote(run, "disconnect"))
+            self._process.control.spawn(self._demoter.demote(run, "disconnect"))

@@ -35,7 +35,7 @@ from offramp.telemetry.logs import about
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class LiveRun(Observer):
@@ -78,7 +78,7 @@ class LiveRun(Observer):
             process.clock,
             history,
             process.metrics,
-            tenure=process.tenure,
+            lease_window=process.lease_window,
             trace=trace,
             kept=process.values.of(record.id),
             observer=self,
@@ -117,7 +117,7 @@ class LiveRun(Observer):
         try:
             received = await self._process.store.signals(self.record.id)
         except StoreError as error:
-            log.error("signals of %s cannot be read yet: %s", self.record.id, error)  # noqa: TRY400 - tried again
+            logger.error("signals of %s cannot be read yet: %s", self.record.id, error)  # noqa: TRY400 - tried again
             return
         self.execution.call(self.execution.scope.mailbox.put, received)
 
@@ -304,9 +304,9 @@ class LiveRuns:
         self.first_events.forget(record.id)
         if isinstance(refused, LeaseLost):
             self._process.metrics.lost()
-            log.warning("%s: its outcome was not written, another process has taken it over", record.id)
+            logger.warning("%s: its outcome was not written, another process has taken it over", record.id)
         else:
-            log.error("%s: its outcome was not written: %s", record.id, refused)
+            logger.error("%s: its outcome was not written: %s", record.id, refused)
 
     def _forget(self, run: LiveRun) -> None:
         with self._lock:
@@ -348,7 +348,7 @@ class LiveRuns:
         # A run that has ended is not dropped: the store refuses its outcome, and that is logged.
         if run is not None and run.lease == lease and run.state != "ended":
             self._process.metrics.lost()
-            log.warning("%s: the lease was lost; another process continues it", lease.run_id)
+            logger.warning("%s: the lease was lost; another process continues it", lease.run_id)
             self.drop(run)
 
 
@@ -359,4 +359,6 @@ def _tell(record: RunRecord, outcome: Outcome) -> None:
     code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt
     where = "" if step is None else f" in step {step!r} (attempt {attempt})"
     more = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
-    log.info("%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more)
+    logger.info(
+        "%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more
+    )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from offramp.errors import StoreTimeout
 
 T = TypeVar("T")
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Patience:
@@ -60,7 +60,7 @@ class Patience:
                 task.add_done_callback(self._ended)
         if task.done():
             return task.result()
-        log.warning("a request was refused: the store did not take it within %s", self._said)
+        logger.warning("a request was refused: the store did not take it within %s", self._said)
         raise StoreTimeout(
             f"the store did not answer within {self._said}: what was asked for may or may not have been done. Ask "
             "again: with the same Idempotency-Key nothing is done twice"
@@ -87,7 +87,7 @@ class Patience:
         waited_s = time.monotonic() - self._left.pop(task)
         error = None if task.cancelled() else task.exception()
         told = "it is done now" if error is None else error
-        log.info("what a request no longer waited for took %.1f s: %s", waited_s, told)
+        logger.info("what a request no longer waited for took %.1f s: %s", waited_s, told)
 
     def trouble(self) -> str | None:
         """Why a request would have to wait or be refused, None while none would."""

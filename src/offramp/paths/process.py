@@ -10,9 +10,9 @@ from offramp.core.shares import Tenancy
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.execution.lanes import Lanes
+from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.loops import LoopThread, RunLoops
 from offramp.execution.steps import LocalSteps
-from offramp.execution.tenure import Tenure
 from offramp.execution.values import Values
 from offramp.paths.deliver import Feed
 from offramp.ports.clock import Clock
@@ -43,7 +43,7 @@ class Process:
     loops: RunLoops
     lanes: Lanes
     steps: LocalSteps
-    tenure: Tenure
+    lease_window: LeaseWindow
     tenancy: Tenancy
     feed: Feed
     metrics: Metrics

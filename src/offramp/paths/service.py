@@ -16,7 +16,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, UnknownRun
 from offramp.paths.deep import DeepPath, steps_of
-from offramp.paths.demote import OffRamp
+from offramp.paths.demote import Demoter
 from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
@@ -37,7 +37,7 @@ from offramp.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from offramp.telemetry.tracing import Tracing
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 ARRIVING_LOOK_S = 0.02
 """How often a drain looks for runs that were still being accepted or claimed when it began."""
@@ -63,7 +63,7 @@ class Service:
         name: str,
         process: Process,
         live: LiveRuns,
-        off_ramp: OffRamp,
+        demoter: Demoter,
         deep: DeepPath,
         engine: Engine,
         dispatcher: WebhookDispatcher | None,
@@ -78,10 +78,10 @@ class Service:
         self.deep = deep
         self.engine = engine
         self._close = close
-        self._off_ramp = off_ramp
-        self._fast = FastPath(process, live, off_ramp)
+        self._demoter = demoter
+        self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
-        self._submitter = Submitter(process, live, off_ramp, self._fast, engine, self._patience)
+        self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
         self._parts: list[Part] = [
             live.levels,
             Learning(process, live.durations),
@@ -327,7 +327,7 @@ class Service:
                 await self._send_all_away()
         except TimeoutError:
             if late := len(self.live.all()):
-                log.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
+                logger.warning("steps in flight at the end of the drain are executed again; runs: %d", late)
         for run in self.live.all():
             self.live.drop(run)
         self.process.feed.end()
@@ -354,7 +354,7 @@ class Service:
                 task.cancel()
 
     async def _send_away(self, run: LiveRun) -> None:
-        away = self._off_ramp
+        away = self._demoter
         leaving = asyncio.ensure_future(away.demote(run, "drain") if run.record.path == "fast" else away.hand_over(run))
         try:
             await run.left

@@ -20,7 +20,7 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.process import Process
 from offramp.ports.parts import Part
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 WRITE_EVERY_S = 5.0
 """How long an outcome may be missing from the counts of all processes, and what a crash loses."""
@@ -88,7 +88,7 @@ class ServiceLevels(Part):
                     looks_at = clock.monotonic() + LOOK_EVERY_S
                     self._show(await self._look())
             except StoreError as error:
-                log.error("service levels are not up to date: %s", error)  # noqa: TRY400 - tried again
+                logger.error("service levels are not up to date: %s", error)  # noqa: TRY400 - tried again
             await sleep_for(clock, WRITE_EVERY_S)
 
     async def close(self) -> None:
@@ -99,7 +99,7 @@ class ServiceLevels(Part):
             for _ in range(2):
                 await self._write()
         except StoreError as error:
-            log.warning("the last outcomes are missing from the service levels: %s", error)
+            logger.warning("the last outcomes are missing from the service levels: %s", error)
 
     async def report(self, tenant: str = "") -> list[ServiceLevel]:
         """Every class with a target, the latest outcomes of this process included.

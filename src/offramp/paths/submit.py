@@ -20,7 +20,7 @@ from offramp.core.webhooks import refused
 from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.bounds import open_runs
-from offramp.paths.demote import OffRamp
+from offramp.paths.demote import Demoter
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
@@ -37,7 +37,7 @@ class Submitter:
         self,
         process: Process,
         live: LiveRuns,
-        off_ramp: OffRamp,
+        demoter: Demoter,
         fast: FastPath,
         engine: Engine,
         patience: Patience,
@@ -46,7 +46,7 @@ class Submitter:
         self._patience = patience
         self._live = live
         self._admission = Admission(process, live)
-        self._off_ramp = off_ramp
+        self._demoter = demoter
         self._fast = fast
         self._engine = engine
         self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
@@ -120,7 +120,7 @@ class Submitter:
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)
         if run is not None:
-            self._process.control.spawn(self._off_ramp.demote(run, "overload"))
+            self._process.control.spawn(self._demoter.demote(run, "overload"))
 
     async def _begin(self, record: RunRecord, key: Idempotency | None, watcher: Watcher | None) -> Accepted:
         accepted = events.draft(

@@ -12,7 +12,7 @@ from offramp.paths.parts import Background
 from offramp.paths.process import Process
 from offramp.paths.purge import purge
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 LEARN_EVERY_S = 5.0
 """How long another process may not know yet how long runs took here, and what a crash loses of that."""
@@ -26,7 +26,7 @@ class ObjectProbe(Background):
         try:
             await self._process.values.probe(f"probe-{self._process.id}")
         except (ObjectLost, ObjectsUnavailable) as error:
-            log.error("large values cannot be kept: %s", error)  # noqa: TRY400 - an operator's matter
+            logger.error("large values cannot be kept: %s", error)  # noqa: TRY400 - an operator's matter
 
 
 class Purging(Background):
@@ -39,7 +39,7 @@ class Purging(Background):
             try:
                 await purge(self._process, lambda: self.is_over)
             except StoreError as error:
-                log.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+                logger.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
 
 
 class Learning(Background):
@@ -68,7 +68,7 @@ class Learning(Background):
         try:
             self._durations.learned(await self._process.store.learn(self._durations.tell()))
         except StoreError as error:
-            log.warning("how long runs take was not shared: %s", error)
+            logger.warning("how long runs take was not shared: %s", error)
 
 
 class CatchingUp(Background):
@@ -84,4 +84,4 @@ class CatchingUp(Background):
             try:
                 await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:
-                log.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
+                logger.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again

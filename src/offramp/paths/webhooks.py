@@ -24,7 +24,7 @@ from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
 from offramp.ports.parts import Part
 from offramp.telemetry.context import forwarded
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 CLAIM_MARGIN_S = 5.0
 """How much longer a claim lasts than an attempt may take."""
@@ -91,9 +91,9 @@ class WebhookDispatcher(Part):
             try:
                 claimed = await self._claim()
             except StoreError as error:
-                log.error("webhooks wait: %s", error)  # noqa: TRY400 - tried again
+                logger.error("webhooks wait: %s", error)  # noqa: TRY400 - tried again
             except Exception:
-                log.exception("webhooks wait for a fault of ours")
+                logger.exception("webhooks wait for a fault of ours")
             for pending in claimed:
                 self._busy[pending.host] += 1
                 task = asyncio.create_task(self._attend(pending))
@@ -128,11 +128,11 @@ class WebhookDispatcher(Part):
                 await self._outbox.settle(pending, pending.progress._replace(due_at=0.0))
                 raise
             if not await self._outbox.settle(pending, progress):
-                log.info("%s: another process has taken its webhook over meanwhile", pending.run_id)
+                logger.info("%s: another process has taken its webhook over meanwhile", pending.run_id)
         except StoreError as error:
-            log.error("%s: its webhook waits: %s", pending.run_id, error)  # noqa: TRY400 - the claim runs out
+            logger.error("%s: its webhook waits: %s", pending.run_id, error)  # noqa: TRY400 - the claim runs out
         except Exception:
-            log.exception("%s: a fault of ours holds up its webhook", pending.run_id)
+            logger.exception("%s: a fault of ours holds up its webhook", pending.run_id)
         finally:
             self._busy[pending.host] -= 1
             if not self._busy[pending.host]:
@@ -196,10 +196,10 @@ class WebhookDispatcher(Part):
         told = (frame.type, pending.run_id, pending.host, answer.detail)
         if answer.result == "delivered":
             if pending.progress.failing_since is not None:
-                log.info("webhook %s of %s reached %s again: %s", *told)
+                logger.info("webhook %s of %s reached %s again: %s", *told)
         elif answer.result == "gone":
-            log.warning("webhook %s of %s: %s wants no more of this run (%s)", *told)
+            logger.warning("webhook %s of %s: %s wants no more of this run (%s)", *told)
         elif progress.cursor == frame.seq:
-            log.error("webhook %s of %s to %s was given up after a day: %s", *told)
+            logger.error("webhook %s of %s to %s was given up after a day: %s", *told)
         elif pending.progress.failing_since is None:
-            log.warning("webhook %s of %s did not reach %s, it is tried again for a day: %s", *told)
+            logger.warning("webhook %s of %s did not reach %s, it is tried again for a day: %s", *told)

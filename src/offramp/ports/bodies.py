@@ -1,7 +1,7 @@
 """The port of an engine that calls pipeline bodies itself, instead of handing whole runs to a process.
 
 Such an engine owns the schedule: it calls a body wherever and as often as it likes, and chooses the process that
-executes each step. `BodyHost`, implemented by `paths`, executes; `Outside` is how a body reaches the engine.
+executes each step. `BodyHost`, implemented by `paths`, executes; `BodyRuntime` is how a body reaches the engine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Part(msgspec.Struct, frozen=True):
+class TraceContext(msgspec.Struct, frozen=True):
     """The trace context of a run on an engine, for spans made by any process.
 
     Attributes:
@@ -91,7 +91,7 @@ class StepTerms(NamedTuple):
     short: bool
 
 
-class Scene(NamedTuple):
+class AttemptContext(NamedTuple):
     """The context of an attempt.
 
     Attributes:
@@ -103,7 +103,7 @@ class Scene(NamedTuple):
         says: called, from any thread, with the reason that it waits; None for no reason any more.
     """
 
-    part: Part | None = None
+    part: TraceContext | None = None
     queued_s: float = 0.0
     opens: bool = False
     left: int = 0
@@ -120,7 +120,7 @@ class TryAgain(Exception):
         self.delay_s = delay_s
 
 
-class Playing(Protocol):
+class BodyExecution(Protocol):
     """An executing body; every method is called in its process."""
 
     async def ended(self) -> Outcome | None:
@@ -148,7 +148,7 @@ class Playing(Protocol):
         """End this execution without an outcome, unless a step is under way; the body will be called again."""
 
 
-class Outside(Protocol):
+class BodyRuntime(Protocol):
     """The engine as a body sees it: implemented by the engine, used in the body's process."""
 
     @property
@@ -185,25 +185,29 @@ class BodyHost(Protocol):
     def terms(self, step: str) -> StepTerms | None:
         """A step's declaration; None if it is not declared here."""
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
+    def play(
+        self, facts: Facts, encoded_input: bytes, known: Known, runtime: BodyRuntime, part: TraceContext | None
+    ) -> BodyExecution:
         """Begin to execute a body in the running loop."""
 
     async def known(self, run_id: str) -> Known:
         """The run's history in the store."""
 
-    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
         """An engine took up a run, for the `first` time on the deep path; its trace context, None without tracing."""
 
     async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
         """Append `run.resumed`: a process continues a run that another began, after a demotion if `demoted`."""
 
-    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+    def took_over(self, facts: Facts, replayed_steps: int, part: TraceContext) -> None:
         """The same in its trace, for a body that another process executed before."""
 
-    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
-        """A body waited until now, see `Outside.waited`."""
+    def waited(self, facts: Facts, part: TraceContext, what: str, began: float, *, over: bool) -> None:
+        """A body waited until now, see `BodyRuntime.waited`."""
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
+    async def attempt(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, context: AttemptContext
+    ) -> Entry:
         """Execute one attempt of a step, in a turn that was taken (`lease.step`), and record its outcome.
 
         Returns:
@@ -214,7 +218,7 @@ class BodyHost(Protocol):
             LeaseLost: another process has the step or the run now; or the run has ended, as this step killed too many.
         """
 
-    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
+    async def conclude(self, claim: Claim, outcome: Outcome, part: TraceContext | None = None) -> None:
         """Write a run's outcome; returns when it is on disk. Without a part, no process has executed its body.
 
         Raises:

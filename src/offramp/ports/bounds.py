@@ -22,7 +22,7 @@ from offramp.ports.clock import Clock
 COUNT_SHARE_MAX = 0.05
 """The greatest share of the time spent counting while no tenant is at the bound."""
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Bound:
@@ -115,4 +115,4 @@ class Bound:
         try:
             await self._count()
         except StoreError as error:
-            log.warning("the runs of tenants could not be counted: %s", error)
+            logger.warning("the runs of tenants could not be counted: %s", error)

@@ -13,7 +13,7 @@ N7 A signal is durable once accepted, reaches its run once even if it is sent ag
    and wakes a parked run; no process executes a parked run.
 N8 A process that lost a run writes nothing more of it, and the engine calls `lost` of its host (J3).
 N9 A run that no process executes ends `expired` at its deadline; a run that has begun ends so once a process can
-   execute it, as it may have to clean up, or `ENTRUSTED_GRACE_S` later.
+   execute it, as it may have to clean up, or `ASSIGNED_GRACE_S` later.
 N10 `ready` is true while some process takes runs, and false otherwise.
 N11 `start` raises `Overloaded`, and changes nothing, while the queue is full. Runs pass the bound only if they are
    started before the process sees that it is reached.

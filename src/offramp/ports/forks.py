@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Inherited(Protocol):
@@ -79,11 +79,11 @@ def descriptor_of(transport: Any) -> int:
         return -1
 
 
-def keep_for_ever(kept: object) -> None:
+def keep_forever(value: object) -> None:
     """Keep an object alive even at the interpreter's exit: closing it would do harm in the child."""
     import ctypes
 
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
 def _hook() -> None:
@@ -119,7 +119,7 @@ def _in_child() -> None:
             if owner is not None:
                 owner.forked()
         except Exception:
-            log.exception("a forked child keeps something of its parent's: %r", owner)
+            logger.exception("a forked child keeps something of its parent's: %r", owner)
     _unmask()
     if interrupts:  # only now: KeyboardInterrupt would be lost in this hook, while the system's default ends the child
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from offramp.core.addresses import PORT_MAX, parse_listen
 from offramp.ports import forks
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 METRICS = "/metrics"
 
@@ -69,12 +69,12 @@ def _started(application: Any, host: str, port: int, index: int) -> WSGIServer |
         family, *_, (address, *_) = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
         server = (_Server6 if family is socket.AF_INET6 else _Server)((str(address), wanted), _Silent)
     except OSError as error:
-        log.error("no metrics here, cannot listen on %s port %d: %s", host, wanted, error.strerror or error)  # noqa: TRY400
+        logger.error("no metrics here, cannot listen on %s port %d: %s", host, wanted, error.strerror or error)  # noqa: TRY400
         return None
     server.set_app(application)
     threading.Thread(target=server.serve_forever, name="offramp-metrics", daemon=True).start()
     shown = f"[{host}]" if ":" in host else host
-    log.info("metrics at http://%s:%d%s", shown, server.server_port, METRICS)
+    logger.info("metrics at http://%s:%d%s", shown, server.server_port, METRICS)
     return server
 
 

@@ -28,7 +28,7 @@ LANE_DELAY_MS = 500
 TOLD_EVERY_S = 60.0
 """At most one complaint of the exporters is logged in this time."""
 
-log = logging.getLogger("offramp.telemetry")
+logger = logging.getLogger("offramp.telemetry")
 
 
 class Plan(NamedTuple):
@@ -152,7 +152,7 @@ def _set_up_traces(
 
     propagate.get_global_textmap()  # imported here: it fails if OTEL_PROPAGATORS names one that is not installed
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        log.info("telemetry: the application's own TracerProvider is used")
+        logger.info("telemetry: the application's own TracerProvider is used")
         return
     made = [exporter_class("traces", name)() for name in exporters]
     if os.environ.get("OTEL_BSP_SCHEDULE_DELAY"):
@@ -171,7 +171,7 @@ def _set_up_metrics(telemetry: Telemetry, exporters: tuple[str, ...], resource: 
     from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 
     if isinstance(metrics.get_meter_provider(), MeterProvider):
-        log.info("telemetry: the application's own MeterProvider is used")
+        logger.info("telemetry: the application's own MeterProvider is used")
         return
     made = [exporter_class("metrics", name)() for name in exporters]
     readers = [each if isinstance(each, MetricReader) else PeriodicExportingMetricReader(each) for each in made]
@@ -215,7 +215,7 @@ class _Quiet(logging.Handler):
         now = time.monotonic()
         if now >= self._next_at:
             self._next_at = now + TOLD_EVERY_S
-            log.warning("telemetry: %s", " ".join(record.getMessage().split())[:300])
+            logger.warning("telemetry: %s", " ".join(record.getMessage().split())[:300])
 
 
 def _quieten() -> None:

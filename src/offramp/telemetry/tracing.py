@@ -20,7 +20,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
 
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.webhooks import Answer
-from offramp.ports.bodies import Part
+from offramp.ports.bodies import TraceContext
 from offramp.telemetry import names
 from offramp.telemetry.chosen_ids import ChosenIds, WhileNew, at
 from offramp.telemetry.content import shown
@@ -117,7 +117,7 @@ class Tracing:
 
     # Runs whose body and steps many processes execute: no process holds their span while they last.
 
-    def take_up(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> Part:
+    def take_up(self, record: RunRecord, replayed_steps: int, waited_s: float | None, began_ns: int) -> TraceContext:
         """Like `resume`, but only reserve the place of the run's span in the trace; `ran` makes the span."""
         process, origin, session = self._taken_up(record, waited_s, began_ns)
         process.set_attribute(names.REPLAYED_STEPS, replayed_steps)
@@ -125,9 +125,9 @@ class Tracing:
         run = parent if self._ids is None else at(parent, self._ids.generate_span_id())
         process.end()
         own = process.get_span_context().span_id
-        return Part(carried(run), session, f"{own:016x}", time.time_ns(), replayed_steps)
+        return TraceContext(carried(run), session, f"{own:016x}", time.time_ns(), replayed_steps)
 
-    def part(self, run_id: str, part: Part, repeats: Callable[[], bool] | None = None) -> RunTrace:
+    def part(self, run_id: str, part: TraceContext, repeats: Callable[[], bool] | None = None) -> RunTrace:
         """The trace for executing a part of such a run; while the part `repeats` earlier work, nothing is recorded."""
         context = restored(part.trace)
         span = trace.get_current_span(context)
@@ -136,7 +136,7 @@ class Tracing:
         shared = {**session_attributes(part.session), names.RUN_ID: run_id}
         return RunTrace(self._tracer, span, None, context, part.session, shared, self._content_bytes)
 
-    def taken_over(self, run_id: str, pipeline: str, part: Part, replayed_steps: int) -> None:
+    def taken_over(self, run_id: str, pipeline: str, part: TraceContext, replayed_steps: int) -> None:
         """Another process continues the body of such a run."""
         run = self.part(run_id, part)
         attributes = {**run.shared, **messaging("process", pipeline), names.SPAN_KIND: "CHAIN"}
@@ -145,7 +145,7 @@ class Tracing:
         span.set_attribute(names.REPLAYED_STEPS, replayed_steps)
         span.end()
 
-    def waited(self, run_id: str, part: Part, what: str, began: float, *, over: bool) -> None:
+    def waited(self, run_id: str, part: TraceContext, what: str, began: float, *, over: bool) -> None:
         """The body of such a run waited from `began`, in epoch seconds, until now."""
         run = self.part(run_id, part)
         attributes = {**run.shared, names.SPAN_KIND: "CHAIN", names.WAIT_FOR: what}
@@ -155,7 +155,7 @@ class Tracing:
         span.set_attribute(names.WAIT_OUTCOME, "over" if over else "left")
         span.end()
 
-    def ran(self, record: RunRecord, part: Part, outcome: Outcome) -> None:
+    def ran(self, record: RunRecord, part: TraceContext, outcome: Outcome) -> None:
         """Make the span of such a run, which has its outcome."""
         context = restored(part.trace)
         own, parent = trace.get_current_span(context).get_span_context().span_id, at(context, int(part.parent, 16))

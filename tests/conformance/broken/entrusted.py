@@ -25,5 +25,5 @@ class StepsOfTheEnded(MemoryStore):
 class TellsOfTheEnded(MemoryStore):
     """An engine is to be told of runs that have ended."""
 
-    async def unheard(self):
+    async def pending_notices(self):
         return [run.record.id for run in self._runs.values() if run.notices]

@@ -12,7 +12,7 @@ from offramp import SLA, App
 from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.body import DRAWN_MAX
 from offramp.execution.context import current
-from offramp.paths.durable import DurablePath
+from offramp.paths.engine_path import EnginePath
 from offramp.paths.local import LocalRuntime
 from tests.support import Signal, eventually, log_of, member, of, reach, result_of, types
 
@@ -164,19 +164,19 @@ async def test_a_step_in_flight_in_a_living_gateway_is_not_executed_again(servic
 
 
 async def test_the_winner_of_a_race_wins_again(service, history, monkeypatch):
-    told, attempt_of = Signal(), DurablePath.attempt
+    told, attempt_of = Signal(), EnginePath.attempt
 
-    async def attempt(self, lease, record, call, arguments, scene):
+    async def attempt(self, lease, record, call, arguments, context):
         """The slow one is recorded first, and told of last."""
         if b'"quick"' in arguments:
             await told.wait()
-        entry = await attempt_of(self, lease, record, call, arguments, scene)
+        entry = await attempt_of(self, lease, record, call, arguments, context)
         if b'"slow"' in arguments:
             told.set()
             await gate("quick has won").wait()
         return entry
 
-    monkeypatch.setattr(DurablePath, "attempt", attempt)
+    monkeypatch.setattr(EnginePath, "attempt", attempt)
     async with service(app) as runtime:
         handle = await runtime.start("race")
         await reach(handle, "step.started")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from offramp import SLA, App
-from offramp.paths.durable import DurablePath
+from offramp.paths.engine_path import EnginePath
 from tests.engines.temporal.test_long_runs import workflows_of
 from tests.support import Signal, log_of, result_of, types
 
@@ -35,19 +35,19 @@ async def race(steps: int) -> list[str | int]:
 
 
 async def test_the_winner_of_a_race_stays_the_winner(service, monkeypatch):
-    told, executed = Signal(), DurablePath.attempt
+    told, executed = Signal(), EnginePath.attempt
 
-    async def attempt(self, lease, record, call, arguments, scene):
+    async def attempt(self, lease, record, call, arguments, context):
         """The slow one is recorded first, and told of last."""
         if b'"quick"' in arguments:
             await told.wait()
-        entry = await executed(self, lease, record, call, arguments, scene)
+        entry = await executed(self, lease, record, call, arguments, context)
         if b'"slow"' in arguments:
             told.set()
             await asyncio.sleep(0.5)
         return entry
 
-    monkeypatch.setattr(DurablePath, "attempt", attempt)
+    monkeypatch.setattr(EnginePath, "attempt", attempt)
     async with service(app) as runtime:
         runtime.worker.engine.history_events_max = 60
         handle = await runtime.start("race", steps=30)

@@ -197,10 +197,10 @@ async def test_a_gateway_that_dies_before_it_lets_go_leaves_the_run_to_others(se
 
 
 async def test_a_gateway_that_dies_before_it_has_said_so_is_found_dead(service, monkeypatch):
-    async def unheard(self, run_id, signal):
+    async def pending_notices(self, run_id, signal):
         pass
 
-    monkeypatch.setattr(Hop, "_send", unheard)
+    monkeypatch.setattr(Hop, "_send", pending_notices)
     async with service(app) as runtime:
         await goes_on_without_its_gateway(runtime)
 

@@ -200,7 +200,7 @@ async def _live_through(opened, number):
     log.append(entry(1), started(1))
     await opened.leases.send_signal(run.id, "go", b"1", NOW, "key")
     if number % 3 == 0:
-        taken = await opened.leases.entrust(run.id, NOW)
+        taken = await opened.leases.assign_to_engine(run.id, NOW)
         turn = await opened.leases.take_step(taken.lease, "work:2:0")
         opened.store.log(turn.lease).append(entry(2), started(2))
         await opened.leases.request_cancel(run.id)
@@ -307,7 +307,7 @@ async def test_a_batch_that_the_server_will_never_take_is_given_up(server, at):
 async def test_what_an_engine_is_told_was_refused_can_be_tried_again(server, at):
     opened = at(server.url())
     run, _ = await created(opened)
-    whole = (await opened.leases.entrust(run.id, NOW)).lease
+    whole = (await opened.leases.assign_to_engine(run.id, NOW)).lease
     log = opened.store.log(whole)
     for number in range(3):
         with server.client() as client:

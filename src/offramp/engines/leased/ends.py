@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from offramp.core.ownership import ENTRUSTED_GRACE_S
+from offramp.core.ownership import ASSIGNED_GRACE_S
 from offramp.core.run import RunRecord
 from offramp.engines.leased.seat import Seat
 from offramp.errors import StoreError
@@ -17,7 +17,7 @@ from offramp.ports.engine import RunTaker
 from offramp.ports.parts import Part
 from offramp.ports.store import Ownership, Runs
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Ends(Part):
@@ -59,7 +59,7 @@ class Ends(Part):
                 if record is not None and record.cancel_requested and not record.finished:
                     await self._end(run_id)
         except StoreError as error:
-            log.error("%s", error)  # noqa: TRY400 - they are in the queue
+            logger.error("%s", error)  # noqa: TRY400 - they are in the queue
 
     async def overdue(self) -> None:
         """End the runs that no process executes and whose deadline has passed."""
@@ -70,7 +70,7 @@ class Ends(Part):
 
     def _waits_for_others(self, record: RunRecord | None, now: float) -> bool:
         begun = record is not None and record.started_at is not None
-        return begun and record is not None and now < (record.deadline_at or now) + ENTRUSTED_GRACE_S
+        return begun and record is not None and now < (record.deadline_at or now) + ASSIGNED_GRACE_S
 
     async def _end(self, run_id: str) -> bool:
         if self._closed:

@@ -18,7 +18,7 @@ from offramp.ports.engine import Handoff, RunHost, RunTaker
 from offramp.ports.parts import Part
 from offramp.ports.store import Claim, Created, Idempotency, Lease, Leases, Parked, Store
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class LeasedEngine:
@@ -105,7 +105,7 @@ class LeasedEngine:
         try:
             await self._leases.release(lease, parked)
         except LeaseLost:
-            log.info("%s was taken over before it was released", lease.run_id)
+            logger.info("%s was taken over before it was released", lease.run_id)
         if parked is not None and parked.until < math.inf:
             # Any process claims it then; this one only has the processes look.
             clock = self._clock

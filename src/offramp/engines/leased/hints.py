@@ -13,7 +13,7 @@ from offramp.ports import forks
 from offramp.ports.hints import IDS_MAX, Hearer, Kind
 from offramp.ports.store import Owner
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 WITHOUT_READERS = "worker"
 """The kind of a process without readers: it gets no hints of events."""
@@ -79,7 +79,7 @@ class UDPHints(asyncio.DatagramProtocol):
                 try:
                     self._out.sendto(data, ("127.0.0.1", port))
                 except OSError as error:  # a full buffer or a peer that is gone: it polls, or is no more
-                    log.debug("a hint was not sent: %s", error)
+                    logger.debug("a hint was not sent: %s", error)
 
     def follow(self, run_id: str) -> None:
         """Nothing: a process that may have readers hears of all events."""

@@ -12,7 +12,7 @@ from offramp.errors import StoreError
 from offramp.ports.clock import Clock, Timer
 from offramp.ports.store import Ownership
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 RENEWALS_PER_LEASE = 3
 
@@ -100,7 +100,7 @@ class LeaseKeeper:
             self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
         except StoreError as error:
             self._note_trouble()
-            log.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
+            logger.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 
     def _judges(self, now: float, began: float) -> bool:
         """Whether an expired lease means a dead owner: not until every owner had time to renew, after a pause here.

@@ -22,7 +22,7 @@ from offramp.ports.hints import Hints, Kind
 from offramp.ports.parts import Part
 from offramp.ports.store import Batch, Owner, Ownership, Store
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +169,12 @@ class Membership(Part):
             if was_given_up:
                 self._taking.look()
         else:
-            log.warning("this process was silent for longer than its lease; its runs were taken over")
+            logger.warning("this process was silent for longer than its lease; its runs were taken over")
             loop.call_soon_threadsafe(lambda: self._spawn(self.rejoin()))
         for run_id in cancels:
             self._runs.cancel(run_id)
         if expired:
-            log.warning("released what silent processes held: %s", ", ".join(expired))
+            logger.warning("released what silent processes held: %s", ", ".join(expired))
             loop.call_soon_threadsafe(self._taking.announce)
         self._notice_all()
         loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
@@ -199,7 +199,7 @@ class Membership(Part):
             if not self._seat.is_leaving:  # what it hands over is not to come back
                 await self._ends.overdue()
         except StoreError as error:
-            log.error("%s", error)  # noqa: TRY400 - an operator's matter
+            logger.error("%s", error)  # noqa: TRY400 - an operator's matter
 
     async def _take_back(self) -> None:
         """Queue at once what dead processes held."""
@@ -209,7 +209,7 @@ class Membership(Part):
         for owner in presence.dead():
             count = await self.retire(owner)
             presence.bury(owner)
-            log.warning("%s died; runs taken back: %d", owner, count)
+            logger.warning("%s died; runs taken back: %d", owner, count)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

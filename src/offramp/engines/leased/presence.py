@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from offramp.ports import forks
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Presence:
@@ -44,7 +44,9 @@ class Presence:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own = _locked(self._path, os.O_CREAT)
         except OSError as error:
-            log.warning("%s: %s; should this process be killed, its lease has to run out", self._folder, error.strerror)
+            logger.warning(
+                "%s: %s; should this process be killed, its lease has to run out", self._folder, error.strerror
+            )
 
     def dead(self) -> list[str]:
         """The ids of processes that died; one process alone learns of each, until it buries it."""

@@ -15,7 +15,7 @@ from offramp.ports.hints import Hints
 from offramp.ports.parts import Part
 from offramp.ports.store import Claim, Ownership, Runs
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 CLAIM_MAX = 50
 """Runs taken by one claim."""
@@ -74,7 +74,7 @@ class Taking(Part):
         try:
             await self._seat.register()
         except StoreError as error:  # the end of its lease says the same
-            log.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
+            logger.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
 
     async def drain(self) -> None:
         """Claim no further run."""
@@ -121,10 +121,10 @@ class Taking(Part):
                 await self._store.log(claim.lease).durable()
                 break
             except LeaseLost as error:
-                log.info("%s", error)
+                logger.info("%s", error)
                 return
             except StoreError as error:  # it is held here until the store says otherwise
-                log.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
+                logger.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
                 await self._wait_for_work()
         self._taker.execute(claim)
 
@@ -149,9 +149,9 @@ class Taking(Part):
         try:
             return await self._leases.claim(self._seat.member.id, most, self._taker.pipelines, self._clock.time())
         except StoreError as error:
-            log.error("cannot claim runs: %s", error)  # noqa: TRY400
+            logger.error("cannot claim runs: %s", error)  # noqa: TRY400
         except Exception:  # one bad moment must not leave this process deaf
-            log.exception("cannot claim runs")
+            logger.exception("cannot claim runs")
         return []
 
     async def _wait_for_work(self) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from temporalio.bridge.proto.workflow_activation import WorkflowActivation
     from temporalio.bridge.proto.workflow_completion import WorkflowActivationCompletion
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 _SAID = re.compile(r'\[TMPRL1100\][^"]*')
 
@@ -117,13 +117,13 @@ class Anew:
             if record is None or record.finished or newest.run_id != strayed.execution:
                 return True
             told = "%s does not repeat here what its Temporal history has, and starts anew from its journal: %s"
-            log.warning(told, strayed.run_id, strayed.why)
+            logger.warning(told, strayed.run_id, strayed.why)
             start = await _known_start(client, strayed)
             await self._hop.begin(client, record, start, conflict=WorkflowIDConflictPolicy.TERMINATE_EXISTING)
         except (RPCError, StoreError, ObjectsUnavailable) as error:
             if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
                 return True
-            log.error("%s cannot be started anew yet: %s", strayed.run_id, error)  # noqa: TRY400 - tried again
+            logger.error("%s cannot be started anew yet: %s", strayed.run_id, error)  # noqa: TRY400 - tried again
             return False
         return True
 

@@ -53,7 +53,7 @@ from offramp.engines.temporal.payloads import (
     value_in,
 )
 from offramp.errors import ObjectLost
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Known, Outside, Playing, StepCall, StepTerms
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyExecution, BodyRuntime, Known, StepCall, StepTerms
 
 WAKE = "offramp.wake"
 """The signal that tells a body to look for what it was sent."""
@@ -119,12 +119,12 @@ class PipelineWorkflow:
         except ObjectLost as error:
             outcome = Outcome("failed", error=failure_of(error))
             return await self._finish(End(Notes(begun.token), outcome, begun.part))
-        outside = _Outside(home, start, begun, len(known.entries), held)
-        playing = home.host.play(start.facts, self._input, known, outside, begun.part)
-        ended = await self._play(home, playing, outside, known)
+        runtime = _Outside(home, start, begun, len(known.entries), held)
+        playing = home.host.play(start.facts, self._input, known, runtime, begun.part)
+        ended = await self._play(home, playing, runtime, known)
         if ended is None:
             return "taken over"
-        notes = Notes(begun.token, await self._unbroken(outside.rest()))
+        notes = Notes(begun.token, await self._unbroken(runtime.rest()))
         return await self._finish(End(notes, ended, begun.part))
 
     async def _finish(self, end: End) -> str:
@@ -136,7 +136,7 @@ class PipelineWorkflow:
             await self._unbroken(local(FINISH_LARGE, [end, raw(result, by_name=True)], type(None)))
         return status
 
-    async def _play(self, home: Home, playing: Playing, outside: _Outside, known: Known) -> Outcome | None:
+    async def _play(self, home: Home, playing: BodyExecution, runtime: _Outside, known: Known) -> Outcome | None:
         """Wait for the body's end, and pass on what comes from outside meanwhile."""
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
@@ -152,23 +152,23 @@ class PipelineWorkflow:
             return crowded or info.is_continue_as_new_suggested()
 
         def look() -> bool:
-            outside.look()
+            runtime.look()
             return (
                 end.done()
-                or outside.lost
-                or outside.broken is not None
+                or runtime.lost
+                or runtime.broken is not None
                 or self._woken > looked
                 or (self._cancelled and not told)
-                or (outside.under_way == 0 if stopping else full())
+                or (runtime.under_way == 0 if stopping else full())
             )
 
         try:
             while not end.done():
                 await self._unbroken(workflow.wait_condition(look))
-                if outside.lost:
+                if runtime.lost:
                     return None
-                if outside.broken is not None:
-                    return Outcome("failed", error=failure_of(outside.broken))
+                if runtime.broken is not None:
+                    return Outcome("failed", error=failure_of(runtime.broken))
                 if self._cancelled and not told:
                     told = True
                     playing.cancel()
@@ -177,8 +177,8 @@ class PipelineWorkflow:
                     looked = self._woken
                     received += await self._unbroken(signals_after(len(received)))
                     playing.signals(received)
-                if stopping and not end.done() and outside.under_way == 0 and playing.cut():
-                    await self._go_on_anew(outside, playing)
+                if stopping and not end.done() and runtime.under_way == 0 and playing.cut():
+                    await self._go_on_anew(runtime, playing)
                 elif full() and not stopping:
                     stopping = True
                     playing.stop_at_boundary()
@@ -187,13 +187,13 @@ class PipelineWorkflow:
             for timer in timers:
                 timer.cancel()
 
-    async def _go_on_anew(self, outside: _Outside, playing: Playing) -> None:
+    async def _go_on_anew(self, runtime: _Outside, playing: BodyExecution) -> None:
         """Begin a new history: the journal holds what this one did."""
-        rest = await self._unbroken(outside.rest())
+        rest = await self._unbroken(runtime.rest())
         if rest:
-            await self._unbroken(outside.put(rest))
-        seen = [mark(key) for key in playing.seen()] if outside.parallel else []
-        goes_on = {"fresh": False, "part": outside.part, "seen": seen, "anew": False}
+            await self._unbroken(runtime.put(rest))
+        seen = [mark(key) for key in playing.seen()] if runtime.parallel else []
+        goes_on = {"fresh": False, "part": runtime.part, "seen": seen, "anew": False}
         start = msgspec.structs.replace(self._start, **goes_on, keyed=True, timers=True)
         workflow.continue_as_new(args=[start, raw(self._input)])
 
@@ -208,7 +208,7 @@ class PipelineWorkflow:
         return task.result()
 
 
-class _Outside(Outside):
+class _Outside(BodyRuntime):
     """What a body reaches: activities, timers, and the run's log by way of local activities."""
 
     def __init__(self, home: Home, start: Start, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:

@@ -24,7 +24,7 @@ from offramp.engines.temporal.objects import converter
 from offramp.ports.blobs import Blobs
 from offramp.ports.parts import Part
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 RETRY_EVERY_S = 0.5
 """Between attempts to reach Temporal."""
@@ -80,7 +80,7 @@ class Connection(Part):
                 except (RPCError, RuntimeError) as error:
                     if not told:
                         where = self._address.target
-                        log.error("Temporal at %s cannot be reached: %s; trying again", where, error)  # noqa: TRY400
+                        logger.error("Temporal at %s cannot be reached: %s; trying again", where, error)  # noqa: TRY400
                     told = True
                     await asyncio.sleep(RETRY_EVERY_S)
         return self._client
@@ -170,5 +170,7 @@ async def _attributes_of(client: Client, *, add: bool) -> list[str]:
             missing = set()
         return [name for key, name in wanted.items() if key not in missing]
     if add:
-        log.info("runs cannot be found by session, class and tenant in Temporal: its search attributes cannot be set")
+        logger.info(
+            "runs cannot be found by session, class and tenant in Temporal: its search attributes cannot be set"
+        )
     return []

@@ -50,7 +50,7 @@ from offramp.ports.store import Claim, Created, Idempotency, Lease, Leases, Park
 if TYPE_CHECKING:
     from offramp.engines.temporal.address import Address
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 BODIES_CACHED_MAX = 1_000
 """Bodies that a worker keeps between their steps; any other is rebuilt from history when something happens to it."""
@@ -218,7 +218,7 @@ class TemporalEngine(LeasedEngine):
                         await self._fail(claim, error)
                         return
                     if not told:
-                        log.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
+                        logger.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
                     told = True
                     await asyncio.sleep(RETRY_EVERY_S)
         finally:
@@ -238,7 +238,7 @@ class TemporalEngine(LeasedEngine):
             self._had.popitem(last=False)
         return known
 
-    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: bodies.Part | None) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: bodies.TraceContext | None) -> None:
         """A body goes on here that another process began."""
         if part is not None:
             self.host.took_over(facts, replayed_steps, part)

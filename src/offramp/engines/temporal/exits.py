@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 def outlast_exits(loop: Any) -> None:
@@ -27,4 +27,4 @@ def _outlasting(callback: Callable[..., object], *args: Any) -> None:
     try:
         callback(*args)
     except (SystemExit, KeyboardInterrupt) as error:
-        log.error("a task of a pipeline raised %r; all others go on", error)  # noqa: TRY400 - the run shows it
+        logger.error("a task of a pipeline raised %r; all others go on", error)  # noqa: TRY400 - the run shows it

@@ -13,7 +13,7 @@ from temporalio.worker import (
 )
 
 from offramp.engines.temporal.anew import Strayed
-from offramp.ports.bodies import BodyHost, Facts, Part
+from offramp.ports.bodies import BodyHost, Facts, TraceContext
 
 
 class Home(Protocol):
@@ -32,7 +32,7 @@ class Home(Protocol):
     def has_had(self, run_id: str) -> bool:
         """Whether this process executed the run's body before; from now on it did."""
 
-    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: Part | None) -> None:
+    def resumed(self, facts: Facts, token: int, replayed_steps: int, part: TraceContext | None) -> None:
         """A body that another process began goes on here; returns at once."""
 
     def strayed(self, strayed: Strayed) -> None:

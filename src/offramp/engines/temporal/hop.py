@@ -33,9 +33,9 @@ from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts
 from offramp.ports.clock import Clock
 from offramp.ports.engine import Sharing
 from offramp.ports.parts import Part
-from offramp.ports.store import Entrusted, Lease
+from offramp.ports.store import AssignedRuns, Lease
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 RPC_TIMEOUT_S = 10.0
 SHARE_S_MAX = 2.0
@@ -58,7 +58,7 @@ class Hop(Part, Sharing):
         self,
         connection: Connection,
         address: Address,
-        leases: Entrusted,
+        leases: AssignedRuns,
         clock: Clock,
         owner: str,
         *,
@@ -120,7 +120,7 @@ class Hop(Part, Sharing):
             await self.begin(client, record, start, within_s=SHARE_S_MAX)
         except (RPCError, ObjectsUnavailable) as error:
             # Should it be there, it waits until the run is handed over like any other.
-            log.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
+            logger.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
             return None
         lease = await self._entrusted(record.id) if detach() else None
         self._tell(record.id, GO)
@@ -129,9 +129,9 @@ class Hop(Part, Sharing):
     async def _entrusted(self, run_id: str) -> Lease | None:
         while True:
             try:
-                claim = await self._leases.entrust(run_id, self._clock.time())
+                claim = await self._leases.assign_to_engine(run_id, self._clock.time())
             except StoreError as error:
-                log.error("%s cannot be shared yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
+                logger.error("%s cannot be shared yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
                 await asyncio.sleep(RETRY_EVERY_S)
             else:
                 return None if claim is None else claim.lease

@@ -19,9 +19,9 @@ from offramp.errors import LeaseLost, RunCancelled, StoreError
 from offramp.ports.bodies import BodyHost
 from offramp.ports.clock import Clock
 from offramp.ports.parts import Part
-from offramp.ports.store import Entrusted, Runs
+from offramp.ports.store import AssignedRuns, Runs
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Notices(Part):
@@ -37,7 +37,7 @@ class Notices(Part):
     """
 
     def __init__(
-        self, connection: Connection, store: Runs, leases: Entrusted, clock: Clock, host: BodyHost, every_s: float
+        self, connection: Connection, store: Runs, leases: AssignedRuns, clock: Clock, host: BodyHost, every_s: float
     ) -> None:
         self._connection = connection
         self._store = store
@@ -72,15 +72,15 @@ class Notices(Part):
                 await handle.signal(WAKE, rpc_timeout=timeout)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
-                log.error("%s was not told yet: %s", record.id, error)  # noqa: TRY400 - tried again
+                logger.error("%s was not told yet: %s", record.id, error)  # noqa: TRY400 - tried again
                 return
             if record.cancel_requested:
                 await self._end_without_workflow(record.id)
-        await self._leases.heard(record.id)
+        await self._leases.acknowledge_notice(record.id)
 
     async def _end_without_workflow(self, run_id: str) -> None:
         """End a run that is to be cancelled, and whose workflow has not begun or was terminated by an operator."""
-        claim = await self._leases.entrust(run_id, self._clock.time())
+        claim = await self._leases.assign_to_engine(run_id, self._clock.time())
         if claim is not None:
             outcome = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
             with contextlib.suppress(LeaseLost):
@@ -91,9 +91,9 @@ class Notices(Part):
         while True:
             await asyncio.sleep(self._every_s)
             try:
-                for run_id in await self._leases.unheard():
+                for run_id in await self._leases.pending_notices():
                     record = await self._store.get(run_id)
                     if record is not None:
                         await self.pass_on(record)
             except StoreError as error:
-                log.error("%s", error)  # noqa: TRY400 - an operator's matter
+                logger.error("%s", error)  # noqa: TRY400 - an operator's matter

@@ -30,7 +30,7 @@ from offramp.core.journal import Entry
 from offramp.core.reference import Reference, reference_in
 from offramp.core.run import Outcome
 from offramp.errors import ObjectLost, ObjectsUnavailable, TooLarge
-from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts, Part
+from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts, TraceContext
 
 PAGE_BYTES_MAX = 256 * 1024
 """Of one page of a journal that is read into a body, unless a single entry has more."""
@@ -76,7 +76,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
 
     facts: Facts
     fresh: bool
-    part: Part | None = None
+    part: TraceContext | None = None
     held: Held | None = None
     seen: list[str] = []
     keyed: bool = False
@@ -89,7 +89,7 @@ class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
     """Argument of `offramp.begin`."""
 
     fresh: bool
-    part: Part | None = None
+    part: TraceContext | None = None
     held: Held | None = None
     seen: list[str] = []
 
@@ -112,7 +112,7 @@ class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
     page: Page = Page()
     interrupted: dict[str, StepState] = {}
     waiting: list[str] = []
-    part: Part | None = None
+    part: TraceContext | None = None
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -140,7 +140,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
     notes: Notes
     outcome: Outcome
-    part: Part | None = None
+    part: TraceContext | None = None
 
 
 class Elsewhere(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     decides: bool = False
     first: bool = False
     opens: bool = False
-    part: Part | None = None
+    part: TraceContext | None = None
     drawn: list[Entry] = []
 
 

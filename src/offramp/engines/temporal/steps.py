@@ -48,7 +48,7 @@ from offramp.engines.temporal.payloads import (
     value_in,
 )
 from offramp.errors import LeaseLost, ObjectLost, TooLarge
-from offramp.ports.bodies import BodyHost, Known, Scene, StepCall, TryAgain
+from offramp.ports.bodies import AttemptContext, BodyHost, Known, StepCall, TryAgain
 from offramp.ports.clock import Clock
 from offramp.ports.store import Claim, Lease, Leases, Store, Turn
 
@@ -97,7 +97,7 @@ class Activities:
     async def begin(self, asked: Begin) -> Begun:
         """Take the run for the engine, and read what is known of it."""
         run_id = _run_id()
-        claim = await self._leases.entrust(run_id, self._clock.time())
+        claim = await self._leases.assign_to_engine(run_id, self._clock.time())
         if claim is None:
             return Begun(over=True)
         self._remember(claim.record)
@@ -229,7 +229,7 @@ class Activities:
     ) -> Entry:
         try:
             async with self._heartbeats(signs):
-                return await self._host.attempt(lease, record, call, arguments, signs.scene)
+                return await self._host.attempt(lease, record, call, arguments, signs.context)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
             raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
@@ -240,7 +240,7 @@ class Activities:
                 # Another worker is to have it now, not when this one's heartbeats are missed.
                 moment = timedelta(milliseconds=1)
                 if not activity.info().is_local:
-                    activity.heartbeat(signs.scene.left + 1)
+                    activity.heartbeat(signs.context.left + 1)
                 raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             why = activity.cancellation_details()
             if why is not None and why.not_found:  # the run ended without it
@@ -302,7 +302,7 @@ class _Signs:
         left = int(info.heartbeat_details[0]) if info.heartbeat_details else 0
         patience_s = (SHORT_MARGIN_S if info.is_local else STEP_MARGIN_S) / 2
         opens = ticket.opens and info.attempt == 1
-        self.scene = Scene(ticket.part, queued_s, opens, left, patience_s, self._says)
+        self.context = AttemptContext(ticket.part, queued_s, opens, left, patience_s, self._says)
         self._waits_for: str | None = None
 
     def _says(self, what: str | None) -> None:
@@ -310,7 +310,7 @@ class _Signs:
 
     def details(self) -> list[int | str]:
         """Of the next heartbeat."""
-        return [self.scene.left] if self._waits_for is None else [self.scene.left, f"waits for {self._waits_for}"]
+        return [self.context.left] if self._waits_for is None else [self.context.left, f"waits for {self._waits_for}"]
 
 
 def _under_way(step: StepState | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from offramp.ports.parts import Part
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class Tasks(Part):
@@ -50,4 +50,4 @@ class Tasks(Part):
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a background task of the engine failed", exc_info=task.exception())
+            logger.error("a background task of the engine failed", exc_info=task.exception())

@@ -14,7 +14,7 @@ from offramp.engines.leased.taking import Taking
 from offramp.engines.temporal.connection import CLOSE_S_MAX, RETRY_EVERY_S, Connection
 from offramp.ports.parts import Part
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class BodyWorker(Part):
@@ -64,7 +64,7 @@ class BodyWorker(Part):
                 await running
             except Exception as error:  # noqa: BLE001 - whatever it is, runs wait for a worker
                 running.cancel()
-                log.error("the worker for Temporal ended: %s; another one is started", error)  # noqa: TRY400
+                logger.error("the worker for Temporal ended: %s; another one is started", error)  # noqa: TRY400
             if not self._stopping:
                 await self._taking.pause()
                 await asyncio.sleep(RETRY_EVERY_S)

@@ -17,7 +17,7 @@ from offramp.gateway.reply import JSON, Headers
 from offramp.gateway.slots import Slot
 from offramp.gateway.streams import STALL_S_MAX, Sender, unless_gone
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class StoredResult:
@@ -58,10 +58,12 @@ class StoredResult:
         except ClientGone:
             pass
         except TimeoutError:
-            log.info("a client took no bytes of the result of %s for %g s; its answer ends", self._run_id, STALL_S_MAX)
+            logger.info(
+                "a client took no bytes of the result of %s for %g s; its answer ends", self._run_id, STALL_S_MAX
+            )
         except Exception:
             # The headers are sent. The client sees fewer bytes than Content-Length, so the result is incomplete.
-            log.exception("sending the result of %s failed", self._run_id)
+            logger.exception("sending the result of %s failed", self._run_id)
         finally:
             self._slot.release()
 

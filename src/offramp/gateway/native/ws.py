@@ -33,7 +33,7 @@ CLOSE_S_MAX = 5.0
 NORMAL, RESTART, TOO_BIG = 1000, 1012, 1009
 SLOW = 4408
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class _Cancel(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,7 +99,7 @@ class EventSocket:
         except OSError:
             return None
         except Exception:
-            log.exception("the WebSocket of %s failed", self._run_id)
+            logger.exception("the WebSocket of %s failed", self._run_id)
             return _Close(INTERNAL, "internal error; connect again with ?starting_after=")
         finally:
             for task in tasks:
@@ -154,7 +154,7 @@ class EventSocket:
             # The run has ended in the meantime; its terminal event follows.
             return
         except OfframpError as error:
-            log.warning("%s could not be cancelled: %s", self._run_id, error)
+            logger.warning("%s could not be cancelled: %s", self._run_id, error)
             raise _Close(INTERNAL, "the run could not be cancelled; try again") from error
 
 

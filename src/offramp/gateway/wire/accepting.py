@@ -22,7 +22,7 @@ ACCEPTS_MAX = 64
 """Connections accepted in one turn of the loop."""
 _NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 class Acceptor:
@@ -76,7 +76,7 @@ class Acceptor:
     def _begun(self, task: asyncio.Task[object]) -> None:
         self._beginning.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.debug("a connection could not be set up", exc_info=task.exception())
+            logger.debug("a connection could not be set up", exc_info=task.exception())
 
     @property
     def is_crowded(self) -> bool:
@@ -102,7 +102,7 @@ class Acceptor:
     def _report(self) -> None:
         if not self._reported:
             self._reported = True
-            log.error("no more files can be opened (ulimit -n): new connections get 503")
+            logger.error("no more files can be opened (ulimit -n): new connections get 503")
 
     @property
     def sockets(self) -> list[socket.socket]:

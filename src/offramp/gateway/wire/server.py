@@ -32,7 +32,7 @@ FORCED_S_MAX = 2.0
 CLOSE_S_MIN = 1.0
 """How long connections may take to end after the drain, even if the drain took all its time."""
 
-log = logging.getLogger("offramp.gateway")
+logger = logging.getLogger("offramp.gateway")
 
 
 def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) -> socket.socket:
@@ -219,10 +219,10 @@ class _Stopping:
     def signalled(self, number: int) -> None:
         """Drain on the first signal, stop at once on the second."""
         if self._task is None:
-            log.info("%s: draining", signal.Signals(number).name)
+            logger.info("%s: draining", signal.Signals(number).name)
             self._task = asyncio.get_running_loop().create_task(self._drain())
             return
-        log.warning("%s again: stopping at once", signal.Signals(number).name)
+        logger.warning("%s again: stopping at once", signal.Signals(number).name)
         self._server.force_exit = True
         self._server.should_exit = True
         self._task.cancel()
@@ -236,9 +236,9 @@ class _Stopping:
             async with asyncio.timeout_at(ends_at):
                 await self._gateway.drain()
         except TimeoutError:
-            log.warning("the drain took more than %g s; another process recovers the remaining runs", self._timeout)
+            logger.warning("the drain took more than %g s; another process recovers the remaining runs", self._timeout)
         except Exception:
-            log.exception("the drain failed; another process recovers the remaining runs")
+            logger.exception("the drain failed; another process recovers the remaining runs")
         finally:
             self._server.config.timeout_graceful_shutdown = max(CLOSE_S_MIN, ends_at - loop.time())  # type: ignore[assignment]
             self._server.should_exit = True
@@ -255,4 +255,4 @@ class _Stopping:
             async with asyncio.timeout(FORCED_S_MAX):
                 await self._gateway.stop()
         except TimeoutError:
-            log.warning("the gateway did not stop within %g s; another process recovers its runs", FORCED_S_MAX)
+            logger.warning("the gateway did not stop within %g s; another process recovers its runs", FORCED_S_MAX)

@@ -393,7 +393,7 @@ class MemoryStore:
             run.move(ownership.cancel(run.ownership))
             return msgspec.structs.replace(run.record)
 
-    async def entrust(self, run_id: str, now: float) -> Claim | None:
+    async def assign_to_engine(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
         with self.lock:
             run = self._runs.get(run_id)
@@ -402,7 +402,7 @@ class MemoryStore:
             return run.give(ownership.assign(run.ownership, now), fresh=run.owner != ENGINE)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
-        """Begin to execute a step of an entrusted run."""
+        """Begin to execute a step of an assigned run."""
 
         def change(run: MemoryRun) -> Turn:
             run.turns[step] = turn = ownership.take_turn(run.turn(step))
@@ -410,12 +410,12 @@ class MemoryStore:
 
         return await self.change(lease, change)  # type: ignore[no-any-return]
 
-    async def unheard(self) -> Sequence[str]:
-        """Entrusted runs whose engine is still to be told of something."""
+    async def pending_notices(self) -> Sequence[str]:
+        """Assigned runs whose engine has a notice pending."""
         with self.lock:
             return [run.record.id for run in self._runs.values() if run.notices and not run.record.finished]
 
-    async def heard(self, run_id: str) -> None:
+    async def acknowledge_notice(self, run_id: str) -> None:
         """The engine was told of one thing."""
         with self.lock:
             run = self._runs.get(run_id)

@@ -31,7 +31,7 @@ from redis.retry import Retry
 from offramp.errors import SettingsError, StoreError
 from offramp.stores.redis.address import Address
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
@@ -143,9 +143,9 @@ def check(address: Address, connected: redis.Redis) -> Survey:
     """
     found = required(address, connected)
     if not found.has_aof:
-        log.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
+        logger.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
     if found.evicts:
-        log.warning(
+        logger.warning(
             "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
             address.shown,
             found.evicts,

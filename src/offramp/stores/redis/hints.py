@@ -25,7 +25,7 @@ from offramp.ports.store import Owner
 from offramp.stores.redis.address import Address
 from offramp.stores.redis.connection import async_client, problem
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 T = TypeVar("T")
 
 PENDING_MAX = 20_000
@@ -137,9 +137,9 @@ class RedisHints:
                     await self._hear(client.connection_pool)
                 except (RedisError, OSError) as error:
                     if not told or self._heard > heard:  # of one break, once
-                        log.warning("%s; trying again", problem(self._address, error))
+                        logger.warning("%s; trying again", problem(self._address, error))
                 except Exception:  # after any error, this process must keep receiving
-                    log.exception("hints are not received; trying again")
+                    logger.exception("hints are not received; trying again")
                 told, wait_s = True, RETRY_BASE_S if self._heard > heard else min(2 * wait_s, RETRY_CAP_S)
                 await asyncio.sleep(wait_s)
         finally:
@@ -244,7 +244,7 @@ class RedisHints:
                     for some in _parts(self._messages(pending)):
                         await client.eval(_PUBLISH, 0, *[word for pair in some for word in pair])
                 except (RedisError, OSError) as error:  # the server is unavailable: processes that miss the hint poll
-                    log.debug("hints were not sent: %s", error)
+                    logger.debug("hints were not sent: %s", error)
                     await asyncio.sleep(RETRY_BASE_S)
         finally:
             await client.aclose()

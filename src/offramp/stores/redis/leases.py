@@ -167,7 +167,7 @@ class RedisLeases:
         claims = (await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)).claims
         return claims[0] if claims else None
 
-    async def entrust(self, run_id: str, now: float) -> Claim | None:
+    async def assign_to_engine(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
         claims = (await self._take(wire("entrust", run_id, now), ENGINE, durable=True)).claims
         return claims[0] if claims else None
@@ -223,20 +223,20 @@ class RedisLeases:
         return await self._change(wire("cancel", run_id), _shown, durable=True)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
-        """Begin to execute a step of an entrusted run."""
+        """Begin to execute a step of an assigned run."""
 
         def read(answer: Any, _records: Records) -> Turn:
             return Turn(msgspec.structs.replace(lease, step=step, turn=answer[1]), bool(answer[2]))
 
         return await self._change(wire("take_step", *held(lease), step), read, lease=lease)
 
-    async def unheard(self) -> Sequence[str]:
-        """Entrusted runs whose engine is still to be told of something."""
+    async def pending_notices(self) -> Sequence[str]:
+        """Assigned runs whose engine has a notice pending."""
         return await self._reader.read(
             lambda client: [run_id.decode() for run_id in client.zrange(self._tag + "unheard", 0, UNHEARD_MAX - 1)]
         )
 
-    async def heard(self, run_id: str) -> None:
+    async def acknowledge_notice(self, run_id: str) -> None:
         """The engine was told of one thing."""
         await self._change(wire("heard", run_id), _nothing)
 

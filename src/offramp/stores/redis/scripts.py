@@ -10,10 +10,10 @@ import redis
 from redis.exceptions import NoScriptError
 
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, UNBOUNDED
-from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, FIRST_TURN
+from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, FIRST_TURN
 
 _CONSTANTS = (
-    f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ENTRUSTED_GRACE_S:g}, {FIRST_TURN}\n"
+    f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ASSIGNED_GRACE_S:g}, {FIRST_TURN}\n"
     f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
 )
 """Numbers of the tables of core/; the scripts have none of their own."""

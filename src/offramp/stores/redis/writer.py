@@ -30,7 +30,7 @@ from offramp.stores.redis.rows import decode_record
 from offramp.stores.redis.scripts import APPLY
 from offramp.stores.redis.tails import Tails
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 BATCH_OPERATIONS_MAX = 1_000
 BATCH_BYTES_MAX = 4 << 20
@@ -145,7 +145,7 @@ class Writer:
             self._changed.notify_all()
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            log.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+            logger.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
@@ -153,7 +153,7 @@ class Writer:
             try:
                 self._write(operations)
             except Exception as error:  # one bad batch must not end the thread that all others wait for
-                log.exception("a batch could not be written")
+                logger.exception("a batch could not be written")
                 self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
             self._done_with(operations)
             self._writing_since = None
@@ -261,7 +261,7 @@ class Writer:
         self._away = str(told).replace(f" at {self._address.shown}", "")
         if self._away_since is None:
             self._away_since = now
-            log.error("%s. Accepted runs wait", told)
+            logger.error("%s. Accepted runs wait", told)
         with self._lock:
             closing = self._closing
         if closing or now - began > BATCH_KEPT_S / 2:
@@ -304,7 +304,7 @@ class Writer:
     def _without_given_up(self, operations: Sequence[Operation]) -> list[Operation]:
         """What does not come behind something of the same claim that was given up: it would be a log with a hole.
 
-        Whoever holds a run loses it. An entrusted one stays its engine's, which tries again what it is told has failed.
+        Whoever holds a run loses it. An assigned one stays its engine's, which tries again what it is told has failed.
         """
         kept = []
         for operation in operations:
@@ -327,7 +327,7 @@ class Writer:
 
     def _is_back(self) -> None:
         if self._away_since is not None:
-            log.warning("%s is back after %.1f s", self._address.shown, time.monotonic() - self._away_since)
+            logger.warning("%s is back after %.1f s", self._address.shown, time.monotonic() - self._away_since)
             self._away_since = None
 
     def _take_back(self, operations: list[Operation], given_up: set[int], answers: Sequence[Any]) -> None:
@@ -373,7 +373,7 @@ class Writer:
         try:
             self._client.delete(self._key)
         except RedisError:
-            log.debug("%s: this writer's last batch is remembered until it expires", self._address.shown)
+            logger.debug("%s: this writer's last batch is remembered until it expires", self._address.shown)
         self._client.close()
 
 

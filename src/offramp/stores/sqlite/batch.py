@@ -167,7 +167,7 @@ class Transaction:
             self.lost.add(lease)
         return held
 
-    # Entrusted runs: many processes write them, so where their logs end is read in each transaction.
+    # Assigned runs: many processes write them, so where their logs end is read in each transaction.
 
     def turn(self, run_id: str, step: str) -> StepTurn:
         """The newest turn at a step."""

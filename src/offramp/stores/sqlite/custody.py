@@ -29,7 +29,7 @@ _MAGIC = b"SQLite format 3\0"
 _BACKUP = 0x4F66426B
 """The application id of a backup, "OfBk", until a process opens it (SQLite, "Database File Format", 1.3.17)."""
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class InUse(StoreError):
@@ -171,7 +171,7 @@ def _require_sound(path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             problem = damage(connection, CHECK_S_MAX)
     except TimeoutError:
-        log.warning(
+        logger.warning(
             "%s was not closed properly; %g s of checking found no damage, 'offramp doctor --check-data' checks all",
             path,
             CHECK_S_MAX,

@@ -82,7 +82,7 @@ class Database:
     def forked(self) -> None:
         """In a forked child: SQLite forbids both using and closing a connection there."""
         for connection in self._opened:
-            forks.keep_for_ever(connection)
+            forks.keep_forever(connection)
         self._custody.forked()
 
     def connect(self, *, query_only: bool = False) -> sqlite3.Connection:

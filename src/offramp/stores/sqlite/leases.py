@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from offramp.core import ownership
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
-from offramp.core.ownership import ENGINE, ENTRUSTED_GRACE_S, Ownership, shown
+from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, Ownership, shown
 from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
@@ -216,7 +216,7 @@ class SQLiteLeases:
             "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL "
             "AND (owner IS NULL OR (owner = ? AND deadline_at <= ?)) LIMIT ?"
         )
-        values = (now, ENGINE, now - ENTRUSTED_GRACE_S, OVERDUE_MAX)
+        values = (now, ENGINE, now - ASSIGNED_GRACE_S, OVERDUE_MAX)
         rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return [row[0] for row in rows]
 
@@ -233,7 +233,7 @@ class SQLiteLeases:
 
         return await self._change("cancel", change, durable=True)
 
-    async def entrust(self, run_id: str, now: float) -> Claim | None:
+    async def assign_to_engine(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> Claim | None:
@@ -249,7 +249,7 @@ class SQLiteLeases:
         return await self._change("claim", change, durable=True)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
-        """Begin to execute a step of an entrusted run."""
+        """Begin to execute a step of an assigned run."""
 
         def change(_connection: sqlite3.Connection, transaction: Transaction) -> Turn:
             if not transaction.holds(lease):
@@ -260,13 +260,13 @@ class SQLiteLeases:
 
         return await self._change("", change)
 
-    async def unheard(self) -> Sequence[str]:
-        """Entrusted runs whose engine is still to be told of something."""
+    async def pending_notices(self) -> Sequence[str]:
+        """Assigned runs whose engine has a notice pending."""
         query = "SELECT id FROM runs WHERE unheard > 0 AND status IN ('queued', 'running') LIMIT ?"
         rows = await self._database.read(lambda connection: connection.execute(query, (UNHEARD_MAX,)).fetchall())
         return [row[0] for row in rows]
 
-    async def heard(self, run_id: str) -> None:
+    async def acknowledge_notice(self, run_id: str) -> None:
         """The engine knows of one notice more: `ownership.acknowledge`."""
         statement = "UPDATE runs SET unheard = unheard - 1 WHERE id = ? AND unheard > 0"
         await self._change("", lambda connection, _: connection.execute(statement, (run_id,)).rowcount)

@@ -23,7 +23,7 @@ SILENT_S = 20.0
 GONE_S = 600.0
 """The same by the clocks of the two machines, which need not agree: then there is nothing to look for."""
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 
 class OnOtherMachine(StoreError):
@@ -80,7 +80,7 @@ def _is_free(file: Path, name: str) -> bool:
     before = _seen(file)
     if before[0] in {"", name} or time.time() - before[1] > GONE_S:
         return True
-    log.warning("%s was open on another machine: waiting %g s for a sign that it still is", file.parent, SILENT_S)
+    logger.warning("%s was open on another machine: waiting %g s for a sign that it still is", file.parent, SILENT_S)
     ends = time.monotonic() + SILENT_S
     while time.monotonic() < ends:
         time.sleep(BEAT_S / 10)

@@ -106,7 +106,7 @@ MIGRATIONS: list[str] = [
     CREATE INDEX runs_died ON runs (owner) WHERE deaths > 0;
     CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
     """,
-    # 7: runs that are entrusted to an engine of many processes: who executes which step, and what it was not told yet.
+    # 7: runs that are assigned to an engine of many processes: who executes which step, and what it was not told yet.
     """
     CREATE TABLE turns (
         run_id TEXT NOT NULL, step TEXT NOT NULL, turn INTEGER NOT NULL, finished INTEGER NOT NULL,

@@ -23,7 +23,7 @@ from offramp.stores.sqlite.crash_points import CrashPoint
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 
-log = logging.getLogger("offramp")
+logger = logging.getLogger("offramp")
 
 BATCH_OPERATIONS_MAX = 5_000
 RETRY_EVERY_S = 0.25
@@ -85,7 +85,7 @@ class Writer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = True
-        forks.keep_for_ever(self._connection)
+        forks.keep_forever(self._connection)
 
     def trouble(self) -> str | None:
         """Why the database cannot be written, now or a moment ago; from any thread."""
@@ -126,7 +126,7 @@ class Writer:
             self._changed.notify_all()
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            log.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+            logger.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while True:
@@ -141,7 +141,7 @@ class Writer:
             except sqlite3.Error as error:
                 self._set_back(operations, error)
             except Exception as error:
-                log.exception("a batch could not be built; its operations are tried one by one")
+                logger.exception("a batch could not be built; its operations are tried one by one")
                 self._isolate(operations, error)
             self._writing_since = None
         self._connection.close()
@@ -244,7 +244,7 @@ class Writer:
         now = time.monotonic()
         if now - self._told_at > 5:
             self._told_at = now
-            log.error("%s. Accepted runs wait; free space or mend the disk", problem)
+            logger.error("%s. Accepted runs wait; free space or mend the disk", problem)
         with self._lock:
             # Those that came meanwhile, too: behind what is kept they would wait for the disk.
             waiting = [*operations, *self._operations]

@@ -29,7 +29,7 @@ from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.execution.steps import Steps
 from offramp.execution.turns import Turns
-from offramp.ports.bodies import Facts, Known, Outside, Playing, StepCall
+from offramp.ports.bodies import BodyExecution, BodyRuntime, Facts, Known, StepCall
 from offramp.ports.commit import Commit
 from offramp.ports.store import Lease
 
@@ -52,12 +52,12 @@ _LOOP_METHODS = "asyncio/events.py"
 class _Notes:
     """The run log of a body: whatever it writes is the engine's to write down."""
 
-    def __init__(self, run_id: str, outside: Outside) -> None:
+    def __init__(self, run_id: str, runtime: BodyRuntime) -> None:
         self.lease = Lease(run_id, "", 0)
-        self._outside = outside
+        self._runtime = runtime
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        self._outside.record(entry, event)
+        self._runtime.record(entry, event)
 
     def durable(self) -> Commit[None]:
         commit: Commit[None] = Commit()
@@ -74,12 +74,12 @@ class _Notes:
 class _Counted:
     """The metrics of a body, which may fail the same step at every repetition."""
 
-    def __init__(self, metrics: Metrics, outside: Outside) -> None:
+    def __init__(self, metrics: Metrics, runtime: BodyRuntime) -> None:
         self._metrics = metrics
-        self._outside = outside
+        self._runtime = runtime
 
     def step(self, pipeline: str, step: str, outcome: Literal["completed", "failed"]) -> None:
-        if not self._outside.repeats:
+        if not self._runtime.repeats:
             self._metrics.step(pipeline, step, outcome)
 
 
@@ -88,13 +88,13 @@ class RemoteSteps(Steps):
 
     keeps_timers = True
 
-    def __init__(self, outside: Outside) -> None:
-        self._outside = outside
+    def __init__(self, runtime: BodyRuntime) -> None:
+        self._runtime = runtime
 
     @property
     def repeats(self) -> bool:
         """Whether the engine executes the body again up to where it was."""
-        return self._outside.repeats
+        return self._runtime.repeats
 
     async def execute(self, scope: Executing, call: Call) -> Any:
         """The result of a step that is executed outside."""
@@ -106,7 +106,7 @@ class RemoteSteps(Steps):
         at = scope.clock.time()
         failed: Failed | None = None
         try:
-            entry = await self._outside.step(StepCall(call.name, call.key, number, decides), call.arguments)
+            entry = await self._runtime.step(StepCall(call.name, call.key, number, decides), call.arguments)
         except Exception as error:  # noqa: BLE001 - it was not executed
             failed = fail(scope, call, number, error, at, 0.0)
         finally:
@@ -120,7 +120,7 @@ class RemoteSteps(Steps):
 
     async def in_order(self) -> None:
         """Steps write their entries where they execute: before one begins, what comes before it is written."""
-        await self._outside.written()
+        await self._runtime.written()
 
     @contextlib.contextmanager
     def traced_wait(self, scope: Executing, what: str) -> Iterator[None]:
@@ -130,12 +130,12 @@ class RemoteSteps(Steps):
             yield
             over = True
         finally:
-            if not self._outside.repeats:
-                self._outside.waited(what, began, over=over)
+            if not self._runtime.repeats:
+                self._runtime.waited(what, began, over=over)
 
 
 def _scope_of(
-    facts: Facts, known: Known, outside: Outside, metrics: Metrics, trace: RunTrace | None, observer: Observer
+    facts: Facts, known: Known, runtime: BodyRuntime, metrics: Metrics, trace: RunTrace | None, observer: Observer
 ) -> Scope:
     """The journal side of a body whose steps are executed outside, on the running loop."""
     history = History(
@@ -145,17 +145,17 @@ def _scope_of(
         waiting=frozenset(known.waiting),
         elsewhere=frozenset(known.elsewhere),
     )
-    notes, counted = _Notes(facts.run_id, outside), cast("Metrics", _Counted(metrics, outside))
-    run, clock, loop = RunFacts.deep(facts, outside.clock), outside.clock, asyncio.get_running_loop()
-    scope = Scope(run, notes, RemoteSteps(outside), clock, history, counted, trace=trace, observer=observer)
-    scope.turnstile.turns = Turns(loop)
-    scope.turnstile.branch()  # this loop does not tell of tasks that a body begins
-    if outside.keeps_timers:
+    notes, counted = _Notes(facts.run_id, runtime), cast("Metrics", _Counted(metrics, runtime))
+    run, clock, loop = RunFacts.deep(facts, runtime.clock), runtime.clock, asyncio.get_running_loop()
+    scope = Scope(run, notes, RemoteSteps(runtime), clock, history, counted, trace=trace, observer=observer)
+    scope.result_order.turns = Turns(loop)
+    scope.result_order.branch()  # this loop does not tell of tasks that a body begins
+    if runtime.keeps_timers:
         give_body_timers(loop)
     return scope
 
 
-class PlayedBody(Playing, Observer):
+class EngineBody(BodyExecution, Observer):
     """One execution of a pipeline's body; begins with its construction, in the running loop."""
 
     def __init__(
@@ -164,7 +164,7 @@ class PlayedBody(Playing, Observer):
         facts: Facts,
         encoded_input: bytes,
         known: Known,
-        outside: Outside,
+        runtime: BodyRuntime,
         metrics: Metrics,
         *,
         result_bytes_max: int,
@@ -172,7 +172,7 @@ class PlayedBody(Playing, Observer):
         trace: RunTrace | None,
     ) -> None:
         self._facts = facts
-        self._scope = _scope_of(facts, known, outside, metrics, trace, self)
+        self._scope = _scope_of(facts, known, runtime, metrics, trace, self)
         self._cancel_grace_s = cancel_grace_s
         self._timers: list[Timer] = []
         self._outcome: Outcome | None = None
@@ -230,7 +230,7 @@ class PlayedBody(Playing, Observer):
 
     def ending_changed(self) -> None:
         """A body that ends by itself in the same moment needs no timer, which would be in its history."""
-        self._scope.turnstile.turns.after(BOUND_AFTER_TURNS, self._bound)
+        self._scope.result_order.turns.after(BOUND_AFTER_TURNS, self._bound)
 
     def _bound(self) -> None:
         ending, clock = self._scope.ending, self._scope.clock

@@ -29,8 +29,8 @@ from offramp.core.spec import StepSpec
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, UnknownPipeline
 from offramp.execution.attempt import Attempt
-from offramp.execution.durable import PlayedBody
-from offramp.execution.endings import Handoff, aborted
+from offramp.execution.endings import ExecutionOver, aborted
+from offramp.execution.engine_bodies import EngineBody
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
 from offramp.execution.making import first
@@ -43,7 +43,18 @@ from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
 from offramp.paths.outcomes import UNTOLD
 from offramp.paths.process import Process
-from offramp.ports.bodies import BodyHost, Facts, Known, Outside, Part, Playing, Scene, StepCall, StepTerms, TryAgain
+from offramp.ports.bodies import (
+    AttemptContext,
+    BodyExecution,
+    BodyHost,
+    BodyRuntime,
+    Facts,
+    Known,
+    StepCall,
+    StepTerms,
+    TraceContext,
+    TryAgain,
+)
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Claim, Lease, RunLog
 
@@ -52,7 +63,7 @@ if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace, StepTrace
 
 
-class DurablePath(DeepPath, BodyHost):
+class EnginePath(DeepPath, BodyHost):
     """Executes bodies and attempts of steps for an engine, and claimed runs as every process does.
 
     Args:
@@ -65,7 +76,7 @@ class DurablePath(DeepPath, BodyHost):
         super().__init__(process, live)
         self._steps = steps
         self._attempts: dict[Lease, _Attempt] = {}
-        self._bodies: weakref.WeakSet[PlayedBody] = weakref.WeakSet()
+        self._bodies: weakref.WeakSet[EngineBody] = weakref.WeakSet()
         self._bodies_lock = threading.Lock()
         self._quarantine = Quarantine()
         process.metrics.live("deep", self._under_way)
@@ -80,7 +91,9 @@ class DurablePath(DeepPath, BodyHost):
         spec = self._steps.get(step)
         return None if spec is None else StepTerms(spec.policy.timeout, spec.policy.short)
 
-    def play(self, facts: Facts, encoded_input: bytes, known: Known, outside: Outside, part: Part | None) -> Playing:
+    def play(
+        self, facts: Facts, encoded_input: bytes, known: Known, runtime: BodyRuntime, part: TraceContext | None
+    ) -> BodyExecution:
         """Begin to execute a body."""
         process = self._process
         spec = process.pipelines.get(facts.pipeline)
@@ -90,13 +103,13 @@ class DurablePath(DeepPath, BodyHost):
             )
         trace = None
         if process.tracing is not None and part is not None:
-            trace = process.tracing.part(facts.run_id, part, lambda: outside.repeats)
-        body = PlayedBody(
+            trace = process.tracing.part(facts.run_id, part, lambda: runtime.repeats)
+        body = EngineBody(
             spec,
             facts,
             encoded_input,
             known,
-            outside,
+            runtime,
             process.metrics,
             result_bytes_max=process.settings.max_result_bytes,
             cancel_grace_s=process.settings.cancel_grace,
@@ -111,7 +124,7 @@ class DurablePath(DeepPath, BodyHost):
         found = await self.history(run_id)
         return Known(list(found.entries), dict(found.interrupted), list(found.signals), sorted(found.waiting))
 
-    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> Part | None:
+    def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
         """A run was taken up: it counts, and has a place in its trace."""
         process, record = self._process, claim.record
         since = record.created_at if record.demotion is None else record.demotion.at
@@ -124,12 +137,12 @@ class DurablePath(DeepPath, BodyHost):
             return None
         return process.tracing.take_up(record, replayed_steps, waited_s if first else None, time.time_ns())
 
-    def took_over(self, facts: Facts, replayed_steps: int, part: Part) -> None:
+    def took_over(self, facts: Facts, replayed_steps: int, part: TraceContext) -> None:
         """A body goes on here."""
         if self._process.tracing is not None:
             self._process.tracing.taken_over(facts.run_id, facts.pipeline, part, replayed_steps)
 
-    def waited(self, facts: Facts, part: Part, what: str, began: float, *, over: bool) -> None:
+    def waited(self, facts: Facts, part: TraceContext, what: str, began: float, *, over: bool) -> None:
         """A body waited until now."""
         if self._process.tracing is not None:
             self._process.tracing.waited(facts.run_id, part, what, began, over=over)
@@ -141,27 +154,35 @@ class DurablePath(DeepPath, BodyHost):
         runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
         await runlog.durable()
 
-    async def attempt(self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene) -> Entry:
+    async def attempt(
+        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, context: AttemptContext
+    ) -> Entry:
         """Execute one attempt of a step."""
         process = self._process
         before, deaths = None, 0
         if lease.turn > FIRST_TURN:
             before = (await steps_of(process.store, lease.run_id)).get(call.key)
         if before is not None and before.status == "running":
-            deaths = max(0, before.starts - before.left - scene.left)
+            deaths = max(0, before.starts - before.left - context.left)
             if deaths >= process.settings.process_deaths:
-                await self._give_up(lease, record, before, deaths, scene.part)
-        if scene.opens and record.demotion is None:
+                await self._give_up(lease, record, before, deaths, context.part)
+        if context.opens and record.demotion is None:
             self._live.first_events.of_new(record)
         async with self._quarantine.place(deaths):
-            return await self._executed(lease, record, call, arguments, scene, before)
+            return await self._executed(lease, record, call, arguments, context, before)
 
     async def _executed(
-        self, lease: Lease, record: RunRecord, call: StepCall, arguments: bytes, scene: Scene, before: StepState | None
+        self,
+        lease: Lease,
+        record: RunRecord,
+        call: StepCall,
+        arguments: bytes,
+        context: AttemptContext,
+        before: StepState | None,
     ) -> Entry:
         process, trace = self._process, None
-        if process.tracing is not None and scene.part is not None:
-            trace = process.tracing.part(record.id, scene.part)
+        if process.tracing is not None and context.part is not None:
+            trace = process.tracing.part(record.id, context.part)
         facts = RunFacts.deep(Facts.of(record), process.clock)
         history = History(interrupted={} if before is None else {call.key: before})
         spec = self._steps[call.name]
@@ -175,11 +196,11 @@ class DurablePath(DeepPath, BodyHost):
             history,
             process.metrics,
             kept=process.values.of(record.id),
-            observer=_Says(scene.says),
+            observer=_Says(context.says),
         )
         scope.suspects.watched = lease.turn > FIRST_TURN
         attempt = self._attempts[lease] = _Attempt(
-            scope, process.steps, chosen.call(call.key, arguments, None), call.attempt, trace, scene
+            scope, process.steps, chosen.call(call.key, arguments, None), call.attempt, trace, context
         )
         process.loops.submit(attempt.begin)
         try:
@@ -189,7 +210,7 @@ class DurablePath(DeepPath, BodyHost):
             attempt.stop()
 
     async def _give_up(
-        self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: Part | None
+        self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: TraceContext | None
     ) -> NoReturn:
         """End a run whose step takes down its processes."""
         died = msgspec.structs.replace(record, deaths=deaths, deaths_alone=deaths, deaths_silent=UNTOLD)
@@ -198,7 +219,7 @@ class DurablePath(DeepPath, BodyHost):
         await self.conclude(Claim(record, whole, fresh=False), outcome, part)
         raise LeaseLost(f"{record.id} has ended: {step.name!r} took down {deaths} processes")
 
-    async def conclude(self, claim: Claim, outcome: Outcome, part: Part | None = None) -> None:
+    async def conclude(self, claim: Claim, outcome: Outcome, part: TraceContext | None = None) -> None:
         """Write a run's outcome."""
         process, record = self._process, claim.record
         if outcome.result is not None and reference_in(outcome.result) is None:
@@ -270,11 +291,11 @@ class _Attempt:
     """One attempt of a step, on a run loop."""
 
     def __init__(
-        self, scope: Scope, steps: LocalSteps, call: Call, number: int, trace: RunTrace | None, scene: Scene
+        self, scope: Scope, steps: LocalSteps, call: Call, number: int, trace: RunTrace | None, context: AttemptContext
     ) -> None:
         self.done: Commit[Entry] = Commit()
         self._trace = trace
-        self._scene = scene
+        self._context = context
         self._scope = scope
         self._steps = steps
         self._call = call
@@ -284,7 +305,7 @@ class _Attempt:
 
     def begin(self, on: RunLoop) -> asyncio.Task[None]:
         """Execute it on this run loop."""
-        self._loop, self._scope.turnstile.turns = on.loop, on.turns
+        self._loop, self._scope.result_order.turns = on.loop, on.turns
         self._task = on.loop.create_task(self._run(), name=self._call.name, context=contextvars.Context())
         return self._task
 
@@ -302,7 +323,7 @@ class _Attempt:
             self._trace.enter()
         try:
             entry = await self._executed()
-        except (asyncio.CancelledError, Handoff):
+        except (asyncio.CancelledError, ExecutionOver):
             error = LeaseLost(f"step {self._call.name!r} was stopped here")
         except Exception as raised:  # noqa: BLE001 - the engine's to judge
             error = raised
@@ -315,7 +336,7 @@ class _Attempt:
         scope.require_here()
         attempt = await first(scope, self._call)
         if isinstance(attempt, Attempt):
-            attempt.number, attempt.patience_s = max(self._number, attempt.number), self._scene.patience_s
+            attempt.number, attempt.patience_s = max(self._number, attempt.number), self._context.patience_s
             outcome = await self._made(attempt)
             if isinstance(outcome, RetryLater):
                 await scope.log.durable()
@@ -343,5 +364,5 @@ class _Attempt:
             yield None
             return
         with self._trace.step(call) as trace:
-            trace.queued(self._scene.queued_s)
+            trace.queued(self._context.queued_s)
             yield trace

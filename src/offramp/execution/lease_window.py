@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-class Tenure:
+class LeaseWindow:
     """Extended by whoever renews the lease, looked at before each step; without leases it holds for ever."""
 
     def __init__(self) -> None:
