@@ -84,7 +84,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(folder, kind):
 
 
 def test_a_network_file_system_is_broken(tmp_path, monkeypatch):
-    monkeypatch.setattr("offramp.cli.check_data._mounts", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr("offramp.cli.check_data.mount_table", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
     assert any("network file system" in text for text in said(check_folder(tmp_path), "broken"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,44 +30,64 @@ class Party:
     stop = drain
 
 
+class Service(Party):
+    metrics = SimpleNamespace(workers_wanted=lambda count: None, worker_started=None, worker_ended=None)
+
+    async def start(self):
+        pass
+
+
+class Workers(Party):
+    count = 1
+
+    def start(self):
+        pass
+
+
 def gateway_of(service, workers):
     service.other, workers.other = workers, service
-    gateway = SupervisedGateway(lambda: service, lambda _retire: workers)
-    gateway._service = service
+    return SupervisedGateway(lambda: service, lambda _retire: workers)
+
+
+async def started(service, workers):
+    gateway = gateway_of(service, workers)
+    await gateway.start()
     return gateway
 
 
 async def test_they_drain_at_the_same_time():
-    service, workers = Party(), Party()
+    service, workers = Service(), Workers()
+    gateway = await started(service, workers)
     async with asyncio.timeout(10):
-        await gateway_of(service, workers).drain()
+        await gateway.drain()
     assert service.left
     assert workers.left
 
 
-async def test_a_supervisor_is_told_which_processes_hold_a_lease():
-    told = asyncio.Queue()
-    workers = Party()
-    workers.present = told.put_nowait
-    gateway = gateway_of(Party(), workers)
+async def test_the_supervisor_learns_which_processes_hold_a_lease():
+    reported = asyncio.Queue()
+    workers = Workers()
+    workers.present = reported.put_nowait
+    gateway = gateway_of(Service(), workers)
     gateway.present({"too early"})
-    gateway._loop = asyncio.get_running_loop()
+    await gateway.start()
     await asyncio.to_thread(gateway.present, {"worker-1"})
-    assert await told.get() == {"worker-1"}
-    assert told.empty()
+    assert await reported.get() == {"worker-1"}
+    assert reported.empty()
 
 
 async def test_workers_leave_in_order_where_the_gateways_drain_fails():
-    service, workers = Party(RuntimeError("no store")), Party()
+    service, workers = Service(RuntimeError("no store")), Workers()
+    gateway = await started(service, workers)
     with pytest.raises(RuntimeError, match="no store"):
-        await gateway_of(service, workers).drain()
+        await gateway.drain()
     assert workers.left
 
 
 async def test_a_drain_that_is_cut_short_is_cut_short_for_both():
-    service, workers = Party(), Party()
-    gateway = gateway_of(service, workers)
-    service.other = workers.other = Party()  # asked by nobody
+    service, workers = Service(), Workers()
+    gateway = await started(service, workers)
+    service.other = workers.other = Party()  # never asked
     draining = asyncio.create_task(gateway.drain())
     await service.asked.wait()
     await workers.asked.wait()

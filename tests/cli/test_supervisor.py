@@ -27,6 +27,7 @@ class Crew:
 
     def __init__(self, on_term: str = POLITE, count: int = 1, drain_timeout: float = 20.0, **options: float) -> None:
         self.retired: asyncio.Queue[str] = asyncio.Queue()
+        self.retire_fails: Exception | None = None
         read, write = os.pipe()
         self._pipe = read
         script = f"import os; os.dup2({write}, 1)\n" + WORKER.replace("STUBBORN", on_term)
@@ -36,6 +37,8 @@ class Crew:
         self.supervisor = Supervisor(command, count, self._retire, drain_timeout, **options)
 
     async def _retire(self, owner: str) -> int:
+        if self.retire_fails is not None:
+            raise self.retire_fails
         await self.retired.put(owner)
         return 2
 
@@ -183,11 +186,7 @@ async def test_a_stop_that_is_cut_short_leaves_nobody_behind(crew):
 
 async def test_a_failing_retirement_does_not_keep_the_worker_down(crew, caplog):
     one = crew()
-
-    async def fails(owner: str) -> int:
-        raise OSError("disk full")
-
-    one.supervisor._retire = fails
+    one.retire_fails = OSError("disk full")
     one.supervisor.start()
     _, _, pid = await one.next()
     os.kill(pid, signal.SIGKILL)

@@ -35,7 +35,7 @@ async def serving(gateway):
     """The gateway under the real server, on a free port, in this loop."""
     bound = server.bind("127.0.0.1", 0)
     started = asyncio.Event()
-    running = server._Server(server._config(gateway), bound, started.set)
+    running = server.Server(server.config_of(gateway), bound, started.set)
     await gateway.start()
     task = asyncio.create_task(running.serve(sockets=[bound]))
     try:

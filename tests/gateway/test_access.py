@@ -386,7 +386,7 @@ class TestStreams:
             for _ in range(5):
                 await AsgiCall(gateway, "HEAD", path, headers=bearer("ann")).start().done()
             await AsgiCall(gateway, "GET", "/v1/runs/run_x/events", headers=bearer("ann")).start().done()
-        assert gateway._access.streams.count("acme") == 0
+        assert gateway.access.streams.count("acme") == 0
 
 
 def test_what_shows_a_guard_shows_no_secret():

@@ -65,7 +65,7 @@ def test_a_stream_that_does_not_fit_is_refused_whoever_asks(monkeypatch):
 
 
 async def test_a_request_for_a_stream_that_does_not_fit_is_a_problem_document(service, gateway, client):
-    gateway._access.streams = Streams(0)
+    gateway.access.streams = Streams(0)
     run = service.new_run()
     answer = await client.get(f"/v1/runs/{run.record.id}/events")
     assert (answer.status_code, answer.json()["type"]) == (503, "urn:offramp:error:overloaded")

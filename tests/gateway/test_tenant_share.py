@@ -190,7 +190,7 @@ class TestFastPath:
 class TestStreams:
     async def test_one_tenant_leaves_room_for_the_next(self, held, tmp_path):
         gateway = gateway_of(held.app, tmp_path, role="gateway")
-        gateway._access.streams = Streams(4)
+        gateway.access.streams = Streams(4)
         async with callers(gateway, "ann", "bob") as (ann, bob):
             run = {
                 caller: (await caller.post(runs("later"), json=body(), headers=ASYNC)).json() for caller in (ann, bob)
@@ -210,7 +210,7 @@ class TestStreams:
 
     async def test_without_keys_one_client_may_open_all(self, held, tmp_path):
         gateway = gateway_of(held.app, tmp_path, "", role="gateway")
-        gateway._access.streams = Streams(2)
+        gateway.access.streams = Streams(2)
         async with callers(gateway, "ops") as (anybody,):
             run = (await anybody.post(runs("later"), json=body(), headers=ASYNC)).json()
             events = run["links"]["events"]

@@ -122,7 +122,7 @@ def _room(folder: Path) -> Finding:
 
 
 def _filesystem(folder: Path) -> Iterator[Finding]:
-    kind = filesystem_of(folder, _mounts())
+    kind = filesystem_of(folder, mount_table())
     if kind.startswith(_NETWORK):
         yield Finding(
             "broken",
@@ -152,7 +152,8 @@ def filesystem_of(folder: Path, mounts: str) -> str:
     return kind
 
 
-def _mounts() -> str:
+def mount_table() -> str:
+    """The system's mount table; empty where it has none in /proc."""
     try:
         return Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
     except OSError:

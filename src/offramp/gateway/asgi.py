@@ -53,13 +53,16 @@ class Gateway:
         service_factory: makes the service; called at each start.
         access: admits requests; by default every one.
         surfaces: more protocols to serve, beside the native API.
+
+    Attributes:
+        access: admits requests, and counts open streams.
     """
 
     def __init__(
         self, service_factory: Callable[[], Service], access: Access | None = None, surfaces: Sequence[Surface] = ()
     ) -> None:
         self._make = service_factory
-        self._access = access or Access()
+        self.access = access or Access()
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
         self._meter = Meter()
         self._service: Service | None = None
@@ -121,7 +124,7 @@ class Gateway:
             async with self._lock:
                 if self._service is None:
                     service = self._make()
-                    self._access.divide(getattr(service, "tenancy", Tenancy()))
+                    self.access.divide(getattr(service, "tenancy", Tenancy()))
                     await service.start()
                     self._meter.show()
                     self._meter.include(getattr(service, "collectors", ()))
@@ -164,7 +167,7 @@ class Gateway:
         request.surface, route, scope["path_params"] = self._table.find(request.method, request.path)
         request.template, request.route = route.template, request.prefix + route.template
         connection = HTTPConnection(scope)
-        key = self._access.admit(connection, route.guard)
+        key = self.access.admit(connection, route.guard)
         readers.tenant.set(None if key is None else key.tenant)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
@@ -174,7 +177,7 @@ class Gateway:
             request.prefix,
             self._meter,
             service,
-            self._access,
+            self.access,
             self._table.guards,
             key,
             request.trace,

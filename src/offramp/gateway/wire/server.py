@@ -128,7 +128,7 @@ async def _serve(
     gateway: Gateway, bound: socket.socket, drain_timeout: float, on_started: Callable[[str], object] | None
 ) -> int:
     await gateway.start()
-    server = _Server(_config(gateway), bound, (lambda: on_started(url_of(bound))) if on_started else None)
+    server = Server(config_of(gateway), bound, (lambda: on_started(url_of(bound))) if on_started else None)
     stopping = _Stopping(gateway, server, drain_timeout)
     with stopping.signals():
         try:
@@ -138,7 +138,8 @@ async def _serve(
     return 1 if server.force_exit else 0
 
 
-def _config(gateway: Gateway) -> uvicorn.Config:
+def config_of(gateway: Gateway) -> uvicorn.Config:
+    """uvicorn's configuration for the gateway."""
     return uvicorn.Config(
         gateway,
         loop="none",
@@ -158,7 +159,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, which calls `on_started` once it listens."""
 
     def __init__(self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None) -> None:
@@ -201,7 +202,7 @@ class _Server(uvicorn.Server):
 class _Stopping:
     """Ends a server: the first signal drains the gateway and then stops uvicorn, the second forces the end."""
 
-    def __init__(self, gateway: Gateway, server: _Server, timeout: float) -> None:
+    def __init__(self, gateway: Gateway, server: Server, timeout: float) -> None:
         self._gateway = gateway
         self._server = server
         self._timeout = timeout
