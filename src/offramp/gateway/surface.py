@@ -41,7 +41,8 @@ class Surface:
         routes: its endpoints.
         below: prefixes of the paths that belong to it, whether or not a route matches: errors there have its form, and
             requests have a span.
-        render: makes the answer to a request that failed. It gets what the caller may learn, never the exception.
+        render: makes the answer to a request that failed. It gets what the caller may learn, never the exception. If
+            the answer needs the request (as the id of a JSON-RPC call), the endpoint renders `problems.explain(error)`.
     """
 
     routes: tuple[Route, ...]
