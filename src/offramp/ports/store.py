@@ -106,7 +106,7 @@ class RunLog(Protocol):
         """The lease that every write carries."""
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write a finished step, an event, or both as one, in the background; on disk when visible if `durable` (S1)."""
+        """Write a finished step, an event, or both as one in the background; on disk when visible if `durable` (S1)."""
 
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is on disk (S2)."""
