@@ -58,7 +58,7 @@ async def test_a_broken_rule_of_ownership_fails_at_its_obligation_alone(bug, mon
 async def test_sqlite_asks_the_table_of_ownership(bug, monkeypatch):
     rules.plant(bug, monkeypatch)
     cases = [case for case in store_cases() if bug.breaks in case.obligations]
-    assert_bitten(await run_store(SQLITE, PATIENCE_S, cases), bug.breaks)
+    assert_bitten(bug.breaks, await run_store(SQLITE, PATIENCE_S, cases))
 
 
 @pytest.mark.parametrize("bug", DATABASES)
