@@ -200,6 +200,11 @@ class Serving:
             assert self._process.wait(GUARD_S) == -signal.SIGKILL, self.log.read_text()
         self.interruptions.append(Interruption(pid, "crashed", self.started_at, time.monotonic()))
 
+    def wait(self) -> int:
+        """The exit code of a gateway that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(GUARD_S)
+
     def terminate(self) -> int:
         """SIGTERM and the exit code."""
         assert self._process is not None

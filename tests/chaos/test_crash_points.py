@@ -78,7 +78,7 @@ def test_a_point_that_is_not_there_is_refused_by_name(tmp_path):
     serving = Serving(tmp_path)
     try:
         serving.start(**{VARIABLE: "gateway/adobt.after"})
-        assert serving._process.wait(GUARD_S) == 2
+        assert serving.wait() == 2
         told = serving.log.read_text()
         assert "adobt" in told
         assert "'adopt'" in told

@@ -282,7 +282,7 @@ async def test_a_folder_that_cannot_be_written_is_refused_with_its_name(service)
     service.data.parent.mkdir(exist_ok=True)
     service.data.write_text("a file where the folder is to be")
     await asyncio.to_thread(service.start)
-    assert await asyncio.to_thread(service._process.wait, GUARD_S) != 0
+    assert await asyncio.to_thread(service.wait) != 0
     log = service.log.read_text()
     assert str(service.data) in log
     assert "Traceback" not in log
@@ -296,7 +296,7 @@ async def test_a_read_only_database_is_refused_with_its_name_and_usable_afterwar
     service.kill_all()
     with read_only(service.data):
         await asyncio.to_thread(service.start)
-        assert await asyncio.to_thread(service._process.wait, GUARD_S) != 0
+        assert await asyncio.to_thread(service.wait) != 0
         log = service.log.read_text()
         assert str(service.data) in log
         assert "Traceback" not in log
@@ -327,7 +327,7 @@ async def test_a_damaged_file_is_refused_with_its_name(service):
     service.data.mkdir(parents=True)
     (service.data / "offramp.db").write_bytes(b"this is no database " * 1000)
     await asyncio.to_thread(service.start)
-    assert await asyncio.to_thread(service._process.wait, GUARD_S) != 0
+    assert await asyncio.to_thread(service.wait) != 0
     log = service.log.read_text()
     assert str(service.data) in log
     assert "file is not a database" in log
@@ -371,4 +371,4 @@ async def wait_or_up(service):
                     await http.get(f"{service.url}/healthz")
                 return None
             await asyncio.sleep(0.05)
-    return service._process.wait()
+    return service.wait()

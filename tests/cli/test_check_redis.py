@@ -130,7 +130,7 @@ def test_a_url_that_does_not_fit():
 def test_a_clock_that_is_off(server, monkeypatch, off_s):
     from offramp.stores.redis import inspection
 
-    monkeypatch.setattr(inspection, "_distance", lambda _: (0.1, off_s))
+    monkeypatch.setattr(inspection, "distance", lambda _: (0.1, off_s))
     (risk,) = [text for text in said(check(server.url(), lease=10.0), "risk") if text.startswith("clock")]
     assert ("ahead of" if off_s > 0 else "behind") in risk
 
@@ -138,7 +138,7 @@ def test_a_clock_that_is_off(server, monkeypatch, off_s):
 def test_far_away_and_in_the_clear(server, monkeypatch):
     from offramp.stores.redis import inspection
 
-    monkeypatch.setattr(inspection, "_distance", lambda _: (30.0, 0.0))
+    monkeypatch.setattr(inspection, "distance", lambda _: (30.0, 0.0))
     monkeypatch.setattr(check_redis_module, "is_loopback", lambda _host: False)
     risks = said(check(server.url()), "risk")
     assert any("without TLS" in text for text in risks)

@@ -45,7 +45,7 @@ def inspect(address: Address, within_s: float) -> Inspection:
     try:
         found = required(address, connected)
         info: dict[str, Any] = connected.info("everything")
-        latency_ms, ahead_s = _distance(connected)
+        latency_ms, ahead_s = distance(connected)
         policy = str(info.get("maxmemory_policy", ""))
         used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
         appendfsync, save = _setting(connected, "appendfsync"), _setting(connected, "save")
@@ -69,7 +69,8 @@ def inspect(address: Address, within_s: float) -> Inspection:
         connected.close()
 
 
-def _distance(connected: redis.Redis) -> tuple[float, float]:
+def distance(connected: redis.Redis) -> tuple[float, float]:
+    """How far away the server is: milliseconds for the middle one of several pings, seconds its clock is ahead."""
     took = []
     for _ in range(PINGS):
         began = time.perf_counter()
