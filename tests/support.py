@@ -20,6 +20,7 @@ from offramp.ports.commit import Commit
 from offramp.ports.seams import NO_SEAMS
 from offramp.settings import Settings
 from offramp.stores.sqlite import Database, SQLiteStore
+from offramp.stores.sqlite.batch import Call
 from offramp.stores.sqlite.database import FILE_NAME
 from offramp.stores.sqlite.leases import SQLiteLeases
 from offramp.stores.sqlite.schema import MIGRATIONS
@@ -161,6 +162,38 @@ async def let_leases_pass(clock, lease_s, *services):
         clock.advance(lease_s / 3)
         held_until = clock.monotonic() + lease_s
         await eventually(lambda until=held_until: {service.engine.seat.held_until for service in services} == {until})
+
+
+def leases_of(service):
+    """What the engine of this process asks for leases: a test puts a fault in front of it."""
+    return service.engine._leases
+
+
+async def swept(execution):
+    """Until the timers that the clock has brought are dealt with."""
+    await eventually(lambda: not execution.scope.timers._sweeping)
+
+
+def purge_in_steps_of(store, rows):
+    """How many rows the next step of a purge removes."""
+    store._purge._rows = rows
+
+
+@contextlib.asynccontextmanager
+async def hung(service):
+    """The writer of a service waits inside a transaction, as for a disk that does not answer."""
+    entered, go = Signal(), Signal()
+
+    def wait(_connection, _transaction):
+        entered.set()
+        go.block()
+
+    service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
+    await entered.wait()
+    try:
+        yield
+    finally:
+        go.set()
 
 
 class Files:

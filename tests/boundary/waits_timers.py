@@ -20,7 +20,7 @@ from offramp import App, testing
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started, until
-from tests.support import Signal, eventually, frames_of, log_of, member, of, result_of, types
+from tests.support import Signal, eventually, frames_of, log_of, member, of, result_of, swept, types
 
 LONG_S = 20.0
 """Past the budget of a demoted run and the least that a run is parked for."""
@@ -113,8 +113,9 @@ async def is_taken_over(wait, *expected):
                 await until(lambda: case.entered)
                 clock.advance(0.25)  # timers are written down in case the process dies
                 live = old.live.get(run)
-                await until(lambda: live is None or not live.execution.scope.timers._sweeping)
-                await live.log.durable() if live is not None and live.execution.scope.is_open else None
+                if live is not None:
+                    await swept(live.execution)
+                    await live.log.durable() if live.execution.scope.is_open else None
                 clock.advance(LEFT_S)
                 await gateway.retire("old")
             async with member(case.app, Path(folder), "worker", owner="new", **settings):

@@ -51,6 +51,12 @@ def no_engine_wrap(made, _host):
     return made
 
 
+def lose_unwritten(writer):
+    """What a process had not begun to write when it died."""
+    with writer._changed:
+        writer._operations.clear()
+
+
 class OpenMemory:
     """The store in memory."""
 
@@ -106,9 +112,7 @@ class OpenSQLite:
 
     def die(self, _owner):
         """What the writer has not begun to write dies with its process."""
-        writer = self._files.writer
-        with writer._changed:
-            writer._operations.clear()
+        lose_unwritten(self._files.writer)
 
     async def close(self):
         self.leases.leave()

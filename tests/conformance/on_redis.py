@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests import valkey
-from tests.conformance.adapters import EVERYTHING, Embedded
+from tests.conformance.adapters import EVERYTHING, Embedded, lose_unwritten
 from tests.support import GUARD_S
 
 BACKLOG_BYTES = 1 << 20
@@ -25,9 +25,7 @@ class OpenRedis:
 
     def die(self, _owner):
         """What the writer has not begun to send dies with its process."""
-        writer = self.store._writer
-        with writer._changed:
-            writer._operations.clear()
+        lose_unwritten(self.store._writer)
 
     async def close(self):
         self.leases.leave()

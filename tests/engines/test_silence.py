@@ -22,6 +22,7 @@ from tests.support import (
     eventually,
     frames_of,
     know_each_other,
+    leases_of,
     let_leases_pass,
     member,
 )
@@ -332,15 +333,15 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             await know_each_other(gateway, victim)
             thief.victim = victim
             asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
-            engine, store = victim.engine, victim.process.store
+            store, leases = victim.process.store, leases_of(victim)
             monkeypatch.setattr(store._writer, "on_lost", lambda _: None)  # that a write was refused is heard too late
             if while_it == "claims":
-                monkeypatch.setattr(engine._leases, "claim", thief.around(engine._leases.claim))
+                monkeypatch.setattr(leases, "claim", thief.around(leases.claim))
             elif while_it == "reads":
                 monkeypatch.setattr(store, "journal", thief.around(store.journal))
             else:
                 monkeypatch.setattr(store, "create", thief.behind(store.create))
-                monkeypatch.setattr(engine._leases, "claim", nothing)  # the victim must not be quicker than the thief
+                monkeypatch.setattr(leases, "claim", nothing)  # the victim must not be quicker than the thief
             taker = victim if while_it in {"starts", "accepts"} else gateway
             if while_it == "reads":  # nothing is read of a run that nobody has executed
                 record = a_record(pipeline="pipe")

@@ -22,7 +22,7 @@ from offramp.paths.replay import replay
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started, until
-from tests.support import Signal, frames_of, log_of, member, reach, result_of, types
+from tests.support import Signal, frames_of, log_of, member, reach, result_of, swept, types
 
 
 class Timed(App):
@@ -204,8 +204,7 @@ async def test_a_timer_counts_from_its_first_start_over_a_restart(app, way, cloc
             run = (await gateway.submit(deep("pipe"))).record.id
             await until(lambda: app.executed["slow"])
             clock.advance(1.0)
-            timers = old.live.get(run).execution.scope.timers
-            await until(lambda: not timers._sweeping)
+            await swept(old.live.get(run).execution)
             clock.advance(9.0)
             await gateway.retire("old")
         async with member(app, tmp_path, "worker", owner="new", clock=clock, lease=5.0):
@@ -231,7 +230,7 @@ async def test_a_timer_that_is_overdue_ends_what_it_is_around_before_that_begins
             await until(lambda: app.executed["slow"])
             execution = old.live.get(run).execution
             clock.advance(0.25)
-            await until(lambda: not execution.scope.timers._sweeping)
+            await swept(execution)
             await old.live.get(run).log.durable()
             await gateway.retire("old")
         clock.advance(60.0)

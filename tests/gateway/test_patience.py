@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import pytest
 
 from offramp.gateway.asgi import Gateway
-from offramp.ports.commit import Commit
 from offramp.settings import Settings
-from offramp.stores.sqlite.batch import Call
 from offramp.wiring import build
 from tests.gateway.test_real_service import Gates, make_app, runs
-from tests.support import GUARD_S, Signal, eventually
+from tests.support import GUARD_S, eventually, hung
 
 PROBLEM = "application/problem+json"
 
@@ -32,22 +29,6 @@ async def gateway(tmp_path):
     gateway = Gateway(lambda: build(app, settings, role="local"))
     async with gateway.lifespan():
         yield gateway
-
-
-@contextlib.asynccontextmanager
-async def hung(gateway):
-    entered, go = Signal(), Signal()
-
-    def wait(_connection, _transaction):
-        entered.set()
-        go.block()
-
-    gateway.service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
-    await entered.wait()
-    try:
-        yield
-    finally:
-        go.set()
 
 
 def assert_late(answer):
@@ -83,7 +64,7 @@ async def test_requests_that_change_something_say_that_it_may_have_happened(web,
         runs("gated"), json={"input": {"gate": gates.new()}, "class": "batch"}, headers={"Prefer": "respond-async"}
     )
     links = waiting.json()["links"]
-    async with hung(gateway):
+    async with hung(gateway.service):
         answers = await asyncio.gather(
             web.post(runs("research"), json={"input": {"question": "why"}}),
             web.post(runs("research"), json={"input": {"question": "why"}}, headers={"Accept": "text/event-stream"}),
@@ -108,7 +89,7 @@ async def test_a_request_is_not_kept_by_what_cannot_be_written_of_its_run(web, g
     body = {"input": {"gate": gate}} | ({} if ends else {"budget": 0.5})
     request = asyncio.ensure_future(web.post(runs("gated"), json=body))
     run = await run_of(web)
-    async with hung(gateway):
+    async with hung(gateway.service):
         if ends:
             gates.open(gate)
         async with asyncio.timeout(GUARD_S):
@@ -125,7 +106,7 @@ async def test_a_request_waits_for_a_long_step_while_the_store_hangs(web, gatewa
     gate = gates.new()
     request = asyncio.ensure_future(web.post(runs("gated"), json={"input": {"gate": gate}}))
     run = await run_of(web)
-    async with hung(gateway):
+    async with hung(gateway.service):
         await eventually(lambda: gateway.service.readiness.trouble() is not None)
         assert not request.done()
     gates.open(gate)

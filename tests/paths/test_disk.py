@@ -13,7 +13,7 @@ from offramp import SLA, App, testing
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import Signal, assert_one_log, frames_of, member, result_of
+from tests.support import Signal, assert_one_log, frames_of, leases_of, member, result_of
 
 LARGE = msgspec.json.encode({"text": "x" * 200_000})
 
@@ -135,7 +135,7 @@ async def test_a_run_that_cannot_be_given_back_for_now_is_given_back_later(tmp_p
         return await after(await gate())
 
     async with member(app, tmp_path, "local") as service:
-        leases = service.engine._leases
+        leases = leases_of(service)
         release, refusals = leases.release, [StoreError("database or disk is full")] * 2
 
         async def refused(lease, parked=None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 
@@ -14,30 +13,11 @@ from offramp import SLA, App
 from offramp.errors import StoreError, StoreTimeout
 from offramp.paths.patience import Patience
 from offramp.paths.submission import Submission
-from offramp.ports.commit import Commit
 from offramp.ports.listing import RunFilter
-from offramp.stores.sqlite.batch import Call
 from offramp.stores.sqlite.database import READERS
-from tests.support import GUARD_S, Signal, eventually, frames_of, member
+from tests.support import GUARD_S, Signal, eventually, frames_of, hung, member
 
 TIMEOUT_S = 0.3
-
-
-@contextlib.asynccontextmanager
-async def hung(service):
-    """The writer of a service waits inside a transaction, as for a disk that does not answer."""
-    entered, go = Signal(), Signal()
-
-    def wait(_connection, _transaction):
-        entered.set()
-        go.block()
-
-    service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
-    await entered.wait()
-    try:
-        yield
-    finally:
-        go.set()
 
 
 def made():

@@ -19,6 +19,7 @@ from offramp.core.webhooks import DELAYS_S, EVENT_NAMES, GIVE_UP_AFTER_S, JITTER
 from offramp.errors import InputError
 from offramp.paths.submission import Submission
 from offramp.paths.webhooks import WebhookDispatcher
+from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
 from offramp.testing import FakeClock, runtime
 from tests.support import GUARD_S, eventually, know_each_other, member, reach, reading
@@ -206,7 +207,7 @@ async def test_what_would_not_be_delivered_is_refused_and_nothing_starts(setting
         with pytest.raises(InputError) as caught:
             await start(made, url)
         assert [found for found, _ in caught.value.errors] == [pointer]
-        assert not made.service.process.store._runs
+        assert not (await made.service.process.store.runs(RunFilter(tenant=None, limit=1))).runs
 
 
 # While the receiver fails.
