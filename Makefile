@@ -90,9 +90,10 @@ prose: setup ## phrases and names that must not come back
 types: setup ## mypy, strict; tests/typing is what the types of steps and pipelines say to a user
 	$(BIN)/mypy src tools $(wildcard examples bench) tests/typing
 
-layers: setup ## import-linter: no import points up, no circle, the core is pure
+layers: setup ## import-linter: no import points up, no circle, the core is pure; tests use few private names
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/check_circles.py
+	$(BIN)/python tools/check_private.py
 
 deps: setup ## deptry: imports are declared; dependencies with used internals have a bound
 	$(BIN)/deptry src
