@@ -169,6 +169,11 @@ def leases_of(service):
     return service.engine._leases
 
 
+def writer_of(store):
+    """What writes for a store on SQLite or Redis."""
+    return store._writer
+
+
 async def swept(execution):
     """Until the timers that the clock has brought are dealt with."""
     await eventually(lambda: not execution.scope.timers._sweeping)
@@ -188,7 +193,7 @@ async def hung(service):
         entered.set()
         go.block()
 
-    service.process.store._writer.put(Call(wait, durable=True, commit=Commit()))
+    writer_of(service.process.store).put(Call(wait, durable=True, commit=Commit()))
     await entered.wait()
     try:
         yield

@@ -25,6 +25,7 @@ from tests.support import (
     leases_of,
     let_leases_pass,
     member,
+    writer_of,
 )
 
 LEASE_S = 10.0
@@ -334,7 +335,8 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             thief.victim = victim
             asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
             store, leases = victim.process.store, leases_of(victim)
-            monkeypatch.setattr(store._writer, "on_lost", lambda _: None)  # that a write was refused is heard too late
+            # That a write was refused is heard too late.
+            monkeypatch.setattr(writer_of(store), "on_lost", lambda _: None)
             if while_it == "claims":
                 monkeypatch.setattr(leases, "claim", thief.around(leases.claim))
             elif while_it == "reads":

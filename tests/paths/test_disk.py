@@ -13,17 +13,17 @@ from offramp import SLA, App, testing
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import Signal, assert_one_log, frames_of, leases_of, member, result_of
+from tests.support import Signal, assert_one_log, frames_of, leases_of, member, result_of, writer_of
 
 LARGE = msgspec.json.encode({"text": "x" * 200_000})
 
 
 def fill(service):
-    service.process.store._writer._connection.execute("PRAGMA max_page_count = 1")
+    writer_of(service.process.store)._connection.execute("PRAGMA max_page_count = 1")
 
 
 def free(service):
-    service.process.store._writer._connection.execute("PRAGMA max_page_count = 1000000")
+    writer_of(service.process.store)._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def gated():
