@@ -67,7 +67,8 @@ class Loaded:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self._address)
             listener.listen()
-            command = [sys.executable, str(Path(__file__).with_name("loaded.py")), str(listener.fileno())]
+            script = Path(__file__).with_name("loaded.py")
+            command = [sys.executable, str(script), str(listener.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(command, env=CLEAN, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()])
 
     def run(

@@ -13,13 +13,22 @@ import socket
 import sys
 
 SIZE_MAX = 1 << 20
+LOOK_EVERY_S = 5.0
 
 
-def serve(listener):
-    """Fork for each connection; returns in the fork that is to become a command, with what the client sent."""
+def serve(listener, tests):
+    """Fork for each connection; returns in the fork that is to become a command, with what the client sent.
+
+    `tests` is the process that it is for: it ends with that one."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener.settimeout(LOOK_EVERY_S)
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            if os.getppid() != tests:  # they were killed
+                sys.exit()
+            continue
         if os.fork():
             connection.close()
             continue
@@ -61,7 +70,8 @@ def load():
 
 
 if __name__ == "__main__":
-    bound = socket.socket(fileno=int(sys.argv[1]))
+    descriptor, parent = map(int, sys.argv[1:])
+    bound = socket.socket(fileno=descriptor)
     load()
-    become(*serve(bound))
+    become(*serve(bound, parent))
     runpy.run_module("offramp", run_name="__main__", alter_sys=True)
