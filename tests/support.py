@@ -152,7 +152,7 @@ async def member(app, folder, role, *, clock=None, owner=None, seams=NO_SEAMS, *
 async def know_each_other(*services):
     """Until the hints of each reach the others, where no poll comes in time: a newcomer is heard of, and looked up."""
     await eventually(
-        lambda: all(len(service.engine.membership.links.hints._peers) == len(services) - 1 for service in services)
+        lambda: all(len(service.engine.membership.links.hints.ports) == len(services) - 1 for service in services)
     )
 
 
@@ -164,24 +164,9 @@ async def let_leases_pass(clock, lease_s, *services):
         await eventually(lambda until=held_until: {service.engine.seat.held_until for service in services} == {until})
 
 
-def leases_of(service):
-    """What the engine of this process asks for leases: a test puts a fault in front of it."""
-    return service.engine._leases
-
-
-def writer_of(store):
-    """What writes for a store on SQLite or Redis."""
-    return store._writer
-
-
 async def swept(execution):
     """Until the timers that the clock has brought are dealt with."""
     await eventually(lambda: not execution.scope.timers._sweeping)
-
-
-def purge_in_steps_of(store, rows):
-    """How many rows the next step of a purge removes."""
-    store._purge._rows = rows
 
 
 @contextlib.asynccontextmanager
@@ -193,7 +178,7 @@ async def hung(service):
         entered.set()
         go.block()
 
-    writer_of(service.process.store).put(Call(wait, durable=True, commit=Commit()))
+    service.process.store.writer.put(Call(wait, durable=True, commit=Commit()))
     await entered.wait()
     try:
         yield

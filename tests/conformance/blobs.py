@@ -135,11 +135,11 @@ class InS3(Placed):
         return Remote(self._bucket)
 
     def remove(self, place, key):
-        obstore.delete(place._store, key)
+        obstore.delete(place.store, key)
 
     async def spoil(self, blobs, reference, data):
         # Blocking calls would wait here for the line, which is on this loop.
-        await blobs._blocking(lambda: self._spoil(reference, data))
+        await asyncio.to_thread(lambda: self._spoil(reference, data))
 
     def _spoil(self, reference, data):
         place = self.placed(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests import valkey
 from tests.conformance.adapters import EVERYTHING, Embedded, lose_unwritten
-from tests.support import GUARD_S, writer_of
+from tests.support import GUARD_S
 
 BACKLOG_BYTES = 1 << 20
 
@@ -25,7 +25,7 @@ class OpenRedis:
 
     def die(self, _owner):
         """What the writer has not begun to send dies with its process."""
-        lose_unwritten(writer_of(self.store))
+        lose_unwritten(self.store.writer)
 
     async def close(self):
         self.leases.leave()

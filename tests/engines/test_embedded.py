@@ -26,7 +26,6 @@ from tests.support import (
     assert_one_log,
     eventually,
     frames_of,
-    leases_of,
     let_leases_pass,
     member,
 )
@@ -200,7 +199,7 @@ async def test_a_store_that_refuses_a_claim_for_now_does_not_stop_the_taking(tmp
     app, _, hold, _ = gated()
     hold.set()
     async with member(app, tmp_path, "gateway") as gateway, member(app, tmp_path, "worker", poll=0.05) as worker:
-        leases, claim, refusals = leases_of(worker), leases_of(worker).claim, []
+        leases, claim, refusals = worker.engine.leases, worker.engine.leases.claim, []
 
         async def refusing(*given):
             if len(refusals) < 3:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from offramp import App
@@ -30,9 +28,8 @@ def present(tmp_path):
 
 
 def die(presence):
-    """What the system does to a killed process's locks."""
-    os.close(presence._own)
-    presence._own = None
+    """What the system does to a killed process's locks: a copy in a child that is forked gives them up alike."""
+    presence.forked()
 
 
 def test_a_process_that_is_there_is_not_dead(present):
@@ -52,9 +49,6 @@ def test_whoever_dies_before_burying_leaves_both_to_the_next(present):
     dead, one, other = present(OWNER), present("one"), present("other")
     die(dead)
     assert one.dead() == [OWNER]
-    for file in one._dead.values():
-        os.close(file)
-    one._dead.clear()
     die(one)
     assert sorted(other.dead()) == [OWNER, "one"]
 

@@ -22,10 +22,8 @@ from tests.support import (
     eventually,
     frames_of,
     know_each_other,
-    leases_of,
     let_leases_pass,
     member,
-    writer_of,
 )
 
 LEASE_S = 10.0
@@ -334,9 +332,9 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
             await know_each_other(gateway, victim)
             thief.victim = victim
             asked = Submission(pipeline="pipe", respond_async=while_it != "accepts", idempotency_key="once")
-            store, leases = victim.process.store, leases_of(victim)
+            store, leases = victim.process.store, victim.engine.leases
             # That a write was refused is heard too late.
-            monkeypatch.setattr(writer_of(store), "on_lost", lambda _: None)
+            monkeypatch.setattr(store.writer, "on_lost", lambda _: None)
             if while_it == "claims":
                 monkeypatch.setattr(leases, "claim", thief.around(leases.claim))
             elif while_it == "reads":

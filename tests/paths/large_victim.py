@@ -47,7 +47,7 @@ async def serve() -> None:
     settings = Settings.load({}, Path("absent.toml"), data=str(folder), objects=sys.argv[2], lease=60, poll=0.1)
     service = build(app, settings, role="worker", owner=sys.argv[1])
     values = service.process.values
-    values.blobs = Deadly(values.blobs._place)
+    values.blobs = Deadly(values.blobs.place)
     values.blobs.store = service.process.store
     await service.start()
     sys.stdout.write("ready\n")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from offramp import App
 from offramp.paths.submission import Submission
-from tests.support import Signal, eventually, leases_of, member
+from tests.support import Signal, eventually, member
 
 
 def two_steps():
@@ -62,7 +62,7 @@ async def test_a_run_that_was_just_claimed_is_handed_over_at_a_boundary(tmp_path
         member(app, tmp_path, "gateway") as gateway,
         member(app, tmp_path, "worker", poll=0.05) as worker,
     ):
-        claimed, go_on, claim = Signal(), Signal(), leases_of(worker).claim
+        claimed, go_on, claim = Signal(), Signal(), worker.engine.leases.claim
 
         async def slow_claim(*arguments):
             claims = await claim(*arguments)
@@ -71,7 +71,7 @@ async def test_a_run_that_was_just_claimed_is_handed_over_at_a_boundary(tmp_path
                 await go_on.wait()
             return claims
 
-        leases_of(worker).claim = slow_claim
+        worker.engine.leases.claim = slow_claim
         accepted = await gateway.submit(Submission(pipeline="pipe", respond_async=True))
         await claimed.wait()
         draining = asyncio.ensure_future(worker.drain())

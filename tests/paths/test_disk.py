@@ -13,17 +13,17 @@ from offramp import SLA, App, testing
 from offramp.errors import StoreError
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
-from tests.support import Signal, assert_one_log, frames_of, leases_of, member, result_of, writer_of
+from tests.support import Signal, assert_one_log, frames_of, member, result_of
 
 LARGE = msgspec.json.encode({"text": "x" * 200_000})
 
 
 def fill(service):
-    writer_of(service.process.store)._connection.execute("PRAGMA max_page_count = 1")
+    service.process.store.writer.connection.execute("PRAGMA max_page_count = 1")
 
 
 def free(service):
-    writer_of(service.process.store)._connection.execute("PRAGMA max_page_count = 1000000")
+    service.process.store.writer.connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def gated():
@@ -135,7 +135,7 @@ async def test_a_run_that_cannot_be_given_back_for_now_is_given_back_later(tmp_p
         return await after(await gate())
 
     async with member(app, tmp_path, "local") as service:
-        leases = leases_of(service)
+        leases = service.engine.leases
         release, refusals = leases.release, [StoreError("database or disk is full")] * 2
 
         async def refused(lease, parked=None):

@@ -322,7 +322,7 @@ async def test_objects_go_with_their_run_and_a_run_that_has_some_left_stays_due(
         blobs.stubborn = False
         await purge(process)
         assert (await made.service.get(first.id)).purged
-        assert [key.partition("/")[0] for key in blobs._place.objects] == [other.id]
+        assert [key.partition("/")[0] for key in blobs.place.objects] == [other.id]
         assert orphan.run_id == first.id
 
 

@@ -25,7 +25,6 @@ from tests.support import (
     eventually,
     frames_of,
     know_each_other,
-    leases_of,
     log_of,
     member,
     reach,
@@ -119,7 +118,7 @@ async def test_a_run_that_ends_as_it_is_claimed_makes_room_for_the_next(tmp_path
         first = (await gateway.submit(deep("short"))).record.id
         clock.advance(1.0)  # so that it is claimed first
         second = (await gateway.submit(deep("short"))).record.id
-        await leases_of(gateway).request_cancel(first)  # by a process that died before it did more
+        await gateway.engine.leases.request_cancel(first)  # by a process that died before it did more
         async with member(app, tmp_path, "worker", owner="worker", clock=clock, worker_runs=1):
             await frames_of(gateway, first)
             await frames_of(gateway, second)

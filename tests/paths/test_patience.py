@@ -15,7 +15,7 @@ from offramp.paths.patience import Patience
 from offramp.paths.submission import Submission
 from offramp.ports.listing import RunFilter
 from offramp.stores.sqlite.database import READERS
-from tests.support import GUARD_S, Signal, eventually, frames_of, hung, member, writer_of
+from tests.support import GUARD_S, Signal, eventually, frames_of, hung, member
 
 TIMEOUT_S = 0.3
 
@@ -96,7 +96,7 @@ async def test_a_run_that_is_being_written_when_its_request_is_refused_is_the_on
     async with member(made(), tmp_path, "local", write_timeout=TIMEOUT_S) as service:
         await frames_of(service, (await service.submit(Submission(pipeline="quick", input=b"{}"))).record.id)
         entered, go = Signal(), Signal()
-        writer = writer_of(service.process.store)
+        writer = service.process.store.writer
         tell = writer._tell
 
         def held(transaction):
@@ -132,7 +132,7 @@ async def test_a_read_that_hangs_is_given_up(tmp_path):
         run = (await service.submit(Submission(pipeline="quick", input=b"{}"))).record.id
         await frames_of(service, run)
         go = Signal()
-        readers = [service.process.store._database._readers.submit(lambda _: go.block(), None) for _ in range(READERS)]
+        readers = [service.process.store.database.readers.submit(lambda _: go.block(), None) for _ in range(READERS)]
         try:
             for read in (
                 lambda: service.get(run),

@@ -16,7 +16,7 @@ from offramp.core.journal import Entry
 from offramp.core.run import Outcome
 from offramp.errors import ObjectsUnavailable
 from offramp.paths.purge import DUTY, DUTY_S, REST, REST_S_MAX, purge
-from tests.support import GUARD_S, NOW, Files, a_record, accepted, drafted, purge_in_steps_of
+from tests.support import GUARD_S, NOW, Files, a_record, accepted, drafted
 
 VICTIM = """
 import asyncio, sys
@@ -104,7 +104,7 @@ async def test_one_process_purges_for_all_and_gives_the_duty_back(files):
 
 async def test_it_rests_after_each_step_for_as_long_as_that_says(files, monkeypatch):
     await ended(files, 60)
-    purge_in_steps_of(files.store, 20)
+    files.store.purging.rows = 20
     one, rests = One(files.store, "one"), []
     inner, sleep = files.store.purge, asyncio.sleep
 
@@ -127,7 +127,7 @@ async def test_it_rests_after_each_step_for_as_long_as_that_says(files, monkeypa
 
 async def test_a_process_that_stops_leaves_the_rest_to_others(files):
     await ended(files, 60)
-    purge_in_steps_of(files.store, 20)
+    files.store.purging.rows = 20
     one, other = One(files.store, "one"), One(files.store, "other")
     await purge(one, lambda: one.emptied > 0)
     assert 0 < one.emptied < 60

@@ -18,7 +18,7 @@ from offramp.core import events
 from offramp.core.ending import CLEANUP, STRUCK
 from offramp.paths.submission import Submission
 from tests.paths import victim
-from tests.support import GUARD_S, assert_one_log, eventually, frames_of, leases_of, member
+from tests.support import GUARD_S, assert_one_log, eventually, frames_of, member
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -178,7 +178,7 @@ async def test_a_frozen_process_that_wakes_up_cannot_write_any_more(tmp_path):
                 frames = await frames_of(gateway, run)
 
                 async def known_again():
-                    owners = await leases_of(gateway).owners()
+                    owners = await gateway.engine.leases.owners()
                     return "frozen" in {owner.id for owner in owners}
 
                 await eventually(known_again)

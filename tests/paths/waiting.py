@@ -24,7 +24,7 @@ def is_parked(service, run_id):
     if isinstance(store, MemoryStore):
         run = store._runs.get(run_id)
         return run is not None and run.parked_until is not None
-    with contextlib.closing(sqlite3.connect(store._database.path)) as connection:
+    with contextlib.closing(sqlite3.connect(store.database.path)) as connection:
         row = connection.execute("SELECT parked_until FROM runs WHERE id = ?", (run_id,)).fetchone()
     return row is not None and row[0] is not None
 

@@ -22,7 +22,7 @@ from offramp.stores.sqlite import Database, listing, purge
 from offramp.stores.sqlite.database import FILE_NAME
 from offramp.stores.sqlite.outbox import SQLiteOutbox
 from tests.conformance.adapters import SQLite
-from tests.support import NOW, Files, a_record, accepted, drafted, of_schema, purge_in_steps_of
+from tests.support import NOW, Files, a_record, accepted, drafted, of_schema
 
 RETENTION_S = 10.0
 DUE = NOW + RETENTION_S + 1
@@ -180,7 +180,7 @@ async def test_a_run_goes_at_its_time_and_its_key_at_that_of_the_key(files):
 async def test_a_run_that_is_too_large_for_a_step_goes_in_several_from_its_end(files, monkeypatch):
     monkeypatch.setattr(purge, "PURGE_ROWS_MAX", 20)
     monkeypatch.setattr(purge, "PURGE_ROWS_MIN", 20)
-    purge_in_steps_of(files.store, 20)
+    files.store.purging.rows = 20
     run, small = await ended_run(files, steps=60), await ended_run(files)
     assert await files.store.purge(DUE) == 1
     assert (await files.store.get(run)).purged
@@ -229,7 +229,7 @@ async def test_two_processes_that_purge_at_the_same_time_empty_each_run_once(two
     for _ in range(20):
         await ended_run(two[0])
     for files in two:
-        purge_in_steps_of(files.store, purge.PURGE_ROWS_MIN)
+        files.store.purging.rows = purge.PURGE_ROWS_MIN
     counts = [0, 0]
     while not all(files.query("SELECT count(*) FROM runs WHERE purged = 1")[0][0] == 20 for files in two):
         for place, files in enumerate(two):

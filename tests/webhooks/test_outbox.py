@@ -31,7 +31,7 @@ async def test_a_claim_brings_what_another_process_wrote_to_the_disk(tmp_path):
     while not (claimed := await reader.outbox.claim(Room(100, 100, {}), NOW, NOW + 15)):
         pass
     assert claimed[0].latest == 2
-    assert reader.writer._is_full
+    assert reader.writer.connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
     await writers.close()
     await reader.close()
 

@@ -24,7 +24,7 @@ class Temporary(PlacedBlobs):
     def close(self):
         super().close()
         for key in getattr(self, "_mine", ()):
-            self._place.objects.pop(key, None)
+            self.place.objects.pop(key, None)
 
 
 @breaks("B1")
@@ -52,8 +52,8 @@ class Numbered(PlacedBlobs):
     async def put(self, run_id, data):
         made = await super().put(run_id, data)
         key = f"{made.key}-{next(self._numbers)}"
-        self._place.write(key, data)
-        self._place.objects.pop(made.key, None)
+        self.place.write(key, data)
+        self.place.objects.pop(made.key, None)
         return Reference(key, made.size, made.sha256)
 
 
@@ -63,7 +63,7 @@ class Trusting(PlacedBlobs):
 
     async def get(self, reference):
         try:
-            return await self._blocking(lambda: self._place.read(reference.key, 0, reference.size))
+            return await self._blocking(lambda: self.place.read(reference.key, 0, reference.size))
         except Missing:
             raise ObjectLost("gone") from None
 
@@ -76,7 +76,7 @@ class Careless(PlacedBlobs):
         try:
             return await super().get(reference)
         except ObjectLost:
-            data = self._place.objects.get(reference.key)
+            data = self.place.objects.get(reference.key)
             if data is None or len(data) != reference.size:
                 raise
             return data
@@ -90,8 +90,8 @@ class Hasty(PlacedBlobs):
         start = 0
         whole = self.get(reference)
         while start < reference.size:
-            data = self._place.objects.get(reference.key, b"")[start : start + PART_BYTES_MAX]
-            if self._place.away or not data:
+            data = self.place.objects.get(reference.key, b"")[start : start + PART_BYTES_MAX]
+            if self.place.away or not data:
                 break
             start += len(data)
             yield data
@@ -116,7 +116,7 @@ class NeverLooked(PlacedBlobs):
     async def stream(self, reference):
         for start in range(0, reference.size, PART_BYTES_MAX):
             try:
-                yield await self._blocking(lambda at=start: self._place.read(reference.key, at, PART_BYTES_MAX))
+                yield await self._blocking(lambda at=start: self.place.read(reference.key, at, PART_BYTES_MAX))
             except Missing:
                 raise ObjectLost("gone") from None
 

@@ -176,7 +176,7 @@ class SecondAdoption(Broken):
 class _LetsGo(Passing):
     async def adopt(self, handoff):
         await self._inner.adopt(handoff)
-        clock, leases = self._inner._clock, self._inner._leases
+        clock, leases = self._inner._clock, self._inner.leases
         loop = asyncio.get_running_loop()
         tasks = []
 
@@ -464,7 +464,7 @@ class NoShares(Broken):
     """A tenant may fill the queue."""
 
     def wrap(self, engine, host):
-        engine.queue = QueueBound(engine._leases, engine._clock, engine.seat.member.queue_max, Tenancy())
+        engine.queue = QueueBound(engine.leases, engine._clock, engine.seat.member.queue_max, Tenancy())
         return engine
 
 

@@ -41,7 +41,7 @@ def service(tmp_path, url):
             runtime = LocalRuntime(gateway)
             runtime.worker = worker
             # A gateway that is not connected yet keeps a run until its steps in flight have ended.
-            await eventually(lambda: gateway.engine._connection.known)
+            await eventually(lambda: gateway.engine.connection.known)
             yield runtime
 
     return opened

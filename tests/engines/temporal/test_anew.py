@@ -142,7 +142,7 @@ async def test_what_a_body_tells_of_is_no_part_of_the_body(service, monkeypatch)
         async def begin(_strayed):
             found.append(current.get())
 
-        monkeypatch.setattr(runtime.worker.engine._anew, "begin", begin)
+        monkeypatch.setattr(runtime.worker.engine.anew, "begin", begin)
         body = contextvars.Context()
         body.run(current.set, "a body")
         body.run(runtime.worker.engine.strayed, Strayed("run", "execution", "why"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 
@@ -98,19 +99,18 @@ async def test_inputs_arguments_and_results_travel_as_references(service, histor
         kept = {reference_in(entry.value).key for entry in journal}
         assert len(kept) == 2, "the short step returned what the one before it did"
         assert reference_in(record.result).key in kept, "the result is what the last step returned"
-        place = runtime.service.process.values.blobs._place
-        objects = await listed(runtime, place, handle.id)
+        place = runtime.service.process.values.blobs.place
+        objects = await listed(place, handle.id)
     # The input, three lists of arguments, two results.
     assert len(objects) == 6, objects
     assert await bytes_of(history, handle.id) < 20_000
     assert executed == [("grow", "a"), ("grow", "b"), ("brief", len(TEXT) + 2 * MIB)]
 
 
-async def listed(runtime, place, run_id):
+async def listed(place, run_id):
     import obstore
 
-    blobs = runtime.service.process.values.blobs
-    return await blobs._blocking(lambda: [row["path"] for row in obstore.list(place._store, prefix=run_id).collect()])
+    return await asyncio.to_thread(lambda: [row["path"] for row in obstore.list(place.store, prefix=run_id).collect()])
 
 
 async def test_a_demoted_run_takes_its_large_results_along(service, history, tmp_path):
@@ -158,11 +158,11 @@ async def test_a_run_that_needs_what_is_lost_fails_by_name(service, tmp_path):
         await reach(handle, "step.completed")
         [entry] = await runtime.service.process.store.journal(handle.id)
         await reach(handle, "run.demoted")
-        place = runtime.service.process.values.blobs._place
+        place = runtime.service.process.values.blobs.place
         key = reference_in(entry.value).key
         import obstore
 
-        await runtime.service.process.values.blobs._blocking(lambda: obstore.delete(place._store, key))
+        await asyncio.to_thread(lambda: obstore.delete(place.store, key))
         gates["held"].set()
         error = await failure_of(handle)
     assert isinstance(error, ObjectLost)

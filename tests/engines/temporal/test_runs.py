@@ -369,6 +369,6 @@ async def test_runs_go_on_where_search_attributes_are_lost(service):
         try:
             connection.ATTRIBUTES["Class"] = SearchAttributeKey.for_keyword("OfframpUnheardOf")
             assert await result_of(await runtime.start("tries", fails=0)) == 1
-            assert runtime.worker.engine._connection._attributes == []
+            assert runtime.worker.engine.connection.attributes == []
         finally:
             connection.ATTRIBUTES.update(ours)

@@ -121,13 +121,13 @@ async def test_other_branches_go_on_at_once(service):
 
 
 async def test_many_in_flight_are_looked_for_together(service, monkeypatch):
-    count, looks, look = 12, [], HeldSteps._look
+    count, looks, look = 12, [], HeldSteps.look
 
     async def counted(self, keys):
         looks.append(len(keys))
         return await look(self, keys)
 
-    monkeypatch.setattr(HeldSteps, "_look", counted)
+    monkeypatch.setattr(HeldSteps, "look", counted)
     async with service(app) as runtime:
         handle = await runtime.start("many", count=count)
         await eventually(lambda: looks)
@@ -157,13 +157,13 @@ async def test_a_gateway_that_is_given_up_is_not_waited_for_and_writes_nothing_m
 
 
 async def test_a_delivery_is_found_without_its_signal(service, monkeypatch):
-    sent = Hop._send
+    sent = Hop.send
 
     async def only_go(self, run_id, signal):
         if signal == GO:
             await sent(self, run_id, signal)
 
-    monkeypatch.setattr(Hop, "_send", only_go)
+    monkeypatch.setattr(Hop, "send", only_go)
     async with service(app) as runtime:
         handle = await runtime.start("beside", fails=False)
         await eventually(lambda: made("quick2"))
@@ -191,16 +191,16 @@ async def test_a_gateway_that_dies_before_it_lets_go_leaves_the_run_to_others(se
     async def never(self, run_id):
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(Hop, "_entrusted", never)
+    monkeypatch.setattr(Hop, "assigned", never)
     async with service(app, drain_timeout=0.2) as runtime:
         await goes_on_without_its_gateway(runtime)
 
 
 async def test_a_gateway_that_dies_before_it_has_said_so_is_found_dead(service, monkeypatch):
-    async def pending_notices(self, run_id, signal):
+    async def nothing(self, run_id, signal):
         pass
 
-    monkeypatch.setattr(Hop, "_send", pending_notices)
+    monkeypatch.setattr(Hop, "send", nothing)
     async with service(app) as runtime:
         await goes_on_without_its_gateway(runtime)
 

@@ -30,7 +30,7 @@ from tests.stores.redis.words import (
     numbers,
     started,
 )
-from tests.support import GUARD_S, NOW, eventually, writer_of
+from tests.support import GUARD_S, NOW, eventually
 
 MEMORY = ("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "yes")
 INPUT = b'"' + b"x" * 100_000 + b'"'
@@ -87,7 +87,7 @@ async def test_a_batch_has_bounds(server, monkeypatch):
     sizes = []
     monkeypatch.setattr(writer, "BATCH_OPERATIONS_MAX", 10)
     opened = OpenRedis(server.url())
-    writer_of(opened.store)._committed = lambda operations, _seconds: sizes.append(operations)
+    opened.store.writer.committed = lambda operations, _seconds: sizes.append(operations)
     try:
         run, log = await created(opened)
         for n in range(100):
@@ -114,14 +114,14 @@ async def test_a_run_emits_no_more_than_it_may_whoever_executes_it(server, at, m
         monkeypatch.setattr(module, "RUN_EVENT_BYTES_MAX", 10_000)
     first, second = at(url := server.url()), at(url)
     run, log = await created(first)
-    while run.id not in writer_of(first.store).full:
+    while run.id not in first.store.writer.full:
         log.append(None, delta("x" * 1_000))
         await log.durable()
     with pytest.raises(TooLarge, match="10000 bytes"):
         log.append(None, delta("x"))
     log.append(entry(1), started(1))  # but it goes on, and ends
     await first.leases.release(log.lease)
-    assert run.id not in writer_of(first.store).full
+    assert run.id not in first.store.writer.full
     [taken] = await claim(second, "b")
     log = second.store.log(taken.lease)
     log.append(None, delta("x"))  # until the server has said so
@@ -290,7 +290,7 @@ async def test_a_batch_that_the_server_will_never_take_is_given_up(server, at):
     lost = []
     opened.store.on_lost(lost.append)
     with server.client() as client:
-        client.set(writer_of(opened.store)._key, "not what it remembers")
+        client.set(opened.store.writer.key, "not what it remembers")
     log.append(entry(1), None)
     with pytest.raises((StoreError, LeaseLost), match="refused"):  # in the same batch, or the next one
         await log.durable()
@@ -311,7 +311,7 @@ async def test_what_an_engine_is_told_was_refused_can_be_tried_again(server, at)
     log = opened.store.log(whole)
     for number in range(3):
         with server.client() as client:
-            client.set(writer_of(opened.store)._key, "not what it remembers")
+            client.set(opened.store.writer.key, "not what it remembers")
         log.append(entry(number), None)
         with pytest.raises(StoreError, match="refused"):  # in the same batch, or the next one
             await log.durable()
@@ -386,7 +386,7 @@ async def test_what_waits_for_longer_than_a_request_does_is_refused_and_not_writ
         with server.client() as client:
             client.client_pause(int(GUARD_S * 1000), all=False)
             log.append(entry(1), started(1))
-            await eventually(lambda: writer_of(opened.store)._writing_since is not None)  # the rest waits behind it
+            await eventually(lambda: opened.store.writer.writing_since is not None)  # the rest waits behind it
             late, commit, _ = create(opened)
             signal = asyncio.ensure_future(opened.leases.send_signal(run.id, "go", b"1", NOW))
             await eventually(lambda: opened.store.trouble() is not None)

@@ -25,7 +25,7 @@ from tests.stores.redis.words import (
     numbers,
     started,
 )
-from tests.support import NOW, eventually, writer_of
+from tests.support import NOW, eventually
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ async def test_closing_while_the_server_is_away_says_what_is_lost(through, line,
     line.cut()
     log.append(entry(1), started(1))
     promise = log.durable()
-    await asyncio.to_thread(writer_of(near.store).close)
+    await asyncio.to_thread(near.store.writer.close)
     with pytest.raises(StoreError, match="not written before the end"):
         await promise
     assert lost
@@ -158,7 +158,7 @@ async def test_a_server_that_pauses_applies_a_batch_once(server, at, monkeypatch
     monkeypatch.setattr(writer, "RETRY_EVERY_S", 0.01)
     opened = at(server.url())
     run, log = await created(opened)
-    pool = writer_of(opened.store)._client.connection_pool
+    pool = opened.store.writer.client.connection_pool
     pool.connection_kwargs["socket_timeout"] = 0.05  # from its next connection on
     pool.disconnect()
     pool.reset()
@@ -180,10 +180,10 @@ async def test_a_batch_that_arrives_behind_a_later_one_is_not_applied(server, at
     run, log = await created(opened)
     log.append(entry(1), started(1))
     await log.durable()
-    writes = writer_of(opened.store)
+    writes = opened.store.writer
     late = batch_of([wire("append", *held(log.lease), False, "step.started", "{", "}")])
     with server.client() as client, pytest.raises(redis.ResponseError, match="SUPERSEDED"):
-        APPLY(client, [writes._key], writes._address.tag, writes._number - 1, 60, late, encode({}), 1 << 20)
+        APPLY(client, [writes.key], opened.address.tag, writes.number - 1, 60, late, encode({}), 1 << 20)
     assert await numbers(opened, run) == [1, 2]
     log.append(None, started(2))
     await log.durable()

@@ -48,7 +48,7 @@ class LeasedEngine:
         takes: bool,
     ) -> None:
         self._store = store
-        self._leases = leases
+        self.leases = leases
         self._clock = clock
         self._host = host
         self._hints = links.hints
@@ -103,7 +103,7 @@ class LeasedEngine:
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Queue the run for a worker, or park it."""
         try:
-            await self._leases.release(lease, parked)
+            await self.leases.release(lease, parked)
         except LeaseLost:
             logger.info("%s was taken over before it was released", lease.run_id)
         if parked is not None and parked.until < math.inf:
@@ -114,7 +114,7 @@ class LeasedEngine:
 
     async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
         """Keep the signal, then reach the process that executes the run, or takes it off the queue now."""
-        record = await self._leases.send_signal(run_id, name, value, self._clock.time(), key)
+        record = await self.leases.send_signal(run_id, name, value, self._clock.time(), key)
         if record is not None and not self._host.notice(run_id):
             self._hints.send("signal", [run_id])
             self.taking.announce()
@@ -122,7 +122,7 @@ class LeasedEngine:
 
     async def cancel(self, run_id: str) -> RunRecord | None:
         """Note the wish durably, then reach the process that executes the run, or take it off the queue."""
-        record = await self._leases.request_cancel(run_id)
+        record = await self.leases.request_cancel(run_id)
         if record is None or record.finished or self._host.cancel(run_id):
             return record
         if not await self._ends.cancel(record):

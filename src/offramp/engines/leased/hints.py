@@ -34,7 +34,7 @@ class UDPHints(asyncio.DatagramProtocol):
         self._hearer: Hearer | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._out: socket.socket | None = None
-        self._peers: list[int] = []
+        self.ports: list[int] = []
         self._readers: list[int] = []
         self.port = 0
         forks.on_fork(self)
@@ -56,7 +56,7 @@ class UDPHints(asyncio.DatagramProtocol):
     def peers(self, owners: Sequence[Owner]) -> None:
         """Set the ports of the other processes, and of those among them that have readers of events."""
         others = [owner for owner in owners if owner.port not in {0, self.port}]
-        self._peers = [owner.port for owner in others]
+        self.ports = [owner.port for owner in others]
         self._readers = [owner.port for owner in others if owner.kind != WITHOUT_READERS]
 
     def datagram_received(self, data: bytes, _address: object) -> None:
@@ -70,7 +70,7 @@ class UDPHints(asyncio.DatagramProtocol):
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
         """Send a hint to every peer that it concerns."""
-        peers = self._readers if kind == "events" else self._peers
+        peers = self._readers if kind == "events" else self.ports
         if not peers or self._out is None:
             return
         for start in range(0, max(1, len(ids)), IDS_MAX):

@@ -51,7 +51,7 @@ class Connection(Part):
         self._identity = identity
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
-        self._attributes: list[str] = []
+        self.attributes: list[str] = []
         self._task: asyncio.Task[Client] | None = None
 
     async def start(self) -> None:
@@ -75,7 +75,7 @@ class Connection(Part):
             while self._client is None:
                 try:
                     client = await connect(self._address, self._api_key, self._identity, self._blobs)
-                    self._attributes = await _attributes_of(client, add=True)
+                    self.attributes = await _attributes_of(client, add=True)
                     self._client = client
                 except (RPCError, RuntimeError) as error:
                     if not told:
@@ -87,14 +87,14 @@ class Connection(Part):
 
     def forget_attributes(self) -> bool:
         """Set no search attributes any more; False if none were set anyway."""
-        known, self._attributes = self._attributes, []
+        known, self.attributes = self.attributes, []
         return bool(known)
 
     def found_by(self, record: RunRecord) -> TypedSearchAttributes:
         """The search attributes of a run that the namespace knows."""
         values = {"Session": record.session_id, "Class": record.sla, "Tenant": record.tenant}
         return TypedSearchAttributes(
-            [SearchAttributePair(ATTRIBUTES[name], value) for name in self._attributes if (value := values[name])]
+            [SearchAttributePair(ATTRIBUTES[name], value) for name in self.attributes if (value := values[name])]
         )
 
 

@@ -111,11 +111,11 @@ class TemporalEngine(LeasedEngine):
         self.heartbeat_s = options.heartbeat_s
         self.cancel_grace_s = options.cancel_grace_s
         self.history_events_max = options.history_events_max
-        self._connection = Connection(options.address, options.api_key, member.id, blobs)
-        self._hop = Hop(self._connection, options.address, leases, clock, member.id, takes_large=blobs is not None)
-        self._anew = Anew(self._connection, self._hop, store)
-        self._notices = Notices(self._connection, store, leases, clock, host, options.heartbeat_s)
-        self._worker = BodyWorker(self._connection, self.taking, self._new_worker) if member.works else None
+        self.connection = Connection(options.address, options.api_key, member.id, blobs)
+        self._hop = Hop(self.connection, options.address, leases, clock, member.id, takes_large=blobs is not None)
+        self.anew = Anew(self.connection, self._hop, store)
+        self._notices = Notices(self.connection, store, leases, clock, host, options.heartbeat_s)
+        self._worker = BodyWorker(self.connection, self.taking, self._new_worker) if member.works else None
         self._tasks = Tasks()
         self._had: OrderedDict[str, None] = OrderedDict()
 
@@ -123,7 +123,7 @@ class TemporalEngine(LeasedEngine):
     def parts(self) -> list[Part]:
         """What this process does for the engine."""
         worker = [] if self._worker is None else [self._worker]
-        return [*super().parts, self._connection, self._tasks, self._notices, self._hop, *worker]
+        return [*super().parts, self.connection, self._tasks, self._notices, self._hop, *worker]
 
     # The engine port.
 
@@ -172,7 +172,7 @@ class TemporalEngine(LeasedEngine):
         activities = Activities(
             self.host,
             self._store,
-            self._leases,
+            self.leases,
             self._clock,
             options.heartbeat_s,
             takes_large=self.objects_wait_s is not None,
@@ -203,7 +203,7 @@ class TemporalEngine(LeasedEngine):
                 await self._fail(claim, error)
                 return
             while not self.seat.is_leaving:
-                client = await self._connection.client()
+                client = await self.connection.client()
                 try:
                     # A demoted run's may be there and wait for its gateway to say that it lets go.
                     signal = GO if record.demotion is not None else None
@@ -214,7 +214,7 @@ class TemporalEngine(LeasedEngine):
                 except (RPCError, ObjectsUnavailable) as error:
                     # A namespace may have lost its search attributes: then the run is started without them.
                     refused = isinstance(error, RPCError) and error.status is RPCStatusCode.INVALID_ARGUMENT
-                    if refused and not self._connection.forget_attributes():
+                    if refused and not self.connection.forget_attributes():
                         await self._fail(claim, error)
                         return
                     if not told:
@@ -246,7 +246,7 @@ class TemporalEngine(LeasedEngine):
 
     def strayed(self, strayed: Strayed) -> None:
         """A body does not repeat its history."""
-        self._tasks.begin(self._anew.begin(strayed))
+        self._tasks.begin(self.anew.begin(strayed))
 
     async def _say_resumed(self, lease: Lease, replayed_steps: int) -> None:
         with contextlib.suppress(LeaseLost):

@@ -58,7 +58,7 @@ class HeldSteps:
         """Wait until the gateway has said that the run is not its own any more, or is dead."""
         while not told():
             await self._until(told)
-            if not told() and not (await self._look([])).lives:
+            if not told() and not (await self.look([])).lives:
                 return
 
     async def outcome(self, key: str, token: int) -> Entry | None:
@@ -84,7 +84,7 @@ class HeldSteps:
         try:
             while self._waiting:
                 told, asked = self._told(), list(self._waiting)
-                looked = await self._look(asked)
+                looked = await self.look(asked)
                 ended = {entry.key: entry for entry in looked.entries}
                 for key in asked:
                     future = self._waiting.get(key)
@@ -103,6 +103,7 @@ class HeldSteps:
         with contextlib.suppress(TimeoutError):
             await workflow.wait_condition(told, timeout=self._every)
 
-    async def _look(self, keys: list[str]) -> Looked:
+    async def look(self, keys: list[str]) -> Looked:
+        """Ask what became of these steps in the gateway that demoted the run."""
         looked: Looked = await self._local(LOOK, Look(self._by, keys), Looked)
         return looked

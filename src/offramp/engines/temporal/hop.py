@@ -122,11 +122,12 @@ class Hop(Part, Sharing):
             # Should it be there, it waits until the run is handed over like any other.
             logger.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
             return None
-        lease = await self._entrusted(record.id) if detach() else None
+        lease = await self.assigned(record.id) if detach() else None
         self._tell(record.id, GO)
         return lease
 
-    async def _entrusted(self, run_id: str) -> Lease | None:
+    async def assigned(self, run_id: str) -> Lease | None:
+        """Assign the run to the engine, however long the store is away; None if it has ended."""
         while True:
             try:
                 claim = await self._leases.assign_to_engine(run_id, self._clock.time())
@@ -148,11 +149,12 @@ class Hop(Part, Sharing):
                     await asyncio.wait(self._telling)
 
     def _tell(self, run_id: str, signal: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._send(run_id, signal))
+        task = asyncio.get_running_loop().create_task(self.send(run_id, signal))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def _send(self, run_id: str, signal: str) -> None:
+    async def send(self, run_id: str, signal: str) -> None:
+        """Signal the workflow of a run, until Temporal answers."""
         client = await self._connection.client()
         while True:
             try:

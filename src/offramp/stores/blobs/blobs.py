@@ -54,7 +54,7 @@ class PlacedBlobs(Blobs):
     """
 
     def __init__(self, place: Place) -> None:
-        self._place = place
+        self.place = place
         # Blocking calls in threads of our own, also where the place's library has async ones: those of Rust may call
         # into an event loop, or an interpreter, that is gone already.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="offramp-objects")
@@ -62,12 +62,12 @@ class PlacedBlobs(Blobs):
     @property
     def where(self) -> str:
         """The place."""
-        return self._place.where
+        return self.place.where
 
     async def put(self, run_id: str, data: bytes) -> Reference:
         """Keep bytes under their checksum."""
         reference = reference_to(run_id, data)
-        await self._blocking(lambda: self._place.write(reference.key, data))
+        await self._blocking(lambda: self.place.write(reference.key, data))
         return reference
 
     async def get(self, reference: Reference) -> bytes:
@@ -75,7 +75,7 @@ class PlacedBlobs(Blobs):
 
         def whole() -> bytes:
             with _found(reference, self.where):
-                data = self._place.read(reference.key, 0, reference.size + 1)  # one more would be one too many
+                data = self.place.read(reference.key, 0, reference.size + 1)  # one more would be one too many
             _require_same(reference, len(data), hashlib.sha256(data).hexdigest(), self.where)
             return data
 
@@ -87,7 +87,7 @@ class PlacedBlobs(Blobs):
 
         def part() -> bytes:
             with _found(reference, self.where):
-                data = self._place.read(reference.key, start, min(PART_BYTES_MAX, reference.size - start + 1))
+                data = self.place.read(reference.key, start, min(PART_BYTES_MAX, reference.size - start + 1))
             digest.update(data)
             end = start + len(data)
             if end >= reference.size or not data:
@@ -104,7 +104,7 @@ class PlacedBlobs(Blobs):
     async def delete(self, run_ids: Sequence[str]) -> None:
         """Remove all objects of these runs."""
         if run_ids:
-            await self._blocking(lambda: self._place.clear(run_ids))
+            await self._blocking(lambda: self.place.clear(run_ids))
 
     def close(self) -> None:
         """Begin nothing more."""

@@ -49,18 +49,18 @@ class Remote:
     def __init__(self, bucket: Bucket) -> None:
         self.where = bucket.where
         self._bucket = bucket
-        self._store = _open(bucket)
+        self.store = _open(bucket)
 
     def write(self, key: str, data: bytes) -> None:
         """One request, or a multipart upload: there whole, or not at all."""
         with self._trouble("written"):
-            obstore.put(self._store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE)
+            obstore.put(self.store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE)
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """A range: each is a short request, however slowly the reader takes the whole."""
         with self._trouble("read", Missing):
             try:
-                return bytes(obstore.get_range(self._store, key, start=start, length=length))
+                return bytes(obstore.get_range(self.store, key, start=start, length=length))
             except BaseError as error:
                 if _status(error).startswith("416"):  # RFC 9110, 15.5.17: there is nothing past the end
                     return b""
@@ -73,11 +73,11 @@ class Remote:
             while wanted:
                 # Before the run's name itself: servers with folders differ in what follows the name of one.
                 after = max(after, wanted[0][:-1])
-                page = next(iter(obstore.list(self._store, offset=after, chunk_size=LIST_ROWS)), [])
+                page = next(iter(obstore.list(self.store, offset=after, chunk_size=LIST_ROWS)), [])
                 runs = set(wanted)
                 gone = [row["path"] for row in page if row["path"].partition("/")[0] in runs]
                 if gone:
-                    obstore.delete(self._store, gone)
+                    obstore.delete(self.store, gone)
                 if len(page) < LIST_ROWS:
                     return
                 after = page[-1]["path"]

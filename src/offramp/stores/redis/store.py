@@ -130,7 +130,7 @@ class RedisStore:
     def __init__(self, reader: Reader, writer: Writer) -> None:
         self._reader = reader
         self._tag = reader.address.tag
-        self._writer = writer
+        self.writer = writer
 
     def create(
         self,
@@ -154,7 +154,7 @@ class RedisStore:
                 return []
             return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
 
-        self._writer.put(
+        self.writer.put(
             Operation(
                 told,
                 commit,
@@ -173,13 +173,13 @@ class RedisStore:
 
     def log(self, lease: Lease) -> RedisRunLog:
         """The log of a run that this process holds."""
-        return RedisRunLog(self._writer, lease)
+        return RedisRunLog(self.writer, lease)
 
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
         commit: Commit[None] = Commit()
         told = wire("adopt", lease.run_id, lease.owner, lease.token, raw(ENCODE(demotion)))
-        self._writer.put(Operation(told, commit, lease=lease, durable=True))
+        self.writer.put(Operation(told, commit, lease=lease, durable=True))
         return commit
 
     async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
@@ -190,7 +190,7 @@ class RedisStore:
     async def open_runs(self) -> dict[str, int]:
         """Runs that are queued, owned or parked, by tenant: counted as they come and go."""
         turn: Commit[None] = Commit()
-        self._writer.put(Operation(wire("turn"), turn))  # what was put before it is applied when it ends
+        self.writer.put(Operation(wire("turn"), turn))  # what was put before it is applied when it ends
         await turn
         kept = await self._reader.read(lambda client: client.hgetall(self._tag + "open"))
         return {tenant.decode(): int(count) for tenant, count in kept.items()}
@@ -302,7 +302,7 @@ class RedisStore:
         """Add to the counts of classes; those that nobody asks for any more go."""
         commit: Commit[None] = Commit()
         flat = [(tally.sla, tally.minute, *tally.counts, tally.tenant) for tally in tallies]
-        self._writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
+        self.writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
         await commit
 
     async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
@@ -330,24 +330,24 @@ class RedisStore:
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""
         commit: Commit[dict[str, float]] = Commit()
-        self._writer.put(Operation(wire("learn", observed), commit, _averages))
+        self.writer.put(Operation(wire("learn", observed), commit, _averages))
         return await commit
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
-        self._writer.listeners.append(listener)
+        self.writer.listeners.append(listener)
 
     def trouble(self) -> str | None:
         """Why nothing can be written now, or no new run is taken."""
-        return self._writer.trouble()
+        return self.writer.trouble()
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back when a write was refused because its lease is gone."""
-        self._writer.on_lost = callback
+        self.writer.on_lost = callback
 
     async def close(self) -> None:
         """Write what is pending, then close the connections."""
-        self._writer.close()
+        self.writer.close()
         self._reader.close()
 
 

@@ -72,10 +72,10 @@ class Writer:
         self, address: Address, backlog_bytes: int, timeout_s: float, committed: Callable[[int, float], object]
     ) -> None:
         self._address = address
-        self._client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
-        check(address, self._client)
-        self._key = self._memory()
-        self._number = 0
+        self.client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
+        check(address, self.client)
+        self.key = self._memory()
+        self.number = 0
         self._backlog_bytes = backlog_bytes
         self._timeout_s = timeout_s
         self._operations: deque[Operation] = deque()
@@ -86,14 +86,14 @@ class Writer:
         self._closing = False
         self._away_since: float | None = None
         self._away = ""
-        self._writing_since: float | None = None
+        self.writing_since: float | None = None
         self._tails = Tails()
         self._given_up: dict[tuple[str, int], None] = {}
         self._looked_at, self._is_tight = 0.0, False
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
-        self._committed = committed
+        self.committed = committed
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
         forks.on_fork(self)
@@ -106,7 +106,7 @@ class Writer:
 
     def trouble(self) -> str | None:
         """Why nothing can be written now, or no new run is taken; from any thread."""
-        since = self._writing_since
+        since = self.writing_since
         late_s = 0.0 if since is None else time.monotonic() - since
         if self._away_since is not None:
             return self._away
@@ -149,14 +149,14 @@ class Writer:
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
-            self._writing_since = time.monotonic()
+            self.writing_since = time.monotonic()
             try:
                 self._write(operations)
             except Exception as error:  # one bad batch must not end the thread that all others wait for
                 logger.exception("a batch could not be written")
                 self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
             self._done_with(operations)
-            self._writing_since = None
+            self.writing_since = None
         self._leave()
 
     def _write(self, operations: list[Operation]) -> None:
@@ -168,11 +168,11 @@ class Writer:
             operations = self._without_new(operations)
         if not operations:
             return
-        self._number += 1
+        self.number += 1
         reply = self._applied(operations)
         if reply is not None:
             self._tell(operations, reply)
-            self._committed(len(operations), time.monotonic() - began)
+            self.committed(len(operations), time.monotonic() - began)
 
     def _take(self) -> list[Operation] | None:
         """What has gathered, or None at the end."""
@@ -213,7 +213,7 @@ class Writer:
         now = time.monotonic()
         if now - self._looked_at >= MEMORY_LOOK_EVERY_S:
             with contextlib.suppress(RedisError):  # the batch will say so
-                self._is_tight = memory_share(self._client) > MEMORY_SHARE_MAX
+                self._is_tight = memory_share(self.client) > MEMORY_SHARE_MAX
                 self._looked_at = now
         if not self._is_tight:
             return operations
@@ -246,10 +246,10 @@ class Writer:
                 return reply
 
     def _send(self, wires: bytes, tails: bytes, *, durable: bool) -> Any:
-        arguments = (self._address.tag, self._number, BATCH_KEPT_S, wires, tails, RUN_EVENT_BYTES_MAX)
-        reply = APPLY(self._client, [self._key], *arguments)
+        arguments = (self._address.tag, self.number, BATCH_KEPT_S, wires, tails, RUN_EVENT_BYTES_MAX)
+        reply = APPLY(self.client, [self.key], *arguments)
         if durable and self._address.fsync:
-            local, _ = self._client.waitaof(1, 0, int(FSYNC_TIMEOUT_S * 1000))
+            local, _ = self.client.waitaof(1, 0, int(FSYNC_TIMEOUT_S * 1000))
             if not local:
                 raise NotOnDisk
         return reply
@@ -271,7 +271,7 @@ class Writer:
             self._give_up([*operations, *left], StoreError(f"{told}; it was not written before the end"))
             return False
         if is_fatal(error):
-            self._key, self._number = self._memory(), 0
+            self.key, self.number = self._memory(), 0
             self._give_up(operations, told)
             return False
         if now - self._away_since >= PATIENCE_S or not passes(error):
@@ -371,10 +371,10 @@ class Writer:
     def _leave(self) -> None:
         """Nothing more comes of this writer: it need not be remembered."""
         try:
-            self._client.delete(self._key)
+            self.client.delete(self.key)
         except RedisError:
             logger.debug("%s: this writer's last batch is remembered until it expires", self._address.shown)
-        self._client.close()
+        self.client.close()
 
 
 def _refuse(operation: Operation, error: Exception) -> None:

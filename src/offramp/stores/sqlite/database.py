@@ -49,7 +49,7 @@ class Database:
             self._custody.close()
             raise
         self._local = threading.local()
-        self._readers = Readers(READERS, tenant_share)
+        self.readers = Readers(READERS, tenant_share)
         self._opened: list[sqlite3.Connection] = []
         forks.on_fork(self)
 
@@ -106,7 +106,7 @@ class Database:
         Raises:
             StoreError: the database cannot be read, or is closed.
         """
-        return await read_on(self._readers, self._read, query)
+        return await read_on(self.readers, self._read, query)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -120,7 +120,7 @@ class Database:
 
     def close(self) -> None:
         """Close the reading connections, and let the database be replaced."""
-        self._readers.shutdown()
+        self.readers.shutdown()
         for connection in self._opened:
             connection.close()
         self._custody.close()

@@ -106,7 +106,7 @@ class Purge:
     def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._rows = PURGE_ROWS_MAX // 8
+        self.rows = PURGE_ROWS_MAX // 8
         self._pages = CUT_PAGES_MIN
         self._steps = 0
 
@@ -124,7 +124,7 @@ class Purge:
         rows = 0
         for run_id, record, found in due:
             weight = len(_TABLES) + found
-            if runs and rows + weight > self._rows:
+            if runs and rows + weight > self.rows:
                 break
             rows += weight
             is_small = weight <= PURGE_ROWS_MAX
@@ -147,7 +147,7 @@ class Purge:
         values: dict[str, Any] = self._values(now)
         run_id = await self._find(_ANY_EMPTIED, {})
         if run_id is not None:
-            return await self._step(lambda connection: _empty(connection, run_id, self._rows))
+            return await self._step(lambda connection: _empty(connection, run_id, self.rows))
         for query, statement in ((_ANY_TO_PUT_OFF, _PUT_OFF), (_ANY_FORGOTTEN, _FORGET), (_ANY_KEY, _KEYS)):
             if await self._find(query, values) is not None:
                 return await self._execute(statement, values)
@@ -163,7 +163,7 @@ class Purge:
         return await self._database.read(lambda connection: connection.execute(query, values).fetchall())
 
     def _values(self, now: float) -> dict[str, Any]:
-        return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": max(1, self._rows // _ROWS_PER_RUN)}
+        return {"now": now, "kept": UNDELIVERED_KEPT_S, "count": max(1, self.rows // _ROWS_PER_RUN)}
 
     async def _find(self, query: str, values: dict[str, Any]) -> Any:
         row = await self._database.read(lambda connection: connection.execute(query, values).fetchone())
@@ -178,7 +178,7 @@ class Purge:
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             began = time.perf_counter()
             removed = function(connection)
-            self._rows = _adapted(self._rows, time.perf_counter() - began, PURGE_ROWS_MIN, PURGE_ROWS_MAX)
+            self.rows = _adapted(self.rows, time.perf_counter() - began, PURGE_ROWS_MIN, PURGE_ROWS_MAX)
             return removed
 
         commit: Commit[int] = Commit()

@@ -79,9 +79,9 @@ class SQLiteStore:
     """
 
     def __init__(self, database: Database, writer: Writer) -> None:
-        self._database = database
-        self._writer = writer
-        self._purge = Purge(database, writer)
+        self.database = database
+        self.writer = writer
+        self.purging = Purge(database, writer)
 
     def create(
         self,
@@ -95,12 +95,12 @@ class SQLiteStore:
     ) -> tuple[Commit[Created], SQLiteRunLog | None]:
         """A new run with its first event."""
         commit: Commit[Created] = Commit()
-        self._writer.put(Create(record, event, owner, durable, idempotency, entries, commit))
+        self.writer.put(Create(record, event, owner, durable, idempotency, entries, commit))
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
 
     def log(self, lease: Lease) -> SQLiteRunLog:
         """The log of a run that this process holds."""
-        return SQLiteRunLog(self._writer.put, lease)
+        return SQLiteRunLog(self.writer.put, lease)
 
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
@@ -114,7 +114,7 @@ class SQLiteStore:
                 raise LeaseLost(f"{lease.run_id} cannot be demoted here: another process owns it now")
 
         commit: Commit[None] = Commit()
-        self._writer.put(Call(change, durable=True, commit=commit, point="adopt"))
+        self.writer.put(Call(change, durable=True, commit=commit, point="adopt"))
         return commit
 
     async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
@@ -126,13 +126,13 @@ class SQLiteStore:
             row = connection.execute(statement, {"id": run_id, "tenant": tenant}).fetchone()
             return None if row is None else decode_record(row)
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def open_runs(self) -> dict[str, int]:
         """Runs that are queued, owned or parked, by tenant: from partial indexes, however long the history is."""
         # A turn of the writer: what was put before it is committed when it ends.
         turn: Commit[None] = Commit()
-        self._writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
+        self.writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
         await turn
 
         def query(connection: sqlite3.Connection) -> dict[str, int]:
@@ -145,7 +145,7 @@ class SQLiteStore:
             )
             return dict(rows.fetchall())
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key."""
@@ -155,11 +155,11 @@ class SQLiteStore:
             row = connection.execute(statement, (tenant, key, now)).fetchone()
             return None if row is None else str(row[0])
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def runs(self, wanted: RunFilter) -> Page:
         """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
-        return await self._database.read(lambda connection: page(connection, wanted))
+        return await self.database.read(lambda connection: page(connection, wanted))
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""
@@ -168,7 +168,7 @@ class SQLiteStore:
             rows = connection.execute("SELECT entry FROM journal WHERE run_id = ? ORDER BY position", (run_id,))
             return [_decode_entry(row[0]) for row in rows]
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
         """Events numbered above `after`, at most `EVENT_ROWS_MAX` rows of them."""
@@ -188,7 +188,7 @@ class SQLiteStore:
                 if first + place > after
             ]
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def ahead(self, positions: Mapping[str, int]) -> list[str]:
         """The runs that have more than their readers, or have ended, or are unknown: two seeks each."""
@@ -198,7 +198,7 @@ class SQLiteStore:
             "(SELECT last FROM events WHERE run_id = v.column1 ORDER BY first DESC LIMIT 1)"
         )
         values = [value for position in positions.items() for value in position]
-        return await self._database.read(
+        return await self.database.read(
             lambda connection: [run_id for (run_id,) in execute(connection, statement, 2, values)]
         )
 
@@ -209,19 +209,19 @@ class SQLiteStore:
             rows = connection.execute("SELECT name, value FROM signals WHERE run_id = ? ORDER BY number", (run_id,))
             return [(name, value) for name, value in rows]
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def due(self, now: float) -> list[str]:
         """Runs past their retention, a bounded number."""
-        return await self._purge.due(now)
+        return await self.purging.due(now)
 
     async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
         """Empty runs past their retention, a bounded number at a time."""
-        return await self._purge.purge(now, only)
+        return await self.purging.purge(now, only)
 
     async def sweep(self, now: float) -> int:
         """Remove what is left behind, a bounded amount at a time."""
-        return await self._purge.sweep(now)
+        return await self.purging.sweep(now)
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
         """Take what one process does for all, or keep it."""
@@ -234,7 +234,7 @@ class SQLiteStore:
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
             return connection.execute(statement, (duty, owner, until, now)).rowcount == 1
 
-        self._writer.put(Call(change, durable=False, commit=commit, point="purge"))
+        self.writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
@@ -255,7 +255,7 @@ class SQLiteStore:
             connection.execute("DELETE FROM tenant_outcomes WHERE minute < ?", (oldest,))
 
         commit: Commit[None] = Commit()
-        self._writer.put(Call(change, durable=False, commit=commit))
+        self.writer.put(Call(change, durable=False, commit=commit))
         await commit
 
     async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
@@ -269,7 +269,7 @@ class SQLiteStore:
             rows = connection.execute(of_one, (since, tenant)) if tenant else connection.execute(of_all, (since,))
             return {sla: Counts(good, bad) for sla, good, bad in rows}
 
-        return await self._database.read(query)
+        return await self.database.read(query)
 
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""
@@ -283,22 +283,22 @@ class SQLiteStore:
             return dict(connection.execute("SELECT pipeline, seconds FROM durations").fetchall())
 
         commit: Commit[dict[str, float]] = Commit()
-        self._writer.put(Call(change, durable=False, commit=commit))
+        self.writer.put(Call(change, durable=False, commit=commit))
         return await commit
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch this process made visible."""
-        self._writer.listeners.append(listener)
+        self.writer.listeners.append(listener)
 
     def trouble(self) -> str | None:
         """Why nothing can be written now, or could be a moment ago."""
-        return self._writer.trouble()
+        return self.writer.trouble()
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
         """Call back when a write was refused because its lease is gone."""
-        self._writer.on_lost = callback
+        self.writer.on_lost = callback
 
     async def close(self) -> None:
         """Write what is pending, then close the connections."""
-        self._writer.close()
-        self._database.close()
+        self.writer.close()
+        self.database.close()

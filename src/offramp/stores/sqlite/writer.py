@@ -54,7 +54,7 @@ class Writer:
         crash: CrashPoint | None = None,
     ) -> None:
         self._path = database.path
-        self._connection = database.connect()
+        self.connection = database.connect()
         self._sync_every = sync_every
         self._backlog_bytes = backlog_bytes
         self._timeout_s = timeout_s
@@ -70,11 +70,11 @@ class Writer:
         self._told_at = 0.0
         self._refused: str | None = None
         self._trouble_until = 0.0
-        self._writing_since: float | None = None
+        self.writing_since: float | None = None
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
-        self._committed = committed
+        self.committed = committed
         self._crash = crash
         self._thread = threading.Thread(target=self._run, name="offramp-writer", daemon=True)
         self._thread.start()
@@ -85,14 +85,14 @@ class Writer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = True
-        forks.keep_forever(self._connection)
+        forks.keep_forever(self.connection)
 
     def trouble(self) -> str | None:
         """Why the database cannot be written, now or a moment ago; from any thread."""
         return self._hung() or self._refused
 
     def _hung(self) -> str | None:
-        since = self._writing_since
+        since = self.writing_since
         late_s = 0.0 if since is None else time.monotonic() - since
         return f"the database has not taken a write for {late_s:.0f} s" if late_s >= self._timeout_s else None
 
@@ -133,7 +133,7 @@ class Writer:
             operations = self._take()
             if operations is None:
                 break
-            self._writing_since = time.monotonic()
+            self.writing_since = time.monotonic()
             operations = self._without_late(operations)
             try:
                 self._write(operations)
@@ -143,8 +143,8 @@ class Writer:
             except Exception as error:
                 logger.exception("a batch could not be built; its operations are tried one by one")
                 self._isolate(operations, error)
-            self._writing_since = None
-        self._connection.close()
+            self.writing_since = None
+        self.connection.close()
 
     def _without_late(self, operations: list[Operation]) -> list[Operation]:
         """Drop operations so old that their requests were refused."""
@@ -194,22 +194,22 @@ class Writer:
         overdue = self._unsynced_since is not None and began - self._unsynced_since >= self._sync_every
         full = overdue or not operations or any(_must_be_durable(operation) for operation in operations)
         self._synchronous(full=full)
-        transaction = Transaction(self._connection, self._tails)
-        self._connection.execute("BEGIN IMMEDIATE")
+        transaction = Transaction(self.connection, self._tails)
+        self.connection.execute("BEGIN IMMEDIATE")
         try:
             transaction.apply(operations)
             if full:
                 # A transaction that changes nothing would not reach the disk, nor take anything before it there; and
                 # what does change something cannot be told from outside, as a row may be written again as it was.
-                self._connection.execute("UPDATE syncs SET count = count + 1")
+                self.connection.execute("UPDATE syncs SET count = count + 1")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "before", announces=transaction.has_announced)
-            self._connection.execute("COMMIT")
+                self._crash.reach(self.connection, operations, "before", announces=transaction.has_announced)
+            self.connection.execute("COMMIT")
             if self._crash is not None:
-                self._crash.reach(self._connection, operations, "after", announces=transaction.has_announced)
+                self._crash.reach(self.connection, operations, "after", announces=transaction.has_announced)
         except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
             raise
         transaction.accept()
         if self._refused is not None and began >= self._trouble_until:
@@ -219,11 +219,11 @@ class Writer:
         elif self._unsynced_since is None:
             self._unsynced_since = began
         self._tell(transaction)
-        self._committed(len(operations), time.monotonic() - began)
+        self.committed(len(operations), time.monotonic() - began)
 
     def _synchronous(self, *, full: bool) -> None:
         if full is not self._is_full:
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if full else 'NORMAL'}")
             self._is_full = full
 
     def _tell(self, transaction: Transaction) -> None:
