@@ -166,7 +166,7 @@ async def let_leases_pass(clock, lease_s, *services):
 
 async def swept(execution):
     """Until the timers that the clock has brought are dealt with."""
-    await eventually(lambda: not execution.scope.timers._sweeping)
+    await eventually(lambda: not execution.scope.timers.sweeping)
 
 
 @contextlib.asynccontextmanager

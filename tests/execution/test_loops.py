@@ -291,13 +291,13 @@ def test_a_client_per_loop_needs_a_loop():
 
 async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypatch):
     beats = []
-    beat = watchdog._beat
-    monkeypatch.setattr(watchdog, "_beat", lambda loop: (beats.append(loop.name), beat(loop)))
+    beat = watchdog.beat
+    monkeypatch.setattr(watchdog, "beat", lambda loop: (beats.append(loop.name), beat(loop)))
     here, loops = asyncio.get_running_loop(), RunLoops(0)
     dog = watchdog.Watchdog(loops, 60.0, lambda *_, **_told: None)
     try:
         for _ in range(2):
-            await eventually(lambda: not loops._busy.is_set())  # the watchdog waits for a run, and wakes nobody
+            await eventually(lambda: not loops.busy.is_set())  # the watchdog waits for a run, and wakes nobody
             free, before = asyncio.Event(), len(beats)
 
             async def run(free=free) -> None:
@@ -309,4 +309,4 @@ async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypat
     finally:
         dog.close()
         loops.close()
-    assert not dog._thread.is_alive()
+    assert not dog.thread.is_alive()

@@ -293,11 +293,6 @@ async def test_an_exception_out_of_a_thread_is_the_steps():
     assert (type(error), error.args) == (KeyError, ("mine",))
 
 
-def alive(threads):
-    """How many threads there are."""
-    return threads._alive
-
-
 def ask(threads, loop):
     """Places as attempts ask for them, from within a loop."""
 
@@ -352,15 +347,15 @@ def test_threads_that_stood_in_for_held_ones_end_with_these(loop):
     assert not threads.is_short
     for place in more[:2]:
         run(place)
-    assert alive(threads) == most
+    assert threads.alive == most
     more[0].leave()
     assert threads.is_short
     assert not more[2].is_given  # three are held: one may work, and it does
     gate.set()
-    loop.run_until_complete(eventually(lambda: alive(threads) == 2 and not threads.held))
+    loop.run_until_complete(eventually(lambda: threads.alive == 2 and not threads.held))
     assert more[2].is_given
     threads.close()
-    loop.run_until_complete(eventually(lambda: alive(threads) == 0))
+    loop.run_until_complete(eventually(lambda: threads.alive == 0))
 
 
 def test_where_the_system_has_no_more_threads_others_go_on(loop, monkeypatch):
@@ -379,8 +374,8 @@ def test_where_the_system_has_no_more_threads_others_go_on(loop, monkeypatch):
     loop.run_until_complete(run(second, done.set))
     assert done.wait(GUARD_S)
     threads.close()
-    loop.run_until_complete(eventually(lambda: alive(threads) == 0))
-    assert threads._busy == 0
+    loop.run_until_complete(eventually(lambda: threads.alive == 0))
+    assert threads.busy == 0
 
 
 SCRIPT = """

@@ -311,7 +311,7 @@ async def test_timers_that_do_not_fire_cost_no_write(app, clock):
         timers = runtime.service.live.get(handle.id).execution.scope.timers
         assert await result_of(handle) == 500
         names = {entry.name for entry in await runtime.service.process.store.journal(handle.id)}
-        assert len(timers._alarm._heap) <= DEAD_MIN * 2 + 2
+        assert len(timers.alarm) <= DEAD_MIN * 2 + 2
     assert names == {"work"}
 
 

@@ -414,7 +414,7 @@ async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock, tu
         handle = await runtime.submit(deep("both"))
         run = await live(runtime.service, handle.id)
         scope = run.execution.scope
-        await until(lambda: len(scope.mailbox._waiting) == 2)
+        await until(lambda: len(scope.mailbox.waiting) == 2)
         await runtime.service.process.store.send_signal(handle.id, "a", b"1", clock.time())
 
         def look():  # on the run's loop, in one turn

@@ -45,6 +45,10 @@ class Alarm:
         self._timer: Timer | None = None
         self._armed = math.inf
 
+    def __len__(self) -> int:
+        """How many calls are kept, with those that were cancelled and cost least if they are left."""
+        return len(self._heap)
+
     def call_at(self, when: float, callback: Callable[[], object]) -> _Call:
         """Call back on the running loop, at this monotonic time of the clock."""
         call = _Call(self, callback)

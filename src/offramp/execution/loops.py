@@ -169,15 +169,16 @@ class RunLoops:
         self._spares = spares
         self._lock = threading.Lock()
         self._is_called = False
-        self._busy = threading.Event()
+        self.busy = threading.Event()
+        """Set while the watchdog has something to watch."""
         self._watch_ended = False
         self.loops = [new_loop("offramp-run-0")]
 
     def submit(self, start: Start) -> None:
         """Call `start(loop)` on a run loop, soon."""
         self._pending.append(start)
-        if not self._busy.is_set():
-            self._busy.set()
+        if not self.busy.is_set():
+            self.busy.set()
         first = self.loops[0]
         if not self._is_called:  # one call for a burst: each wakes the loop with a system call
             self._is_called = True
@@ -187,14 +188,14 @@ class RunLoops:
 
     def wait_until_busy(self) -> None:
         """Return when a run waits or executes on any loop, or after `end_watch`; for the watchdog's thread."""
-        self._busy.clear()
+        self.busy.clear()
         if not (self._watch_ended or self._pending or any(loop.busy for loop in self.loops)):
-            self._busy.wait()
+            self.busy.wait()
 
     def end_watch(self) -> None:
         """Let `wait_until_busy` return, from now on at once."""
         self._watch_ended = True
-        self._busy.set()
+        self.busy.set()
 
     @property
     def waiting(self) -> int:

@@ -109,8 +109,10 @@ class Threads:
         self._held: dict[Place, None] = {}
         self._taken = 0
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._alive = 0
-        self._busy = 0
+        self.alive = 0
+        """Threads that were started and have not ended."""
+        self.busy = 0
+        """Threads that work, and calls that wait for one."""
         self._numbers = itertools.count()
 
     @property
@@ -150,10 +152,10 @@ class Threads:
     def start(self, work: Callable[[], object]) -> None:
         """Do what a place was given for."""
         with self.lock:
-            self._busy += 1
-            is_new = self._busy > self._alive
+            self.busy += 1
+            is_new = self.busy > self.alive
             if is_new:
-                self._alive += 1
+                self.alive += 1
         self._calls.put(work)
         if is_new:
             name = f"offramp-step-{next(self._numbers)}"
@@ -161,13 +163,13 @@ class Threads:
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
             except RuntimeError:  # the system has no more: the step fails, and others have what there is
                 with self.lock:
-                    self._alive -= 1
+                    self.alive -= 1
                 raise
 
     def ended(self, place: Place, *, begins: bool) -> None:
         """The code of a place has returned, or was left before it began."""
         with self.lock:
-            self._busy -= 1
+            self.busy -= 1
             if not begins:
                 return
             was_held = place.moved("over") == "held"
@@ -202,13 +204,13 @@ class Threads:
                 work()
             with self.lock:
                 # Those that stood in for held threads are not needed for ever.
-                ends = work is None or self._alive > max(self._busy, self._most + len(self._held))
-                self._alive -= ends
+                ends = work is None or self.alive > max(self.busy, self._most + len(self._held))
+                self.alive -= ends
             del work
 
     def close(self) -> None:
         """End the threads that have nothing to do; busy ones end when they have, or with the process."""
-        for _ in range(self._alive):
+        for _ in range(self.alive):
             self._calls.put(None)
 
 

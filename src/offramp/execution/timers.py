@@ -93,10 +93,11 @@ class Timers:
         self._counts = {"sleep": 0, "timer": 0}
         self._pending: dict[str, BodyTimer] = {}
         self._patience_s = patience_s
-        self._alarm: Alarm | None = None
+        self.alarm: Alarm | None = None
         self._shift: float | None = None
         self._lock = threading.Lock()
-        self._sweeping = False
+        self.sweeping = False
+        """Whether a time is set at which the timers that are pending then are written down."""
         self._stalled = False
         self._live = not scope.journal.replayable
         if not self._live:
@@ -179,9 +180,9 @@ class Timers:
         try:
             if self._keeps:
                 return self._clock.call_at(when, callback)
-            if self._alarm is None:
-                self._alarm = Alarm(self._clock)
-            return self._alarm.call_at(when, callback)
+            if self.alarm is None:
+                self.alarm = Alarm(self._clock)
+            return self.alarm.call_at(when, callback)
         finally:
             current.reset(token)
 
@@ -283,12 +284,12 @@ class Timers:
             return
         if self._scope.state == "leaving":
             self._note(timer)
-        elif not (self._keeps or self._sweeping) and timer.due - timer.made > NOTED_AFTER_S:
-            self._sweeping = True
+        elif not (self._keeps or self.sweeping) and timer.due - timer.made > NOTED_AFTER_S:
+            self.sweeping = True
             self._at(self._clock.monotonic() + NOTED_AFTER_S, self._sweep)
 
     def _sweep(self) -> None:
-        self._sweeping = False
+        self.sweeping = False
         if self._scope.is_open:
             self.note_all()
 
@@ -309,8 +310,8 @@ class Timers:
         """The execution has ended; whether no timer is left that a task may wait for. From any thread."""
         if self._pending:
             return False
-        if self._alarm is not None:
-            self._alarm.close()
+        if self.alarm is not None:
+            self.alarm.close()
         return True
 
 

@@ -61,7 +61,8 @@ class Mailbox:
 
     def __init__(self, received: Sequence[tuple[str, bytes]]) -> None:
         self._values: dict[str, deque[bytes]] = {}
-        self._waiting: dict[str, deque[_Waiter]] = {}
+        self.waiting: dict[str, deque[_Waiter]] = {}
+        """The calls that wait for a signal, by its name."""
         self.seen = 0
         """How many signals were received."""
         self.put(received)
@@ -75,7 +76,7 @@ class Mailbox:
 
     def _handed(self, name: str, value: bytes) -> bool:
         """Whether a call waited for it."""
-        waiting = self._waiting.get(name)
+        waiting = self.waiting.get(name)
         if not waiting:
             return False
         waiting.popleft().give(value)
@@ -100,7 +101,7 @@ class Mailbox:
         loop = asyncio.get_running_loop()
         waiter, timer = _Waiter(loop.create_future(), came), None
         values = self._values.get(name)
-        waiting = self._waiting.setdefault(name, deque())
+        waiting = self.waiting.setdefault(name, deque())
         if values:
             waiter.give(values.popleft())
         else:

@@ -106,14 +106,14 @@ class Watchdog:
         self._cpu_at = -math.inf
         self._stop = threading.Event()
         forks.on_fork(stacks.quiet)
-        self._thread = threading.Thread(target=self._run, name="offramp-watchdog", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="offramp-watchdog", daemon=True)
+        self.thread.start()
 
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
         self._loops.end_watch()
-        self._thread.join(1.0)
+        self.thread.join(1.0)
 
     def _run(self) -> None:
         began = time.monotonic()
@@ -138,7 +138,7 @@ class Watchdog:
                 self._cpu, self._cpu_at = _cpu_of_threads(), now
             self._watched[loop] = _Watched(loop, now)
             loop.probed_at = now
-            loop.call(_beat, loop)
+            loop.call(beat, loop)
             return
         watched = self._watched[loop]
         evidence = watched.look(loop, now, late_s)
@@ -192,7 +192,8 @@ class Watchdog:
             del self._blockers[loop]
 
 
-def _beat(loop: RunLoop) -> None:
+def beat(loop: RunLoop) -> None:
+    """Say that the loop runs; called on it."""
     now = time.monotonic()
     if loop.reported and loop.probed_at is not None:
         logger.warning("%s runs again after %.2f s", loop.name, now - loop.probed_at)
