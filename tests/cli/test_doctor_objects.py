@@ -60,7 +60,7 @@ def test_a_bucket_is_tried_with_the_credentials_there_are(monkeypatch):
     [(level, says)] = found(url)
     assert level == "broken"
     assert "access is denied" in says
-    assert "see to AWS_ACCESS_KEY_ID" in says
+    assert "check AWS_ACCESS_KEY_ID" in says
 
 
 def test_the_command_takes_the_option(tmp_path):

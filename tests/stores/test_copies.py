@@ -245,7 +245,7 @@ def test_a_check_of_a_large_database_stops_when_it_is_told_to(tmp_path):
         (lambda file: file.mkdir(), "is no backup"),
         (
             lambda file: sqlite3.connect(file).execute("CREATE TABLE runs (a)").connection.close(),
-            "no database of Offramp",
+            "not a database of Offramp",
         ),
     ],
 )

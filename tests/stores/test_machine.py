@@ -41,7 +41,7 @@ def elsewhere(folder):
 
 
 def test_a_database_that_is_open_on_another_machine_is_refused(folder, elsewhere):
-    with pytest.raises(OnOtherMachine, match=r"open on another machine: .* keep the runs of several in Redis"):
+    with pytest.raises(OnOtherMachine, match=r"open on another machine: .* keep the runs of several machines in Redis"):
         Database(folder)
 
 
@@ -64,7 +64,7 @@ def test_it_opens_when_the_other_machine_is_silent(folder, elsewhere, monkeypatc
     monkeypatch.setattr(machine, "SILENT_S", 0.1)
     monkeypatch.setattr(machine, "BEAT_S", 0.1)
     Database(folder).close()
-    assert "waiting 0.1 s for a sign that it still is" in caplog.text
+    assert "waiting 0.1 s to see whether it still is" in caplog.text
 
 
 def test_it_opens_at_once_where_the_other_machine_is_long_gone(folder, elsewhere, caplog):

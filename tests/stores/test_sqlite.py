@@ -414,12 +414,12 @@ async def test_what_waits_for_longer_than_a_request_does_is_refused_and_not_writ
             log.append(entry(1), started(1))  # of a run that was accepted: it waits
             await eventually(lambda: files.store.trouble() is not None)
             assert "has not taken a write for" in files.store.trouble()
-            with pytest.raises(StoreError, match="nothing more is taken"):
+            with pytest.raises(StoreError, match="accepts no further requests"):
                 await created(files)
             asked = time.monotonic()
             await eventually(lambda: time.monotonic() > asked + 0.3)
         for refused in (commit, signal):
-            with pytest.raises(StoreError, match=r"not written|nothing more is taken"):
+            with pytest.raises(StoreError, match=r"not written|accepts no further requests"):
                 await refused
         await log.durable()
         assert await files.store.get(late.id) is None

@@ -53,7 +53,7 @@ class Readers:
             if answer.set_running_or_notify_cancel():
                 try:
                     value = read(query)
-                except BaseException as error:  # noqa: BLE001 - it is for whoever waits for the answer
+                except BaseException as error:  # noqa: BLE001 - raised to the waiting caller
                     answer.set_exception(error)
                 else:
                     answer.set_result(value)

@@ -40,9 +40,9 @@ def test_a_url_is_read():
         (f"redis://:{SECRET}@db/0#{SECRET}", "no #fragment"),
         (f"redis://:{SECRET}@db/first", "number of a database, got 'first'"),
         (f"redis://:{SECRET}@db?prefx=a", "did you mean 'prefix'"),
-        (f"redis://:{SECRET}@db?prefix={{a}}", "prefix= is 1 to 64"),
-        (f"redis://:{SECRET}@db?fsync=perhaps", "fsync= is true or false, got 'perhaps'"),
-        (f"rediss://:{SECRET}@db?cert=a", "cert= and key= come together"),
+        (f"redis://:{SECRET}@db?prefix={{a}}", "prefix= must be 1 to 64"),
+        (f"redis://:{SECRET}@db?fsync=perhaps", "fsync= must be true or false, got 'perhaps'"),
+        (f"rediss://:{SECRET}@db?cert=a", "cert= and key= must both be given"),
         (f"redis://:{SECRET}@db?ca=a", "write rediss://"),
     ],
 )
@@ -98,7 +98,7 @@ async def test_a_user_with_a_password_is_let_in(a_server, at):
 
 def test_an_old_server_is_refused(server, monkeypatch):
     monkeypatch.setattr(connection, "VALKEY_MIN", (99, 1))
-    with pytest.raises(SettingsError, match=r"it is Valkey \d+\.\d+\.\d+, and has to be Redis 7\.0 or Valkey 99\.1"):
+    with pytest.raises(SettingsError, match=r"it is Valkey \d+\.\d+\.\d+, and must be Redis 7\.0 or Valkey 99\.1"):
         connection.check(address := Address.parse(server.url()), connection.client(address))
 
 

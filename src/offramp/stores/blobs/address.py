@@ -69,8 +69,8 @@ def parse_objects(text: str, environment: Mapping[str, str] | None = None) -> Pa
     address = urlsplit(text)
     if "@" in address.netloc or ":" in address.netloc:
         raise SettingsError(
-            f"objects {scheme}://…: after // comes the name of the bucket alone; credentials are read from the "
-            "provider's own variables, and a server of your own is ?endpoint="
+            f"objects {scheme}://…: only the name of the bucket follows //; credentials come from the "
+            "provider's own variables, and ?endpoint= names your own server"
         )
     name, prefix = address.netloc, address.path.strip("/")
     if not name:
@@ -95,12 +95,12 @@ def _bucket(
         server = urlsplit(reached)
         if server.scheme not in {"http", "https"} or not server.hostname or server.username or server.query:
             raise SettingsError(
-                f"objects {where}: the endpoint is http://HOST:PORT or https://HOST, and holds no secret"
+                f"objects {where}: the endpoint must be http://HOST:PORT or https://HOST, without a secret"
             )
         is_near = is_loopback(server.hostname)
         if plain_http and not is_near and options.get("allow_http", "").lower() not in _ON:
             raise SettingsError(
-                f"objects {where}: the endpoint {server.hostname} is reached without TLS: use https://, or say "
+                f"objects {where}: the endpoint {server.hostname} is reached without TLS: use https://, or write "
                 "?allow_http=true if no other host can listen"
             )
     return Bucket(provider, name, prefix, endpoint, options.get("region", ""), plain_http, is_near, where)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Missing(Exception):
-    """There is no object of that name."""
+    """No object has that name."""
 
 
 class Place(Protocol):
@@ -33,7 +33,7 @@ class Place(Protocol):
         """Its name in logs."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Keep these bytes under this name, whole or not at all, for good."""
+        """Store these bytes durably under this name, whole or not at all."""
 
     def read(self, key: str, start: int, length: int) -> bytes:
         """At most so many bytes from a position on; none past the end.
@@ -50,13 +50,13 @@ class PlacedBlobs(Blobs):
     """See the port.
 
     Args:
-        place: where the objects are.
+        place: holds the objects.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        # Blocking calls in threads of our own, also where the place's library has async ones: those of Rust may call
-        # into an event loop, or an interpreter, that is gone already.
+        # Blocking calls in threads of our own, even if the place's library has async ones: Rust code may call into an
+        # event loop, or an interpreter, that has already ended.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="offramp-objects")
 
     @property
@@ -65,7 +65,7 @@ class PlacedBlobs(Blobs):
         return self.place.where
 
     async def put(self, run_id: str, data: bytes) -> Reference:
-        """Keep bytes under their checksum."""
+        """Store bytes under their checksum."""
         reference = reference_to(run_id, data)
         await self._blocking(lambda: self.place.write(reference.key, data))
         return reference
@@ -74,8 +74,8 @@ class PlacedBlobs(Blobs):
         """The whole, checked."""
 
         def whole() -> bytes:
-            with _found(reference, self.where):
-                data = self.place.read(reference.key, 0, reference.size + 1)  # one more would be one too many
+            with _ObjectLostIfMissing(reference, self.where):
+                data = self.place.read(reference.key, 0, reference.size + 1)  # the one byte more must be missing
             _require_same(reference, len(data), hashlib.sha256(data).hexdigest(), self.where)
             return data
 
@@ -86,7 +86,7 @@ class PlacedBlobs(Blobs):
         digest, start = hashlib.sha256(), 0
 
         def part() -> bytes:
-            with _found(reference, self.where):
+            with _ObjectLostIfMissing(reference, self.where):
                 data = self.place.read(reference.key, start, min(PART_BYTES_MAX, reference.size - start + 1))
             digest.update(data)
             end = start + len(data)
@@ -107,7 +107,7 @@ class PlacedBlobs(Blobs):
             await self._blocking(lambda: self.place.clear(run_ids))
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Refuse further work."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _blocking(self, work: Callable[[], T]) -> T:
@@ -117,7 +117,7 @@ class PlacedBlobs(Blobs):
             raise ObjectsUnavailable(f"objects in {self.where}: this process is stopping") from error
 
 
-class _found:  # noqa: N801 - reads as a word at its call
+class _ObjectLostIfMissing:
     """Name the missing object and its place."""
 
     def __init__(self, reference: Reference, where: str) -> None:

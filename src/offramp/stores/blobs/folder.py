@@ -18,7 +18,7 @@ _PART = ".part-"
 
 
 class Folder:
-    """See `Place`; made by the first write.
+    """See `Place`; the first write makes the folder.
 
     Args:
         path: the folder; each process that names it must see the same files.
@@ -33,7 +33,7 @@ class Folder:
         return str(self._path)
 
     def write(self, key: str, data: bytes) -> None:
-        """Whole under its name, and on disk, or not at all."""
+        """Write the object whole under its name, and on disk, or not at all."""
         with self._trouble("written"):
             target = self._path / key
             _make(target.parent)
@@ -51,7 +51,7 @@ class Folder:
             _flush(target.parent)
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        """From a position on."""
+        """Read from a position on."""
         with self._trouble("read"), self._missing(), (self._path / key).open("rb") as file:
             file.seek(start)
             return file.read(length)
@@ -69,7 +69,7 @@ class Folder:
             yield
         except OSError as error:
             full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            fix = "free some room" if full else "see to the folder and its owner, or give another --objects"
+            fix = "free some room" if full else "check the folder and its owner, or give another --objects"
             says = error.strerror or type(error).__name__
             raise ObjectsUnavailable(f"objects in {self.where} cannot be {what}: {says}; {fix}") from error
 

@@ -20,7 +20,7 @@ class Memory:
         self.objects[key] = data
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        """From a position on."""
+        """Read from a position on."""
         try:
             return self.objects[key][start : start + length]
         except KeyError:

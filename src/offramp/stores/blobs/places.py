@@ -1,4 +1,4 @@
-"""From the setting to the place; obstore is imported only where a bucket needs it."""
+"""From the setting to the place; obstore is imported only if a bucket needs it."""
 
 from __future__ import annotations
 

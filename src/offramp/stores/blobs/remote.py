@@ -1,4 +1,4 @@
-"""Objects in S3, GCS or Azure, through obstore; credentials are those of the provider's own variables and files.
+"""Objects in S3, GCS or Azure, through obstore; credentials come from the provider's own variables and files.
 
 A server's answer may contain keys and signatures, so errors show only its code.
 """
@@ -52,17 +52,17 @@ class Remote:
         self.store = _open(bucket)
 
     def write(self, key: str, data: bytes) -> None:
-        """One request, or a multipart upload: there whole, or not at all."""
+        """Write with one request or a multipart upload: whole, or not at all."""
         with self._trouble("written"):
             obstore.put(self.store, key, data, chunk_size=PUT_PART_BYTES, max_concurrency=PUT_PARTS_AT_ONCE)
 
     def read(self, key: str, start: int, length: int) -> bytes:
-        """A range: each is a short request, however slowly the reader takes the whole."""
+        """Read a range: a short request each, however slowly the reader takes the whole."""
         with self._trouble("read", Missing):
             try:
                 return bytes(obstore.get_range(self.store, key, start=start, length=length))
             except BaseError as error:
-                if _status(error).startswith("416"):  # RFC 9110, 15.5.17: there is nothing past the end
+                if _status(error).startswith("416"):  # RFC 9110, 15.5.17: the range begins past the end
                     return b""
                 raise
 
@@ -71,7 +71,7 @@ class Remote:
         with self._trouble("removed"):
             wanted, after = sorted(run_ids), ""
             while wanted:
-                # Before the run's name itself: servers with folders differ in what follows the name of one.
+                # Start before the run's own name: servers with folders differ in what follows a folder's name.
                 after = max(after, wanted[0][:-1])
                 page = next(iter(obstore.list(self.store, offset=after, chunk_size=LIST_ROWS)), [])
                 runs = set(wanted)
@@ -90,23 +90,23 @@ class Remote:
             yield
         except (BaseError, OSError, ValueError) as error:
             code = _CODE.search(str(error))
-            told = ", ".join(part for part in (_status(error), code[1] if code else "") if part)
+            reply = ", ".join(part for part in (_status(error), code[1] if code else "") if part)
             bucket_is_there = code is None or code[1] not in {"NoSuchBucket", "ContainerNotFound"}
             if isinstance(error, FileNotFoundError) and missing is not None and bucket_is_there:
                 raise missing from None
             raise ObjectsUnavailable(
-                f"objects in {self.where} cannot be {what}: {self._because(error, told, there=bucket_is_there)}"
+                f"objects in {self.where} cannot be {what}: {self._because(error, reply, there=bucket_is_there)}"
             ) from None
 
-    def _because(self, error: Exception, told: str, *, there: bool) -> str:
-        answer = f" (it answers {told})" if told else ""
-        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or told.startswith(("401", "403")):
-            return f"access is denied{answer}; see to {_FIX[self._bucket.provider]}"
+    def _because(self, error: Exception, reply: str, *, there: bool) -> str:
+        answer = f" (it answers {reply})" if reply else ""
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or reply.startswith(("401", "403")):
+            return f"access is denied{answer}; check {_FIX[self._bucket.provider]}"
         if isinstance(error, FileNotFoundError) or not there:
-            return f"there is no such bucket{answer}; make it, or correct --objects"
-        if told:
-            return f"it answers {told}"
-        return "no answer; see to the network, the endpoint and the region"
+            return f"the bucket does not exist{answer}; create it, or correct --objects"
+        if reply:
+            return f"it answers {reply}"
+        return "no answer; check the network, the endpoint and the region"
 
 
 def _status(error: Exception) -> str:
@@ -139,5 +139,5 @@ def _open(bucket: Bucket) -> Any:
     try:
         return kind(bucket.name, **options)
     except (BaseError, ValueError) as error:
-        kept = str(error).partition("\n")[0][:200]
-        raise SettingsError(f"objects {bucket.where}: {kept}; see to {_FIX[bucket.provider]}") from None
+        first_line = str(error).partition("\n")[0][:200]
+        raise SettingsError(f"objects {bucket.where}: {first_line}; check {_FIX[bucket.provider]}") from None

@@ -1,4 +1,4 @@
-"""All that the store in memory keeps of one run; the table of ownership decides what becomes of it."""
+"""One run in the memory store; the table of ownership decides its moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offramp.ports.store import Claim, Lease
 
 
 class MemoryRun:
-    """The record, who holds it, and its logs."""
+    """The record, its owner, and its logs."""
 
     def __init__(self, record: RunRecord, owner: str | None) -> None:
         self.record = record
@@ -26,14 +26,14 @@ class MemoryRun:
         self.frames: list[Frame] = []
         self.signals: list[tuple[str, bytes]] = []
         self.signal_keys: dict[str, int] = {}
-        """Which of them came with a key."""
+        """The places of the signals with a key."""
         self.parked_until: float | None = None
         self.turns: dict[str, StepTurn] = {}
         self.notices = 0
 
     @property
     def ownership(self) -> Ownership:
-        """What the table decides on."""
+        """The facts that the table decides on."""
         record = self.record
         return Ownership(
             record.status,
@@ -49,12 +49,12 @@ class MemoryRun:
         )
 
     def move(self, moved: Ownership) -> None:
-        """Keep what the table answered."""
+        """Apply the table's answer."""
         self.owner, self.token, self.parked_until = moved.owner, moved.token, moved.parked_until
         self.notices, self.record = moved.notices, ownership.shown(self.record, moved)
 
     def held(self, lease: Lease) -> bool:
-        """Whether a lease is the current one, and its step's newest taker has it."""
+        """Whether the lease is current, and has the newest turn at its step."""
         is_newest = ownership.has_turn(self.turn(lease.step), lease.turn)
         return is_newest and ownership.holds(self.ownership, lease.owner, lease.token)
 
@@ -63,14 +63,14 @@ class MemoryRun:
         return self.turns.get(step, NOT_BEGUN)
 
     def suspect(self, suspicion: Suspicion) -> None:
-        """Note what is known of the processes that died with it."""
+        """Record the deaths of its processes."""
         deaths, alone, silent, company = suspicion
         self.record = msgspec.structs.replace(
             self.record, deaths=deaths, deaths_alone=alone, deaths_silent=silent, company=company
         )
 
     def give(self, moved: Ownership | None, *, fresh: bool) -> Claim | None:
-        """Move it to the owner that the table gave it to; None if it gave it to none."""
+        """Move it to the owner that the table chose; None if it chose none."""
         if moved is None or moved.owner is None:
             return None
         self.move(moved)
@@ -83,7 +83,7 @@ class MemoryRun:
         return self.give(ownership.claim(run, owner, now), fresh=ownership.is_fresh(run))
 
     def is_due(self, now: float, *, announces: bool) -> bool:
-        """Whether it is past its retention; what a webhook is still to announce is kept longer."""
+        """Whether its retention is over; a run with pending announcements stays longer."""
         record = self.record
         kept_s = record.retention_s + (UNDELIVERED_KEPT_S if announces else 0.0)
         return record.finished_at is not None and record.finished_at + kept_s <= now and not record.purged
@@ -94,18 +94,18 @@ class MemoryRun:
         self.entries, self.frames, self.signals, self.signal_keys = [], [], [], {}
 
     def beyond(self, seq: int) -> bool:
-        """Whether a reader that has the events up to `seq` has to look: there are more, or no more to come."""
+        """Whether a reader that has the events up to `seq` must read: the run has more, or has ended."""
         return self.record.finished or len(self.frames) > seq
 
 
 def listed(record: RunRecord) -> RunRecord:
-    """A copy as listings show it, without a large result."""
+    """A copy for listings, without a large result."""
     small = record.result is not None and len(record.result) <= RESULT_INLINE_BYTES_MAX
     return msgspec.structs.replace(record, result=record.result if small else None)
 
 
 def paged(newest: list[RunRecord], wanted: RunFilter) -> Page:
-    """The page of a listing, from all records, newest first."""
+    """One page of a listing, from all records, newest first."""
     asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
     matching = [
         record

@@ -55,7 +55,7 @@ class MemoryStore:
         self.outbox = MemoryOutbox()
 
     def change(self, lease: Lease, function: Callable[[MemoryRun], Any], *, tells: bool = False) -> Commit[Any]:
-        """Change a run if the lease is the current one; `tells` of one that is lost, as a refused write does (S3)."""
+        """Change a run if the lease is current; with `tells`, a lost lease is reported as for a refused write (S3)."""
         commit: Commit[Any] = Commit()
         with self.lock:
             run = self._runs.get(lease.run_id)
@@ -80,7 +80,7 @@ class MemoryStore:
             run = self._runs.get(lease.run_id)
             error = self._refusal(lease, run)
             if run is not None and error is None and not ownership.may_append(run.turn(lease.step), lease.turn):
-                error = LeaseLost(f"another process has taken step {lease.step} of {lease.run_id} over")
+                error = LeaseLost(f"another process has taken over step {lease.step} of {lease.run_id}")
             if run is not None and error is None:
                 if entry is not None:
                     run.entries.append(entry)
@@ -112,7 +112,7 @@ class MemoryStore:
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], RunLog | None]:
-        """A new run with its first event."""
+        """Create a run with its first event."""
         commit: Commit[Created] = Commit()
         log = None if owner is None else self.log(Lease(record.id, owner, 1))
         if self._closed:
@@ -187,7 +187,7 @@ class MemoryStore:
         return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
 
     async def ahead(self, positions: Mapping[str, int]) -> list[str]:
-        """The runs that have more than their readers, or have ended, or are unknown."""
+        """The runs with more events than their readers have, and those that ended or are unknown."""
         with self.lock:
             known = self._runs
             return [run_id for run_id, seq in positions.items() if run_id not in known or known[run_id].beyond(seq)]
@@ -198,7 +198,7 @@ class MemoryStore:
             return list(self._runs[run_id].signals) if run_id in self._runs else []
 
     async def due(self, now: float) -> list[str]:
-        """What is past its retention."""
+        """Runs past their retention."""
         with self.lock:
             return [run.record.id for run in self._due(now)]
 
@@ -206,7 +206,7 @@ class MemoryStore:
         return [run for run in self._runs.values() if run.is_due(now, announces=self.outbox.holds(run.record.id))]
 
     async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
-        """Remove what runs past their retention left."""
+        """Remove the data of runs past their retention."""
         count = 0
         with self.lock:
             for run in self._due(now):
@@ -229,21 +229,21 @@ class MemoryStore:
         self._listeners.append(listener)
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
-        """Call back when a write was refused because its lease is gone."""
+        """Call back when a write is refused because its lease is lost."""
         self._lost = callback
 
     async def close(self) -> None:
-        """Take nothing more."""
+        """Refuse further writes."""
         self._closed = True
 
-    # What processes count, learn and do for each other.
+    # Shared counts, averages and duties of processes.
 
     def trouble(self) -> str | None:
-        """None: memory takes everything."""
+        """None: memory accepts every write."""
         return None
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes; those that nobody asks for any more go."""
+        """Add to the counts of classes, and remove those too old to be read."""
         if self._closed:
             raise StoreError("the store is closed")
         with self.lock:
@@ -272,7 +272,7 @@ class MemoryStore:
         return found
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
-        """Take what one process does for all, or keep it."""
+        """Take or renew a duty, which one process performs for all."""
         with self.lock:
             holder, held_until = self._duties.get(duty, (owner, now))
             if holder != owner and held_until > now:
@@ -288,7 +288,7 @@ class MemoryStore:
             self._owners[owner.id] = owner
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
-        """Extend a lease; the owner's runs that are to be cancelled."""
+        """Extend a lease; returns the owner's runs with a request to cancel."""
         with self.lock:
             known = self._owners.get(owner)
             if known is not None:
@@ -317,7 +317,7 @@ class MemoryStore:
         return len(held)
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held."""
+        """Forget an owner and queue its runs."""
         with self.lock:
             return self._forget(owner, "death")
 
@@ -359,7 +359,7 @@ class MemoryStore:
     async def send_signal(
         self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
     ) -> RunRecord | None:
-        """Keep a signal and wake its run if that is parked."""
+        """Store a signal and wake its run if that is parked."""
         with self.lock:
             run = self._runs.get(run_id)
             if run is None:
@@ -380,12 +380,12 @@ class MemoryStore:
             return dict(Counter(run.record.tenant for run in self._runs.values() if run.record.status == "queued"))
 
     async def overdue(self, now: float) -> Sequence[str]:
-        """Runs that nobody owns and whose deadline has passed."""
+        """Runs without an owner whose deadline has passed."""
         with self.lock:
             return [run_id for run_id, run in self._runs.items() if ownership.is_overdue(run.ownership, now)]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
-        """Note the wish on a run that is not finished."""
+        """Record the request on an unfinished run."""
         with self.lock:
             run = self._runs.get(run_id)
             if run is None:
@@ -416,7 +416,7 @@ class MemoryStore:
             return [run.record.id for run in self._runs.values() if run.notices and not run.record.finished]
 
     async def acknowledge_notice(self, run_id: str) -> None:
-        """The engine was told of one thing."""
+        """The engine has received one notice."""
         with self.lock:
             run = self._runs.get(run_id)
             if run is not None:
@@ -438,7 +438,7 @@ class MemoryRunLog:
         self._store.write(self.lease, entry, event)
 
     def durable(self) -> Commit[None]:
-        """Resolved at once: nothing here survives the process anyway."""
+        """Resolved at once: no data here survives the process anyway."""
         return self._store.change(self.lease, lambda _run: None, tells=True)
 
     def survived(self) -> None:
@@ -446,7 +446,7 @@ class MemoryRunLog:
         self._store.change(self.lease, lambda run: run.suspect(NO_SUSPICION))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
+        """Write the outcome and the terminal event."""
 
         def change(run: MemoryRun) -> None:
             run.move(ownership.finish(run.ownership, outcome.status))

@@ -24,7 +24,7 @@ _EXPECTED = "expected redis://user:password@host:port/db?prefix=…, or rediss:/
 
 
 def is_redis(url: str) -> bool:
-    """Whether a store is on Redis, well-formed or not."""
+    """Whether a store setting names Redis, well-formed or not."""
     return url.partition(":")[0] in SCHEMES
 
 
@@ -62,7 +62,7 @@ class Address:
         """Read a store URL.
 
         Raises:
-            SettingsError: it does not fit; the message says what to change, and holds no password.
+            SettingsError: it is invalid; the message says what to change, and holds no password.
         """
         try:
             parts = urlsplit(url)
@@ -76,7 +76,7 @@ class Address:
         where = f"store {parts.scheme}://{_shown(host)}:{port}"
         number = parts.path.strip("/") or "0"
         if not number.isdecimal():
-            raise SettingsError(f"{where}: behind the / is the number of a database, got {number[:20]!r}")
+            raise SettingsError(f"{where}: after the / must follow the number of a database, got {number[:20]!r}")
         given = dict(parse_qsl(parts.query, keep_blank_values=True))
         tls = parts.scheme == "rediss"
         _check_options(where, given, tls=tls)
@@ -96,7 +96,7 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The address for people, without credentials."""
+        """The address without credentials, for messages."""
         return f"{SCHEMES[self.tls]}://{_shown(self.host)}:{self.port}/{self.db}"
 
     @property
@@ -139,10 +139,10 @@ def _check_options(where: str, given: dict[str, str], *, tls: bool) -> None:
     if unknown:
         raise SettingsError(f"{where}: no option {unknown[0][:40]!r}; {did_you_mean(unknown[0], _OPTIONS)}")
     if not _PREFIX.fullmatch(given.get("prefix", PREFIX_DEFAULT)):
-        raise SettingsError(f"{where}: prefix= is 1 to 64 letters, digits and ._:-")
+        raise SettingsError(f"{where}: prefix= must be 1 to 64 letters, digits and ._:-")
     if given.get("fsync", "0") not in _FLAGS:
-        raise SettingsError(f"{where}: fsync= is true or false, got {given['fsync'][:20]!r}")
+        raise SettingsError(f"{where}: fsync= must be true or false, got {given['fsync'][:20]!r}")
     if bool(given.get("cert")) != bool(given.get("key")):
-        raise SettingsError(f"{where}: cert= and key= come together")
+        raise SettingsError(f"{where}: cert= and key= must both be given")
     if not tls and any(given.get(option) for option in ("ca", "cert", "key")):
         raise SettingsError(f"{where}: ca=, cert= and key= are for TLS: write rediss://")

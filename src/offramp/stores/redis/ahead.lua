@@ -1,4 +1,4 @@
--- Which readers have to look. ARGV[2…] run ids, each with the number of the last event that its reader has.
+-- The runs whose readers must read. ARGV[2…] run ids, each with the number of the last event that its reader has.
 
 local behind = {}
 for place = 2, #ARGV, 2 do

@@ -1,21 +1,21 @@
--- One batch of one writer, all or nothing: the only script by which runs are created, written and claimed.
+-- One batch of one writer, all or nothing: the only script that creates, writes and claims runs.
 --
--- KEYS[1]  where this writer's last batch and its answers are remembered
+-- KEYS[1]  the key of this writer's last batch and its answers
 -- ARGV[1]  the tag of all keys      ARGV[2]  the batch's number     ARGV[3]  seconds to remember it
--- ARGV[4]  the operations, in MessagePack: arrays that begin with their name; false stands for none
--- ARGV[5]  {run: {token, events, entries}}: what this writer was told of the runs that it holds
--- ARGV[6]  bytes of events from which on a run is full
+-- ARGV[4]  the operations, in MessagePack: arrays that begin with their name; false for an abandoned one
+-- ARGV[5]  {run: {token, events, entries}}: this writer's knowledge of the runs that it holds
+-- ARGV[6]  bytes of events at which a run is full
 --
--- Answers {whether a webhook became due, {an answer for each operation}, {the runs that answers name}, {runs that are
--- full}}. An answer is a number (of the event that was
--- written, 0 for none, -1 where the lease is lost) or {code, …} with 0 done, 1 lost, 2 refused, 9 failed. A batch whose
--- answers were lost is sent again with its number, and answered from memory: it is applied once.
+-- Returns {whether a webhook became due, {an answer for each operation}, {the runs that answers name}, {full runs}}.
+-- An answer is a number (of the written event, 0 for none, -1 if the lease is lost) or {code, …} with 0 done, 1 lost,
+-- 2 refused, 9 failed. The writer repeats a batch with lost answers under its number; the script then returns the
+-- remembered answers, so the batch is applied once.
 
 local OK, LOST, REFUSED, FAILED = 0, 1, 2, 9
 local EVENT_BYTES_MAX, full = tonumber(ARGV[6]), {}
 local UNPARKED_MAX = 1000
 
--- Turns at steps of entrusted runs.
+-- Turns at steps of assigned runs.
 
 local function turn_of(id, step)
   local kept = call('HGET', P .. 't:' .. id, step)
@@ -26,9 +26,9 @@ end
 
 local told = cmsgpack.unpack(ARGV[5])
 
--- Whether the server has all that it acknowledged of a run. It has not when it was restarted, or replaced, without its
--- last writes. Then the run's owner knows of events and results that are gone: it is left to who begins from what is
--- there.
+-- Whether the server still has every acknowledged write of a run. A server that restarts, or is replaced, may lack the
+-- last ones. The run's owner then knows events and results that are lost, so the run is queued: its next owner starts
+-- from the stored state.
 local function is_whole(run)
   local known = told[run.id]
   if not known or known[1] ~= run.token then return true end
@@ -38,7 +38,7 @@ local function is_whole(run)
   return false
 end
 
--- The run if this lease is its current one, and its step's newest taker's: `holds` and `has_turn` of core/ownership.py.
+-- The run if this lease is current and has the newest turn at its step: `holds` and `has_turn` of core/ownership.py.
 local function held(id, owner, token, step, turn)
   local run = load(id)
   if not run or run.owner ~= owner or run.token ~= token or not is_whole(run) then return nil end
@@ -67,9 +67,9 @@ local function claimed(run, fresh)
   return {run.id, run.token, fresh and 1 or 0, events_of(run), entries_of(run)}
 end
 
--- The heads of the queues, of which a claim is chosen (Q3, Q16).
+-- The heads of the queues, from which a claim is chosen (Q3, Q16).
 
--- The first runs of a queue, so many of them without deaths; how many have any.
+-- Add the first runs of a queue, `limit` of them without deaths; returns how many have deaths.
 local function first_of(key, limit, found)
   local at, untouched, died = 0, 0, 0
   while untouched < limit do
@@ -94,7 +94,7 @@ local function by_rank(a, b)
   return a.run.id < b.run.id
 end
 
--- All heads, and whether any has died.
+-- All heads, and whether any has deaths.
 local function heads_of(limit, pipelines)
   local found, died = {}, 0
   for _, pipeline in ipairs(pipelines) do
@@ -116,7 +116,7 @@ local function suspicion_of(run)
   return run.deaths or 0, run.deaths_alone or 0, run.deaths_silent or 0, run.company or 0
 end
 
--- The heads and what the owner holds, for whoever has to choose.
+-- The heads, and the suspicions of the owner's runs, for the caller to choose.
 local function to_choose(owner, found)
   local heads, held = {}, {}
   for place, head in ipairs(found) do
@@ -129,8 +129,8 @@ local function to_choose(owner, found)
   return heads, held
 end
 
--- The operations, by name; each validates before it changes anything. One that moves a single run restates a rule of
--- core/ownership.py, which it names; tests/stores/test_rules.py holds both against each other.
+-- The operations, by name; each validates before it changes anything. An operation on a single run restates a rule of
+-- core/ownership.py, which it names; tests/stores/test_rules.py compares the two.
 
 local operations = {}
 
@@ -168,7 +168,7 @@ function operations.create(id, made, owner, head, tail, webhook, key, entries)
   return {OK, '', 1}
 end
 
--- A creation whose answer came too late for who asked: taken back while nobody can know of the run.
+-- Undo a creation whose answer came too late for its caller: no client can know the run yet.
 function operations.uncreate(id, tenant, key)
   local run = load(id)
   if not run or run.token ~= 1 or OUTCOMES[run.status] then return {OK} end
@@ -245,8 +245,8 @@ function operations.adopt(id, owner, token, demotion)
   return {OK}
 end
 
--- A claim: `chosen` is false, or by {how many runs with deaths the owner had, run, its token, …} what was chosen of the
--- heads that the answer to another claim had, which is taken as far as it is still as it was.
+-- A claim. `chosen` is false, or {number of the owner's runs with deaths, run, its token, …}: the caller's choice from
+-- the heads in an earlier answer. Chosen runs that have not changed since are taken.
 function operations.claim(owner, limit, pipelines, now, chosen)
   for _, id in ipairs(call('ZRANGE', P .. 'parked', '-inf', text(now), 'BYSCORE', 'LIMIT', 0, UNPARKED_MAX)) do
     local run = load(id)
@@ -265,7 +265,7 @@ function operations.claim(owner, limit, pipelines, now, chosen)
   end
   local found, has_died = heads_of(limit, pipelines)
   if count > 0 or has_died then return {OK, 'claims', claims, to_choose(owner, found)} end
-  -- As every head is like every other, the first ones are chosen: nobody has to be asked.
+  -- No run has deaths, so the first heads are chosen without asking the caller.
   table.sort(found, by_rank)
   for place = 1, math.min(limit, #found) do give(found[place].run) end
   return {OK, 'claims', claims}
@@ -306,12 +306,12 @@ function operations.release(id, owner, token, parked_until, seen)
   return {OK}
 end
 
--- A run's engine is to be notified once more: the part of `signal` and `cancel` that concerns an engine.
+-- Add a notice for a run's engine: the part of `signal` and `cancel` that concerns an engine.
 local function note_unheard(run)
   if run.owner == ENGINE and not OUTCOMES[run.status] then call('ZINCRBY', P .. 'unheard', 1, run.id) end
 end
 
--- `signal`; Python turns a refusal into the error of that rule, or of `require_same`.
+-- `signal`; Python turns a refusal into the error of that rule or of `require_same`.
 function operations.signal(id, encoded, size, key, signals_max, bytes_max)
   local run = load(id)
   if not run then return {OK} end
@@ -381,7 +381,7 @@ function operations.retire(owner)
   return {OK, forget(owner, true, 'death')}
 end
 
--- Webhooks: at most `room.total`, and of a host no more than there is room for; the most urgent first.
+-- Due webhooks: at most `room.total`, and for each host no more than its room; the most urgent first.
 
 local function due_entries(room, now)
   local due = {}
@@ -426,7 +426,7 @@ function operations.settle(id, token, cursor, attempts, failing_since, due_at, d
     local run = load(id)
     if run then
       set(run, 'announces', nil)
-      -- Its data was kept for this entry's sake.
+      -- The run's data stayed only for this entry.
       if run.finished and not run.purged then
         call('ZADD', P .. 'purge', text(run.finished + run.retention), card(run))
       end
@@ -439,8 +439,8 @@ function operations.settle(id, token, cursor, attempts, failing_since, due_at, d
   return {OK, 1}
 end
 
--- Counts of classes, in minutes, hours and days: so that thirty days are summed from a hundred numbers. Those of a
--- tenant have its name before them: it has no colon.
+-- Counts of classes, by minute, hour and day, so that a sum over thirty days reads a hundred numbers. A tenant's counts
+-- have its name, which has no colon, in their keys.
 function operations.tally(tallies, ttl_s, days_kept)
   local newest = 0
   for _, each in ipairs(tallies) do
@@ -473,7 +473,7 @@ function operations.learn(observed)
   return {OK, call('HGETALL', key)}
 end
 
--- The runs that answers name, as they are now: only their names are remembered.
+-- The current records of the runs that answers name: remembered answers hold only the ids.
 local function named(answers)
   local seen, found = {}, {}
   local function show(id)
@@ -490,8 +490,8 @@ local function named(answers)
   return found
 end
 
--- An operation that fails, as a key is not what it should be, takes its run from its owner: nothing is written behind
--- a gap.
+-- An operation that fails, because a key has an unexpected type, takes its run from its owner: no write may follow a
+-- gap.
 local function failed(operation, problem)
   if operation[1] == 'append' or operation[1] == 'finish' then
     pcall(function() enqueue(load(operation[2])) end)
@@ -519,7 +519,7 @@ local number, kept, reply = tonumber(ARGV[2]), call('GET', KEYS[1]), nil
 local last = kept and cmsgpack.unpack(kept)
 if last and last[1] == number then
   reply = last[2]
-  call('EXPIRE', KEYS[1], ARGV[3])  -- a write behind the batch's: who waits for the disk waits for both
+  call('EXPIRE', KEYS[1], ARGV[3])  -- a write after the batch's: a caller that waits for the disk waits for both
 elseif last and last[1] > number then
   return redis.error_reply('SUPERSEDED batch ' .. ARGV[2] .. ' of this writer came after a later one')
 else

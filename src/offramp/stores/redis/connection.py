@@ -39,15 +39,15 @@ ANSWER_TIMEOUT_S = 5.0
 HEALTH_CHECK_S = 15
 """A connection idle for longer is checked with a PING before use."""
 READ_RETRIES = 2
-"""How often a read is sent again after its connection broke."""
+"""How often a read is repeated after its connection broke."""
 RETRY_BASE_S, RETRY_CAP_S = 0.02, 0.5
-"""Bounds of the wait between such attempts."""
+"""The shortest and longest wait between attempts."""
 
 REDIS_MIN = (7, 0)
 VALKEY_MIN = (7, 2)
 WAITAOF_SINCE = (7, 2)
 
-# What passes: the connection, a start, a failover, a script that is being ended.
+# Errors that pass: of the connection, a start, a failover, a script that is being stopped.
 _PASSES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
 _PASSING_CODES = ("BUSY", "LOADING", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS", "MISCONF")
 _LOGIN = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
@@ -60,12 +60,12 @@ class NotOnDisk(RedisTimeoutError):
 def client(
     address: Address, *, connections_max: int = 1, retries: int = READ_RETRIES, timeout_s: float = ANSWER_TIMEOUT_S
 ) -> redis.Redis:
-    """A blocking client, which connects when it is first used.
+    """A blocking client, which connects on its first use.
 
     Args:
         address: of the server.
-        connections_max: that it opens; a thread each.
-        retries: of a command whose connection broke: 0 for what must not be sent twice unseen.
+        connections_max: the most that it opens, one for each thread.
+        retries: of a command whose connection broke; 0 for one that must not be sent twice unnoticed.
         timeout_s: how long an answer may take.
 
     Raises:
@@ -113,7 +113,7 @@ class Survey(NamedTuple):
     is_replica: bool
     has_aof: bool
     evicts: str
-    """The `maxmemory-policy` if it is one that removes keys and there is a limit; else empty."""
+    """The `maxmemory-policy` if memory has a limit and the policy removes keys; else empty."""
 
 
 def survey(connected: redis.Redis) -> Survey:
@@ -141,37 +141,37 @@ def check(address: Address, connected: redis.Redis) -> Survey:
         StoreError: it cannot be reached.
         SettingsError: it is too old, a replica, or lacks what the URL asks for.
     """
-    found = required(address, connected)
-    if not found.has_aof:
+    surveyed = required(address, connected)
+    if not surveyed.has_aof:
         logger.warning("%s keeps no append-only file: when it restarts, runs are lost", address.shown)
-    if found.evicts:
+    if surveyed.evicts:
         logger.warning(
             "%s evicts keys when its memory is full (maxmemory-policy %s): runs can vanish; set noeviction",
             address.shown,
-            found.evicts,
+            surveyed.evicts,
         )
-    return found
+    return surveyed
 
 
 def required(address: Address, connected: redis.Redis) -> Survey:
     """Make sure that a store can be kept on this server; raises as `check` does."""
     try:
-        found = survey(connected)
+        surveyed = survey(connected)
     except RedisError as error:
         raise problem(address, error) from None
-    least = VALKEY_MIN if found.product == "Valkey" else REDIS_MIN
-    if _numbers(found.version) < least:
+    least = VALKEY_MIN if surveyed.product == "Valkey" else REDIS_MIN
+    if _numbers(surveyed.version) < least:
         raise SettingsError(
-            f"store {address.shown}: it is {found.product} {found.version}, and has to be Redis {_dotted(REDIS_MIN)} "
-            f"or Valkey {_dotted(VALKEY_MIN)} or newer"
+            f"store {address.shown}: it is {surveyed.product} {surveyed.version}, and must be "
+            f"Redis {_dotted(REDIS_MIN)} or Valkey {_dotted(VALKEY_MIN)} or newer"
         )
-    if found.is_replica:
+    if surveyed.is_replica:
         raise SettingsError(f"store {address.shown}: it is a replica, which takes no writes; name the primary")
-    if address.fsync and _numbers(found.version) < WAITAOF_SINCE:
+    if address.fsync and _numbers(surveyed.version) < WAITAOF_SINCE:
         raise SettingsError(f"store {address.shown}: fsync= needs Redis or Valkey {_dotted(WAITAOF_SINCE)}")
-    if address.fsync and not found.has_aof:
+    if address.fsync and not surveyed.has_aof:
         raise SettingsError(f"store {address.shown}: fsync= needs an append-only file; set `appendonly yes` there")
-    return found
+    return surveyed
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -200,7 +200,7 @@ def is_fatal(error: RedisError) -> bool:
 
 
 def memory_share(connected: redis.Redis) -> float:
-    """How much of its `maxmemory` a server uses, from 0; 0 if it has none.
+    """The fraction of its `maxmemory` that a server uses; 0 if it has no limit.
 
     Raises:
         RedisError: it does not answer.
@@ -210,14 +210,14 @@ def memory_share(connected: redis.Redis) -> float:
 
 
 def problem(address: Address, error: BaseException) -> StoreError:
-    """An error of the client as one of Offramp's, with what to change."""
+    """An error of the client as one of Offramp's, with advice."""
     where = f"Redis at {address.shown}"
     if isinstance(error, _LOGIN):
-        return StoreError(f"{where} refuses the user name, the password, or the user's permissions: {_said(error)}")
+        return StoreError(f"{where} refuses the user name, the password, or the user's permissions: {_message(error)}")
     if isinstance(error, RedisError) and is_full(error):
         return StoreError(f"{where} is full (maxmemory), nothing was written: give it memory or shorten retention")
     if isinstance(error, MovedError):
-        return StoreError(f"{where} is one of several nodes of a cluster, and has not the slot of these keys")
+        return StoreError(f"{where} is one of several nodes of a cluster, and does not have the slot of these keys")
     if isinstance(error, NotOnDisk):
         return StoreError(f"{where} does not write to its disk (appendfsync)")
     if isinstance(error, RedisTimeoutError):
@@ -225,10 +225,10 @@ def problem(address: Address, error: BaseException) -> StoreError:
     if isinstance(error, BusyLoadingError):
         return StoreError(f"{where} is loading its data")
     if isinstance(error, RedisConnectionError):
-        return StoreError(f"{where} cannot be reached: {_said(error)}")
-    return StoreError(f"{where} refused: {_said(error)}")
+        return StoreError(f"{where} cannot be reached: {_message(error)}")
+    return StoreError(f"{where} refused: {_message(error)}")
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The message of the server or the operating system, on one line."""
     return " ".join(str(error).split())[:300]

@@ -1,5 +1,5 @@
--- Take what one process does for all, or keep it. ARGV[2] which  ARGV[3] who  ARGV[4] now  ARGV[5] until when
--- Answers 1 where it was taken.
+-- Take or renew a duty of one process for all. ARGV[2] the duty  ARGV[3] the owner  ARGV[4] now  ARGV[5] until when
+-- Returns 1 if it was taken.
 
 local key = ARGV[1] .. 'duty:' .. ARGV[2]
 local now, until_at = tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -1,6 +1,6 @@
--- Events of a run. ARGV[2] its id  ARGV[3] the number to go on after  ARGV[4] '1' without step.delta
--- ARGV[5] how many at most  ARGV[6] bytes after which no more are added  ARGV[7] how many to look at
--- Answers {the number looked up to, 0 at the end; number, event, number, event…}
+-- Events of a run. ARGV[2] its id  ARGV[3] the number to continue after  ARGV[4] '1' without step.delta
+-- ARGV[5] how many at most  ARGV[6] bytes after which no more are added  ARGV[7] how many to scan
+-- Returns {the last number scanned, 0 at the end; number, event, number, event…}
 
 local key, at = ARGV[1] .. 'e:' .. ARGV[2], tonumber(ARGV[3])
 local most, bytes_left, last = tonumber(ARGV[5]), tonumber(ARGV[6]), at + tonumber(ARGV[7])

@@ -35,7 +35,7 @@ SETTLE_S = 0.005
 PING_EVERY_S = 5.0
 """The interval of PINGs; a connection whose server has not answered by the next one is closed."""
 RETRY_BASE_S, RETRY_CAP_S = 0.05, 1.0
-"""Between attempts to subscribe again."""
+"""Seconds between attempts to subscribe again."""
 HINT_BYTES_MAX = 64 * 1024
 """The limit of a received message."""
 
@@ -76,7 +76,7 @@ class RedisHints:
         self._changed: dict[str, None] = {}
         self._to_send = asyncio.Event()
         self._to_steer = asyncio.Event()
-        self._heard = 0
+        self._received = 0
 
     async def open(self, hearer: Hearer) -> None:
         """Subscribe, as soon as the server is reachable."""
@@ -86,7 +86,7 @@ class RedisHints:
         self._to_send.set()
 
     def peers(self, owners: Sequence[Owner]) -> None:
-        """Nothing: the server knows who listens."""
+        """Does nothing: the server knows the subscribers."""
 
     def send(self, kind: Kind, ids: Sequence[str] = ()) -> None:
         """Queue it to be published with the others."""
@@ -105,7 +105,7 @@ class RedisHints:
             self._change(run_id)
 
     def unfollow(self, run_id: str) -> None:
-        """Leave it."""
+        """Unsubscribe from the run's channel."""
         with self._lock:
             self._followed.pop(run_id, None)
             self._change(run_id)
@@ -129,24 +129,24 @@ class RedisHints:
     async def _keep_subscribed(self) -> None:
         """Receive hints until closed, over one connection after another."""
         client = async_client(self._address, retries=0)
-        wait_s, told = RETRY_BASE_S, False
+        wait_s, logged = RETRY_BASE_S, False
         try:
             while True:
-                heard = self._heard
+                received = self._received
                 try:
-                    await self._hear(client.connection_pool)
+                    await self._receive(client.connection_pool)
                 except (RedisError, OSError) as error:
-                    if not told or self._heard > heard:  # of one break, once
+                    if not logged or self._received > received:  # once for each break
                         logger.warning("%s; trying again", problem(self._address, error))
                 except Exception:  # after any error, this process must keep receiving
                     logger.exception("hints are not received; trying again")
-                told, wait_s = True, RETRY_BASE_S if self._heard > heard else min(2 * wait_s, RETRY_CAP_S)
+                logged, wait_s = True, RETRY_BASE_S if self._received > received else min(2 * wait_s, RETRY_CAP_S)
                 await asyncio.sleep(wait_s)
         finally:
             await client.aclose()
 
-    async def _hear(self, pool: ConnectionPool) -> None:
-        """Until the connection breaks."""
+    async def _receive(self, pool: ConnectionPool) -> None:
+        """Receive hints until the connection breaks."""
         connection: AbstractConnection = await pool.get_connection()  # type: ignore[no-untyped-call]
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -154,7 +154,7 @@ class RedisHints:
                 subscribed = set(self._followed)
                 self._changed.clear()
             await _send(connection, "SUBSCRIBE", [self._common, *map(self._channel, subscribed)])
-            await _send(connection, "PING", [_READY])  # once that is answered, nothing is missed
+            await _send(connection, "PING", [_READY])  # from its answer on, no hint is missed
             parts = self._read(connection), self._steer(connection, subscribed), self._ping(connection)
             tasks = [asyncio.create_task(part) for part in parts]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -169,18 +169,18 @@ class RedisHints:
     async def _read(self, connection: AbstractConnection) -> None:
         ready = False
         while True:
-            heard = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            self._heard += 1
-            if isinstance(heard, RedisError):
-                raise heard
-            kind, *rest = cast("list[Any]", heard)
+            received = await connection.read_response(disable_decoding=True, timeout=math.inf)
+            self._received += 1
+            if isinstance(received, RedisError):
+                raise received
+            kind, *rest = cast("list[Any]", received)
             if kind == b"message":
                 self._message(rest[0], rest[1])
             elif kind == b"pong" and rest[0] == _READY:
                 ready = True
                 self._tell_missed()
             elif kind == b"subscribe" and ready:
-                self._tell_events(rest[0])  # before it was, something may have come
+                self._tell_events(rest[0])  # events may have come before that
 
     def _message(self, channel: bytes, data: bytes) -> None:
         if channel != self._common:
@@ -192,7 +192,7 @@ class RedisHints:
         try:
             hint = _decode(data)
         except msgspec.MsgspecError:
-            return  # not for us: a newer version's
+            return  # of a newer version, not for this one
         if hint.sender != self._own and self._hearer is not None:
             self._hearer.hinted(hint.kind, hint.ids[:IDS_MAX])
 
@@ -221,10 +221,10 @@ class RedisHints:
 
     async def _ping(self, connection: AbstractConnection) -> None:
         while True:
-            heard = self._heard
+            received = self._received
             await _send(connection, "PING", [b"still there"])
             await asyncio.sleep(PING_EVERY_S)
-            if heard == self._heard:
+            if received == self._received:
                 raise RedisTimeoutError("no answer to a PING")
 
     def _channel(self, run_id: str) -> bytes:
@@ -244,7 +244,7 @@ class RedisHints:
                     for some in _parts(self._messages(pending)):
                         await client.eval(_PUBLISH, 0, *[word for pair in some for word in pair])
                 except (RedisError, OSError) as error:  # the server is unavailable: processes that miss the hint poll
-                    logger.debug("hints were not sent: %s", error)
+                    logger.debug("could not send hints: %s", error)
                     await asyncio.sleep(RETRY_BASE_S)
         finally:
             await client.aclose()
@@ -271,5 +271,5 @@ async def _send(connection: AbstractConnection, command: str, words: Sequence[by
 
 
 def _parts(items: Sequence[T]) -> list[Sequence[T]]:
-    """In pieces of at most `IDS_MAX`."""
+    """Split into pieces of at most `IDS_MAX`."""
     return [items[start : start + IDS_MAX] for start in range(0, len(items), IDS_MAX)]

@@ -1,6 +1,6 @@
-"""The lease port on Redis: who may write which run.
+"""The lease port on Redis: the ownership of runs.
 
-A run's `owner` and `token` change only inside scripts, of which the server executes one at a time.
+A run's `owner` and `token` change only inside scripts; the server executes one script at a time.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ UNHEARD_MAX = 1_000
 CLAIM_MAX = 100
 """Runs that one claim takes: their records come in one answer."""
 CHOICES_MAX = 10
-"""Times that one claim chooses, should other processes always be quicker."""
+"""How often one claim chooses while other processes take the chosen runs first."""
 LEASE_TIMEOUT_S = 3.0
-"""How long the answer to a renewal may take before its connection is given up."""
+"""Seconds that the answer to a renewal may take before its connection is closed."""
 
 _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 
 class _Taken(NamedTuple):
-    """What an operation took, and the heads of which more may be chosen, with what the owner holds."""
+    """The runs that an operation took; the heads to choose more from, and the suspicions of the owner's runs."""
 
     claims: list[Claim]
     heads: list[tuple[Head, int]]
@@ -59,7 +59,7 @@ class _Taken(NamedTuple):
 
 
 class RedisLeases:
-    """Leases behind an address; see the port.
+    """Leases on a server; see the port.
 
     `renew` and `expire` use a connection of their own, so that a long batch of the writer cannot starve them.
     """
@@ -73,7 +73,7 @@ class RedisLeases:
 
     async def _change(
         self,
-        told: bytes,
+        request: bytes,
         read: Callable[[Any, Records], T],
         *,
         lease: Lease | None = None,
@@ -83,15 +83,15 @@ class RedisLeases:
     ) -> T:
         commit: Commit[T] = Commit()
         self._writer.put(
-            Operation(told, commit, read, lease=lease, durable=durable, gives_up=gives_up, asked_at=asked_at)
+            Operation(request, commit, read, lease=lease, durable=durable, gives_up=gives_up, asked_at=asked_at)
         )
         return await commit
 
-    async def _take(self, told: bytes, owner: str, *, durable: bool) -> _Taken:
+    async def _take(self, request: bytes, owner: str, *, durable: bool) -> _Taken:
         commit: Commit[_Taken] = Commit()
         self._writer.put(
             Operation(
-                told,
+                request,
                 commit,
                 lambda answer, records: _Taken(_claims(answer, records, owner), *_to_choose(answer)),
                 durable=durable,
@@ -103,11 +103,11 @@ class RedisLeases:
 
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
-        said = ENCODE((owner.id, owner.kind, owner.port, owner.ready, owner.started_at, owner.leaving))
-        await self._change(wire("register", owner.id, raw(said), owner.expires_at), _nothing)
+        encoded = ENCODE((owner.id, owner.kind, owner.port, owner.ready, owner.started_at, owner.leaving))
+        await self._change(wire("register", owner.id, raw(encoded), owner.expires_at), _nothing)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
-        """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
+        """Extend the lease on all runs of this owner; returns its runs with a request to cancel."""
         with self._own_lock:
             try:
                 known, *cancels = RENEW(self._own, [self._tag], self._tag, owner, repr(expires_at))
@@ -125,35 +125,35 @@ class RedisLeases:
             return [owner.decode() for owner in late]
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held."""
+        """Forget an owner and queue its runs."""
         return await self._change(wire("retire", owner), lambda answer, _: int(answer[1]), durable=True)
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner."""
         rows = await self._reader.read(lambda client: OWNERS(client, [self._tag], self._tag))
         found = []
-        for said, expires_at in rows:
-            owner_id, kind, port, ready, started_at, leaving = msgspec.msgpack.decode(said)
+        for encoded, expires_at in rows:
+            owner_id, kind, port, ready, started_at, leaving = msgspec.msgpack.decode(encoded)
             found.append(Owner(owner_id, kind, port, ready, float(expires_at), started_at, leaving))
         return found
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs, and not more than `CLAIM_MAX`.
+        """Take up to `limit` queued runs, at most `CLAIM_MAX`.
 
-        The script takes the first ones where no run has deaths. Else it shows the heads, and takes what is chosen, of
-        which another process may have been quicker: then it shows what is left.
+        If no run has deaths, the script takes the first ones. Otherwise it returns the heads, and a second call takes
+        the chosen runs. If another process has taken one of them, the script returns the remaining heads.
         """
         limit = min(limit, CLAIM_MAX)
         claims: list[Claim] = []
         chosen: list[Any] | bool = False
         for _ in range(CHOICES_MAX):
-            told = wire("claim", owner, limit - len(claims), list(pipelines), now, chosen)
+            request = wire("claim", owner, limit - len(claims), list(pipelines), now, chosen)
             try:
-                taken, heads, held = await self._take(told, owner, durable=False)
+                taken, heads, held = await self._take(request, owner, durable=False)
             except StoreError:
                 if not claims:
                     raise
-                break  # what was taken before is this process's to execute
+                break  # this process must execute the runs already taken
             claims += taken
             ids = choose([head for head, _ in heads], held, limit - len(claims))
             if not ids:
@@ -175,15 +175,15 @@ class RedisLeases:
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
         until, seen = (False, 0) if parked is None else (min(parked.until, FAR_FUTURE), parked.signals_seen)
-        told = wire("release", lease.run_id, lease.owner, lease.token, until, seen)
-        await self._change(told, _nothing, lease=lease, durable=True, gives_up=True)
+        request = wire("release", lease.run_id, lease.owner, lease.token, until, seen)
+        await self._change(request, _nothing, lease=lease, durable=True, gives_up=True)
 
     async def send_signal(
         self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
     ) -> RunRecord | None:
-        """Keep a signal and wake its run if that is parked."""
+        """Store a signal and wake its run if that is parked."""
         encoded = ENCODE((name, value))
-        told = wire(
+        request = wire(
             "signal",
             run_id,
             raw(encoded),
@@ -198,15 +198,15 @@ class RedisLeases:
                 ownership.require_same(_decode_signal(answer[2]), name, value)
             record = _shown(answer, records)
             if answer[0] == REFUSED and record is not None:
-                # Refused there, so this raises.
+                # The script refused it, so this raises.
                 ownership.signal(Ownership(record.status, None), record.id, answer[3], answer[4])
             return record
 
-        return await self._change(told, read, durable=True, asked_at=time.monotonic())
+        return await self._change(request, read, durable=True, asked_at=time.monotonic())
 
     async def queued(self) -> dict[str, int]:
-        """How many runs of each tenant are queued: counted as they come and go."""
-        await self._change(wire("turn"), _nothing)  # what was put before it is applied then
+        """How many runs of each tenant are queued; the scripts count them."""
+        await self._change(wire("turn"), _nothing)  # earlier operations are then applied
         flat = await self._reader.read(lambda client: QUEUED(client, [self._tag], self._tag))
         return {tenant.decode(): int(count) for tenant, count in zip(flat[::2], flat[1::2], strict=True)}
 
@@ -219,7 +219,7 @@ class RedisLeases:
         )
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
-        """Note the wish on a run that is not finished."""
+        """Record the request on an unfinished run."""
         return await self._change(wire("cancel", run_id), _shown, durable=True)
 
     async def take_step(self, lease: Lease, step: str) -> Turn:
@@ -237,7 +237,7 @@ class RedisLeases:
         )
 
     async def acknowledge_notice(self, run_id: str) -> None:
-        """The engine was told of one thing."""
+        """The engine has received one notice."""
         await self._change(wire("heard", run_id), _nothing)
 
     def leave(self) -> None:
@@ -264,7 +264,7 @@ def _claims(answer: Any, records: Records, owner: str) -> list[Claim]:
 
 
 def _to_choose(answer: Any) -> tuple[list[tuple[Head, int]], list[Suspicion]]:
-    """The heads of the queue with their tokens, and the runs with deaths that the owner has; none if it needs none."""
+    """The heads of the queue with their tokens, and the suspicions of the owner's runs; empty if not needed."""
     if len(answer) <= 3:
         return [], []
     heads = [
@@ -274,14 +274,14 @@ def _to_choose(answer: Any) -> tuple[list[tuple[Head, int]], list[Suspicion]]:
 
 
 def _suspicion(deaths: int, alone: int, silent: int, company: int) -> Suspicion:
-    """One without company is of a version that did not know of it, and executed suspects alone."""
+    """A value without company comes from an older version, which executed suspects alone."""
     if deaths and not company:
         company = 1 if deaths >= SUSPECT_DEATHS else UNBOUNDED
     return Suspicion(deaths, alone, silent, company)
 
 
 def _given_back(answer: Any, owner: str) -> list[Operation]:
-    """What takes back a claim of which nobody knows any more."""
+    """The operations that undo a claim after its caller has failed."""
     claims = answer[2] if len(answer) > 2 else []
     return [
         Operation(wire("release", run_id.decode(), owner, token, False, 0), durable=True)

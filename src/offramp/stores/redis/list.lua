@@ -1,8 +1,8 @@
 -- A part of a listing, newest first.
 --
--- ARGV[2] the index  ARGV[3] the id to go on after, or empty  ARGV[4] how many  ARGV[5] how many to look at
--- ARGV[6…] fields with the values that they must have
--- Answers {the id to go on after, empty at the end; records without large results…}
+-- ARGV[2] the index  ARGV[3] the id to continue after, or empty  ARGV[4] how many  ARGV[5] how many to scan
+-- ARGV[6…] fields with their required values
+-- Returns {the id to continue after, empty at the end; records without large results…}
 
 local tag, limit, looks = ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 local from = ARGV[3] == '' and '+' or '(' .. ARGV[3]

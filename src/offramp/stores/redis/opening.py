@@ -30,7 +30,7 @@ def open_redis(
 
     Raises:
         StoreError: the server cannot be reached.
-        SettingsError: it does not fit.
+        SettingsError: the server is unsuitable, or a setting is wrong.
     """
     writer = Writer(address, backlog_bytes, timeout_s, committed)
     reader = Reader(address, tenant_share)

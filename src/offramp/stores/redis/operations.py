@@ -28,9 +28,9 @@ Records = dict[bytes, RunRecord]
 class Operation(msgspec.Struct, eq=False, gc=False):
     """One operation.
 
-    `wire` goes to the script; `read` turns its answer into a value, or raises. `kept` operations belong to an accepted
-    run and wait until the server is back; the others fail while it is unavailable, and `undo` takes back one that was
-    applied all the same.
+    `wire` goes to the script; `read` turns its answer into a value, or raises. `retained` operations belong to an
+    accepted run and wait until the server is back; the others fail while it is unavailable, and `undo` takes back one
+    that was applied all the same.
     """
 
     wire: bytes
@@ -40,15 +40,15 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     run_id: str = ""
     event: Draft | None = None
     durable: bool = False
-    kept: bool = False
+    retained: bool = False
     size: int = 0
-    """Bytes that count towards the backlog: those of emitted values."""
+    """Bytes that count towards the backlog: only emitted values have any."""
     entries: int = 0
-    """How many it records."""
+    """The number of journal entries that it records."""
     created_for: str | None = None
     claimed_by: str | None = None
     gives_up: bool = False
-    """Whether the lease is over when it was applied."""
+    """Whether applying it ends the lease."""
     is_new: bool = False
     """Whether it creates a run, which is not accepted yet."""
     asked_at: float = math.inf
@@ -58,14 +58,14 @@ class Operation(msgspec.Struct, eq=False, gc=False):
     def outcome(self, answer: Any, records: Records) -> tuple[Any, BaseException | None]:
         """The value and the error of the commit."""
         if not isinstance(answer, int) and answer[0] == FAILED:
-            return None, StoreError(f"Redis did not apply it: {answer[1].decode(errors='replace')[:300]}")
+            return None, StoreError(f"Redis did not apply the write: {answer[1].decode(errors='replace')[:300]}")
         if is_lost(answer):
             return None, lost(self.lease)
         if self.read is None:
             return None, None
         try:
             return self.read(answer, records), None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for who waits
+        except Exception as error:  # noqa: BLE001 - raised to the waiting caller
             return None, error
 
 
@@ -75,7 +75,7 @@ def wire(*parts: Any) -> bytes:
 
 
 def raw(data: bytes) -> msgspec.Raw:
-    """Bytes as the script can read them: MessagePack's older strings, which may hold anything."""
+    """Bytes in a form that the script can read: MessagePack's older strings, which may hold any bytes."""
     size = len(data)
     if size < 32:
         return msgspec.Raw(bytes((0xA0 | size,)) + data)
@@ -92,17 +92,17 @@ def batch_of(wires: Sequence[bytes]) -> bytes:
 
 
 def is_lost(answer: Any) -> bool:
-    """Whether the lease is not the current one, or no longer, as a write with it failed."""
+    """Whether the lease was lost, or is lost now because a write with it failed."""
     return answer == -1 if isinstance(answer, int) else answer[0] in {LOST, FAILED}
 
 
 def lost(lease: Lease | None) -> LeaseLost:
-    """The error for it."""
+    """The error for a lost lease."""
     return LeaseLost(f"{lease.run_id if lease else 'the run'} is owned by another process now; nothing was written")
 
 
 def halves(event: Draft, run_id: str) -> tuple[msgspec.Raw, msgspec.Raw]:
-    """An event's encoding before and behind its number, see `core.events.frame`."""
+    """An event's encoding before and after its number, see `core.events.frame`."""
     body, split = event.body, event.split
     return (
         raw(b'%b"run_id":"%b","seq":' % (body[:split], run_id.encode())),

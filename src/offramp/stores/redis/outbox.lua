@@ -1,8 +1,8 @@
--- Webhooks. Keys behind the tag:
+-- Webhooks. Keys after the tag:
 --   w:ID      hash  host, token, latest (the newest event to announce), cursor, attempts, failing_since, due
---   wd:HOST   zset  runs whose entry is due, by when
---   hosts     zset  hosts with any, by the earliest
--- A run's field `announces` names the events that make it due, between commas; it goes with the entry.
+--   wd:HOST   zset  runs whose entry is due, by its time
+--   hosts     zset  hosts with a due entry, by the earliest time
+-- A run's field `announces` names the events that make its entry due, between commas; it is removed with the entry.
 
 local announced = 0
 
@@ -15,7 +15,7 @@ local function rank_host(host)
   end
 end
 
--- When an entry is due, nil for not now.
+-- Set when an entry is due; nil for not now.
 local function set_due(id, host, due)
   if due then
     call('HSET', P .. 'w:' .. id, 'due', text(due))
@@ -27,7 +27,7 @@ local function set_due(id, host, due)
   rank_host(host)
 end
 
--- An event became visible. An entry that is claimed, or waits for its next attempt, stays so.
+-- Note a new event. An entry that is claimed, or waits for its next attempt, keeps its time.
 local function announce(run, kind, number)
   if not run.announces or not string.find(run.announces, ',' .. kind .. ',', 1, true) then return end
   local key = P .. 'w:' .. run.id

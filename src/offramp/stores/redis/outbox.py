@@ -1,4 +1,4 @@
-"""The outbox port on Redis: entries change only inside the writer's scripts of some process."""
+"""The outbox port on Redis: entries change only inside scripts of some process's writer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from offramp.stores.redis.writer import Writer
 
 
 class RedisOutbox:
-    """Entries behind an address; see the port."""
+    """Entries on a server; see the port."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -29,7 +29,7 @@ class RedisOutbox:
         return await commit
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
-        """Give an entry back; a cursor that is lost only repeats a message."""
+        """Give an entry back; a lost cursor only repeats a message."""
         told = wire(
             "settle",
             pending.run_id,
@@ -45,7 +45,7 @@ class RedisOutbox:
         return await commit
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call back when this process made an entry due."""
+        """Call back when this process makes an entry due."""
         self._writer.on_announced.append(listener)
 
 

@@ -1,4 +1,4 @@
--- Every known owner: what it said last, and until when it holds its runs.
+-- Every known owner: its last registration, and the end of its lease.
 
 local found = {}
 local known = redis.call('HGETALL', ARGV[1] .. 'owners')

@@ -1,7 +1,7 @@
--- Remove what runs past their retention left. ARGV[2] now  ARGV[3] how many at most
--- ARGV[4] how long a purged run is still known  ARGV[5] how much longer its hash is, should nobody come to forget it
--- ARGV[6] the ids of those that may go, packed; all of them where it is empty
--- Answers how many runs were emptied.
+-- Remove the data of runs past their retention. ARGV[2] now  ARGV[3] how many at most
+-- ARGV[4] how long a purged run stays known  ARGV[5] how much longer its hash stays if no process sweeps it
+-- ARGV[6] the ids of runs that may be purged, packed; empty for all
+-- Returns how many runs were emptied.
 
 local now, most, known_s = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local named, emptied = nil, 0

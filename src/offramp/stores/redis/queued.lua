@@ -1,5 +1,5 @@
--- How many runs of each tenant are queued: counted as they come and go. A process of a version that did not count them
--- may have changed the queue: where the sum is not its length, it is counted anew.
+-- How many runs of each tenant are queued; the scripts count every change. A process of an older version, which does not
+-- count, may have changed the queue: if the sum differs from its length, it is counted anew.
 
 local P = ARGV[1]
 local call = redis.call

@@ -1,4 +1,4 @@
-"""Reads: a few threads with a connection each, so that any event loop can wait for them."""
+"""Reads, on a few threads with a connection each, so that any event loop can wait for them."""
 
 from __future__ import annotations
 

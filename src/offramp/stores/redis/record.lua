@@ -1,4 +1,4 @@
--- How a run is shown: its fields as a flat array, see rows.py for their names; empty if there is none.
+-- A run's fields as a flat array, see rows.py for their names; empty if the run is unknown.
 
 local SHOWN = {'status', 'path', 'started', 'finished', 'cancel', 'purged', 'record', 'input', 'webhook', 'demotion',
   'error', 'result', 'large', 'deaths', 'tenant', 'session', 'pipeline', 'deadline', 'retention', 'priority',

@@ -1,5 +1,5 @@
 -- Extend an owner's lease. ARGV[2] the owner  ARGV[3] until when
--- Answers {whether it is known, its runs that are to be cancelled…}
+-- Returns {whether it is known, its runs with a request to cancel…}
 
 local known = redis.call('HEXISTS', ARGV[1] .. 'owners', ARGV[2])
 if known == 1 then redis.call('ZADD', ARGV[1] .. 'owners:until', ARGV[3], ARGV[2]) end

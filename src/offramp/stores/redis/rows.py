@@ -74,7 +74,7 @@ def announced(record: RunRecord) -> dict[str, str] | None:
 
 
 def ended(outcome: Outcome, at: float) -> tuple[dict[str, Any], msgspec.Raw | None]:
-    """The fields of an outcome, and a result that is too large for one."""
+    """The fields of an outcome, and a result that is too large for a field."""
     fields: dict[str, Any] = {"status": outcome.status, "finished": at}
     if outcome.error is not None:
         fields["error"] = raw(ENCODE(outcome.error))

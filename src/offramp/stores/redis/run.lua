@@ -1,24 +1,24 @@
--- What every script shares that changes runs: how a run is read, where it is kept, and how it changes hands.
+-- Shared by every script that changes runs: reading a run, its keys, and its changes of owner.
 --
--- ARGV[1] is the tag that every key begins with. Keys, each behind the tag:
+-- ARGV[1] is the tag that begins every key. Keys, each after the tag:
 --   r:ID    hash    the run: see FIELDS and rows.py; without TTL until it has ended
---   e:ID    list    its events, encoded; the place in the list, from 1, is the event's number
---   j:ID    list    its journal          s:ID  list  its signals        k:ID  hash  their keys: signal's place
+--   e:ID    list    its events, encoded; an event's place in the list, from 1, is its number
+--   j:ID    list    its journal          s:ID  list  its signals        k:ID  hash  their keys, with the signal's place
 --   t:ID    hash    turns at its steps   b:ID  string  a result that is too large for listings
 --   w:ID    hash    its webhook: a cursor over its events, see outbox.lua
 --   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
---   queued  set     all of them          parked  zset  by when they are queued
---   waiting hash    tenant: how many of its runs are queued; see queued.lua
---   o:OWNER set     the runs it holds    c:OWNER  set  of them, to be cancelled    x:OWNER  set  of them, with deaths
---   free    zset    runs with a deadline that nobody owns, by it; entrusted ones by it and the engine's grace
---   open    hash    tenant: how many of its runs have not ended
+--   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
+--   waiting hash    tenant: number of its queued runs; see queued.lua
+--   o:OWNER set     its runs    c:OWNER  set  those with a request to cancel    x:OWNER  set  those with deaths
+--   free    zset    runs with a deadline and no owner, by deadline; assigned ones by deadline and the engine's grace
+--   open    hash    tenant: number of its unfinished runs
 --   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
---   unheard zset    entrusted runs by how much their engine is still to be told
---   duty:DUTY  hash  which process does something for all, and until when, see duty.lua
---   purge   zset    ended runs by when their data goes;  tomb  zset  purged ones by when they are forgotten
+--   unheard zset    assigned runs by the number of their engine's pending notices
+--   duty:DUTY  hash  the process that performs a duty for all, and until when, see duty.lua
+--   purge   zset    ended runs by the time of their purge;  tomb  zset  purged ones by the time they are forgotten
 --
 -- Invariants: a run is in q: or qs: and `queued` exactly while its status is queued; in o:OWNER exactly while owned by
--- a process; in `parked` exactly while it runs without an owner. `detach` and `attach` are the only ones to see to it.
+-- a process; in `parked` exactly while it runs without an owner. Only `detach` and `attach` maintain this.
 
 local P = ARGV[1]
 local call = redis.call
@@ -34,13 +34,13 @@ local ARGS_MAX = 1000
 local runs = {}
 local touched = {}
 
--- Numbers as text that gives the same number again.
+-- Numbers as text that parses to the same number.
 local function text(value)
   if type(value) == 'number' then return string.format('%.17g', value) end
   return value
 end
 
--- The run, as this script has changed it so far; nil if there is none.
+-- The run, with this script's changes so far; nil if it is unknown.
 local function load(id)
   if runs[id] ~= nil then return runs[id] or nil end
   local got = call('HMGET', P .. 'r:' .. id, unpack(FIELDS))
@@ -57,7 +57,7 @@ local function load(id)
   return run
 end
 
--- A field's new value, nil for none; written by `flush`.
+-- Set a field, nil to remove it; `flush` writes it.
 local function set(run, name, value)
   run[name] = value
   if value == nil then value = false end
@@ -81,7 +81,7 @@ local function push(key, values)
   end
 end
 
--- Everything that `set` and the appends have gathered. A run that has ended lives as long as `run.ttl_s` says.
+-- Write all changes of `set` and the appends. The keys of a run that has ended expire after `run.ttl_s`.
 local function flush()
   for id, run in pairs(touched) do
     local sets, removes = {}, {}
@@ -111,7 +111,7 @@ local function queue_of(run)
   return P .. ((run.deaths or 0) >= SUSPECT and 'qs:' or 'q:') .. run.pipeline
 end
 
--- Take a run out of wherever its state has put it, before that changes.
+-- Take a run out of the keys of its state, before that changes.
 local function detach(run)
   if run.status == 'queued' then
     call('ZREM', queue_of(run), run.id)
@@ -127,7 +127,7 @@ local function detach(run)
   if run.deadline then call('ZREM', P .. 'free', run.id) end
 end
 
--- Put a run where its new state belongs.
+-- Put a run into the keys of its new state.
 local function attach(run)
   if OUTCOMES[run.status] then return end
   if run.status == 'queued' then
@@ -147,7 +147,7 @@ local function attach(run)
   end
 end
 
--- What a death tells of a run that died among so many: `after_death` of core/claims.py.
+-- Count a death of a run, together with `among` runs: `after_death` of core/claims.py.
 local function count_death(run, among, silent)
   set(run, 'deaths', (run.deaths or 0) + 1)
   if among == 1 then set(run, 'deaths_alone', (run.deaths_alone or 0) + 1) end
@@ -156,7 +156,7 @@ local function count_death(run, among, silent)
 end
 
 -- Queue a run for any owner: `release` of core/ownership.py with `left_by`, `unpark` without. With `among`, its process
--- has died with so many.
+-- died with that many runs.
 local function enqueue(run, left_by, among)
   detach(run)
   if left_by then set(run, 'left_by', left_by) end
@@ -167,8 +167,8 @@ local function enqueue(run, left_by, among)
   attach(run)
 end
 
--- Give a run to an owner: the move of `claim` and `assign` of core/ownership.py. The token grows, and with the time of
--- day: should the server lose its last writes, no claim that is forgotten has the token of a later one.
+-- Give a run to an owner: the move of `claim` and `assign` of core/ownership.py. The token grows with the time of day:
+-- even if the server loses its last writes, no lost claim shares its token with a later one.
 local function take(run, owner, now)
   detach(run)
   local fresh = not run.started
@@ -182,7 +182,7 @@ local function take(run, owner, now)
   return fresh
 end
 
--- An owner is gone, and has died unless it said that it leaves: what it held is queued. How many runs that was.
+-- Remove an owner, which has died unless it announced its leave, and queue its runs. Returns their number.
 local function forget(owner, blames, left_by)
   local known = call('HGET', P .. 'owners', owner)
   if known and cmsgpack.unpack(known)[6] then left_by = 'exit' end
@@ -201,7 +201,7 @@ local function forget(owner, blames, left_by)
   return #held
 end
 
--- What the index and purge sets know a run by, when its hash may be gone.
+-- A run's member in the purge sets: enough to unindex it after its hash has expired.
 local function card(run)
   return cmsgpack.pack({run.id, run.tenant, run.session or false})
 end

@@ -1,4 +1,4 @@
-"""The Lua scripts: put together from their files, sent once, and called by their digest."""
+"""The Lua scripts: assembled from their files, loaded once, and called by their digest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONSTANTS = (
     f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ASSIGNED_GRACE_S:g}, {FIRST_TURN}\n"
     f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
 )
-"""Numbers of the tables of core/; the scripts have none of their own."""
+"""Constants from the tables of core/; the scripts define none of their own."""
 _READS, _FREES = "no-writes", "allow-oom"
 """Flags of a script that only reads, and of one that may write while memory is full: it frees some or renews leases."""
 
@@ -26,7 +26,7 @@ class Script:
 
     Args:
         parts: names of its files, in order.
-        flags: of `#!lua flags=`; without any it is refused before it begins where memory is full.
+        flags: of `#!lua flags=`; without any, the server refuses the script while memory is full.
     """
 
     def __init__(self, *parts: str, flags: str = "") -> None:
@@ -39,7 +39,7 @@ class Script:
         """Call it; loads it again if the server no longer knows it.
 
         Raises:
-            RedisError: it was refused, or nothing came back.
+            RedisError: the server refused it, or did not answer.
         """
         try:
             return client.evalsha(self._digest, len(keys), *keys, *args)

@@ -26,22 +26,22 @@ from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
 EVENTS_READ_BYTES = 256 * 1024
-"""Events that one read returns: no more are added behind so many."""
+"""Bytes of events after which a read adds no more."""
 EVENTS_LOOKED_AT_MAX = 10_000
-"""Events that one read looks at for those that are not skipped; the server does nothing else meanwhile."""
+"""Events that one read scans, skipped ones included; it blocks the server meanwhile."""
 ENTRIES_READ_MAX = 500
-"""Journal entries that are read at a time."""
+"""Journal entries read at a time."""
 LIST_LOOKS_MAX = 1_000
-"""Runs that one page of a listing looks at for those that fit; the server does nothing else meanwhile."""
+"""Runs that one page of a listing scans for matches; it blocks the server meanwhile."""
 AHEAD_MAX = 1_000
-"""Readers' positions that are compared at a time."""
+"""Readers' positions compared at a time."""
 PURGE_RUNS_MAX = 50
 TOMBSTONE_S = 7 * 86_400.0
-"""How long a purged run is still known by its id, so that its readers get 410 and not 404."""
+"""Seconds for which the id of a purged run stays known, so that its readers get 410 and not 404."""
 UNPURGED_KEPT_S = 3_600.0
-"""How long past their time keys are kept that nobody purges: then they expire by themselves."""
+"""Seconds past its retention after which an unpurged key expires by itself."""
 KEY_SLACK_S = 60.0
-"""How much longer an idempotency key is kept than it is valid, as clocks differ."""
+"""Seconds for which an idempotency key outlives its validity, as clocks differ."""
 TALLY_DAYS = KEPT_MINUTES // 1440 + 1
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
@@ -59,10 +59,10 @@ class RedisRunLog:
         self.lease = lease
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind.
+        """Queue a write.
 
         Raises:
-            TooLarge: an emitted value, of a run that has `RUN_EVENT_BYTES_MAX` of events.
+            TooLarge: an emitted value, if the run already has `RUN_EVENT_BYTES_MAX` of events.
         """
         lease = self.lease
         is_delta = event is not None and event.type == "step.delta"
@@ -80,7 +80,7 @@ class RedisRunLog:
                 run_id=lease.run_id,
                 event=event,
                 durable=durable,
-                kept=True,
+                retained=True,
                 entries=int(entry is not None),
                 size=len(event.body) if is_delta and event is not None else 0,
             )
@@ -89,30 +89,31 @@ class RedisRunLog:
     def durable(self) -> Commit[None]:
         """Resolves when everything appended so far is acknowledged."""
         commit: Commit[None] = Commit()
-        self._put(Operation(wire("sync", *held(self.lease)), commit, lease=self.lease, durable=True, kept=True))
+        self._put(Operation(wire("sync", *held(self.lease)), commit, lease=self.lease, durable=True, retained=True))
         return commit
 
     def survived(self) -> None:
-        """Forget the run's deaths, in turn with what is appended."""
+        """Forget the run's deaths, in order with the appends."""
         lease = self.lease
-        self._put(Operation(wire("survived", lease.run_id, lease.owner, lease.token), kept=True))
+        self._put(Operation(wire("survived", lease.run_id, lease.owner, lease.token), retained=True))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
+        """Write the outcome and the terminal event."""
         commit: Commit[None] = Commit()
         lease = self.lease
         fields, large = ended(outcome, at)
         limits = (UNPURGED_KEPT_S, UNDELIVERED_KEPT_S)
-        told = wire("finish", *held(lease), fields, large or False, event.type, *halves(event, lease.run_id), *limits)
+        described = (event.type, *halves(event, lease.run_id))
+        request = wire("finish", *held(lease), fields, large or False, *described, *limits)
         self._put(
             Operation(
-                told,
+                request,
                 commit,
                 lease=lease,
                 run_id=lease.run_id,
                 event=event,
                 durable=True,
-                kept=True,
+                retained=True,
                 gives_up=True,
             )
         )
@@ -120,7 +121,7 @@ class RedisRunLog:
 
 
 class RedisStore:
-    """Runs, journals and events behind an address.
+    """Runs, journals and events on a server.
 
     Args:
         reader: of this process.
@@ -142,12 +143,13 @@ class RedisStore:
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], RedisRunLog | None]:
-        """A new run with its first event."""
+        """Create a run with its first event."""
         commit: Commit[Created] = Commit()
         key = False if idempotency is None else _key(idempotency, record.created_at)
         webhook = announced(record) or False
         known = [raw(ENCODE(entry)) for entry in entries]
-        told = wire("create", record.id, made(record), owner or False, *halves(event, record.id), webhook, key, known)
+        first = halves(event, record.id)
+        request = wire("create", record.id, made(record), owner or False, *first, webhook, key, known)
 
         def undo(answer: Any) -> list[Operation]:
             if len(answer) < 3 or not answer[2]:  # refused, or not applied
@@ -156,7 +158,7 @@ class RedisStore:
 
         self.writer.put(
             Operation(
-                told,
+                request,
                 commit,
                 _created,
                 run_id=record.id,
@@ -178,8 +180,8 @@ class RedisStore:
     def adopt(self, lease: Lease, demotion: Demotion) -> Commit[None]:
         """Move a leased run to the deep path."""
         commit: Commit[None] = Commit()
-        told = wire("adopt", lease.run_id, lease.owner, lease.token, raw(ENCODE(demotion)))
-        self.writer.put(Operation(told, commit, lease=lease, durable=True))
+        request = wire("adopt", lease.run_id, lease.owner, lease.token, raw(ENCODE(demotion)))
+        self.writer.put(Operation(request, commit, lease=lease, durable=True))
         return commit
 
     async def get(self, run_id: str, tenant: str | None = None) -> RunRecord | None:
@@ -188,19 +190,19 @@ class RedisStore:
         return decode_record(await self._reader.read(lambda client: GET(client, [self._tag], self._tag, *asked)))
 
     async def open_runs(self) -> dict[str, int]:
-        """Runs that are queued, owned or parked, by tenant: counted as they come and go."""
+        """Queued, owned and parked runs by tenant; the scripts count them."""
         turn: Commit[None] = Commit()
-        self.writer.put(Operation(wire("turn"), turn))  # what was put before it is applied when it ends
+        self.writer.put(Operation(wire("turn"), turn))  # when it ends, earlier operations are applied
         await turn
-        kept = await self._reader.read(lambda client: client.hgetall(self._tag + "open"))
-        return {tenant.decode(): int(count) for tenant, count in kept.items()}
+        stored = await self._reader.read(lambda client: client.hgetall(self._tag + "open"))
+        return {tenant.decode(): int(count) for tenant, count in stored.items()}
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key."""
-        kept = await self._reader.read(lambda client: client.get(f"{self._tag}i:{tenant}\0{key}"))
-        if kept is None:
+        stored = await self._reader.read(lambda client: client.get(f"{self._tag}i:{tenant}\0{key}"))
+        if stored is None:
             return None
-        _, run_id, expires_at = msgspec.msgpack.decode(kept)
+        _, run_id, expires_at = msgspec.msgpack.decode(stored)
         return str(run_id) if expires_at > now else None
 
     async def runs(self, wanted: RunFilter) -> Page:
@@ -218,7 +220,7 @@ class RedisStore:
         pairs = [text for pair in fields.items() for text in pair]
 
         def query(client: Any) -> Page:
-            # One more than asked for tells whether there is another page.
+            # One more than requested shows whether another page follows.
             asks = (index, wanted.after or "", wanted.limit + 1, LIST_LOOKS_MAX, *pairs)
             last, *rows = LIST(client, [self._tag], self._tag, *asks)
             found = [record for row in rows if (record := decode_record(row)) is not None]
@@ -257,7 +259,7 @@ class RedisStore:
         return await self._reader.read(query)
 
     async def ahead(self, positions: Mapping[str, int]) -> list[str]:
-        """The runs that have more than their readers, or have ended, or are unknown."""
+        """The runs with more events than their readers have, and those that ended or are unknown."""
         pairs = list(positions.items())
 
         def query(client: Any) -> list[str]:
@@ -271,8 +273,8 @@ class RedisStore:
 
     async def signals(self, run_id: str) -> list[tuple[str, bytes]]:
         """The signals sent to a run, in order."""
-        kept = await self._reader.read(lambda client: client.lrange(f"{self._tag}s:{run_id}", 0, -1))
-        return [_decode_signal(encoded) for encoded in kept]
+        stored = await self._reader.read(lambda client: client.lrange(f"{self._tag}s:{run_id}", 0, -1))
+        return [_decode_signal(encoded) for encoded in stored]
 
     async def due(self, now: float) -> list[str]:
         """Runs past their retention, a bounded number."""
@@ -294,19 +296,19 @@ class RedisStore:
         return int(await self._reader.read(lambda client: SWEEP(client, [self._tag], self._tag, *asks)))
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
-        """Take what one process does for all, or keep it."""
+        """Take or renew a duty, which one process performs for all."""
         asks = (duty, owner, now, until)
         return bool(await self._reader.read(lambda client: DUTY(client, [self._tag], self._tag, *asks)))
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes; those that nobody asks for any more go."""
+        """Add to the counts of classes, and remove those too old to be read."""
         commit: Commit[None] = Commit()
         flat = [(tally.sla, tally.minute, *tally.counts, tally.tenant) for tally in tallies]
         self.writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
         await commit
 
     async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
-        """A tenant's counts from a minute on, by class: of its hour in minutes, of its day in hours, then in days."""
+        """A tenant's counts from a minute on, by class: by minute in the first hour, by hour that day, then by day."""
         hour, day = since // 60, since // 1440
         tag, whose = f"{self._tag}tally:", f"t:{tenant}:" if tenant else ""
 
@@ -334,19 +336,19 @@ class RedisStore:
         return await commit
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` with every batch this process made visible."""
+        """Call `listener` with every batch that this process makes visible."""
         self.writer.listeners.append(listener)
 
     def trouble(self) -> str | None:
-        """Why nothing can be written now, or no new run is taken."""
+        """Why the store accepts no writes, or no new runs."""
         return self.writer.trouble()
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
-        """Call back when a write was refused because its lease is gone."""
+        """Call back when a write is refused because its lease is lost."""
         self.writer.on_lost = callback
 
     async def close(self) -> None:
-        """Write what is pending, then close the connections."""
+        """Write all pending operations, then close the connections."""
         self.writer.close()
         self._reader.close()
 

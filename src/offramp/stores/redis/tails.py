@@ -1,4 +1,4 @@
-"""What the writer was told of the runs that it holds: where their logs end, and which of them may emit no more."""
+"""The writer's knowledge of its runs: the ends of their logs, and which may emit no more."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from offramp.stores.redis.operations import OK, Operation, is_lost
 class Tails:
     """Ends of logs by run, as `[token, events, entries]`.
 
-    They go with each batch, so that a server that has lost what it acknowledged is found out before more is written.
+    Each batch carries them, so that a server that lost acknowledged writes is detected before the next write.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, list[int]] = {}
         self.full: set[str] = set()
-        """Read by any thread; grows and shrinks on the writer's."""
+        """Any thread reads it; only the writer's changes it."""
 
     def of(self, operations: Iterable[Operation]) -> dict[str, list[int]]:
-        """Those of the runs that a batch writes."""
+        """The ends of the runs that a batch writes."""
         ids = {operation.lease.run_id for operation in operations if operation.lease is not None}
         return {run_id: self._known[run_id] for run_id in ids if run_id in self._known}
 
     def learn(self, operations: Sequence[Operation], answers: Sequence[Any], full: Sequence[bytes]) -> None:
-        """What the answers to a batch say."""
+        """Learn from the answers to a batch."""
         self.full.update(run_id.decode() for run_id in full)
         for operation, answer in zip(operations, answers, strict=True):
             if isinstance(answer, int):
@@ -49,7 +49,7 @@ class Tails:
             tail[2] += operation.entries
 
     def forget(self, operation: Operation) -> None:
-        """The lease of an operation is over, as far as this process knows."""
+        """Forget the run of an operation: this process no longer holds its lease."""
         lease = operation.lease
         if lease is None:
             return

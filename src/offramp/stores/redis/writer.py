@@ -1,7 +1,7 @@
-"""The one thread of a process that writes: takes what has gathered, has it applied as one, then tells.
+"""The one writing thread of a process: takes all queued operations, sends them as one batch, then reports.
 
-A batch is applied once: it carries this writer's id and a number, by which the server answers it again when the answer
-was lost. So it is sent again, as it was, until there is an answer, and nothing is acknowledged without one.
+A batch is applied once: it carries this writer's id and a number, by which the server repeats a lost answer. The writer
+sends an unchanged batch until it gets an answer, and acknowledges nothing without one.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ logger = logging.getLogger("offramp")
 
 BATCH_OPERATIONS_MAX = 1_000
 BATCH_BYTES_MAX = 4 << 20
-"""Of one batch, unless a single operation has more: the server does nothing else while it applies one."""
+"""The size of one batch, unless a single operation is larger: applying a batch blocks the server."""
 WRITE_TIMEOUT_S = 5.0
-"""How long the answer to a batch may take before its connection is given up."""
+"""Seconds that the answer to a batch may take before its connection is closed."""
 FSYNC_TIMEOUT_S = 4.0
-"""How long the server may take to put a batch on disk, with `fsync=`; then the batch is sent again."""
+"""Seconds that the server may take to flush a batch to disk, with `fsync=`; then the batch is sent again."""
 PATIENCE_S = 5.0
-"""How long after the server went away requests wait for it; then, and until it is back, they are refused."""
+"""Seconds for which requests wait for an unavailable server; afterwards they are refused until it is back."""
 RETRY_EVERY_S = 0.25
 RUN_EVENT_BYTES_MAX = 64 << 20
-"""Of the events of one run: past it nothing more can be emitted."""
+"""The size of the events of one run; above it, the run may emit no more."""
 MEMORY_SHARE_MAX = 0.9
-"""Of `maxmemory`: past it no new run is taken, so that those that are taken can go on."""
+"""The share of `maxmemory` above which new runs are refused, so that accepted runs can continue."""
 MEMORY_LOOK_EVERY_S = 1.0
 BATCH_KEPT_S = 2 * 86_400
-"""How long the server remembers a writer's last batch. After half of that without an answer it is given up."""
+"""Seconds for which the server remembers a writer's last batch. The writer abandons it after half of that."""
 CLOSE_TIMEOUT_S = 10.0
 GIVEN_UP_MAX = 10_000
-"""Claims of which the writer remembers that a write was refused for good; whoever holds them was told at once."""
+"""Claims with a permanently refused write that the writer remembers; their holders were notified at once."""
 
 
 class Writer:
@@ -60,12 +60,12 @@ class Writer:
     Args:
         address: of the server.
         backlog_bytes: bytes waiting to be written before `put` blocks its caller.
-        timeout_s: how long a request waits; what waited longer is not written, and a longer batch is trouble.
-        committed: told the operations and seconds of each batch.
+        timeout_s: how long a request waits; an older one is not written, and a longer batch counts as trouble.
+        committed: called with the operations and seconds of each batch.
 
     Raises:
         StoreError: the server cannot be reached.
-        SettingsError: it does not fit.
+        SettingsError: the server is unsuitable, or a setting is wrong.
     """
 
     def __init__(
@@ -99,20 +99,20 @@ class Writer:
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: refuse what is put, as no thread writes."""
+        """In a forked child: refuse all operations, as no thread writes."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = True
 
     def trouble(self) -> str | None:
-        """Why nothing can be written now, or no new run is taken; from any thread."""
+        """Why the server accepts no writes, or no new runs; from any thread."""
         since = self.writing_since
         late_s = 0.0 if since is None else time.monotonic() - since
         if self._away_since is not None:
             return self._away
         if late_s >= self._timeout_s:
             return f"Redis has not taken a write for {late_s:.0f} s"
-        return "Redis is nearly full, and takes no new run" if self._is_tight else None
+        return "Redis is nearly full, and accepts no new runs" if self._is_tight else None
 
     @property
     def full(self) -> set[str]:
@@ -139,22 +139,22 @@ class Writer:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Write what is queued, and end the thread."""
+        """Write all queued operations, and end the thread."""
         with self._lock:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            logger.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+            logger.error("the writer did not end within %g s; its remaining operations are lost", CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while (operations := self._take()) is not None:
             self.writing_since = time.monotonic()
             try:
                 self._write(operations)
-            except Exception as error:  # one bad batch must not end the thread that all others wait for
+            except Exception as error:  # one bad batch must not end the thread, which all others need
                 logger.exception("a batch could not be written")
-                self._give_up(operations, StoreError(f"it could not be written: {error!r}"))
+                self._give_up(operations, StoreError(f"the write failed: {error!r}"))
             self._done_with(operations)
             self.writing_since = None
         self._leave()
@@ -175,7 +175,7 @@ class Writer:
             self.committed(len(operations), time.monotonic() - began)
 
     def _take(self) -> list[Operation] | None:
-        """What has gathered, or None at the end."""
+        """All queued operations, up to a batch; None at the end."""
         with self._lock:
             while not self._operations:
                 if self._closing:
@@ -199,37 +199,37 @@ class Writer:
                 self._changed.notify_all()
 
     def _without_late(self, operations: list[Operation]) -> list[Operation]:
-        """What was asked for so long ago that its request was refused is not written any more."""
+        """Drop operations so old that their requests were refused."""
         oldest = time.monotonic() - self._timeout_s
         late = [operation for operation in operations if operation.asked_at < oldest]
         if not late:
             return operations
         for operation in late:
-            _refuse(operation, StoreError(f"it waited for Redis for {self._timeout_s:g} s, and was not written"))
+            _refuse(operation, StoreError(f"the write waited {self._timeout_s:g} s for Redis; not written"))
         return [operation for operation in operations if operation.asked_at >= oldest]
 
     def _without_new(self, operations: list[Operation]) -> list[Operation]:
-        """What is to be written when memory is nearly full: what is accepted, and no new run."""
+        """Drop new runs while memory is nearly full; accepted runs are still written."""
         now = time.monotonic()
         if now - self._looked_at >= MEMORY_LOOK_EVERY_S:
-            with contextlib.suppress(RedisError):  # the batch will say so
+            with contextlib.suppress(RedisError):  # the batch will report it
                 self._is_tight = memory_share(self.client) > MEMORY_SHARE_MAX
                 self._looked_at = now
         if not self._is_tight:
             return operations
-        told = StoreError(
-            f"Redis at {self._address.shown} is nearly full ({MEMORY_SHARE_MAX:.0%} of maxmemory) and takes no new "
-            "run: give it memory or shorten retention"
+        refusal = StoreError(
+            f"Redis at {self._address.shown} is nearly full ({MEMORY_SHARE_MAX:.0%} of maxmemory) and accepts no new "
+            "runs: give it memory or shorten retention"
         )
         for operation in operations:
             if operation.is_new:
-                _refuse(operation, told)
+                _refuse(operation, refusal)
         return [operation for operation in operations if not operation.is_new]
 
     # A batch and its answer.
 
     def _applied(self, operations: list[Operation]) -> Any:
-        """The script's reply; None if there is none to be had, and everybody has been told."""
+        """The script's reply; None if the batch was abandoned, with every caller notified."""
         began = time.monotonic()
         given_up: set[int] = set()
         tails = encode(self._tails.of(operations))
@@ -255,73 +255,73 @@ class Writer:
         return reply
 
     def _goes_on(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
-        """What a failed attempt leads to: whether the batch is sent again."""
+        """Handle a failed attempt; returns whether to send the batch again."""
         now = time.monotonic()
-        told = problem(self._address, error)
-        self._away = str(told).replace(f" at {self._address.shown}", "")
+        refusal = problem(self._address, error)
+        self._away = str(refusal).replace(f" at {self._address.shown}", "")
         if self._away_since is None:
             self._away_since = now
-            logger.error("%s. Accepted runs wait", told)
+            logger.error("%s. Accepted runs wait", refusal)
         with self._lock:
             closing = self._closing
         if closing or now - began > BATCH_KEPT_S / 2:
             with self._lock:
                 left = list(self._operations)
                 self._operations.clear()
-            self._give_up([*operations, *left], StoreError(f"{told}; it was not written before the end"))
+            self._give_up([*operations, *left], StoreError(f"{refusal}; not written before the end"))
             return False
         if is_fatal(error):
             self.key, self.number = self._memory(), 0
-            self._give_up(operations, told)
+            self._give_up(operations, refusal)
             return False
         if now - self._away_since >= PATIENCE_S or not passes(error):
             for place, operation in enumerate(operations):
-                if not operation.kept and place not in given_up:
+                if not operation.retained and place not in given_up:
                     given_up.add(place)
-                    _refuse(operation, told)
-            self._refuse_waiting(told)
+                    _refuse(operation, refusal)
+            self._refuse_waiting(refusal)
         with self._lock:
             self._changed.wait_for(lambda: self._closing, RETRY_EVERY_S)
         return True
 
-    def _refuse_waiting(self, told: StoreError) -> None:
-        """Requests that wait behind the batch need not wait for the server."""
+    def _refuse_waiting(self, refusal: StoreError) -> None:
+        """Refuse requests queued behind the batch, instead of letting them wait for the server."""
         with self._lock:
             waiting = list(self._operations)
-            self._operations = deque(operation for operation in waiting if operation.kept)
+            self._operations = deque(operation for operation in waiting if operation.retained)
         for operation in waiting:
-            if not operation.kept:
-                _refuse(operation, told)
+            if not operation.retained:
+                _refuse(operation, refusal)
 
-    def _give_up(self, operations: Sequence[Operation], told: StoreError) -> None:
+    def _give_up(self, operations: Sequence[Operation], refusal: StoreError) -> None:
         for operation in operations:
             self._tails.forget(operation)
             if operation.lease is not None:
                 self._note_given_up(operation.lease, operation)
                 self.on_lost(operation.lease)
-            _refuse(operation, told)
+            _refuse(operation, refusal)
 
     def _without_given_up(self, operations: Sequence[Operation]) -> list[Operation]:
-        """What does not come behind something of the same claim that was given up: it would be a log with a hole.
+        """Drop operations that follow an abandoned one of the same claim: they would leave a gap in the log.
 
-        Whoever holds a run loses it. An assigned one stays its engine's, which tries again what it is told has failed.
+        The owner of the run loses it. An assigned run stays with its engine, which retries failed operations.
         """
-        kept = []
+        rest = []
         for operation in operations:
             lease = operation.lease
             if lease is None or (lease.run_id, lease.token) not in self._given_up:
-                kept.append(operation)
+                rest.append(operation)
                 continue
-            told = f"{lease.run_id}: what was written before was refused for good"
-            _refuse(operation, StoreError(told) if lease.owner == ENGINE else LeaseLost(told))
+            refusal = f"{lease.run_id}: an earlier write was refused for good"
+            _refuse(operation, StoreError(refusal) if lease.owner == ENGINE else LeaseLost(refusal))
             self._note_given_up(lease, operation)
-        return kept
+        return rest
 
     def _note_given_up(self, lease: Lease, operation: Operation) -> None:
         claimed = lease.run_id, lease.token
         self._given_up[claimed] = None
         if lease.owner == ENGINE and operation.commit is not None:
-            del self._given_up[claimed]  # who waits for it is told, and tries all of it again
+            del self._given_up[claimed]  # the waiting caller gets the error, and retries all of it
         elif len(self._given_up) > GIVEN_UP_MAX:
             del self._given_up[next(iter(self._given_up))]
 
@@ -331,7 +331,7 @@ class Writer:
             self._away_since = None
 
     def _take_back(self, operations: list[Operation], given_up: set[int], answers: Sequence[Any]) -> None:
-        """Undo what was applied though who asked for it was told that it was not."""
+        """Undo operations that were applied although their callers got an error."""
         undone = [
             step
             for place in sorted(given_up)
@@ -365,15 +365,15 @@ class Writer:
             for listener in self.listeners:
                 listener(batches)
         if has_announced:
-            for told in self.on_announced:
-                told()
+            for callback in self.on_announced:
+                callback()
 
     def _leave(self) -> None:
-        """Nothing more comes of this writer: it need not be remembered."""
+        """Delete the remembered batch, as this writer sends no more."""
         try:
             self.client.delete(self.key)
         except RedisError:
-            logger.debug("%s: this writer's last batch is remembered until it expires", self._address.shown)
+            logger.debug("%s: this writer's last batch stays until it expires", self._address.shown)
         self.client.close()
 
 
@@ -383,7 +383,7 @@ def _refuse(operation: Operation, error: Exception) -> None:
 
 
 def _publish(operation: Operation, answer: Any, published: dict[str, Batch]) -> None:
-    """Note an event under the number that it got."""
+    """Add an event, with its number, to the published ones."""
     number = answer if isinstance(answer, int) else answer[2] if answer[0] == 0 else 0
     if number <= 0 or operation.event is None:
         return

@@ -1,8 +1,8 @@
 """One transaction: turns a list of operations, in order, into few statements.
 
-Statements insert many rows each, because the interpreter lock is given away at every statement and taking it back
-from a busy run loop costs far more than a row. A statement that is refused takes the whole transaction back (OR
-ROLLBACK): otherwise SQLite would copy every page beforehand, to take back the statement alone.
+Each statement inserts many rows: it releases the interpreter lock, and regaining that from a busy run loop costs far
+more than a row. A refused statement rolls back the whole transaction (OR ROLLBACK): otherwise SQLite would copy every
+page beforehand, to roll back that statement alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, TAIL_COLUMNS, decode_record, encode_record
 
 CHUNK_BYTES_MAX = 64 * 1024
-"""Events of one commit are stored together up to about this size."""
+"""Events of one commit share a row up to about this size."""
 
 _ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Powers of two: any number of rows takes few statements, and each stays prepared."""
@@ -37,12 +37,12 @@ _INSERT_RUNS = (
     "INSERT OR ROLLBACK INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, "
     "retention, deadline_at, record) VALUES {rows}"
 )
-# `ownership.finish`, of every run of a batch: `_tail` has seen that the lease holds it.
+# `ownership.finish`, for every run of a batch: `_tail` has checked the lease.
 _FINISH_RUNS = (
     "UPDATE OR ROLLBACK runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
     "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
 )
-# An entry that is claimed, or waits for its next attempt, stays so.
+# An entry that is claimed, or waits for its next attempt, keeps its time.
 _ANNOUNCE = (
     "UPDATE webhooks SET latest = v.column2, due_at = coalesce(due_at, 0) FROM (VALUES {rows}) AS v "
     "WHERE run_id = v.column1"
@@ -50,7 +50,7 @@ _ANNOUNCE = (
 
 
 class Tail(msgspec.Struct):
-    """Where a run's journal and event log end: the next position, the next number; and what its webhook is due for."""
+    """The next position in a run's journal, the next number of its events, and the events its webhook announces."""
 
     token: int
     position: int = 0
@@ -60,10 +60,10 @@ class Tail(msgspec.Struct):
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """Run statements between the others, in order; they may take and give up runs through the transaction.
+    """Statements that run between the other operations, in order; they may hold and forget runs in the transaction.
 
-    `point` names what they write, see `crash_points`; what is not wanted late says when it was `asked_at`, on the
-    monotonic clock.
+    `point` names their write, see `crash_points`. A request that must not be written late has `asked_at`, its time on
+    the monotonic clock.
     """
 
     function: Callable[[sqlite3.Connection, Transaction], Any]
@@ -129,23 +129,23 @@ class Transaction:
             self._known.pop(run_id, None)
 
     def hold(self, run_id: str, tail: Tail) -> None:
-        """This process owns the run from here on."""
+        """Note that this process owns the run from now on."""
         self._tails[run_id] = tail
         self._gone.discard(run_id)
 
     def forget(self, run_id: str) -> None:
-        """This process gives the run up."""
+        """Note that this process gives up the run."""
         self._gone.add(run_id)
 
     def _verify(self, operations: Sequence[Operation]) -> None:
-        """Forget the runs that a lease of this process does not hold any more (J3).
+        """Forget the runs whose leases this process has lost (J3).
 
-        One query for the whole batch: `ownership.holds`, of every run that this process writes.
+        One query for the whole batch: `ownership.holds`, for every run that this process writes.
         """
         leases = [op.lease for op in operations if not isinstance(op, (Create, Call))]
         wanted = {lease.run_id for lease in leases if lease is not None and lease.owner != ENGINE}
         held = [value for run_id in wanted if run_id in self._known for value in (run_id, self._known[run_id].token)]
-        # Asks for those that changed hands, which are none as a rule: each row fetched gives the interpreter lock away.
+        # Selects only runs that changed hands, usually none: each fetched row releases the interpreter lock.
         changed = (
             "SELECT v.column1 FROM (VALUES {rows}) AS v LEFT JOIN runs ON runs.id = v.column1 "
             "WHERE runs.owner IS NULL OR runs.token <> v.column2"
@@ -153,13 +153,13 @@ class Transaction:
         self._gone.update(run_id for (run_id,) in execute(self._connection, changed, 2, held))
 
     def _find_repeated(self, operations: Sequence[Operation]) -> None:
-        """Starts that an engine may repeat are looked up; a fresh id of the fast path cannot be there yet."""
+        """Look up starts that an engine may repeat; a fresh id of the fast path cannot exist yet."""
         ids = [op.record.id for op in operations if isinstance(op, Create) and op.durable]
         there = "SELECT runs.id FROM (VALUES {rows}) AS v JOIN runs ON runs.id = v.column1"
         self._repeated = {run_id for (run_id,) in execute(self._connection, there, 1, ids)}
 
     def holds(self, lease: Lease) -> bool:
-        """Whether a lease is the current one, and no other process has taken its step over."""
+        """Whether the lease is current, and no other process has taken over its step."""
         if self._tail(lease) is None:
             return False
         held = not lease.step or ownership.has_turn(self.turn(lease.run_id, lease.step), lease.turn)
@@ -167,7 +167,7 @@ class Transaction:
             self.lost.add(lease)
         return held
 
-    # Assigned runs: many processes write them, so where their logs end is read in each transaction.
+    # Assigned runs: many processes write them, so each transaction reads the ends of their logs.
 
     def turn(self, run_id: str, step: str) -> StepTurn:
         """The newest turn at a step."""
@@ -179,7 +179,7 @@ class Transaction:
         return known
 
     def set_turn(self, run_id: str, step: str, turn: StepTurn) -> None:
-        """Only this turn, or a later one, writes of a step from here on."""
+        """Allow only this turn, or a later one, to write for a step from now on."""
         self._turns[run_id, step] = turn
         self._turned.add((run_id, step))
 
@@ -194,7 +194,7 @@ class Transaction:
         return self._shared[lease.run_id]
 
     def _tail(self, lease: Lease) -> Tail | None:
-        """The end of a run's logs, if the lease is the current one: `ownership.holds`, as `_verify` has looked."""
+        """The end of a run's logs if the lease is current: `ownership.holds`, which `_verify` has checked."""
         if lease.owner == ENGINE:
             shared = self._shared_tail(lease)
             if shared is None or shared.token != lease.token:
@@ -205,7 +205,7 @@ class Transaction:
         if tail is None and lease.run_id not in self._gone:
             known = self._known.get(lease.run_id)
             if known is not None:
-                # A copy, so that a transaction that fails changes nothing.
+                # A copy, so that a failing transaction changes nothing.
                 tail = self._tails[lease.run_id] = msgspec.structs.replace(known)
         if tail is None or tail.token != lease.token or lease.run_id in self._gone:
             self.lost.add(lease)
@@ -293,8 +293,8 @@ class Transaction:
 
     def _call(self, operation: Call) -> None:
         self._flush()
-        self._shared, self._turns = {}, {}  # whatever it changes
-        # A savepoint: statements that are refused take only themselves back, not the batch.
+        self._shared, self._turns = {}, {}  # the call may change either
+        # A savepoint: refused statements are rolled back alone, without the batch.
         self._connection.execute("SAVEPOINT call")
         try:
             value = operation.function(self._connection, self)
@@ -339,7 +339,7 @@ class Transaction:
 
 
 def announced(record: RunRecord) -> frozenset[str]:
-    """The events that make a run's webhook due: those it asks for, and the terminal one, which ends it."""
+    """The events that make a run's webhook due: the requested ones, and the terminal one, which ends it."""
     return frozenset() if record.webhook is None else TERMINAL | set(record.webhook.events)
 
 
@@ -366,7 +366,7 @@ def _lost(lease: Lease | None) -> LeaseLost:
 
 
 def _chunk(batch: Batch, rows: list[Any]) -> None:
-    """Rows of events: neighbours share a row up to a size, deltas apart from the rest so that they can be skipped."""
+    """Rows of events: neighbours share a row up to a size; deltas have their own rows, so that reads can skip them."""
     seq = first = batch.first
     part: list[bytes] = []
     size = 0
@@ -384,7 +384,7 @@ def _chunk(batch: Batch, rows: list[Any]) -> None:
 
 
 def execute(connection: sqlite3.Connection, statement: str, width: int, values: list[Any]) -> list[Any]:
-    """Execute for flat values, `width` to a row of `{rows}`, in few statements of prepared sizes; what they found."""
+    """Execute for flat values, `width` to a row of `{rows}`, in a few prepared statements; returns their rows."""
     found: list[Any] = []
     at = 0
     for rows in _ROWS_PER_STATEMENT:

@@ -62,8 +62,8 @@ def restore(backup: Path, folder: Path) -> int:
     A backup of a database from an older version is rewritten without free pages, and can shrink from then on.
 
     Args:
-        backup: the file; it stays where it is.
-        folder: made if it is not there.
+        backup: the file; it stays in its place.
+        folder: made if it does not exist.
 
     Raises:
         InUse: a process has the folder's database open.
@@ -75,7 +75,7 @@ def restore(backup: Path, folder: Path) -> int:
     left = unfinished(backup)
     if left is not None:
         raise WrongFile(
-            f"{str(backup)!r} is not complete without {left.name} beside it: restore what 'offramp backup' made"
+            f"{str(backup)!r} is incomplete without {left.name} beside it: restore a file that 'offramp backup' made"
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     custody = Custody.alone(folder)
@@ -88,7 +88,7 @@ def restore(backup: Path, folder: Path) -> int:
                 _require_ours(written, backup)
                 _make_shrinkable(written)
                 mark_as_backup(written)
-        # Only now: a stop before this leaves a marked copy with a WAL beside it, which no process opens.
+        # Last: a stop before this leaves a marked copy with a WAL beside it, which no process opens.
         for stale in beside(target):
             stale.unlink(missing_ok=True)
         _sync(folder)
@@ -109,7 +109,7 @@ def _require_ours(connection: sqlite3.Connection, backup: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('runs', 'journal')").fetchone()[0]
     if tables != 2:
-        raise WrongFile(f"{str(backup)!r} is no database of Offramp's")
+        raise WrongFile(f"{str(backup)!r} is not a database of Offramp")
     if version > len(MIGRATIONS):
         raise WrongFile(
             f"{str(backup)!r} has schema {version}, this version of Offramp knows {len(MIGRATIONS)}: upgrade Offramp "

@@ -1,6 +1,6 @@
 """Named points at which a test kills this process: before and after the commit of each kind of write. Off by default.
 
-Owns the names and the kill. Armed by a variable that is for tests alone, so it is no setting.
+Owns the names and the kill. A variable for tests alone arms it, so it is not a setting.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ POINTS: dict[str, str] = {
     "signal": "a signal sent to a run",
     "cancel": "a request to cancel a run",
     "register": "a process is known",
-    "survive": "the deaths of a run's processes are forgotten, as the steps they interrupted have finished",
+    "survive": "the deaths of a run's processes are forgotten, as the interrupted steps have finished",
     "retire": "the runs of a dead process are queued",
     "purge": "a process takes the duty to remove runs past their retention, or removes some",
     "webhook-due": "an event that a webhook announces",
-    "webhook-claim": "webhooks are taken, to send a message of each",
-    "webhook-delivered": "a message arrived, the next event has its turn",
-    "webhook-retry": "a message did not arrive, it is sent again later",
-    "webhook-given-up": "a message did not arrive for too long, the next event has its turn",
-    "webhook-done": "a webhook has nothing more to announce, or its receiver wants no more",
+    "webhook-claim": "webhooks are taken, to send one message for each",
+    "webhook-delivered": "a message arrived; the next event has its turn",
+    "webhook-retry": "a message did not arrive and is sent again later",
+    "webhook-given-up": "a message did not arrive for too long; the next event has its turn",
+    "webhook-done": "a webhook has no further event, or its receiver wants no more",
 }
 When = Literal["before", "after"]
 
@@ -93,7 +93,7 @@ class CrashPoint:
     def reach(
         self, connection: sqlite3.Connection, operations: Sequence[Operation], when: When, *, announces: bool
     ) -> None:
-        """Called by the writer around each commit; `announces` is whether it makes a webhook due."""
+        """The writer calls it around each commit; `announces` is whether the commit makes a webhook due."""
         if when != self._when:
             return
         points = [point_of(operation, connection) for operation in operations]
@@ -128,7 +128,7 @@ def point_of(operation: Operation, connection: sqlite3.Connection) -> str:
 
 
 def _is_delivered(operation: Append, connection: sqlite3.Connection) -> bool:
-    # A demoted run's first lease is still the one it began with: its token grows when a worker claims it.
+    # A demoted run still has its first lease: its token grows when a worker claims it.
     lease = operation.lease
     query = "SELECT 1 FROM runs WHERE id = ? AND token = 1 AND demotion IS NOT NULL"
     return lease.token == 1 and connection.execute(query, (lease.run_id,)).fetchone() is not None

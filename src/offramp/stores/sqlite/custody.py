@@ -1,7 +1,7 @@
-"""Which processes have a database open, and whether it may be opened at all.
+"""The lock that shows which processes have a database open, and the checks before the first one opens it.
 
-Every process holds a shared lock on one file beside the database for as long as it has it open. The first one has the
-lock alone for a moment, and looks at what an unclean end or a restore left.
+Every process with the database open holds a shared lock on one file beside it. The first process briefly holds the
+lock alone, to examine the files that an unclean end or a restore left.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from offramp.stores.sqlite.machine import Residence
 
 LOCK_NAME = "offramp.lock"
 CHECK_S_MAX = 5.0
-"""How long the first process looks for damage after an unclean end or a restore."""
+"""Seconds for which the first process looks for damage after an unclean end or a restore."""
 LOCK_S_MAX = 15.0
-"""How long a process waits for one that looks for damage, or restores a backup."""
+"""Seconds for which a process waits for another one that looks for damage, or restores a backup."""
 
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
@@ -37,14 +37,14 @@ class InUse(StoreError):
 
 
 class Header(NamedTuple):
-    """What the first bytes of a file say."""
+    """The facts in the first bytes of a file."""
 
     is_sqlite: bool
     is_backup: bool
 
 
 def header(path: Path) -> Header:
-    """Read the header without SQLite, which would first put a WAL beside the file into it."""
+    """Read the header without SQLite, which would first copy a WAL beside the file into it."""
     with path.open("rb") as file:
         found = file.read(_HEADER_BYTES)
     return Header(found.startswith(_MAGIC), int.from_bytes(found[68:72], "big") == _BACKUP)
@@ -56,20 +56,20 @@ def beside(path: Path) -> list[Path]:
 
 
 def unfinished(path: Path) -> Path | None:
-    """A WAL or rollback journal with something in it, which SQLite would put into the file."""
+    """A WAL or rollback journal that is not empty: SQLite would apply it to the file."""
     wal, _, journal = beside(path)
     return next((each for each in (wal, journal) if each.exists() and each.stat().st_size), None)
 
 
 class Custody:
-    """This process's share of a database's lock; where there are no such locks (Windows), every process is the first.
+    """This process's share of a database's lock; on Windows, without such locks, every process is the first.
 
     Args:
         folder: of the database; it has to exist.
-        patience_s: seconds to wait for a process that has the lock alone.
+        patience_s: seconds to wait for a process that holds the lock alone.
 
     Raises:
-        InUse: another process had it alone for longer.
+        InUse: another process held it alone for longer.
         OnOtherMachine: a process on another machine has the database open.
     """
 
@@ -98,7 +98,7 @@ class Custody:
 
     @classmethod
     def alone(cls, folder: Path) -> Custody:
-        """The lock with no other process, to replace the database.
+        """Hold the lock alone, to replace the database.
 
         Raises:
             InUse: a process has the database open.
@@ -118,14 +118,14 @@ class Custody:
         self._file.close()
 
     def close(self) -> None:
-        """Give the lock up, unless that was done."""
+        """Release the lock, unless it is released already."""
         if not self._file.closed:
             self._residence.close(last=_lock(self._file, alone=True))
             self._file.close()
 
 
 def _lock(file: IO[bytes], *, alone: bool) -> bool:
-    """Take or change the lock; False if another process's is in the way."""
+    """Take or change the lock; False if another process's lock conflicts."""
     if sys.platform == "win32":
         return True
     import fcntl
@@ -138,30 +138,30 @@ def _lock(file: IO[bytes], *, alone: bool) -> bool:
 
 
 def inspect(path: Path) -> None:
-    """Look at a database that no process has open, before SQLite does.
+    """Examine a database that no process has open, before SQLite does.
 
     Raises:
-        StoreError: it is not to be opened; the message says what to do.
+        StoreError: it must not be opened; the message says what to do.
     """
     if not path.exists() or path.stat().st_size == 0:
         return
     found, left = header(path), unfinished(path)
     if found.is_backup and left is not None:
         raise StoreError(
-            f"{str(path)!r} is a backup, and {left.name} beside it is of the database before it: SQLite would mix "
+            f"{str(path)!r} is a backup, and {left.name} beside it belongs to an earlier database: SQLite would mix "
             "the two. Run 'offramp restore FILE DIR', which removes it"
         )
     if found.is_sqlite and (found.is_backup or left is not None):
         _require_sound(path)
     if found.is_backup:
-        # In a rollback journal, so that the file itself has it: a WAL that a crash leaves is this database's own.
+        # Through a rollback journal, so that the file itself has it: a WAL left by a crash is then this database's.
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA application_id = 0")
 
 
 def mark_as_backup(connection: sqlite3.Connection) -> None:
-    """Say in the file that it is a copy, complete without a WAL; it must be in no other's use."""
+    """Mark the file as a copy, complete without a WAL; no other process may use it."""
     connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute(f"PRAGMA application_id = {_BACKUP}")
 
@@ -172,7 +172,7 @@ def _require_sound(path: Path) -> None:
             problem = damage(connection, CHECK_S_MAX)
     except TimeoutError:
         logger.warning(
-            "%s was not closed properly; %g s of checking found no damage, 'offramp doctor --check-data' checks all",
+            "%s was not closed properly; a check of %g s found no damage, 'offramp doctor --check-data' checks all",
             path,
             CHECK_S_MAX,
         )
@@ -185,15 +185,15 @@ def _require_sound(path: Path) -> None:
 
 
 def damage(connection: sqlite3.Connection, seconds: float | None = None, *, full: bool = False) -> str | None:
-    """The first thing that is wrong with a database, None if nothing is.
+    """The first fault of a database; None if it has none.
 
     Args:
         connection: to it.
-        seconds: after which to stop looking; None for never.
-        full: whether indexes are compared with their tables, too.
+        seconds: the limit of the check; None for no limit.
+        full: whether to compare indexes with their tables as well.
 
     Raises:
-        TimeoutError: nothing was found in that time.
+        TimeoutError: the check was not done in that time.
     """
     stop = None if seconds is None else threading.Timer(seconds, connection.interrupt)
     if stop is not None:

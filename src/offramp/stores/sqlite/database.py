@@ -26,10 +26,10 @@ PAGE_BYTES = 4096
 
 
 class Database:
-    """A SQLite database in a folder, created when it is not there.
+    """A SQLite database in a folder, created if it does not exist.
 
     Args:
-        folder: made readable for its owner only, as runs may hold anything.
+        folder: made readable for its owner only, as runs may hold confidential data.
         tenant_share: the fraction of the reading threads for the requests of one tenant.
 
     Raises:
@@ -127,7 +127,7 @@ class Database:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait for others while it changes a new file's mode: processes that start together must.
+    # SQLite does not wait for other processes while it changes a new file's mode, so this does.
     patience = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

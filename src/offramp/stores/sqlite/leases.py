@@ -1,8 +1,8 @@
-"""The lease port on SQLite: who may write which run.
+"""The lease port on SQLite: the ownership of runs.
 
-A run's `owner` and `token` change only inside the writer's transactions of some process; SQLite's write lock makes
-each change of hands one atomic step. A move of one run reads its row, asks `core.ownership`, and writes what that
-answers; a statement about many runs names the rule that it restates.
+A run's `owner` and `token` change only inside a transaction of some process's writer; SQLite's write lock makes each
+change of owner atomic. A move of one run reads its row, asks `core.ownership`, and writes the answer; a statement about
+many runs names the rule that it restates.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 _READ = f"SELECT {OWNED_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
 _READ_WITH_TAILS = f"SELECT {OWNED_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
-# Of a long value only the length is read.
+# Reads only the length of a long value.
 _READ_WITH_SIGNALS = (
     f"SELECT {OWNED_COLUMNS}, (SELECT count(*) FROM signals WHERE run_id = runs.id), "  # noqa: S608
     "(SELECT coalesce(sum(length(value)), 0) FROM signals WHERE run_id = runs.id) FROM runs WHERE id = ?"
 )
-# A record may be long, and giving a run back needs nothing of it.
+# Leaves out the record, which may be long: giving a run back does not need it.
 _READ_WITHOUT_RECORD = (
     "SELECT status, owner, token, path, started_at, parked_until, cancel_requested, left_by, unheard, deadline_at, "
     "(SELECT count(*) FROM signals WHERE run_id = runs.id) FROM runs WHERE id = ?"
@@ -54,7 +54,7 @@ _MOVE = (
     "UPDATE runs SET status = ?, owner = ?, token = ?, path = ?, started_at = ?, parked_until = ?, "
     "cancel_requested = ?, left_by = ?, unheard = ? WHERE id = ?"
 )
-# `ownership.unpark`, of every run.
+# `ownership.unpark`, for every run.
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL WHERE parked_until <= ?"
 _SUSPICION = "deaths, deaths_alone, deaths_silent, company"
 _HELD = f"SELECT {_SUSPICION} FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"  # noqa: S608
@@ -94,7 +94,7 @@ class SQLiteLeases:
         await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
-        """Extend the lease of everything this owner holds; its runs that are to be cancelled."""
+        """Extend the lease on all runs of this owner; returns its runs with a request to cancel."""
         with self._own_lock:
             try:
                 changed = self._own.execute("UPDATE owners SET expires_at = ? WHERE id = ?", (expires_at, owner))
@@ -123,7 +123,7 @@ class SQLiteLeases:
             return due
 
     async def retire(self, owner: str) -> int:
-        """Forget an owner and queue what it held."""
+        """Forget an owner and queue its runs."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> int:
             leaves = connection.execute("SELECT 1 FROM owners WHERE id = ? AND leaving = 1", (owner,)).fetchone()
@@ -185,7 +185,7 @@ class SQLiteLeases:
     async def send_signal(
         self, run_id: str, name: str, value: bytes, at: float, key: str | None = None
     ) -> RunRecord | None:
-        """Keep a signal and wake its run if that is parked."""
+        """Store a signal and wake its run if that is parked."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
             row = connection.execute(_READ_WITH_SIGNALS, (run_id,)).fetchone()
@@ -205,13 +205,13 @@ class SQLiteLeases:
         return await self._change("signal", change, durable=True, asked_at=time.monotonic())
 
     async def queued(self) -> dict[str, int]:
-        """How many runs of each tenant are queued: triggers keep count."""
-        await self._change("", lambda _connection, _transaction: None)  # what was put before it is committed then
+        """How many runs of each tenant are queued; triggers count them."""
+        await self._change("", lambda _connection, _transaction: None)  # earlier operations are then committed
         query = "SELECT tenant, runs FROM queue WHERE runs > 0"
         return await self._database.read(lambda connection: dict(connection.execute(query).fetchall()))
 
     async def overdue(self, now: float) -> Sequence[str]:
-        """Runs without an owner whose deadline has passed: `ownership.is_overdue`, of every run."""
+        """Runs without an owner whose deadline has passed: `ownership.is_overdue`, for every run."""
         query = (
             "SELECT id FROM runs WHERE deadline_at <= ? AND finished_at IS NULL "
             "AND (owner IS NULL OR (owner = ? AND deadline_at <= ?)) LIMIT ?"
@@ -221,7 +221,7 @@ class SQLiteLeases:
         return [row[0] for row in rows]
 
     async def request_cancel(self, run_id: str) -> RunRecord | None:
-        """Note the wish on a run that is not finished."""
+        """Record the request on an unfinished run."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> RunRecord | None:
             row = connection.execute(_READ, (run_id,)).fetchone()
@@ -242,7 +242,7 @@ class SQLiteLeases:
             if moved is None:
                 return None
             _move(connection, run_id, run, moved)
-            transaction.forget(run_id)  # no process has its ends to itself
+            transaction.forget(run_id)  # no process alone knows the ends of its logs
             record = shown(decode_record(row), moved)
             return Claim(record, Lease(run_id, ENGINE, moved.token), fresh=run.owner != ENGINE)
 
@@ -253,7 +253,7 @@ class SQLiteLeases:
 
         def change(_connection: sqlite3.Connection, transaction: Transaction) -> Turn:
             if not transaction.holds(lease):
-                raise LeaseLost(f"{lease.run_id} is not the engine's any more; step {step} is not executed")
+                raise LeaseLost(f"the engine no longer owns {lease.run_id}; step {step} is not executed")
             turn = ownership.take_turn(transaction.turn(lease.run_id, step))
             transaction.set_turn(lease.run_id, step, turn)
             return Turn(Lease(lease.run_id, lease.owner, lease.token, step, turn.number), turn.finished)
@@ -267,7 +267,7 @@ class SQLiteLeases:
         return [row[0] for row in rows]
 
     async def acknowledge_notice(self, run_id: str) -> None:
-        """The engine knows of one notice more: `ownership.acknowledge`."""
+        """The engine has received one notice: `ownership.acknowledge`."""
         statement = "UPDATE runs SET unheard = unheard - 1 WHERE id = ? AND unheard > 0"
         await self._change("", lambda connection, _: connection.execute(statement, (run_id,)).rowcount)
 
@@ -286,7 +286,7 @@ def _forget(connection: sqlite3.Connection, owner: str, left_by: LeftBy, *, blam
             "UPDATE runs SET deaths = ?, deaths_alone = ?, deaths_silent = ?, company = ? WHERE id = ?",
             [(*suspicion, row[0]) for suspicion, row in zip(known, rows, strict=True)],
         )
-    # `ownership.release`, of every run that it held.
+    # `ownership.release`, for every run of the owner.
     statement = "UPDATE runs SET status = 'queued', owner = NULL, left_by = ? WHERE owner = ?"
     return connection.execute(statement, (left_by, owner)).rowcount
 
@@ -307,7 +307,7 @@ def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequ
 
 
 def _move(connection: sqlite3.Connection, run_id: str, run: Ownership, moved: Ownership) -> None:
-    """Write what a rule answered, unless it left the run as it was."""
+    """Write the answer of a rule, unless it left the run unchanged."""
     if moved != run:
         connection.execute(_MOVE, (*moved[:-1], run_id))
 
@@ -315,7 +315,7 @@ def _move(connection: sqlite3.Connection, run_id: str, run: Ownership, moved: Ow
 def _claim(
     connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float
 ) -> Claim | None:
-    """Give a run to an owner if it is free; one read has all that the decision and the claim need."""
+    """Give a run to an owner if it is free; one read serves both the decision and the claim."""
     row = connection.execute(_READ_WITH_TAILS, (run_id,)).fetchone()
     moved = None if row is None else ownership.claim(run := ownership_in(row), owner, now)
     if moved is None:

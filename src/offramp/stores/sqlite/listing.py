@@ -1,4 +1,4 @@
-"""The statements of a listing: each is a range of one index, and looks at a bounded number of its rows."""
+"""The statements of a listing: each scans a bounded number of rows in a range of one index."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from offramp.ports.listing import Page, RunFilter
 from offramp.stores.sqlite.rows import LISTED_COLUMNS, decode_record
 
 LIST_LOOKS_MAX = 1_000
-"""Index rows that one page of several filters looks at for those that fit all of them."""
+"""Index rows that one page with several filters scans for matches."""
 _PAST_ALL = "s"
 """Greater than any run's id."""
 
 
 class _Range(NamedTuple):
-    """An index, the columns that it finds by, and those that are left to be looked at row by row."""
+    """An index, the columns that it searches by, and those to compare row by row."""
 
     source: str
     found_by: tuple[str, ...]
@@ -24,14 +24,14 @@ class _Range(NamedTuple):
 
 
 def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
-    """The records that fit, newest first, as far as one page looks."""
+    """Matching records, newest first, as far as one page scans."""
     values = _values(wanted)
     source, found_by, left = _range(values)
     among = f"FROM runs {source} WHERE {' AND '.join([f'{name} = :{name}' for name in found_by] + ['id < :after'])}"
     values |= {"after": wanted.after or _PAST_ALL, "limit": wanted.limit + 1}
     last, within = None, ""
     if left:
-        # What is at most looked at; the index alone answers that.
+        # The end of the scan; the index alone gives it.
         query = f"SELECT id {among} ORDER BY id DESC LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"
         row = connection.execute(query, values).fetchone()
         last = None if row is None else row[0]
@@ -50,7 +50,7 @@ def _values(wanted: RunFilter) -> dict[str, Any]:
 
 
 def _range(values: dict[str, Any]) -> _Range:
-    """The index that most likely has the fewest rows that do not fit."""
+    """The index that most likely has the fewest rows that do not match."""
     rest = [name for name in values if name != "tenant"]
     if "tenant" not in values:
         return _Range("", (), tuple(rest))

@@ -1,7 +1,7 @@
-"""On which machine a database is open. Its processes share memory that only one kernel has: on two they corrupt it.
+"""The one machine on which a database may be open. Its processes share memory of one kernel: on two they corrupt it.
 
-The lock file names the machine, and each process there touches it again and again. Locks alone do not tell: a network
-file system may keep them on each machine by itself. Containers on one machine share its kernel, and so its name here.
+The lock file names the machine, and each process there touches it repeatedly. Locks alone do not suffice: a network
+file system may keep them separately on each machine. Containers on one machine share its kernel, and so its name here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from offramp.errors import StoreError
 
 BEAT_S = 5.0
-"""How often a process shows that its machine has the database open."""
+"""The interval at which a process shows that its machine has the database open."""
 SILENT_S = 20.0
-"""How long another machine has to be silent, while this one looks, before its database is opened here."""
+"""Seconds of another machine's silence, watched by this one, after which this one opens the database."""
 GONE_S = 600.0
-"""The same by the clocks of the two machines, which need not agree: then there is nothing to look for."""
+"""The same by the clocks of the two machines, which may disagree; after this long, no watching is needed."""
 
 logger = logging.getLogger("offramp")
 
@@ -31,20 +31,20 @@ class OnOtherMachine(StoreError):
 
 
 def here() -> str:
-    """What the running kernel is called; it has another name after it was started again."""
+    """The name of the running kernel; it changes with every start."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return platform.node()
 
 
 class Residence:
-    """Says that the database is open on this machine, until `close`.
+    """Marks the database as open on this machine, until `close`.
 
     Args:
         file: the lock file, which exists.
 
     Raises:
-        OnOtherMachine: it is open elsewhere.
+        OnOtherMachine: it is open on another machine.
     """
 
     def __init__(self, file: Path) -> None:
@@ -54,7 +54,7 @@ class Residence:
         if not _is_free(file, name):
             raise OnOtherMachine(
                 f"the database in {str(file.parent)!r} is open on another machine: SQLite serves the processes of one "
-                "machine. Give each machine a folder of its own, or keep the runs of several in Redis (--store)"
+                "machine. Give each machine its own folder, or keep the runs of several machines in Redis (--store)"
             )
         if _seen(file)[0] == name:
             os.utime(file)
@@ -64,11 +64,11 @@ class Residence:
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a full disk, or a folder that is gone: the writer tells of that
+            with contextlib.suppress(OSError):  # a full disk, or a removed folder: the writer reports it
                 os.utime(self._file)
 
     def close(self, *, last: bool) -> None:
-        """Say no more; the `last` process of this machine leaves the database to any."""
+        """Stop marking; the `last` process of this machine leaves the database to any machine."""
         self._over.set()
         if last:
             with contextlib.suppress(OSError):
@@ -76,11 +76,11 @@ class Residence:
 
 
 def _is_free(file: Path, name: str) -> bool:
-    """Whether no other machine has it open; waits until that is known."""
+    """Whether no other machine has it open; waits until that is certain."""
     before = _seen(file)
     if before[0] in {"", name} or time.time() - before[1] > GONE_S:
         return True
-    logger.warning("%s was open on another machine: waiting %g s for a sign that it still is", file.parent, SILENT_S)
+    logger.warning("%s was open on another machine: waiting %g s to see whether it still is", file.parent, SILENT_S)
     ends = time.monotonic() + SILENT_S
     while time.monotonic() < ends:
         time.sleep(BEAT_S / 10)
@@ -93,6 +93,6 @@ def _is_free(file: Path, name: str) -> bool:
 
 
 def _seen(file: Path) -> tuple[str, float]:
-    """Which machine wrote the file, and when; opened anew, so that a network file system looks again."""
+    """The machine that wrote the file, and the time; reopened, so that a network file system rereads it."""
     with file.open(encoding="utf-8", errors="replace") as opened:
         return opened.read(200).strip(), os.fstat(opened.fileno()).st_mtime

@@ -1,6 +1,6 @@
-"""What can be asked of the writer thread, as data.
+"""Operations of the writer thread, as data.
 
-`Call` is beside the transaction that it is given, in `batch.py`.
+`Call` is in `batch.py`, beside the transaction that it receives.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from offramp.ports.store import Created, Idempotency, Lease
 
 @dataclass(slots=True, eq=False)
 class Create:
-    """Insert a run with its first event; leased to `owner` unless that is None. It is not wanted late."""
+    """Insert a run with its first event; leased to `owner` unless that is None. It must not be written late."""
 
     record: RunRecord
     event: Draft
@@ -40,7 +40,7 @@ class Append(msgspec.Struct, eq=False, gc=False):
     event: Draft | None
     durable: bool
     size: int = 0
-    """Bytes that count towards the backlog: those of emitted values."""
+    """Bytes that count towards the backlog: only emitted values have any."""
 
 
 @dataclass(slots=True, eq=False)

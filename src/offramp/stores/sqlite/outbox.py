@@ -1,4 +1,4 @@
-"""The outbox port on SQLite: entries change only inside the writer's transactions of some process."""
+"""The outbox port on SQLite: entries change only inside transactions of some process's writer."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class SQLiteOutbox:
             return _take(connection, chosen, now, until)
 
         commit: Commit[list[Pending]] = Commit()
-        # Durable: a commit on disk takes everything before it there, whichever process wrote it (W4).
+        # Durable: a commit on disk carries all earlier ones, of every process (W4).
         self._writer.put(Call(change, durable=True, commit=commit, point="webhook-claim"))
         return await commit
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
-        """Give an entry back; not waiting for the disk, as a lost cursor only repeats a message."""
+        """Give an entry back without waiting for the disk: a lost cursor only repeats a message."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> bool:
             key = {"run_id": pending.run_id, "token": pending.token}
@@ -68,7 +68,7 @@ class SQLiteOutbox:
         return await commit
 
     def listen(self, listener: Callable[[], object]) -> None:
-        """Call back when this process made an entry due."""
+        """Call back when this process makes an entry due."""
         self._writer.on_announced.append(listener)
 
 
@@ -83,7 +83,7 @@ def _point(before: Progress, after: Progress) -> str:
 
 def _take(connection: sqlite3.Connection, run_ids: Sequence[str], now: float, until: float) -> list[Pending]:
     marks = ",".join("?" * len(run_ids))
-    # Another process may have been quicker since they were looked up.
+    # Another process may have taken them since the lookup.
     rows = connection.execute(
         "SELECT run_id, host, token + 1, latest, cursor, attempts, failing_since FROM webhooks "  # noqa: S608
         f"WHERE run_id IN ({marks}) AND due_at <= ?",

@@ -50,12 +50,12 @@ _TABLES = {
     "webhooks": ("run_id", "''"),
 }
 """The tables with a run's rows, each with the rest of its key and the least value of that."""
-# As many pages as a row takes count as rows; counted no further than a step goes. Nothing of the values is read for it.
+# Each page of a row counts as a row, up to the size of a step. Values are not read for this, only their lengths.
 _ROWS = (
     f"(SELECT coalesce(sum(pages), 0) FROM (SELECT 1 + length({{value}}) / {PAGE_BYTES} AS pages FROM {{table}} "  # noqa: S608
     f"WHERE run_id = id LIMIT {PURGE_ROWS_MAX + 1}))"
 )
-# A run is due once nothing is left to announce of it, or it was tried for long enough; see `_PUT_OFF`.
+# A run is due once it has no pending announcement, or delivery was tried for long enough; see `_PUT_OFF`.
 _DUE = (
     "SELECT id, record, pages + {entries} + {events} "  # noqa: S608
     f"FROM (SELECT id, record, coalesce(length(result), 0) / {PAGE_BYTES} AS pages, finished_at + retention AS over "
@@ -77,7 +77,7 @@ _MARK = (
     f"purge_at = purge_at + {TOMBSTONE_S:.0f} FROM (VALUES {{rows}}) AS v WHERE runs.id = v.column1 AND runs.purged = 0"
 )
 _OF_RUNS = "DELETE FROM {table} WHERE run_id IN (SELECT value FROM json_each(?))"
-# The last first: a reader of the log sees its beginning, and then that the run was purged.
+# The last rows first: a reader of the log sees its beginning, and then that the run was purged.
 _OF_RUN = (
     "DELETE FROM {table} WHERE run_id = ?1 AND {place} >= "
     "coalesce((SELECT {place} FROM {table} WHERE run_id = ?1 ORDER BY {place} DESC LIMIT 1 OFFSET ?2), {least})"
@@ -96,7 +96,7 @@ _KEYS = (
 
 
 class Purge:
-    """Removes from a `Database`.
+    """Removes data from a `Database`.
 
     Args:
         database: the file.
@@ -190,7 +190,7 @@ class Purge:
         return removed
 
     def _cut(self) -> int:
-        # A connection of its own, which waits for writers; and in one call, as it would give a row for each page.
+        # A separate connection, which waits for writers; in one call, as the pragma returns a row for each page.
         with closing(self._database.connect()) as connection:
             surplus = _surplus(connection)
             pages = min(self._pages, surplus)

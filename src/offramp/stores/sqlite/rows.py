@@ -1,4 +1,4 @@
-"""Rows to records and back: the parts of a run that are queried are columns, the rest is one encoded value."""
+"""Rows to records and back: columns hold the parts of a run that queries use, one encoded value holds the rest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged,
 _DEATHS = ", deaths, deaths_alone, deaths_silent, company, left_by"
 RECORD_COLUMNS = _COLUMNS + "result" + _DEATHS
 OWNED_COLUMNS = RECORD_COLUMNS + ", owner, parked_until, unheard, deadline_at"
-"""A record, and all else that the table of ownership decides on: one read has both."""
+"""A record, and the other facts that the table of ownership decides on, in one read."""
 TAIL_COLUMNS = (
     "(SELECT coalesce(max(position), -1) + 1 FROM journal WHERE run_id = runs.id), "
     "(SELECT coalesce(max(last), 0) + 1 FROM events WHERE run_id = runs.id)"
 )
-"""Where a run's journal and event log end."""
+"""The ends of a run's journal and event log."""
 LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_MAX} THEN result END" + _DEATHS
 """The same without large results: a page must not grow with them."""
 
@@ -69,7 +69,7 @@ def without_data(encoded: bytes) -> bytes:
 
 
 def ownership_in(row: tuple[Any, ...]) -> Ownership:
-    """What decides about a run's moves, from `OWNED_COLUMNS`."""
+    """The facts that decide about a run's moves, from `OWNED_COLUMNS`."""
     return Ownership(row[1], row[17], row[10], row[2], row[3], row[18], bool(row[5]), row[16], row[19], row[20])
 
 

@@ -10,7 +10,7 @@ from offramp.errors import StoreError
 from offramp.stores.sqlite.rows import deadline_in
 
 MIGRATIONS: list[str] = [
-    # 1: runs with what is queried in columns and the rest in `record`; events in chunks of one commit each.
+    # 1: runs, with columns for queries and the rest in `record`; events in chunks of one commit each.
     """
     CREATE TABLE runs (
         id TEXT PRIMARY KEY,
@@ -58,8 +58,8 @@ MIGRATIONS: list[str] = [
     CREATE TABLE syncs (only INTEGER PRIMARY KEY CHECK (only = 1), count INTEGER NOT NULL);
     INSERT INTO syncs VALUES (1, 0);
     """,
-    # 2: webhooks as cursors over the event log. `latest` is the newest event that is asked for or terminal; `due_at`
-    # is NULL while there is none above the cursor, 0 for at once, and the end of the claim while one is sent.
+    # 2: webhooks as cursors over the event log. `latest` is the newest requested or terminal event; `due_at` is NULL
+    # while none is above the cursor, 0 for at once, and the end of the claim while a message is sent.
     """
     CREATE TABLE webhooks (
         run_id TEXT PRIMARY KEY,
@@ -73,8 +73,8 @@ MIGRATIONS: list[str] = [
     ) WITHOUT ROWID;
     CREATE INDEX webhooks_due ON webhooks (due_at, host) WHERE due_at IS NOT NULL;
     """,
-    # 3: parked runs: running, owned by nobody, until a time or a signal. Deadlines, so that queued runs meet theirs.
-    # Versions before it kept idempotency keys as they came.
+    # 3: parked runs: running without an owner, until a time or a signal. Deadlines, to end queued runs on time.
+    # Earlier versions stored idempotency keys unhashed.
     """
     ALTER TABLE runs ADD COLUMN parked_until REAL;
     ALTER TABLE runs ADD COLUMN deadline_at REAL;
@@ -87,26 +87,26 @@ MIGRATIONS: list[str] = [
     UPDATE runs SET deadline_at = deadline_in(record) WHERE finished_at IS NULL;
     UPDATE idempotency SET key = key_digest(key);
     """,
-    # 4: how many runs kept or broke their class's promise, by minute since the epoch.
+    # 4: how many runs met or missed the target of their class, by minute since the epoch.
     """
     CREATE TABLE outcomes (
         minute INTEGER NOT NULL, class TEXT NOT NULL, good INTEGER NOT NULL, bad INTEGER NOT NULL,
         PRIMARY KEY (minute, class)
     ) WITHOUT ROWID;
     """,
-    # 5: what a signal is known by when it is sent again.
+    # 5: the key that identifies a repeated signal.
     """
     ALTER TABLE signals ADD COLUMN key TEXT;
     CREATE UNIQUE INDEX signals_key ON signals (run_id, key) WHERE key IS NOT NULL;
     """,
-    # 6: processes that died in a row while they executed a run, and those that were told to stop.
+    # 6: consecutive deaths of processes that executed a run, and processes that are stopping.
     """
     ALTER TABLE runs ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE owners ADD COLUMN leaving INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX runs_died ON runs (owner) WHERE deaths > 0;
     CREATE INDEX runs_suspected ON runs (priority DESC, id) WHERE status = 'queued' AND deaths > 1;
     """,
-    # 7: runs that are assigned to an engine of many processes: who executes which step, and what it was not told yet.
+    # 7: runs assigned to an engine of many processes: the newest turn at each step, and the engine's pending notices.
     """
     CREATE TABLE turns (
         run_id TEXT NOT NULL, step TEXT NOT NULL, turn INTEGER NOT NULL, finished INTEGER NOT NULL,
@@ -115,12 +115,12 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN unheard INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX runs_unheard ON runs (id) WHERE unheard > 0;
     """,
-    # 8: how long runs of each pipeline took lately, as a moving average.
+    # 8: the recent duration of runs of each pipeline, as a moving average.
     """
     CREATE TABLE durations (pipeline TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID;
     """,
-    # 9: of a run's deaths in a row, those in which it was alone and those of silence; among how many runs with deaths
-    # it is executed next. What has two is alone, as it was before.
+    # 9: how many of a run's consecutive deaths happened alone, and how many in silence; the number of runs with deaths
+    # among which it is executed next. A run with two deaths is executed alone, as before.
     """
     ALTER TABLE runs ADD COLUMN deaths_alone INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE runs ADD COLUMN deaths_silent INTEGER NOT NULL DEFAULT 0;
@@ -128,9 +128,9 @@ MIGRATIONS: list[str] = [
     UPDATE runs SET company = iif(deaths > 1, 1, 2147483647) WHERE deaths > 0;
     """,
     # 10: how the last owner of a run left it. How many runs of each tenant are queued, counted by triggers, so
-    # that no submission counts them: a run that is deleted has ended. Service levels of single tenants. An index for
-    # each thing that is listed or deleted by; what one process does for all. `purged` is 1 for a run that was emptied
-    # and 2 for one that is being emptied, as it is too large for one step.
+    # that no submission counts them: a deleted run has ended. Service levels of single tenants. An index for every
+    # listing and deletion; the duties of one process for all. `purged` is 1 for an emptied run, and 2 for one that is
+    # being emptied, as it is too large for one step.
     """
     ALTER TABLE runs ADD COLUMN left_by TEXT;
     CREATE TABLE queue (tenant TEXT PRIMARY KEY, runs INTEGER NOT NULL) WITHOUT ROWID;
@@ -165,7 +165,7 @@ MIGRATIONS: list[str] = [
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script; those of a trigger belong to it."""
+    """The statements of a script; a trigger with its own statements is one."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
@@ -175,7 +175,7 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to this version's schema, whichever process comes first.
+    """Bring the database to this version's schema; safe if several processes do so at once.
 
     Raises:
         StoreError: the database was written by a newer version.

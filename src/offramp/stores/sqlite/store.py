@@ -25,7 +25,7 @@ from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
-"""Rows of events that one read returns; a row is one commit's events of a run, at most about 64 KiB."""
+"""Rows of events that one read returns; a row holds a run's events of one commit, at most about 64 KiB."""
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
@@ -51,7 +51,7 @@ class SQLiteRunLog:
         return commit
 
     def survived(self) -> None:
-        """Forget the run's deaths, in turn with what is appended."""
+        """Forget the run's deaths, in order with the appends."""
         lease = self.lease
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
@@ -64,7 +64,7 @@ class SQLiteRunLog:
         self._put(Call(change, durable=False, commit=Commit(), point="survive"))
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """The outcome and the terminal event."""
+        """Write the outcome and the terminal event."""
         commit: Commit[None] = Commit()
         self._put(Finish(self.lease, outcome, event, at, commit))
         return commit
@@ -93,7 +93,7 @@ class SQLiteStore:
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
     ) -> tuple[Commit[Created], SQLiteRunLog | None]:
-        """A new run with its first event."""
+        """Create a run with its first event."""
         commit: Commit[Created] = Commit()
         self.writer.put(Create(record, event, owner, durable, idempotency, entries, commit))
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
@@ -121,7 +121,7 @@ class SQLiteStore:
         """The record with its result."""
 
         def query(connection: sqlite3.Connection) -> RunRecord | None:
-            # The tenant is part of the search: nothing of another's run is read, so it takes no longer than none.
+            # The tenant is part of the search: another tenant's run takes no longer than an unknown one.
             statement = f"SELECT {RECORD_COLUMNS} FROM runs WHERE id = :id AND tenant = coalesce(:tenant, tenant)"  # noqa: S608
             row = connection.execute(statement, {"id": run_id, "tenant": tenant}).fetchone()
             return None if row is None else decode_record(row)
@@ -129,8 +129,8 @@ class SQLiteStore:
         return await self.database.read(query)
 
     async def open_runs(self) -> dict[str, int]:
-        """Runs that are queued, owned or parked, by tenant: from partial indexes, however long the history is."""
-        # A turn of the writer: what was put before it is committed when it ends.
+        """Queued, owned and parked runs by tenant, from partial indexes: the length of the history does not matter."""
+        # A turn of the writer: when it ends, earlier operations are committed.
         turn: Commit[None] = Commit()
         self.writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
         await turn
@@ -174,7 +174,7 @@ class SQLiteStore:
         """Events numbered above `after`, at most `EVENT_ROWS_MAX` rows of them."""
 
         def query(connection: sqlite3.Connection) -> list[Frame]:
-            # The inner select makes it a seek: without it a reader at the end would scan the log from its start.
+            # The inner select makes this a seek: without it, a reader at the end would scan the log from its start.
             rows = connection.execute(
                 "SELECT first, data FROM events WHERE run_id = :run AND last > :after AND deltas <= :deltas "
                 "AND first >= coalesce((SELECT max(first) FROM events WHERE run_id = :run AND first <= :after), 0) "
@@ -191,7 +191,7 @@ class SQLiteStore:
         return await self.database.read(query)
 
     async def ahead(self, positions: Mapping[str, int]) -> list[str]:
-        """The runs that have more than their readers, or have ended, or are unknown: two seeks each."""
+        """The runs with more events than their readers have, and those that ended or are unknown: two seeks each."""
         statement = (
             "SELECT v.column1 FROM (VALUES {rows}) AS v LEFT JOIN runs ON runs.id = v.column1 "
             "WHERE runs.id IS NULL OR runs.finished_at IS NOT NULL OR v.column2 < "
@@ -220,11 +220,11 @@ class SQLiteStore:
         return await self.purging.purge(now, only)
 
     async def sweep(self, now: float) -> int:
-        """Remove what is left behind, a bounded amount at a time."""
+        """Remove leftovers, a bounded amount at a time."""
         return await self.purging.sweep(now)
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
-        """Take what one process does for all, or keep it."""
+        """Take or renew a duty, which one process performs for all."""
         statement = (
             "INSERT INTO duties VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET owner = ?2, until = ?3 "
             "WHERE owner = ?2 OR until <= ?4"
@@ -238,7 +238,7 @@ class SQLiteStore:
         return await commit
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes; those that nobody asks for any more go."""
+        """Add to the counts of classes, and remove those too old to be read."""
 
         def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
             adds = "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad"
@@ -287,18 +287,18 @@ class SQLiteStore:
         return await commit
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` with every batch this process made visible."""
+        """Call `listener` with every batch that this process makes visible."""
         self.writer.listeners.append(listener)
 
     def trouble(self) -> str | None:
-        """Why nothing can be written now, or could be a moment ago."""
+        """Why the database cannot be written, now or a moment ago."""
         return self.writer.trouble()
 
     def on_lost(self, callback: Callable[[Lease], object]) -> None:
-        """Call back when a write was refused because its lease is gone."""
+        """Call back when a write is refused because its lease is lost."""
         self.writer.on_lost = callback
 
     async def close(self) -> None:
-        """Write what is pending, then close the connections."""
+        """Write all pending operations, then close the connections."""
         self.writer.close()
         self.database.close()

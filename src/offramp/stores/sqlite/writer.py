@@ -99,7 +99,7 @@ class Writer:
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
         if _asked_at(operation) < math.inf and (hung := self._hung()) is not None:
-            self._refuse(operation, StoreError(f"{hung}; nothing more is taken until it does"))
+            self._refuse(operation, StoreError(f"{hung}; it accepts no further requests until it does"))
             return
         size = operation.size if isinstance(operation, Append) else 0
         with self._lock:
@@ -126,7 +126,7 @@ class Writer:
             self._changed.notify_all()
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            logger.error("the writer did not end within %g s; what it still held is lost", CLOSE_TIMEOUT_S)
+            logger.error("the writer did not end within %g s; its remaining operations are lost", CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while True:
@@ -141,7 +141,7 @@ class Writer:
             except sqlite3.Error as error:
                 self._set_back(operations, error)
             except Exception as error:
-                logger.exception("a batch could not be built; its operations are tried one by one")
+                logger.exception("a batch could not be built; trying its operations one by one")
                 self._isolate(operations, error)
             self.writing_since = None
         self.connection.close()
@@ -153,7 +153,7 @@ class Writer:
         if not late:
             return operations
         for operation in late:
-            self._refuse(operation, StoreError(f"it waited for the database for {self._timeout_s:g} s; not written"))
+            self._refuse(operation, StoreError(f"the write waited {self._timeout_s:g} s for the database; not written"))
         return [operation for operation in operations if _asked_at(operation) >= oldest]
 
     def _take(self) -> list[Operation] | None:
@@ -170,7 +170,7 @@ class Writer:
                 elif self._refused is not None:
                     left = self._trouble_until - time.monotonic()
                     if left <= 0:
-                        return []  # tries whether it can be written again
+                        return []  # to try whether it can be written again
                     self._changed.wait(left)
                 else:
                     self._changed.wait()
@@ -199,8 +199,8 @@ class Writer:
         try:
             transaction.apply(operations)
             if full:
-                # A transaction that changes nothing would not reach the disk, nor take anything before it there; and
-                # what does change something cannot be told from outside, as a row may be written again as it was.
+                # A transaction that changes nothing would not reach the disk, nor carry earlier ones there. Operations
+                # may change nothing, as a row may be rewritten with the same values.
                 self.connection.execute("UPDATE syncs SET count = count + 1")
             if self._crash is not None:
                 self._crash.reach(self.connection, operations, "before", announces=transaction.has_announced)
@@ -244,9 +244,9 @@ class Writer:
         now = time.monotonic()
         if now - self._told_at > 5:
             self._told_at = now
-            logger.error("%s. Accepted runs wait; free space or mend the disk", problem)
+            logger.error("%s. Accepted runs wait; free space or repair the disk", problem)
         with self._lock:
-            # Those that came meanwhile, too: behind what is kept they would wait for the disk.
+            # Requests that arrived meanwhile, too: behind the retained operations they would wait for the disk.
             waiting = [*operations, *self._operations]
             self._operations = deque(each for each in waiting if isinstance(each, (Append, Finish, Sync)))
             self._refused, self._trouble_until = f"the database cannot be written: {error}", now + TROUBLE_S_MIN
@@ -275,7 +275,7 @@ class Writer:
                 self._write([operation])
                 self._done_with([operation])
             except sqlite3.Error as refused:
-                self._set_back(operations[place:], refused)  # in order: what follows waits for it
+                self._set_back(operations[place:], refused)  # in order: later operations wait for it
                 return
             except Exception as own:  # noqa: BLE001 - already logged for the batch
                 self._isolate([operation], own)
