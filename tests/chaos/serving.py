@@ -236,7 +236,7 @@ class Serving:
                 elif "silent for longer than its lease" in line:
                     who = re.search(r"(worker \d+)  ", line)
                     found.add(pids.get(who[1], 0) if who else gateway)
-                elif "released what silent processes held" in line:  # one that was killed soon after says nothing
+                elif "released the runs of silent processes" in line:  # one that was killed soon after says nothing
                     found.update(int(pid) for pid in re.findall(r"gateway-\S+-(\d+)-", line))
                     found.update(pids.get(f"worker {number}", 0) for number in re.findall(r"\bworker-(\d+)-", line))
         return found - {item.pid for item in self.interruptions if item.how == "stopped"}

@@ -51,14 +51,14 @@ class Ledger:
         self.blamed.append(blames)
         return []
 
-    def found(self, **_):
+    def renewed(self, **_):
         self.rounds.release()
 
 
 @pytest.fixture
 def keeper():
     clock, ledger = FakeClock(), Ledger()
-    made = LeaseKeeper(ledger, clock, "me", LEASE_S, ledger.found)
+    made = LeaseKeeper(ledger, clock, "me", LEASE_S, ledger.renewed)
     made.start()
 
     def after(seconds):

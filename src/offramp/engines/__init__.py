@@ -1,1 +1,1 @@
-"""Adapters of the engine port: what drives deep runs."""
+"""Adapters of the engine port: they drive deep runs."""

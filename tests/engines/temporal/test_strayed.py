@@ -60,12 +60,12 @@ def gone_on(place, pipeline, begun, step, *, one=ONE, other=OTHER, strays=True, 
         next_worker = stack.enter_context(place.worker(**other))
         strays = strays and not isinstance(place, Embedded)
         if strays:
-            next_worker.wait_for("starts anew from its journal")
+            next_worker.wait_for("restarts from its journal")
         document = outcome(gateway, run)
         seen = events(gateway, run)
         if not strays:
             next_worker.send(signal.SIGTERM)
-            assert "starts anew" not in next_worker.end()[2]
+            assert "restarts from its journal" not in next_worker.end()[2]
         return document, seen
 
 

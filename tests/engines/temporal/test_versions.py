@@ -101,7 +101,7 @@ async def test_a_run_whose_code_changed_has_diverged_and_somebody_is_told(tmp_pa
     assert error.code == "divergence"
     assert "the pipeline calls step 'new' (new:" in str(error)
     assert "where its journal has step 'old' (old:" in str(error)
-    assert "starts anew from its journal: [TMPRL1100]" in caplog.text
+    assert "restarts from its journal: [TMPRL1100]" in caplog.text
 
 
 async def test_a_run_that_starts_anew_stays_with_the_build_it_began_on(tmp_path, url, history):

@@ -1,4 +1,4 @@
-"""The embedded engine: each process executes the runs that it takes from the queue, and nothing more has to run."""
+"""The embedded engine: each process executes the runs that it takes from the queue; no further service is needed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class EmbeddedEngine(LeasedEngine):
     Args:
         member: this process.
         store: runs and events.
-        leases: who may write them; of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        host: what executes runs here.
-        links: the way to the other processes.
+        host: executes runs in this process.
+        links: the connections to the other processes.
     """
 
     def __init__(self, member: Member, store: Store, leases: Leases, clock: Clock, host: RunHost, links: Links) -> None:
         super().__init__(member, store, leases, clock, host, host, links, takes=member.works)
 
     sharing = None
-    """A run has one process."""
+    """A run is executed by one process at a time."""

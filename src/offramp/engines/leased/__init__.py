@@ -1,1 +1,1 @@
-"""What engines share that lease runs from the store: membership among the processes, and the taking of queued runs."""
+"""Shared by engines that lease runs from the store: membership among the processes, and the taking of queued runs."""

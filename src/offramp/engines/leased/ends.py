@@ -1,6 +1,6 @@
 """Ends runs that no process executes: cancelled runs, and runs past their deadline.
 
-A run that has begun may have to clean up. A process that executes deep runs does it; where there is none, any process.
+A run that has begun may have to clean up. A process that executes deep runs does so; without one, any process does.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ logger = logging.getLogger("offramp")
 
 
 class Ends(Part):
-    """Of one process; used on its control loop.
+    """Ends runs in one process; used on its control loop.
 
     Args:
         seat: the process.
-        host: ends a run, and has it clean up.
+        host: ends a run after its cleanup.
         store: runs.
         leases: of the same store.
         clock: time.
@@ -40,7 +40,7 @@ class Ends(Part):
         self._closed = False
 
     async def close(self) -> None:
-        """Take nothing more: this process could not execute it."""
+        """Take no more runs: this process could not execute them."""
         self._closed = True
 
     async def cancel(self, record: RunRecord) -> bool:
@@ -49,8 +49,8 @@ class Ends(Part):
             return False
         return await self._end(record.id)
 
-    async def told(self, run_ids: Sequence[str]) -> None:
-        """Another process asks for the end of these runs: take those that wait."""
+    async def end_waiting(self, run_ids: Sequence[str]) -> None:
+        """End those of these runs that wait, as another process requested."""
         if not self._seat.takes:
             return
         try:
@@ -62,7 +62,7 @@ class Ends(Part):
             logger.error("%s", error)  # noqa: TRY400 - they are in the queue
 
     async def overdue(self) -> None:
-        """End the runs that no process executes and whose deadline has passed."""
+        """End the runs past their deadline that no process executes."""
         now = self._clock.time()
         for run_id in await self._leases.overdue(now):
             if self._seat.takes or not self._waits_for_others(await self._store.get(run_id), now):

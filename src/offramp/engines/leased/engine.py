@@ -1,4 +1,4 @@
-"""What is asked of single runs, where they are leased from the store: the part that engines share."""
+"""The operations on single runs that are leased from the store: the part that engines share."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LeasedEngine:
     Args:
         member: this process.
         store: runs and events.
-        leases: who may write them; of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        host: what executes runs here.
-        taker: what becomes of runs that are claimed here.
-        links: the way to the other processes.
+        host: executes runs in this process.
+        taker: takes the runs that this process claims.
+        links: the connections to the other processes.
         takes: whether this process claims runs as soon as it has joined.
     """
 
@@ -60,11 +60,11 @@ class LeasedEngine:
 
     @property
     def parts(self) -> list[Part]:
-        """What this process does for the engine."""
+        """The parts of the engine in this process."""
         return [self.membership, self.taking, self._ends, self.queue]
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Take a new run: at once if there is room here, else queued (N1)."""
+        """Accept a new run: execute it at once if there is room here, else queue it (N1)."""
         here = self.seat.takes and self.taking.room() > 0
         if not here:
             await self._require_room(record, idempotency)
@@ -75,7 +75,7 @@ class LeasedEngine:
         created = await commit
         if created.existing is not None:
             return created
-        # Only now: until the store has answered, another process may have the run.
+        # Not earlier: until the store answers, another process may have the run.
         if runlog is not None:
             await self.taking.take(Claim(record, runlog.lease, fresh=True), held_until)
         else:
@@ -83,7 +83,7 @@ class LeasedEngine:
         return created
 
     async def _require_room(self, record: RunRecord, idempotency: Idempotency | None) -> None:
-        """Refuse what does not fit into the queue; what attaches to a run that exists always does.
+        """Refuse a run that does not fit into the queue; a request that attaches to an existing run always fits.
 
         Raises:
             TenantBusy: the tenant has its share of the queue.
@@ -97,7 +97,7 @@ class LeasedEngine:
                 raise
 
     async def adopt(self, handoff: Handoff) -> None:
-        """The run is the deep path's from here on; this process keeps the lease while steps are in flight (N2, N3)."""
+        """Move the run to the deep path; this process keeps the lease while steps are in flight (N2, N3)."""
         await self._store.adopt(handoff.lease, handoff.demotion)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
@@ -107,13 +107,13 @@ class LeasedEngine:
         except LeaseLost:
             logger.info("%s was taken over before it was released", lease.run_id)
         if parked is not None and parked.until < math.inf:
-            # Any process claims it then; this one only has the processes look.
+            # Any process can claim it now; this one only makes the processes look.
             clock = self._clock
             clock.call_at(clock.monotonic() + max(0.0, parked.until - clock.time()), self.taking.announce)
         self.taking.announce()
 
     async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
-        """Keep the signal, then reach the process that executes the run, or takes it off the queue now."""
+        """Store the signal, then notify the process that executes the run or now takes it off the queue."""
         record = await self.leases.send_signal(run_id, name, value, self._clock.time(), key)
         if record is not None and not self._host.notice(run_id):
             self._hints.send("signal", [run_id])
@@ -121,7 +121,7 @@ class LeasedEngine:
         return record
 
     async def cancel(self, run_id: str) -> RunRecord | None:
-        """Note the wish durably, then reach the process that executes the run, or take it off the queue."""
+        """Store the request, then notify the process that executes the run, or take it off the queue."""
         record = await self.leases.request_cancel(run_id)
         if record is None or record.finished or self._host.cancel(run_id):
             return record
@@ -131,17 +131,17 @@ class LeasedEngine:
         return record
 
     async def ready(self) -> bool:
-        """Whether a process that executes deep runs is warm."""
+        """Whether a process that executes deep runs is ready."""
         return await self.seat.ready()
 
     def takes(self) -> bool:
-        """Whether this process takes runs and its lease still runs, as far as it knows; from any thread."""
+        """Whether this process takes runs and, as far as it knows, its lease still runs; from any thread."""
         return self.taking.is_on
 
     async def retire(self, owner: str) -> int:
-        """Release at once what a process held that is known to be dead."""
+        """Release the runs of a process known to be dead at once."""
         return await self.membership.retire(owner)
 
     def has_room(self) -> None:
-        """A run ended here. From any thread."""
+        """A run ended in this process: look for another. From any thread."""
         self.taking.has_room()

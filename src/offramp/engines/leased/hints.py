@@ -1,4 +1,4 @@
-"""Hints between the processes of one machine, by UDP on loopback: nothing more to run, and nothing to connect to."""
+"""Hints between the processes of one machine, by UDP on loopback: no broker and no connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offramp.ports.store import Owner
 logger = logging.getLogger("offramp")
 
 WITHOUT_READERS = "worker"
-"""The kind of a process without readers: it gets no hints of events."""
+"""The kind of a process without readers: it receives no hints of events."""
 
 
 class _Hint(msgspec.Struct, array_like=True):
@@ -40,7 +40,7 @@ class UDPHints(asyncio.DatagramProtocol):
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: the ports are the parent's."""
+        """In a forked child: drop the ports, which are the parent's."""
         if self._transport is not None and self._out is not None:
             forks.close_copy(forks.descriptor_of(self._transport), self._out.fileno())
 
@@ -54,13 +54,13 @@ class UDPHints(asyncio.DatagramProtocol):
         self.port = self._transport.get_extra_info("sockname")[1]
 
     def peers(self, owners: Sequence[Owner]) -> None:
-        """Set the ports of the other processes, and of those among them that have readers of events."""
+        """Set the ports of the other processes, and which of them have readers of events."""
         others = [owner for owner in owners if owner.port not in {0, self.port}]
         self.ports = [owner.port for owner in others]
         self._readers = [owner.port for owner in others if owner.kind != WITHOUT_READERS]
 
     def datagram_received(self, data: bytes, _address: object) -> None:
-        """Pass a well-formed hint on, and drop anything else."""
+        """Pass on a well-formed hint, and drop anything else."""
         try:
             hint = _decode(data)
         except msgspec.MsgspecError:
@@ -78,11 +78,11 @@ class UDPHints(asyncio.DatagramProtocol):
             for port in peers:
                 try:
                     self._out.sendto(data, ("127.0.0.1", port))
-                except OSError as error:  # a full buffer or a peer that is gone: it polls, or is no more
+                except OSError as error:  # the buffer is full, and the peer will poll, or the peer is gone
                     logger.debug("a hint was not sent: %s", error)
 
     def follow(self, run_id: str) -> None:
-        """Nothing: a process that may have readers hears of all events."""
+        """Do nothing: a process that may have readers receives hints of all events."""
 
     def unfollow(self, run_id: str) -> None:
         """Nothing."""

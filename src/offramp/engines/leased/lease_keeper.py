@@ -1,4 +1,4 @@
-"""Renews this process's lease and releases expired ones, on a thread that nothing else can hold up (L1)."""
+"""Renews this process's lease and releases expired ones, on a thread that no other work can block (L1)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ logger = logging.getLogger("offramp")
 RENEWALS_PER_LEASE = 3
 
 
-class Found(Protocol):
+class Renewed(Protocol):
     """Called with the result of a renewal."""
 
     def __call__(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> object:
-        """When the lease ends, None if it was lost; the runs to cancel; the owners whose lease had expired."""
+        """The end of the lease, None if it was lost; the runs to cancel; the owners whose leases had expired."""
 
 
 class LeaseKeeper:
-    """A thread that renews.
+    """The thread that renews the lease.
 
     Args:
-        leases: where.
-        clock: when.
-        owner: whose lease.
-        lease_s: how long the lease runs.
-        found: called on the thread after each renewal.
+        leases: the store of the leases.
+        clock: time.
+        owner: the owner of the lease, this process.
+        lease_s: the duration of a lease.
+        renewed: called on the thread after each renewal.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class LeaseKeeper:
         clock: Clock,
         owner: str,
         lease_s: float,
-        found: Found,
+        renewed: Renewed,
     ) -> None:
         self._leases = leases
         self._clock = clock
         self._owner = owner
         self._lease_s = lease_s
-        self._found = found
+        self._renewed = renewed
         self._due = threading.Event()
         self._closing = False
         self._timer: Timer | None = None
@@ -59,7 +59,7 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._run, name="offramp-leases", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew a lease that was just taken."""
+        """Start to renew a lease that was just taken."""
         self._until = self._clock.monotonic() + self._lease_s
         self._schedule()
         self.start_thread()
@@ -69,7 +69,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def renew_now(self) -> None:
-        """Renew before it is due, to learn which runs to cancel. From any thread."""
+        """Renew early, to learn which runs to cancel. From any thread."""
         self._due.set()
 
     def _schedule(self) -> None:
@@ -88,7 +88,7 @@ class LeaseKeeper:
 
     def renew(self) -> None:
         """Renew once and release expired leases; waits for the store."""
-        # The next renewal is set before this one, which may have to wait for the disk.
+        # The next renewal is scheduled before this one, which may have to wait for the disk.
         self._schedule()
         try:
             now, began = self._clock.time(), self._clock.monotonic()
@@ -97,13 +97,13 @@ class LeaseKeeper:
             self._until = began + self._lease_s
             blames = self._blames(began)
             expired = self._leases.expire(now, blames=blames) if judges else ()
-            self._found(held_until=self._until if held else None, cancels=cancels, expired=expired)
+            self._renewed(held_until=self._until if held else None, cancels=cancels, expired=expired)
         except StoreError as error:
             self._note_trouble()
             logger.error("%s; trying again in %.1f s", error, self._lease_s / RENEWALS_PER_LEASE)  # noqa: TRY400
 
     def _judges(self, now: float, began: float) -> bool:
-        """Whether an expired lease means a dead owner: not until every owner had time to renew, after a pause here.
+        """Whether an expired lease means a dead owner: after a pause here, not until every owner had time to renew.
 
         A process suspended while holding the write lock blocks every renewal, so an expired lease may not mean a dead
         owner. The same is true after a jump of the wall clock.
@@ -111,16 +111,16 @@ class LeaseKeeper:
         wall_ahead, before = now - began, self._wall_ahead
         self._wall_ahead = wall_ahead
         late = began >= self._until or abs(wall_ahead - before) > self._lease_s / RENEWALS_PER_LEASE
-        if late and not self._gave_way:  # once: a process that is always late must recover others too
+        if late and not self._gave_way:  # once: a process that is always late must recover the runs of others too
             self._gave_way, self._judges_from = True, began + self._lease_s
         judges = began >= self._judges_from
         self._gave_way = self._gave_way and not judges
         return judges
 
     def _blames(self, began: float) -> bool:
-        """Whether the silence of a process counts as a death of its runs: not while the store may have caused it.
+        """Whether the silence of a process counts as a death of its runs: not if the store may have caused it.
 
-        The renewals of other processes wait for the same store, so those of this one must have gone well for a lease.
+        All processes renew in the same store, so those of this one must have succeeded for the length of a lease.
         """
         if self._clock.monotonic() - began > self._lease_s / RENEWALS_PER_LEASE:
             self._note_trouble()

@@ -1,4 +1,4 @@
-"""Makes a process known to the others, renews its lease, and hears from them what there is to look at."""
+"""Registers a process among the others, renews its lease, and receives their hints."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ logger = logging.getLogger("offramp")
 
 @dataclass(frozen=True, kw_only=True)
 class Links:
-    """How a process and the others reach each other, and what hears of it here.
+    """The connections between a process and the others, and the receivers of news in this process.
 
     Attributes:
-        hints: how the processes tell each other.
-        presence: how others see that this process lives; None where it is alone.
-        on_events: called with the runs that have new events of another process; with None where it may be any.
-        on_webhooks: called when another process made a webhook due.
-        on_owners: called with the processes that are known, whenever that was looked up.
-        new_keeper: makes what renews the lease.
+        hints: how the processes notify each other.
+        presence: how others see that this process lives; None if there are no others.
+        on_events: called with the runs that have new events from another process; with None if it may be any run.
+        on_webhooks: called when another process queued a webhook.
+        on_owners: called with the known processes after each look-up.
+        new_keeper: makes the lease keeper.
     """
 
     hints: Hints = field(default_factory=UDPHints)
@@ -52,12 +52,12 @@ class Membership(Part):
     Args:
         seat: the process.
         store: runs and events.
-        leases: who may write them; of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        runs: the runs that execute here.
+        runs: the runs that execute in this process.
         taking: the claim loop of this process.
         ends: ends runs that no process executes.
-        links: the way to the other processes.
+        links: the connections to the other processes.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Membership(Part):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Become known, and renew the lease from now on."""
+        """Register, and renew the lease from now on."""
         self._loop = asyncio.get_running_loop()
         await self.links.hints.open(self)
         if self.links.presence is not None:
@@ -98,17 +98,17 @@ class Membership(Part):
         self._spawn(self._look_around())
 
     async def drain(self) -> None:
-        """Leave soon: runs that are still here then do not count a death."""
+        """Announce that this process leaves: runs that it still has at its end do not count a death."""
         self._seat.is_leaving = True
 
     async def close(self) -> None:
-        """Leave: what is still held here goes to the others."""
+        """Leave: the others take the runs that this process still has."""
         if self._loop is None:
             return
         self._seat.is_leaving = True
         self.cut()
         with contextlib.suppress(StoreError):
-            await self._seat.register()  # whatever became of it when this process was told to stop
+            await self._seat.register()  # again, as the first attempt may have failed
             if await self._leases.retire(self._seat.member.id):
                 self.links.hints.send("work")
         if self.links.presence is not None:
@@ -116,26 +116,26 @@ class Membership(Part):
         await self.links.hints.close()
 
     def cut(self) -> None:
-        """Renew no more and look no more: the others take this process for dead once its lease is over."""
+        """Stop renewing and looking: once its lease is over, the others consider this process dead."""
         self.keeper.close()
         for task in self._tasks:
             task.cancel()
 
     async def retire(self, owner: str) -> int:
-        """Release at once what a process held that is known to be dead; how many runs that was."""
+        """Release the runs of a process known to be dead at once; returns their number."""
         count = await self._leases.retire(owner)
         await self.look_up()
         self._taking.announce()
         return count
 
     async def look_up(self) -> None:
-        """Look up which processes there are."""
+        """Look up the registered processes."""
         owners = await self._leases.owners()
         self.links.hints.peers(owners)
         self.links.on_owners(owners)
 
     def hinted(self, kind: Kind, ids: Sequence[str]) -> None:
-        """Another process says so: look."""
+        """React to a hint of another process."""
         if kind == "work":
             self._taking.look()
         elif kind == "events":
@@ -146,12 +146,12 @@ class Membership(Part):
         elif kind == "webhooks":
             self.links.on_webhooks()
         elif kind == "cancel":
-            self._spawn(self._ends.told([run_id for run_id in ids if not self._runs.cancel(run_id)]))
+            self._spawn(self._ends.end_waiting([run_id for run_id in ids if not self._runs.cancel(run_id)]))
         else:
             self._spawn(self.look_up())
 
     def missed(self) -> None:
-        """Look for everything that hints announce; wishes to cancel come with the lease."""
+        """Look for everything that hints announce; cancellation requests come with the renewal of the lease."""
         self._taking.look()
         self.links.on_events(None)
         self.links.on_webhooks()
@@ -159,7 +159,7 @@ class Membership(Part):
         self.keeper.renew_now()
 
     def renewed(self, *, held_until: float | None, cancels: Sequence[str], expired: Sequence[str]) -> None:
-        """See `lease_keeper.Found`; on the lease thread."""
+        """See `lease_keeper.Renewed`; on the lease thread."""
         loop = self._loop
         if loop is None or loop.is_closed():
             return
@@ -174,13 +174,13 @@ class Membership(Part):
         for run_id in cancels:
             self._runs.cancel(run_id)
         if expired:
-            logger.warning("released what silent processes held: %s", ", ".join(expired))
+            logger.warning("released the runs of silent processes: %s", ", ".join(expired))
             loop.call_soon_threadsafe(self._taking.announce)
         self._notice_all()
         loop.call_soon_threadsafe(lambda: self._spawn(self._look_around()))
 
     async def rejoin(self) -> None:
-        """Stop the runs that other processes have by now, then register again."""
+        """Stop the runs that other processes have taken over, then register again."""
         await self._runs.confirm()
         await self._seat.register()
 
@@ -192,17 +192,17 @@ class Membership(Part):
         self.links.hints.send("events", [batch.run_id for batch in batches])
 
     async def _look_around(self) -> None:
-        """Find the other processes, those that died, and the runs that no process ended at their deadline."""
+        """Find the other processes, the dead ones, and the runs past their deadline that no process ended."""
         try:
             await self._take_back()
             await self.look_up()
-            if not self._seat.is_leaving:  # what it hands over is not to come back
+            if not self._seat.is_leaving:  # the runs that it hands over must not come back to it
                 await self._ends.overdue()
         except StoreError as error:
             logger.error("%s", error)  # noqa: TRY400 - an operator's matter
 
     async def _take_back(self) -> None:
-        """Queue at once what dead processes held."""
+        """Queue the runs of dead processes at once."""
         presence = self.links.presence
         if presence is None:
             return

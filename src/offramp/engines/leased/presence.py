@@ -1,7 +1,7 @@
-"""Tells dead processes from silent ones: each holds a lock on a file of its own, which the system frees when it dies.
+"""Distinguishes dead processes from silent ones: each locks a file of its own, and its death frees the lock.
 
-Other processes then take over what it held at once, and do not wait for the end of its lease. Where there are no such
-locks (Windows, a folder that cannot be written), the leases alone decide.
+Other processes then take over its runs at once, without waiting for the end of its lease. Where file locks are missing
+(on Windows, or in a folder that cannot be written), the leases alone decide.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ logger = logging.getLogger("offramp")
 
 
 class Presence:
-    """This process's lock, and a look at those of the others.
+    """This process's lock, and a view of those of the others.
 
     Args:
-        folder: where the files are, one per process; made if it is not there.
+        folder: the folder of the files, one per process; created if missing.
         owner: this process's id.
     """
 
@@ -34,22 +34,20 @@ class Presence:
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a forked child: its copy would hold the lock when the parent is dead."""
+        """In a forked child: close the copy, which would hold the lock after the death of the parent."""
         forks.close_copy(*self._dead.values(), *([] if self._own is None else [self._own]))
         self._dead, self._own = {}, None
 
     def open(self) -> None:
-        """Show that this process lives, before it takes its first lease."""
+        """Take the lock, before this process takes its first lease."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own = _locked(self._path, os.O_CREAT)
         except OSError as error:
-            logger.warning(
-                "%s: %s; should this process be killed, its lease has to run out", self._folder, error.strerror
-            )
+            logger.warning("%s: %s; if this process is killed, its lease has to run out", self._folder, error.strerror)
 
     def dead(self) -> list[str]:
-        """The ids of processes that died; one process alone learns of each, until it buries it."""
+        """The ids of dead processes; each is returned to one process alone, until that calls `bury`."""
         if self._own is None:
             return []
         with contextlib.suppress(OSError):
@@ -61,7 +59,7 @@ class Presence:
         return list(self._dead)
 
     def bury(self, owner: str) -> None:
-        """Forget a dead process: what it held has been given back."""
+        """Forget a dead process, whose runs have been released."""
         _remove(self._folder / quote(owner, safe=""), self._dead.pop(owner))
 
     def close(self) -> None:
@@ -76,7 +74,7 @@ class Presence:
 def _locked(path: Path, flags: int = 0) -> int:
     """A descriptor that holds the file's lock and is not inherited; an OSError if another process holds it."""
     if sys.platform == "win32":
-        raise OSError(0, "no file locks here")
+        raise OSError(0, "this system has no file locks")
     import fcntl
 
     file = os.open(path, os.O_RDWR | flags, 0o600)

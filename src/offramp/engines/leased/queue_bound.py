@@ -1,4 +1,4 @@
-"""How many runs may wait for a worker: of all tenants together, and of one."""
+"""The bound on runs that wait for a worker: of all tenants together, and of each one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from offramp.ports.parts import Part
 from offramp.ports.store import Ownership
 
 COUNT_EVERY_S = 0.25
-"""How old the count of the queue may be: gateways together may pass the bound by what they accept meanwhile."""
+"""The greatest age of a count of the queue: gateways together may exceed the bound by what they accept meanwhile."""
 RETRY_AFTER_S = 5.0
-"""When a run that did not fit into the queue is worth another try."""
+"""The delay after which a client should retry a run that did not fit into the queue."""
 
 
 class QueueBound(Part):
     """The bound on queued runs.
 
     Args:
-        leases: what counts them.
-        clock: when to count again.
-        most: of all tenants.
-        tenancy: how they share them.
+        leases: counts the queued runs.
+        clock: time.
+        most: the bound for all tenants together.
+        tenancy: how tenants share it.
     """
 
     def __init__(self, leases: Ownership, clock: Clock, most: int, tenancy: Tenancy) -> None:
@@ -32,7 +32,7 @@ class QueueBound(Part):
         )
 
     async def take(self, tenant: str) -> None:
-        """Count one more run that waits.
+        """Count one more waiting run.
 
         Raises:
             TenantBusy: the tenant has its share of the queue.

@@ -1,4 +1,4 @@
-"""A process's place among the others: what they know of it, and until when it may keep what it holds."""
+"""A process's place among the others: its registration, and the end of its lease."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Member:
 
 
 class Seat:
-    """What the parts of one process know of its place in common.
+    """The state of its place that the parts of one process share.
 
     Args:
         member: the process.
-        leases: where the others look it up.
+        leases: where processes register.
         clock: time.
-        runs: the runs that execute here.
-        hints: where this process is reached.
+        runs: the runs that execute in this process.
+        hints: the address of this process.
         takes: whether it takes queued runs as soon as it has joined.
     """
 
@@ -47,7 +47,7 @@ class Seat:
         self.takes = takes
         self.is_leaving = False
         self.held_until = -math.inf
-        """On the monotonic clock: what this process holds may be another's from then on."""
+        """The end of the lease on the monotonic clock: from then on, another process may have its runs."""
         self._leases = leases
         self._clock = clock
         self._runs = runs
@@ -59,15 +59,15 @@ class Seat:
         return self._clock.monotonic() < self.held_until
 
     def hold(self, until: float) -> None:
-        """The lease runs until then."""
+        """Set the end of the lease."""
         self.held_until = until
         self._runs.held(until)
 
     async def register(self) -> None:
-        """Tell the others what this process is now, and hold a new lease.
+        """Register the current state of this process, and take a new lease.
 
         Raises:
-            StoreError: the others do not know.
+            StoreError: the process is not registered.
         """
         member, until = self.member, self._clock.monotonic() + self.member.lease_s
         expires_at = self._clock.time() + member.lease_s
@@ -76,6 +76,6 @@ class Seat:
         self.hold(until)
 
     async def ready(self) -> bool:
-        """Whether a process that executes deep runs is warm, this one or another."""
+        """Whether this or another process that executes deep runs is ready."""
         now = self._clock.time()
         return any(owner.ready and owner.expires_at > now for owner in await self._leases.owners())

@@ -1,4 +1,4 @@
-"""Takes queued runs for this process, as many as have room in it. It polls only as a fallback."""
+"""Takes queued runs for this process, up to its capacity. It polls only as a fallback."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Taking(Part):
     Args:
         seat: the process.
         store: runs.
-        leases: who may write them; of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        taker: what becomes of a claimed run.
-        hints: how other processes hear that a run waits.
+        taker: takes each claimed run.
+        hints: tells other processes that a run waits.
     """
 
     def __init__(self, seat: Seat, store: Runs, leases: Ownership, clock: Clock, taker: RunTaker, hints: Hints) -> None:
@@ -44,19 +44,19 @@ class Taking(Part):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._more_wait = True
-        """Whether runs may be queued that did not fit: then the end of one here is a reason to look."""
+        """Whether the queue may hold runs that did not fit: then the end of a run here is a reason to look."""
 
     async def start(self) -> None:
-        """Claim runs, if this process does so from its start."""
+        """Start to claim runs, if this process does so from its start."""
         self._loop = asyncio.get_running_loop()
         if self._seat.takes:
             self._task = self._loop.create_task(self._take_runs())
 
     async def begin(self) -> None:
-        """Claim runs from now on, where `start` did not begin to, unless the process drains.
+        """Claim runs from now on, if `start` did not, unless the process drains.
 
         Raises:
-            StoreError: the others do not know; this process claims nothing.
+            StoreError: the process is not registered as claiming, and claims nothing.
         """
         if not self._seat.is_leaving:
             self._seat.takes = True
@@ -64,17 +64,17 @@ class Taking(Part):
             self._task = asyncio.get_running_loop().create_task(self._take_runs())
 
     async def pause(self) -> None:
-        """Claim no further run; the others do not count on this process any more."""
+        """Claim no further run, and register that."""
         self._seat.takes = False
         self._wake.set()
         if self._task is not None:
-            await asyncio.wait([self._task])  # what it is just claiming begins here
+            await asyncio.wait([self._task])  # runs of the claim under way begin here
         if self._loop is None:
             return
         try:
             await self._seat.register()
-        except StoreError as error:  # the end of its lease says the same
-            logger.error("%s", error)  # noqa: TRY400 - what runs here is handed over all the same, should the store be back
+        except StoreError as error:  # the end of its lease has the same effect
+            logger.error("%s", error)  # noqa: TRY400 - runs are handed over all the same, if the store is back
 
     async def drain(self) -> None:
         """Claim no further run."""
@@ -88,34 +88,34 @@ class Taking(Part):
 
     @property
     def is_on(self) -> bool:
-        """Whether this process claims runs and its lease still runs, as far as it knows; from any thread."""
+        """Whether this process claims runs and, as far as it knows, its lease still runs; from any thread."""
         return self._works() and self._seat.takes and self._seat.holds()
 
     def _works(self) -> bool:
         return self._task is not None and not self._task.done()
 
     def room(self) -> int:
-        """How many more runs fit; none while this process may have been given up, as they would be taken away again."""
+        """How many more runs fit; none once the lease may be over, as this process would lose them again."""
         return self._taker.free() if self._seat.holds() else 0
 
     def has_room(self) -> None:
-        """A run ended here: look whether another waits, if one may. From any thread."""
+        """A run ended here: look for another, if one may wait. From any thread."""
         if self._more_wait:
             self.look()
 
     def look(self) -> None:
-        """Look for queued runs soon, where this process takes any. From any thread."""
+        """Look for queued runs soon, if this process takes any. From any thread."""
         if self._loop is not None and self._works():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     def announce(self) -> None:
-        """A run waits, for this process or another. From any thread."""
+        """Announce that a run waits, to this process and the others. From any thread."""
         self.look()
         self._hints.send("work")
 
     async def take(self, claim: Claim, held_until: float) -> None:
-        """Take a run that was asked for while the lease ran until then, unless it was taken away since (D2)."""
+        """Take a run claimed under the lease that ended then, unless this process has lost it since (D2)."""
         while self._clock.monotonic() >= held_until:
             try:
                 await self._store.log(claim.lease).durable()
@@ -123,14 +123,14 @@ class Taking(Part):
             except LeaseLost as error:
                 logger.info("%s", error)
                 return
-            except StoreError as error:  # it is held here until the store says otherwise
-                logger.error("%s cannot begin yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
+            except StoreError as error:  # this process has it until the store says otherwise
+                logger.error("%s cannot start yet: %s", claim.record.id, error)  # noqa: TRY400 - an operator's matter
                 await self._wait_for_work()
         self._taker.execute(claim)
 
     async def _take_runs(self) -> None:
         while self._seat.takes:
-            self._more_wait = True  # before counting, so that a run that ends meanwhile is not overlooked
+            self._more_wait = True  # before counting, so that the end of a run meanwhile is seen
             free = self.room()
             claims: Sequence[Claim] = []
             held_until = self._seat.held_until
@@ -139,7 +139,7 @@ class Taking(Part):
             for claim in claims:
                 await self.take(claim, held_until)
             if free > len(claims) and len(claims) < CLAIM_MAX:
-                # Whatever is queued from here on is announced; but suspects may wait for the end of those just taken.
+                # Every run queued from here on is announced; but suspects may wait for the end of the runs just taken.
                 self._more_wait = any(claim.record.deaths for claim in claims)
                 await self._wait_for_work()
             elif free <= 0:
@@ -150,7 +150,7 @@ class Taking(Part):
             return await self._leases.claim(self._seat.member.id, most, self._taker.pipelines, self._clock.time())
         except StoreError as error:
             logger.error("cannot claim runs: %s", error)  # noqa: TRY400
-        except Exception:  # one bad moment must not leave this process deaf
+        except Exception:  # one failure must not end the claim loop
             logger.exception("cannot claim runs")
         return []
 

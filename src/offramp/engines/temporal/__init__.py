@@ -1,1 +1,1 @@
-"""The engine on Temporal, behind the extra `offramp[temporal]`: imported only where an engine URL names it."""
+"""The engine on Temporal, in the extra `offramp[temporal]`: imported only if an engine URL names it."""

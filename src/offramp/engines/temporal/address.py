@@ -1,4 +1,4 @@
-"""`temporal://host:port/namespace?task_queue=…`: where the Temporal service is, and how it is spoken to."""
+"""`temporal://host:port/namespace?task_queue=…`: the Temporal service and how to connect to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Address:
         """Read an engine URL.
 
         Raises:
-            SettingsError: it does not fit; the message says what to change.
+            SettingsError: it is malformed; the message says what to change.
         """
         parts = urlsplit(url)
         try:
@@ -54,7 +54,7 @@ class Address:
             raise SettingsError(f"engine {url!r}: no option {unknown[0]!r}; {did_you_mean(unknown[0], _OPTIONS)}")
         tls = given.pop("tls", "true" if any(name.startswith("tls_") for name in given) else "false")
         if tls not in _FLAGS:
-            raise SettingsError(f"engine {url!r}: tls= is true or false, got {tls!r}")
+            raise SettingsError(f"engine {url!r}: tls= is true or false; got {tls!r}")
         if bool(given.get("tls_cert")) != bool(given.get("tls_key")):
             raise SettingsError(f"engine {url!r}: tls_cert= and tls_key= come together")
         if bool(given.get("deployment")) != bool(given.get("build_id")):
@@ -64,7 +64,7 @@ class Address:
         return cls(target=f"{host}:{port}", namespace=parts.path.strip("/") or "default", tls=_FLAGS[tls], **given)
 
     def tls_config(self) -> Any:
-        """What the client takes for `tls=`.
+        """The client's argument `tls=`.
 
         Raises:
             SettingsError: a file cannot be read.

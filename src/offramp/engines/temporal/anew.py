@@ -1,8 +1,8 @@
-"""Bodies that do not repeat their history: the run's workflow is started anew from its journal, which is the judge.
+"""Restarts the workflow of a body that does not repeat its history, from the run's journal, which decides.
 
-Temporal matches commands by their order, a journal matches calls by their key. So what Temporal calls nondeterminism is
-looked at once more by the same code as on every engine: it goes on if the journal fits, and ends `failed` with
-`divergence`, naming both calls, if it does not. Nothing but the history is given up.
+Temporal matches commands by their order, a journal matches calls by their key. So the code that all engines share
+judges a body that Temporal calls nondeterministic: the run continues if the journal fits, and otherwise ends `failed`
+with `divergence`, which names both calls. Only the history is discarded.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Strayed(NamedTuple):
 
 
 class WatchedRunner(UnsandboxedWorkflowRunner):
-    """Temporal's own without its sandbox; tells of bodies that Temporal found to differ from their history.
+    """Temporal's own runner without its sandbox; reports bodies that differ from their history.
 
     Args:
-        strayed: called with each, from any thread.
+        strayed: called with each such body, from any thread.
     """
 
     def __init__(self, strayed: Callable[[Strayed], object]) -> None:
@@ -90,7 +90,7 @@ class _Watched(WorkflowInstance):
 
 
 class Anew:
-    """Starts workflows anew; of one process, used on its control loop."""
+    """Restarts workflows, in one process, on its control loop."""
 
     def __init__(self, connection: Connection, hop: Hop, store: Store) -> None:
         self._connection = connection
@@ -99,7 +99,7 @@ class Anew:
         self._under_way: set[str] = set()
 
     async def begin(self, strayed: Strayed) -> None:
-        """Let the journal judge. A process that dies here leaves a task that Temporal gives to the next."""
+        """Restart the workflow from the journal. If this process dies meanwhile, Temporal gives the task to another."""
         if strayed.execution in self._under_way:
             return
         self._under_way.add(strayed.execution)
@@ -116,14 +116,14 @@ class Anew:
             newest = await client.get_workflow_handle(strayed.run_id).describe(rpc_timeout=_RPC_TIMEOUT)
             if record is None or record.finished or newest.run_id != strayed.execution:
                 return True
-            told = "%s does not repeat here what its Temporal history has, and starts anew from its journal: %s"
-            logger.warning(told, strayed.run_id, strayed.why)
+            diverged = "%s differs from its Temporal history and restarts from its journal: %s"
+            logger.warning(diverged, strayed.run_id, strayed.why)
             start = await _known_start(client, strayed)
             await self._hop.begin(client, record, start, conflict=WorkflowIDConflictPolicy.TERMINATE_EXISTING)
         except (RPCError, StoreError, ObjectsUnavailable) as error:
             if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
                 return True
-            logger.error("%s cannot be started anew yet: %s", strayed.run_id, error)  # noqa: TRY400 - tried again
+            logger.error("%s cannot be restarted yet: %s", strayed.run_id, error)  # noqa: TRY400 - tried again
             return False
         return True
 
@@ -132,7 +132,7 @@ _RPC_TIMEOUT = timedelta(seconds=RPC_TIMEOUT_S)
 
 
 async def _known_start(client: Client, strayed: Strayed) -> Start:
-    """What the new history begins with: as the old one did, and with the order in which its body saw results."""
+    """The start of the new history: that of the old one, with the order in which its body saw results."""
     start: Start | None = None
     calls: dict[int, str] = {}
     seen: list[str] = []

@@ -1,7 +1,7 @@
 """The workflow: a pipeline's body, called by Temporal. Named after the pipeline, it schedules steps and nothing else.
 
-Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). What it writes of the run goes through
-local activities, in order; what it must not repeat is in the journal that it begins with, or in Temporal's history.
+Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). It writes records of the run by local
+activities, in order. Work that it must not repeat is in the journal that it begins with, or in Temporal's history.
 """
 
 from __future__ import annotations
@@ -56,25 +56,26 @@ from offramp.errors import ObjectLost
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, BodyExecution, BodyRuntime, Known, StepCall, StepTerms
 
 WAKE = "offramp.wake"
-"""The signal that tells a body to look for what it was sent."""
+"""The signal on which a body looks for signals sent to its run."""
 LOST = "LeaseLost"
-"""Type of the error of a local activity or a step whose run is not this workflow's any more."""
+"""Error type of a local activity or step whose run this workflow has lost."""
 
 STEP_MARGIN_S = 300.0
-"""What a step's activity gets past the step's own timeout, which counts from when its code begins."""
+"""The extra time of a step's activity beyond the step's own timeout, which counts from the start of its code."""
 STEP_S_MAX = 10 * 365 * 86_400.0
-"""The same for a step without a timeout; a worker that dies is noticed by its heartbeats."""
+"""The timeout of an activity whose step has none; missed heartbeats reveal a dead worker."""
 SHORT_MARGIN_S = 5.0
 DRAWN_MAX = 100
-"""Values of the body that a step's activity carries; more are written down before it."""
+"""The most values of the body that a step's activity carries; more are recorded before it."""
 RETRY = RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=30))
-"""Of what fails outside a step's own code, such as a store that is away; a step's own retries name their delays."""
+"""The retry policy of failures outside a step's own code, such as an unavailable store; a step's own retries name their
+delays."""
 T = TypeVar("T")
 
 
 @workflow.defn(dynamic=True)
 class PipelineWorkflow:
-    """Any pipeline: the workflow's type is its name."""
+    """The workflow of every pipeline, whose name is the workflow's type."""
 
     def __init__(self) -> None:
         self._woken = 0
@@ -86,22 +87,22 @@ class PipelineWorkflow:
 
     @workflow.signal(name=WAKE)
     def wake(self) -> None:
-        """Something came for the run."""
+        """The run was sent a signal."""
         self._woken += 1
 
     @workflow.signal(name=GO)
     def go(self) -> None:
-        """The run is the engine's."""
+        """The engine owns the run."""
         self._may_go = True
 
     @workflow.signal(name=DELIVERED)
     def delivered(self) -> None:
-        """A step has ended where it was in flight."""
+        """A step in flight in the gateway has ended."""
         self._delivered += 1
 
     @workflow.run
     async def run(self, args: Sequence[RawValue]) -> str:
-        """Returns the run's status; its result is in the store, not in history."""
+        """Execute the body; returns the run's status, as the result is in the store and not in history."""
         home = home_of.get()
         outlast_exits(asyncio.get_running_loop())
         self._start = read(args[0], Start)
@@ -137,7 +138,7 @@ class PipelineWorkflow:
         return status
 
     async def _play(self, home: Home, playing: BodyExecution, runtime: _Outside, known: Known) -> Outcome | None:
-        """Wait for the body's end, and pass on what comes from outside meanwhile."""
+        """Wait for the body's end, and pass on signals and cancellations meanwhile."""
         loop = asyncio.get_running_loop()
         timers: list[asyncio.TimerHandle] = []
         deadline = self._start.facts.deadline_at
@@ -188,7 +189,7 @@ class PipelineWorkflow:
                 timer.cancel()
 
     async def _go_on_anew(self, runtime: _Outside, playing: BodyExecution) -> None:
-        """Begin a new history: the journal holds what this one did."""
+        """Begin a new history: the journal holds the results of this one."""
         rest = await self._unbroken(runtime.rest())
         if rest:
             await self._unbroken(runtime.put(rest))
@@ -198,7 +199,7 @@ class PipelineWorkflow:
         workflow.continue_as_new(args=[start, raw(self._input)])
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what a cancellation of the workflow must not interrupt; it is noted, and told to the body."""
+        """Await work that a cancellation of the workflow must not interrupt; the body receives the cancellation."""
         task = asyncio.get_running_loop().create_task(work)
         while not task.done():
             try:
@@ -209,26 +210,26 @@ class PipelineWorkflow:
 
 
 class _Outside(BodyRuntime):
-    """What a body reaches: activities, timers, and the run's log by way of local activities."""
+    """The runtime of a body: activities, timers, and the run's log through local activities."""
 
     def __init__(self, home: Home, start: Start, begun: Begun, replayed_steps: int, held: HeldSteps) -> None:
         self.token = begun.token
         self.part = begun.part
         self.lost = False
         self.broken: ObjectLost | None = None
-        """What is missing, so that the run cannot go on."""
+        """The error of the missing object that stops the run."""
         self.under_way = 0
         self.parallel = False
         self._home = home
         self._facts = start.facts
         self._keyed = start.keyed
-        self._anew = start.anew  # the last history may have a worker at any step
+        self._anew = start.anew  # a worker of the last history may be at any step
         self._writes = 0
         self.keeps_timers = start.timers
         self._held = held
         self._steps = replayed_steps
         self._clock = WorkflowClock()
-        # A short step is executed again without a trace in history where a workflow task was lost, and only there: the
+        # A short step is executed again without a trace in history only after the loss of a workflow task: the
         # body is then rebuilt from history, or begins anew on another worker.
         self._first = begun.first and not self.repeats
         self._rebuilt = not home.has_had(workflow.info().workflow_id) and self.repeats
@@ -246,21 +247,21 @@ class _Outside(BodyRuntime):
         return workflow.unsafe.is_replaying()
 
     def look(self) -> None:
-        """Say once that the run goes on here, if another process began it."""
+        """Report once that this process continues the run, if another process began it."""
         if self._rebuilt and not self.repeats:
             self._rebuilt = False
             self._home.resumed(self._facts, self.token, self._steps, self.part)
 
     def record(self, entry: Entry | None, event: Draft | None) -> None:
-        """Write an event or a timer's end soon, and before it what came before it."""
+        """Write an event or a timer's end soon, after all earlier records."""
         self._pending.append((entry, event))
-        fired = entry is not None and entry.name == TIMER  # before the steps that follow from that
+        fired = entry is not None and entry.name == TIMER  # before the steps that depend on it
         self.parallel |= fired
         if (event is not None or fired) and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     def waited(self, what: str, began: float, *, over: bool) -> None:
-        """The body waited until now."""
+        """Record a wait of the body that ends now."""
         if self.part is not None:
             self._home.host.waited(self._facts, self.part, what, began, over=over)
 
@@ -277,32 +278,32 @@ class _Outside(BodyRuntime):
             self._writing = None
 
     async def put(self, notes: list[tuple[Entry | None, Draft | None]]) -> None:
-        """Write down what the body made; a replay has to make the same."""
+        """Write the records of the body; a replay has to make the same."""
         self._writes += 1
         made = " ".join(entry.key if entry is not None else key_in(event) for entry, event in notes)
         what = f"{RECORD}:{self._writes}:{mark(made)}" if self._keyed else None
         await local(RECORD, Notes(self.token, notes), type(None), what)
 
     async def written(self) -> None:
-        """Write down what the body made so far."""
+        """Write all records of the body so far."""
         if self._pending and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
     async def rest(self) -> list[tuple[Entry | None, Draft | None]]:
-        """What is not written yet, once nothing is being written."""
+        """The unwritten records, once no write is under way."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
         return self._pending
 
     async def step(self, call: StepCall, arguments: bytes) -> Entry:
-        """Have Temporal schedule the step."""
+        """Schedule the step with Temporal."""
         if self._home.objects_wait_s is None:
             require_fit(arguments, f"step {call.name!r}: its arguments")
         terms = self._home.host.terms(call.name)
         if terms is None:
-            raise AssertionError(f"step {call.name!r} is called here, but not declared here")
+            raise AssertionError(f"step {call.name!r} is called by the pipeline, but this worker does not declare it")
         self.under_way += 1
         self.parallel |= self.under_way > 1
         try:
@@ -320,7 +321,7 @@ class _Outside(BodyRuntime):
             written = {entry.key for entry in drawn}
             self._pending = [made for made in self._pending if made[0] is None or made[0].key not in written]
             return Entry(call.key, call.name, "step", value_of_step(call.name, value))
-        except (ActivityError, ApplicationError) as error:  # a local activity's own error comes as it is
+        except (ActivityError, ApplicationError) as error:  # a local activity's own error is raised unwrapped
             if is_cancelled_exception(error):
                 raise asyncio.CancelledError from error
             cause = error.cause if isinstance(error, ActivityError) else error
@@ -336,23 +337,23 @@ class _Outside(BodyRuntime):
         finally:
             self.under_way -= 1
         await asyncio.get_running_loop().create_future()  # the workflow ends instead
-        raise AssertionError("a run went on without what it had finished")
+        raise AssertionError("a run continued without its finished steps")
 
     async def _drawn(self) -> list[Entry]:
-        """The values that are written down with the next step, so that the journal is enough to begin anew."""
-        while self._keyed and len(self._pending) > DRAWN_MAX:  # the oldest histories have none of these writes
+        """The values recorded with the next step, so that the journal suffices for a restart."""
+        while self._keyed and len(self._pending) > DRAWN_MAX:  # the oldest histories lack these writes
             if self._writing is None:
                 self._writing = asyncio.get_running_loop().create_task(self._write())
             await asyncio.wait([self._writing])
         return [entry for entry, event in self._pending if entry is not None and event is None]
 
     async def _require_answer(self, call: StepCall, answers: str) -> None:
-        """A replay is given what history has in this place: it must be the answer to this call."""
+        """Check that the result which history has in this place answers this call."""
         if answers and answers != call.key:
             info = workflow.info()
             why = f"it calls {call.key} where history has the answer to {answers}"
             self._home.strayed(Strayed(info.workflow_id, info.run_id, why))
-            await asyncio.get_running_loop().create_future()  # nothing may follow from it
+            await asyncio.get_running_loop().create_future()  # the body must not use it
 
     def _scheduled(self, call: StepCall, terms: StepTerms, args: list[Any]) -> Any:
         key = call.key if self._keyed else None

@@ -1,4 +1,4 @@
-"""Time and randomness inside of a workflow: what a replay sees again."""
+"""Time and randomness inside a workflow: a replay sees the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from temporalio import workflow
 
 
 class WorkflowClock:
-    """See the clock port, as far as a body needs it."""
+    """The part of the clock port that a body needs."""
 
     def time(self) -> float:
         """Epoch seconds of the current workflow task."""

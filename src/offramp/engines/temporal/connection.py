@@ -1,4 +1,4 @@
-"""The way to a Temporal service: one client per process, made when it is first needed and however long that takes."""
+"""The connection to a Temporal service: one client per process, made when first needed, however long that takes."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from offramp.ports.parts import Part
 logger = logging.getLogger("offramp")
 
 RETRY_EVERY_S = 0.5
-"""Between attempts to reach Temporal."""
+"""The interval between attempts to reach Temporal."""
 CLOSE_S_MAX = 2.0
-"""What a process gets past its drain to tell Temporal something, or to leave it."""
+"""The time after its drain in which a process may still send to Temporal, or leave it."""
 ATTRIBUTES = {name: SearchAttributeKey.for_keyword(f"Offramp{name}") for name in ("Session", "Class", "Tenant")}
-"""By which runs are found in Temporal's UI, beside the workflow's type and id: the pipeline's name and the run's id."""
+"""Search attributes in Temporal's UI, beside the workflow's type (the pipeline's name) and id (the run's id)."""
 
 
 class Connection(Part):
     """A process's client.
 
     Args:
-        address: where the service is.
-        api_key: empty where it wants none.
-        identity: how this process is called there.
-        blobs: where payloads go that are too large; None for nowhere.
+        address: the address of the service.
+        api_key: empty if the service needs none.
+        identity: the name of this process in Temporal.
+        blobs: the store of payloads that are too large; None without one.
     """
 
     def __init__(self, address: Address, api_key: str, identity: str, blobs: Blobs | None = None) -> None:
@@ -59,39 +59,39 @@ class Connection(Part):
         self._task = asyncio.create_task(self.client())
 
     async def close(self) -> None:
-        """Try no more."""
+        """Stop trying to connect."""
         if self._task is not None:
             self._task.cancel()
 
     @property
     def known(self) -> Client | None:
-        """The client, once it was made."""
+        """The client, None until it is made."""
         return self._client
 
     async def client(self) -> Client:
-        """The client; waits as long as Temporal is away."""
+        """The client; waits while Temporal is unavailable."""
         async with self._connecting:
-            told = False
+            reported = False
             while self._client is None:
                 try:
                     client = await connect(self._address, self._api_key, self._identity, self._blobs)
                     self.attributes = await _attributes_of(client, add=True)
                     self._client = client
                 except (RPCError, RuntimeError) as error:
-                    if not told:
+                    if not reported:
                         where = self._address.target
                         logger.error("Temporal at %s cannot be reached: %s; trying again", where, error)  # noqa: TRY400
-                    told = True
+                    reported = True
                     await asyncio.sleep(RETRY_EVERY_S)
         return self._client
 
     def forget_attributes(self) -> bool:
-        """Set no search attributes any more; False if none were set anyway."""
+        """Set no more search attributes; False if none were set before."""
         known, self.attributes = self.attributes, []
         return bool(known)
 
     def found_by(self, record: RunRecord) -> TypedSearchAttributes:
-        """The search attributes of a run that the namespace knows."""
+        """The search attributes of a run, limited to those that the namespace has."""
         values = {"Session": record.session_id, "Class": record.sla, "Tenant": record.tenant}
         return TypedSearchAttributes(
             [SearchAttributePair(ATTRIBUTES[name], value) for name in self.attributes if (value := values[name])]
@@ -99,11 +99,11 @@ class Connection(Part):
 
 
 async def connect(address: Address, api_key: str, identity: str | None = None, blobs: Blobs | None = None) -> Client:
-    """One attempt.
+    """One attempt to connect.
 
     Raises:
         RuntimeError: the service cannot be reached.
-        RPCError: it refuses.
+        RPCError: the service refuses.
     """
     return await Client.connect(
         address.target,
@@ -117,7 +117,7 @@ async def connect(address: Address, api_key: str, identity: str | None = None, b
 
 
 class Survey(NamedTuple):
-    """A service: its version, who polls the task queue, and which of our search attributes it has."""
+    """A service: its version, the pollers of the task queue, and which of our search attributes it has."""
 
     version: str
     pollers: list[str]
@@ -125,7 +125,7 @@ class Survey(NamedTuple):
 
 
 async def survey(address: Address, api_key: str, within_s: float) -> Survey:
-    """Look at a service, changing nothing.
+    """Inspect a service without changing it.
 
     Raises:
         RuntimeError: it cannot be reached, or refuses.
@@ -150,13 +150,13 @@ async def survey(address: Address, api_key: str, within_s: float) -> Survey:
 
 @functools.cache
 def _runtime() -> Runtime:
-    """One for the process, as threads and metrics come with it; it logs where everything else does."""
+    """Temporal's runtime: one per process, as it brings threads and metrics; it logs through the process's logging."""
     where = LogForwardingConfig(logging.getLogger("offramp.temporal"))
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="ERROR", forwarding=where)))
 
 
 async def _attributes_of(client: Client, *, add: bool) -> list[str]:
-    """Which of our search attributes the namespace has; `add` those it lacks, where that is allowed."""
+    """Which of our search attributes the namespace has; `add` adds the missing ones, if permitted."""
     wanted = {key.name: name for name, key in ATTRIBUTES.items()}
     with contextlib.suppress(RPCError):
         operator = client.operator_service
@@ -170,7 +170,5 @@ async def _attributes_of(client: Client, *, add: bool) -> list[str]:
             missing = set()
         return [name for key, name in wanted.items() if key not in missing]
     if add:
-        logger.info(
-            "runs cannot be found by session, class and tenant in Temporal: its search attributes cannot be set"
-        )
+        logger.info("Temporal cannot search runs by session, class and tenant: its search attributes cannot be set")
     return []

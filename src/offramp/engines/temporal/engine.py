@@ -1,7 +1,7 @@
-"""The engine on Temporal: bodies are workflows, steps are activities; queues, retries, timers, recovery are its own.
+"""The engine on Temporal: bodies are workflows, steps are activities; queues, retries and timers are Temporal's.
 
-The store keeps what clients see: records, journals, events, signals. A run is leased from it until it is handed to
-Temporal: what a process takes off the queue it hands over, and does not execute.
+The store keeps everything that clients see: records, journals, events, signals. A process leases a run from it until it
+hands the run to Temporal: it hands over the runs that it takes off the queue, and does not execute them.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 BODIES_CACHED_MAX = 1_000
-"""Bodies that a worker keeps between their steps; any other is rebuilt from history when something happens to it."""
+"""The most bodies that a worker keeps between their steps; it rebuilds any other from history when needed."""
 REMEMBERED_RUNS = 10_000
-"""Runs of which a worker remembers that it has had them, so that it does not say of each that it goes on here."""
+"""The most runs that a worker remembers to have executed, so that it does not report each of them as resumed."""
 
 
 class TemporalHost(RunHost, BodyHost, Protocol):
-    """What this engine needs of its process."""
+    """The host that this engine needs in its process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a process works for Temporal; durations in seconds."""
+    """The options of a process that works for Temporal; durations in seconds."""
 
     address: Address
     api_key: str = ""
@@ -81,13 +81,13 @@ class TemporalEngine(LeasedEngine):
 
     Args:
         member: this process; one that `works` executes bodies and steps, and hands runs to Temporal.
-        options: how.
+        options: how this process works for Temporal.
         store: runs and events.
-        leases: who may write them; of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        host: what executes here.
-        links: the way to the other processes.
-        blobs: where payloads go that are too large for Temporal; None for nowhere, and then they are refused.
+        host: executes bodies and attempts in this process.
+        links: the connections to the other processes.
+        blobs: the store of payloads too large for Temporal; None without one: such payloads are refused.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class TemporalEngine(LeasedEngine):
         blobs: Blobs | None = None,
     ) -> None:
         self._relay = Relay(host, clock, lambda claim: self._tasks.begin(self._hand(claim)))
-        # It takes runs as soon as Temporal is there: see `BodyWorker`.
+        # It takes runs as soon as Temporal is reachable: see `BodyWorker`.
         super().__init__(member, store, leases, clock, host, self._relay, links, takes=False)
         self.objects_wait_s = None if blobs is None else options.objects_wait_s
         self._options = options
@@ -121,7 +121,7 @@ class TemporalEngine(LeasedEngine):
 
     @property
     def parts(self) -> list[Part]:
-        """What this process does for the engine."""
+        """The parts of the engine in this process."""
         worker = [] if self._worker is None else [self._worker]
         return [*super().parts, self.connection, self._tasks, self._notices, self._hop, *worker]
 
@@ -129,29 +129,29 @@ class TemporalEngine(LeasedEngine):
 
     @property
     def sharing(self) -> Hop:
-        """The workflow begins while steps are in flight here, and waits for them."""
+        """The workflow begins while steps are in flight in this process, and waits for them."""
         return self._hop
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Take a new run; durable in the store, and handed to Temporal by whichever worker is there (N1)."""
+        """Accept a new run: it is durable in the store, and any worker hands it to Temporal (N1)."""
         self._require_small(record.input, "/input", "the input")
         return await super().start(record, accepted, idempotency)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
-        """What was in flight is in the journal: Temporal goes on, and does the waiting too."""
+        """Hand the run to Temporal, which also waits for it: the steps that were in flight are in the journal."""
         await super().release(lease)
 
     async def signal(self, run_id: str, name: str, value: bytes, key: str | None = None) -> RunRecord | None:
-        """Keep the signal, then wake the body (N7)."""
+        """Store the signal, then wake the body (N7)."""
         self._require_small(value, "", f"signal {name!r}")
         return self._passed_on(await super().signal(run_id, name, value, key))
 
     async def cancel(self, run_id: str) -> RunRecord | None:
-        """Keep the wish, then cancel the workflow (N5)."""
+        """Store the request, then cancel the workflow (N5)."""
         return self._passed_on(await super().cancel(run_id))
 
     def _passed_on(self, record: RunRecord | None) -> RunRecord | None:
-        if record is not None and not record.finished:  # a signal that was sent before may find its run ended
+        if record is not None and not record.finished:  # a repeated signal may belong to a run that has ended
             self._tasks.begin(self._notices.pass_on(record))
         return record
 
@@ -194,8 +194,8 @@ class TemporalEngine(LeasedEngine):
         )
 
     async def _hand(self, claim: Claim) -> None:
-        """Start the run's workflow; again if it is there already. Its first act takes the run from this process."""
-        record, told = claim.record, False
+        """Start the run's workflow, unless it exists. Its first act takes the run from this process."""
+        record, reported = claim.record, False
         try:
             try:
                 self._require_fit(record.input, f"the input of pipeline {record.pipeline!r}")
@@ -205,21 +205,21 @@ class TemporalEngine(LeasedEngine):
             while not self.seat.is_leaving:
                 client = await self.connection.client()
                 try:
-                    # A demoted run's may be there and wait for its gateway to say that it lets go.
+                    # The workflow of a demoted run may exist already and wait for its gateway to release the run.
                     signal = GO if record.demotion is not None else None
                     await self._hop.begin(
                         client, record, Start(Facts.of(record), claim.fresh, keyed=True, timers=True), signal
                     )
                     return
                 except (RPCError, ObjectsUnavailable) as error:
-                    # A namespace may have lost its search attributes: then the run is started without them.
+                    # A namespace may have lost its search attributes: the run is then started without them.
                     refused = isinstance(error, RPCError) and error.status is RPCStatusCode.INVALID_ARGUMENT
                     if refused and not self.connection.forget_attributes():
                         await self._fail(claim, error)
                         return
-                    if not told:
+                    if not reported:
                         logger.error("%s cannot be handed to Temporal yet: %s", record.id, error)  # noqa: TRY400
-                    told = True
+                    reported = True
                     await asyncio.sleep(RETRY_EVERY_S)
         finally:
             self._relay.handed(claim.lease)
@@ -230,7 +230,7 @@ class TemporalEngine(LeasedEngine):
             await self.host.conclude(claim, Outcome("failed", error=failure_of(error)))
 
     def has_had(self, run_id: str) -> bool:
-        """Whether this process executed the run's body before; from now on it did."""
+        """Whether this process executed the run's body before; marks it as executed."""
         known = run_id in self._had
         self._had[run_id] = None
         self._had.move_to_end(run_id)
@@ -239,13 +239,13 @@ class TemporalEngine(LeasedEngine):
         return known
 
     def resumed(self, facts: Facts, token: int, replayed_steps: int, part: bodies.TraceContext | None) -> None:
-        """A body goes on here that another process began."""
+        """This process continues a body that another began."""
         if part is not None:
             self.host.took_over(facts, replayed_steps, part)
         self._tasks.begin(self._say_resumed(Lease(facts.run_id, ENGINE, token), replayed_steps))
 
     def strayed(self, strayed: Strayed) -> None:
-        """A body does not repeat its history."""
+        """A body differs from its history."""
         self._tasks.begin(self.anew.begin(strayed))
 
     async def _say_resumed(self, lease: Lease, replayed_steps: int) -> None:

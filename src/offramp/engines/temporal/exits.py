@@ -1,4 +1,4 @@
-"""Keeps a worker alive where a task that a body began raises what would end the event loop around it."""
+"""Keeps a worker alive when a task of a body raises an exception that would end the worker's event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ logger = logging.getLogger("offramp")
 
 
 def outlast_exits(loop: Any) -> None:
-    """Let a task of this loop, a workflow's, end by `SystemExit` or `KeyboardInterrupt` as by any other exception.
+    """End a task of this workflow loop by `SystemExit` or `KeyboardInterrupt` as by any other exception.
 
-    A task hands both on to its loop, and Temporal's would hand them on to the worker. What awaits the task gets them.
+    A task passes both on to its loop, and Temporal's loop would pass them on to the worker. Code that
+    awaits the task receives them.
     """
     schedule: Callable[..., asyncio.Handle] = loop.call_soon
 
@@ -27,4 +28,4 @@ def _outlasting(callback: Callable[..., object], *args: Any) -> None:
     try:
         callback(*args)
     except (SystemExit, KeyboardInterrupt) as error:
-        logger.error("a task of a pipeline raised %r; all others go on", error)  # noqa: TRY400 - the run shows it
+        logger.error("a task of a pipeline raised %r; all others continue", error)  # noqa: TRY400 - the run shows it

@@ -1,4 +1,4 @@
-"""The worker process as its bodies see it: a workflow class has to be global, and a process has no globals of ours."""
+"""The worker process as its bodies see it: a workflow class is global, and finds its process here without globals."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from offramp.ports.bodies import BodyHost, Facts, TraceContext
 
 
 class Home(Protocol):
-    """What a worker process hands to the bodies that it executes."""
+    """The interface of a worker process to the bodies that it executes."""
 
     heartbeat_s: float
     cancel_grace_s: float
     history_events_max: int
     objects_wait_s: float | None
-    """How long a step may wait for its result to be kept; None where there is no place for what is large."""
+    """How long a step may wait until its result is stored; None without an object store."""
 
     @property
     def host(self) -> BodyHost:
         """What executes bodies."""
 
     def has_had(self, run_id: str) -> bool:
-        """Whether this process executed the run's body before; from now on it did."""
+        """Whether this process executed the run's body before; marks it as executed."""
 
     def resumed(self, facts: Facts, token: int, replayed_steps: int, part: TraceContext | None) -> None:
-        """A body that another process began goes on here; returns at once."""
+        """This process continues a body that another began; returns at once."""
 
     def strayed(self, strayed: Strayed) -> None:
-        """A body does not repeat its history: it is to begin anew; returns at once."""
+        """A body differs from its history and has to restart; returns at once."""
 
 
 home_of: ContextVar[Home] = ContextVar("offramp_home")
@@ -49,7 +49,7 @@ class HomeInterceptor(Interceptor):
         self._home = home
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        """Set the process where a workflow begins."""
+        """Set the process at the start of a workflow."""
         home = self._home
 
         class Inbound(WorkflowInboundInterceptor):

@@ -1,8 +1,8 @@
-"""The way of a run to its workflow: started by whoever has it, and shared with it while steps are in flight.
+"""Moves a run to its workflow: the process with the lease starts it, and shares the run while steps are in flight.
 
 A shared run changes hands in this order: the workflow starts and waits; this process writes only its steps in flight
-from then on; the store gives the run to the engine; a signal lets the workflow continue. A process that dies in between
-leaves a run whose lease expires and that is handed over like any other, or a workflow that finds its gateway dead.
+from then on; the store gives the run to the engine; a signal lets the workflow continue. If the process dies meanwhile,
+either the lease expires and the run is handed over like any other, or the workflow sees that its gateway is dead.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ logger = logging.getLogger("offramp")
 
 RPC_TIMEOUT_S = 10.0
 SHARE_S_MAX = 2.0
-"""What Temporal gets to take a run beside its steps in flight; later it takes it when these have ended."""
+"""The time for Temporal to take a run beside its steps in flight; after that it takes the run once they have ended."""
 
 
 class Hop(Part, Sharing):
-    """Of one process; used on its control loop.
+    """Moves the runs of one process; used on its control loop.
 
     Args:
-        connection: to Temporal.
-        address: which task queue.
-        leases: who may write runs.
+        connection: the connection to Temporal.
+        address: names the task queue.
+        leases: the leases of the runs.
         clock: time.
         owner: this process among the leases.
         takes_large: whether payloads may be of any size.
@@ -67,7 +67,7 @@ class Hop(Part, Sharing):
         self._input_bytes_max = math.inf if takes_large else PAYLOAD_BYTES_MAX
         self._connection = connection
         self._task_queue = address.task_queue
-        # With Worker Versioning it is the deployment that says which build a new run begins on.
+        # With Worker Versioning, the deployment decides which build a new run begins on.
         self._begins_here = not address.build_id
         self._pinned: PinnedVersioningOverride | None = None
         if address.build_id:
@@ -86,15 +86,16 @@ class Hop(Part, Sharing):
         within_s: float = RPC_TIMEOUT_S,
         conflict: WorkflowIDConflictPolicy = WorkflowIDConflictPolicy.USE_EXISTING,
     ) -> None:
-        """Start a run's workflow, unless it is there; signal it in any case, where a signal is named.
+        """Start a run's workflow, unless it exists; send it the signal, if one is given, in any case.
 
-        Where it is to replace the one that is there (`conflict`), it stays with the build of this process.
+        A workflow that replaces an existing one (`conflict`) stays with the build of this process.
 
-        One that has nothing to wait for begins in this process, if it works: its first task comes with the answer.
+        A workflow without anything to wait for begins in this process, if it works: its first task comes with the
+        answer.
 
         Raises:
             RPCError: Temporal refuses, or cannot be reached.
-            ObjectsUnavailable: a large input cannot be kept.
+            ObjectsUnavailable: a large input cannot be stored.
         """
         await client.start_workflow(
             record.pipeline,
@@ -111,7 +112,7 @@ class Hop(Part, Sharing):
         )
 
     async def share(self, record: RunRecord, in_flight: list[str], detach: Callable[[], bool]) -> Lease | None:
-        """See the engine port; not while Temporal is away."""
+        """See the engine port; None while Temporal is unavailable."""
         client = self._connection.known
         if client is None or len(record.input) > self._input_bytes_max:
             return None
@@ -119,15 +120,15 @@ class Hop(Part, Sharing):
             start = Start(Facts.of(record), fresh=False, held=Held(self._owner, in_flight), keyed=True, timers=True)
             await self.begin(client, record, start, within_s=SHARE_S_MAX)
         except (RPCError, ObjectsUnavailable) as error:
-            # Should it be there, it waits until the run is handed over like any other.
-            logger.info("%s is handed to Temporal when its steps have ended here: %s", record.id, error)
+            # If it was started nevertheless, it waits until the run is handed over like any other.
+            logger.info("%s will be handed to Temporal once its steps in this process have ended: %s", record.id, error)
             return None
         lease = await self.assigned(record.id) if detach() else None
         self._tell(record.id, GO)
         return lease
 
     async def assigned(self, run_id: str) -> Lease | None:
-        """Assign the run to the engine, however long the store is away; None if it has ended."""
+        """Assign the run to the engine, however long the store is unavailable; None if it has ended."""
         while True:
             try:
                 claim = await self._leases.assign_to_engine(run_id, self._clock.time())
@@ -138,11 +139,11 @@ class Hop(Part, Sharing):
                 return None if claim is None else claim.lease
 
     async def delivered(self, run_id: str) -> None:
-        """A step has ended here: its body looks at once; it would by itself after a while."""
+        """A step has ended here: make its body look at once, as it would after a while by itself."""
         self._tell(run_id, DELIVERED)
 
     async def close(self) -> None:
-        """Wait until everything was told, for a while."""
+        """Wait, for a bounded time, until all signals are sent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S_MAX):
                 while self._telling:

@@ -1,4 +1,4 @@
-"""What a body reads of its run: by local activities, page by page, with the values that are kept elsewhere."""
+"""Reads a run for its body: by local activities, page by page, with the values that are in the object store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offramp.ports.bodies import Known
 BEGIN, JOURNAL, VALUE, SIGNALS = "offramp.begin", "offramp.journal", "offramp.value", "offramp.signals"
 RECORD, FINISH, FINISH_LARGE = "offramp.record", "offramp.finish", "offramp.finish_large"
 LOCAL_S_MAX = 30.0
-"""For one attempt of a local activity of ours."""
+"""The timeout of one attempt of a local activity."""
 RETRY_SOON = RetryPolicy(initial_interval=timedelta(milliseconds=50), maximum_interval=timedelta(seconds=5))
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ T = TypeVar("T")
 async def local(name: str, argument: Any, result: type[T], what: str | None = None) -> T:
     """Execute one of our local activities; a list stands for several arguments.
 
-    A replay has to do the same thing (`what`) there, where one is named.
+    If `what` is given, a replay has to do the same thing in its place.
     """
     made: T = await workflow.execute_local_activity(
         name,
@@ -45,7 +45,7 @@ async def whole(begun: Begun) -> Known:
     """The journal, page by page, and the signals.
 
     Raises:
-        ObjectLost: the result of a finished step is not where it was kept.
+        ObjectLost: the result of a finished step is missing in the object store.
     """
     entries, following = list(begun.page.entries), begun.page.following
     while following is not None:
@@ -57,12 +57,12 @@ async def whole(begun: Begun) -> Known:
 
 
 async def with_value(entry: Entry, what: str | None = None) -> Entry:
-    """An entry with the value that it refers to, which comes from outside: history holds the reference alone.
+    """An entry with the value that it refers to, read from the object store: history holds the reference alone.
 
     `what` as in `local`.
 
     Raises:
-        ObjectLost: it is not there.
+        ObjectLost: the object is missing.
     """
     if entry.value is None or reference_in(entry.value) is None:
         return entry
@@ -74,7 +74,7 @@ def value_of_step(name: str, value: RawValue) -> bytes:
     """A step's result as JSON.
 
     Raises:
-        ObjectLost: it was kept elsewhere, and is not there.
+        ObjectLost: it was in the object store, and is missing.
     """
     try:
         return value_in(value)
@@ -83,7 +83,7 @@ def value_of_step(name: str, value: RawValue) -> bytes:
 
 
 async def signals_after(count: int) -> list[tuple[str, bytes]]:
-    """The signals that followed so many."""
+    """The signals after the first so many."""
     received: list[tuple[str, bytes]] = []
     while True:
         part = await local(SIGNALS, Read(count + len(received)), Signals)

@@ -1,4 +1,4 @@
-"""Passes on to workflows what the store has for them: signals, and wishes to cancel."""
+"""Passes signals and cancellation requests from the store on to workflows."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ logger = logging.getLogger("offramp")
 
 
 class Notices(Part):
-    """Of one process: what it passes on at once, and now and then what another process could not pass on.
+    """Passes on the notices of one process at once, and periodically those that another process could not send.
 
     Args:
-        connection: the way to Temporal.
+        connection: the connection to Temporal.
         store: runs.
         leases: of the same store.
         clock: time.
         host: ends a run that has no workflow.
-        every_s: how often to look for what was not passed on.
+        every_s: how often to look for notices that were not passed on.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Notices(Part):
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look now and then."""
+        """Start to look periodically."""
         self._task = asyncio.create_task(self._pass_on_pending())
 
     async def close(self) -> None:
@@ -57,7 +57,7 @@ class Notices(Part):
             self._task.cancel()
 
     async def pass_on(self, record: RunRecord) -> None:
-        """Tell a run's workflow what the store has for it; one that is not started yet reads it when it begins."""
+        """Notify a run's workflow of its signals and cancellation; one that has not begun reads them then."""
         client = await self._connection.client()
         handle = client.get_workflow_handle(record.id)
         timeout = timedelta(seconds=RPC_TIMEOUT_S)
@@ -65,21 +65,21 @@ class Notices(Part):
             if record.cancel_requested:
                 await handle.cancel(rpc_timeout=timeout)
                 found = await handle.describe(rpc_timeout=timeout)
-                # A workflow that an operator terminated takes a cancellation, and does nothing.
+                # A workflow that an operator terminated accepts a cancellation, and does nothing.
                 if found.status not in {WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW}:
                     await self._end_without_workflow(record.id)
             else:
                 await handle.signal(WAKE, rpc_timeout=timeout)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
-                logger.error("%s was not told yet: %s", record.id, error)  # noqa: TRY400 - tried again
+                logger.error("%s could not be notified yet: %s", record.id, error)  # noqa: TRY400 - tried again
                 return
             if record.cancel_requested:
                 await self._end_without_workflow(record.id)
         await self._leases.acknowledge_notice(record.id)
 
     async def _end_without_workflow(self, run_id: str) -> None:
-        """End a run that is to be cancelled, and whose workflow has not begun or was terminated by an operator."""
+        """End a run with a cancellation request whose workflow has not begun or was terminated by an operator."""
         claim = await self._leases.assign_to_engine(run_id, self._clock.time())
         if claim is not None:
             outcome = Outcome("cancelled", error=failure_of(RunCancelled("the run was cancelled")))
@@ -87,7 +87,7 @@ class Notices(Part):
                 await self._host.conclude(claim, outcome)
 
     async def _pass_on_pending(self) -> None:
-        """What a process could not pass on, since it died or Temporal was away."""
+        """Pass on the notices that a process could not, as it died or Temporal was unavailable."""
         while True:
             await asyncio.sleep(self._every_s)
             try:

@@ -1,6 +1,6 @@
-"""Payloads that are too large for a history: objects of their run, put and fetched on the way to and from Temporal.
+"""Payloads too large for a history: objects of their run, stored and fetched on the way to and from Temporal.
 
-A codec works outside of workflows, so it may wait. What cannot be reached fails the task, which Temporal gives again.
+A codec works outside workflows, so it may wait. An unreachable object fails the task, which Temporal repeats.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 
 
 class ObjectCodec(PayloadCodec, WithSerializationContext):
-    """Keeps what is above `PAYLOAD_BYTES_MAX` elsewhere.
+    """Stores payloads above `PAYLOAD_BYTES_MAX` as objects.
 
     Args:
-        blobs: where.
-        run_id: whose payloads they are; None where that is not known, and then they stay as they are.
+        blobs: the object store.
+        run_id: the run of the payloads; None if unknown: the payloads then stay as they are.
     """
 
     def __init__(self, blobs: Blobs, run_id: str | None = None) -> None:
@@ -48,7 +48,7 @@ class ObjectCodec(PayloadCodec, WithSerializationContext):
         self._run_id = run_id
 
     def with_context(self, context: SerializationContext) -> ObjectCodec:
-        """For the payloads of one run: a workflow has the id of its run."""
+        """The codec for the payloads of one run: a workflow has the id of its run."""
         if isinstance(context, (WorkflowSerializationContext, ActivitySerializationContext)):
             return ObjectCodec(self._blobs, context.workflow_id)
         return self
@@ -75,18 +75,18 @@ class ObjectCodec(PayloadCodec, WithSerializationContext):
         try:
             return _alike(payload, Payload(metadata=plain, data=await self._blobs.get(referred(payload))))
         except ObjectLost as error:
-            # To fail here would be to be asked again for ever: who reads it says what becomes of the run.
+            # A failure here would be retried without limit: the reader of the payload decides how the run ends.
             lost = Payload(metadata=plain | {STANDS_FOR: LOST_OBJECT}, data=msgspec.json.encode(str(error)))
             return _alike(payload, lost)
 
 
 def _alike(payload: Payload, made: Payload) -> Payload:
-    """What was made of a payload answers the same call."""
+    """Keep the key of the answered call on a converted payload."""
     if ANSWERS in payload.metadata:
         made.metadata[ANSWERS] = payload.metadata[ANSWERS]
     return made
 
 
 def converter(blobs: Blobs | None) -> DataConverter:
-    """How payloads are written and read."""
+    """The converter that writes and reads payloads."""
     return DATA_CONVERTER if blobs is None else replace(DATA_CONVERTER, payload_codec=ObjectCodec(blobs))

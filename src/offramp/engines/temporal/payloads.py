@@ -1,7 +1,7 @@
-"""What goes into Temporal's history and how: JSON by msgspec, bounded.
+"""The payloads in Temporal's history: JSON by msgspec, bounded.
 
-The one place that knows how large a payload may be. What is larger is kept elsewhere and travels as a reference
-(`objects.py`), or is refused with the step's name where there is no such place.
+Only this module knows how large a payload may be. A larger one is stored as an object and travels as a reference
+(`objects.py`); without an object store it is refused, with the step's name.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from offramp.errors import ObjectLost, ObjectsUnavailable, TooLarge
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX, Facts, TraceContext
 
 PAGE_BYTES_MAX = 256 * 1024
-"""Of one page of a journal that is read into a body, unless a single entry has more."""
+"""The size of one page of a journal read into a body, unless a single entry is larger."""
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Steps, by key, that are in flight in the process that demoted their run, for as long as that lives."""
+    """Steps, by key, in flight in the process that demoted their run, while it lives."""
 
     by: str
     steps: list[str]
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Argument of `offramp.look`: what became of steps, by key, in another process."""
+    """Argument of `offramp.look`: asks for the outcomes of steps, by key, in another process."""
 
     by: str
     steps: list[str]
 
 
 class Looked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Entries of those that have ended, the keys of those that it executes; `more` where not all have been told."""
+    """The entries of ended steps, the keys of steps that its process executes; `more` if the page did not hold all."""
 
     lives: bool = False
     entries: list[Entry] = []
@@ -60,7 +60,7 @@ class Looked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Take(msgspec.Struct, frozen=True):
-    """Argument of `offramp.take`: a step that nobody is to write of any more."""
+    """Argument of `offramp.take`: a step of which no process may write any more."""
 
     token: int
     step: str
@@ -69,9 +69,9 @@ class Take(msgspec.Struct, frozen=True):
 class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     """First argument of a workflow, before the pipeline's own.
 
-    `fresh` when nothing of the run was executed before; `part` is that of the history which this one continues, `seen`
-    marks what its body saw, in order. `keyed` where the ids of activities are the keys of their calls, unlike in the
-    oldest histories; `anew` where this history replaces one that its body did not repeat.
+    `fresh` if nothing of the run was executed before; `part` is the trace context of the history before this one;
+    `seen` marks the results that its body saw, in order. `keyed` if the ids of activities are the keys of their calls,
+    unlike in the oldest histories; `anew` if this history replaces one that its body did not repeat.
     """
 
     facts: Facts
@@ -82,7 +82,7 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True):
     keyed: bool = False
     anew: bool = False
     timers: bool = False
-    """Whether the timers of its body are journaled: not in a history that began before they were."""
+    """Whether the timers of the body are journaled: not in a history older than journaled timers."""
 
 
 class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,14 +95,14 @@ class Begin(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Entries of the journal, and where the next page begins; None after the last."""
+    """Entries of the journal, and the start of the next page; None after the last."""
 
     entries: list[Entry] = []
     following: int | None = None
 
 
 class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a body begins with; `over` when the run has its outcome already, `first` when no worker had it before."""
+    """A body's start; `over` if the run has its outcome already, `first` if no worker had the run before."""
 
     over: bool = False
     token: int = 0
@@ -116,27 +116,27 @@ class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Read(msgspec.Struct, frozen=True):
-    """Argument of `offramp.journal` and `offramp.signals`: from which position on."""
+    """Argument of `offramp.journal` and `offramp.signals`: the position to read from."""
 
     after: int
 
 
 class Signals(msgspec.Struct, frozen=True):
-    """Signals that followed; `more` when the page did not hold all."""
+    """Signals from that position on; `more` if the page did not hold all."""
 
     received: list[tuple[str, bytes]] = []
     more: bool = False
 
 
 class Notes(msgspec.Struct, frozen=True):
-    """What a body made itself, in order."""
+    """The records that a body made itself, in order."""
 
     token: int
     written: list[tuple[Entry | None, Draft | None]] = []
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A run's outcome, and what its body made last."""
+    """A run's outcome, and the last records of its body."""
 
     notes: Notes
     outcome: Outcome
@@ -144,16 +144,16 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Elsewhere(msgspec.Struct, frozen=True):
-    """Argument of `offramp.value`: what stands for a value that a journal refers to."""
+    """Argument of `offramp.value`: the stored form of a value, which a journal refers to."""
 
-    kept: bytes
+    stored: bytes = msgspec.field(name="kept")
 
 
 class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Second argument of a step's activity, after its own: what it writes under.
+    """Second argument of a step's activity, after its own: the authority for its writes.
 
-    `first` when no other worker can have begun the step, as far as the body knows; `opens` when no step of the run has
-    ended before. `drawn` are the values that the body has drawn and that are written down before the step.
+    `first` if, as far as the body knows, no other worker can have begun the step; `opens` if no step of the run has
+    ended before. `drawn` are values that the body has drawn, to be recorded before the step.
     """
 
     token: int
@@ -181,7 +181,7 @@ class _Msgspec(EncodingPayloadConverter):
 
 
 class MsgspecPayloadConverter(CompositePayloadConverter):
-    """Temporal's own, with msgspec for JSON."""
+    """Temporal's own payload converter, with msgspec for JSON."""
 
     def __init__(self) -> None:
         known = DefaultPayloadConverter.default_encoding_payload_converters
@@ -189,7 +189,7 @@ class MsgspecPayloadConverter(CompositePayloadConverter):
 
 
 class QuietFailureConverter(DefaultFailureConverter):
-    """Temporal's own, without the stack of an error that the run's own log tells of: its frames would all be ours."""
+    """Temporal's own failure converter, without the stack of an error that the run's log has; its frames are ours."""
 
     def to_failure(
         self, exception: BaseException, payload_converter: PayloadConverter, failure: FailureMessage
@@ -207,22 +207,22 @@ _converter = _Msgspec()
 
 
 STANDS_FOR = "offramp"
-"""Metadata of a payload that is no plain value."""
+"""Metadata of a payload that is not a plain value."""
 ANSWERS = "offramp-key"
 """Metadata of a step's result: the key of the call that it answers."""
 OBJECT, LOST_OBJECT, BY_NAME, NAMED = b"object", b"lost", b"by name", b"named"
-"""An object that is fetched for whoever reads it; one that was not there; a value whose reader, should it become an
-object, is to be given its reference alone; and that."""
+"""Its values: an object to fetch for the payload's reader; a missing object; a value whose reader receives only the
+reference if it becomes an object; and such a reference."""
 
 
 def standing(reference: Reference, how: bytes) -> Payload:
-    """A payload that stands for an object; Temporal's UI shows which."""
+    """A payload that stands for an object; Temporal's UI shows the reference."""
     metadata = {"encoding": b"json/plain", STANDS_FOR: how}
     return Payload(metadata=metadata, data=msgspec.json.encode(reference.document()))
 
 
 def raw(encoded: bytes, *, by_name: bool = False, answers: str = "") -> RawValue:
-    """JSON that is encoded already, or the reference to it; `by_name` where its reader wants no more than that.
+    """JSON that is encoded already, or the reference to it; `by_name` if its reader needs only the reference.
 
     A step's result names the key of the call that it `answers`.
     """
@@ -243,16 +243,16 @@ def answered(value: RawValue) -> str:
 
 
 def referred(payload: Payload) -> Reference:
-    """What a payload stands for."""
+    """The reference to the object that a payload stands for."""
     return msgspec.json.decode(payload.data, type=Reference)
 
 
 def value_in(value: RawValue) -> bytes:
-    """JSON as it is encoded, or the reference to it where that is all there is to be.
+    """Encoded JSON, or the reference to it if the reader needs only that.
 
     Raises:
-        ObjectLost: it stands for an object that is not there any more.
-        ObjectsUnavailable: it stands for an object, and this process was given no place to look for it.
+        ObjectLost: the payload stands for an object that no longer exists.
+        ObjectsUnavailable: the payload stands for an object, and this process has no object store.
     """
     payload, how = value.payload, value.payload.metadata.get(STANDS_FOR)
     if how == LOST_OBJECT:
@@ -273,7 +273,7 @@ def read(value: RawValue, kind: Any) -> Any:
 
 
 def require_fit(encoded: bytes, what: str) -> None:
-    """Refuse what history should not carry.
+    """Refuse a payload that is too large for history.
 
     Raises:
         TooLarge: it has more than `PAYLOAD_BYTES_MAX`.
@@ -281,12 +281,12 @@ def require_fit(encoded: bytes, what: str) -> None:
     if len(encoded) > PAYLOAD_BYTES_MAX:
         raise TooLarge(
             f"{what} has {len(encoded)} bytes as JSON, at most {PAYLOAD_BYTES_MAX} (PAYLOAD_BYTES_MAX) travel through "
-            "Temporal: give --objects (OFFRAMP_OBJECTS), and what is larger goes there"
+            "Temporal: set --objects (OFFRAMP_OBJECTS), which stores larger payloads"
         )
 
 
 def page_of(entries: list[Entry], start: int) -> Page:
-    """The page of a journal that begins at a position."""
+    """The page of a journal from a position on."""
     size, end = 0, start
     while end < len(entries) and (end == start or size + _size(entries[end]) <= PAGE_BYTES_MAX):
         size += _size(entries[end])
@@ -295,7 +295,7 @@ def page_of(entries: list[Entry], start: int) -> Page:
 
 
 def signals_of(received: list[tuple[str, bytes]], start: int) -> Signals:
-    """The page of signals that begins at a position."""
+    """The page of signals from a position on."""
     size, end = 0, start
     while end < len(received) and (end == start or size + len(received[end][1]) <= PAGE_BYTES_MAX):
         size += len(received[end][1])
@@ -304,7 +304,7 @@ def signals_of(received: list[tuple[str, bytes]], start: int) -> Signals:
 
 
 def oversized(entries: Iterable[Entry]) -> Entry | None:
-    """The first entry that cannot travel."""
+    """The first entry that is too large for history."""
     return next((entry for entry in entries if len(entry.value or b"") > PAYLOAD_BYTES_MAX), None)
 
 

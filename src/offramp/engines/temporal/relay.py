@@ -1,4 +1,4 @@
-"""What becomes of a claimed run: it is handed to Temporal, unless it only has to be ended."""
+"""Hands each claimed run to Temporal, unless it only has to be ended."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from offramp.ports.engine import RunTaker
 from offramp.ports.store import Claim, Lease
 
 HANDING_MAX = 200
-"""Runs that one process hands to Temporal at the same time; the others wait in the store meanwhile."""
+"""The most runs that one process hands to Temporal at the same time; the others wait in the store."""
 
 
 class Relay(RunTaker):
-    """Runs of one process on their way to Temporal.
+    """The runs of one process on their way to Temporal.
 
     Args:
         host: ends runs.
         clock: time.
-        hand: begins to hand a run over; `handed` is called when that is done.
+        hand: begins to hand a run over, and calls `handed` at the end.
     """
 
     def __init__(self, host: RunTaker, clock: Clock, hand: Callable[[Claim], None]) -> None:
@@ -29,7 +29,7 @@ class Relay(RunTaker):
 
     @property
     def pipelines(self) -> list[str]:
-        """Those of the process."""
+        """The runs that the process executes."""
         return self._host.pipelines
 
     def free(self) -> int:
@@ -47,5 +47,5 @@ class Relay(RunTaker):
             self._hand(claim)
 
     def handed(self, lease: Lease) -> None:
-        """It is Temporal's, or has ended."""
+        """The run is Temporal's, or has ended."""
         self._handing.discard(lease)

@@ -1,7 +1,7 @@
-"""The activities: steps, and what a body needs of the store; on the control loop, which no user code can block.
+"""The activities: steps, and a body's access to the store; on the control loop, which no user code can block.
 
-A step's own code runs where the host puts it; here it is taken in turns, kept alive by heartbeats, and its outcome told
-to Temporal. The store has the outcome first, so a worker that dies in between repeats nothing.
+A step's own code runs where the host puts it. This module takes its turn, sends its heartbeats, and reports its outcome
+to Temporal. The store has the outcome first, so the death of the worker in between repeats nothing.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ RECORDS_KEPT = 1_000
 
 
 class Activities:
-    """What a worker process executes for Temporal.
+    """The activities that a worker process executes for Temporal.
 
     Args:
         host: executes attempts.
         store: runs.
-        leases: of the same store.
+        leases: the leases of the runs; of the same store.
         clock: time.
-        heartbeat_s: what Temporal waits for a sign of life.
+        heartbeat_s: how long Temporal waits for a heartbeat.
         takes_large: whether payloads may be of any size.
     """
 
@@ -95,7 +95,7 @@ class Activities:
 
     @activity.defn(name=BEGIN)
     async def begin(self, asked: Begin) -> Begun:
-        """Take the run for the engine, and read what is known of it."""
+        """Take the run for the engine, and read its history."""
         run_id = _run_id()
         claim = await self._leases.assign_to_engine(run_id, self._clock.time())
         if claim is None:
@@ -131,7 +131,7 @@ class Activities:
         )
 
     async def _seen(self, lease: Lease, known: Known, seen: list[str]) -> Known:
-        """What is known in the order in which the body of the last history saw it, noted if that is another."""
+        """The history in the order in which the body of the last one saw it; that order is recorded if it differs."""
         entries = reordered(known.entries, seen)
         if not seen or entries == known.entries:
             return known
@@ -142,13 +142,13 @@ class Activities:
 
     @activity.defn(name=JOURNAL)
     async def journal(self, asked: Read) -> Page:
-        """A further page of what is known."""
+        """A further page of the journal."""
         return page_of(as_seen(await self._store.journal(_run_id())), asked.after)
 
     @activity.defn(name=VALUE)
     async def value(self, asked: Elsewhere) -> RawValue:
-        """A value that an entry refers to: it is fetched on the way to the body."""
-        return raw(asked.kept)
+        """A value that an entry refers to: the codec fetches it on the way to the body."""
+        return raw(asked.stored)
 
     @activity.defn(name=SIGNALS)
     async def signals(self, asked: Read) -> Signals:
@@ -157,27 +157,27 @@ class Activities:
 
     @activity.defn(name=LOOK)
     async def look(self, asked: Look) -> Looked:
-        """What became of steps in the gateway that demoted the run."""
+        """The outcomes of steps in the gateway that demoted the run."""
         now = self._clock.time()
         lives = any(owner.id == asked.by and owner.expires_at > now for owner in await self._leases.owners())
         if not asked.steps:
             return Looked(lives)
-        known = await self._host.known(_run_id())  # after that, so that what it wrote last is seen
+        known = await self._host.known(_run_id())  # after the look at the gateway, so that its last writes are seen
         page = page_of([entry for entry in known.entries if entry.key in asked.steps], 0)
-        ended, told = {entry.key for entry in known.entries}, {entry.key for entry in page.entries}
+        ended, listed = {entry.key for entry in known.entries}, {entry.key for entry in page.entries}
         held = [key for key in asked.steps if key not in ended and lives and _under_way(known.interrupted.get(key))]
-        held += [key for key in asked.steps if key in ended - told]
+        held += [key for key in asked.steps if key in ended - listed]
         return Looked(lives, page.entries, held, more=page.following is not None)
 
     @activity.defn(name=TAKE)
     async def take(self, asked: Take) -> None:
-        """The body gave up a step that is in flight elsewhere: nothing is written of it any more."""
+        """Take a step that the body gave up from its process, which may then write nothing more of it."""
         with _refusals():
             await self._leases.take_step(Lease(_run_id(), ENGINE, asked.token), asked.step)
 
     @activity.defn(name=RECORD)
     async def record(self, notes: Notes) -> None:
-        """Write what a body made; an entry that is written already is not written again."""
+        """Write the records of a body; an entry that is written already is skipped."""
         with _refusals():
             await self._write(notes)
 
@@ -195,24 +195,24 @@ class Activities:
 
     @activity.defn(name=FINISH_LARGE)
     async def finish_large(self, end: End, result: RawValue) -> None:
-        """The same with a result that comes by itself."""
+        """The same with a result as a payload of its own."""
         outcome = msgspec.structs.replace(end.outcome, result=value_in(result))
         await self.finish(msgspec.structs.replace(end, outcome=outcome))
 
     @activity.defn(dynamic=True)
     async def step(self, args: Sequence[RawValue]) -> RawValue:
-        """One attempt of the step whose name the activity has."""
+        """One attempt of the step that the activity is named after."""
         info = activity.info()
         ticket: Ticket = read(args[1], Ticket)
         call = StepCall(info.activity_type, ticket.key, ticket.attempt, ticket.decides)
         if self._host.terms(call.name) is None:
-            raise ApplicationError(f"step {call.name!r} is not declared here: this worker has other code")
+            raise ApplicationError(f"step {call.name!r} is not declared: this worker has other code")
         with _refusals():
             record = await self._known_record()
             whole = Lease(record.id, ENGINE, ticket.token)
-            for drawn in ticket.drawn:  # on disk with the step's entry at the latest, and before it
+            for drawn in ticket.drawn:  # on disk at the latest with the step's entry, and before it
                 self._store.log(whole.of_step(drawn.key)).append(drawn, None)
-            if ticket.first and info.attempt == 1:  # which Temporal gives to one worker, once
+            if ticket.first and info.attempt == 1:  # which Temporal assigns to one worker, once
                 turn = Turn(whole.of_step(call.key), finished=False)
             else:
                 turn = await self._leases.take_step(whole, call.key)
@@ -221,7 +221,7 @@ class Activities:
         else:
             entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _Signs(info, ticket))
         if entry.failure is not None:
-            raise _told(entry.failure.message, entry.failure, call.key, type=entry.failure.type, non_retryable=True)
+            raise _benign(entry.failure.message, entry.failure, call.key, type=entry.failure.type, non_retryable=True)
         return raw(entry.value or b"null", answers=call.key)
 
     async def _executed(
@@ -232,23 +232,23 @@ class Activities:
                 return await self._host.attempt(lease, record, call, arguments, signs.context)
         except TryAgain as again:
             delay = timedelta(seconds=again.delay_s)
-            raise _told(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
-        except LeaseLost as lost:  # whoever has the step now tells Temporal
-            raise _told(str(lost), type="Interrupted") from None
+            raise _benign(str(again), again.failure, type=again.failure.type, next_retry_delay=delay) from None
+        except LeaseLost as lost:  # the new holder of the step reports to Temporal
+            raise _benign(str(lost), type="Interrupted") from None
         except asyncio.CancelledError:
             if activity.is_worker_shutdown():
-                # Another worker is to have it now, not when this one's heartbeats are missed.
+                # Another worker should have it now, and not only after missed heartbeats.
                 moment = timedelta(milliseconds=1)
                 if not activity.info().is_local:
                     activity.heartbeat(signs.context.left + 1)
-                raise _told("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
+                raise _benign("the worker is stopping", type="Interrupted", next_retry_delay=moment) from None
             why = activity.cancellation_details()
-            if why is not None and why.not_found:  # the run ended without it
-                raise _told("the run has ended", type="Interrupted") from None
+            if why is not None and why.not_found:  # the run ended without this step
+                raise _benign("the run has ended", type="Interrupted") from None
             raise
 
     async def _written(self, key: str) -> Entry:
-        """What another worker recorded before it could tell Temporal."""
+        """An outcome that another worker recorded but did not report to Temporal."""
         return next(entry for entry in await self._store.journal(_run_id()) if entry.key == key)
 
     @asynccontextmanager
@@ -291,8 +291,8 @@ class Activities:
 
 
 class _Signs:
-    """What is around an attempt, and what its heartbeats carry: how many workers left the step when they were told to
-    stop, and what it waits for before it begins.
+    """The context of an attempt, and its heartbeats' details: how many workers left the step because they stopped, and
+    what it waits for before it begins.
     """
 
     def __init__(self, info: activity.Info, ticket: Ticket) -> None:
@@ -309,7 +309,7 @@ class _Signs:
         self._waits_for = what
 
     def details(self) -> list[int | str]:
-        """Of the next heartbeat."""
+        """The details of the next heartbeat."""
         return [self.context.left] if self._waits_for is None else [self.context.left, f"waits for {self._waits_for}"]
 
 
@@ -324,24 +324,24 @@ def _run_id() -> str:
 
 
 def _arguments(value: RawValue) -> bytes:
-    """A step's arguments; without them it has failed for good."""
+    """A step's arguments; if they are lost, the step fails for good."""
     try:
         return value_in(value)
     except ObjectLost as error:
         failure = failure_of(error)
-        raise _told(failure.message, failure, type=failure.type, non_retryable=True) from None
+        raise _benign(failure.message, failure, type=failure.type, non_retryable=True) from None
 
 
 class _refusals:  # noqa: N801 - reads as a word at its call
-    """A run that is not the workflow's any more ends the workflow, quietly."""
+    """End a workflow that has lost its run, quietly."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, LeaseLost):
-            raise _told(str(error), type=LOST, non_retryable=True) from None
+            raise _benign(str(error), type=LOST, non_retryable=True) from None
 
 
-# An error that the run's own log and document tell of already: Temporal's SDK need not log a traceback as well.
-_told = functools.partial(ApplicationError, category=ApplicationErrorCategory.BENIGN)
+# The run's own log and document have the error already: Temporal's SDK need not log a traceback as well.
+_benign = functools.partial(ApplicationError, category=ApplicationErrorCategory.BENIGN)

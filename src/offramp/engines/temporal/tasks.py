@@ -1,4 +1,4 @@
-"""What the engine does for single runs beside everything else, on the loop that it was started on."""
+"""The engine's background tasks for single runs, on the loop that it was started on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger("offramp")
 
 
 class Tasks(Part):
-    """Begins coroutines from any thread, and cancels those that run when the process leaves."""
+    """Starts coroutines from any thread, and cancels those still running when the process leaves."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Take coroutines from now on."""
+        """Accept coroutines from now on."""
         self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
@@ -42,7 +42,7 @@ class Tasks(Part):
             loop.call_soon_threadsafe(self._begin, coroutine)
 
     def _begin(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        # In an empty context: a body that asked for it is not what executes it.
+        # In an empty context: the coroutine does not belong to the body that requested it.
         task = asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)

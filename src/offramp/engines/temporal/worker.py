@@ -21,9 +21,9 @@ class BodyWorker(Part):
     """One process's worker. While it polls Temporal, this process takes runs and hands them over.
 
     Args:
-        connection: the way to Temporal.
+        connection: the connection to Temporal.
         taking: the claim loop of this process.
-        new_worker: makes a worker.
+        new_worker: makes one of Temporal's workers.
     """
 
     def __init__(self, connection: Connection, taking: Taking, new_worker: Callable[[Client], Worker]) -> None:
@@ -35,18 +35,18 @@ class BodyWorker(Part):
         self._stopping = False
 
     async def start(self) -> None:
-        """Execute bodies and steps as soon as Temporal is there."""
+        """Execute bodies and steps as soon as Temporal is reachable."""
         self._task = asyncio.create_task(self._work())
 
     async def drain(self) -> None:
-        """Take no more; steps that are under way get their grace to end, then other workers have them."""
+        """Take no more work; steps under way get their grace to end, then other workers have them."""
         self._stopping = True
         if self._worker is not None:
             await self._worker.shutdown()
 
     async def close(self) -> None:
         """Leave Temporal."""
-        with contextlib.suppress(TimeoutError):  # Temporal is away, and cannot be told
+        with contextlib.suppress(TimeoutError):  # Temporal is unavailable, and learns nothing
             async with asyncio.timeout(CLOSE_S_MAX):
                 await self.drain()
         if self._task is not None:
@@ -54,7 +54,7 @@ class BodyWorker(Part):
             await asyncio.wait([self._task])
 
     async def _work(self) -> None:
-        """Execute until told to stop; a worker that cannot go on is followed by another."""
+        """Execute until `drain`; another worker replaces one that fails."""
         client = await self._connection.client()
         while not self._stopping:
             self._worker = self._new_worker(client)
@@ -64,7 +64,7 @@ class BodyWorker(Part):
                 await running
             except Exception as error:  # noqa: BLE001 - whatever it is, runs wait for a worker
                 running.cancel()
-                logger.error("the worker for Temporal ended: %s; another one is started", error)  # noqa: TRY400
+                logger.error("the worker for Temporal ended: %s; starting another", error)  # noqa: TRY400
             if not self._stopping:
                 await self._taking.pause()
                 await asyncio.sleep(RETRY_EVERY_S)
