@@ -29,7 +29,7 @@ class Placed:
 
     def placed(self, blobs):
         """The place, for another process."""
-        return blobs._place
+        return blobs.place
 
     async def spoil(self, blobs, reference, data):
         place = self.placed(blobs)

@@ -32,7 +32,7 @@ async def main():
     database = Database(Path(sys.argv[1]))
     crash = CrashPoint("purge", sys.argv[2], 4)  # the duty is the first
     store = SQLiteStore(database, Writer(database, 0.05, 1 << 20, lambda *_: None, 5.0, crash))
-    store._purge._rows = 25
+    store.purging.rows = 25
     nothing = SimpleNamespace(blobs=None)
     metrics = SimpleNamespace(purged=lambda runs: print(runs, flush=True))
     await purge(SimpleNamespace(id="victim", store=store, clock=SystemClock(), values=nothing, metrics=metrics))

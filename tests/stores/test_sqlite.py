@@ -345,7 +345,7 @@ async def test_emitting_faster_than_the_disk_waits_at_the_backlog(tmp_path):
 
 def limit(files, pages):
     """Let the database grow to this many pages; the writer is idle or waits for a retry meanwhile."""
-    files.writer._connection.execute(f"PRAGMA max_page_count = {pages}")
+    files.writer.connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def full(files):
