@@ -134,7 +134,7 @@ async def test_it_counts_no_more_when_it_is_closed(store):
     store.answers.clear()
     await store.taken()
     await turns()
-    task = store.bound._task
+    task = store.bound.task
     store.bound.close()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -115,16 +115,9 @@ async def _visible(service, run, count):
     return bool(part)
 
 
-def _topics(service):
-    """What readers of this process follow, by run."""
-    feed = service.process.feed
-    with feed._lock:
-        return dict(feed._topics)
-
-
 def _told(service, run):
     """The last number that readers here were told of, by the process that writes: the store has it a moment before."""
-    return _topics(service)[run].last
+    return service.process.feed.topics[run].last
 
 
 async def test_a_reader_that_has_everything_ends_at_once(tmp_path):
@@ -145,7 +138,7 @@ async def test_a_slow_reader_misses_nothing_and_costs_bounded_memory(tmp_path):
             frames = list(await anext(slow))
             await halfway.wait()
             await eventually(lambda: _told(service, run) == 3 * TAIL_EVENTS_MAX + 2)
-            topic = _topics(service)[run]
+            topic = service.process.feed.topics[run]
             assert len(topic.frames) <= TAIL_EVENTS_MAX
             assert topic.size <= TAIL_BYTES_MAX
             go_on.set()
@@ -328,10 +321,10 @@ async def test_a_gone_reader_leaves_nothing_behind(tmp_path):
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         readers = [asyncio.ensure_future(frames_of(service, run)) for _ in range(5)]
-        await eventually(lambda: not service.process.feed.unknown(run) and _topics(service)[run].loops)
+        await eventually(lambda: not service.process.feed.unknown(run) and service.process.feed.topics[run].loops)
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
-        assert all(not topic.loops for topic in _topics(service).values())
+        assert all(not topic.loops for topic in service.process.feed.topics.values())
         go_on.set()
         assert_one_log(await frames_of(service, run))

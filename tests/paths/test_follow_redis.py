@@ -108,7 +108,7 @@ async def test_a_run_that_executes_here_is_listened_for_once_it_is_demoted(tmp_p
         await eventually(lambda: channels(server, url)[0])
         assert channels(server, url)[0] == {other}
         live = gateway.live.get(run)
-        leaving = asyncio.ensure_future(gateway._demoter.demote(live, "budget"))
+        leaving = asyncio.ensure_future(gateway.demoter.demote(live, "budget"))
         await eventually(lambda: channels(server, url)[0] == {run, other})
         go_on.set()  # its step in flight went on here; the next one is a worker's
         async with member(app, tmp_path, "worker", store=url, **NEVER):

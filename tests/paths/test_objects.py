@@ -16,6 +16,8 @@ import pytest
 from offramp import App, Retry
 from offramp.core.reference import reference_in
 from offramp.errors import ObjectLost, ObjectsUnavailable
+from offramp.paths.live import Watcher
+from offramp.paths.local import Handle
 from offramp.paths.purge import purge
 from offramp.paths.submission import Submission
 from offramp.stores.blobs.blobs import PlacedBlobs
@@ -243,7 +245,7 @@ async def test_a_run_goes_on_when_what_it_needs_is_back(tmp_path):
     (tmp_path / "objects").rename(tmp_path / "away")
     (tmp_path / "objects").touch()
     async with service() as runtime:
-        again = type(handle)(runtime.service, handle.id, "goes_on", handle._watcher)
+        again = Handle(runtime.service, handle.id, "goes_on", Watcher())
         await eventually(lambda: runtime.service.deep.starting)
         await asyncio.sleep(0.1)
         assert runtime.service.deep.starting == 1, "a run was begun without what it had finished"
@@ -264,7 +266,7 @@ async def test_a_run_whose_finished_step_is_lost_fails_by_name(tmp_path, data):
     path = tmp_path / "objects" / name
     path.unlink() if data is None else path.write_bytes(data)
     async with service() as runtime:
-        again = type(handle)(runtime.service, handle.id, "goes_on", handle._watcher)
+        again = Handle(runtime.service, handle.id, "goes_on", Watcher())
         error = await failure_of(again)
     assert isinstance(error, ObjectLost)
     assert "the result of step 'make'" in str(error)

@@ -32,7 +32,7 @@ async def test_parts_start_in_order_drain_and_close_in_the_reverse_order():
     notes = []
     async with testing.runtime(App("parts")) as runtime:
         parts = [Noted(name, notes) for name in "abc"]
-        runtime.service._parts += parts
+        runtime.service.parts += parts
         for part in parts:
             await part.start()
         await runtime.service.drain()

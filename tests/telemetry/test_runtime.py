@@ -315,7 +315,7 @@ class TestFirstEvents:
         events.forget(record.id)
         events.seen([Batch(record.id, 2, [b"{}"])])
         assert seen.first == []
-        assert not events._expected
+        assert not events.expected
 
     def test_a_run_that_was_not_demoted_has_no_gap(self):
         _, seen, events = self.made()
@@ -329,4 +329,4 @@ async def test_a_run_of_many_leaves_nothing_behind(runtime):
     handles = [await runtime.start("echo", word="a") for _ in range(50)]
     for handle in handles:
         await reach(handle, "run.completed")
-    assert runtime.service.live.first_events._expected == {}
+    assert runtime.service.live.first_events.expected == {}

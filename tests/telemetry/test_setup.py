@@ -168,7 +168,7 @@ def test_a_provider_of_the_application_wins():
 def test_exporters_complain_once_in_a_while(monkeypatch, caplog):
     monkeypatch.setattr(setup, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
     now = [100.0]
-    handler = setup._Quiet()
+    handler = setup.Quiet()
     logger = setup.logging.getLogger("offramp.tests.exporter")
     logger.propagate = False
     logger.addHandler(handler)

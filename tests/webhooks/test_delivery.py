@@ -103,7 +103,7 @@ def counted(made, result):
 
 def pending(made):
     """The entries of the outbox in memory."""
-    return made.service.process.store.outbox._entries
+    return made.service.process.store.outbox.entries
 
 
 async def test_the_end_of_a_run_is_announced_with_its_document(made, receiver):
@@ -214,14 +214,14 @@ async def test_what_would_not_be_delivered_is_refused_and_nothing_starts(setting
 
 
 def dispatcher(service):
-    return next((part for part in service._parts if isinstance(part, WebhookDispatcher)), None)
+    return next((part for part in service.parts if isinstance(part, WebhookDispatcher)), None)
 
 
 async def advance_until(clock, made, condition, step=0.5):
     """Let time pass until something is the case, but none while a message is on its way."""
     async with asyncio.timeout(GUARD_S):
         while not condition():
-            if not dispatcher(made.service)._attempts:
+            if not dispatcher(made.service).attempts:
                 clock.advance(step)
             await asyncio.sleep(0.001)
 

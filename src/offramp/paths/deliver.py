@@ -150,7 +150,8 @@ class Feed:
         self._follow = follow
         self._unfollow = unfollow
         self._here: set[str] = set()
-        self._topics: dict[str, _Topic] = {}
+        self.topics: dict[str, _Topic] = {}
+        """What readers follow here, by run."""
         self._expecting: deque[tuple[float, _Topic]] = deque()
         self._joined = itertools.count()
         self._lock = threading.Lock()
@@ -164,7 +165,7 @@ class Feed:
         with self._lock:
             woken = []
             for batch in batches:
-                topic = self._topics.get(batch.run_id)
+                topic = self.topics.get(batch.run_id)
                 if topic is not None:
                     topic.add(batch)
                     woken.append(topic)
@@ -172,19 +173,19 @@ class Feed:
 
     def unknown(self, run_id: str) -> bool:
         """Whether nobody follows the run here."""
-        return run_id not in self._topics
+        return run_id not in self.topics
 
     def begun(self, run_id: str) -> None:
         """This process executes the run, and no other writes to it: its events come by `publish`."""
         with self._lock:
             self._here.add(run_id)
-            self._show_interest(self._topics.get(run_id))
+            self._show_interest(self.topics.get(run_id))
 
     def left(self, run_id: str) -> None:
         """Another process may write to it from now on."""
         with self._lock:
             self._here.discard(run_id)
-            self._show_interest(self._topics.get(run_id))
+            self._show_interest(self.topics.get(run_id))
 
     def finished(self, run_id: str) -> None:
         """Nobody writes to it any more."""
@@ -204,22 +205,22 @@ class Feed:
             self.missed.set()
             return
         with self._lock:
-            known = [topic for topic in map(self._topics.get, run_ids) if topic is not None]
+            known = [topic for topic in map(self.topics.get, run_ids) if topic is not None]
             self._wake(known)
             for topic in known:
                 if not topic.loops:  # what is kept for the first reader is not all there is
-                    del self._topics[topic.run_id]
+                    del self.topics[topic.run_id]
 
     async def catch_up(self, store: Store, now: float) -> None:
         """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
         with self._lock:
             self._expect_no_longer(now)
-            positions = {run_id: topic.everybody_has() for run_id, topic in self._topics.items() if topic.loops}
+            positions = {run_id: topic.everybody_has() for run_id, topic in self.topics.items() if topic.loops}
         if not positions:
             return
         ahead = await store.ahead(positions)
         with self._lock:
-            topics = [topic for topic in map(self._topics.get, ahead) if topic is not None]
+            topics = [topic for topic in map(self.topics.get, ahead) if topic is not None]
             for topic in topics:
                 topic.set_behind()
             self._wake(topics)
@@ -228,7 +229,7 @@ class Feed:
         """Let every reader end, as this process does."""
         with self._lock:
             self.ended = True
-            self._wake(list(self._topics.values()))
+            self._wake(list(self.topics.values()))
 
     def _first_silence(self, idle: float | None) -> float | None:
         """A half to the whole, evenly spread: readers that came together are not all served together ever after."""
@@ -245,9 +246,9 @@ class Feed:
 
     def _join(self, run_id: str, reader: _Reader, loop: asyncio.AbstractEventLoop) -> _Topic:
         with self._lock:
-            topic = self._topics.get(run_id)
+            topic = self.topics.get(run_id)
             if topic is None:
-                topic = self._topics[run_id] = _Topic(run_id)
+                topic = self.topics[run_id] = _Topic(run_id)
             topic.readers += 1
             topic.loops.setdefault(loop, set()).add(reader)
             self._show_interest(topic)
@@ -263,13 +264,13 @@ class Feed:
 
     def _let_go(self, topic: _Topic) -> None:
         topic.readers -= 1
-        if topic.readers == 0 and self._topics.get(topic.run_id) is topic:
-            del self._topics[topic.run_id]
+        if topic.readers == 0 and self.topics.get(topic.run_id) is topic:
+            del self.topics[topic.run_id]
 
     def expect(self, run_id: str, now: float) -> None:
         """Keep the events of a run that this process is about to create, for a moment; `now` is monotonic."""
         with self._lock:
-            topic = self._topics.setdefault(run_id, _Topic(run_id, complete=True))
+            topic = self.topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
             self._expecting.append((now + FIRST_READER_WITHIN_S, topic))
             self._expect_no_longer(now)

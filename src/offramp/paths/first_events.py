@@ -16,7 +16,7 @@ class FirstEvents:
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._expected: dict[str, Callable[[float, int], object]] = {}
+        self.expected: dict[str, Callable[[float, int], object]] = {}
 
     def of_new(self, record: RunRecord) -> None:
         """A run, or a step of it, begins here that nobody has executed before; another process may be quicker."""
@@ -25,24 +25,24 @@ class FirstEvents:
             if first <= 2:
                 self._metrics.first_event(record, now - record.created_at)
 
-        self._expected[record.id] = tell
+        self.expected[record.id] = tell
 
     def of_demoted(self, record: RunRecord) -> None:
         """A demoted run goes on here, for the first time."""
         demotion = record.demotion
         if demotion is not None:
-            self._expected[record.id] = lambda now, _: self._metrics.went_on(demotion.reason, now - demotion.at)
+            self.expected[record.id] = lambda now, _: self._metrics.went_on(demotion.reason, now - demotion.at)
 
     def forget(self, run_id: str) -> None:
         """Nothing of this run becomes visible from here any more."""
-        self._expected.pop(run_id, None)
+        self.expected.pop(run_id, None)
 
     def seen(self, batches: Sequence[Batch]) -> None:
         """These became visible; called on the store's thread."""
-        if not self._expected:
+        if not self.expected:
             return
         for batch in batches:
-            if batch.run_id in self._expected and batch.first + len(batch.frames) > 2:
-                tell = self._expected.pop(batch.run_id, None)
+            if batch.run_id in self.expected and batch.first + len(batch.frames) > 2:
+                tell = self.expected.pop(batch.run_id, None)
                 if tell is not None:
                     tell(self._clock.time(), batch.first)

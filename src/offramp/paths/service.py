@@ -78,11 +78,11 @@ class Service:
         self.deep = deep
         self.engine = engine
         self._close = close
-        self._demoter = demoter
+        self.demoter = demoter
         self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
         self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
-        self._parts: list[Part] = [
+        self.parts: list[Part] = [
             live.levels,
             Learning(process, live.durations),
             CatchingUp(process),
@@ -139,7 +139,7 @@ class Service:
     async def start(self) -> None:
         """Join the service and begin to work."""
         self.process.metrics.open()
-        await self.process.control.run(start_all(self._parts))
+        await self.process.control.run(start_all(self.parts))
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""
@@ -323,7 +323,7 @@ class Service:
     async def _drain(self) -> None:
         try:
             async with asyncio.timeout(self.settings.drain_timeout):
-                await drain_all(self._parts)
+                await drain_all(self.parts)
                 await self._send_all_away()
         except TimeoutError:
             if late := len(self.live.all()):
@@ -354,7 +354,7 @@ class Service:
                 task.cancel()
 
     async def _send_away(self, run: LiveRun) -> None:
-        away = self._demoter
+        away = self.demoter
         leaving = asyncio.ensure_future(away.demote(run, "drain") if run.record.path == "fast" else away.hand_over(run))
         try:
             await run.left
@@ -366,7 +366,7 @@ class Service:
     async def stop(self) -> None:
         """Drain, leave the service, and close everything."""
         await self.drain()
-        await self.process.control.run(close_all(self._parts))
+        await self.process.control.run(close_all(self.parts))
         await self.close()
 
     async def close(self) -> None:

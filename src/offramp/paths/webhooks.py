@@ -48,7 +48,7 @@ class WebhookDispatcher(Part):
         self._thread = LoopThread("offramp-webhooks")
         self._wake = asyncio.Event()
         self._busy: Counter[str] = Counter()
-        self._attempts: set[asyncio.Task[None]] = set()
+        self.attempts: set[asyncio.Task[None]] = set()
         self._work_ended = asyncio.Event()
         self._work_ended.set()
         self._closing = False
@@ -71,8 +71,8 @@ class WebhookDispatcher(Part):
         self._closing = True
         self._wake.set()
         await self._work_ended.wait()
-        if self._attempts:
-            _, late = await asyncio.wait(self._attempts, timeout=STOP_GRACE_S)
+        if self.attempts:
+            _, late = await asyncio.wait(self.attempts, timeout=STOP_GRACE_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -97,14 +97,14 @@ class WebhookDispatcher(Part):
             for pending in claimed:
                 self._busy[pending.host] += 1
                 task = asyncio.create_task(self._attend(pending))
-                self._attempts.add(task)
-                task.add_done_callback(self._attempts.discard)
+                self.attempts.add(task)
+                task.add_done_callback(self.attempts.discard)
             if not claimed:
                 await self._rest()
 
     async def _claim(self) -> list[Pending]:
         settings = self._process.settings
-        room = Room(settings.webhook_attempts - len(self._attempts), settings.webhook_attempts_per_host, self._busy)
+        room = Room(settings.webhook_attempts - len(self.attempts), settings.webhook_attempts_per_host, self._busy)
         if room.total <= 0:
             return []
         now = self._process.clock.time()

@@ -56,7 +56,7 @@ class Bound:
         self._again_at = -math.inf
         self._counts_begun = 0
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     async def take(self, tenant: str) -> int:
         """Count one more, which the caller then creates without waiting for anything in between.
@@ -71,8 +71,8 @@ class Bound:
         late_s = self._clock.monotonic() - self._again_at
         if late_s >= self._every_s:
             await self._count()
-        elif late_s >= 0 and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._count_beside())
+        elif late_s >= 0 and (self.task is None or self.task.done()):
+            self.task = asyncio.create_task(self._count_beside())
         if self._refusal(self._held, tenant) is not None:
             await self._count()
             refused = self._refusal(self._held, tenant)
@@ -90,9 +90,9 @@ class Bound:
 
     def close(self) -> None:
         """Count no more. From any thread."""
-        if self._task is not None and not self._task.done():
+        if self.task is not None and not self.task.done():
             with contextlib.suppress(RuntimeError):  # its loop is closed
-                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+                self.task.get_loop().call_soon_threadsafe(self.task.cancel)
 
     async def _count(self) -> None:
         """Ask the store; callers that wait meanwhile share the next count, so only one is made at a time."""

@@ -204,7 +204,7 @@ def exporter_class(signal: str, name: str) -> Any:
     return found[0].load()
 
 
-class _Quiet(logging.Handler):
+class Quiet(logging.Handler):
     """Logs complaints of exporters as single lines at a bounded rate: a backend may be dead for days."""
 
     def __init__(self) -> None:
@@ -219,9 +219,9 @@ class _Quiet(logging.Handler):
 
 
 def _quieten() -> None:
-    handler = _Quiet()
+    handler = Quiet()
     for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
         logger = logging.getLogger(name)
-        if not any(isinstance(each, _Quiet) for each in logger.handlers):
+        if not any(isinstance(each, Quiet) for each in logger.handlers):
             logger.addHandler(handler)
             logger.propagate = False

@@ -58,7 +58,7 @@ class _DeafToTheEnd(MemoryOutbox):
     def add(self, record):
         super().add(record)
         if record.webhook is not None:
-            self._entries[record.id].events = frozenset(record.webhook.events)
+            self.entries[record.id].events = frozenset(record.webhook.events)
 
 
 @breaks("W2")
@@ -70,7 +70,7 @@ class DeafToTheEnd(_Broken):
 
 class _Busy(MemoryOutbox):
     def note(self, run_id, seq, event):
-        entry = self._entries.get(run_id)
+        entry = self.entries.get(run_id)
         if entry is None or not entry.due_at or event in TERMINAL:
             super().note(run_id, seq, event)
 
@@ -85,8 +85,8 @@ class LostMeanwhile(_Broken):
 class _Hasty(MemoryOutbox):
     def note(self, run_id, seq, event):
         super().note(run_id, seq, event)
-        if run_id in self._entries and event in TERMINAL:
-            self._entries[run_id].due_at = 0.0
+        if run_id in self.entries and event in TERMINAL:
+            self.entries[run_id].due_at = 0.0
 
 
 @breaks("W2")
@@ -98,7 +98,7 @@ class Hurried(_Broken):
 
 class _Eager(MemoryOutbox):
     def note(self, run_id, seq, event):
-        if run_id in self._entries and event == "step.started":
+        if run_id in self.entries and event == "step.started":
             event = "step.completed"
         super().note(run_id, seq, event)
 
@@ -145,7 +145,7 @@ class EarlyEndOfAClaim(_Broken):
 
 class _Trusting(MemoryOutbox):
     async def settle(self, pending, progress):
-        entry = self._entries.get(pending.run_id)
+        entry = self.entries.get(pending.run_id)
         return await super().settle(pending if entry is None else pending._replace(token=entry.token), progress)
 
 
@@ -159,7 +159,7 @@ class StaleSettlement(_Broken):
 class _SameToken(MemoryOutbox):
     def _take(self, run_id, until):
         pending = super()._take(run_id, until)
-        self._entries[run_id].token = 1
+        self.entries[run_id].token = 1
         return pending._replace(token=1)
 
 
@@ -175,7 +175,7 @@ class PurgedUnannounced(_Broken):
     """A run's end is not announced if its retention is shorter than its receiver's absence."""
 
     async def purge(self, now, only=None):
-        for run_id, entry in list(self.outbox._entries.items()):
+        for run_id, entry in list(self.outbox.entries.items()):
             if entry.due_at is not None:
                 self.outbox.drop(run_id)
         return await super().purge(now, only)
@@ -216,9 +216,9 @@ class Crowding(_Broken):
 
 class _FirstOnes(MemoryOutbox):
     async def claim(self, room, now, until):
-        kept, self._entries = self._entries, dict(itertools.islice(self._entries.items(), CANDIDATES_MAX))
+        kept, self.entries = self.entries, dict(itertools.islice(self.entries.items(), CANDIDATES_MAX))
         claimed = await super().claim(room, now, until)
-        self._entries = kept
+        self.entries = kept
         return claimed
 
 

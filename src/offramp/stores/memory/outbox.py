@@ -28,7 +28,7 @@ class MemoryOutbox:
     """Entries in a dictionary; see the port."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self.entries: dict[str, _Entry] = {}
         self._listeners: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
@@ -39,12 +39,12 @@ class MemoryOutbox:
         if record.webhook is not None:
             entry = _Entry(target_of(record.webhook.url).host, TERMINAL | set(record.webhook.events))
             with self._lock:
-                self._entries[record.id] = entry
+                self.entries[record.id] = entry
 
     def note(self, run_id: str, seq: int, event: str) -> None:
         """An event became visible."""
         with self._lock:
-            entry = self._entries.get(run_id)
+            entry = self.entries.get(run_id)
             if entry is None or event not in entry.events:
                 return
             entry.latest = seq
@@ -55,12 +55,12 @@ class MemoryOutbox:
 
     def holds(self, run_id: str) -> bool:
         """Whether an announcement of the run may be pending."""
-        return run_id in self._entries
+        return run_id in self.entries
 
     def drop(self, run_id: str) -> None:
         """The run was purged."""
         with self._lock:
-            self._entries.pop(run_id, None)
+            self.entries.pop(run_id, None)
 
     # The port.
 
@@ -70,25 +70,25 @@ class MemoryOutbox:
         with self._lock:
             waiting = [
                 (entry.due_at, run_id, entry.host)
-                for run_id, entry in self._entries.items()
+                for run_id, entry in self.entries.items()
                 if entry.due_at is not None and entry.due_at <= now and entry.host not in full
             ]
             due = [(run_id, host) for _, run_id, host in sorted(waiting)[:CANDIDATES_MAX]]
             return [self._take(run_id, until) for run_id in room.choose(due)]
 
     def _take(self, run_id: str, until: float) -> Pending:
-        entry = self._entries[run_id]
+        entry = self.entries[run_id]
         entry.token, entry.due_at = entry.token + 1, until
         return Pending(run_id, entry.host, entry.token, entry.latest, entry.progress)
 
     async def settle(self, pending: Pending, progress: Progress) -> bool:
         """Give an entry back."""
         with self._lock:
-            entry = self._entries.get(pending.run_id)
+            entry = self.entries.get(pending.run_id)
             if entry is None or entry.token != pending.token:
                 return False
             if progress.done:
-                del self._entries[pending.run_id]
+                del self.entries[pending.run_id]
                 return True
             entry.progress = progress._replace(due_at=None)
             more = 0.0 if entry.latest > progress.cursor else None
