@@ -17,6 +17,7 @@ class FirstEvents:
         self._clock = clock
         self._metrics = metrics
         self.expected: dict[str, Callable[[float, int], object]] = {}
+        """What counts the first event of a run."""
 
     def of_new(self, record: RunRecord) -> None:
         """A run, or a step of it, begins here that nobody has executed before; another process may be quicker."""

@@ -49,6 +49,7 @@ class WebhookDispatcher(Part):
         self._wake = asyncio.Event()
         self._busy: Counter[str] = Counter()
         self.attempts: set[asyncio.Task[None]] = set()
+        """Messages on their way."""
         self._work_ended = asyncio.Event()
         self._work_ended.set()
         self._closing = False

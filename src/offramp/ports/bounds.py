@@ -57,6 +57,7 @@ class Bound:
         self._counts_begun = 0
         self._lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
+        """The count that is made beside requests."""
 
     async def take(self, tenant: str) -> int:
         """Count one more, which the caller then creates without waiting for anything in between.

@@ -35,6 +35,7 @@ class UDPHints(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._out: socket.socket | None = None
         self.ports: list[int] = []
+        """Those of the other processes."""
         self._readers: list[int] = []
         self.port = 0
         forks.on_fork(self)

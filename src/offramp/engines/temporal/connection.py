@@ -52,6 +52,7 @@ class Connection(Part):
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self.attributes: list[str] = []
+        """The search attributes that the namespace has."""
         self._task: asyncio.Task[Client] | None = None
 
     async def start(self) -> None:

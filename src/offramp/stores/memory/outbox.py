@@ -29,6 +29,7 @@ class MemoryOutbox:
 
     def __init__(self) -> None:
         self.entries: dict[str, _Entry] = {}
+        """What may have to be announced, by run."""
         self._listeners: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 

@@ -75,7 +75,9 @@ class Writer:
         self.client = client(address, retries=0, timeout_s=WRITE_TIMEOUT_S)
         check(address, self.client)
         self.key = self._memory()
+        """Names what the server remembers of this writer: the number and the answer of its last batch."""
         self.number = 0
+        """The number of the last batch."""
         self._backlog_bytes = backlog_bytes
         self._timeout_s = timeout_s
         self._operations: deque[Operation] = deque()
@@ -87,6 +89,7 @@ class Writer:
         self._away_since: float | None = None
         self._away = ""
         self.writing_since: float | None = None
+        """When the batch that is being written was begun; None while none is."""
         self._tails = Tails()
         self._given_up: dict[tuple[str, int], None] = {}
         self._looked_at, self._is_tight = 0.0, False

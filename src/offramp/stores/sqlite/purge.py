@@ -107,6 +107,7 @@ class Purge:
         self._database = database
         self._writer = writer
         self.rows = PURGE_ROWS_MAX // 8
+        """How many rows the next step removes."""
         self._pages = CUT_PAGES_MIN
         self._steps = 0
 

@@ -71,6 +71,7 @@ class Writer:
         self._refused: str | None = None
         self._trouble_until = 0.0
         self.writing_since: float | None = None
+        """When the batch that is being written was begun; None while none is."""
         self.listeners: list[Callable[[list[Batch]], None]] = []
         self.on_lost: Callable[[Lease], object] = lambda _lease: None
         self.on_announced: list[Callable[[], object]] = []
