@@ -72,7 +72,7 @@ class Processes(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.model = Model(NOW)
         self.leases: list[Lease] = []
-        self.acknowledge_notice = defaultdict(list)
+        self.published = defaultdict(list)
         self.count = 0
         self.touched = None
 
@@ -95,9 +95,7 @@ class Processes(RuleBasedStateMachine):
 
     def hear(self, batches):
         for batch in batches:
-            self.acknowledge_notice[batch.run_id] += [
-                (batch.first + place, data) for place, data in enumerate(batch.frames)
-            ]
+            self.published[batch.run_id] += [(batch.first + place, data) for place, data in enumerate(batch.frames)]
 
     # Runs.
 
@@ -360,8 +358,8 @@ class Processes(RuleBasedStateMachine):
         for run in self.model.runs.values():
             if not run.purged:
                 whole = [(frame.seq, frame.data) for frame in await frames_of(self.first.store, run)]
-                await eventually(lambda whole=whole, run=run: len(self.acknowledge_notice[run.id]) >= len(whole))
-                assert sorted(self.acknowledge_notice[run.id]) == whole
+                await eventually(lambda whole=whole, run=run: len(self.published[run.id]) >= len(whole))
+                assert sorted(self.published[run.id]) == whole
 
     def teardown(self):
         try:

@@ -86,7 +86,7 @@ class Caller:
 
     def __init__(self, port):
         self._port = port
-        self.acknowledge_notice = []
+        self.answers = []
 
     async def send(self, data, then=b""):
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
@@ -98,7 +98,7 @@ class Caller:
                 writer.write(then)
             answer += await reader.read()
         writer.close()
-        self.acknowledge_notice.append(answer)
+        self.answers.append(answer)
         return answer
 
     async def ask(self, method, path, *headers, key=GOOD, body=None):
@@ -191,9 +191,9 @@ async def test_nothing_that_a_gateway_says_holds_a_secret(app, tmp_path, caplog)
             await eventually(lambda: "wants no more" in caplog.text and "did not reach" in caplog.text)
         for request in receiver.seen:
             assert_clean(request.body, "a webhook's body")
-    for answer in caller.acknowledge_notice:
+    for answer in caller.answers:
         assert_clean(answer, "an answer")
-    assert len(caller.acknowledge_notice) > 40
+    assert len(caller.answers) > 40
     for record in caplog.records:
         assert_clean(f"{record.getMessage()} {record.exc_text}", f"a record of {record.name}")
     kept = b"".join(path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file())
@@ -243,7 +243,7 @@ async def test_nothing_that_the_commands_say_holds_a_secret(tmp_path):
         assert serving.terminate() == 0
     finally:
         serving.close()
-    for answer in caller.acknowledge_notice:
+    for answer in caller.answers:
         assert_clean(answer, "an answer")
     log = serving.log.read_text()
     assert "OFFRAMP_WEBHOOK_SECRETS is set, but nothing reads it" in log

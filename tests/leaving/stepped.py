@@ -222,7 +222,7 @@ class SteppedStore:
         taken = [self._queue.popleft() for _ in range(count)]
         lost, visible, resolved = [], [], []
         self._memory.on_lost(lost.append)
-        self._memory.acknowledge_notice = visible
+        self._memory.visible = visible
         for operation in taken:
             made = operation.apply()
             resolved.append((operation, made))
@@ -368,8 +368,8 @@ class SharedMemory(MemoryStore):
 
     def __init__(self):
         super().__init__()
-        self.acknowledge_notice = []
-        self.listen(lambda batches: self.acknowledge_notice.extend(batches))  # noqa: PLW0108 - another list each time
+        self.visible = []
+        self.listen(lambda batches: self.visible.extend(batches))  # noqa: PLW0108 - another list each time
 
 
 def _outcome(commit):
