@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-USES_MAX = 11
+USES_MAX = 7
 """To be lowered whenever there are fewer."""
 OF_OTHERS = {"_replace", "_cancelled", "_ready", "_run", "_scheduled", "_when"}
 """Names of named tuples and of asyncio that offramp has as well."""

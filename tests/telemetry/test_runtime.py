@@ -188,19 +188,34 @@ async def test_a_lost_lease_is_counted(tmp_path, gate):
         assert reading(me, "offramp_leases_lost_total") == 1
 
 
+class Prompt:
+    """The log of a run whose store answers, and whose process hears of it, before the run's loop goes on."""
+
+    def __init__(self, log, control):
+        self._log = log
+        self._control = control
+
+    def __getattr__(self, name):
+        return getattr(self._log, name)
+
+    def finish(self, *given):
+        written, heard = self._log.finish(*given), Signal()
+        written.then(lambda _: self._control.call(heard.set))
+        heard.block()
+        return written
+
+
 async def test_a_lease_that_is_lost_with_the_outcome_is_counted_once(tmp_path, gate):
-    app, refused = App("ends"), Signal()
+    app = App("ends")
 
     @app.pipeline(budget=30.0)
     async def ends() -> None:
         await gate.wait()
 
     async with member(app, tmp_path, "local", owner="me") as me:
-        concluded, forget = me.live._concluded, me.live._forget
-        me.live._concluded = lambda *given: (concluded(*given), refused.set())
-        # The store is quicker to refuse than the run's loop to go on.
-        me.live._forget = lambda run: (run.state == "ended" and refused.block(), forget(run))
         run = (await me.submit(Submission(pipeline="ends"))).record.id
+        live = me.live.get(run)
+        live.log = Prompt(live.log, me.process.control)
         await me.retire("me")
         gate.set()
         await frames_of(me, run)
