@@ -146,9 +146,9 @@ async def test_the_place_where_asyncio_makes_its_tasks_is_known(monkeypatch):
 
     asyncio.get_running_loop().set_task_factory(factory)
     assert [await ended for ended in offramp.as_completed([uuid_of(), uuid_of()])]
-    assert races.found is None
+    assert races.problem is None
     assert [await ended for ended in asyncio.as_completed([uuid_of(), uuid_of()])]
-    assert "use offramp.as_completed" in races.found
+    assert "use offramp.as_completed" in races.problem
 
 
 async def uuid_of():

@@ -73,7 +73,7 @@ async def test_requests_that_change_something_say_that_it_may_have_happened(web,
             web.post(links["cancel"]),
         )
         for answer in answers:
-            assert "may or may not have been done" in assert_late(answer)
+            assert "may or may not have happened" in assert_late(answer)
         ready = await web.get("/readyz")
         assert ready.status_code == 503
         assert ready.json()["type"] == "urn:offramp:error:not-ready"

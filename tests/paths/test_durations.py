@@ -32,14 +32,14 @@ def test_what_was_not_told_yet_counts_on_top_of_what_is_learned():
     assert durations.expected_s("pipe", 6.0) == 6.0
     durations.observe("pipe", 10.0)
     assert durations.expected_s("pipe", 6.0) == pytest.approx(10.0)
-    (told,) = durations.tell()
+    (told,) = durations.take_observed()
     assert told == pytest.approx(("pipe", WEIGHT, 10.0))
     durations.observe("pipe", 30.0)
     durations.learned({"pipe": 20.0, "other": 1.0})
     assert durations.expected_s("pipe", 6.0) == pytest.approx(21.0)
     assert durations.expected_s("other", 6.0) == 1.0
-    assert durations.tell() == [pytest.approx(("pipe", WEIGHT, 30.0))]
-    assert durations.tell() == []
+    assert durations.take_observed() == [pytest.approx(("pipe", WEIGHT, 30.0))]
+    assert durations.take_observed() == []
 
 
 def app():
@@ -82,7 +82,7 @@ async def test_a_store_that_refuses_is_asked_again(tmp_path, monkeypatch, caplog
         with monkeypatch.context() as failing:
             failing.setattr(store, "learn", refuse)
             await eventually(lambda: len(refused) > 2)
-        assert "how long runs take was not shared: the disk is full" in caplog.text
+        assert "the durations of runs were not shared: the disk is full" in caplog.text
         await frames_of(gateway, (await gateway.submit(Submission(pipeline="pipe"))).record.id)
 
         async def is_known():

@@ -298,7 +298,7 @@ async def test_the_events_of_a_run_past_its_retention_are_gone(tmp_path):
         clock.advance(101)
         await eventually(lambda: service.process.feed.unknown(run))
         assert await service.process.store.purge(clock.time()) == 1
-        with pytest.raises(RunGone, match="were kept for 100 s"):
+        with pytest.raises(RunGone, match="were retained for 100 s"):
             await frames_of(service, run)
         assert (await service.get(run)).purged
         assert (await service.document(run))["steps"] == []

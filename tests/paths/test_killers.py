@@ -179,9 +179,9 @@ def test_runs_beside_one_that_kills_all_complete(tmp_path):
         # Twice beside all, perhaps once beside the half of them, and three times alone.
         document = ended(web, killer)
         command.wait_for(r"is executed again: a process died while it was under way$")
-        command.wait_for(r"is executed again: 2 processes in a row died .* executes here beside at most 2 others")
+        command.wait_for(r"is executed again: 2 processes .* executes here beside at most 2 other suspects")
     assert_given_up(document, "crash", {4, 5, 6})
-    assert "3 of them of no other suspect" in document["error"]["message"]
+    assert "3 of them without another suspect" in document["error"]["message"]
 
 
 def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(tmp_path):
@@ -202,7 +202,7 @@ def test_a_step_that_holds_the_interpreter_ends_its_run_and_no_other(tmp_path):
         command.wait_for(r"killers\.py.* in hold")
     hung = r"(died|fell silent for longer than their lease|died, or fell silent .* \(\d of them\),)"
     assert_given_up(document, "hold", {2, 3, 4, 5}, hung)
-    assert "2 of them of no other suspect" in document["error"]["message"] or executed(tmp_path, "hold") == 2
+    assert "2 of them without another suspect" in document["error"]["message"] or executed(tmp_path, "hold") == 2
     assert "a call that holds the interpreter" in document["error"]["message"]
 
 

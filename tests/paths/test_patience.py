@@ -70,7 +70,7 @@ async def test_every_request_is_refused_in_time_and_none_of_them_happens_late(tm
         await waits(service, waiting)
         async with hung(service):
             refused = await asyncio.gather(*(refusal(asked(service, waiting, number)) for number in range(50)))
-            assert any("may or may not have been done" in str(error) for error in refused)
+            assert any("may or may not have happened" in str(error) for error in refused)
             assert {error.status for error in refused} == {503}
             ready, reason = await service.ready()
             assert not ready

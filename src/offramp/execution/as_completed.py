@@ -105,7 +105,7 @@ class Races:
     """Notices that a body has several coroutines begun by the plain `asyncio.as_completed`; called for each task."""
 
     def __init__(self) -> None:
-        self.found: str | None = None
+        self.problem: str | None = None
         self._code = _plain()
         self._last: FrameType | None = None
 
@@ -117,12 +117,12 @@ class Races:
             frame = frame.f_back
         if frame is None or frame.f_code is not self._code:
             return
-        if frame is self._last and self.found is None:
+        if frame is self._last and self.problem is None:
             caller = frame.f_back
             while caller is not None and caller.f_code.co_filename == self._code.co_filename:
                 caller = caller.f_back
             where = "" if caller is None else f" at {caller.f_code.co_filename}:{caller.f_lineno}"
-            self.found = (
+            self.problem = (
                 f"asyncio.as_completed{where} begins its coroutines in the order of a set, which differs in a replay: "
                 "use offramp.as_completed"
             )

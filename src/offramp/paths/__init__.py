@@ -1,1 +1,1 @@
-"""What happens to a run, in reading order: submit, fast, demote, deep, deliver."""
+"""The ways of a run, in reading order: submit, fast, demote, deep, deliver."""

@@ -1,4 +1,4 @@
-"""What the entry's decision rests on: gathered here, judged by `core.routing.decide`. Changes nothing."""
+"""The facts for the routing of a request: gathered here, judged by `core.routing.decide`. Changes nothing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from offramp.paths.submission import Submission
 
 
 class Admission:
-    """Looks at the fast path of a process."""
+    """Gathers facts about the fast path of a process."""
 
     def __init__(self, process: Process, live: LiveRuns) -> None:
         self._process = process
         self._live = live
 
     def facts(self, submission: Submission, sla: str, budget_s: float) -> Facts:
-        """All that is known now of a request with this class and budget."""
+        """The present facts about a request with this class and budget."""
         expected_s = self._live.durations.expected_s(submission.pipeline, budget_s)
         return Facts(submission.respond_async, budget_s, sla, expected_s, self._load(submission.tenant))
 

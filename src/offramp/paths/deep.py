@@ -1,4 +1,4 @@
-"""The deep path's end in a worker: a claimed run is called again with its journal."""
+"""The deep path in a worker: it calls a claimed run again with its journal."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 UNREADABLE_EVERY_S = 1.0
-"""How often the history of a run is asked for that could not be read."""
+"""The interval of attempts to read a history that the store could not return."""
 STEPLESS_DEATHS_FACTOR = 10
-"""A death between two steps is seldom the run's own doing: it takes so many times as many for a run to be given up."""
+"""Deaths between steps are seldom the run's fault: this many times as many deaths are allowed there."""
 
 
 class DeepPath(RunHost):
-    """Executes claimed runs; what the engine calls."""
+    """Executes claimed runs; the engine calls it."""
 
     def __init__(self, process: Process, live: LiveRuns) -> None:
         self._process = process
@@ -57,7 +57,7 @@ class DeepPath(RunHost):
         return self._process.settings.worker_runs - self._live.count("deep") - self._starting
 
     def execute(self, claim: Claim) -> None:
-        """Begin: at once when nothing has to be replayed."""
+        """Begin to execute: at once if there is no journal to replay."""
         if claim.fresh:
             self._process.metrics.waited(claim.record, self._process.clock.time() - claim.record.created_at)
             self._live.first_events.of_new(claim.record)
@@ -72,11 +72,11 @@ class DeepPath(RunHost):
         process, record = self._process, claim.record
         runlog = process.store.log(claim.lease)
         now = process.clock.time()
-        began_ns = time.time_ns()  # spans go by the system's clock
+        began_ns = time.time_ns()  # spans use the system's clock
         try:
             ending = self._ending(record, now)
             if ending is not None and (claim.fresh or record.pipeline not in process.pipelines):
-                self._conclude(claim, runlog, ending, began_ns)  # no body of it has anything to clean up
+                self._conclude(claim, runlog, ending, began_ns)  # no body of the run needs cleanup
                 self._live.made_room()
                 return
             try:
@@ -89,7 +89,7 @@ class DeepPath(RunHost):
             if struck is not None:
                 ending = ended_by(struck_by(struck), record.deadline_at)
             if process.clock.monotonic() >= held_until:
-                await runlog.durable()  # `confirm` does not know of a run that is still on its way in
+                await runlog.durable()  # `confirm` does not know a run that is still starting
             alone_max = process.settings.process_deaths * (1 if history.under_way else STEPLESS_DEATHS_FACTOR)
             if record.deaths_alone >= alone_max:
                 self._conclude(claim, runlog, ending or self._given_up(record, runlog, history), began_ns)
@@ -114,13 +114,13 @@ class DeepPath(RunHost):
 
     @staticmethod
     def _ending(record: RunRecord, now: float) -> Outcome | None:
-        """What a run is to end with that was cancelled, or met its deadline, while no process executed it."""
+        """The outcome of a run that was cancelled, or reached its deadline, while no process executed it."""
         if record.cancel_requested:
             return cancelled()
         return expired(record) if record.deadline_at is not None and record.deadline_at <= now else None
 
     def _conclude(self, claim: Claim, runlog: RunLog, outcome: Outcome, began_ns: int) -> None:
-        """End a run that does not execute again."""
+        """End a run without executing it again."""
         trace = self._traced(claim, History(resumed=True), began_ns)
         if trace is not None:
             trace.concluded(outcome)
@@ -131,14 +131,14 @@ class DeepPath(RunHost):
         tracing, record = self._process.tracing, claim.record
         if tracing is None:
             return None
-        # A run that a worker resumes later, as after a death or a wait, is not part of the trace that sent it.
+        # A run resumed later, after a death or a wait for example, is not part of the trace that sent it.
         first = claim.fresh or (record.demotion is not None and not history.resumed)
         sent_at = record.created_at if record.demotion is None else record.demotion.at
         waited_s = self._process.clock.time() - sent_at if first else None
         return tracing.resume(record, _replayed(history), waited_s, began_ns)
 
     def _given_up(self, record: RunRecord, runlog: RunLog, history: History) -> Outcome:
-        """The outcome of a run that takes down its processes; if it is known which step does, that has failed."""
+        """The outcome of a run that takes down its processes; if one step is known to do so, that step has failed."""
         outcome = killed(record, history.under_way)
         if outcome.error is not None and outcome.error.step is not None:
             [step] = history.under_way
@@ -150,12 +150,12 @@ class DeepPath(RunHost):
         return outcome
 
     async def whole_history(self, run_id: str, patience_s: float | None = None) -> History:
-        """The same with every value in it, wherever it is kept; see `Values.whole_entries`."""
-        found = await self.history(run_id)
-        return found._replace(entries=await self._process.values.whole_entries(found.entries, patience_s))
+        """The history with every value in it, including values stored as objects; see `Values.whole_entries`."""
+        history = await self.history(run_id)
+        return history._replace(entries=await self._process.values.whole_entries(history.entries, patience_s))
 
     async def history(self, run_id: str) -> History:
-        """What is known of the run; a store that cannot be read for now is asked again, as the lease is held here."""
+        """The history of the run. Retries while the store cannot be read, as this process holds the lease."""
         store = self._process.store
         while True:
             try:
@@ -171,8 +171,8 @@ class DeepPath(RunHost):
             except StoreError as error:
                 logger.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
             except Exception:
-                # Whatever it is, a run that is held here is not forgotten here: a worker that can read it takes over
-                # once this one has been replaced.
+                # After any error, this process must keep the run: a worker that can read its history takes over once
+                # this one is replaced.
                 logger.exception("%s cannot be resumed by this process: its history cannot be read", run_id)
             await sleep_for(self._process.clock, UNREADABLE_EVERY_S)
 
@@ -181,14 +181,14 @@ class DeepPath(RunHost):
         return self._live.cancel(run_id)
 
     def notice(self, run_id: str) -> bool:
-        """A signal came for a run that may be executing here: pass on what it was sent."""
+        """Pass on the signals of a run, if it is executing here."""
         run = self._live.get(run_id)
         if run is not None:
             self._process.control.spawn(run.deliver())
         return run is not None
 
     def listening(self) -> list[str]:
-        """The runs here that wait for something: they look again now and then, should a notification be lost."""
+        """The waiting runs here: they check again from time to time, in case a notification was lost."""
         return [run.record.id for run in self._live.all() if run.execution.scope.waits_until() is not None]
 
     def held(self, until: float) -> None:
@@ -196,7 +196,7 @@ class DeepPath(RunHost):
         self._process.lease_window.extend(until)
 
     async def confirm(self) -> None:
-        """Ask the store about each run; of one that is lost, it tells by itself."""
+        """Ask the store about each run; it reports a lost one by itself."""
         for commit in [run.log.durable() for run in self._live.all()]:
             try:
                 await commit
@@ -204,24 +204,24 @@ class DeepPath(RunHost):
                 logger.info("%s", error)
 
     def lost(self, lease: Lease) -> None:
-        """Stop the execution whose lease is gone."""
+        """Stop the execution whose lease is lost."""
         self._live.lost(lease)
 
 
 def _why_here(record: RunRecord, history: History) -> Literal["demotion"] | LeftBy | None:
-    """Why a run resumes, in another process or in this one."""
+    """The reason why a run resumes, in another process or in this one."""
     handed_over = record.left_by == "exit" and record.demotion is not None and not history.resumed
     return "demotion" if handed_over else record.left_by
 
 
 def _why_again(record: RunRecord) -> str:
-    """For an operator: how the processes that executed the run ended, and what it is executed beside now."""
+    """For an operator: how the processes that executed the run ended, and how many suspects execute beside it now."""
     ended = how_processes_ended(record)
     if record.deaths < SUSPECT_DEATHS:
         return f"{ended} while it was under way"
     beside = record.company - 1
-    others = f"at most {beside} others of which that is true" if beside else "no other of which that is true"
-    return f"{ended} while it was under way; it may be what they died of, and executes here beside {others}"
+    others = f"at most {beside} other suspects" if beside else "no other suspect"
+    return f"{ended} while it was under way; it may be the cause, and executes here beside {others}"
 
 
 def _replayed(history: History) -> int:
@@ -234,7 +234,7 @@ async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict
 
 
 async def log_of(store: Store, run_id: str) -> list[events.Frame]:
-    """The event log of a run, without what was emitted."""
+    """The event log of a run, without emitted values."""
     frames: list[events.Frame] = []
     while part := await store.events(run_id, frames[-1].seq if frames else 0, skip_deltas=True):
         frames += part

@@ -1,4 +1,4 @@
-"""From the event log to readers: live, late and resumed ones read the same bytes in the same order.
+"""Delivery of the event log: live, late and resumed readers get the same bytes in the same order.
 
 The feed keeps the newest events of followed runs in memory; a reader that is further behind reads the store, so
 memory stays bounded however slow a reader is.
@@ -18,47 +18,47 @@ from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Batch, Store
 
 FIRST_READER_WITHIN_S = 1.0
-"""Who asked for a run follows it within moments, as a rule; later readers find its first events in the store."""
+"""Seconds in which the client usually begins to follow its run; later readers get the first events from the store."""
 GOLDEN_RATIO = 0.618033988749895
-"""Its multiples, without their whole parts, fill the unit interval evenly however many there are."""
+"""The fractional parts of its multiples fill the unit interval evenly, whatever their number."""
 TAIL_EVENTS_MAX = 512
 TAIL_BYTES_MAX = 256 * 1024
-"""How much of a followed run's log is kept in memory, per run."""
+"""The part of a followed run's log that stays in memory, per run."""
 
 
 class _Reader:
-    """Who waits for the next event of a run: the last number it has, and whether the store is known to have more.
+    """A reader of a run's events: its last number, and whether the store is known to have more.
 
-    Belongs to one loop; only `behind` is set from elsewhere. Its timer is not moved with each event, but looks when it
-    is due whether there was one: a waiting stream costs little, a flowing one nothing.
+    Belongs to one loop; other threads set only `behind`. Events do not move its timer; when due, the timer checks
+    whether there was one: a waiting stream costs little, a flowing one nothing.
     """
 
-    __slots__ = ("_due", "_loop", "_timer", "_wait", "after", "behind", "told")
+    __slots__ = ("_due", "_loop", "_timer", "_wait", "after", "behind", "notified")
 
     def __init__(self, after: int, loop: asyncio.AbstractEventLoop) -> None:
         self.after = after
         self.behind = False
-        self.told = False
+        self.notified = False
         self._loop = loop
         self._wait: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
-    def tell(self) -> None:
-        """There may be something new."""
-        self.told = True
-        self._go_on()
+    def notify(self) -> None:
+        """Wake the reader, as there may be new events."""
+        self.notified = True
+        self._wake_up()
 
-    def _go_on(self) -> None:
+    def _wake_up(self) -> None:
         if self._wait is not None and not self._wait.done():
             self._wait.set_result(None)
 
     async def woken(self, seconds: float | None) -> bool:
-        """Whether it was told something within that time, from `told = False` on; None for any time.
+        """Whether it was notified within that time, since `notified` was last cleared; None waits without limit.
 
-        A time that is shorter than the one before may be exceeded, as far as that one goes.
+        A time shorter than the previous one may last as long as that one.
         """
-        if not self.told:
+        if not self.notified:
             self._wait = self._loop.create_future()
             if seconds is not None:
                 self._due = self._loop.time() + seconds
@@ -68,25 +68,25 @@ class _Reader:
                 await self._wait
             finally:
                 self._wait = None
-        return self.told
+        return self.notified
 
     def _look(self) -> None:
         self._timer = None
         if self._wait is None:
-            return  # the next wait sets it again
+            return  # the next wait starts it again
         if self._due <= self._loop.time():
-            self._go_on()
+            self._wake_up()
         else:
             self._timer = self._loop.call_at(self._due, self._look)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the timer: the reader has left."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 class _Topic:
-    """The newest events of one run, and who waits for the next."""
+    """The newest events of one run, and its readers."""
 
     __slots__ = ("complete", "followed", "frames", "last", "loops", "readers", "run_id", "size")
 
@@ -102,7 +102,7 @@ class _Topic:
 
     def add(self, batch: Batch) -> None:
         if batch.first != self.last + 1:
-            self.frames.clear()  # another process wrote in between; the store has it
+            self.frames.clear()  # another process wrote in between; the store has those events
             self.size, self.complete = 0, False
         for seq, data in enumerate(batch.frames, start=batch.first):
             self.frames.append(Frame(seq, data))
@@ -113,20 +113,20 @@ class _Topic:
             self.complete = False
 
     def after(self, seq: int) -> list[Frame] | None:
-        """What follows `seq`, as far as it is known here; None when the store must be asked."""
+        """The known events after `seq`; None if the store must be asked."""
         if not self.frames:
             return [] if self.complete else None
         if self.frames[0].seq > seq + 1:
             return None
-        # From the end, where readers are as a rule: a deque is indexed in constant time there.
+        # From the end, where readers usually are: indexing a deque takes constant time there.
         return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
 
-    def everybody_has(self) -> int:
-        """The number up to which every reader has the events; there is a reader."""
+    def common_seq(self) -> int:
+        """The number up to which every reader has the events; requires a reader."""
         return min([reader.after for readers in self.loops.values() for reader in readers])
 
     def set_behind(self) -> None:
-        """The store has more than some reader."""
+        """Note that the store has more events than some reader."""
         for readers in self.loops.values():
             for reader in readers:
                 reader.behind = True
@@ -137,11 +137,11 @@ class _Topic:
 
 
 class Feed:
-    """Wakes readers when events of their run became visible.
+    """Wakes readers when events of their run become visible.
 
     Args:
-        follow: told of a run that has readers here and may be written to elsewhere; called with a lock held.
-        unfollow: told when one of both is over.
+        follow: called, with a lock held, for a run that has readers here and may get events from another process.
+        unfollow: called when either no longer holds.
     """
 
     def __init__(
@@ -156,12 +156,12 @@ class Feed:
         self._joined = itertools.count()
         self._lock = threading.Lock()
         self.ended = False
-        """Whether this process stops, so that nobody waits here any more."""
+        """Whether this process is stopping, so that readers must leave."""
         self.missed = asyncio.Event()
-        """Set when other processes may have written without anybody being told; for the loop that calls `catch_up`."""
+        """Set when a notification of other processes may be lost; for the loop that calls `catch_up`."""
 
     def publish(self, batches: Sequence[Batch]) -> None:
-        """Take what this process wrote; called on the store's thread."""
+        """Pass on the writes of this process; called on the store's thread."""
         with self._lock:
             woken = []
             for batch in batches:
@@ -172,24 +172,24 @@ class Feed:
             self._wake(woken)
 
     def unknown(self, run_id: str) -> bool:
-        """Whether nobody follows the run here."""
+        """Whether the run has no readers here."""
         return run_id not in self.topics
 
     def begun(self, run_id: str) -> None:
-        """This process executes the run, and no other writes to it: its events come by `publish`."""
+        """Note that only this process writes to the run: its events come through `publish`."""
         with self._lock:
             self._here.add(run_id)
             self._show_interest(self.topics.get(run_id))
 
     def left(self, run_id: str) -> None:
-        """Another process may write to it from now on."""
+        """Note that another process may write to the run from now on."""
         with self._lock:
             self._here.discard(run_id)
             self._show_interest(self.topics.get(run_id))
 
     def finished(self, run_id: str) -> None:
-        """Nobody writes to it any more."""
-        self._here.discard(run_id)  # without the lock, which readers hold who are told of just that
+        """Note that no process writes to the run any more."""
+        self._here.discard(run_id)  # without the lock, which readers may hold while `unfollow` runs
 
     def _show_interest(self, topic: _Topic | None) -> None:
         if topic is None:
@@ -200,7 +200,7 @@ class Feed:
             (self._follow if wanted else self._unfollow)(topic.run_id)
 
     def notice(self, run_ids: Sequence[str] | None) -> None:
-        """Another process wrote to these runs: their readers look into the store. None if it may be any of them."""
+        """Let the readers of these runs read the store: another process wrote to them. None stands for any run."""
         if run_ids is None:
             self.missed.set()
             return
@@ -208,14 +208,14 @@ class Feed:
             known = [topic for topic in map(self.topics.get, run_ids) if topic is not None]
             self._wake(known)
             for topic in known:
-                if not topic.loops:  # what is kept for the first reader is not all there is
+                if not topic.loops:  # the events held for the first reader are no longer complete
                     del self.topics[topic.run_id]
 
     async def catch_up(self, store: Store, now: float) -> None:
-        """Wake the readers that are behind the store, should a notification be lost; one look for all of them."""
+        """Wake the readers that are behind the store, in case a notification was lost; one query covers all of them."""
         with self._lock:
             self._expect_no_longer(now)
-            positions = {run_id: topic.everybody_has() for run_id, topic in self.topics.items() if topic.loops}
+            positions = {run_id: topic.common_seq() for run_id, topic in self.topics.items() if topic.loops}
         if not positions:
             return
         ahead = await store.ahead(positions)
@@ -226,13 +226,13 @@ class Feed:
             self._wake(topics)
 
     def end(self) -> None:
-        """Let every reader end, as this process does."""
+        """End every reader, as this process stops."""
         with self._lock:
             self.ended = True
             self._wake(list(self.topics.values()))
 
     def _first_silence(self, idle: float | None) -> float | None:
-        """A half to the whole, evenly spread: readers that came together are not all served together ever after."""
+        """Between half of `idle` and all of it, spread evenly: readers that came together do not stay together."""
         return None if idle is None else idle * (0.5 + next(self._joined) * GOLDEN_RATIO % 1 / 2)
 
     @staticmethod
@@ -241,8 +241,8 @@ class Feed:
         for topic in topics:
             for loop, readers in topic.loops.items():
                 wake.setdefault(loop, []).extend(readers)
-        for loop, told in wake.items():
-            call_threadsafe(loop, _tell_all, told)
+        for loop, notified in wake.items():
+            call_threadsafe(loop, _notify_all, notified)
 
     def _join(self, run_id: str, reader: _Reader, loop: asyncio.AbstractEventLoop) -> _Topic:
         with self._lock:
@@ -268,7 +268,7 @@ class Feed:
             del self.topics[topic.run_id]
 
     def expect(self, run_id: str, now: float) -> None:
-        """Keep the events of a run that this process is about to create, for a moment; `now` is monotonic."""
+        """Hold the events of a run that this process is about to create, for a moment; `now` is monotonic."""
         with self._lock:
             topic = self.topics.setdefault(run_id, _Topic(run_id, complete=True))
             topic.readers += 1
@@ -276,7 +276,7 @@ class Feed:
             self._expect_no_longer(now)
 
     def _expect_no_longer(self, now: float) -> None:
-        """A timer for each run would cost more than all else here: the next run, or `catch_up`, lets go of them."""
+        """Let go of late runs. The next run or `catch_up` does so, as a timer for each run would cost too much."""
         while self._expecting and self._expecting[0][0] <= now:
             self._let_go(self._expecting.popleft()[1])
 
@@ -286,7 +286,7 @@ class Feed:
         """Events numbered above `after`, in order, until the terminal one.
 
         Args:
-            store: where older events are.
+            store: holds the older events.
             run_id: an existing run.
             after: the last number the reader has; 0 from the start.
             idle: seconds without an event after which an empty list is yielded, the first time up to half of that
@@ -303,7 +303,7 @@ class Feed:
         try:
             look, silence = not topic.complete, self._first_silence(idle)
             while True:
-                reader.told = False
+                reader.notified = False
                 behind, reader.behind = reader.behind, False
                 with self._lock:
                     frames = topic.after(reader.after)
@@ -322,15 +322,15 @@ class Feed:
                     continue
                 if ended:
                     return
-                told = await reader.woken(silence)
-                while not told:
+                notified = await reader.woken(silence)
+                while not notified:
                     yield []
-                    told = await reader.woken(idle)
+                    notified = await reader.woken(idle)
                 look = topic.last <= reader.after
         except StoreError:
             if not self.ended:
                 raise
-            # The store of a process that stops may be closed by now: the reader goes on elsewhere.
+            # The store of a stopping process may be closed by now: the reader continues in another process.
         finally:
             reader.close()
             self._leave(topic, reader, loop)
@@ -339,15 +339,15 @@ class Feed:
 async def _require_kept(store: Store, run_id: str) -> None:
     record = await store.get(run_id)
     if record is not None and record.purged:
-        raise RunGone(f"the events of {run_id} were kept for {record.retention_s:g} s and are removed now")
+        raise RunGone(f"the events of {run_id} were retained for {record.retention_s:g} s and are now removed")
 
 
 async def _over(store: Store, run_id: str) -> bool:
-    """Whether nothing can follow any more: a reader may have everything, or name a number that was never given."""
+    """Whether the run has ended: a reader may have all its events, or name a number that does not exist."""
     record = await store.get(run_id)
     return record is not None and record.finished
 
 
-def _tell_all(readers: list[_Reader]) -> None:
+def _notify_all(readers: list[_Reader]) -> None:
     for reader in readers:
-        reader.tell()
+        reader.notify()

@@ -1,6 +1,6 @@
 """The off-ramp: a run leaves the fast path, or this process, without losing or repeating a finished step.
 
-Order (invariant D1): journal durable, engine owns the run, `run.demoted` in the log, the client hears.
+Order (invariant D1): journal durable, engine owns the run, `run.demoted` in the log, the client is notified.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from offramp.telemetry.logs import about
 logger = logging.getLogger("offramp")
 
 BOUNDARY_GRACE_S = 0.05
-"""How long a body that has no step in flight may take to reach its next step, or its end, before it is cut there."""
+"""Seconds for a body without a step in flight to reach its next step, or its end, before it is stopped."""
 RETRY_EVERY_S = 0.5
 PARK_AFTER_S = 0.1
 PARK_FOR_S_MIN = 5.0
@@ -46,7 +46,7 @@ class Demoter:
         self._live = live
 
     async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
-        """Move a run from the fast to the deep path; does nothing if it has ended or leaves already."""
+        """Move a run from the fast to the deep path; does nothing if it has ended or is already leaving."""
         scope = run.execution.scope
         if scope.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
@@ -67,7 +67,7 @@ class Demoter:
             self._live.lost(run.lease)
             return
         if run.state in OVER:
-            return  # its outcome is still to be written, or it was lost
+            return  # its outcome is being written, or its lease was lost
         self._live.is_written(run.record.id)
         if not await self._shared(run):
             await self._leave(run)
@@ -77,7 +77,7 @@ class Demoter:
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     async def _adopted(self, run: LiveRun, demotion: Demotion, in_flight: list[str]) -> bool:
-        """Journal durable, run owned, event written, unless it ends or is lost before. False if the store refused."""
+        """Make the journal durable, the engine owner, the event visible, unless the run ends. False to retry."""
         record, execution, scope = run.record, run.execution, run.execution.scope
         try:
             await run.log.durable()
@@ -90,7 +90,7 @@ class Demoter:
             return True
         record.path, record.demotion = "deep", demotion
         scope.facts.path = "deep"
-        self._process.feed.left(record.id)  # before others write: readers here need their events, too
+        self._process.feed.left(record.id)  # before other processes write: readers here need their events, too
         if run.trace is not None:
             run.trace.demoted(demotion)
         body = events.RunDemoted(
@@ -114,7 +114,7 @@ class Demoter:
         return True
 
     async def _shared(self, run: LiveRun) -> bool:
-        """Let the engine continue at once, where it can, and deliver the steps in flight as they end."""
+        """Let the engine continue at once, if it can, and deliver the steps in flight as they end."""
         scope, shared, sharing = run.execution.scope, run.log, self._engine.sharing
         if sharing is None or not isinstance(shared, SharedLog) or not scope.in_flight:
             return False
@@ -145,7 +145,7 @@ class Demoter:
                 await changed.wait()
             for key in ended:
                 attempt = delivering.pop(key)
-                # Nothing follows the steps of a cancelled run.
+                # The steps of a cancelled run have no further attempt.
                 if key not in shared.over and not scope.journal.has(key) and not scope.facts.cancelled:
                     self._give_up(attempt)
             if ended:
@@ -158,14 +158,14 @@ class Demoter:
             self._live.drop(run)
 
     def _give_up(self, attempt: Attempt) -> None:
-        """Offer a step again that the body gave up here, as by its own timeout; elsewhere it may not give it up."""
+        """Offer a step again that the body abandoned here, as at its own timeout: it may not do so elsewhere."""
         name, key, number = attempt.call.name, attempt.key, attempt.number
-        failure = Failure(events.INTERRUPTED, "the pipeline gave this attempt up where it ran", name, number)
+        failure = Failure(events.INTERRUPTED, "the pipeline abandoned this attempt where it ran", name, number)
         body = events.StepRetrying(name, key, number, failure.public(), 0.0)
         attempt.announce(body, self._process.clock.time())
 
     def log_of(self, runlog: RunLog) -> RunLog:
-        """A new run's log, as it has to be for this engine."""
+        """A new run's log, in the form that this engine needs."""
         return SharedLog(self._process.store, runlog) if self._engine.sharing else runlog
 
     async def hand_over(self, run: LiveRun) -> None:
@@ -174,7 +174,7 @@ class Demoter:
             await self._leave(run)
 
     async def _leave(self, run: LiveRun) -> None:
-        """Release the run as soon as no step is in flight and the body waits or was given a moment, unless it ends."""
+        """Release the run once no step is in flight and the body waits or its grace is over, unless the run ends."""
         execution, scope, changed = run.execution, run.execution.scope, run.changes()
         while run.state == "leaving":
             changed.clear()
@@ -187,21 +187,21 @@ class Demoter:
         await self._give_back(run)
 
     async def _give_back(self, run: LiveRun) -> None:
-        """Release a run whose execution was ended between two steps: queued, or parked where it was at rest."""
+        """Release a run that was stopped between two steps: queued, or parked if it was at rest."""
         if run.state != "given_back":
-            return  # it has its outcome, or is another's
+            return  # it has its outcome, or another owner
         self._live.drop(run)
         while True:
             try:
                 await self._engine.release(run.lease, run.execution.scope.rest)
-            except StoreError as error:  # until it takes the run back, no process executes it
+            except StoreError as error:  # until the engine takes the run back, no process executes it
                 logger.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
             else:
                 return
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
     def rests(self, run: LiveRun) -> None:
-        """A run seems to do nothing but wait: a fast one is demoted for that, a deep one parked, if it lasts."""
+        """Handle a run that seems only to wait: if that lasts, demote a fast run, and park a deep one."""
         if run.record.path == "fast":
             self._leave_early(run)
             return
@@ -214,7 +214,7 @@ class Demoter:
         run.execution.scope.move_at_rest("park", beyond, lambda: control.spawn(self._give_back(run)))
 
     def _leave_early(self, run: LiveRun) -> None:
-        """Demote a fast run that does nothing but wait, for longer than its budget lasts (a sleep, a Retry-After)."""
+        """Demote a fast run that only waits, for longer than its budget lasts (a sleep, a Retry-After)."""
         scope, clock = run.execution.scope, self._process.clock
         until = scope.waits_until()
         if until is not None and clock.time() + scope.facts.remaining() < until < math.inf:

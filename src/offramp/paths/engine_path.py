@@ -1,6 +1,7 @@
-"""The deep path's end in a process of an engine that calls bodies itself: bodies, single attempts of steps, outcomes.
+"""The deep path in a process of an engine that calls bodies itself: bodies, single attempts of steps, outcomes.
 
-What is written of a run is written here, under the lease that the engine shares; who executes what is the engine's.
+This process writes the run's logs, under the lease that the engine shares; the engine decides which process executes
+which part.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from offramp.execution.scope import Scope
 from offramp.execution.steps import LocalSteps
 from offramp.paths.deep import DeepPath, steps_of
 from offramp.paths.live import LiveRuns
-from offramp.paths.outcomes import UNTOLD
+from offramp.paths.outcomes import UNKNOWN
 from offramp.paths.process import Process
 from offramp.ports.bodies import (
     AttemptContext,
@@ -67,8 +68,8 @@ class EnginePath(DeepPath, BodyHost):
     """Executes bodies and attempts of steps for an engine, and claimed runs as every process does.
 
     Args:
-        process: what it executes with.
-        live: runs that execute here as a whole: those of the fast path.
+        process: this process.
+        live: the runs that execute here as a whole: those of the fast path.
         steps: the declared steps by name.
     """
 
@@ -120,12 +121,12 @@ class EnginePath(DeepPath, BodyHost):
         return body
 
     async def known(self, run_id: str) -> Known:
-        """What the store has of a run."""
-        found = await self.history(run_id)
-        return Known(list(found.entries), dict(found.interrupted), list(found.signals), sorted(found.waiting))
+        """A run's history in the store."""
+        history = await self.history(run_id)
+        return Known(list(history.entries), dict(history.interrupted), list(history.signals), sorted(history.waiting))
 
     def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
-        """A run was taken up: it counts, and has a place in its trace."""
+        """Count a run that this process takes up; returns its place in the trace."""
         process, record = self._process, claim.record
         since = record.created_at if record.demotion is None else record.demotion.at
         waited_s = process.clock.time() - since
@@ -138,17 +139,17 @@ class EnginePath(DeepPath, BodyHost):
         return process.tracing.take_up(record, replayed_steps, waited_s if first else None, time.time_ns())
 
     def took_over(self, facts: Facts, replayed_steps: int, part: TraceContext) -> None:
-        """A body goes on here."""
+        """Record in the trace that a body resumes here."""
         if self._process.tracing is not None:
             self._process.tracing.taken_over(facts.run_id, facts.pipeline, part, replayed_steps)
 
     def waited(self, facts: Facts, part: TraceContext, what: str, began: float, *, over: bool) -> None:
-        """A body waited until now."""
+        """Record in the trace that a body waited until now."""
         if self._process.tracing is not None:
             self._process.tracing.waited(facts.run_id, part, what, began, over=over)
 
     async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
-        """Say that this process goes on with a run."""
+        """Write that this process resumes a run."""
         body = events.RunResumed(self._process.id, replayed_steps, "demotion" if demoted else None)
         runlog = self._process.store.log(lease)
         runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
@@ -213,7 +214,7 @@ class EnginePath(DeepPath, BodyHost):
         self, lease: Lease, record: RunRecord, step: StepState, deaths: int, part: TraceContext | None
     ) -> NoReturn:
         """End a run whose step takes down its processes."""
-        died = msgspec.structs.replace(record, deaths=deaths, deaths_alone=deaths, deaths_silent=UNTOLD)
+        died = msgspec.structs.replace(record, deaths=deaths, deaths_alone=deaths, deaths_silent=UNKNOWN)
         outcome = self._given_up(died, self._process.store.log(lease), History(interrupted={step.key: step}))
         whole = Lease(lease.run_id, lease.owner, lease.token)
         await self.conclude(Claim(record, whole, fresh=False), outcome, part)
@@ -242,7 +243,7 @@ class EnginePath(DeepPath, BodyHost):
 
 
 class _Gathered:
-    """The log of a short step: its start is written with its end, in one transaction, unless it emits before."""
+    """The log of a short step: its start is written with its end, in one transaction, unless it emits earlier."""
 
     def __init__(self, log: RunLog) -> None:
         self.lease = log.lease
@@ -250,7 +251,7 @@ class _Gathered:
         self._waiting: list[tuple[Entry | None, Draft | None]] = []
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Keep it until there is something to be seen at once."""
+        """Hold it back until an entry must be visible at once."""
         self._waiting.append((entry, event))
         if durable or (event is not None and event.type == "step.delta"):
             self._flush()
@@ -262,11 +263,11 @@ class _Gathered:
 
     def survived(self) -> None:
         """Deaths are not counted here."""
-        raise AssertionError("a step forgot deaths that nobody counts")
+        raise AssertionError("a step forgot deaths, which are not counted here")
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         """A step does not end its run."""
-        raise AssertionError("a step was to end its run")
+        raise AssertionError("a step tried to end its run")
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -275,7 +276,7 @@ class _Gathered:
 
 
 class _Says(Observer):
-    """Passes on what an attempt waits for before it begins."""
+    """Reports the reason for which an attempt waits before it begins."""
 
     __slots__ = ("_says",)
 
@@ -283,7 +284,7 @@ class _Says(Observer):
         self._says = says
 
     def step_waits(self, what: str | None) -> None:
-        """A step waits for this; None: for nothing more."""
+        """Report the reason for which a step waits; None once it waits no more."""
         self._says(what)
 
 
@@ -310,7 +311,7 @@ class _Attempt:
         return self._task
 
     def stop(self) -> None:
-        """Cancel it, from any thread; nothing is written of it any more."""
+        """Cancel it, from any thread; it writes no more."""
         self._scope.facts.cancelled = True
         self._scope.move("drop")
         if self._loop is not None and self._task is not None and not self._task.done():
@@ -325,9 +326,9 @@ class _Attempt:
             entry = await self._executed()
         except (asyncio.CancelledError, ExecutionOver):
             error = LeaseLost(f"step {self._call.name!r} was stopped here")
-        except Exception as raised:  # noqa: BLE001 - the engine's to judge
+        except Exception as raised:  # noqa: BLE001 - the engine judges it
             error = raised
-        except BaseException as raised:  # noqa: BLE001 - as where arguments are decoded by code of the user's own
+        except BaseException as raised:  # noqa: BLE001 - user code may decode arguments
             error = aborted(raised, f"step {self._call.name!r}")
         self.done.resolve(entry, error)
 
@@ -349,7 +350,7 @@ class _Attempt:
         return scope.journal.entries[-1]
 
     async def _made(self, attempt: Attempt) -> AttemptOutcome:
-        """The attempt's outcome; raises what stopped it."""
+        """The attempt's outcome; raises the error that stopped it."""
         with self._traced(attempt.call) as attempt.trace:
             outcome = await self._steps.attempt(attempt)
             if isinstance(outcome, Interrupted):

@@ -17,7 +17,7 @@ logger = logging.getLogger("offramp")
 
 
 class FastPath:
-    """Starts runs here; the budget's end, a disconnect and a drain send them down the off-ramp."""
+    """Starts runs here; the end of the budget, a disconnect or a drain demotes them."""
 
     def __init__(self, process: Process, live: LiveRuns, demoter: Demoter) -> None:
         self._process = process
@@ -25,10 +25,10 @@ class FastPath:
         self._demoter = demoter
 
     async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Begin; nothing is promised yet, so the disk is not waited for, only the store's word that it has the run.
+        """Begin. The client has no promise yet, so this waits for the store to take the run, not for the disk.
 
         Raises:
-            StoreError: it has not; the run is dropped.
+            StoreError: the store refused the run, which is dropped.
         """
         process = self._process
         record.status, record.started_at = "running", record.created_at
@@ -49,13 +49,13 @@ class FastPath:
             process.clock.call_at(ends, lambda: process.control.spawn(self._demoter.demote(run, "budget")))
         )
         try:
-            return await commit  # it runs meanwhile; nobody hears of a run that the store refused
+            return await commit  # the run executes meanwhile; no client learns of one that the store refused
         except StoreError:
             self._live.drop(run)
             raise
 
     async def _is_lost(self, runlog: RunLog | None, held_until: float) -> bool:
-        """Whether a run that was just created was taken over already: this process was silent meanwhile (D2)."""
+        """Whether another process has already taken over a new run, as this one was silent meanwhile (D2)."""
         if runlog is None or self._process.clock.monotonic() < held_until:
             return False
         try:
@@ -66,7 +66,7 @@ class FastPath:
         return False
 
     def disconnected(self, run_id: str) -> None:
-        """The client went away: do what the pipeline declares."""
+        """Do what the pipeline declares for a disconnect of its client."""
         run = self._live.get(run_id)
         if run is None or run.record.path != "fast":
             return

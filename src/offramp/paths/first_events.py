@@ -1,4 +1,4 @@
-"""How long it takes until a reader can see a run's first event here, taken where events become visible."""
+"""The time until a reader can see a run's first event, measured where events become visible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offramp.telemetry.metrics import Metrics
 
 
 class FirstEvents:
-    """Waits for the first event of each run that begins here; `run.accepted` is none, it comes before any work."""
+    """Waits for the first event of each run that begins here; `run.accepted` does not count, it precedes all work."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
@@ -20,30 +20,30 @@ class FirstEvents:
         """What counts the first event of a run."""
 
     def of_new(self, record: RunRecord) -> None:
-        """A run, or a step of it, begins here that nobody has executed before; another process may be quicker."""
+        """Expect the first event of a new run, or of its first step; another process may be quicker."""
 
-        def tell(now: float, first: int) -> None:
+        def measure(now: float, first: int) -> None:
             if first <= 2:
                 self._metrics.first_event(record, now - record.created_at)
 
-        self.expected[record.id] = tell
+        self.expected[record.id] = measure
 
     def of_demoted(self, record: RunRecord) -> None:
-        """A demoted run goes on here, for the first time."""
+        """Expect the first event of a demoted run that resumes here for the first time."""
         demotion = record.demotion
         if demotion is not None:
             self.expected[record.id] = lambda now, _: self._metrics.went_on(demotion.reason, now - demotion.at)
 
     def forget(self, run_id: str) -> None:
-        """Nothing of this run becomes visible from here any more."""
+        """Expect no more events of this run from this process."""
         self.expected.pop(run_id, None)
 
     def seen(self, batches: Sequence[Batch]) -> None:
-        """These became visible; called on the store's thread."""
+        """Measure the events that became visible; called on the store's thread."""
         if not self.expected:
             return
         for batch in batches:
             if batch.run_id in self.expected and batch.first + len(batch.frames) > 2:
-                tell = self.expected.pop(batch.run_id, None)
-                if tell is not None:
-                    tell(self._clock.time(), batch.first)
+                measure = self.expected.pop(batch.run_id, None)
+                if measure is not None:
+                    measure(self._clock.time(), batch.first)

@@ -1,4 +1,4 @@
-"""What probes are told of a process that takes deep runs. Asks neither store nor engine; from any thread."""
+"""The answers to probes of a process that takes deep runs. Asks neither store nor engine; usable from any thread."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from offramp.ports.engine import Joined
 
 
 class Readiness:
-    """One process's.
+    """The readiness of one process.
 
     Args:
-        engine: its end of the engine.
+        engine: its part of the engine.
         control: the loop on which no user code runs.
-        is_stopping: whether it takes nothing more.
+        is_stopping: whether it accepts no more work.
         shortage: why plain steps lack threads here, None while they do not.
         trouble: why the store takes no writes, None while it does.
     """
@@ -34,7 +34,7 @@ class Readiness:
         self._trouble = trouble
 
     def takes_runs(self) -> tuple[bool, str]:
-        """Whether this process itself takes deep runs, else why not."""
+        """Whether this process itself takes deep runs, and otherwise the reason."""
         if self._is_stopping():
             return False, "stopping"
         trouble = self.trouble()
@@ -49,10 +49,10 @@ class Readiness:
         return self._trouble()
 
     def has_threads(self) -> tuple[bool, str]:
-        """Whether plain steps get the threads that they are meant to have, else why not."""
+        """Whether plain steps get their threads, and otherwise the reason."""
         shortage = self._shortage()
         return (True, "ready") if shortage is None else (False, shortage)
 
     def answers(self, within_s: float) -> bool:
-        """Whether the control loop answers within so many seconds; waits that long."""
+        """Whether the control loop answers within so many seconds; waits up to that long."""
         return self._control.answers(within_s)

@@ -42,13 +42,13 @@ class LiveRun(Observer):
     """One executing run.
 
     Args:
-        process: what it executes with.
-        record: the run's.
-        runlog: under whose lease it executes.
-        history: what is known of it.
-        trace: its spans, where it is traced.
-        ended: called once with its outcome, and the exception behind that.
-        rests: called when it seems to do nothing but wait.
+        process: this process.
+        record: of the run.
+        runlog: its log, with the lease under which it executes.
+        history: of earlier executions.
+        trace: its spans, if it is traced.
+        ended: called once with its outcome, and the exception that caused it.
+        rests: called when it seems only to wait.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LiveRun(Observer):
         self.began_on: Path = record.path
         self.timers: list[Timer] = []
         self.left: Commit[None] = Commit()
-        """Resolved when it is not executing here any more."""
+        """Resolved when it no longer executes here."""
         self._changes: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         scope = Scope(
             RunFacts.of(record, process.clock, self.began),
@@ -93,27 +93,27 @@ class LiveRun(Observer):
 
     @property
     def state(self) -> State:
-        """Where it is in its life here."""
+        """Its state in this process."""
         return self.execution.scope.state
 
     @property
     def lease(self) -> Lease:
-        """The right to write it."""
+        """The lease that allows writing it."""
         return self.log.lease
 
     @property
     def trace(self) -> RunTrace | None:
-        """Its spans, where it is traced."""
+        """Its spans, if it is traced."""
         return self.execution.scope.trace
 
     def changes(self) -> asyncio.Event:
-        """Set whenever something of it has changed: for the one coroutine that sends it away, on its loop."""
+        """An event that every change of it sets: for the one coroutine that sends it away, on its loop."""
         event = asyncio.Event()
         self._changes = asyncio.get_running_loop(), event
         return event
 
     async def deliver(self) -> None:
-        """Hand it the signals that it was sent."""
+        """Give it the signals sent to it."""
         try:
             received = await self._process.store.signals(self.record.id)
         except StoreError as error:
@@ -121,7 +121,7 @@ class LiveRun(Observer):
             return
         self.execution.call(self.execution.scope.mailbox.put, received)
 
-    # As the observer of its scope.
+    # The observer of its scope.
 
     def changed(self) -> None:
         """Wake the coroutine that sends it away."""
@@ -130,15 +130,15 @@ class LiveRun(Observer):
             call_threadsafe(loop, event.set)
 
     def rests(self) -> None:
-        """It may be sent away, or parked."""
+        """Report that it may be sent away, or parked."""
         self._rests(self)
 
     def waits_for_signal(self) -> None:
-        """Look whether it has the signal already."""
+        """Check whether the signal has already arrived."""
         self._process.control.spawn(self.deliver())
 
     def ending_changed(self) -> None:
-        """End it, whatever its code does, when its time to end is over."""
+        """End it, even against its code, when its time to end is over."""
         ending, clock = self.execution.scope.ending, self._process.clock
         if ending.outcome is None or self.state in OVER:
             return
@@ -150,7 +150,7 @@ class LiveRun(Observer):
 
 
 class Watcher:
-    """Gets the exception behind a failed run, if the run fails in this process; its maker keeps it alive."""
+    """Gets the exception of a run that fails in this process; its creator keeps it alive."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -160,10 +160,10 @@ class LiveRuns:
     """All executing runs of a process; safe to use from any thread.
 
     Args:
-        process: what they execute with.
-        made_room: called when a run has left, or was not begun, and so made room for another.
-        rests: called when a run seems to do nothing but wait.
-        shows_levels: whether this process's metrics show the service levels of all.
+        process: this process.
+        made_room: called when a run leaves, or does not begin, and so makes room for another.
+        rests: called when a run seems only to wait.
+        shows_levels: whether this process's metrics show the service levels of all processes.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class LiveRuns:
         process.metrics.live("fast", lambda: self.count("fast"))
         process.metrics.live("deep", lambda: self.count("deep"))
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
-        """Receivers of the exception itself of a run that fails in this process, by run id."""
+        """Receivers of the exception of a run that fails in this process, by run id."""
 
     def start(
         self,
@@ -200,11 +200,11 @@ class LiveRuns:
         trace: RunTrace | None = None,
         ending: Outcome | None = None,
     ) -> LiveRun:
-        """Begin to execute a run whose lease this process holds; one with an `ending` is to end so."""
+        """Begin to execute a run whose lease this process holds; with an `ending`, it ends so."""
         process, clock = self._process, self._process.clock
         stale = self.get(record.id)
         if stale is not None:
-            self.drop(stale)  # it lost its lease, and this process was quicker to claim the run again than to notice
+            self.drop(stale)  # its lease was lost, and this process claimed the run again before it noticed
         process.feed.begun(record.id)
         run = LiveRun(process, record, runlog, history, trace, self._end, self._rests)
         execution = run.execution
@@ -234,42 +234,42 @@ class LiveRuns:
             return list(self._runs.values())
 
     def count(self, path: Path) -> int:
-        """How many runs that began here on this path are executing, or are about to."""
+        """The number of runs that began here on this path and are executing, or are about to."""
         return self._fast.total if path == "fast" else self._deep
 
     def fast_refusal(self, tenant: str) -> Refusal | None:
-        """Why this tenant may not have one more run on the fast path; None if it may."""
+        """The reason why this tenant may not start another run on the fast path; None if it may."""
         with self._lock:
             return self._fast.refusal(tenant)
 
     def reserve(self, record: RunRecord) -> None:
-        """Keep a place on the fast path for a run that is about to start here."""
+        """Reserve a place on the fast path for a run that is about to start here."""
         with self._lock:
             self._reserved.add(record.id)
             self._fast.take(record.tenant)
 
     def give_up(self, record: RunRecord) -> None:
-        """Give back the place of a run that was not started; of one that was, it goes with the run."""
+        """Give back the place of a run that was not started; a started run keeps its place until it leaves."""
         with self._lock:
             if record.id in self._reserved:
                 self._reserved.remove(record.id)
                 self._fast.give_back(record.tenant)
 
     def waits_for_store(self, run_id: str) -> None:
-        """From now on the run's readers wait for its outcome, or its demotion, to be written."""
+        """Note that the run's readers wait for its outcome, or its demotion, to be written."""
         self._unwritten.setdefault(run_id, time.monotonic())
 
     def is_written(self, run_id: str) -> None:
-        """Its readers can see it, or it is another process's to write."""
+        """Note that its readers can see it, or that another process writes it."""
         self._unwritten.pop(run_id, None)
 
     def unwritten_s(self, run_id: str) -> float:
-        """For how long that has waited, by the system's clock, as the store goes by that; 0 where nothing waits."""
+        """Seconds of that wait, by the system's clock, which the store uses; 0 if the run does not wait."""
         since = self._unwritten.get(run_id)
         return 0.0 if since is None else time.monotonic() - since
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
-        """The pipeline is over: its outcome becomes durable, then the terminal event is visible."""
+        """End a run whose pipeline is over: its outcome becomes durable, then the terminal event visible."""
         if error is not None and run.execution.scope.ending.outcome is not None:
             tell_of_failure(run.record.id, outcome, error)
             error = None
@@ -282,7 +282,7 @@ class LiveRuns:
         self._forget(run)
 
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
-        """Write a run's outcome; resolves on disk."""
+        """Write a run's outcome; resolves when it is on disk."""
         at = self._process.clock.time()
         self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
@@ -292,19 +292,19 @@ class LiveRuns:
         return written
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
-        """The outcome is on disk, so it counts; or it was refused, and counts where it is written."""
+        """Count an outcome that is on disk; a refused one counts in the process that writes it."""
         self.is_written(record.id)
         if refused is None:
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
-            _tell(record, outcome)
+            _log_bad_end(record, outcome)
             return
         self._process.feed.left(record.id)
         self.first_events.forget(record.id)
         if isinstance(refused, LeaseLost):
             self._process.metrics.lost()
-            logger.warning("%s: its outcome was not written, another process has taken it over", record.id)
+            logger.warning("%s: its outcome was not written, as another process has taken over the run", record.id)
         else:
             logger.error("%s: its outcome was not written: %s", record.id, refused)
 
@@ -327,15 +327,15 @@ class LiveRuns:
             self.made_room()
 
     def cancel(self, run_id: str) -> bool:
-        """Cancel a run; one that does not end within the grace time ends without its steps. False if not here."""
+        """Cancel a run; after the grace time it ends without waiting for its steps. False if it is not here."""
         run = self.get(run_id)
         if run is None:
             return False
-        run.execution.end(cancelled())  # each renewal repeats the wish; cleanup under way is left alone
+        run.execution.end(cancelled())  # each renewal repeats the request; cleanup under way continues
         return True
 
     def drop(self, run: LiveRun) -> None:
-        """Stop executing a run that is another's; nothing of it is written any more."""
+        """Stop executing a run that another process owns; this one writes no more of it."""
         run.execution.drop()
         self._forget(run)
         self.is_written(run.record.id)
@@ -343,17 +343,17 @@ class LiveRuns:
         self.first_events.forget(run.record.id)
 
     def lost(self, lease: Lease) -> None:
-        """End the execution whose lease is lost; one of the same run under a newer lease continues."""
+        """End the execution whose lease is lost; an execution of the same run under a newer lease continues."""
         run = self.get(lease.run_id)
-        # A run that has ended is not dropped: the store refuses its outcome, and that is logged.
+        # An ended run is not dropped: the store refuses its outcome, and that is logged.
         if run is not None and run.lease == lease and run.state != "ended":
             self._process.metrics.lost()
             logger.warning("%s: the lease was lost; another process continues it", lease.run_id)
             self.drop(run)
 
 
-def _tell(record: RunRecord, outcome: Outcome) -> None:
-    """Log where a run ended badly, and with which code; the message of its error may hold secrets."""
+def _log_bad_end(record: RunRecord, outcome: Outcome) -> None:
+    """Log the step and the code of a bad end, without the message of the error, which may hold secrets."""
     if outcome.status not in {"failed", "expired"} or outcome.error is None:
         return
     code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt

@@ -43,13 +43,13 @@ class Handle:
             Exception: what the pipeline or a step raised; its notes name pipeline, step and run.
             RunCancelled: the run was cancelled.
             RunExpired: its deadline passed.
-            RunFailed: it failed elsewhere, with an exception that cannot be made again here.
+            RunFailed: it failed in another process, with an exception that cannot be rebuilt here.
         """
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
             last = b""
             async for frames in parts:
                 last = frames[-1].data
-        if isinstance(self._watcher.error, Exception):  # not a CancelledError, which would cancel who waits here
+        if isinstance(self._watcher.error, Exception):  # not a CancelledError, which would cancel the waiting caller
             raise self._watcher.error
         decode_result = self._service.pipelines[self._pipeline].signature.decode_result
         result = result_in(last) if last else None
@@ -80,7 +80,7 @@ class Handle:
         await self._service.signal(self.id, name, encode(value, f"the value of signal {name!r}"))
 
     async def cancel(self) -> None:
-        """Have the run end `cancelled`."""
+        """Cancel the run."""
         await self._service.cancel(self.id)
 
 
@@ -99,7 +99,7 @@ class LocalRuntime:
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: the arguments do not fit.
+            InputError: the arguments do not match its signature.
         """
         spec = self.service.pipelines.get(pipeline)
         encoded = b"{}" if spec is None else spec.signature.encode_input(inputs)

@@ -1,4 +1,4 @@
-"""How a run ends, in words: the outcomes that the paths give a run, and the event that announces one. Pure."""
+"""The ends of runs in words: the outcomes that the paths give a run, and the event that announces one. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from offramp.core.reference import reference_in
 from offramp.core.run import Outcome, RunRecord, links
 from offramp.errors import StepKilledProcess
 
-UNTOLD = -1
-"""For `deaths_silent` where silence looks like death."""
+UNKNOWN = -1
+"""The value of `deaths_silent` when silence and death look alike."""
 
 
 def cancelled() -> Outcome:
@@ -29,10 +29,10 @@ def expired(record: RunRecord) -> Outcome:
 
 
 def how_processes_ended(record: RunRecord) -> str:
-    """How the processes that executed a run ended, one after the other."""
+    """A description of how the processes that executed a run ended."""
     deaths, silent = record.deaths, record.deaths_silent
     count = "a process" if deaths == 1 else f"{deaths} processes in a row"
-    if silent == UNTOLD:
+    if silent == UNKNOWN:
         return f"{count} died, or fell silent,"
     if not silent:
         return f"{count} died"
@@ -43,24 +43,23 @@ def how_processes_ended(record: RunRecord) -> str:
 
 def killed(record: RunRecord, in_flight: Sequence[events.StepState]) -> Outcome:
     """The outcome of a run whose processes died, one after the other, in these steps."""
-    names = ", ".join(sorted({step.name for step in in_flight})) or "no step that is recorded"
+    names = ", ".join(sorted({step.name for step in in_flight})) or "no recorded step"
     causes = []
     if record.deaths_silent < record.deaths:
         causes.append("a crash in C code, os._exit, or memory")
-    # One that hangs in the middle of a write is killed before its silence is seen.
-    causes.append("a call that holds the interpreter, as a regular expression does that backtracks")
-    beside = "" if record.deaths_alone == record.deaths else f", {record.deaths_alone} of them of no other suspect"
+    # A process that hangs in the middle of a write is killed before its silence is noticed.
+    causes.append("a call that holds the interpreter, such as a regular expression that backtracks")
+    beside = "" if record.deaths_alone == record.deaths else f", {record.deaths_alone} of them without another suspect"
     text = (
         f"{how_processes_ended(record)} while they executed this run{beside}, the last one in: {names}. It is not "
-        f"tried again. Look for {', or for '.join(causes)}; with lane='process' a step takes down no more than a "
-        "process of its own"
+        f"retried. Look for {', or for '.join(causes)}; with lane='process' a step takes down only its own process"
     )
     step, attempt = (in_flight[0].name, in_flight[0].attempts) if len(in_flight) == 1 else (None, None)
     return Outcome("failed", error=failure_of(StepKilledProcess(text), step, attempt))
 
 
 def terminal_event(record: RunRecord, outcome: Outcome) -> events.Body:
-    """The event that says how a run ended."""
+    """The event that announces how a run ended."""
     if outcome.status == "completed":
         result = outcome.result or b"null"
         if reference_in(result) is not None or len(result) > events.RESULT_INLINE_BYTES_MAX:

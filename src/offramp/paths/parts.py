@@ -1,4 +1,4 @@
-"""Parts of a process that work in the background, and duties that one process has for all."""
+"""Parts of a process that work in the background, and duties that one process performs for all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Background(Part):
     """Work on the control loop that lasts until the process drains.
 
     Args:
-        process: whose control loop.
+        process: the process with the control loop.
     """
 
     def __init__(self, process: Process) -> None:
@@ -24,20 +24,20 @@ class Background(Part):
         self._process.control.spawn(self.work())
 
     async def drain(self) -> None:
-        """End the work after its present turn."""
+        """End the work after its current turn."""
         self.is_over = True
 
     async def work(self) -> None:
-        """Do it until `is_over`. Must not end because the store is away: what failed is done the next time."""
+        """Work until `is_over`. Must not end while the store is unavailable: the next turn repeats failed work."""
         raise NotImplementedError
 
 
 class Single:
-    """A duty that one process at a time has for all, elected by the store (S19).
+    """A duty that one process at a time performs for all; the store elects it (S19).
 
     Args:
         process: the candidate.
-        name: of the duty.
+        name: names the duty.
         lasts_s: seconds after which another process may take it from a holder that was killed.
     """
 
@@ -48,7 +48,7 @@ class Single:
         self._until = -math.inf
 
     async def is_mine(self) -> bool:
-        """Take or keep the duty; False while another process has it. Asks the store in the second half of its time.
+        """Take or renew the duty; False while another process has it. Asks the store in the second half of its time.
 
         Raises:
             StoreError: the store cannot be asked.
@@ -63,7 +63,7 @@ class Single:
         return True
 
     async def give_up(self) -> None:
-        """Let another process have it at once.
+        """Give the duty to another process at once.
 
         Raises:
             StoreError: the store cannot be asked; the duty is free when its time is over.

@@ -1,4 +1,4 @@
-"""What one process of a service has: declarations, settings and adapters. Put together by the wiring."""
+"""The declarations, settings and adapters of one process of a service, assembled by the wiring."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """`id` names the process in leases and `run.resumed`; `control` is a loop that no user code runs on.
+    """`id` names the process in leases and `run.resumed`; `control` is a loop without user code.
 
-    `tracing` is None where it is off; `on_present` is told the ids of the processes that hold a lease, whenever that
-    was looked up.
+    `tracing` is None if it is off; `on_present` is called with the ids of the processes that hold a lease, whenever
+    they were looked up.
     """
 
     id: str

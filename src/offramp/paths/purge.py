@@ -1,7 +1,7 @@
 """The end of a run's data: its objects go first, then the run is emptied.
 
-A run whose objects could not be removed stays as it is, and due: nothing is left behind that no run knows of. One
-process purges for all, and rests after each step, so that whatever waits to write has its turn.
+A run whose objects could not be removed stays unchanged, and due, so that no object remains without its run. One
+process purges for all, and rests after each step, so that waiting writes have their turn.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from offramp.paths.process import Process
 
 DUTY = "purge"
 DUTY_S = 30.0
-"""How long the others wait for a purging process that says nothing more, as it was killed."""
+"""Seconds after which another process takes over from a purging process that was killed."""
 REST = 3.0
-"""How long a purge rests after each step, times what that took."""
+"""The rest after each step of a purge, as a multiple of the duration of the step."""
 REST_S_MAX = 1.0
 
 
 async def purge(process: Process, stopping: Callable[[], bool] = lambda: False) -> None:
-    """Remove what is past its retention, unless another process does.
+    """Remove runs past their retention, unless another process does.
 
     Args:
-        process: which.
-        stopping: whether to leave the rest to others.
+        process: the purging process.
+        stopping: whether to leave the rest to other processes.
 
     Raises:
-        StoreError: some is left for the next time.
+        StoreError: some runs are left for the next time.
     """
     duty, clock = Single(process, DUTY, DUTY_S), process.clock
     left = True

@@ -1,4 +1,4 @@
-"""Calling a pipeline again with a journal and writing nothing: to test that it repeats, and to debug a run."""
+"""Replays of a pipeline with a journal, without writing: to test that it repeats, and to debug a run."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from offramp.ports.listing import RunFilter
 from offramp.ports.store import Lease
 
 CHECK_TIMEOUT_S = 15.0
-"""What a replay without executing anything may take before it counts as standing still."""
+"""Seconds after which a replay that executes no step counts as stuck."""
 _MISFITS = {Divergence.code, InputError.code}
 CUTS_MAX = 25
-"""Places in a finished run at which it is called again as if it had been interrupted there."""
+"""Places in a finished run at which it is replayed as if interrupted there."""
 TEXTS_MAX = 20
-"""Arrays of texts that are looked for in one run, and how many of the first texts of each are looked at."""
+"""The limit of arrays of texts to look for in one run, and of texts to look at in each."""
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A run to be called again: it may be done in another process. `result` is what it has to return, None if open."""
+    """A run to replay, possibly in another process. `result` is the value that it must return, None if open."""
 
     record: RunRecord
     known: Known
@@ -46,17 +46,17 @@ class Case(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, record: RunRecord, history: History) -> Case:
-        """Of a run and what is known of it."""
+        """The case of a run and its history."""
         known = Known(list(history.entries), dict(history.interrupted), list(history.signals), sorted(history.waiting))
         return cls(record, known)
 
     def history(self) -> History:
-        """What is known of it."""
+        """The history of the run."""
         known = self.known
         return History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
 
     def cut(self) -> Iterator[Case]:
-        """The same run as it may have been interrupted: with the first of its entries alone, then with more of them."""
+        """The run as if interrupted: with only the first of its entries, then with more and more of them."""
         entries = self.known.entries
         step = max(1, math.ceil(len(entries) / CUTS_MAX))
         for count in range(1, len(entries), step):
@@ -66,7 +66,7 @@ class Case(msgspec.Struct, frozen=True):
 class Replayed(NamedTuple):
     """How a replay ended, and the steps it executed because the journal did not hold them.
 
-    `racing` is where it began coroutines in an order that differs next time; None if nowhere.
+    `racing` names the place that began coroutines in an order that may differ; None if there is none.
     """
 
     outcome: Outcome
@@ -76,7 +76,7 @@ class Replayed(NamedTuple):
 
 
 class _Notes:
-    """A run log that only takes notes."""
+    """A run log that only records entries."""
 
     def __init__(self, run_id: str) -> None:
         self.lease = Lease(run_id, "replay", 0)
@@ -92,16 +92,16 @@ class _Notes:
         return commit
 
     def survived(self) -> None:
-        """Nothing died here."""
+        """No process has died here."""
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
         return self.durable()
 
 
 class Verdict(NamedTuple):
-    """Whether the code that is here can finish a run: `problem` says why not, None if it can.
+    """Whether the present code can finish a run: `problem` is the reason why not, None if it can.
 
-    `texts` are arrays of texts in what it knows, any of which its code may take as a set.
+    `texts` are arrays of texts in its values, which its code may turn into sets.
     """
 
     run_id: str
@@ -112,7 +112,7 @@ class Verdict(NamedTuple):
 
 
 class _Rehearsal(Observer):
-    """One run called again with what is known of it."""
+    """One replay of a run with its history."""
 
     def __init__(self, process: Process, record: RunRecord, history: History, changed: Callable[[], object]) -> None:
         facts = RunFacts.deep(Facts.of(record), process.clock)
@@ -121,7 +121,7 @@ class _Rehearsal(Observer):
         self.races = Races()
         self._changed = changed
         given = facts, self.notes, process.steps, process.clock, history, process.metrics
-        self.scope = Scope(*given, observer=self)  # keeps nothing
+        self.scope = Scope(*given, observer=self)  # stores no values
         self.execution = Execution(
             process.pipelines[record.pipeline],
             record.input,
@@ -135,11 +135,11 @@ class _Rehearsal(Observer):
         self._changed()
 
     def changed(self) -> None:
-        """Have a look."""
+        """Check the outcome again."""
         self._changed()
 
     def began_task(self) -> None:
-        """Look at how the body does that."""
+        """Check how the body begins its tasks."""
         self.races()
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class _Rehearsal(Observer):
 
 
 async def replay(process: Process, record: RunRecord, history: History) -> Replayed:
-    """Execute a run against its journal. A step that is not in the journal is really executed."""
+    """Execute a run against its journal. Steps missing from the journal are really executed."""
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
@@ -160,16 +160,16 @@ async def replay(process: Process, record: RunRecord, history: History) -> Repla
     finally:
         rehearsal.close()
     executed = [entry.name for entry in rehearsal.notes.recorded if entry.name != DUE]
-    return Replayed(rehearsal.outcome, executed, rehearsal.races.found, Case.of(record, history))
+    return Replayed(rehearsal.outcome, executed, rehearsal.races.problem, Case.of(record, history))
 
 
 async def check(process: Process, case: Case) -> Verdict:
-    """Whether the pipeline, as it is here, fits a run's journal. No step is executed."""
+    """Whether the present pipeline matches a run's journal. No step is executed."""
     record, history = case.record, case.history()
     texts = texts_in(case)
 
     def verdict(problem: str | None) -> Verdict:
-        return Verdict(record.id, record.pipeline, record.version, rehearsal.races.found or problem, texts)
+        return Verdict(record.id, record.pipeline, record.version, rehearsal.races.problem or problem, texts)
 
     if record.pipeline not in process.pipelines:
         problem = f"there is no pipeline {record.pipeline!r}; {did_you_mean(record.pipeline, process.pipelines)}"
@@ -178,7 +178,7 @@ async def check(process: Process, case: Case) -> Verdict:
     changed = asyncio.Event()
     rehearsal = _Rehearsal(process, record, history, lambda: call_threadsafe(loop, changed.set))
     scope = rehearsal.scope
-    scope.move("leave")  # a step that is not in the journal waits instead of being executed
+    scope.move("leave")  # a step missing from the journal waits instead of executing
     rehearsal.execution.start(process.loops)
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_S):
@@ -186,14 +186,14 @@ async def check(process: Process, case: Case) -> Verdict:
                 await changed.wait()
                 changed.clear()
                 if rehearsal.outcome is not None:
-                    # A run that is to end otherwise has its misfit in the scope.
+                    # If the run ends for another reason, the scope has the mismatch.
                     return verdict(_misfit(rehearsal.outcome, case.result) or scope.diverged)
                 if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
-                    return verdict(None if case.result is None else "it calls what the run had not called")
+                    return verdict(None if case.result is None else "it makes a call that the run did not make")
     except TimeoutError:
         missed = scope.journal.unasked()
         after = f" before step {missed[0].name!r} of its journal" if missed else ""
-        return verdict(f"the replay stands still{after} after {CHECK_TIMEOUT_S:g} s")
+        return verdict(f"the replay is stuck{after} after {CHECK_TIMEOUT_S:g} s")
     finally:
         rehearsal.close()
 
@@ -207,7 +207,7 @@ def _misfit(outcome: Outcome, result: bytes | None) -> str | None:
 
 
 async def check_parts(process: Process, case: Case) -> Verdict:
-    """Check a finished run as it may have been interrupted, and as a whole: what is recorded hides in which order."""
+    """Check a finished run both as if interrupted and as a whole: a complete journal hides the order of calls."""
     for part in case.cut():
         verdict = await check(process, part)
         if verdict.problem is not None:
@@ -233,7 +233,7 @@ async def check_all(process: Process, deep: DeepPath) -> AsyncGenerator[Verdict,
 
 
 def texts_in(case: Case) -> list[list[str]]:
-    """Arrays of different texts in what a run was given: those that its code may take as sets."""
+    """Arrays of different texts in the values that a run was given: its code may turn them into sets."""
     found: list[list[str]] = []
     for encoded in (case.record.input, *(entry.value for entry in case.known.entries)):
         if encoded is not None and b"[" in encoded:

@@ -1,4 +1,4 @@
-"""What a process of the service can do, in one place: the edge (HTTP, command line, tests) calls only this."""
+"""All abilities of a process of the service: the edge (HTTP, command line, tests) calls only this."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 ARRIVING_LOOK_S = 0.02
-"""How often a drain looks for runs that were still being accepted or claimed when it began."""
+"""The interval at which a drain checks for runs that were still being accepted or claimed when it began."""
 
 
 class Service:
@@ -50,12 +50,12 @@ class Service:
 
     Args:
         name: the app's name.
-        process: what this process has.
+        process: its declarations, settings and adapters.
         live: its executing runs.
-        deep: its end of the deep path.
-        engine: what drives deep runs.
-        dispatcher: delivers webhooks, in a process that does.
-        close: closes what `process` holds, last.
+        deep: its part of the deep path.
+        engine: drives deep runs.
+        dispatcher: delivers webhooks, if this process does.
+        close: closes the adapters of `process`, last.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Service:
         self.app_name = name
         self.process = process
         self.tenancy = process.tenancy
-        """How tenants share the queue and what this process has; what lets them in says whether they need keys."""
+        """How tenants share the queue and this process; the surface that admits requests decides on keys."""
         self.live = live
         self.deep = deep
         self.engine = engine
@@ -91,7 +91,7 @@ class Service:
             *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
         ]
-        """In the order in which they start; they close in the reverse order."""
+        """The parts in the order of their start; they close in the reverse order."""
         self._drained = False
         self.readiness = Readiness(
             engine,
@@ -118,7 +118,7 @@ class Service:
 
     @property
     def metrics(self) -> Metrics:
-        """What is counted in this process."""
+        """The metrics of this process."""
         return self.process.metrics
 
     @property
@@ -128,12 +128,12 @@ class Service:
 
     @property
     def tracing(self) -> Tracing | None:
-        """The spans of this process, None where tracing is off."""
+        """The spans of this process, None if tracing is off."""
         return self.process.tracing
 
     @property
     def id(self) -> str:
-        """How this process is called in leases and in `run.resumed`."""
+        """The name of this process in leases and in `run.resumed`."""
         return self.process.id
 
     async def start(self) -> None:
@@ -146,14 +146,14 @@ class Service:
         return await self._submitter.submit(submission, watcher)
 
     def decide(self, submission: Submission) -> Decision:
-        """What would become of a request now; see `Submitter.decide`."""
+        """The decision for a request now; see `Submitter.decide`."""
         return self._submitter.decide(submission)
 
     async def get(self, run_id: str, tenant: str = "") -> RunRecord:
         """A run's record.
 
         Raises:
-            UnknownRun: there is none, or it is another tenant's.
+            UnknownRun: it does not exist, or belongs to another tenant.
             StoreTimeout: the store did not answer in time.
         """
         return await self._patience.read(self._get(run_id, tenant))
@@ -165,25 +165,25 @@ class Service:
         return record
 
     async def whole_result(self, record: RunRecord) -> bytes | None:
-        """A run's result, wherever it is kept.
+        """A run's result, including one stored as an object.
 
         Raises:
-            ObjectLost: it is not there any more.
-            ObjectsUnavailable: it cannot be told now.
+            ObjectLost: the object no longer exists.
+            ObjectsUnavailable: the object cannot be read now.
         """
         return None if record.result is None else await self.process.values.whole(record.result)
 
     def result_parts(self, reference: Reference) -> AsyncGenerator[bytes, None]:
-        """A result that is kept elsewhere, in parts; raises as `whole_result` does."""
+        """A result that is stored as an object, in parts; raises as `whole_result` does."""
         return self.process.values.stream(reference)
 
     def is_due(self, record: RunRecord) -> bool:
-        """Whether a run's data may be removed by now."""
+        """Whether a run's data may already be removed."""
         kept_until = (record.finished_at or math.inf) + record.retention_s
         return kept_until <= self.process.clock.time()
 
     async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
-        """A run's document; `prefix` is where the gateway is mounted. Raises as `get` does."""
+        """A run's document; `prefix` is the mount of the gateway. Raises as `get` does."""
 
         async def read() -> dict[str, Any]:
             return await self._document(await self._get(run_id, tenant), prefix)
@@ -197,7 +197,7 @@ class Service:
     def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
 
-        Ends early when this process stops; the reader then goes on elsewhere from the last number it has.
+        Ends early when this process stops; the reader then continues in another process, after its last number.
 
         Raises:
             RunGone: the run's events were removed at the end of its retention.
@@ -205,10 +205,10 @@ class Service:
         return self.process.feed.follow(self.process.store, run_id, after, idle)
 
     async def replay(self, run_id: str) -> Replayed:
-        """Call a run's pipeline again with its journal, writing nothing.
+        """Replay a run's pipeline with its journal, without writing.
 
         Raises:
-            UnknownRun: there is no such run.
+            UnknownRun: the run does not exist.
         """
         record = await self.process.store.get(run_id)
         if record is None:
@@ -216,29 +216,29 @@ class Service:
         return await replay(self.process, record, await self.deep.whole_history(run_id, 0.0))
 
     async def repeat(self, case: Case) -> Replayed:
-        """The same of a run that is known from elsewhere."""
+        """Replay a run whose case is given."""
         return await replay(self.process, case.record, case.history())
 
     async def check(self) -> AsyncGenerator[Verdict, None]:
-        """Say of every unfinished run whether the code that is here can finish it. Executes no step, writes nothing.
+        """Check for every unfinished run whether the present code can finish it. Executes no step, writes nothing.
 
         Raises:
-            ObjectsUnavailable: a run's recorded results are kept elsewhere, and cannot be read now.
+            ObjectsUnavailable: recorded results of a run are stored as objects, and cannot be read now.
         """
         async for verdict in check_all(self.process, self.deep):
             yield verdict
 
     async def fits(self, case: Case) -> Verdict:
-        """The same of a finished run, which is known from elsewhere and may have been interrupted anywhere."""
+        """Check a finished run whose case is given, as if interrupted at any place."""
         return await check_parts(self.process, case)
 
     async def cancel(self, run_id: str, tenant: str = "") -> RunRecord:
-        """Have a run end `cancelled`.
+        """Cancel a run.
 
         Raises:
-            UnknownRun: there is none, or it is another tenant's.
-            RunConflict: it has its outcome.
-            StoreTimeout: the store did not answer in time; it may be cancelled all the same.
+            UnknownRun: it does not exist, or belongs to another tenant.
+            RunConflict: it has already ended.
+            StoreTimeout: the store did not answer in time; the run may be cancelled all the same.
         """
         return await self._patience.write(self._cancel(run_id, tenant))
 
@@ -256,12 +256,12 @@ class Service:
     ) -> RunRecord:
         """Send a run a signal: an encoded JSON value for the next `offramp.signal(name)` that has none yet.
 
-        With an idempotency key that came with it before, it was sent already, and nothing is changed.
+        A repeated idempotency key with the same signal changes nothing.
 
         Raises:
-            UnknownRun: there is no such run, or it is another tenant's.
-            RunConflict: it has ended, or was sent as many signals as it may.
-            IdempotencyMismatch: the key came with another signal.
+            UnknownRun: the run does not exist, or belongs to another tenant.
+            RunConflict: the run has ended, or has as many signals as it may have.
+            IdempotencyMismatch: the key was used with another signal.
             StoreTimeout: the store did not answer in time; the signal may have been taken.
         """
         return await self._patience.write(self._signal(run_id, name, value, tenant, key))
@@ -276,15 +276,15 @@ class Service:
         return record
 
     def unwritten_s(self, run_id: str) -> float:
-        """For how many seconds a run that executed here has waited for its outcome, or its demotion, to be written."""
+        """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""
         return self.live.unwritten_s(run_id)
 
     def disconnected(self, run_id: str) -> None:
-        """The client that started this run went away."""
+        """Handle a disconnect of the client that started this run."""
         self._fast.disconnected(run_id)
 
     async def ready(self) -> tuple[bool, str]:
-        """Whether runs are taken and a worker is warm, else why not.
+        """Whether runs are accepted and a worker is warm, and otherwise the reason.
 
         Raises:
             StoreError: the store cannot be asked, or does not answer in time.
@@ -299,21 +299,21 @@ class Service:
         return self.readiness.has_threads()
 
     async def service_levels(self, tenant: str = "") -> list[ServiceLevel]:
-        """Every class with a target and the tenant's runs that kept it, those of all for an empty one.
+        """Every class with a target, and the share of the tenant's runs that met it; of all runs for an empty tenant.
 
-        Those of other processes are up to `WRITE_EVERY_S` behind.
+        Counts of other processes are up to `WRITE_EVERY_S` late.
 
         Raises:
-            StoreError: they cannot be read.
+            StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.levels.report(tenant))
 
     async def retire(self, owner: str) -> int:
-        """Release at once what a dead process held; how many runs that was."""
+        """Release the runs of a dead process at once; returns their number."""
         return await self.engine.retire(owner)
 
     async def drain(self) -> None:
-        """Take nothing more; demote or hand over what runs here, for at most `drain_timeout` seconds."""
+        """Accept no more work; demote or hand over the runs here, for at most `drain_timeout` seconds."""
         if self._drained:
             return
         self._drained = True
@@ -333,11 +333,11 @@ class Service:
         self.process.feed.end()
 
     async def _send_all_away(self) -> None:
-        """Every run, also those that were on their way in when the drain began."""
+        """Send every run away, including runs that were arriving when the drain began."""
         leaving: dict[LiveRun, asyncio.Task[None]] = {}
         try:
             while True:
-                # Looked at first: they are live when they are not.
+                # Read first: a run is live once it is no longer arriving.
                 arriving = self._submitter.arriving + self.deep.starting
                 for run in self.live.all():
                     if run not in leaving:
@@ -359,7 +359,7 @@ class Service:
         try:
             await run.left
             if run.state != "ended":
-                await leaving  # it left, and is given back now
+                await leaving  # the run has left; this gives it back
         finally:
             leaving.cancel()
 
@@ -376,9 +376,9 @@ class Service:
         self.process.metrics.close()
 
     async def list(self, wanted: RunFilter, prefix: str = "") -> tuple[list[dict[str, Any]], str | None]:
-        """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`; where the next begins.
+        """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`, and the next page start.
 
-        With several filters a page may hold fewer than `wanted.limit`, though there is a next one.
+        With several filters a page may hold fewer than `wanted.limit` documents and still have a next page.
         """
 
         async def read() -> tuple[list[dict[str, Any]], str | None]:

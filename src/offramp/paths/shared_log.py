@@ -1,6 +1,6 @@
 """A run's log after handover: accepts writes only from steps still running here.
 
-Writes that come while the run changes hands are kept back until it is known what they are made under.
+Writes during the change of owner are held back until the new lease is known.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class SharedLog:
     """A run's log, usable from any thread.
 
     Args:
-        store: where it is.
-        log: the run's, while it is this process's alone.
+        store: holds the log.
+        log: the log of the run while only this process owns it.
     """
 
     def __init__(self, store: Store, log: RunLog) -> None:
@@ -42,15 +42,15 @@ class SharedLog:
         self._back: list[tuple[str, Entry | None, Draft | None]] | None = None
         self._commits: list[Commit[None]] = []
         self.over: set[str] = set()
-        """The steps whose end is recorded, or that another attempt follows."""
+        """The steps that have a recorded end or a further attempt."""
 
     @property
     def lease(self) -> Lease:
-        """The lease that writes carry now."""
+        """The lease of present writes."""
         return self._log.lease
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        """Write behind; nothing but what belongs to the steps that are kept, once there are any."""
+        """Queue a write; after `keep`, drop writes that do not belong to its steps."""
         with self._lock:
             if self._steps is None:
                 self._log.append(entry, event, durable=durable)
@@ -66,19 +66,19 @@ class SharedLog:
                 self._write(key, entry, event)
 
     def _write(self, key: str, entry: Entry | None, event: Draft | None) -> None:
-        assert self._steps is not None  # noqa: S101 - looked at by who calls
+        assert self._steps is not None  # noqa: S101 - the caller has checked it
         log = self._steps[key]
         if log is None:
             log = self._steps[key] = self._store.log(self._log.lease.of_step(key))
         log.append(entry, event)
 
     def keep(self, steps: Iterable[str]) -> None:
-        """The run is about to change hands: hold back what these steps write, and drop anything else."""
+        """Prepare a change of owner: hold back writes of these steps, and drop all others."""
         with self._lock:
             self._steps, self._back = dict.fromkeys(steps), []
 
     def share(self, lease: Lease) -> None:
-        """It has, and this is the lease of all who execute it."""
+        """Complete the change of owner: `lease` is shared by all processes that execute the run."""
         with self._lock:
             self._log = self._store.log(lease)
             back, self._back = self._back or [], None
@@ -89,7 +89,7 @@ class SharedLog:
             self._commits = []
 
     def durable(self) -> Commit[None]:
-        """Resolves when everything is on disk, which what is held back is only after `share`."""
+        """Resolves when everything is on disk; writes held back reach it only after `share`."""
         with self._lock:
             if self._back is None:
                 return self._log.durable()
@@ -98,9 +98,9 @@ class SharedLog:
             return commit
 
     def survived(self) -> None:
-        """Of the whole run."""
+        """Forget the deaths of the whole run."""
         self._log.survived()
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """Of the whole run."""
+        """End the whole run."""
         return self._log.finish(outcome, event, at)

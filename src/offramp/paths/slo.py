@@ -1,6 +1,6 @@
-"""Service levels of a service: what ended here is counted by class and minute, and added to the counts of all.
+"""Service levels of a service: each process counts ended runs by class and minute, and adds them to the shared counts.
 
-A process writes its counts every `WRITE_EVERY_S`, never while somebody waits; a crash loses those since, no more.
+A process writes its counts every `WRITE_EVERY_S`, never while a caller waits; a crash loses only the counts since then.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from offramp.ports.parts import Part
 logger = logging.getLogger("offramp")
 
 WRITE_EVERY_S = 5.0
-"""How long an outcome may be missing from the counts of all processes, and what a crash loses."""
+"""Seconds for which an outcome may be missing from the shared counts; a crash loses as much."""
 LOOK_EVERY_S = 15.0
-"""How old the metrics of all processes' counts may be."""
+"""The greatest age of the metrics of the shared counts."""
 FRESH_S = 1.0
-"""How old an answer may be that was given before."""
+"""The greatest age of a reused answer."""
 
 
 class ServiceLevel(NamedTuple):
@@ -38,11 +38,11 @@ class ServiceLevel(NamedTuple):
 
 
 class ServiceLevels(Part):
-    """Counts here, reads everywhere.
+    """Counts the runs of this process, reads the shared counts.
 
     Args:
         process: this process.
-        shows: whether its metrics show the counts of all.
+        shows: whether its metrics show the shared counts.
     """
 
     def __init__(self, process: Process, *, shows: bool) -> None:
@@ -55,7 +55,7 @@ class ServiceLevels(Part):
         self._read: dict[str, tuple[float, list[ServiceLevel]]] = {}
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
-        """A run got its outcome `at`, in epoch seconds; from any thread."""
+        """Count a run that got its outcome `at`, in epoch seconds; from any thread."""
         good = slo.keeps_promise(self._process.classes.get(record.sla), outcome.status, at - record.created_at)
         if good is None:
             return
@@ -71,11 +71,11 @@ class ServiceLevels(Part):
             self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
 
     async def start(self) -> None:
-        """Begin to write and look."""
+        """Begin to write and read counts."""
         self._process.control.spawn(self.keep())
 
     async def keep(self) -> None:
-        """Write, and look, now and then, for ever."""
+        """Write and read counts at intervals, without end."""
         if not self._classes:
             return
         clock = self._process.clock
@@ -92,7 +92,7 @@ class ServiceLevels(Part):
             await sleep_for(clock, WRITE_EVERY_S)
 
     async def close(self) -> None:
-        """Write the last counts: twice, as what ended last is counted when the store has it, which is no later."""
+        """Write the last counts, twice: when the first write returns, the last outcomes are stored and counted."""
         if not self._classes:
             return
         try:
@@ -105,7 +105,7 @@ class ServiceLevels(Part):
         """Every class with a target, the latest outcomes of this process included.
 
         Args:
-            tenant: whose runs; empty for those of all.
+            tenant: the owner of the runs; empty for all runs.
 
         Raises:
             StoreError: the counts cannot be read.

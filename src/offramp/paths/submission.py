@@ -1,4 +1,4 @@
-"""What the edge hands over: one request for one run, parsed but not yet judged."""
+"""One request for one run, as the edge submits it: parsed but not yet judged."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         pipeline: its name.
         input: the pipeline's arguments as an encoded JSON object.
         session_id: the conversation the run belongs to.
-        sla: the class asked for; the pipeline's own otherwise.
-        metadata: kept and shown with the run.
-        budget: seconds; the class's otherwise.
+        sla: the requested class; by default the pipeline's.
+        metadata: stored and shown with the run.
+        budget: seconds; by default the class's.
         wait: seconds the client is willing to wait (`Prefer: wait=N`); lowers the budget.
         respond_async: the client wants `202` at once (`Prefer: respond-async`).
-        idempotency_key: attaches to the run that was created with it, if there is one.
-        trace: `traceparent`, `tracestate` and `baggage` as they came.
-        tenant: whose run it is; empty without keys.
-        webhook: where to announce events.
-        mount: the prefix under which the gateway is reached, for the links in events.
+        idempotency_key: attaches to the run that was created with it, if that exists.
+        trace: `traceparent`, `tracestate` and `baggage` as received.
+        tenant: the owner of the run; empty without keys.
+        webhook: the receiver of events.
+        mount: the prefix of the gateway, for the links in events.
     """
 
     pipeline: str
@@ -44,7 +44,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accepted(NamedTuple):
-    """A run that exists; `attached` when it existed before, under the same idempotency key."""
+    """An accepted run; `attached` if it existed before, under the same idempotency key."""
 
     record: RunRecord
     attached: bool

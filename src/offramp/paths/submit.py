@@ -52,24 +52,24 @@ class Submitter:
         self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
         self.closed = False
         self.arriving = 0
-        """Requests that were let in and whose runs have not begun yet."""
+        """Admitted requests whose runs have not begun yet."""
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
-        """Take a request; `watcher` gets the exception, should the run fail in this process.
+        """Take a request; `watcher` gets the exception if the run fails in this process.
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: input, class, budget or webhook do not fit.
-            IdempotencyMismatch: the key came with another request before.
-            RunGone: the key's run has ended, and its data is not kept any more.
-            TenantLimit: the tenant has as many runs open as it may.
-            TenantBusy: it has its share of the fast path, or of the queue.
-            Overloaded: this process is stopping, or as many runs are queued as may be.
-            StoreTimeout: the store did not say in time whether it has it; it may have been accepted.
-            StoreError: the store cannot take it; nothing was accepted.
+            InputError: input, class, budget or webhook are invalid.
+            IdempotencyMismatch: the key was used with another request.
+            RunGone: the key's run has ended, and its data was removed.
+            TenantLimit: the tenant has reached its limit of open runs.
+            TenantBusy: the tenant has used its share of the fast path, or of the queue.
+            Overloaded: this process is stopping, or the queue is full.
+            StoreTimeout: the store did not answer in time; the run may have been accepted.
+            StoreError: the store cannot take the run, which was not accepted.
         """
         if self.closed:
-            raise Overloaded("this gateway is stopping; another one takes the request", retry_after=1.0)
+            raise Overloaded("this gateway is stopping; send the request to another one", retry_after=1.0)
         self.arriving += 1
         try:
             return await self._take(submission, watcher)
@@ -80,7 +80,7 @@ class Submitter:
         spec = self._pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
         if spec.signature.runs_user_code:
-            # Validators are the user's: they must not hold up this loop (invariant L1).
+            # Validators are user code: they must not block this loop (invariant L1).
             await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, submission.input)
         else:
             spec.signature.decode_input(submission.input)
@@ -104,11 +104,11 @@ class Submitter:
             self._live.give_up(record)
 
     def decide(self, submission: Submission) -> Decision:
-        """What would become of a request now; starts nothing, keeps nothing.
+        """The decision for a request now; starts and stores nothing.
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: class or budget do not fit.
+            InputError: class or budget are invalid.
         """
         spec = self._pipeline(submission.pipeline)
         return decide(self._facts(submission, spec, self._class(submission.sla or spec.sla)))
@@ -132,7 +132,7 @@ class Submitter:
         return await self._patience.write(self._accepted(record, accepted, key))
 
     async def _accepted(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
-        """What the store makes of it; also when the request does not wait for that any more."""
+        """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
         try:
             return await self._accept(record, accepted, key)
@@ -146,7 +146,7 @@ class Submitter:
             return Accepted(record, attached=False)
         existing = await self._process.store.get(created.existing)
         if existing is None or existing.purged:
-            # The key stands for a run that was executed: it is neither shown without its result nor executed again.
+            # The run of the key was executed: it is neither shown without its result nor executed again.
             raise RunGone(
                 f"{created.existing}, which this Idempotency-Key started, has ended, and its result was removed when "
                 "its retention ended; nothing was started: use a new key to run it again"
@@ -154,7 +154,7 @@ class Submitter:
         return Accepted(existing, attached=True)
 
     async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
-        """Create the run within its tenant's bound; attaching to one that exists is always within it."""
+        """Create the run within its tenant's bound; attaching to an existing run is always allowed."""
         until = self._patience.until()
         taken = await self._take_room(record, key)
         self._process.feed.expect(record.id, self._process.clock.monotonic())
@@ -186,7 +186,7 @@ class Submitter:
             return None
 
     async def _attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
-        """Whether a run exists that the request is for: that takes no room."""
+        """Whether the request is for an existing run, which takes no room."""
         return key is not None and await self._process.store.holder(tenant, key.key, now) is not None
 
     def _give_back(self, record: RunRecord, taken: int | None) -> None:
@@ -245,7 +245,7 @@ class Submitter:
         )
 
     def _idempotency(self, submission: Submission, now: float) -> Idempotency | None:
-        """The key with a fingerprint of the body: what came in headers, and white space, may differ on a retry."""
+        """The key with a fingerprint of the body: headers and white space may differ on a retry."""
         if submission.idempotency_key is None:
             return None
         body = (

@@ -1,4 +1,4 @@
-"""What a process does now and then beside its runs."""
+"""The regular work of a process beside its runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from offramp.paths.purge import purge
 logger = logging.getLogger("offramp")
 
 LEARN_EVERY_S = 5.0
-"""How long another process may not know yet how long runs took here, and what a crash loses of that."""
+"""Seconds until other processes learn the durations of runs here; a crash loses as much."""
 
 
 class ObjectProbe(Background):
-    """Tells an operator at the start, and not a run at its end, that large values cannot be written."""
+    """Reports at the start of a process, not at the end of a run, that large values cannot be written."""
 
     async def work(self) -> None:
         """Write, read and remove one object."""
         try:
             await self._process.values.probe(f"probe-{self._process.id}")
         except (ObjectLost, ObjectsUnavailable) as error:
-            logger.error("large values cannot be kept: %s", error)  # noqa: TRY400 - an operator's matter
+            logger.error("large values cannot be stored: %s", error)  # noqa: TRY400 - an operator's matter
 
 
 class Purging(Background):
-    """Removes what is past its retention."""
+    """Removes runs past their retention."""
 
     async def work(self) -> None:
-        """Do so every `purge_every` seconds."""
+        """Purge every `purge_every` seconds."""
         while not self.is_over:
             await asyncio.sleep(self._process.settings.purge_every)
             try:
@@ -43,10 +43,10 @@ class Purging(Background):
 
 
 class Learning(Background):
-    """Shares with all processes how long runs take.
+    """Shares the durations of runs with all processes.
 
     Args:
-        process: this one.
+        process: this process.
         durations: of its runs.
     """
 
@@ -55,27 +55,27 @@ class Learning(Background):
         self._durations = durations
 
     async def work(self) -> None:
-        """Do so every `LEARN_EVERY_S` seconds."""
+        """Share them every `LEARN_EVERY_S` seconds."""
         while not self.is_over:
             await self._share()
             await asyncio.sleep(LEARN_EVERY_S)
 
     async def close(self) -> None:
-        """Share what the last runs took."""
+        """Share the durations of the last runs."""
         await self._share()
 
     async def _share(self) -> None:
         try:
-            self._durations.learned(await self._process.store.learn(self._durations.tell()))
+            self._durations.learned(await self._process.store.learn(self._durations.take_observed()))
         except StoreError as error:
-            logger.warning("how long runs take was not shared: %s", error)
+            logger.warning("the durations of runs were not shared: %s", error)
 
 
 class CatchingUp(Background):
-    """Looks for events that were not announced, also during the drain, while readers are still served."""
+    """Looks for events without a notification, even during the drain, while readers are still served."""
 
     async def work(self) -> None:
-        """Do so every `poll` seconds, and at once where an announcement was missed."""
+        """Look every `poll` seconds, and at once if a notification may be lost."""
         feed, clock = self._process.feed, self._process.clock
         while not feed.ended:
             with contextlib.suppress(TimeoutError):
@@ -84,4 +84,4 @@ class CatchingUp(Background):
             try:
                 await feed.catch_up(self._process.store, clock.monotonic())
             except StoreError as error:
-                logger.error("readers were not looked after: %s", error)  # noqa: TRY400 - tried again
+                logger.error("could not look for events that readers missed: %s", error)  # noqa: TRY400 - tried again

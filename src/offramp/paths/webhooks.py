@@ -1,7 +1,7 @@
-"""Announcing: what the outbox says is due is read from the event log, sent, and its outcome written back.
+"""Webhooks: takes due entries from the outbox, reads their events, sends them, and writes the outcome back.
 
-At least once and in order per run; the receiver knows a repetition by its `webhook-id`. Runs on a loop of its own:
-handshakes and documents must not hold up the budgets on the control loop (invariant L1).
+Delivery is at least once and in order per run; the receiver recognises a repetition by its `webhook-id`. It runs on a
+loop of its own: handshakes and documents must not delay the budgets on the control loop (invariant L1).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from offramp.telemetry.context import forwarded
 logger = logging.getLogger("offramp")
 
 CLAIM_MARGIN_S = 5.0
-"""How much longer a claim lasts than an attempt may take."""
+"""Seconds by which a claim outlasts the longest attempt."""
 STOP_GRACE_S = 2.0
-"""How long attempts on their way may take to end when the process stops; then they are made again elsewhere."""
+"""Seconds for running attempts to end when the process stops; afterwards other processes repeat them."""
 
 
 class WebhookDispatcher(Part):
-    """Delivers what is due, as much at once as the settings allow.
+    """Delivers due webhooks, as many at once as the settings allow.
 
     Args:
         process: this process.
-        outbox: what is due.
-        sender: how it is sent.
+        outbox: holds the entries.
+        sender: sends the messages.
     """
 
     def __init__(self, process: Process, outbox: Outbox, sender: Sender) -> None:
@@ -60,11 +60,11 @@ class WebhookDispatcher(Part):
         self._thread.spawn(self._work())
 
     def wake(self) -> None:
-        """Something may be due; from any thread."""
+        """Look for due entries; from any thread."""
         self._thread.call(self._wake.set)
 
     async def close(self) -> None:
-        """Begin nothing more; give attempts on their way a moment to end, then leave them to others."""
+        """Begin no more attempts; give running ones a moment to end, then leave them to other processes."""
         await self._thread.run(self._close())
         await asyncio.get_running_loop().run_in_executor(None, self._thread.close)
 
@@ -94,7 +94,7 @@ class WebhookDispatcher(Part):
             except StoreError as error:
                 logger.error("webhooks wait: %s", error)  # noqa: TRY400 - tried again
             except Exception:
-                logger.exception("webhooks wait for a fault of ours")
+                logger.exception("webhooks wait because of an internal error")
             for pending in claimed:
                 self._busy[pending.host] += 1
                 task = asyncio.create_task(self._attend(pending))
@@ -120,20 +120,20 @@ class WebhookDispatcher(Part):
             timer.cancel()
 
     async def _attend(self, pending: Pending) -> None:
-        """One claimed entry, to its next event and no further: then others have their turn."""
+        """Advance a claimed entry by one event only, so that other entries have their turn."""
         try:
             try:
                 progress = await self._advance(pending)
             except asyncio.CancelledError:
-                # Whether it arrived is unknown: it is sent again, under the same id.
+                # The message may have arrived: it is sent again, under the same id.
                 await self._outbox.settle(pending, pending.progress._replace(due_at=0.0))
                 raise
             if not await self._outbox.settle(pending, progress):
-                logger.info("%s: another process has taken its webhook over meanwhile", pending.run_id)
+                logger.info("%s: another process has taken over its webhook meanwhile", pending.run_id)
         except StoreError as error:
             logger.error("%s: its webhook waits: %s", pending.run_id, error)  # noqa: TRY400 - the claim runs out
         except Exception:
-            logger.exception("%s: a fault of ours holds up its webhook", pending.run_id)
+            logger.exception("%s: an internal error delays its webhook", pending.run_id)
         finally:
             self._busy[pending.host] -= 1
             if not self._busy[pending.host]:
@@ -153,12 +153,12 @@ class WebhookDispatcher(Part):
         attempt = Attempt(frame.seq, datetime.fromisoformat(at).timestamp(), process.clock.time())
         progress, given_up = after(pending.progress, attempt, answer, process.clock.random())
         process.metrics.announced(answer.result, attempt.ended_at - attempt.happened_at, given_up=given_up)
-        self._tell(pending, frame, answer, progress)
+        self._log(pending, frame, answer, progress)
         is_over = is_over or (progress.cursor == frame.seq and frame.terminal)
         return progress._replace(done=True) if is_over else progress
 
     async def _next(self, pending: Pending, wanted: tuple[str, ...]) -> tuple[Frame | None, bool]:
-        """The next event to announce, of those that are on disk; if there is none, whether the run is over."""
+        """The next event on disk to announce; without one, whether the run is over."""
         at = pending.progress.cursor
         is_over = False
         while at < pending.latest:
@@ -175,11 +175,11 @@ class WebhookDispatcher(Part):
         return None, is_over
 
     async def _send(self, record: RunRecord, frame: Frame, at: str, attempt: int) -> Answer:
-        assert record.webhook is not None  # noqa: S101 - looked at by the caller
+        assert record.webhook is not None  # noqa: S101 - the caller has checked it
         steps = await steps_of(self._process.store, record.id, finished=record.finished)
         shown = document(record, [step.document() for step in steps.values()], record.mount)
         if reference_in(record.result) is not None:
-            del shown["result"]  # left out, not null
+            del shown["result"]  # omitted, not null
         target = target_of(record.webhook.url)
         made = Message(message_id(record.id, frame.seq), message(frame.type, at, shown), forwarded(record.trace))
         tracing = self._process.tracing
@@ -192,15 +192,15 @@ class WebhookDispatcher(Part):
         return answer
 
     @staticmethod
-    def _tell(pending: Pending, frame: Frame, answer: Answer, progress: Progress) -> None:
-        """What an operator wants to know: the first failure of a row, the end of trying, a receiver that is back."""
-        told = (frame.type, pending.run_id, pending.host, answer.detail)
+    def _log(pending: Pending, frame: Frame, answer: Answer, progress: Progress) -> None:
+        """Log for the operator: the first failure in a row, the last attempt, a receiver that is back."""
+        details = (frame.type, pending.run_id, pending.host, answer.detail)
         if answer.result == "delivered":
             if pending.progress.failing_since is not None:
-                logger.info("webhook %s of %s reached %s again: %s", *told)
+                logger.info("webhook %s of %s reached %s again: %s", *details)
         elif answer.result == "gone":
-            logger.warning("webhook %s of %s: %s wants no more of this run (%s)", *told)
+            logger.warning("webhook %s of %s: %s wants no more of this run (%s)", *details)
         elif progress.cursor == frame.seq:
-            logger.error("webhook %s of %s to %s was given up after a day: %s", *told)
+            logger.error("webhook %s of %s to %s was given up after a day: %s", *details)
         elif pending.progress.failing_since is None:
-            logger.warning("webhook %s of %s did not reach %s, it is tried again for a day: %s", *told)
+            logger.warning("webhook %s of %s did not reach %s, retrying for a day: %s", *details)
