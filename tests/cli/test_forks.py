@@ -74,7 +74,7 @@ def test_a_forked_child_knows_its_run_and_cannot_write_to_it(tmp_path):
     with served(tmp_path) as gateway:
         for path in ("fast", "deep"):
             refused, is_now, run_id = follow(gateway, f"telling-{path}")
-            assert "emit() in a process forked by step 'telling': nobody would get the value" in refused
+            assert "emit() in a process forked by step 'telling': no reader would receive the value" in refused
             assert is_now == "True"
             deltas = httpx.get(f"{gateway.url}/v1/runs/{run_id}/events").text
             assert "step.delta" not in deltas

@@ -221,7 +221,7 @@ async def test_threads_that_timed_out_steps_hold_are_replaced_as_often_as_there_
         assert "2 at " in str(refused.value)
         assert "(step 'stuck')" in str(refused.value)
         assert service.readiness.takes_runs() == (False, str(refused.value))
-        await eventually(lambda: "2 threads are held by steps that were timed out or cancelled" in caplog.text)
+        await eventually(lambda: "2 threads are held by steps that timed out or were cancelled" in caplog.text)
 
         waiting = await runtime.start("asks")
         await eventually(lambda: queued(service) == 1)
@@ -229,7 +229,7 @@ async def test_threads_that_timed_out_steps_hold_are_replaced_as_often_as_there_
         assert await result_of(waiting) == "quick"
         await eventually(lambda: held(service) == 1)
         assert (await ready(call)).status == 200
-        await eventually(lambda: "enough threads are back" in caplog.text)
+        await eventually(lambda: "enough threads are free again" in caplog.text)
         gates[0].set()
         await eventually(lambda: held(service) == 0)
         assert "late 0" not in [event.data["delta"] for event in of(await log_of(first), "step.delta")]
@@ -251,8 +251,8 @@ async def test_a_thread_that_goes_on_after_the_grace_is_counted_and_its_line_log
         with caplog.at_level(logging.WARNING, "offramp"):
             clock.advance(GRACE_S)
             await eventually(lambda: told(runtime) == 1)
-        [line] = [record.getMessage() for record in caplog.records if "goes on" in record.getMessage()]
-    assert "attempt 1 of step 'stuck' goes on 0.5 s after it was timed out or cancelled, at " in line
+        [line] = [record.getMessage() for record in caplog.records if "still runs" in record.getMessage()]
+    assert "attempt 1 of step 'stuck' still runs 0.5 s after its timeout or cancellation, at " in line
     assert f"{__file__.rpartition('/')[0].removesuffix('/execution')}/support.py" in line
 
 

@@ -1,4 +1,4 @@
-"""Many timed calls on one loop by one timer of a clock, which is told of few of them."""
+"""Many timed calls on one loop by one timer of a clock, which sees few of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from offramp.ports.clock import Clock, Timer
 
 DEAD_MIN = 64
-"""Cancelled calls that an alarm keeps before it is worth the time to sort them out."""
+"""Cancelled calls that an alarm keeps before it takes the time to remove them."""
 
 
 class _Call:
@@ -28,14 +28,14 @@ class _Call:
         self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        """Do not make it."""
+        """Cancel the call."""
         if self.callback is not None:
             self.callback = None
             self._alarm.dropped()
 
 
 class Alarm:
-    """Most of what it is to call is cancelled before: that costs the clock nothing."""
+    """Timed calls on one loop; most are cancelled before their time, which costs the clock nothing."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -89,7 +89,7 @@ class Alarm:
             self._dead = 0
 
     def close(self) -> None:
-        """Call nothing any more. From any thread."""
+        """Cancel all calls. From any thread."""
         timer = self._timer
         if timer is not None:
             timer.cancel()

@@ -1,7 +1,7 @@
-"""`asyncio.as_completed` with an order that a replay repeats; and what finds the plain one in a rehearsal.
+"""`asyncio.as_completed` with an order that a replay repeats; and the detection of the plain one in a rehearsal.
 
-Plain asyncio makes its tasks in the order of a set of coroutines, which is that of their addresses: branches that draw
-values, or make equal calls, would swap them in a replay.
+Plain asyncio creates its tasks in the order of a set of coroutines, that of their addresses: branches that draw values,
+or make equal calls, would swap them in a replay.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def as_completed(fs: Iterable[Awaitable[T]], *, timeout: float | None = None) -> AsCompleted[T]:
-    """What is awaitable, as it ends: `asyncio.as_completed` for bodies, which begins its tasks in the order given.
+    """Yield awaitables as they end: `asyncio.as_completed` for bodies, which starts its tasks in the given order.
 
-    Iterated plainly it gives coroutines to be awaited, one for each of `fs`, each of which returns the next result;
-    iterated with `async for` the futures themselves, as they end. Works outside of runs too.
+    A plain iteration yields coroutines, one for each of `fs`, and each returns the next result. `async for` yields the
+    futures themselves, as they end. Works outside runs too.
 
     Args:
         fs: coroutines, tasks or futures, in an order that a replay repeats: a list or a generator, no set.
@@ -28,7 +28,7 @@ def as_completed(fs: Iterable[Awaitable[T]], *, timeout: float | None = None) ->
 
     Raises:
         TypeError: `fs` is a set, whose order differs in each process, or a single awaitable.
-        TimeoutError: while iterating, where not all have ended in time.
+        TimeoutError: while iterating, if not all end in time.
     """
     return AsCompleted(fs, timeout)
 
@@ -91,18 +91,18 @@ class AsCompleted(Iterator[Coroutine[Any, Any, T]], AsyncIterator["asyncio.Futur
 
 
 FRAMES_MAX = 10
-"""Between a task's making and asyncio's own code that asked for it."""
+"""The most frames between the creation of a task and asyncio's own code that requested it."""
 
 
 def _plain() -> CodeType:
-    """Where asyncio makes these tasks: a generator function, from Python 3.13 on a class."""
+    """The code in which asyncio creates these tasks: a generator function, from Python 3.13 on a class."""
     made = getattr(asyncio.tasks, "_AsCompletedIterator", None)
     code: CodeType = (asyncio.as_completed if made is None else made.__init__).__code__
     return code
 
 
 class Races:
-    """Notices that a body has several coroutines begun by the plain `asyncio.as_completed`; called for each task."""
+    """Detects bodies that start several coroutines by the plain `asyncio.as_completed`; called for each task."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
@@ -110,7 +110,7 @@ class Races:
         self._last: FrameType | None = None
 
     def __call__(self) -> None:
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, and there in CPython
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - documented, and available in CPython
         for _ in range(FRAMES_MAX):
             if frame is None or frame.f_code is self._code:
                 break

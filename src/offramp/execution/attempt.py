@@ -1,6 +1,6 @@
-"""One attempt of a step: what `current_run` and `emit` reach while its code runs, and what it reaches of its run.
+"""One attempt of a step: the context of `current_run` and `emit` while its code runs, and its view of the run.
 
-Its life is in `execution/making.py`.
+`execution/making.py` drives it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from offramp.execution.suspects import Suspects
     from offramp.execution.threads import Place, Threads
     from offramp.execution.turns import ResultOrder
-    from offramp.execution.values import Kept
+    from offramp.execution.values import StoreValue
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
     from offramp.telemetry.metrics import Metrics
@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 
 
 class Lanes(Protocol):
-    """Where an attempt's code runs; see `execution.lanes`."""
+    """The lanes in which attempts run; see `execution.lanes`."""
 
     threads: Threads
 
     async def run(self, attempt: Attempt) -> tuple[Any, bytes]:
-        """Its result, and that as JSON."""
+        """Execute it; returns its result, live and as JSON."""
 
 
 class Executing(Protocol):
-    """The execution that an attempt belongs to, as far as the attempt reaches it; see `Scope`."""
+    """The part of its execution that an attempt uses; see `Scope`."""
 
     @property
     def facts(self) -> RunFacts:
-        """What is known of the run."""
+        """The facts of the run."""
 
     @property
     def clock(self) -> Clock:
@@ -60,61 +60,61 @@ class Executing(Protocol):
 
     @property
     def log(self) -> RunLog:
-        """Where the events of the attempt go."""
+        """The log for the events of the attempt."""
 
     @property
     def result_order(self) -> ResultOrder:
-        """It knows the loop that the run is on."""
+        """The order of results; knows the run's loop."""
 
     @property
     def state(self) -> State:
-        """Of the run here: in some, nothing may be written for it any more."""
+        """The state of the run in this process: some states forbid writes for the run."""
 
     @property
     def journal(self) -> Journal:
-        """What is recorded."""
+        """The journal of the run."""
 
     @property
     def trace(self) -> RunTrace | None:
-        """The run's spans, where it is traced."""
+        """The run's spans, None without tracing."""
 
     @property
     def metrics(self) -> Metrics:
-        """Where the attempt counts."""
+        """The metrics that count the attempt."""
 
     @property
-    def kept(self) -> Kept:
-        """What the journal holds of a result."""
+    def store_value(self) -> StoreValue:
+        """Returns the form of a result that the journal holds."""
 
     @property
     def suspects(self) -> Suspects:
-        """The steps that earlier processes may have died of."""
+        """The steps that may have crashed earlier processes."""
 
     @property
     def interrupted(self) -> dict[str, events.StepState]:
-        """Steps that an earlier execution began and did not end, by key."""
+        """Steps that an earlier execution began without ending them, by key."""
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
-        """Record; raises `Handoff` once nothing may be written any more."""
+        """Record; raises `ExecutionOver` once the run may not be written any more."""
 
     async def enter(self, attempt: Attempt) -> None:
-        """Let it begin; from then on it is in flight."""
+        """Wait until the attempt may begin; from then on it is in flight."""
 
     def leave(self, attempt: Attempt) -> None:
-        """It is over."""
+        """The attempt is over."""
 
     def queued(self) -> AbstractContextManager[None]:
-        """While the attempt waits to be let in."""
+        """Marks the attempt as waiting to begin."""
 
     async def pause(self, seconds: float) -> None:
-        """A wait of the run, which needs no process."""
+        """Wait; the run needs no process meanwhile."""
 
     def says(self, step: str, what: str | None) -> None:
-        """A step of this name waits for this before it begins; None: for nothing more."""
+        """Report what a step of this name waits for before it begins; None once it waits no longer."""
 
 
 class Attempt:
-    """An attempt that is executing; `live` turns False when it is over, and then it can emit no more."""
+    """An executing attempt; `live` turns False when it is over, and it can emit no more."""
 
     __slots__ = (
         "at",
@@ -142,47 +142,47 @@ class Attempt:
         self.number = number
         self.live = True
         self.place: Place | None = None
-        """The thread that it was given, where its step needs one."""
+        """The place of its thread, if its step needs one."""
         self.cleans_up = False
-        """Whether it belongs to a cleanup, which goes on though its run is cancelled."""
+        """Whether it belongs to a cleanup, which continues although its run is cancelled."""
         self.watch: Watch | None = None
-        """Of its task, once it has waited for something."""
+        """The watch of its task, once it has waited."""
         self.trace = trace
         self.at = self.began = 0.0
-        """When it began, in epoch seconds and on the monotonic clock."""
+        """The time of its start, in epoch seconds and on the monotonic clock."""
         self.earlier: tuple[FailedAttempt, ...] = ()
-        """The attempts of the same call that failed."""
+        """The failed attempts of the same call."""
         self.target: str | None = None
-        """What its code is to use; chosen by what is around it."""
+        """The target that its code should use, chosen by a seam."""
         self.patience_s: float | None = None
-        """How long it may wait to be admitted; None for any time."""
+        """How long it may wait for admission; None without limit."""
         self.is_admitted = False
-        """Whether it has what it waits for before it begins."""
+        """Whether it has been admitted."""
         self.releases: list[Callable[[], object]] = []
-        """Each gives back something that it was admitted with."""
+        """Callbacks that each release one of its admissions."""
 
     def following(self, error: Exception) -> Attempt:
-        """The attempt after this one, which failed with the error."""
+        """The attempt after this one, which failed with this error."""
         failure = failure_of(error)
         made = Attempt(self.scope, self.call, self.number + 1, self.trace)
         made.earlier = (*self.earlier, FailedAttempt(self.number, failure.code, failure.message))
         return made
 
     def anew(self) -> Attempt:
-        """The same attempt, which has not begun."""
+        """A copy of this attempt, not begun."""
         made = Attempt(self.scope, self.call, self.number, self.trace)
         made.earlier = self.earlier
         return made
 
     def release(self) -> None:
-        """Give back what it was admitted with."""
+        """Release its admissions."""
         if self.place is not None:
             self.place.leave()
         while self.releases:
             self.releases.pop()()
 
     def asked(self) -> Asked:
-        """As the seams see it."""
+        """The attempt as the seams see it."""
         facts, call = self.scope.facts, self.call
         return Asked(
             facts.run_id,
@@ -197,7 +197,7 @@ class Attempt:
         )
 
     def waits(self) -> Watch:
-        """It is about to wait, and so may be cancelled from here on."""
+        """Mark that it waits now, and so may be cancelled from here on."""
         if self.watch is None:
             self.watch = Watch(self.scope.result_order.turns.loop)
         return self.watch
@@ -213,12 +213,12 @@ class Attempt:
 
     @property
     def replaying(self) -> bool:
-        """A step that executes is new."""
+        """False: a step that executes is new."""
         return False
 
     def _is_cancelled(self) -> bool:
         if self.place is not None and self.place.is_held:
-            return True  # it has timed out, or is not waited for any more
+            return True  # it has timed out, or no caller waits for it any more
         return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state not in OVER)
 
     def emit(self, encoded: bytes) -> None:
@@ -236,7 +236,7 @@ class Attempt:
         return StepTimeout(f"step {self.call.name!r} took longer than its timeout of {self.call.policy.timeout:g} s")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
-        """Inside a step nothing is journaled but its result."""
+        """Call it: inside a step, only the result is journaled."""
         return compute()
 
     async def sleep(self, seconds: float) -> None:
@@ -244,11 +244,11 @@ class Attempt:
         await sleep_for(self.scope.clock, seconds)
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
-        """Signals are waited for in the pipeline's body."""
+        """Refuse: signals work in bodies only."""
         raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.call.name!r}")
 
     def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
-        """A step cleans up after itself."""
+        """Refuse: a step cleans up after itself."""
         raise OutsideRun(
             f"cleanup() works in the pipeline's body, not inside step {self.call.name!r}: use try and finally here"
         )

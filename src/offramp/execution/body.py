@@ -1,6 +1,6 @@
-"""What user code reaches in a pipeline's body: emitted values, journaled values, sleeps and signals.
+"""The context of user code in a pipeline's body: emitted values, journaled values, sleeps and signals.
 
-All of it is journaled, so that a replay sees what the first execution saw.
+All of them are journaled, so a replay sees the same as the first execution.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class _Wait(NamedTuple):
-    """A wait as the event log names it."""
+    """A wait, as the event log describes it."""
 
     kind: Literal["sleep", "signal"]
     name: str | None
@@ -59,7 +59,7 @@ class Body:
         return self.scope.clock
 
     def run(self) -> Run:
-        """The view of the run from the pipeline's body, which may decide by what it sees there."""
+        """The view of the run from the pipeline's body, which may depend on the values it reads there."""
         scope = self.scope
         return scope.facts.view(
             step=None,
@@ -80,11 +80,11 @@ class Body:
 
     @property
     def replaying(self) -> bool:
-        """Whether the body does again what an earlier execution did."""
+        """Whether the body repeats an earlier execution."""
         return self.scope.replaying
 
     def cleanup(self, timeout: float) -> CleanupBlock:
-        """A block whose steps execute after the run's end from outside."""
+        """A block whose steps execute after a cancellation or a deadline."""
         return CleanupBlock(self.scope, timeout, functools.partial(Body, self.scope))
 
     def emit(self, encoded: bytes) -> None:
@@ -111,7 +111,7 @@ class Body:
         return value
 
     def _due(self, key: str, name: str, seconds: float) -> float:
-        """A journaled point in time, in epoch seconds: a restart does not begin the wait anew."""
+        """A journaled point in time, in epoch seconds: a replay does not restart the wait."""
         return _endless(self._value(key, name, lambda: _encodable(self.scope.clock.time() + seconds)))
 
     async def sleep(self, seconds: float) -> None:
@@ -136,7 +136,7 @@ class Body:
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
         if entry is None:
-            # A signal that a recorded call had is not this one's.
+            # A signal that a recorded call received does not belong to this one.
             await scope.all_replayed(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
@@ -159,7 +159,7 @@ class Body:
 
     @contextlib.contextmanager
     def _waits(self, wait: _Wait, due: float | None) -> Iterator[Callable[[], object]]:
-        """A wait of the run, in its event log too: begun, and given up if the pipeline cancels it."""
+        """A wait of the run, also in its event log: its start, and its cancellation by the pipeline."""
         scope = self.scope
         scope.reached(wait.key)
         if wait.key not in scope.waiting:
@@ -170,13 +170,13 @@ class Body:
             with scope.waits(due) as came:
                 yield came
         except BaseException:
-            if scope.state not in OVER:  # else the run waits elsewhere
+            if scope.state not in OVER:  # else the run waits in another process
                 scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
             raise
 
 
 def _encodable(seconds: float) -> float | None:
-    """JSON knows no infinity."""
+    """The number, None for infinity, which JSON lacks."""
     return seconds if math.isfinite(seconds) else None
 
 

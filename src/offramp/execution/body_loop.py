@@ -1,7 +1,7 @@
-"""Event loops that give the timers of a pipeline's own code to its run, and everybody else their own.
+"""Event loops that give timers of a pipeline's own code to its run, and leave all others to the loop.
 
-A timer is the body's if code of its author set it, by way of asyncio or not. One that a library sets for itself, as an
-HTTP client does for its connections, stays the loop's: what it waits for is not journaled either.
+A timer is the body's if its author's code set it, through asyncio or not. A timer that a library sets for itself, such
+as one for the connections of an HTTP client, stays the loop's: the awaited events are not journaled either.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from offramp.execution.timers import Timers
 
 _OWN = Path(__file__).resolve().parent.parent
 _LOOPS = {str(_OWN / "execution" / "loops.py"), str(_OWN / "engines" / "temporal" / "exits.py")}
-"""Those of the runtime's files that only hand on what a loop is to call."""
+"""The runtime's files that only pass calls on to a loop."""
 _ASYNCIO = str(Path(asyncio.__file__).resolve().parent)
 _PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -31,7 +31,7 @@ _BOTTOM = asyncio.Handle._run.__code__  # noqa: SLF001 - no frame below it is th
 
 @functools.lru_cache(maxsize=4096)
 def _acts_for(file: str) -> Literal["itself", "its caller", "its author"]:
-    """Whose wish a timer is that code of this file sets."""
+    """The owner of a timer set by code of this file."""
     if file.startswith(str(_OWN)):
         return "its caller" if file in _LOOPS else "itself"
     if not _INSTALLED.isdisjoint(Path(file).parts):
@@ -46,11 +46,11 @@ def _is_the_authors(frame: FrameType | None, home: str) -> bool:
         if acts_for != "its caller":
             return acts_for == "its author" or frame.f_globals.get("__name__", "").partition(".")[0] == home
         frame = frame.f_back
-    return True  # asyncio's own coroutine, in a task that the body made of it
+    return True  # asyncio's own coroutine, in a task that the body made from it
 
 
 def _timers(frame: FrameType) -> Timers | None:
-    """The body's that this call belongs to, if it does to one."""
+    """The timers of the body that this call belongs to, if any."""
     ambient = current.get()
     if not isinstance(ambient, Body) or ambient.scope.state in OVER:
         return None
@@ -59,7 +59,7 @@ def _timers(frame: FrameType) -> Timers | None:
 
 
 def _time(timers: Timers, frame: FrameType) -> float:
-    """The loop's time: journaled where the body asks for it itself, so that it counts on from there in a replay."""
+    """The loop's time: journaled if the body itself reads it, so that a replay continues from there."""
     asks = frame.f_back
     if asks is not None and asks.f_code.co_filename.startswith(_ASYNCIO):
         return timers.now() + timers.shift
@@ -69,7 +69,7 @@ def _time(timers: Timers, frame: FrameType) -> float:
 
 @functools.cache
 def _with_body_timers(kind: Any) -> Any:
-    """A class of loops like `kind`, but for the timers that a body sets."""
+    """A class of loops like `kind`, except for timers that a body sets."""
 
     class BodyTimersLoop(kind):  # type: ignore[misc]
         def call_later(self, delay: Any, callback: Any, *args: Any, context: Context | None = None) -> Any:
@@ -95,7 +95,7 @@ def _with_body_timers(kind: Any) -> Any:
 
 
 def new_run_loop() -> asyncio.AbstractEventLoop:
-    """A loop for run loops: uvloop's where it is installed, else asyncio's."""
+    """A loop for run loops: uvloop's if it is installed, else asyncio's."""
     kind: Any
     try:
         from uvloop import Loop as kind  # noqa: N813
@@ -106,6 +106,6 @@ def new_run_loop() -> asyncio.AbstractEventLoop:
 
 
 def give_body_timers(loop: asyncio.AbstractEventLoop) -> None:
-    """Have a loop that another program made treat a body's timers as the run loops do."""
+    """Make a loop created by another program treat a body's timers as the run loops do."""
     kind: Any = type(loop)
     loop.__class__ = _with_body_timers(kind)

@@ -27,7 +27,7 @@ class SystemTimer:
         self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        """Do not make the call."""
+        """Cancel the call."""
         self.callback = None
 
 
@@ -54,13 +54,13 @@ class SystemClock:
     def random_bytes(self, count: int) -> bytes:
         """Unpredictable bytes, drawn in advance: each system call gives the interpreter lock away."""
         with self._random_lock:
-            if len(self._random) < count or self._random_pid != os.getpid():  # a fork must not repeat its parent's
+            if len(self._random) < count or self._random_pid != os.getpid():  # a fork must not repeat its parent
                 self._random, self._random_pid = os.urandom(max(count, RANDOM_BYTES)), os.getpid()
             drawn, self._random = self._random[:count], self._random[count:]
         return drawn
 
     def call_at(self, when: float, callback: Callable[[], object]) -> SystemTimer:
-        """Call back on the clock's thread; a timer later than the next one due wakes nobody."""
+        """Call back on the clock's thread; a timer later than the next one due does not wake it."""
         timer = SystemTimer(callback)
         with self._changed:
             heapq.heappush(self._heap, (when, next(self._order), timer))
@@ -76,7 +76,7 @@ class SystemClock:
             with self._changed:
                 while not self._heap or self._heap[0][0] > time.monotonic():
                     wait = self._heap[0][0] - time.monotonic() if self._heap else None
-                    # A sleep may be for ever; a condition refuses to wait for longer than it can count.
+                    # A sleep may have no end; a condition refuses to wait for longer than it can count.
                     self._changed.wait(None if wait is None else min(max(0.0, wait), threading.TIMEOUT_MAX))
                 callback = heapq.heappop(self._heap)[2].callback
             if callback is None:

@@ -1,6 +1,6 @@
-"""What user code sees of the run it is part of: `current_run`, `emit`, and values that a replay does not change.
+"""User code's access to its run: `current_run`, `emit`, and values that a replay does not change.
 
-One context variable carries it through tasks and threads. Outside a run everything here simply works, unjournaled.
+One context variable carries it through tasks and threads. Outside a run everything here works too, unjournaled.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Run:
         id: the run's id, for life.
         pipeline: its pipeline's name.
         session_id: the conversation it belongs to, if any.
-        metadata: what came with the request.
+        metadata: the metadata of the request.
         step: the executing step's name; None in the pipeline's own body.
-        attempt: which try of the step this is, from 1; 1 in the body.
+        attempt: the number of this attempt of the step, from 1; 1 in the body.
         idempotency_key: inside a step, a key for outside services, the same over retries and recoveries; else None.
     """
 
@@ -83,41 +83,41 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """`fast`, or `deep` from the demotion on. In the body, a replay gets what the body got."""
+        """`fast`, or `deep` from the demotion on. In the body, a replay returns the same value."""
         return self._path()
 
     @property
     def cancelled(self) -> bool:
         """Whether the run is being cancelled, or its deadline has passed; False in a step of its `cleanup`.
 
-        A step in a thread should look now and then, and return.
+        A step in a thread should check it periodically, and return.
 
-        In the body it is true from where the `CancelledError` reached it, in a replay at the same place.
+        In the body it is true from the `CancelledError` on, in a replay at the same place.
         """
         return self._cancelled()
 
     @property
     def replaying(self) -> bool:
-        """Whether the pipeline's body is repeating what an earlier execution of the run did; False in a step.
+        """Whether the pipeline's body repeats an earlier execution of the run; False in a step.
 
-        For what is no part of the run, such as logging: a body that decides by it does something else in a replay.
+        For code outside the run's logic, such as logging: a body that depends on it diverges in a replay.
         """
         return self._replaying()
 
     def remaining(self) -> float:
-        """Seconds left: of the budget on the fast path, till the deadline on the deep path (`inf` without one).
+        """Seconds left: of the budget on the fast path, until the deadline on the deep path (`inf` without one).
 
-        In the body, a replay gets what the body got.
+        In the body, a replay returns the same value.
         """
         return self._remaining()
 
 
 class Ambient(Protocol):
-    """What the context variable holds while user code runs."""
+    """The value of the context variable while user code runs."""
 
     @property
     def clock(self) -> Clock:
-        """Where time and randomness come from."""
+        """The source of time and randomness."""
 
     def run(self) -> Run:
         """The view of the run."""
@@ -130,26 +130,26 @@ class Ambient(Protocol):
         """Pass on an emitted value."""
 
     def value(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A JSON value that a replay gets again."""
+        """A JSON value that a replay returns again."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; what was waited is not waited again after a restart."""
+        """Wait; after a restart, only for the remaining time."""
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """The encoded value of the next signal of this name."""
 
     def cleanup(self, timeout: float) -> AbstractAsyncContextManager[object]:
-        """A block whose steps execute after the run's end from outside."""
+        """A block whose steps execute after a cancellation or a deadline."""
 
 
 current: ContextVar[Ambient | None] = logs.current
 
 
 def current_run() -> Run:
-    """The run that is executing here.
+    """The run of the calling code.
 
     Raises:
-        OutsideRun: none is.
+        OutsideRun: called outside a run.
     """
     ambient = current.get()
     if ambient is None:
@@ -158,10 +158,10 @@ def current_run() -> Run:
 
 
 def emit(value: Any) -> None:
-    """Send a token, text or any JSON-encodable value to whoever follows the run, as a `step.delta` event.
+    """Send a token, text or any JSON-encodable value to all readers of the run, as a `step.delta` event.
 
-    Works in steps (in every lane) and in the pipeline's body, where it is journaled and so not repeated by a replay.
-    Outside a run it does nothing. Waits when more than `backlog_bytes` are still to be written.
+    Works in steps (in every lane) and in the pipeline's body, where it is journaled, so a replay does not repeat it.
+    Outside a run it does nothing. Waits while more than `backlog_bytes` are unwritten.
 
     Raises:
         EncodingError: the value cannot be written as JSON.
@@ -180,14 +180,14 @@ def emit(value: Any) -> None:
 
 
 def now() -> datetime:
-    """The current time, aware and in UTC; in a pipeline's body a replay gets the recorded one."""
+    """The current time, aware and in UTC; in a pipeline's body a replay returns the recorded one."""
     ambient = current.get()
     epoch = time.time() if ambient is None else ambient.value("offramp.now", ambient.clock.time)
     return datetime.fromtimestamp(epoch, UTC)
 
 
 def uuid4() -> uuid.UUID:
-    """A random UUID; in a pipeline's body a replay gets the recorded one."""
+    """A random UUID; in a pipeline's body a replay returns the recorded one."""
     ambient = current.get()
     if ambient is None:
         return uuid.uuid4()
@@ -197,7 +197,7 @@ def uuid4() -> uuid.UUID:
 
 
 def random() -> float:
-    """A number in [0, 1); in a pipeline's body a replay gets the recorded one."""
+    """A number in [0, 1); in a pipeline's body a replay returns the recorded one."""
     ambient = current.get()
     if ambient is None:
         return _random.random()  # noqa: S311 - no secret
@@ -205,20 +205,20 @@ def random() -> float:
 
 
 async def sleep(seconds: float) -> None:
-    """Wait this long; after a restart only for what is left."""
+    """Wait this long; after a restart, only for the remaining time."""
     ambient = current.get()
     await (asyncio.sleep(seconds) if ambient is None else ambient.sleep(seconds))
 
 
 async def signal(name: str, *, timeout: float | None = None) -> Any:
-    """Wait for somebody outside: the JSON value of the next signal of this name that the run is sent.
+    """Wait for the next signal of this name that is sent to the run, and return its JSON value.
 
-    Signals are kept until they are asked for, so one may come early; two of a name are given to two calls, in order.
+    The store holds signals until a call takes them, so one may come early. Two of one name go to two calls, in order.
     A waiting run is parked: it holds no worker, and survives restarts.
 
     Args:
         name: as in `POST /v1/runs/{id}/signals/{name}`.
-        timeout: seconds; None to wait as long as the run may live.
+        timeout: seconds; None to wait until the end of the run.
 
     Raises:
         SignalTimeout: none came in time; also a `TimeoutError`.
@@ -234,13 +234,13 @@ def cleanup(timeout: float = 30.0) -> AbstractAsyncContextManager[object]:
     """A block of a pipeline's body whose steps execute although the run was cancelled or its deadline has passed.
 
     `async with offramp.cleanup():` in a `finally` or an `except asyncio.CancelledError`. The steps are journaled and
-    retried like any other; then the run ends `cancelled` or `expired`. While a run goes on normally, the block is like
-    any other code, unbounded. One that the run's end reaches inside is not interrupted. Where the run goes on
-    elsewhere, as after a demotion, the block is not entered. Outside a run it does nothing.
+    retried like any other; then the run ends `cancelled` or `expired`. In a normally executing run, the block is like
+    any other code, unbounded. A cancellation or deadline inside the block does not interrupt it. If the run continues
+    in another process, as after a demotion, the block is not entered. Outside a run it does nothing.
 
     Args:
         timeout: seconds that it may take after a cancellation or a deadline, at most `CLEANUP_S_MAX` (60) for all
-            cleanups of the run together. Then its steps are cancelled and the run ends. Cleanups that overlap end
+            cleanups of the run together. Then its steps are cancelled and the run ends. Overlapping cleanups end
             together, at the latest of their times.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Drives the coroutine of an async step in the task that calls it, and lets go of one that will not be cancelled.
+"""Drives the coroutine of an async step in the task of its caller, and abandons one that ignores its cancellation.
 
-It has a context of its own there, but the task is its caller's: another one would cost several times as much, and what
-a step awaits takes the running task for its own. A step that never waits costs no more than a call.
+It has a context of its own there, but its caller's task: another task would cost several times as much, and awaited
+code takes the running task for its own. A step that never waits costs no more than a call.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Work = Coroutine[Any, Any, Any]
 
 
 class RunTask(asyncio.Task[Any]):
-    """A task of a run, which counts how often it was cancelled by others than the step that executes in it.
+    """A task of a run, which counts its cancellations, except those by the step that executes in it.
 
-    A step's own `asyncio.timeout`, task group or cancel scope cancels the task too; that is between the step and them.
+    A step's own `asyncio.timeout`, task group or cancel scope cancels the task too; the step handles these itself.
     """
 
     asked = 0
     attempt: Attempt | None = None
-    """Whose code it follows now."""
+    """The attempt whose code it drives now."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel, as every task."""
@@ -42,13 +42,13 @@ class RunTask(asyncio.Task[Any]):
 
 
 def begin(attempt: Attempt, context: Context, code: Callable[[], Any]) -> Any:
-    """Execute a step's code in its own context as far as it goes without waiting: what it returns, or `Begun`."""
+    """Execute a step's code in its own context until it waits; returns its result, or `Begun`."""
     work, made = context.run(_begun, attempt, code)
     return made if work is None else Begun(context.run, work, made)
 
 
 def _begun(attempt: Attempt, code: Callable[[], Any]) -> tuple[Work | None, Any]:
-    """No work and what the step returned; or its work and what that waits for."""
+    """No work and the result of the step; or its work and the future that it awaits."""
     current.set(attempt)
     made = code()
     if not attempt.call.is_async:
@@ -61,23 +61,23 @@ def _begun(attempt: Attempt, code: Callable[[], Any]) -> tuple[Work | None, Any]
 
 
 class Begun(NamedTuple):
-    """A step's code that waits for something; `run` calls in its context."""
+    """A step's code that waits; `run` calls in its context."""
 
     run: Callable[..., Any]
     work: Work
     waits_for: Any
 
     async def rest(self, attempt: Attempt, grace_s: float, gives_up: Callable[[Attempt, Work], object]) -> Any:
-        """What it returns.
+        """Drive the code to its end; returns its result.
 
         Args:
-            attempt: which this is.
+            attempt: the attempt that executes it.
             grace_s: seconds it may continue after a cancellation.
             gives_up: receives code that did not end by then, before it is closed.
 
         Raises:
-            CancelledError: it was cancelled, whatever it made of that.
-            Exception: what it raised.
+            CancelledError: it was cancelled, however it reacted.
+            Exception: any exception of the code.
         """
         task = attempt.waits().task
         before = _asked(task)
@@ -96,7 +96,7 @@ class Begun(NamedTuple):
             return value
         if not is_over and not await _ends(self._replace(waits_for=value), attempt.clock, grace_s):
             gives_up(attempt, self.work)
-            with contextlib.suppress(BaseException):  # whatever it does about that is of no interest any more
+            with contextlib.suppress(BaseException):  # its reaction no longer matters
                 self.run(self.work.close)
         raise asyncio.CancelledError
 
@@ -106,7 +106,7 @@ async def _awaited(made: Awaitable[Any]) -> Any:
 
 
 def _running_task() -> asyncio.Task[Any] | None:
-    """The task of this code; None in a forked child, which no loop runs: it ends where it gives control back."""
+    """The task of this code; None in a forked child, which no loop runs: it ends when it returns control."""
     try:
         return asyncio.current_task()
     except RuntimeError:
@@ -121,7 +121,7 @@ def _asked(task: asyncio.Task[Any] | None) -> int:
 
 @types.coroutine
 def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Generator[Any, Any, tuple[bool, Any]]:
-    """Follow the code to its end: true and its result. If it ignores a cancellation: false and what it awaits."""
+    """Drive the code to its end: true and its result. If it ignores a cancellation: false and the future it awaits."""
     run, work, waits_for = begun
     try:
         while _asked(task) == before:
@@ -140,7 +140,7 @@ def _followed(begun: Begun, task: asyncio.Task[Any] | None, before: int) -> Gene
 
 
 def _is_awaitable(waits_for: Any) -> bool:
-    """Whether a task of this loop can wait for it; anything else it refuses when it tries."""
+    """Whether a task of this loop can await this; a task that awaits anything else raises."""
     task = _running_task()
     if task is None or not asyncio.isfuture(waits_for) or waits_for is task:
         return False
@@ -148,23 +148,23 @@ def _is_awaitable(waits_for: Any) -> bool:
 
 
 async def _done(waits_for: Any, *others: asyncio.Future[None]) -> None:
-    """Return when one of these is done; unlike a task that waits itself, be awake at once when it is cancelled.
+    """Return when one of these is done; unlike a task that awaits them, wake at once on a cancellation.
 
-    A future is done when it is cancelled, but another task that is waited for may not want to be.
+    A cancelled future is done, but an awaited task may refuse to be cancelled.
     """
     waits_for._asyncio_future_blocking = False  # noqa: SLF001 - the protocol between futures and tasks
     await asyncio.wait((waits_for, *others), return_when=asyncio.FIRST_COMPLETED)
 
 
 def _interrupted(run: Callable[..., Any], work: Work, waits_for: Any, error: BaseException) -> Any:
-    """Throw an exception into code as a task does: a cancellation goes to the awaited future first."""
+    """Throw an exception into code as a task does: a cancellation first cancels the awaited future."""
     if isinstance(error, asyncio.CancelledError) and waits_for is not None and waits_for.cancel():
         return waits_for
     return run(work.throw, error)
 
 
 async def _ends(begun: Begun, clock: Clock, grace_s: float) -> bool:
-    """Let cancelled code continue; whether it ends within the grace."""
+    """Let cancelled code continue; returns whether it ends within the grace."""
     run, work, waits_for = begun
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()

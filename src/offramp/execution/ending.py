@@ -1,6 +1,6 @@
-"""The end of a run from outside, by a cancellation or a deadline, and the time that it leaves the run.
+"""The forced end of a run, by a cancellation or a deadline, and the time that the run has for it.
 
-Once its body is struck, steps start in `offramp.cleanup()` alone; the paths end the run at the time of `until`.
+Once its body is struck, steps start only in `offramp.cleanup()`; the paths end the run at the time of `until`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 STRIKE_S_MAX = 60.0
-"""For the replay of a run that is to end to reach the place where it is struck; without that, the run ends then."""
+"""The time for the replay of an ending run to reach the place where its body is struck; then the run ends anyway."""
 
 
 class Cleanup:
@@ -37,16 +37,16 @@ class Cleanup:
 
 
 class Ending:
-    """The wish to end one executing run, and until when the run is left alone; of one `Scope`."""
+    """The request to end one executing run, and the time until which the run may continue; of one `Scope`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.outcome: Outcome | None = None
-        """What the run is to end with; None while it need not end."""
+        """The outcome that the run has to end with; None without one."""
         self.struck = False
-        """Whether its body was cancelled for that."""
+        """Whether its body was cancelled to end it."""
         self.late: set[str] = set()
-        """Keys of the calls that the body made later."""
+        """Keys of the calls that the body made after that."""
         self.cleanups: list[Cleanup] = []
         """The open ones."""
         self._closed: asyncio.Future[None] | None = None
@@ -55,7 +55,7 @@ class Ending:
         self._struck_at = math.inf
 
     def begin(self, outcome: Outcome, *, replays: bool) -> None:
-        """The run is to end so; from any thread."""
+        """Request the end of the run with this outcome; from any thread."""
         now = self._clock.monotonic()
         self._since, self._patience_s = now, STRIKE_S_MAX if replays else 0.0
         for cleanup in list(self.cleanups):
@@ -63,7 +63,7 @@ class Ending:
         self.outcome = outcome
 
     def until(self, grace_s: float) -> float:
-        """Until when, on the monotonic clock, the run is left alone; `inf` while it need not end."""
+        """The time on the monotonic clock until which the run may continue; `inf` if it need not end."""
         if self.outcome is None:
             return math.inf
         cleanups = list(self.cleanups)
@@ -72,23 +72,23 @@ class Ending:
         return self._since + (grace_s if self.struck else max(grace_s, self._patience_s))
 
     def within(self) -> Cleanup | None:
-        """The open cleanup that the running code belongs to, as long as its time lasts."""
+        """The open cleanup of the running code, while its time lasts."""
         cleanup: Cleanup | None = getattr(current.get(), "within", None)
         is_open = cleanup is not None and cleanup in self.cleanups
         return cleanup if is_open and cleanup is not None and cleanup.ends > self._clock.monotonic() else None
 
     def due(self, timeout_s: float) -> float:
-        """When a cleanup that begins now has to end, in epoch seconds."""
+        """The latest end of a cleanup that begins now, in epoch seconds."""
         return min(self._clock.time() + timeout_s, self._struck_at + CLEANUP_S_MAX)
 
     def opened(self, cleanup: Cleanup, observer: Observer) -> None:
-        """A cleanup began; the observer hears when `until` has another answer."""
+        """Note the start of a cleanup; the observer is notified if `until` changes."""
         self.cleanups.append(cleanup)
         if self.outcome is not None:
             observer.ending_changed()
 
     def closed(self, cleanup: Cleanup, observer: Observer) -> None:
-        """The same of one that ended."""
+        """Note the end of a cleanup; the observer is notified if `until` changes."""
         self.cleanups.remove(cleanup)
         if self.outcome is not None:
             self._since = self._clock.monotonic()
@@ -97,7 +97,7 @@ class Ending:
             self._closed.set_result(None)
 
     def strikes(self, at: float) -> None:
-        """The body is struck; `at` in epoch seconds, in a replay the time of the first execution."""
+        """Note that the body is struck; `at` in epoch seconds, in a replay the time of the first execution."""
         self._struck_at, self._since, self.struck = at, self._clock.monotonic(), True
 
     async def all_closed(self) -> None:
@@ -107,11 +107,11 @@ class Ending:
             await self._closed
 
     def strikes_next(self, journal: Journal) -> bool:
-        """Whether the body has asked for all that is recorded before the place where it is struck."""
+        """Whether the body has asked for everything recorded before the place where it is struck."""
         return self.outcome is not None and not self.struck and journal.asked_before(STRUCK)
 
 
 def tell_of_failure(run_id: str, outcome: Outcome, error: BaseException) -> None:
-    """A line about a body that was to end and raised something of its own, which its outcome does not show."""
+    """Log an exception that an ending body raised itself, as the outcome does not show it."""
     what = "no longer fits its journal" if isinstance(error, Divergence) else f"raised {type(error).__name__}"
     logger.warning("%s: its body %s after it was %s; it may not have cleaned up", run_id, what, outcome.status)

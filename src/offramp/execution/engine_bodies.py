@@ -1,6 +1,6 @@
-"""A body that an engine executes where it likes: its step calls are made outside, by whatever process the engine picks.
+"""A body that an engine executes in any process: the engine also picks a process for each of its steps.
 
-The journal side is the same as everywhere (`Scope`); nothing here touches threads, the store or the wall clock.
+The journal side is that of all executions (`Scope`); nothing here touches threads, the store or the wall clock.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 _WAITED_FOR = {"step", "sleep", "signal"}
 BOUND_AFTER_TURNS = 50
-"""Loop turns that a body which is to end gets before a timer is set for it."""
+"""Loop turns that an ending body gets before it costs a timer."""
 _LOOP_METHODS = "asyncio/events.py"
 
 
 class _Notes:
-    """The run log of a body: whatever it writes is the engine's to write down."""
+    """The run log of a body: passes all records on to the engine, which writes them."""
 
     def __init__(self, run_id: str, runtime: BodyRuntime) -> None:
         self.lease = Lease(run_id, "", 0)
@@ -65,14 +65,14 @@ class _Notes:
         return commit
 
     def survived(self) -> None:
-        raise AssertionError("no process dies of a body")
+        raise AssertionError("a body cannot crash its process")
 
     def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        raise AssertionError("a body does not end its run by itself")
+        raise AssertionError("the engine ends the run, not its body")
 
 
 class _Counted:
-    """The metrics of a body, which may fail the same step at every repetition."""
+    """The metrics of a body, which may fail the same step in every repetition."""
 
     def __init__(self, metrics: Metrics, runtime: BodyRuntime) -> None:
         self._metrics = metrics
@@ -84,7 +84,7 @@ class _Counted:
 
 
 class RemoteSteps(Steps):
-    """Wherever the engine picks: one call outside gives the recorded end of a step."""
+    """Steps in processes that the engine picks: one call of the runtime returns the recorded end of a step."""
 
     keeps_timers = True
 
@@ -93,11 +93,11 @@ class RemoteSteps(Steps):
 
     @property
     def repeats(self) -> bool:
-        """Whether the engine executes the body again up to where it was."""
+        """Whether the engine repeats the body up to its last position."""
         return self._runtime.repeats
 
     async def execute(self, scope: Executing, call: Call) -> Any:
-        """The result of a step that is executed outside."""
+        """The result of a step that the engine executes."""
         attempt = await first(scope, call)
         if isinstance(attempt, Failed):
             raise attempt.error
@@ -113,18 +113,18 @@ class RemoteSteps(Steps):
             scope.leave(attempt)
         if failed is not None:
             raise failed.error
-        scope.journal.add(msgspec.structs.replace(entry, value=None))  # nobody asks again for what is new here
+        scope.journal.add(msgspec.structs.replace(entry, value=None))  # the body never asks again for a new entry
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return call.codec.decode_result(entry.value or b"null")
 
     async def in_order(self) -> None:
-        """Steps write their entries where they execute: before one begins, what comes before it is written."""
+        """Wait for the writes of all earlier records: a step writes its entry in its own process."""
         await self._runtime.written()
 
     @contextlib.contextmanager
     def traced_wait(self, scope: Executing, what: str) -> Iterator[None]:
-        """A wait, told once it has ended: a span could not be kept while a body is put aside."""
+        """A wait, recorded once it has ended: no span could stay open while the engine drops the body."""
         began, over = scope.clock.time(), False
         try:
             yield
@@ -137,7 +137,7 @@ class RemoteSteps(Steps):
 def _scope_of(
     facts: Facts, known: Known, runtime: BodyRuntime, metrics: Metrics, trace: RunTrace | None, observer: Observer
 ) -> Scope:
-    """The journal side of a body whose steps are executed outside, on the running loop."""
+    """The journal side of a body whose steps the engine executes, on the running loop."""
     history = History(
         known.entries,
         known.interrupted,
@@ -149,14 +149,14 @@ def _scope_of(
     run, clock, loop = RunFacts.deep(facts, runtime.clock), runtime.clock, asyncio.get_running_loop()
     scope = Scope(run, notes, RemoteSteps(runtime), clock, history, counted, trace=trace, observer=observer)
     scope.result_order.turns = Turns(loop)
-    scope.result_order.branch()  # this loop does not tell of tasks that a body begins
+    scope.result_order.branch()  # this loop does not report tasks that a body begins
     if runtime.keeps_timers:
         give_body_timers(loop)
     return scope
 
 
 class EngineBody(BodyExecution, Observer):
-    """One execution of a pipeline's body; begins with its construction, in the running loop."""
+    """One execution of a pipeline's body; starts with its construction, in the running loop."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class EngineBody(BodyExecution, Observer):
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, or was put aside. From any thread."""
+        """Whether it has ended, or was cut. From any thread."""
         return self._over.done()
 
     def _stop_waiting(self, _task: object = None) -> None:
@@ -208,20 +208,20 @@ class EngineBody(BodyExecution, Observer):
         self._stop_waiting()
 
     async def ended(self) -> Outcome | None:
-        """Wait for the end; None when it was cut instead."""
+        """Wait for the outcome; None if `cut` ended it instead."""
         await asyncio.wait([self._over])
         return self._outcome
 
     def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
-        """Pass on what the run was sent."""
+        """Pass on the signals of the run."""
         self._scope.mailbox.put(received)
 
     def cancel(self) -> None:
-        """Have it end `cancelled`."""
+        """End it `cancelled`."""
         self._end("cancelled")
 
     def expire(self) -> None:
-        """Have it end `expired`."""
+        """End it `expired`."""
         self._end("expired")
 
     def _end(self, status: EndedBy) -> None:
@@ -229,7 +229,7 @@ class EngineBody(BodyExecution, Observer):
             self._execution.strike()
 
     def ending_changed(self) -> None:
-        """A body that ends by itself in the same moment needs no timer, which would be in its history."""
+        """Bound an ending body, unless it ends in a few turns: a timer would be in its history."""
         self._scope.result_order.turns.after(BOUND_AFTER_TURNS, self._bound)
 
     def _bound(self) -> None:
@@ -243,7 +243,7 @@ class EngineBody(BodyExecution, Observer):
             self._timers.append(clock.call_at(due, self._bound))
 
     def give_up(self) -> None:
-        """End it as it is to end, whatever its code does, unless it cleans up."""
+        """End it with the requested outcome, whatever its code does, unless it cleans up."""
         ending = self._scope.ending
         if self.over or ending.outcome is None or ending.until(self._cancel_grace_s) > self._scope.clock.monotonic():
             return
@@ -255,7 +255,7 @@ class EngineBody(BodyExecution, Observer):
         self._scope.move("leave")
 
     def seen(self) -> list[str]:
-        """What it waited for and saw, in order."""
+        """The keys of the results that it saw, in order."""
         journal = self._scope.journal
         new = journal.entries[journal.replayable :]
         return [entry.key for entry in new if entry.kind in _WAITED_FOR or entry.key == STRUCK]
@@ -269,7 +269,7 @@ class EngineBody(BodyExecution, Observer):
 
 
 def _misused(error: BaseException | None) -> str | None:
-    """The method that the engine's loop does not have, if that is what a body failed with."""
+    """The method missing in the engine's loop with which a body failed, if it did."""
     if isinstance(error, BaseExceptionGroup):
         return next((found for cause in error.exceptions if (found := _misused(cause))), None)
     if not isinstance(error, NotImplementedError):

@@ -1,6 +1,6 @@
-"""What user code meets in a child that it forked: no run to write to, and no way back into the runtime.
+"""The context of user code in a child that it forked: no run to write to, and no way back into the runtime.
 
-Such a child has a copy of the run and none of the threads that serve it.
+Such a child has a copy of the run, but none of the threads that serve it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from offramp.ports import forks
 from offramp.ports.clock import Clock
 
 AWAITED_EXIT_CODE = 70
-"""Of a forked child that gives control back to the event loop; `EX_SOFTWARE` of sysexits.h."""
-_CURE = "do that in the step, with what the child gives back to it"
+"""The exit code of a forked child that returns control to the event loop; `EX_SOFTWARE` of sysexits.h."""
+_CURE = "do that in the step, with values that the child returns to it"
 
 
 class ForkedChild:
-    """What the context variable holds in a forked child: the view of the run as it was, nothing that reaches it.
+    """The value of the context variable in a forked child: the view of the run as it was, without access to it.
 
     Args:
-        ambient: what it held before.
+        ambient: its value before.
     """
 
     def __init__(self, ambient: Ambient) -> None:
@@ -44,8 +44,8 @@ class ForkedChild:
         return self._run
 
     def emit(self, encoded: bytes) -> None:
-        """Nobody would get it."""
-        raise OutsideRun(f"emit() in a process forked by {self._where}: nobody would get the value; {_CURE}")
+        """Refuse: no reader would receive it."""
+        raise OutsideRun(f"emit() in a process forked by {self._where}: no reader would receive the value; {_CURE}")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
         """Nothing is journaled."""
@@ -56,16 +56,16 @@ class ForkedChild:
         await asyncio.sleep(seconds)
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
-        """Nobody would send it here."""
+        """Refuse: the child receives no signals."""
         raise OutsideRun(f"signal({name!r}) in a process forked by {self._where}: signals go to the run's own process")
 
     def cleanup(self, _timeout: float) -> contextlib.AbstractAsyncContextManager[object]:
-        """The end of the run is its own process's matter."""
+        """Refuse: the run ends in its own process."""
         raise OutsideRun(f"cleanup() in a process forked by {self._where}: it works in the pipeline's body")
 
     @property
     def replaying(self) -> bool:
-        """A child is no part of a replay."""
+        """False: a child does not belong to a replay."""
         return False
 
     @property
@@ -75,10 +75,10 @@ class ForkedChild:
 
 
 class Territory:
-    """The code between which and the runtime no forked child may pass: used as a context manager around user code.
+    """A context manager around user code that no forked child leaves.
 
-    A child that comes back out of it ends there as a program does: with the code of its SystemExit, with 1 after
-    another exception, which is shown on stderr, else with 0.
+    A child that returns from the code ends there as a program does: with the code of its SystemExit, with 1 after
+    another exception, which goes to stderr, else with 0.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Territory:
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """Give the user code that forked a context that reaches no run."""
+        """Give the forked user code a context without a run."""
         self.is_copy = True
         ambient = current.get()
         if ambient is not None:
@@ -98,30 +98,30 @@ class Territory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A coroutine of another run, which the collector closes here, is no way back.
+        # The collector may close a coroutine of another run here: the child does not return by that.
         if self.is_copy and not isinstance(error, GeneratorExit):
             _end(error)
 
 
 class LoopCopy:
-    """Ends a child that was forked on a loop's own thread as soon as it gives control back to its copy of that loop.
+    """Ends a child forked on a loop's own thread as soon as it returns control to its copy of that loop.
 
-    The copy would execute the other runs' steps a second time, and change what the parent's loop listens to.
+    The copy would execute the other runs' steps a second time, and change the sockets that the parent's loop watches.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
         self._loop = loop
         self._thread = thread
-        self._kept: list[Any] = []
+        self._retained: list[Any] = []
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """Let the end be all that the loop has to do."""
+        """Leave the loop nothing to do but end the process."""
         if self._thread.ident != threading.get_ident():
             return
         ready = _ready_of(self._loop)
         if ready is not None:
-            self._kept += ready  # dropped, they would be closed, and `finally` blocks of other runs would run
+            self._retained += ready  # if dropped, they would be closed, and `finally` blocks of other runs would run
             ready.clear()
         self._loop.call_soon(_end_awaiting)
         _listen_to_nothing(self._loop)
@@ -135,7 +135,7 @@ def _ready_of(loop: asyncio.AbstractEventLoop) -> deque[Any] | None:
 
 
 def _listen_to_nothing(loop: Any) -> None:
-    """Before it calls back, the loop polls once more: what it would find and read there is the parent's."""
+    """Before it calls back, the loop polls once more, and would read the parent's data."""
     if sys.platform == "linux":
         shared = loop._get_backend_id() if hasattr(loop, "_get_backend_id") else loop._selector.fileno()  # noqa: SLF001
         with select.epoll() as empty:

@@ -1,4 +1,4 @@
-"""What one executing run does in this process: its state, its steps in flight and its waits.
+"""The activity of one executing run in this process: its state, its steps in flight and its waits.
 
 Called from the run's loop and from the control loop; knows nothing of journals.
 """
@@ -54,24 +54,24 @@ class Gate:
         self._stirs = 0
         self._lock = threading.Lock()
         self.state: State = "running"
-        """Read anywhere; changed by `move` alone."""
+        """Read by any code; changed by `move` alone."""
         self.ending = Ending(clock)
         self.in_flight: dict[str, Attempt] = {}
         self.parked = 0
-        """Steps that wait for a thread, or came when none was to begin any more."""
+        """Steps that wait for a thread, or came after the last permitted start."""
         self.rest: Parked | None = None
-        """Of a run that was given back at rest: until when it waits, and how many signals it has seen."""
+        """For a run that was given back at rest: the end of its wait, and how many signals it has seen."""
 
     def let_go(self) -> None:
-        """Tell the observer nothing more: it refers to this, and a cycle waits for the garbage collector."""
+        """Drop the observer: it refers to this, and a cycle waits for the garbage collector."""
         self.observer = SILENT
 
     def move(self, move: Move, rest: Parked | None = None) -> bool:
-        """Change the state, from any thread; false for the loser of a race, and for what may not happen now.
+        """Change the state, from any thread; False if a race is lost, or if the move is not allowed now.
 
         Args:
-            move: what is to happen.
-            rest: of a run that is given back at rest.
+            move: the move.
+            rest: the rest of a run that is given back at rest.
         """
         with self._lock:
             is_to_end = self.ending.outcome is not None
@@ -86,10 +86,10 @@ class Gate:
         return True
 
     def _moved(self) -> None:
-        """The state has changed; from any thread."""
+        """React to a changed state; from any thread."""
 
     def end_from_outside(self, outcome: Outcome, *, replays: bool) -> bool:
-        """Let no step begin but in a cleanup: the run is to end so. False if it ends already. From any thread."""
+        """Let steps begin only in a cleanup: the run ends with this. False if it ends already. From any thread."""
         with self._lock:
             if self.state == "ended" or self.ending.outcome is not None:
                 return False
@@ -98,7 +98,7 @@ class Gate:
             return True
 
     async def enter(self, attempt: Attempt) -> None:
-        """Let an attempt begin, now or never: from here on it is in flight, until it leaves."""
+        """Let an attempt begin, if it may: from here on it is in flight, until it leaves."""
         if not self._lease_window.holds(self.clock.monotonic()):
             await self._still_ours()
         while True:
@@ -116,13 +116,13 @@ class Gate:
         return may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
 
     async def held_up(self, release: Callable[[], object] = lambda: None) -> None:
-        """Return at once if a step may start here; else wait until the body is cancelled: the run leaves, or ends.
+        """Return at once if a step may start here; else wait until the body is cancelled, as the run leaves or ends.
 
         Args:
-            release: gives back what the step was admitted with; others can use it meanwhile.
+            release: releases the admissions of the step, for others to use meanwhile.
 
         Raises:
-            Handoff: it was.
+            ExecutionOver: the body was cancelled.
         """
         cleans_up = self.ending.within() is not None
         with self._lock:
@@ -135,22 +135,22 @@ class Gate:
         release()
         self.observer.changed()
         try:
-            await asyncio.get_running_loop().create_future()  # until the handoff, or the end, cancels it
+            await asyncio.get_running_loop().create_future()  # until the handoff, or the end of the run, cancels it
         finally:
             self.parked -= 1
 
     def require_here(self) -> None:
-        """Pass where the run executes.
+        """Return if the run executes in this process.
 
         Raises:
-            Handoff: it continues elsewhere, or has ended.
+            ExecutionOver: it continues in another process, or has ended.
         """
         if self.state in OVER or self.state == "detached":
             raise ExecutionOver
 
     @contextlib.contextmanager
     def queued(self) -> Iterator[None]:
-        """A step waits to begin. It is not in flight: a run that leaves takes it along like any later one."""
+        """Marks a step as waiting to begin. It is not in flight: a leaving run takes it along like any later step."""
         with self._lock:
             self.parked += 1
         if not self.is_open:
@@ -162,14 +162,14 @@ class Gate:
                 self.parked -= 1
 
     async def _still_ours(self) -> None:
-        """This process was silent for longer than its lease: another may have finished the step meanwhile (D2)."""
+        """Check the lease after a silence longer than it: another process may have finished the step meanwhile (D2)."""
         try:
             await self.log.durable()
         except LeaseLost:
             raise ExecutionOver from None
 
     def leave(self, attempt: Attempt) -> None:
-        """An attempt is over."""
+        """Note that an attempt is over."""
         attempt.live = False
         with self._lock:
             self.in_flight.pop(attempt.key, None)
@@ -178,18 +178,18 @@ class Gate:
         elif not self.in_flight:
             self._resting()
 
-    # Waiting, which needs no process.
+    # Waits, which need no process.
 
     @contextlib.contextmanager
     def waits(self, due: float | None) -> Iterator[Callable[[], object]]:
-        """A wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
+        """Note a wait of this run that ends at the latest at `due`, in epoch seconds; None for no end."""
         with self._waits.until(due) as came:
             self._resting()
             yield came
-        self._resting()  # others may still wait, and now nothing else keeps the run from being parked
+        self._resting()  # others may still wait, and nothing else may prevent parking now
 
     def begin_wait(self, due: float, *, bounds: bool) -> object:
-        """The same until `end_wait`; one that `bounds` ends other waits, and is none by itself."""
+        """The same until `end_wait`; one that `bounds` ends other waits, and does not count as a wait by itself."""
         self._stirs += 1
         return self._waits.begin(due, bounds=bounds)
 
@@ -204,7 +204,7 @@ class Gate:
         return self.state == "running" and self.ending.outcome is None
 
     def look_at_rest(self) -> None:
-        """Something of the run has changed: does it do nothing but wait now?"""
+        """Check, after a change of the run, whether it only waits now."""
         self._resting()
 
     def _resting(self) -> None:
@@ -217,7 +217,7 @@ class Gate:
             self.observer.rests()
 
     def waits_until(self) -> float | None:
-        """Until when, in epoch seconds, the run seems to do nothing but wait; None if it does something. A snapshot."""
+        """The time, in epoch seconds, until which the run seems only to wait; None if it is active. A snapshot."""
         with self._lock:
             busy = self.in_flight or self.parked or self.result_order.waiting
             return None if busy else self._waits.earliest()
@@ -225,13 +225,13 @@ class Gate:
     def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object] | None = None) -> None:
         """On the run's loop: make this move if the run only waits until after `beyond`.
 
-        What the body was given last has a few turns of the loop to reach its branch: a run that continues in another
-        branch than those that wait is not at rest, although no step of it is in flight yet.
+        The last result given to the body has a few turns of the loop to reach its branch: a run that continues in a
+        branch beside the waiting ones is not at rest, although no step of it is in flight yet.
 
         Args:
             move: `park`, or `give_back` of a run that leaves.
             beyond: epoch seconds.
-            then: called if it was made; `rest` says what to park.
+            then: called if the move was made; `rest` says how to park the run.
         """
 
         def look(stirs: int | None) -> None:
@@ -241,7 +241,7 @@ class Gate:
             if stirs != self._stirs:
                 self.result_order.turns.after(SETTLE_TURNS, functools.partial(look, self._stirs))
                 return
-            # No wait has been given any of the signals seen: both change on this loop only.
+            # No wait has received any of the seen signals: both change on this loop only.
             if self.move(move, Parked(until, self.mailbox.seen)) and then is not None:
                 then()
 

@@ -1,4 +1,4 @@
-"""What earlier executions of a run left behind, as the next one is given it. Data alone; `paths/deep.py` reads it."""
+"""The history of a run from its earlier executions, for the next one. Data alone; `paths/deep.py` reads it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from offramp.core.journal import Entry
 
 
 class History(NamedTuple):
-    """What earlier executions of a run left; nothing for a run that has not begun.
+    """The history of a run from earlier executions; empty for a run that has not begun.
 
     Attributes:
         entries: the journal.
-        interrupted: steps that they began and did not finish, by key.
+        interrupted: steps that they began without finishing them, by key.
         signals: received, in order, as (name, encoded value).
         resumed: whether a worker has taken the run up before.
-        waiting: the keys of waits that they began and did not end.
-        elsewhere: the keys of steps that are in flight in another process.
+        waiting: the keys of waits that they began without ending them.
+        elsewhere: the keys of steps in flight in another process.
         deaths: how many processes in a row died with the run, see `RunRecord`.
     """
 

@@ -1,6 +1,6 @@
-"""Where one attempt of a step executes: inline on its run loop, in a thread, or in a process.
+"""Executes one attempt of a step: inline on its run loop, in a thread, or in a process.
 
-Gives back `(live value, encoded result)`; knows nothing of journals or retries.
+Returns `(live value, encoded result)`; knows nothing of journals or retries.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ Result = tuple[Any, bytes]
 Code = Callable[[], Any]
 
 RESULT_BYTES_MAX = 8 << 20
-"""Of one encoded result, where `max_result_bytes` does not say otherwise."""
+"""The default limit of one encoded result (`max_result_bytes`)."""
 
 
 class Leftovers(Protocol):
-    """What looks after code that goes on after its attempt was timed out or cancelled."""
+    """Reports code that continues after its attempt was timed out or cancelled."""
 
     def abandoned(self, attempt: Attempt, code: Coroutine[Any, Any, Any] | int) -> object:
-        """It is given up: a coroutine, which is closed now, or what runs on the thread of this id."""
+        """Report abandoned code: a coroutine, which is closed now, or the code on the thread of this id."""
 
     def shortage(self) -> str | None:
-        """Why plain steps lack threads, None while they do not."""
+        """The reason why plain steps lack threads, None while they do not."""
 
 
 class Lanes:
     """The lanes of one process.
 
     Args:
-        threads: what plain steps run on.
-        processes: the process lane, None where no step asks for one.
-        leftovers: told of code that goes on after `cancel_grace_s`.
+        threads: the threads of plain steps.
+        processes: the process lane, None if no step needs one.
+        leftovers: reports code that continues after `cancel_grace_s`.
         cancel_grace_s: seconds that code has to end after a timeout or a cancellation.
-        result_bytes_max: of one encoded result.
+        result_bytes_max: the limit of one encoded result.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Lanes:
         """Execute one attempt, with a copy of the arguments.
 
         Args:
-            attempt: the attempt, which the step's code finds in the context.
+            attempt: the attempt, which the step's code reaches through its context.
 
         Raises:
             EncodingError: the arguments do not fit, or the result cannot be encoded.
             StepTimeout: it took longer than the step's timeout, counted from when its code began.
-            TooLarge: its result is.
-            BaseException: whatever the step raised.
+            TooLarge: its result is too large.
+            BaseException: any exception of the step.
         """
         call, lane = attempt.call, attempt.call.policy.lane
         if lane == "process":
@@ -114,7 +114,7 @@ class Lanes:
             self._left(attempt, place)
 
     def _left(self, attempt: Attempt, place: Place) -> None:
-        """A thread cannot be stopped, but one that has not begun need not begin."""
+        """Cancel: a thread cannot be stopped, but code that has not begun need not begin."""
         place.leave()
         if place.is_held:
             clock = attempt.clock
@@ -125,7 +125,7 @@ class Lanes:
             self._leftovers.abandoned(attempt, place.thread_id)
 
     def close(self) -> None:
-        """Stop taking steps; threads that are busy are left to finish or to end with the process."""
+        """Stop taking steps; busy threads finish, or end with the process."""
         self.threads.close()
         if self._processes is not None:
             self._processes.close()
@@ -145,7 +145,7 @@ def _bound(attempt: Attempt, code: Code, asked_at: float, territory: Territory) 
             # A future cannot carry it (PEP 479 does the same for generators).
             raise RuntimeError("the step raised StopIteration") from error
         except GeneratorExit as error:
-            # Nor this: the coroutines that await it would be closed.
+            # Nor can it carry this: the coroutines that await it would be closed.
             raise aborted(error, f"step {attempt.call.name!r}") from error
 
     return call

@@ -1,4 +1,4 @@
-"""Until when this process may believe that the runs it executes are its own."""
+"""The time until which this process may assume that its runs are its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 
 
 class LeaseWindow:
-    """Extended by whoever renews the lease, looked at before each step; without leases it holds for ever."""
+    """The window: each renewal of the lease extends it, each step checks it; without leases it has no end."""
 
     def __init__(self) -> None:
         self.until = math.inf
-        """On the monotonic clock. Whoever has waited for longer than this, seen before, asks the store again."""
+        """The end on the monotonic clock. Code that waits past a value it read before must ask the store again."""
 
     def extend(self, until: float) -> None:
-        """The lease runs until then, on the monotonic clock."""
+        """Set the end of the lease, on the monotonic clock."""
         self.until = until
 
     def holds(self, now: float) -> bool:
-        """False when the lease may have run out, so that another process may have taken the runs over."""
+        """Whether the lease surely runs; if not, another process may have taken the runs over."""
         return now < self.until

@@ -1,6 +1,6 @@
-"""What goes on after its step is over: it is counted, logged with the line where it stands, and shown to probes.
+"""Code that continues after its step is over: counts it, logs the line where it stands, and reports it to probes.
 
-Says what is to be seen and decides nothing.
+Reports only, and decides nothing.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 LINES_MAX = 5
-"""Lines of held threads that a log line and `/readyz` name, those of the most threads first."""
-_CLOSED = "its coroutine was closed there: let CancelledError pass, and keep what is awaited after it short"
+"""The most lines of held threads that a log line and `/readyz` name; lines with the most threads come first."""
+_CLOSED = "its coroutine was closed there: let CancelledError pass, and keep awaits after it short"
 _HELD = (
-    "its thread cannot be stopped: give the client that it calls a timeout of its own, or look at "
-    "current_run().cancelled"
+    "its thread cannot be stopped: give the client that it calls a timeout of its own, or check current_run().cancelled"
 )
 
 
 class Leftovers:
-    """Those of one process.
+    """The leftovers of one process.
 
     Args:
         threads: its threads for plain steps.
-        metrics: where they count.
-        grace_s: after how many seconds they are told.
-        elsewhere: calls on a thread that may write to the log at leisure.
+        metrics: counts them.
+        grace_s: seconds after which they are reported.
+        elsewhere: calls on a thread that may wait for the log.
     """
 
     def __init__(self, threads: Threads, metrics: Metrics, grace_s: float, elsewhere: Callable[..., object]) -> None:
@@ -49,7 +48,7 @@ class Leftovers:
         threads.changed = self._held_changed
 
     def abandoned(self, attempt: Attempt, code: Coroutine[Any, Any, Any] | int) -> None:
-        """Count code that goes on, and say where it stands."""
+        """Count code that continues, and log where it stands."""
         if isinstance(code, int):
             self._elsewhere(self._tell, attempt, line_of_thread(code), _HELD)
         else:
@@ -59,7 +58,7 @@ class Leftovers:
         facts, step = attempt.scope.facts, attempt.call.name
         self._metrics.abandoned(facts.pipeline, step)
         logger.warning(
-            "%s: attempt %d of step %r goes on %g s after it was timed out or cancelled, at %s; %s",
+            "%s: attempt %d of step %r still runs %g s after its timeout or cancellation, at %s; %s",
             facts.run_id,
             attempt.number,
             step,
@@ -70,7 +69,7 @@ class Leftovers:
         )
 
     def shortage(self) -> str | None:
-        """Why plain steps wait for threads that will not come back by themselves; None where enough are left."""
+        """The reason why plain steps wait for threads that will not return by themselves; None if enough are left."""
         if not self._threads.is_short:
             return None
         held = self._threads.held
@@ -78,7 +77,7 @@ class Leftovers:
         named = "; ".join(f"{count} at {line}" for line, count in lines.most_common(LINES_MAX))
         more = len(lines) - LINES_MAX
         return (
-            f"{len(held)} threads are held by steps that were timed out or cancelled, and no more are started for "
+            f"{len(held)} threads are held by steps that timed out or were cancelled, and no more are started for "
             f"others: {named}{f'; and {more} other lines' if more > 0 else ''}. Give the clients that these call "
             "timeouts of their own"
         )
@@ -92,31 +91,31 @@ class Leftovers:
             return
         self._is_short = shortage is not None
         if shortage is None:
-            logger.warning("enough threads are back: %d are held", len(self._threads.held))
+            logger.warning("enough threads are free again: %d are held", len(self._threads.held))
         else:
             logger.error("%s", shortage)
 
 
 def line_of_thread(thread_id: int) -> str:
-    """Where a thread stands now."""
+    """The line where a thread stands now."""
     return line_of(stack_of(thread_id))
 
 
 def line_of(frames: list[FrameType]) -> str:
-    """`file:line in function` of the innermost user code of these, any code if there is none.
+    """`file:line in function` of the innermost user code in these, or of the innermost code without any.
 
     Args:
         frames: the innermost last.
     """
     mine = [frame for frame in frames if is_user_code(frame.f_code.co_filename)] or frames
     if not mine:
-        return "a line that is not on its stack any more"
+        return "a line that has left its stack"
     code = mine[-1].f_code
     return f"{code.co_filename}:{mine[-1].f_lineno} in {code.co_name}"
 
 
 def _frames(coroutine: Any) -> list[FrameType]:
-    """Of suspended code: a coroutine, and what it awaits."""
+    """The frames of suspended code: a coroutine, and the coroutines it awaits."""
     found: list[FrameType] = []
     while coroutine is not None:
         for prefix in ("cr", "gi", "ag"):

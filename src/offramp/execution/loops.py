@@ -23,14 +23,14 @@ from offramp.ports.commit import call_threadsafe
 
 T = TypeVar("T")
 Start = Callable[["RunLoop"], "asyncio.Task[None]"]
-"""Begins a run on a loop; the task is the run's."""
+"""Starts a run on a loop; returns the run's task."""
 PULL_MAX = 32
-"""Runs that a loop starts before it looks at its other work again: a burst must not look like a blocked loop."""
+"""The most runs that a loop starts before its other work: a burst must not look like a blocked loop."""
 logger = logging.getLogger("offramp")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, else asyncio's."""
+    """uvloop's loop if it is installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:  # Windows has no uvloop
@@ -63,7 +63,7 @@ class LoopThread:
                     self.loop.run_forever()
                     break
                 except (SystemExit, KeyboardInterrupt) as error:
-                    logger.error("%s: a task of a pipeline raised %r; all others go on", self.name, error)  # noqa: TRY400 - the run shows it
+                    logger.error("%s: a task of a pipeline raised %r; all others continue", self.name, error)  # noqa: TRY400 - the run shows it
         finally:
             with contextlib.suppress(Exception):
                 self.loop.run_until_complete(self.loop.shutdown_asyncgens())
@@ -74,7 +74,7 @@ class LoopThread:
         return call_threadsafe(self.loop, callback, *args)
 
     def answers(self, within_s: float) -> bool:
-        """Whether the loop answers within so many seconds; waits, from any other thread."""
+        """Wait until the loop answers, from any other thread; False if it does not within so many seconds."""
         answered = threading.Event()
         return self.call(answered.set) and answered.wait(within_s)
 
@@ -97,12 +97,12 @@ class LoopThread:
         """Run a coroutine on this loop and await it from another."""
         if asyncio.get_running_loop() is self.loop:
             return await coroutine
-        # In an empty context, as in `call`: what begins there lasts longer than what asks for it here.
+        # In an empty context, as in `call`: work started there may outlive the caller.
         begun = contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self.loop)
         return await asyncio.wrap_future(begun)
 
     def close(self, timeout_s: float = 2.0) -> bool:
-        """Cancel what runs and end the thread; False when user code still blocks it (the thread is a daemon)."""
+        """Cancel all tasks and end the thread; False if user code still blocks it (the thread is a daemon)."""
         if not self.call(self._cancel_and_stop):
             return True
         self.thread.join(timeout_s)
@@ -112,20 +112,20 @@ class LoopThread:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
-        # Cancelled tasks get a few turns to run their cleanup; one that refuses does not hold up the exit.
+        # Cancelled tasks get a few turns for their cleanup; one that refuses does not delay the exit.
         self.loop.call_later(0.05 if tasks else 0.0, self.loop.stop)
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    # Branches that a handoff or a failed sibling left behind end with errors nobody awaits: worth a debug line.
+    # Branches abandoned by a handoff or a failed sibling end with errors that no code awaits: worth a debug line.
     logger.debug("event loop: %s", context.get("message"), exc_info=context.get("exception"))
 
 
 class RunLoop(LoopThread):
-    """A run loop, and what the watchdog knows of it.
+    """A run loop, and its state for the watchdog.
 
-    `runs` says how many execute on it, `probed_at` since when an answer is awaited, `held` that user code holds it,
-    `reported` that the log says so.
+    `runs` is the number of runs on it, `probed_at` the time of an unanswered probe; `held` says that user code holds
+    it, `reported` that the log says so.
     """
 
     new_loop = staticmethod(new_run_loop)
@@ -142,11 +142,11 @@ class RunLoop(LoopThread):
 
     @property
     def busy(self) -> bool:
-        """Whether a run executes on it, or it has still to answer."""
+        """Whether a run executes on it, or a probe is unanswered."""
         return self.runs > 0 or self.probed_at is not None
 
     def begin(self, start: Start) -> None:
-        """Start a run; on this loop's thread."""
+        """Start a run; called on this loop's thread."""
         task = start(self)
         self.runs += 1
         task.add_done_callback(self._run_ended)
@@ -159,8 +159,8 @@ class RunLoops:
     """Hands new runs to the first run loop that is alive.
 
     Args:
-        spares: how many loops may be added while others are blocked.
-        new_loop: makes a run loop of a name.
+        spares: how many loops it may add while others are blocked.
+        new_loop: makes a run loop with this name.
     """
 
     def __init__(self, spares: int, new_loop: Callable[[str], RunLoop] = RunLoop) -> None:
@@ -193,7 +193,7 @@ class RunLoops:
             self.busy.wait()
 
     def end_watch(self) -> None:
-        """Let `wait_until_busy` return, from now on at once."""
+        """Make `wait_until_busy` return at once, now and later."""
         self._watch_ended = True
         self.busy.set()
 
@@ -203,7 +203,7 @@ class RunLoops:
         return len(self._pending)
 
     def use_spare(self) -> None:
-        """Let every other loop pull what the blocked one has not taken, adding one if all were blocked."""
+        """Make every other loop pull the runs that the blocked one has not taken; adds a loop if all are blocked."""
         others = [loop for loop in self.loops[1:] if not loop.held]
         if not others:
             added = self._add() if len(self.loops) <= self._spares else None
@@ -212,7 +212,7 @@ class RunLoops:
             loop.call(self._pull, loop)
 
     def _pull_first(self, loop: RunLoop) -> None:
-        self._is_called = False  # before the first look: what is submitted from now on calls again
+        self._is_called = False  # before the first look: a later submission calls again
         self._pull(loop)
 
     def _pull(self, loop: RunLoop) -> None:
@@ -234,7 +234,7 @@ class RunLoops:
             return loop
 
     def close(self) -> None:
-        """End every loop; one that user code blocks is left to the end of the process."""
+        """End every loop; a loop that user code blocks ends with the process."""
         for loop in self.loops:
             if not loop.close():
                 logger.warning("%s did not stop: a step blocks it", loop.name)

@@ -1,7 +1,7 @@
 """The life of an attempt of a step, stage by stage.
 
-Both engines make attempts here: what an attempt waits for, what is recorded and announced, when another one follows,
-what an interruption means and what `effect="once"` waits for are decided in this module alone.
+Both engines make attempts here. This module alone decides what an attempt waits for, what is recorded and announced,
+when another attempt follows, what an interruption means, and what `effect="once"` waits for.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from offramp.ports.seams import Around, Asked, Before, Code, Seams
 
 ASK_AGAIN_S = 1.0
-"""After this, an attempt is made that an engine did not let wait any longer."""
+"""The delay before an attempt that an engine did not let wait longer is made again."""
 
 
 async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseException | None = None) -> AttemptOutcome:
-    """The life of one attempt, and what came of it: it is admitted, let in, begins, executes and is recorded.
+    """Make one attempt and return its end: it is admitted, let in, begins, executes and is recorded.
 
     Args:
         attempt: the attempt.
-        lanes: where its code runs.
-        seams: what it waits for before, and what is around it.
-        refusal: why it was not admitted: then it fails with that.
+        lanes: execute its code.
+        seams: the waits before it, and the wrappers around it.
+        refusal: the reason why it was not admitted, with which it fails.
     """
     scope, call = attempt.scope, attempt.call
     if not attempt.is_admitted and (seams.before or call.policy.lane == "thread"):
@@ -59,12 +59,12 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
             completed = await _surrounded(attempt, lanes, seams, refusal)
         else:
             live, encoded = await lanes.run(attempt)
-            completed = Completed(call.codec.decode_result(encoded, live), encoded)  # else it cannot be read again
-        kept = completed.encoded
-        if scope.kept is not as_it_is:
+            completed = Completed(call.codec.decode_result(encoded, live), encoded)  # else it could not be read again
+        stored = completed.encoded
+        if scope.store_value is not as_it_is:
             attempt.waits()
-            kept = await scope.kept(kept, f"step {call.name!r}")
-        _complete(attempt, completed.encoded, kept)
+            stored = await scope.store_value(stored, f"step {call.name!r}")
+        _complete(attempt, completed.encoded, stored)
         if call.policy.effect == "once":
             await scope.log.durable()
     except BaseException as raised:  # noqa: BLE001 - looked at there
@@ -76,7 +76,7 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
 
 
 async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutcome:
-    """Make the attempt once it has what it waits for; until then it is not in flight."""
+    """Make the attempt once it is admitted; until then it is not in flight."""
     attempt.is_admitted, refusal = True, None
     try:
         if seams.before:
@@ -98,7 +98,7 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
 
 
 async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
-    """Wait for each, for as long as the engine lets the attempt wait."""
+    """Wait for each admission, for as long as the engine lets the attempt wait."""
     scope, asked, said = attempt.scope, attempt.asked(), []
 
     def says(what: str) -> None:
@@ -131,14 +131,14 @@ async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
 
 
 async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseException | None) -> Completed:
-    """What the code gives, with the seams around it; raises what the attempt failed with."""
+    """The result of the code, with the seams around it; raises the failure of the attempt."""
     if refusal is not None:
         raise refusal
 
     async def code(target: str | None = None) -> Completed | Failed:
         attempt.target = target
         try:
-            if attempt.place is not None and not attempt.place.is_given:  # it was used for another target
+            if attempt.place is not None and not attempt.place.is_given:  # the wrapper was used for another target
                 await _wait_for_thread(attempt, lanes)
             live, encoded = await lanes.run(attempt)
             return Completed(attempt.call.codec.decode_result(encoded, live), encoded)
@@ -157,7 +157,7 @@ async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: Bas
 
 
 def _with(around: Around, asked: Asked, run: Code) -> Code:
-    """The code with this around it, which sees the target that is chosen outside of it."""
+    """The code inside this wrapper, which sees the target chosen by outer ones."""
 
     def surrounded(target: str | None = None) -> Awaitable[Completed | Failed]:
         def inner(chosen: str | None = None) -> Awaitable[Completed | Failed]:
@@ -177,12 +177,12 @@ def _begin(attempt: Attempt) -> None:
     attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
 
 
-def _complete(attempt: Attempt, encoded: bytes, kept: bytes) -> None:
+def _complete(attempt: Attempt, encoded: bytes, stored: bytes) -> None:
     """Record the result."""
     scope, name, key, number = attempt.scope, attempt.call.name, attempt.key, attempt.number
     duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
     scope.append(
-        Entry(key, name, "step", kept, None, number, attempt.at, duration_ms),
+        Entry(key, name, "step", stored, None, number, attempt.at, duration_ms),
         events.draft(events.StepCompleted(name, key, number, duration_ms), rfc3339(scope.clock.time())),
     )
     scope.suspects.ended(key)
@@ -196,12 +196,12 @@ def _not_completed(attempt: Attempt, raised: BaseException) -> AttemptOutcome:
         return Interrupted(raised)
     try:
         return _after_failure(attempt, _as_error(attempt, raised))
-    except ExecutionOver as over:  # nothing is written for the run any more
+    except ExecutionOver as over:  # the run may not be written any more
         return Interrupted(over)
 
 
 def _is_interrupted(attempt: Attempt, raised: BaseException) -> bool:
-    """Whether an attempt has not failed by this, but was stopped from outside."""
+    """Whether this error means that the attempt was stopped from outside and did not fail."""
     watch, scope = attempt.watch, attempt.scope
     if watch is not None and watch.is_left():
         return True
@@ -225,7 +225,7 @@ def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
     mark(error, call.name, number)
     if isinstance(error, StepTimeout):
         scope.metrics.timed_out(scope.facts.pipeline, call.name)
-    is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another try would end the same
+    is_final = isinstance(error, (EncodingError, ObjectsUnavailable))  # another attempt would end the same
     retry = call.policy.retry
     wait_s = None if is_final else delay_s(retry, number, error, scope.clock.random(), retry_after_s(error, now))
     if wait_s is None:
@@ -254,8 +254,8 @@ def fail(scope: Executing, call: Call, number: int, error: Exception, at: float,
 async def first(scope: Executing, call: Call) -> Attempt | Failed:
     """The next attempt of a step that an earlier execution may have begun.
 
-    An interruption is no attempt (D3). Whether an interrupted `once` happened is unknown: without a decider the step
-    has failed.
+    An interruption is not an attempt (D3). Whether the effect of an interrupted `once` happened is unknown: without a
+    decider the step has failed.
     """
     before = scope.interrupted.pop(call.key, None)
     if before is None:

@@ -1,4 +1,4 @@
-"""What an executing run tells the part of the process that watches it: one observer for each scope."""
+"""The notifications of an executing run to the part of the process that watches it: one observer for each scope."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ class Observer:
     __slots__ = ()
 
     def changed(self) -> None:
-        """The state is another, or a run that leaves or is to end has other steps in flight. From any thread."""
+        """The state has changed, or the steps in flight of a leaving or ending run. From any thread."""
 
     def rests(self) -> None:
-        """The run seems to do nothing but wait."""
+        """The run seems only to wait."""
 
     def waits_for_signal(self) -> None:
-        """The body begins to wait for a signal; the store may have it already."""
+        """The body starts to wait for a signal, which the store may have already."""
 
     def ending_changed(self) -> None:
-        """A run that is to end has another time left for that. From any thread."""
+        """The time that an ending run has left has changed. From any thread."""
 
     def step_waits(self, what: str | None) -> None:
-        """A step waits for this before it begins; None: for nothing more."""
+        """A step waits for this before it begins; None once it waits no longer."""
 
     def began_task(self) -> None:
         """The body begins a task."""
 
 
 SILENT = Observer()
-"""For an execution that nothing watches."""
+"""The observer of an unwatched execution."""

@@ -1,4 +1,4 @@
-"""One object per event loop, for async clients that are bound to the loop they were first used on."""
+"""One object per event loop, for async clients bound to the loop of their first use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PerLoop(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         if loop not in self._made:
-            # Not in the context of the run that comes first: what it starts here serves others too.
+            # Not in the context of the first run: the tasks that it starts serve others too.
             self._made[loop] = contextvars.Context().run(self._factory)
         return self._made[loop]
 
@@ -36,7 +36,7 @@ def per_loop(factory: Callable[[], T]) -> PerLoop[T]:
 
     After `client = per_loop(httpx.AsyncClient)`, write `await client().get(url)`.
 
-    A process executes runs on one loop unless a step blocks it; then new runs go to a spare loop, where a client made
-    on the first one would fail or hang.
+    A process executes runs on one loop unless a step blocks it; new runs then go to a spare loop, where a client of the
+    first one would fail or hang.
     """
     return PerLoop(factory)

@@ -59,7 +59,7 @@ class Reply(msgspec.Struct):
 
 
 class RemoteAttempt:
-    """What the context variable holds here; emitted values go back through the pipe."""
+    """The value of the context variable in a lane process; emitted values return through the pipe."""
 
     def __init__(self, job: Job, pipe: Connection) -> None:
         self._job = job
@@ -82,7 +82,7 @@ class RemoteAttempt:
             idempotency_key=job.idempotency_key,
             path=lambda: job.path,
             remaining=self._remaining,
-            cancelled=lambda: False,  # a cancelled process step is killed
+            cancelled=lambda: False,  # a cancelled process step is killed instead
         )
 
     def _remaining(self) -> float:
@@ -91,7 +91,7 @@ class RemoteAttempt:
 
     @property
     def replaying(self) -> bool:
-        """A step that executes is new."""
+        """False: a step that executes is new."""
         return False
 
     def emit(self, encoded: bytes) -> None:
@@ -99,7 +99,7 @@ class RemoteAttempt:
         self._pipe.send_bytes(msgspec.msgpack.encode(Reply("emit", encoded)))
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:
-        """Inside a step nothing is journaled but its result."""
+        """Call it: inside a step, only the result is journaled."""
         return compute()
 
     async def signal(self, name: str, timeout: float | None) -> bytes:
@@ -118,7 +118,7 @@ class RemoteAttempt:
 def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
     """Serve jobs until the pipe closes; `traced_as` is the service's name, None where nothing is traced."""
     leader = Leader(pipe)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     problems = _imported(modules)
     telemetry = Telemetry()
@@ -141,7 +141,7 @@ def _serve(pipe: Connection, territory: Territory) -> None:
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
         except (EOFError, OSError):
             return
-        # What a step sets, the next does not see.
+        # The next step does not see the variables that a step sets.
         reply = contextvars.Context().run(_execute, job, pipe, known, territory)
         try:
             pipe.send_bytes(msgspec.msgpack.encode(reply))
@@ -192,7 +192,7 @@ def _execute(
             result = signature.call(function, arguments)
         return Reply("done", signature.encode_result(result))
     except BaseException as raised:
-        if os.getpid() != began_in:  # the step forked, and this is the other one
+        if os.getpid() != began_in:  # the step forked, and this is the child
             raise
         error = raised if isinstance(raised, Exception) else aborted(raised, f"step {job.step!r}")
         lines = traceback.format_exception(raised)
@@ -200,7 +200,7 @@ def _execute(
 
 
 def _enter(trace: dict[str, str]) -> None:
-    """Make the span of the step that runs here the current one of its context."""
+    """Make the span of the executing step the current one of its context."""
     from opentelemetry import context
 
     from offramp.telemetry.context import restored

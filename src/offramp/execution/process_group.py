@@ -1,7 +1,7 @@
-"""A lane process and what its step starts are one process group: they are killed together, and none outlives them.
+"""A lane process and the processes that its step starts form one process group, which is killed as a whole.
 
-Where the system can do it (Linux), a lane dies with the process that it belongs to, however that ends, and what a step
-forks dies with the lane. Elsewhere a lane whose process was killed ends with the step that it executes.
+On Linux, a lane dies with its parent process, however that ends, and processes forked by a step die with the lane.
+On other systems, a lane whose parent was killed ends with the step that it executes.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 PR_SET_PDEATHSIG = 1
-"""See prctl(2). The signal comes when the thread ends that forked, so only a child of the main thread may have it."""
+"""See prctl(2). The signal comes when the forking thread ends, so only a child of the main thread may request it."""
 
 
 def kill(leader: BaseProcess) -> None:
-    """Kill a lane process with all that its step started."""
+    """Kill a lane process and all processes that its step started."""
     if sys.platform != "win32" and leader.pid is not None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it had no time to become a group, or is gone
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it had no time to form a group, or is gone
             os.killpg(leader.pid, signal.SIGKILL)
     with contextlib.suppress(ValueError, AttributeError):  # never started, or closed
         leader.kill()
 
 
 class Leader:
-    """This lane process: made first of all in it.
+    """This lane process: the first object made in it.
 
     Args:
-        pipe: to the process that it belongs to.
+        pipe: the pipe to the parent process.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -46,7 +46,7 @@ class Leader:
         self.territory = Territory()
         self._pid, self._thread = os.getpid(), threading.get_ident()
         self._prctl: Any = None
-        # The parent kills it; what it may have children for is its step's business, and those of a daemon are refused.
+        # The parent kills it; a daemon may not have children, and its step may need some.
         current_process().daemon = False
         if sys.platform == "win32":
             return
@@ -60,12 +60,12 @@ class Leader:
         forks.on_fork(self)
 
     def forked(self) -> None:
-        """In a child of the step: what goes through the pipe is the lane's to say, and to end."""
+        """In a child of the step: close the pipe, which only the lane may write to and close."""
         forks.close_copy(self._pipe.fileno())
         if self._prctl is not None and threading.get_ident() == self._thread:
             self._die_with(self._pid)
 
     def _die_with(self, parent: int | None) -> None:
         self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before it was asked to tell
+        if os.getppid() != parent:  # the parent died before the request
             os._exit(1)

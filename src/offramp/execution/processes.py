@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
 LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
-"""What a traced child gets to export its last spans and end."""
+"""The time for a traced child to export its last spans and end."""
 _KILLED = -9
 """Exit code of a process that was killed with SIGKILL, a name that some systems lack."""
 _GUARD = 'A script that runs an app with process lanes starts it below `if __name__ == "__main__":`'
@@ -68,7 +68,7 @@ class _Request:
         call_threadsafe(self.loop, _settle, self.done, value, error)
 
     def abandon(self) -> None:
-        """Nobody waits any more: the child that works on it, if one does, is killed."""
+        """Give it up: kills the child that executes it, if any."""
         with self._lock:
             self.abandoned = True
             if self.process is not None:
@@ -89,9 +89,9 @@ class ProcessLane:
 
     Args:
         count: how many.
-        modules: names to import at the start, so that the first step finds its process warm.
-        started: told after how many seconds a child was warm.
-        traced_as: the service's name in traces, None where nothing is traced.
+        modules: names to import at the start, so that the first step finds its process ready.
+        started: called with the seconds that a child took to get ready.
+        traced_as: the service's name in traces, None without tracing.
     """
 
     def __init__(
@@ -118,17 +118,17 @@ class ProcessLane:
             thread.start()
 
     def forked(self) -> None:
-        """In a forked child: a lane process ends when its pipe does, which is when every copy of it is closed."""
+        """In a forked child: close the pipes, as a lane process ends once every copy of its pipe is closed."""
         for pipe in list(self._pipes):
             pipe.close()
 
     async def run(self, attempt: Attempt) -> bytes:
-        """Execute one attempt in a child; its encoded result.
+        """Execute one attempt in a child; returns its encoded result.
 
         Raises:
             StepTimeout: the child was killed at the step's timeout.
             LaneDied: the child ended by itself.
-            Exception: what the step raised, made again from its description.
+            Exception: the exception of the step, restored from its description.
         """
         view = attempt.run()
         remaining = view.remaining()
@@ -176,7 +176,7 @@ class ProcessLane:
             request = self._requests.get()
             if request is None:
                 break
-            if not child.is_alive():  # it died while nothing was asked of it: no step's fault
+            if not child.is_alive():  # it died while idle: no step caused that
                 self._requests.put(request)
                 self._reap(child)
                 started = None
@@ -229,12 +229,12 @@ class ProcessLane:
             self._reap(child)
             return None
         if problem:
-            logger.warning("a process lane did not start as it should: %s", problem.decode())
+            logger.warning("a process lane failed to start properly: %s", problem.decode())
         self._started(time.monotonic() - began)
         return child, parent
 
     def _fail_one(self, error: Exception) -> None:
-        # Wait for a step rather than spin: a lane that cannot start fails the step that asks for it.
+        # Wait for a step rather than spin: a lane that cannot start fails the step that needs it.
         request = self._requests.get()
         if request is not None:
             request.end(None, error)
@@ -255,14 +255,14 @@ class ProcessLane:
             child.join(1.0)
 
     def _let_go(self, child: SpawnProcess, pipe: Connection) -> None:
-        """End an idle child: one that is traced ends by itself, as it has spans to export."""
+        """End an idle child: a traced one ends by itself, as it has spans to export."""
         pipe.close()
         if self._traced_as is not None:
             child.join(LEAVE_S_MAX)
         self._reap(child)
 
     def close(self) -> None:
-        """Kill the children, or let those go that are traced and idle, and end the threads."""
+        """Kill the children, let traced idle ones end by themselves, and end the threads."""
         self._closed = True
         for _ in self._threads:
             self._requests.put(None)

@@ -1,6 +1,6 @@
-"""Steps that processes died with, while they execute in this one: the worst beside no other that has any deaths.
+"""Isolates suspect steps: the worst of them execute beside no other step that processes have died with.
 
-Of those that were in flight in a process that died, one may have killed it. Alone it does so again, the others do not.
+Any step in flight may have crashed the process; rerunning suspects in isolation identifies the culprit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from offramp.core.claims import SUSPECT_DEATHS
 
 
 class Quarantine:
-    """Used on one loop."""
+    """The suspect steps that execute in this process; used on one loop."""
 
     def __init__(self) -> None:
         self._inside: list[int] = []
@@ -21,7 +21,7 @@ class Quarantine:
 
     @asynccontextmanager
     async def place(self, deaths: int) -> AsyncIterator[None]:
-        """Wait until a step with so many deaths may begin; it ends with the block."""
+        """Wait until a step with so many deaths may begin; it executes in the block."""
         if not deaths:
             yield
             return

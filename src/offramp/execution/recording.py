@@ -1,6 +1,6 @@
-"""The journal of one executing run: entries are added to it, and the body is given them in their order.
+"""The journal of one executing run: adds entries to it, and gives them to the body in order.
 
-Knows nothing of steps; `Scope` executes these.
+Knows nothing of steps, which `Scope` executes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from offramp.ports.store import RunLog
 
 REPLAY_TURNS = 100
-"""Loop turns without progress after which a replay stands still, unless the body has waits of its own."""
+"""Loop turns without progress after which a replay counts as stalled, unless the body has waits of its own."""
 LOOK_EVERY_S = 0.05
-"""How often such a body is looked at."""
+"""How often such a body is checked."""
 
 
 class Recording(Gate):
-    """The journal of one executing run, and the body's turn to see what is in it."""
+    """The journal of one executing run, and the body's turns to see its entries."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class Recording(Gate):
         super().__init__(facts, log, clock, lease_window, mailbox, ResultOrder(journal.replayable), observer)
         self.journal = journal
         self.diverged: str | None = None
-        """How the body differs from what is recorded."""
+        """The difference between the body and its journal."""
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
-        """Record, unless this execution is over: then nothing may be written for the run any more."""
+        """Record, unless this execution is over and the run may not be written any more."""
         if self.state in OVER:
             raise ExecutionOver
         self._stirs += 1
@@ -58,25 +58,25 @@ class Recording(Gate):
         self.log.append(entry, event)
 
     async def turn(self, key: str) -> None:
-        """Wait until the body may be given the entry of this call, whether it is new or from an earlier execution.
+        """Wait until the body may receive the entry of this call, whether it is new or from an earlier execution.
 
-        Called last: nothing of the run waits or is in flight for the call any more.
+        Called last: the call has no wait or attempt left.
         """
         if await self.result_order.turn(self.journal.position(key)):
             self._resting()
-        if self.state == "detached":  # the body continues elsewhere; this one sees nothing more until it is dropped
+        if self.state == "detached":  # the body continues in another process; this one sees nothing more
             await asyncio.get_running_loop().create_future()
         ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
         if task is not None and task.cancelling() and key not in ending.late:
-            raise asyncio.CancelledError  # what the step swallowed; a replay is struck before it gives the result
+            raise asyncio.CancelledError  # the step swallowed the cancellation; a replay is struck before this result
 
     def is_given_at_once(self, key: str) -> bool:
-        """Whether the body may be given this entry without a wait: what `turn` finds out, where that is simple."""
+        """Whether the body may receive this entry without a wait: a quick form of `turn`."""
         is_plain = self.state != "detached" and not self.ending.struck
         return is_plain and self.result_order.passes(self.journal.position(key))
 
     async def caught_up(self, grace_s: float) -> bool:
-        """Wait until the body has asked for all that is recorded and seen it; False where the replay stands still."""
+        """Wait until the body has asked for, and seen, all recorded entries; False if the replay stalls."""
         clock, journal = self.clock, self.journal
         turns, before, ends = 0, self._progress, math.inf
         while journal.missing:

@@ -1,4 +1,4 @@
-"""What an execution knows of its run, and what `current_run()` shows of that. No journal, no waits."""
+"""The facts of a run for its execution, and the view of them by `current_run()`. No journal, no waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RunFacts:
-    """What stays the same about a run while it executes here, and the few things that change under it."""
+    """The facts of a run that stay the same while it executes here, and the few that change."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class RunFacts:
 
     @classmethod
     def of(cls, record: RunRecord, clock: Clock, began: float) -> RunFacts:
-        """Of a run that began to execute here, on the monotonic clock."""
+        """The start of a run that began in this process, on the monotonic clock."""
         return cls(
             run_id=record.id,
             pipeline=record.pipeline,
@@ -58,7 +58,7 @@ class RunFacts:
 
     @classmethod
     def deep(cls, facts: Facts, clock: Clock) -> RunFacts:
-        """Of a run on the deep path, which has no budget."""
+        """The facts of a run on the deep path, which has no budget."""
         return cls(
             run_id=facts.run_id,
             pipeline=facts.pipeline,
@@ -73,7 +73,7 @@ class RunFacts:
 
     @property
     def deadline_at(self) -> float | None:
-        """When the run has to end, in epoch seconds."""
+        """The deadline of the run, in epoch seconds."""
         return self._deadline_at
 
     def remaining(self) -> float:
@@ -85,7 +85,7 @@ class RunFacts:
         return max(0.0, self._deadline_at - self._clock.time())
 
     def idempotency_key(self, key: str) -> str:
-        """Stable over retries and recoveries: made of the run and the step's journal key."""
+        """A key that is stable over retries and recoveries: made from the run and the step's journal key."""
         return f"{self.run_id}:{key}"
 
     def view(
@@ -99,7 +99,7 @@ class RunFacts:
         cancelled: Callable[[], bool] | None = None,
         replaying: Callable[[], bool] = lambda: False,
     ) -> Run:
-        """What `current_run()` returns; what nothing else is given for is as it is now."""
+        """The return value of `current_run()`; values that are not given are the current ones."""
         return Run(
             run_id=self.run_id,
             pipeline=self.pipeline,

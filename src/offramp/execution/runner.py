@@ -1,4 +1,4 @@
-"""Executes one run: calls the pipeline's function with its journal, on a run loop, and says how it ended.
+"""Executes one run: calls the pipeline's function with its journal, on a run loop, and reports its end.
 
 Owns the local coroutine tree and nothing durable; the paths decide what an ending means.
 """
@@ -42,9 +42,9 @@ class Execution:
         spec: the pipeline.
         encoded_input: its arguments as a JSON object.
         scope: the journal side.
-        ended: called once, on the run loop, with the outcome and the exception behind it, or the one that a body
-            raised which was cancelled; not called after a handoff.
-        result_bytes_max: of the encoded result.
+        ended: called once, on the run loop, with the outcome and the exception behind it, or the exception of a
+            cancelled body; not called after a handoff.
+        result_bytes_max: the limit of the encoded result.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Execution:
         return task
 
     async def run(self) -> None:
-        """Execute in the running task, on a loop that is not a run loop."""
+        """Execute in the running task, on a loop other than a run loop."""
         await self._main()
 
     def _stop(self) -> None:
         """Cancel the local coroutine tree."""
-        # A task that is cancelled before its first step never runs, and would report no end.
+        # A task cancelled before its first step never runs, and would report no end.
         if self._task is not None and self._began:
             self._task.cancel()
 
@@ -92,7 +92,7 @@ class Execution:
             call_threadsafe(self._loop, function, *args)
 
     def end(self, outcome: Outcome) -> bool:
-        """Have the run end so: its body is cancelled, and no step starts but to clean up. False if it ends already."""
+        """End the run with this: cancels its body, and lets only cleanup steps start. False if it ends already."""
         scope = self.scope
         is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
         if not scope.end_from_outside(outcome, replays=is_replaying):
@@ -105,21 +105,21 @@ class Execution:
         return True
 
     def strike(self) -> None:
-        """On the run's loop, of a run that is to end: strike its body."""
+        """On the run's loop: strike the body of an ending run."""
         if self.scope.state in OVER or self.scope.state == "detached" or self._striking is not None:
             return
-        if self._began and self._task is not None:  # else its beginning sees to it
+        if self._began and self._task is not None:  # otherwise its start does so
             striking = strike(self.scope, self._task.cancel)
             self._striking = asyncio.get_running_loop().create_task(striking, context=contextvars.Context())
 
     def _take_up_end(self) -> None:
-        """Strike a run whose body was struck in an earlier execution, or that was to end before its body began here."""
+        """Strike a run whose body was struck in an earlier execution, or whose end was requested before that."""
         scope = self.scope
         known = scope.journal.find(STRUCK)
         if known is not None and scope.ending.outcome is None:
             self.end(ended_by(struck_by(known), scope.facts.deadline_at))
         if scope.ending.outcome is not None:
-            # Not in the body's own context, where a new task would count as a branch of it.
+            # Outside the body's own context, in which a new task would count as a branch of it.
             asyncio.get_running_loop().call_soon(self.strike, context=contextvars.Context())
 
     async def _main(self) -> None:
@@ -146,7 +146,7 @@ class Execution:
             value = await as_awaitable(signature.call(self.spec.function, given))
             self._require_no_divergence()
             encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
-            outcome, error = Outcome("completed", await self.scope.kept(encoded, "the pipeline")), None
+            outcome, error = Outcome("completed", await self.scope.store_value(encoded, "the pipeline")), None
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
             if self.scope.state in OVER:
                 return
@@ -156,26 +156,26 @@ class Execution:
             error, let_go = Divergence(f"{self.scope.diverged}. {self._versions()}"), False
             outcome = Outcome("failed", error=failure_of(error))
         ending = self.scope.ending.outcome
-        if ending is not None:  # however the pipeline took it
+        if ending is not None:  # however the pipeline reacted
             outcome, error = ending, None if let_go or not self.scope.ending.struck else error
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:
-        """Report the end, once; the loser of a race with a handoff, a deadline or a cancellation says nothing."""
+        """Report the end, once; not if a handoff, a deadline or a cancellation came first."""
         if not self.scope.move("end"):
             return
-        # Not kept: it refers to the run, which refers to this; a cycle would wait for the garbage collector.
+        # Dropped: it refers to the run, which refers to this; a cycle would wait for the garbage collector.
         ended, self._on_end = self._on_end, None
         if ended is not None:
             ended(outcome, error)
 
     def give_up(self, outcome: Outcome) -> None:
-        """End the run so at once, whatever its code does; one that is detached is over here without an outcome."""
+        """End the run with this at once, whatever its code does; a detached run is over here without an outcome."""
         self.finish(outcome)
         self.drop()
 
     def drop(self) -> bool:
-        """Stop executing: nothing is written for the run any more. False if it was over already. From any thread."""
+        """Stop executing: the run is not written any more. False if it was over already. From any thread."""
         was_dropped = self.scope.move("drop")
         self.call(self._stop)
         return was_dropped
@@ -188,11 +188,11 @@ class Execution:
 
     def _versions(self) -> str:
         began, here = self.scope.facts.version, self.spec.version
-        changed = "" if began == here else f" (the run began with version {began!r}, here is {here!r})"
+        changed = "" if began == here else f" (the run began with version {began!r}, this process has {here!r})"
         return (
-            f"Either the pipeline's code changed while the run was on its way{changed}, or it depends on something "
+            f"Either the pipeline's code changed while the run was executing{changed}, or it depends on something "
             "that is not journaled (time, randomness, global state, the order of a set): use offramp.now(), uuid4() "
-            "and random(), sort what has no order, and do everything else in steps"
+            "and random(), sort unordered collections, and do everything else in steps"
         )
 
     def _failed(self, raised: BaseException) -> tuple[Outcome, BaseException]:

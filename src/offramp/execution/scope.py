@@ -1,6 +1,6 @@
-"""What a step call does: find its journal entry, or have it executed once all that is recorded was replayed.
+"""Makes step calls: finds the journal entry of a call, or executes the step once all recorded entries were replayed.
 
-One `Scope` per execution of a run. What is recorded of the run goes through it alone.
+One `Scope` per execution of a run. All records of the run go through it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from offramp.execution.recording import Recording
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.suspects import Suspects
 from offramp.execution.timers import Timers, without_dues
-from offramp.execution.values import Kept, as_it_is
+from offramp.execution.values import StoreValue, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offramp")
 
 DIVERGENCE_GRACE_S = 5.0
-"""What a body with waits of its own gets before a replay that stands still counts as divergence."""
+"""The time for a body with waits of its own before a stalled replay counts as divergence."""
 TIMEOUT_GRACE_S = 60.0
-"""The same where a timer may still end the step: its firing waits for its turn, or was not recorded, as in journals
-from before timers were."""
+"""The same if a timer may still end the step: its firing waits for its turn, or was not recorded, as in journals older
+than journaled timers."""
 
 
 class Scope(Recording):
@@ -59,10 +59,10 @@ class Scope(Recording):
         *,
         lease_window: LeaseWindow | None = None,
         trace: RunTrace | None = None,
-        kept: Kept = as_it_is,
+        store_value: StoreValue = as_it_is,
         observer: Observer = SILENT,
     ) -> None:
-        self.kept = kept
+        self.store_value = store_value
         self.trace = trace
         self.steps = steps
         self.metrics = metrics
@@ -70,10 +70,10 @@ class Scope(Recording):
         journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
         super().__init__(facts, log, clock, lease_window, Mailbox(history.signals), journal, observer)
         self.interrupted = dict(history.interrupted)
-        """Steps that an earlier execution began and did not end, and that this one has not begun, by key."""
+        """Steps that an earlier execution began without ending them, and that this one has not begun, by key."""
         self.suspects = Suspects(history, log)
         self.waiting = set(history.waiting)
-        """The keys of waits that the event log knows as begun."""
+        """The keys of waits that have begun according to the event log."""
         self._replays = self.journal.replayable > 0
         self._reached_before = set(self.interrupted) | self.waiting
         self.began_before = bool(self._reached_before or self._replays or history.resumed)
@@ -84,11 +84,11 @@ class Scope(Recording):
 
     @property
     def replaying(self) -> bool:
-        """Whether the body does again what an earlier execution is known to have done."""
+        """Whether the body repeats a recorded part of an earlier execution."""
         return self.result_order.replays or bool(self._reached_before) or self.steps.repeats
 
     def reached(self, key: str) -> None:
-        """The body made a call that is not recorded: one that an earlier execution had begun, or a new one."""
+        """Note a call that is not recorded: a new one, or one that an earlier execution had begun."""
         if key in self._reached_before:
             self._reached_before.remove(key)
         else:
@@ -105,7 +105,7 @@ class Scope(Recording):
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
-        """The entry of a call, when it is its turn; None when it has not finished before."""
+        """The entry of a call, at its turn; None if it has not finished before."""
         entry = self.journal.ask(key)
         if self.ending.struck:
             self.ending.late.add(key)
@@ -116,7 +116,7 @@ class Scope(Recording):
 
     @property
     def timers(self) -> Timers:
-        """Those that the body sets; made where one is."""
+        """The timers of the body; created with the first one."""
         if self._timers is None:
             self._timers = Timers(
                 self, self._dues, self._began, self.home, DIVERGENCE_GRACE_S, keeps=self.steps.keeps_timers
@@ -132,8 +132,8 @@ class Scope(Recording):
     # Step calls.
 
     async def step(self, call: Call) -> Any:
-        """The result of a step call, from the journal or by executing it."""
-        # A call of a run that replays nothing, as most are, is spared every coroutine that it does not need.
+        """The result of a step call, from the journal or by execution."""
+        # A call of a run without a replay, the usual case, avoids every needless coroutine.
         key = call.key
         entry = await self.replayed(key) if self._replays or self.ending.struck else None
         if entry is None:
@@ -144,7 +144,7 @@ class Scope(Recording):
                 grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
                 await self.all_replayed(f"calls step {call.name!r}", key, grace_s)
                 if self.timers.release():
-                    await asyncio.sleep(0)  # a timer that is overdue gives up what it is around before that begins
+                    await asyncio.sleep(0)  # an overdue timer ends its block before the step begins
             if self._reached_before:
                 self.reached(key)
             if self.state != "running" or self.ending.outcome is not None:
@@ -162,11 +162,11 @@ class Scope(Recording):
         return call.codec.decode_result(entry.value or b"null")
 
     async def all_replayed(self, what: str, key: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
-        """Wait until the body has asked for all that is recorded and seen it, before anything new is executed.
+        """Wait until the body has asked for, and seen, all recorded entries, before anything new is executed.
 
-        `what` the pipeline does, and the `key` of the call, are told where it never asks for the rest.
-        In unchanged code every recorded call depends on recorded results only, so it is asked for without any new step.
-        And what is asked for now may be given up, as in the first execution, once the body sees what is recorded.
+        If it never asks for the rest, the error names `what` the pipeline does, and the `key` of the call.
+        In unchanged code every recorded call depends on recorded results only, so the body makes it without a new step.
+        And the body may give up the current call, as in the first execution, once it sees the recorded results.
         """
         if self.diverged is not None:
             raise ExecutionOver
@@ -179,12 +179,12 @@ class Scope(Recording):
         self._replays = False
 
     async def pause(self, seconds: float) -> None:
-        """A wait of the run, which needs no process."""
+        """Wait; the run needs no process meanwhile."""
         with self.waits(self.clock.time() + seconds):
             await sleep_for(self.clock, seconds)
 
     def says(self, step: str, what: str | None) -> None:
-        """A step of this name waits for this before it begins; None: for nothing more."""
+        """Report what a step of this name waits for before it begins; None once it waits no longer."""
         run_id = self.facts.run_id
         if what is not None:
             logger.info("%s: step %r waits for %s", run_id, step, what, extra={"run_id": run_id, "step": step})

@@ -1,4 +1,4 @@
-"""A run's exception as the caller in process is shown it: what the steps really raised, and where."""
+"""A run's exception for a caller in the same process: the exceptions that the steps really raised, and where."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _OWN = str(Path(__file__).resolve().parent.parent)
 
 
 def missing(error: BaseException) -> str | None:
-    """What to change where a body asked a step's exception for an attribute that is not journaled."""
+    """The remedy for a body that reads an attribute of a step's exception that is not journaled."""
     if not isinstance(error, AttributeError) or not isinstance(error.obj, BaseException):
         return None
     step, _ = step_of(error.obj)
     if step is None or hasattr(error.obj, error.name or ""):
         return None
     return (
-        f"of the exception of step {step!r} a body sees what a replay can see, and {error.name!r} cannot be journaled: "
-        "have the step put what is needed of it into an exception of its own"
+        f"a body sees only journaled attributes of the exception of step {step!r}; {error.name!r} cannot be journaled: "
+        "have the step raise an exception of its own with the values needed"
     )
 
 
 def shown(error: BaseException, where: str) -> BaseException:
-    """What to raise to the caller: notes say where it comes from, and the runtime's own frames are not in it.
+    """The exception to raise to the caller: notes name its origin, and the runtime's own frames are removed.
 
-    The body may have been given what stands for a step's exception; here that exception is back.
+    The body may have received a stand-in for a step's exception; the caller receives the exception itself.
     """
     error = _original(error, CAUSES_MAX)
     _note(error, where, CAUSES_MAX)
@@ -39,7 +39,7 @@ def _original(error: BaseException, depth: int) -> BaseException:
         for note in getattr(error, "__notes__", ()):
             if note not in getattr(live, "__notes__", ()):
                 annotate(live, note)
-        return live.with_traceback(error.__traceback__)  # which goes on from the step's own into the body's
+        return live.with_traceback(error.__traceback__)  # which continues from the step's own into the body's
     if depth:
         for each in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
             _complete(each, depth - 1)
@@ -51,7 +51,7 @@ def _original(error: BaseException, depth: int) -> BaseException:
 
 
 def _complete(error: BaseException, depth: int) -> None:
-    """A group keeps its members: what stands for an exception is shown with that one's chain."""
+    """Complete the members of a group: a stand-in gets the chain of the exception that it stands for."""
     live = live_of(error)
     if live is None:
         _original(error, depth)
@@ -75,14 +75,14 @@ def _note(error: BaseException, where: str, depth: int) -> None:
 
 
 def _user_traceback(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of the runtime itself; unchanged if nothing else would be left."""
+    """The traceback without frames of the runtime; unchanged if it has no others."""
     frames = []
     step = traceback
     while step is not None:
         if not step.tb_frame.f_code.co_filename.startswith(_OWN):
             frames.append(step)
         step = step.tb_next
-    kept: TracebackType | None = None
+    rest: TracebackType | None = None
     for frame in reversed(frames):
-        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    return kept or traceback
+        rest = TracebackType(rest, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return rest or traceback

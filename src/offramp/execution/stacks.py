@@ -1,6 +1,6 @@
-"""Looks at threads from outside: the user's line that one stands in, and the CPU that it has used.
+"""Inspects threads from outside: the line of user code where one stands, and the CPU time that it has used.
 
-Changes nothing and keeps no frame: what a frame refers to must not outlive it here.
+Changes nothing and keeps no frame, as that would keep alive the objects that the frame refers to.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _CALLERS = {
 
 
 class Standing(NamedTuple):
-    """User code that a thread stands in.
+    """The user code in which a thread stands.
 
     Attributes:
-        code: of the outermost function of the user's, which says whether two looks saw the same.
-        file: of the innermost.
+        code: the outermost function of user code, by which two looks are compared.
+        file: the file of the innermost one.
         number: the line in it.
         function: its name.
     """
@@ -55,24 +55,24 @@ class Standing(NamedTuple):
 
     @property
     def line(self) -> str:
-        """For a person: `file:line in function (source)`."""
+        """Readable text: `file:line in function (source)`."""
         return f"{self.file}:{self.number} in {self.function} ({linecache.getline(self.file, self.number).strip()})"
 
 
 def standing(thread_id: int | None) -> Standing | None:
-    """The user code that a thread stands in; None where it executes the runtime's, or nothing."""
+    """The user code in which a thread stands; None if it executes the runtime, or nothing."""
     frame = _frames().get(thread_id or 0)
     return None if frame is None else _standing(frame)
 
 
 def all_standing() -> dict[int, Standing]:
-    """The same of every thread that stands in user code, by its id."""
+    """The same for every thread in user code, by its id."""
     found = {thread: _standing(frame) for thread, frame in _frames().items()}
     return {thread: seen for thread, seen in found.items() if seen is not None}
 
 
 def stack_of(thread_id: int) -> list[FrameType]:
-    """The frames of a thread, the innermost last; none where there is no such thread."""
+    """The frames of a thread, the innermost last; empty if there is no such thread."""
     frames: list[FrameType] = []
     frame = _frames().get(thread_id)
     while frame is not None:
@@ -82,12 +82,12 @@ def stack_of(thread_id: int) -> list[FrameType]:
 
 
 def is_user_code(filename: str) -> bool:
-    """Whether a file is the user's own: neither the runtime's, nor Python's, nor installed."""
+    """Whether a file is user code: not of the runtime, nor of Python, nor installed."""
     return _kind(filename) == "user"
 
 
 def step_of(thread_id: int | None) -> tuple[str, str]:
-    """The pipeline and step that a run loop's thread is inside of, empty where it is in none, or in a task of its own.
+    """The pipeline and step in which a run loop's thread is; empty if in none, or in a task of its own.
 
     A coroutine's callers are on the stack while it runs.
     """
@@ -104,20 +104,20 @@ def step_of(thread_id: int | None) -> tuple[str, str]:
 
 
 def cpu_s(native_id: int | None) -> float | None:
-    """CPU seconds that a thread has used, None where the platform does not say (all but Linux)."""
+    """CPU seconds that a thread has used, None if the platform does not say (all but Linux)."""
     if sys.platform != "linux" or native_id is None:
         return None
-    # What pthread_getcpuclockid(3) gives, which would crash for a thread that is gone: the kernel refuses it.
+    # The clock of pthread_getcpuclockid(3), which would crash for a thread that is gone; the kernel refuses it.
     with contextlib.suppress(OSError):
         return time.clock_gettime(~native_id << 3 | 6)
     return None
 
 
 class _Quiet:
-    """No garbage is collected while one thread looks; one at a time, as the collector is the process's.
+    """Pauses the garbage collector while one thread looks; one at a time, as the collector belongs to the process.
 
     Before 3.11.9 CPython makes the frames under the lock of its list of threads, and collects a `threading.local` under
-    the same one: a collection that comes with one of the frames stops the whole process for ever (gh-106883).
+    the same one: a collection during that stops the whole process forever (gh-106883).
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class _Quiet:
         self._lock.release()
 
     def forked(self) -> None:
-        """In a forked child: a look of another thread is not under way there."""
+        """In a forked child: forget a look of another thread, which is not under way there."""
         if self._lock.locked():
             self.__exit__()
 
@@ -150,7 +150,7 @@ def _frames() -> dict[int, FrameType]:
 
 
 def _standing(frame: FrameType) -> Standing | None:
-    """What a stack says: the user's frames are those inside of the runtime's innermost one."""
+    """The standing of a stack: the user's frames are those inside the innermost frame of the runtime."""
     mine: list[FrameType] = []
     installed: list[FrameType] = []
     at: FrameType | None = frame
@@ -176,6 +176,6 @@ def _kind(filename: str) -> Literal["own", "stdlib", "installed", "user"]:
     path = str(Path(filename).resolve())
     if path.startswith(_OWN):
         return "own"
-    if path.startswith(_INSTALLED):  # first: they lie in the standard library's folder
+    if path.startswith(_INSTALLED):  # first: they are below the standard library's folder
         return "installed"
     return "stdlib" if path.startswith(_STDLIB) else "user"

@@ -1,6 +1,6 @@
-"""How the steps of a run are executed: here, attempt by attempt, or elsewhere (`execution/engine_bodies.py`).
+"""Executes the steps of a run: attempt by attempt in this process, or elsewhere (`execution/engine_bodies.py`).
 
-A `Scope` is given one of these; which steps are called, and what is recorded already, is no concern of theirs.
+A `Scope` has one of these; it alone knows which steps are called, and which calls are recorded already.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class Steps(Protocol):
-    """How the steps of a run are executed, and what follows from that for its body."""
+    """The execution of the steps of a run, and its consequences for the body."""
 
     keeps_timers: bool
-    """Whether the clock remembers what it is to call, also where the process dies."""
+    """Whether the timers of the clock survive the death of the process."""
 
     @property
     def repeats(self) -> bool:
-        """Whether an engine executes the body again up to where it was."""
+        """Whether an engine repeats the body up to its last position."""
 
     async def execute(self, scope: Executing, call: Call) -> Any:
-        """The result of a call that is not recorded; raises what the body is given for a failure."""
+        """The result of a call that is not recorded; raises the exception that the body sees for a failure."""
 
     async def in_order(self) -> None:
-        """Return when what is recorded from now on comes after all that was recorded before."""
+        """Return when all later records are sure to follow all earlier ones."""
 
     def traced_wait(self, scope: Executing, what: str) -> contextlib.AbstractContextManager[object]:
-        """A wait of the pipeline's own, as its trace shows it."""
+        """A wait of the pipeline itself, in its trace."""
 
 
 class LocalSteps(Steps):
-    """In the lanes of this process."""
+    """Executes steps in the lanes of this process."""
 
     keeps_timers = False
     repeats = False
@@ -50,7 +50,7 @@ class LocalSteps(Steps):
         self._seams = seams
 
     async def execute(self, scope: Executing, call: Call, trace: StepTrace | None = None) -> Any:
-        """Attempt after attempt, until one completes or the step has failed for good."""
+        """Make attempts until one completes or the step has failed for good."""
         if trace is None and scope.trace is not None and scope.trace.recording:
             with scope.trace.step(call) as opened:
                 return await self.execute(scope, call, opened)
@@ -78,11 +78,11 @@ class LocalSteps(Steps):
                 del outcome  # its error refers to this frame: a cycle would wait for the garbage collector
 
     async def attempt(self, attempt: Attempt) -> AttemptOutcome:
-        """One attempt; an engine says when another one follows."""
+        """Make one attempt; an engine decides when another follows."""
         return await make(attempt, self._lanes, self._seams)
 
     async def in_order(self) -> None:
-        """Writes are made in order."""
+        """Return at once: this process writes in order."""
 
     def traced_wait(self, scope: Executing, what: str) -> contextlib.AbstractContextManager[object]:
         """A span."""

@@ -1,6 +1,6 @@
-"""How the end of a run from outside reaches its body, and the block in which the body may then clean up.
+"""Strikes the body of a run that a cancellation or deadline ends, and gives it the block in which it may clean up.
 
-The body is struck at a place that the journal holds, so that a replay is struck there too.
+The journal records the place of the strike, so a replay is struck there too.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from offramp.execution.scope import Scope
 from offramp.execution.waiting import sleep_for
 
 LOOK_TURNS = 100
-"""Loop turns that a replay is looked at in each of them; then now and then."""
+"""Loop turns in which a replay is checked each turn; after that periodically."""
 LOOK_EVERY_S = 0.05
-"""How often that is."""
+"""The period of these checks."""
 
 
 async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
-    """On the run's loop: note the place and cancel the body, once it has seen what was recorded before.
+    """On the run's loop: record the place and cancel the body, once it has seen all earlier records.
 
-    A cleanup that is open is not interrupted.
+    An open cleanup is not interrupted.
     """
     ending, clock = scope.ending, scope.clock
     entry, turns = scope.journal.ask(STRUCK), 0
@@ -51,13 +51,13 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     await scope.result_order.turn(scope.journal.position(STRUCK))
     await ending.all_closed()
     ending.strikes(entry.started_at)
-    scope.result_order.branch()  # a result that comes now is given when the body has seen this
+    scope.result_order.branch()  # a result that comes now is given after the body has seen the strike
     cancel()
     scope.observer.ending_changed()
 
 
 class CleanupBlock:
-    """What `offramp.cleanup()` gives in a body."""
+    """The block of `offramp.cleanup()` in a body."""
 
     __slots__ = ("_cleanup", "_inside", "_scope", "_token")
 
@@ -88,10 +88,10 @@ class CleanupBlock:
             current.reset(self._token)
         ending.closed(self._cleanup, self._scope.observer)
         if not ending.cleanups and ending.strikes_next(self._scope.journal):
-            await asyncio.get_running_loop().create_future()  # a run that is to end goes no further than here
+            await asyncio.get_running_loop().create_future()  # an ending run stops here
 
     def _due(self) -> float:
-        """A journaled point in time, in epoch seconds: a restart gives no more time."""
+        """A journaled point in time, in epoch seconds: a replay does not extend it."""
         scope = self._scope
         key = scope.journal.key(CLEANUP)
         entry = scope.recorded(key)
@@ -103,7 +103,7 @@ class CleanupBlock:
 
 
 def _hold_no_cancellation() -> None:
-    """A task group or timeout inside is not to take the cancellation of the run for one of its own."""
+    """Prevent a task group or timeout inside from taking the cancellation of the run for its own."""
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()

@@ -1,4 +1,4 @@
-"""Which steps a run's processes may have died of: their deaths are forgotten once all of these have ended."""
+"""The steps that may have crashed a run's processes: the deaths are cleared once all of these have ended."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Suspects:
-    """Of one execution.
+    """The suspects of one execution.
 
     Args:
-        history: what earlier ones left.
-        log: where a run's survival is noted.
+        history: the history of earlier executions.
+        log: records the survival of the run.
 
     Attributes:
-        watched: whether a step is to be known on disk before it begins: should this process die, it is known of which.
+        watched: whether each step must be on disk before it begins, to identify the culprit if the process dies.
     """
 
     def __init__(self, history: History, log: RunLog) -> None:
@@ -27,7 +27,7 @@ class Suspects:
         self._log = log
 
     def ended(self, key: str) -> None:
-        """A step has ended, and this process lives."""
+        """Note that a step has ended and this process lives."""
         self._keys.discard(key)
         if self._deaths and not self._keys:
             self._deaths = 0

@@ -1,6 +1,6 @@
-"""Threads for plain steps: so many at once, and as many again in place of those that steps left behind.
+"""Threads for plain steps: a fixed number at once, and up to as many again to replace held ones.
 
-A thread cannot be stopped. One whose step has timed out or was cancelled is held until its code returns. All are
+A thread cannot be stopped. A thread whose step timed out or was cancelled is held until its code returns. All are
 daemons: the interpreter does not wait for them at its end.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, Literal
 from offramp.ports.commit import call_threadsafe
 
 HELD_FACTOR = 2
-"""Threads there may be, held ones with them, for each that may work: past that, held ones are not replaced."""
+"""The most threads, including held ones, for each that may work: beyond that, held ones are not replaced."""
 
 
 class Place:
-    """One attempt's right to a thread: waited for, given, used, left.
+    """One attempt's place on a thread: waiting, given, used, left.
 
     Attributes:
-        step: the name of the step that it is an attempt of.
+        step: the name of the step of the attempt.
     """
 
     __slots__ = ("_future", "_loop", "_state", "_threads", "asked_at", "step", "thread_id")
@@ -33,7 +33,7 @@ class Place:
         self.step = step
         self.asked_at = time.perf_counter()
         self.thread_id = 0
-        """Of the thread that runs or ran its code."""
+        """The id of the thread that runs or ran its code."""
         self._threads = threads
         self._state: Literal["waiting", "given", "running", "held", "over"] = "waiting"
         self._loop = asyncio.get_running_loop()
@@ -41,16 +41,16 @@ class Place:
 
     @property
     def is_given(self) -> bool:
-        """Whether its code may begin."""
+        """Whether its code may start."""
         return self._state == "given"
 
     @property
     def is_held(self) -> bool:
-        """Whether its code runs on, though the attempt is over."""
+        """Whether its code still runs, although the attempt is over."""
         return self._state == "held"
 
     async def given(self) -> None:
-        """Return when a thread is free for it."""
+        """Return when a thread is available."""
         with self._threads.lock:
             if self._state != "waiting":
                 return
@@ -58,12 +58,12 @@ class Place:
         await self._future
 
     def give(self) -> bool:
-        """Under the lock: let its code begin; False if its loop is closed."""
+        """Under the lock: let its code start; False if its loop is closed."""
         self._state = "given"
         return self._future is None or call_threadsafe(self._loop, _settle, self._future, None, None)
 
     def run(self, call: Callable[[], Any]) -> asyncio.Future[Any]:
-        """Call on a thread of its own; the future has what it returns or raises."""
+        """Call on a thread of its own; the future receives its result or exception."""
         future = self._loop.create_future()
         self._threads.start(lambda: self._work(call, future))
         return future
@@ -79,16 +79,16 @@ class Place:
                 value = call()
             except BaseException as raised:  # noqa: BLE001 - it is the step's, and its task gets it
                 error = raised
-        self._threads.ended(self, begins=begins)  # before its task hears of it, which leaves then
+        self._threads.ended(self, begins=begins)  # before its task is notified, which then leaves
         call_threadsafe(self._loop, _settle, future, value, error)
         error = None  # its traceback refers to this frame
 
     def leave(self) -> None:
-        """The attempt is over; its thread, if it still works, is held from now on."""
+        """Leave, as the attempt is over; its thread, if it still works, is held from now on."""
         self._threads.leave(self)
 
     def moved(self, state: Literal["held", "over"]) -> str:
-        """Under the lock: change the state; the one before."""
+        """Under the lock: change the state; returns the one before."""
         before, self._state = self._state, state
         return before
 
@@ -97,14 +97,14 @@ class Threads:
     """The threads of one process; usable from any thread.
 
     Args:
-        most: that work at once. As many again are started in place of held ones.
+        most: how many work at once. As many again are started to replace held ones.
     """
 
     def __init__(self, most: int) -> None:
         self.lock = threading.Lock()
         self._most = most
         self.changed: Callable[[], object] = lambda: None
-        """Called after the number of held threads has changed, on the thread that changed it."""
+        """Called after a change of the number of held threads, on the thread that changed it."""
         self._waiting: dict[Place, None] = {}
         self._held: dict[Place, None] = {}
         self._taken = 0
@@ -117,13 +117,13 @@ class Threads:
 
     @property
     def held(self) -> list[Place]:
-        """The places whose threads run on without them, the oldest first."""
+        """The places whose threads still run without them, the oldest first."""
         with self.lock:
             return list(self._held)
 
     @property
     def is_short(self) -> bool:
-        """Whether more are held than are replaced, so that fewer than `most` work."""
+        """Whether more threads are held than replaced, so that fewer than `most` work."""
         return len(self._held) > (HELD_FACTOR - 1) * self._most
 
     @property
@@ -132,7 +132,7 @@ class Threads:
         return len(self._waiting)
 
     def place(self, step: str) -> Place:
-        """Ask for a thread for an attempt of this step, in order; on the attempt's loop."""
+        """Request a thread for an attempt of this step, in order; on the attempt's loop."""
         place = Place(self, step)
         with self.lock:
             self._waiting[place] = None
@@ -150,7 +150,7 @@ class Threads:
                 place.moved("over")
 
     def start(self, work: Callable[[], object]) -> None:
-        """Do what a place was given for."""
+        """Execute the code of places, one after another."""
         with self.lock:
             self.busy += 1
             is_new = self.busy > self.alive
@@ -161,13 +161,13 @@ class Threads:
             name = f"offramp-step-{next(self._numbers)}"
             try:
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
-            except RuntimeError:  # the system has no more: the step fails, and others have what there is
+            except RuntimeError:  # the system has no more threads: the step fails, and others use the existing ones
                 with self.lock:
                     self.alive -= 1
                 raise
 
     def ended(self, place: Place, *, begins: bool) -> None:
-        """The code of a place has returned, or was left before it began."""
+        """Free the thread of a place whose code has returned, or was left before it began."""
         with self.lock:
             self.busy -= 1
             if not begins:
@@ -203,13 +203,13 @@ class Threads:
             if work is not None:
                 work()
             with self.lock:
-                # Those that stood in for held threads are not needed for ever.
+                # Replacements of held threads are not needed forever.
                 ends = work is None or self.alive > max(self.busy, self._most + len(self._held))
                 self.alive -= ends
             del work
 
     def close(self) -> None:
-        """End the threads that have nothing to do; busy ones end when they have, or with the process."""
+        """End the idle threads; busy ones end after their code, or with the process."""
         for _ in range(self.alive):
             self._calls.put(None)
 

@@ -1,8 +1,8 @@
 """The timers that a pipeline's own code sets by plain asyncio: `asyncio.timeout`, `wait_for`, `sleep`, `call_later`.
 
-Each is known by its place in the order in which the body sets its timers. That it fired is journaled, and given to the
-body in its turn among the results of steps; one that was cancelled leaves nothing. When it is due is written down where
-the run changes hands, and after a moment in case the process dies, so that it counts from its first start.
+Its place in the order in which the body sets timers identifies each timer. Its firing is journaled, and given to the
+body in its turn among the results of steps; a cancelled timer leaves no record. Its due time is recorded when the run
+changes hands, and after a moment in case the process dies, so that it counts from its first start.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from offramp.execution.recording import Recording
 
 DUE = "offramp.timer.due"
-"""Name of an entry that says when a timer is due; no call asks for it, so a replay may leave it alone."""
+"""The name of entries with the due time of a timer; no call asks for one, so a replay may leave it unread."""
 NOTED_AFTER_S = 0.2
-"""A timer that is older is written down, should the process die; one that is gone by then costs no write."""
+"""The age at which the due time of a timer is recorded, in case the process dies; a shorter timer costs no write."""
 FRONTIER_S = 0.05
-"""How long after the last recorded result a replayed body sets timers that its earlier execution had set."""
+"""How long after the last recorded result a replayed body sets timers of its earlier execution."""
 _SLEEP: Any = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # noqa: SLF001 - how asyncio.sleep ends
 
 
 class BodyTimer(asyncio.TimerHandle):
-    """What the body holds of a timer; `due` and `made` in epoch seconds."""
+    """The body's handle of a timer; `due` and `made` in epoch seconds."""
 
     __slots__ = ("_timers", "alarm", "due", "key", "made", "mark", "noted", "sleeps", "turn")
 
@@ -54,26 +54,26 @@ class BodyTimer(asyncio.TimerHandle):
         self.turn: asyncio.Future[None] | None = None
 
     def fire(self) -> None:
-        """Make the call, as the loop would."""
+        """Call back, as the loop would."""
         self._run()
 
     def cancel(self) -> None:
-        """Do not fire; where its firing is on its way into the body, it goes in unseen."""
+        """Cancel the timer; if its firing is on its way into the body, that passes unseen."""
         if not self._cancelled:
             self._timers.dropped(self)
-        asyncio.Handle.cancel(self)  # not the loop's: it never had this timer
+        asyncio.Handle.cancel(self)  # not the loop's method: the loop never had this timer
 
 
 class Timers:
-    """Those of one executing run; used on its loop, but for `note_all`.
+    """The timers of one executing run; used on its loop, except `note_all`.
 
     Args:
-        scope: the run's.
-        dues: when timers of earlier executions are due, by key, in epoch seconds.
-        began: when the first of those began at the latest; None where there was none.
+        scope: the scope of the run.
+        dues: the due times of timers of earlier executions, by key, in epoch seconds.
+        began: the latest possible start of the first of those executions; None without one.
         home: the package of the pipeline, whose timers are the body's wherever it is installed.
-        keeps: whether the clock remembers what it is to call, also where the process dies.
-        patience_s: after which a recorded firing goes ahead of its turn where the replay stands still.
+        keeps: whether the timers of the clock survive the death of the process.
+        patience_s: the time after which a recorded firing goes ahead of its turn in a stalled replay.
     """
 
     def __init__(
@@ -105,20 +105,20 @@ class Timers:
         self._catching: asyncio.Task[None] | None = None
         self._seen = None if began is None else (began, self._clock.monotonic())
         self.counts_anew = False
-        """Whether a timer that did not fire in a run that has ended by now counts from the end of its replay."""
+        """Whether a timer that did not fire in a run that has ended counts from the end of its replay."""
         self.home = home
 
     # Time as the body sees it.
 
     @property
     def shift(self) -> float:
-        """What the loop's time is ahead of epoch seconds."""
+        """The loop's time minus epoch seconds."""
         if self._shift is None:
             self._shift = self._clock.monotonic() - self._clock.time()
         return self._shift
 
     def now(self) -> float:
-        """Epoch seconds. In a replay those of the result that the body was given last, and what passed since."""
+        """Epoch seconds. In a replay, the time of the last result given to the body, plus the time since."""
         live = self._clock.monotonic() - self.shift
         if self._seen is None:
             return live
@@ -130,7 +130,7 @@ class Timers:
         return min(live, then + passed)
 
     def saw(self, entry: Entry) -> None:
-        """A recorded result goes into the body."""
+        """Note that a recorded result goes into the body."""
         if self._seen is not None:
             ended = entry.started_at + entry.duration_ms / 1000
             self._seen = (max(self._seen[0], ended), self._clock.monotonic())
@@ -139,13 +139,13 @@ class Timers:
 
     @property
     def pending(self) -> bool:
-        """Whether one may still fire."""
+        """Whether a timer may still fire."""
         return bool(self._pending)
 
     def set(
         self, due: float, callback: Callable[..., object], args: Any, context: contextvars.Context | None
     ) -> BodyTimer:
-        """A timer that fires once; `due` in epoch seconds."""
+        """Set a timer that fires once; `due` in epoch seconds."""
         scope = self._scope
         kind = "sleep" if callback is _SLEEP else "timer"
         number = self._counts[kind]
@@ -163,7 +163,7 @@ class Timers:
         self._pending[timer.key] = timer
         timer.sleeps = kind == "sleep"
         timer.mark = scope.begin_wait(timer.due, bounds=not timer.sleeps)
-        self._keep(timer)  # first: its call is the earlier one, and the clock is told of that alone
+        self._keep(timer)  # first: its call is the earlier one, and the clock sees only that
         if self._live:
             self._arm(timer)
         elif self._catching is None:
@@ -176,7 +176,7 @@ class Timers:
         timer.alarm = self._at(timer.due + self.shift, functools.partial(self._due, timer))
 
     def _at(self, when: float, callback: Callable[[], object]) -> Any:
-        token = current.set(None)  # what a clock does with it is not the body's
+        token = current.set(None)  # calls of the clock do not belong to the body
         try:
             if self._keeps:
                 return self._clock.call_at(when, callback)
@@ -187,11 +187,11 @@ class Timers:
             current.reset(token)
 
     def _due(self, timer: BodyTimer) -> None:
-        """Its time has come: record that, then tell the body when it is its turn."""
+        """Record that a timer is due, then fire it in its turn."""
         scope = self._scope
         timer.alarm = None
         if scope.state == "detached":
-            return  # it fires where the body goes on
+            return  # it fires in the process that continues the body
         self._end(timer)
         try:
             scope.append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
@@ -212,7 +212,7 @@ class Timers:
         self._scope.look_at_rest()
 
     def dropped(self, timer: BodyTimer) -> None:
-        """The body cancelled it, or has seen it fire."""
+        """Note that the body cancelled a timer, or has seen it fire."""
         if timer.alarm is not None:
             timer.alarm.cancel()
             timer.alarm = None
@@ -228,17 +228,17 @@ class Timers:
         del self._pending[timer.key]
         self._scope.end_wait(timer.mark)
 
-    # While a replay goes on, what is not recorded does not fire: the body may see that it never did.
+    # During a replay, an unrecorded timer does not fire: the body may see that it never did.
 
     def _begin_catching_up(self) -> None:
         context = contextvars.copy_context()
-        context.run(current.set, None)  # or it would be a branch of the body's
+        context.run(current.set, None)  # otherwise it would be a branch of the body
         self._catching = context.run(asyncio.get_running_loop().create_task, self._catch_up())
 
     async def _catch_up(self) -> None:
         scope = self._scope
         await scope.caught_up(self._patience_s)
-        # A signal that is there already goes first: it may have come before the timer was due.
+        # A signal received already goes first: it may have come before the timer was due.
         seen = asyncio.get_running_loop().create_future()
         scope.result_order.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
         await seen
@@ -247,7 +247,7 @@ class Timers:
             self.release()
 
     def release(self) -> bool:
-        """The replay is over: whether a timer was overdue, and has fired."""
+        """Finish the replay; returns whether a timer was overdue, and has fired."""
         self._seen = None
         if self._live:
             return False
@@ -265,7 +265,7 @@ class Timers:
         return fired
 
     def _stall(self) -> None:
-        """A recorded firing waits for its turn, and nothing moves: after some time it goes ahead."""
+        """A recorded firing waits for its turn in a stalled replay: after some time it goes ahead."""
         if self._stalled:
             return
         self._stalled, result_order = True, self._scope.result_order
@@ -277,7 +277,7 @@ class Timers:
 
         self._at(self._clock.monotonic() + self._patience_s, over)
 
-    # What is written down of those that have not fired.
+    # The records of timers that have not fired.
 
     def _keep(self, timer: BodyTimer) -> None:
         if timer.noted:
@@ -294,7 +294,7 @@ class Timers:
             self.note_all()
 
     def note_all(self) -> None:
-        """Write down when they are due; the run may go on elsewhere. From any thread."""
+        """Record the due times; another process may continue the run. From any thread."""
         for timer in list(self._pending.values()):
             self._note(timer)
 
@@ -307,7 +307,7 @@ class Timers:
         self._scope.log.append(Entry(f"{timer.key}:due", DUE, "value", due, started_at=timer.made), None)
 
     def close(self) -> bool:
-        """The execution has ended; whether no timer is left that a task may wait for. From any thread."""
+        """End with the execution; returns whether no timer is left that a task may wait for. From any thread."""
         if self._pending:
             return False
         if self.alarm is not None:
@@ -316,13 +316,13 @@ class Timers:
 
 
 def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:
-    """A journal without what says when timers are due, and that by the timers' keys."""
-    kept: list[Entry] = []
+    """A journal without the entries of due times, and these times by the timers' keys."""
+    others: list[Entry] = []
     dues: dict[str, float] = {}
     for entry in entries:
         if entry.name == DUE:
             due = msgspec.json.decode(entry.value or b"null")
             dues[entry.key.removesuffix(":due")] = math.inf if due is None else float(due)
         else:
-            kept.append(entry)
-    return kept, dues
+            others.append(entry)
+    return others, dues

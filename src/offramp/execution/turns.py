@@ -1,9 +1,9 @@
 """Gives results to a pipeline's body one at a time, in the order in which they were recorded.
 
-The first execution and every replay do so alike: between two results the body gets a few turns of the loop to see the
-first one alone. So races end as they did, and parallel branches take their calls in the same order. A body that has one
-task only waits for nothing. A replay waits only while it makes progress: an entry that is never asked for (the code
-changed) delays the others by a few turns and no more.
+The first execution and every replay do the same: between two results the body gets a few turns of the loop to see the
+first one alone. So races repeat their result, and parallel branches make their calls in the same order. A body with a
+single task never waits. A replay waits only while it makes progress: an entry that the body never asks for (the code
+changed) delays the others by only a few turns.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import itertools
 from collections.abc import Callable
 
 SETTLE_TURNS = 10
-"""Loop turns that a result has to reach whoever waits for it, through `wait`, `gather` and nested task groups."""
+"""Loop turns for a result to reach the code that waits for it, through `wait`, `gather` and nested task groups."""
 IDLE_TURNS_MAX = 20
 """Loop turns without progress after which the earliest waiting call of a replay goes ahead."""
 
 
 class Turns:
-    """Counts the turns of an event loop while anybody wants to know, with one callback a turn for all of them."""
+    """Counts the turns of an event loop while a caller needs it, with one callback per turn for all callers."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -43,14 +43,14 @@ class Turns:
 
 
 class ResultOrder:
-    """The way of one run's results into its body; used on the run's loop only.
+    """The order in which one run's results go into its body; used on the run's loop only.
 
     Args:
-        recorded: entries in the journal that this execution began with, at the positions below that number.
+        recorded: the number of entries in the journal at the start, at the positions below that number.
     """
 
     turns: Turns
-    """Of the run's loop; there when the run begins."""
+    """The turns of the run's loop; set when the run begins."""
 
     def __init__(self, recorded: int) -> None:
         self._recorded = recorded
@@ -65,7 +65,7 @@ class ResultOrder:
         self.passed = 0
         """How many results went into the body."""
         self.on_stall: Callable[[], object] = lambda: None
-        """Called when a recorded firing waits for its turn, and the replay stands still."""
+        """Called when a recorded firing waits for its turn in a stalled replay."""
 
     @property
     def fires(self) -> bool:
@@ -83,14 +83,14 @@ class ResultOrder:
         return self._next < self._recorded
 
     def branch(self) -> None:
-        """The body began another task: from here on it can see the order of results."""
+        """Note that the body began another task: from here on it can see the order of results."""
         self._branched = True
         self._stir()
 
     async def turn(self, position: int) -> bool:
-        """Return when every entry before `position` has gone in and was seen, or the replay stands still.
+        """Return when every entry before `position` has gone in and was seen, or the replay stalls.
 
-        Gives whether that had to be waited for.
+        Returns whether it had to wait.
         """
         if self.passes(position):
             return False
@@ -100,11 +100,11 @@ class ResultOrder:
             await future
         finally:
             del self._waiting[position]
-            self._enter(position)  # also where the body gave the call up meanwhile
+            self._enter(position)  # also if the body gave the call up meanwhile
         return True
 
     def passes(self, position: int) -> bool:
-        """Let this entry go in if it is its turn; False if that has to be waited for."""
+        """Let this entry go in if it is its turn; False if it has to wait."""
         if min(position, self._recorded) > self._next or not self._is_settled():
             return False
         self._enter(position)
@@ -113,13 +113,13 @@ class ResultOrder:
     def call(
         self, position: int, callback: Callable[[], object], *, at_once: bool = False
     ) -> asyncio.Future[None] | None:
-        """Call back when it is this entry's turn: `at_once` if it is already, then None is returned.
+        """Call back at this entry's turn; `at_once` calls directly if that has come, and then returns None.
 
-        If the future that is returned is cancelled, the entry goes in without the call. Other than a result, a firing
-        does not go ahead of what is recorded before it because a few turns pass: it would end what it is set for.
+        If the returned future is cancelled, the entry goes in without the call. Unlike a result, a firing does not go
+        ahead of earlier entries after a few turns: it would end the block that it bounds.
         """
         if at_once and self.passes(position):
-            self._stir()  # two timers that are due at once are two results, to a body of one task too
+            self._stir()  # two timers due at once are two results, also for a body with one task
             callback()
             return None
         future = self._waiting[position] = asyncio.get_running_loop().create_future()
@@ -139,7 +139,7 @@ class ResultOrder:
         return future
 
     def hurry(self, passed: int) -> None:
-        """Let firings go ahead too, if nothing went in since so many had `passed`."""
+        """Let firings go ahead too, if no result went in since so many had `passed`."""
         if self.passed == passed:
             self._timers.clear()
         self._look_on()
@@ -150,7 +150,7 @@ class ResultOrder:
             self._stir()
 
     def skip(self, position: int) -> None:
-        """This entry goes in without waiting for its turn."""
+        """Let this entry go in without waiting for its turn."""
         self.passed += 1
         if position < self._recorded:
             self._given[position] = True
@@ -158,7 +158,7 @@ class ResultOrder:
                 self._next += 1
 
     async def settled(self) -> None:
-        """Return when nothing is on its way into the body, and what went in was seen."""
+        """Return when no result is on its way into the body, and all given ones were seen."""
         while not self._is_settled():
             future = asyncio.get_running_loop().create_future()
             self._settling.append(future)
@@ -181,7 +181,7 @@ class ResultOrder:
             self.turns.after(turns, self._look)
 
     def _look(self) -> None:
-        """Let in whose turn it is, and look again when it may be somebody else's."""
+        """Let in the entry whose turn it is, and look again when it may be another's."""
         self._looking = False
         quiet = self.turns.now - self._stirred
         if quiet < SETTLE_TURNS:
@@ -189,7 +189,7 @@ class ResultOrder:
         elif self._waiting:
             first = min(self._waiting)
             if min(first, self._recorded) <= self._next or (quiet >= IDLE_TURNS_MAX and first not in self._timers):
-                _wake(self._waiting[first])  # which stirs, and so looks on
+                _wake(self._waiting[first])  # which stirs, and so keeps looking
             elif quiet < IDLE_TURNS_MAX:
                 self._look_after(IDLE_TURNS_MAX - quiet)
             else:

@@ -1,6 +1,6 @@
-"""Encoded values on their way to a journal or a record, and back: large ones become objects, and references to them.
+"""Stores and reads the encoded values of journals and records: large ones become objects, with references to them.
 
-A reference is handed out only when its object is kept, so what a store has never refers to nothing.
+A reference exists only after its object is stored, so no reference in a store dangles.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ logger = logging.getLogger("offramp")
 
 AGAIN_FIRST_S = 0.2
 AGAIN_MOST_S = 5.0
-"""Between attempts to reach objects that are away: twice as long each time, up to this."""
+"""The longest interval between attempts to reach unavailable objects; it doubles each time."""
 READS_AT_ONCE = 4
-"""Of one run's values that are read before its body is called again."""
+"""The number of one run's values read at the same time before its body is called again."""
 
 T = TypeVar("T")
-Kept = Callable[[bytes, str], Awaitable[bytes]]
-"""Of an encoded value and what it is of: what a journal or a record is to hold of it."""
+StoreValue = Callable[[bytes, str], Awaitable[bytes]]
+"""Given an encoded value and its description, returns the bytes that a journal or a record should hold."""
 
 
 async def as_it_is(encoded: bytes, _what: str) -> bytes:
-    """Where nothing is kept elsewhere."""
+    """The value itself: for a process without an object store."""
     return encoded
 
 
 class Values:
-    """What a process does with large values.
+    """The large values of a process.
 
     Args:
-        blobs: where they are kept; None where nothing is configured, and then every value stays where it is.
-        above: bytes; a value with more is large.
-        patience_s: how long a value waits for objects that are away before that is given up.
+        blobs: the object store; None without one: every value stays in its journal or record.
+        above: bytes; a larger value becomes an object.
+        patience_s: how long a value waits for an unavailable object store.
         clock: time.
     """
 
@@ -53,54 +53,54 @@ class Values:
         self.patience_s = patience_s
         self._clock = clock
 
-    def of(self, run_id: str) -> Kept:
-        """How this run's values are kept: as they are, or as references to what is kept.
+    def of(self, run_id: str) -> StoreValue:
+        """Returns the function that stores this run's values: as they are, or as references to objects.
 
-        It raises `ObjectsUnavailable` for a value that could not be kept for `patience_s`.
+        It raises `ObjectsUnavailable` for a value that could not be stored for `patience_s`.
         """
         blobs = self.blobs
         if blobs is None:
             return as_it_is
 
-        async def kept(encoded: bytes, what: str) -> bytes:
+        async def stored(encoded: bytes, what: str) -> bytes:
             if len(encoded) <= self.above:
                 return encoded
             result = f"the result of {what} of {run_id}"
             reference = await self._patiently(lambda: blobs.put(run_id, encoded), result, self.patience_s)
             return reference.encoded()
 
-        return kept
+        return stored
 
-    async def whole(self, kept: bytes) -> bytes:
-        """The value that was kept.
+    async def whole(self, stored: bytes) -> bytes:
+        """The whole value behind a stored one.
 
         Raises:
-            ObjectLost: it is not there any more.
-            ObjectsUnavailable: it cannot be told now.
+            ObjectLost: its object no longer exists.
+            ObjectsUnavailable: the object store does not answer now.
         """
-        reference = reference_in(kept)
-        return kept if reference is None else await self._configured().get(reference)
+        reference = reference_in(stored)
+        return stored if reference is None else await self._configured().get(reference)
 
     async def whole_entries(self, entries: Sequence[Entry], patience_s: float | None = None) -> list[Entry]:
         """A journal with every value in it.
 
         Args:
-            entries: of the journal.
-            patience_s: how long objects may be away; None for any time.
+            entries: the entries of the journal.
+            patience_s: how long the object store may be unavailable; None for any time.
 
         Raises:
-            ObjectLost: one is not there any more; it names the step.
-            ObjectsUnavailable: they were away for longer.
+            ObjectLost: an object no longer exists; the error names the step.
+            ObjectsUnavailable: the object store was unavailable for longer.
         """
         room = asyncio.Semaphore(READS_AT_ONCE)
 
         async def one(entry: Entry) -> Entry:
-            kept = entry.value
-            if kept is None or reference_in(kept) is None:
+            held = entry.value
+            if held is None or reference_in(held) is None:
                 return entry
             async with room:
                 try:
-                    value = await self._patiently(lambda: self.whole(kept), f"the result of {entry.name!r}", patience_s)
+                    value = await self._patiently(lambda: self.whole(held), f"the result of {entry.name!r}", patience_s)
                 except ObjectLost as error:
                     raise ObjectLost(f"the result of step {entry.name!r}: {error}") from error
             return msgspec.structs.replace(entry, value=value)
@@ -115,7 +115,7 @@ class Values:
                 task.cancel()
 
     def stream(self, reference: Reference) -> AsyncGenerator[bytes, None]:
-        """A kept value in parts; raises as `whole` does."""
+        """A stored value in parts; raises as `whole` does."""
         return self._configured().stream(reference)
 
     def close(self) -> None:
@@ -135,15 +135,15 @@ class Values:
         """Write, read and remove a small object, as a run of this name would.
 
         Raises:
-            ObjectLost: something else was read.
-            ObjectsUnavailable: one of it did not work.
+            ObjectLost: the read returned other bytes.
+            ObjectsUnavailable: one of these failed.
         """
         if self.blobs is not None:
             await self.blobs.get(await self.blobs.put(name, b'"probe"'))
             await self.blobs.delete([name])
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], what: str, patience_s: float | None) -> T:
-        """Ask until it works; the first refusal goes to the log."""
+        """Retry until it succeeds; logs the first failure."""
         clock, wait, told = self._clock, AGAIN_FIRST_S, False
         ends = None if patience_s is None else clock.monotonic() + patience_s
         while True:

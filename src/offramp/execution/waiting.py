@@ -1,6 +1,6 @@
 """Waits that need no process: for a time, or for a signal from outside.
 
-While a run does nothing but wait here, it can be parked: it is executed again when what it waits for is there.
+While a run only waits here, it can be parked: it is executed again once one of its waits can end.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class Waits:
-    """What one executing run waits for; begun and ended on its run loop, looked at from the control loop."""
+    """The waits of one executing run; begun and ended on its run loop, read from the control loop."""
 
     def __init__(self) -> None:
         self.due: dict[object, float] = {}
-        """When each ends; empty while nothing is waited for."""
+        """The end of each; empty without waits."""
         self._bounds: dict[object, float] = {}
 
     @contextlib.contextmanager
     def until(self, due: float | None) -> Iterator[Callable[[], object]]:
-        """A wait that ends at the latest at `due`, in epoch seconds; None for no end.
+        """Begin a wait that ends at the latest at `due`, in epoch seconds; None for no end.
 
-        Gives a function to call when what was waited for has come: until the waiting code has seen that, the wait
-        counts as one that is over, not as none.
+        Returns a function to call when the awaited thing has come: until the waiting code has seen it, the wait counts
+        as over, not as absent.
         """
         mark = object()
         self.due[mark] = math.inf if due is None else due
@@ -40,18 +40,18 @@ class Waits:
             del self.due[mark]
 
     def begin(self, due: float, *, bounds: bool) -> object:
-        """The same until `end`; one that `bounds` is none by itself, but ends the others that are there meanwhile."""
+        """The same until `end`; one that `bounds` does not count by itself, but ends the waits beside it."""
         mark = object()
         (self._bounds if bounds else self.due)[mark] = due
         return mark
 
     def end(self, mark: object) -> None:
-        """Of a wait that was begun."""
+        """End a wait that was begun."""
         self.due.pop(mark, None)
         self._bounds.pop(mark, None)
 
     def earliest(self) -> float | None:
-        """When the first of the waits ends by itself, `inf` if none does; None when nothing is waited for."""
+        """The time when the first of the waits ends by itself, `inf` if none does; None without waits."""
         due = list(self.due.values())  # one atomic copy: the run loop changes it meanwhile
         return min(due + list(self._bounds.values())) if due else None
 
@@ -68,14 +68,14 @@ class Mailbox:
         self.put(received)
 
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
-        """All signals of the run so far; those that are known already are skipped."""
+        """Add all signals of the run so far; known ones are skipped."""
         for name, value in received[self.seen :]:
             if not self._handed(name, value):
                 self._values.setdefault(name, deque()).append(value)
         self.seen = max(self.seen, len(received))
 
     def _handed(self, name: str, value: bytes) -> bool:
-        """Whether a call waited for it."""
+        """Add a signal; returns whether a call waited for it."""
         waiting = self.waiting.get(name)
         if not waiting:
             return False
@@ -83,7 +83,7 @@ class Mailbox:
         return True
 
     def skip(self, name: str, value: bytes) -> None:
-        """A signal went to a call whose journal entry was replayed: not always the first, see `take`."""
+        """Note that a signal went to a call whose journal entry was replayed: not always the first, see `take`."""
         self._values[name].remove(value)
 
     async def take(
@@ -94,9 +94,10 @@ class Mailbox:
         came: Callable[[], object],
         settled: Callable[[], Awaitable[object]],
     ) -> bytes | None:
-        """The next signal, or None when `due`, in epoch seconds, passed without one.
+        """The next signal, or None if `due`, in epoch seconds, passes without one.
 
-        `came` is called when it comes, and `settled` awaited before it is given: until then, the call may be cancelled.
+        `came` is called when it comes, and `settled` is awaited before it is returned: until then, the call may be
+        cancelled.
         """
         loop = asyncio.get_running_loop()
         waiter, timer = _Waiter(loop.create_future(), came), None
@@ -113,7 +114,7 @@ class Mailbox:
             await waiter.future
             await settled()
         except BaseException:
-            # Cancelled: another call gets it.
+            # Cancelled: another call receives it.
             if waiter.value is not None and not self._handed(name, waiter.value):
                 self._values.setdefault(name, deque()).appendleft(waiter.value)
             raise
@@ -134,14 +135,14 @@ class _Waiter:
         self._came = came
 
     def give(self, value: bytes) -> None:
-        """Its signal has come."""
+        """Give it its signal."""
         self.value = value
         self._came()
         _set(self.future)
 
 
 async def sleep_for(clock: Clock, seconds: float) -> None:
-    """Wait by the clock that was injected, on the running loop."""
+    """Wait by the injected clock, on the running loop."""
     if seconds <= 0:
         return
     loop = asyncio.get_running_loop()
@@ -155,7 +156,7 @@ async def sleep_for(clock: Clock, seconds: float) -> None:
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> Callable[[], object]:
     def wake() -> None:
-        # A clock may be the loop's own, and such a loop need not know threads (Temporal's does not).
+        # A clock may belong to the loop, and such a loop may not support threads (Temporal's does not).
         if asyncio._get_running_loop() is loop:  # noqa: SLF001 - documented; get_running_loop raises where none is
             _set(future)
         else:

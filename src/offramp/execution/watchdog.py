@@ -1,6 +1,6 @@
-"""Sees run loops that user code blocks, names the line, and lets a spare loop take the waiting runs.
+"""Detects run loops that user code blocks, names the line, and lets a spare loop take the waiting runs.
 
-A thread of its own: nothing a loop does can stop it from looking. What it saw is judged in `core/blocking.py`.
+It has a thread of its own, so no loop can stop it. `core/blocking.py` judges its samples.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ logger = logging.getLogger("offramp")
 
 LOOK_EVERY_S = 0.02
 PASSED_OVER_S = 0.04
-"""A loop that user code is seen to hold for this long gets no new runs: a spare one takes them."""
+"""A loop that user code holds for this long gets no new runs: a spare one takes them."""
 CONTENTION_EVERY_S = 30.0
 """How often the log says that the interpreter is contended."""
 CPU_EVERY_S = 1.0
-"""How often it is noted what CPU each thread has used, to tell by what comes after."""
+"""The interval of notes of the CPU time of each thread, to compare later use with."""
 CONTENTION_SHARE = 0.1
-"""Of the time since: a function that used this much of it as CPU, in all threads together, is named."""
+"""The share of the time since the note: a function that used this much CPU, over all threads, is named."""
 NAMED_MAX = 3
 
 
@@ -41,12 +41,12 @@ _THREADS = (
 )
 _LATE = (
     "%s has waited %.2f s for its turn, as has the watchdog: other processes use the machine, or a call in C keeps "
-    'the interpreter; steps that make such calls belong into lane="process"'
+    'the interpreter; steps that make such calls belong in lane="process"'
 )
 
 
 class Blocker(NamedTuple):
-    """The code that blocks a loop; pipeline and step are empty where it runs in none, or in a task of its own."""
+    """The code that blocks a loop; pipeline and step are empty if it runs in none, or in a task of its own."""
 
     pipeline: str
     step: str
@@ -54,14 +54,14 @@ class Blocker(NamedTuple):
 
 
 class Blocked(Protocol):
-    """Who is told of blocked loops."""
+    """The receiver of reports of blocked loops."""
 
     def __call__(self, pipeline: str, step: str, seconds: float, *, newly: bool) -> object:
-        """A loop is blocked by this step, for so many seconds since it was told last."""
+        """This step blocks a loop, for so many seconds since the last report."""
 
 
 class _Watched:
-    """What was seen of a loop since it was asked and has not answered."""
+    """The samples of a loop since its last unanswered probe."""
 
     def __init__(self, loop: RunLoop, asked_at: float) -> None:
         self.asked_at = asked_at
@@ -73,13 +73,13 @@ class _Watched:
         self._numbers = itertools.count(1)
 
     def look(self, loop: RunLoop, now: float, late_s: float) -> Evidence:
-        """Look at the loop's thread once more."""
+        """Sample the loop's thread once more."""
         self.seen = seen = stacks.standing(loop.thread.ident)
         task = asyncio.current_task(loop.loop)
         if seen is None:
             self._holder, self._code = 0, None
         elif seen.code is not self._code or task is not (self._task and self._task()):
-            # The same code in another task is another step: many that are short hold nothing.
+            # The same code in another task is another step: many short ones do not block the loop.
             self._holder, self._code = next(self._numbers), seen.code
             self._task = None if task is None else weakref.ref(task)
         self.evidence = self.evidence.and_then(_sample(loop, now, late_s, self._holder))
@@ -90,9 +90,9 @@ class Watchdog:
     """Probes each run loop.
 
     Args:
-        loops: which.
-        blocked_after: seconds after which one is reported.
-        blocked: told while one is.
+        loops: the run loops.
+        blocked_after: seconds after which a blocked loop is reported.
+        blocked: called while a loop is blocked.
     """
 
     def __init__(self, loops: RunLoops, blocked_after: float, blocked: Blocked) -> None:
@@ -120,8 +120,8 @@ class Watchdog:
         while not self._stop.wait(LOOK_EVERY_S):
             now = time.monotonic()
             late_s = max(0.0, now - began - LOOK_EVERY_S)
-            if not self._blockers:  # what was told of them is to be told to its end
-                self._loops.wait_until_busy()  # where nothing runs, neither loops nor this thread need to wake up
+            if not self._blockers:  # every reported block is reported to its end
+                self._loops.wait_until_busy()  # without runs, neither loops nor this thread need to wake
             now = began = time.monotonic()
             for loop in list(self._loops.loops):
                 if loop.busy or self._loops.waiting or loop in self._blockers:
@@ -143,7 +143,7 @@ class Watchdog:
         watched = self._watched[loop]
         evidence = watched.look(loop, now, late_s)
         if loop.probed_at != probed_at:
-            return  # it answered while it was looked at
+            return  # it answered during the look
         if not loop.held and judge(evidence, min(PASSED_OVER_S, self._blocked_after)) == "blocked":
             loop.held = True
         if loop.reported or now - probed_at < self._blocked_after:
@@ -210,7 +210,7 @@ def _cpu_of_threads() -> dict[threading.Thread, float]:
 
 
 def _used_since(before: dict[threading.Thread, float], seconds: float, but: set[threading.Thread]) -> dict[int, float]:
-    """Shares of a time that other threads spent on a CPU, by the thread's id."""
+    """The shares of a period that other threads spent on a CPU, by the thread's id."""
     return {
         thread.ident: (used - before.get(thread, 0.0)) / seconds
         for thread, used in _cpu_of_threads().items()
@@ -219,7 +219,7 @@ def _used_since(before: dict[threading.Thread, float], seconds: float, but: set[
 
 
 def _lines_of(shares: dict[int, float]) -> list[str]:
-    """Where the user code of these threads stands, a line for each function, with what it uses, the largest first."""
+    """The lines of user code of these threads, one for each function, with its CPU use, the largest first."""
     used: dict[CodeType, float] = collections.defaultdict(float)
     lines: dict[CodeType, str] = {}
     for thread, seen in stacks.all_standing().items():

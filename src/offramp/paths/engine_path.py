@@ -196,7 +196,7 @@ class EnginePath(DeepPath, BodyHost):
             process.clock,
             history,
             process.metrics,
-            kept=process.values.of(record.id),
+            store_value=process.values.of(record.id),
             observer=_Says(context.says),
         )
         scope.suspects.watched = lease.turn > FIRST_TURN

@@ -80,7 +80,7 @@ class LiveRun(Observer):
             process.metrics,
             lease_window=process.lease_window,
             trace=trace,
-            kept=process.values.of(record.id),
+            store_value=process.values.of(record.id),
             observer=self,
         )
         self.execution = Execution(
