@@ -61,7 +61,8 @@ CASES = {
     ),
     "a class whose `__str__` fails": Row(["unspeakable"]),
     "`SystemExit`, `KeyboardInterrupt`, `GeneratorExit`, a `BaseException` of your own": Row(
-        ["exits", "interrupts", "closes", "loose"], ("offramp.errors:Aborted", "ended with", "which is not an Exception"),
+        ["exits", "interrupts", "closes", "loose"],
+        ("offramp.errors:Aborted", "ended with", "which is not an Exception"),
         same=False,
     ),
     "a panic of a Rust extension": Row(
