@@ -54,15 +54,15 @@ class MemoryStore:
         self._lost: Callable[[Lease], object] = lambda _lease: None
         self.outbox = MemoryOutbox()
 
-    def change(self, lease: Lease, function: Callable[[MemoryRun], Any], *, tells: bool = False) -> Commit[Any]:
-        """Change a run if the lease is current; with `tells`, a lost lease is reported as for a refused write (S3)."""
+    def change(self, lease: Lease, function: Callable[[MemoryRun], Any], *, reports: bool = False) -> Commit[Any]:
+        """Change a run if the lease is current; with `reports`, a lost lease is reported like a refused write (S3)."""
         commit: Commit[Any] = Commit()
         with self.lock:
             run = self._runs.get(lease.run_id)
             value, error = None, self._refusal(lease, run)
             if run is not None and error is None:
                 value = function(run)
-        if tells and isinstance(error, LeaseLost):
+        if reports and isinstance(error, LeaseLost):
             self._lost(lease)
         commit.resolve(value, error)
         return commit
@@ -439,7 +439,7 @@ class MemoryRunLog:
 
     def durable(self) -> Commit[None]:
         """Resolved at once: no data here survives the process anyway."""
-        return self._store.change(self.lease, lambda _run: None, tells=True)
+        return self._store.change(self.lease, lambda _run: None, reports=True)
 
     def survived(self) -> None:
         """Forget the run's deaths."""

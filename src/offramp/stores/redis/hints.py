@@ -178,14 +178,14 @@ class RedisHints:
                 self._message(rest[0], rest[1])
             elif kind == b"pong" and rest[0] == _READY:
                 ready = True
-                self._tell_missed()
+                self._report_missed()
             elif kind == b"subscribe" and ready:
-                self._tell_events(rest[0])  # events may have come before that
+                self._report_events(rest[0])  # events may have come before that
 
     def _message(self, channel: bytes, data: bytes) -> None:
         if channel != self._common:
             if data != self._own.encode():
-                self._tell_events(channel)
+                self._report_events(channel)
             return
         if len(data) > HINT_BYTES_MAX:
             return
@@ -196,11 +196,11 @@ class RedisHints:
         if hint.sender != self._own and self._hearer is not None:
             self._hearer.hinted(hint.kind, hint.ids[:IDS_MAX])
 
-    def _tell_events(self, channel: bytes) -> None:
+    def _report_events(self, channel: bytes) -> None:
         if self._hearer is not None and channel.startswith(self._of_run):
             self._hearer.hinted("events", [channel[len(self._of_run) :].decode(errors="replace")])
 
-    def _tell_missed(self) -> None:
+    def _report_missed(self) -> None:
         if self._hearer is not None:
             self._hearer.missed()
 

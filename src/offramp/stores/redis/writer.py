@@ -86,8 +86,8 @@ class Writer:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closing = False
-        self._away_since: float | None = None
-        self._away = ""
+        self._unavailable_since: float | None = None
+        self._unavailable = ""
         self.writing_since: float | None = None
         """When the batch that is being written was begun; None while none is."""
         self._tails = Tails()
@@ -111,8 +111,8 @@ class Writer:
         """Why the server accepts no writes, or no new runs; from any thread."""
         since = self.writing_since
         late_s = 0.0 if since is None else time.monotonic() - since
-        if self._away_since is not None:
-            return self._away
+        if self._unavailable_since is not None:
+            return self._unavailable
         if late_s >= self._timeout_s:
             return f"Redis has not taken a write for {late_s:.0f} s"
         return "Redis is nearly full, and accepts no new runs" if self._is_tight else None
@@ -241,7 +241,7 @@ class Writer:
             try:
                 reply = self._send(batch_of(wires), tails, durable=any(each.durable for each in operations))
             except RedisError as error:
-                if not self._goes_on(operations, given_up, error, began):
+                if not self._may_retry(operations, given_up, error, began):
                     return None
             else:
                 self._is_back()
@@ -257,13 +257,13 @@ class Writer:
                 raise NotOnDisk
         return reply
 
-    def _goes_on(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
+    def _may_retry(self, operations: list[Operation], given_up: set[int], error: RedisError, began: float) -> bool:
         """Handle a failed attempt; returns whether to send the batch again."""
         now = time.monotonic()
         refusal = problem(self._address, error)
-        self._away = str(refusal).replace(f" at {self._address.shown}", "")
-        if self._away_since is None:
-            self._away_since = now
+        self._unavailable = str(refusal).replace(f" at {self._address.shown}", "")
+        if self._unavailable_since is None:
+            self._unavailable_since = now
             logger.error("%s. Accepted runs wait", refusal)
         with self._lock:
             closing = self._closing
@@ -277,7 +277,7 @@ class Writer:
             self.key, self.number = self._memory(), 0
             self._give_up(operations, refusal)
             return False
-        if now - self._away_since >= PATIENCE_S or not passes(error):
+        if now - self._unavailable_since >= PATIENCE_S or not passes(error):
             for place, operation in enumerate(operations):
                 if not operation.retained and place not in given_up:
                     given_up.add(place)
@@ -329,9 +329,9 @@ class Writer:
             del self._given_up[next(iter(self._given_up))]
 
     def _is_back(self) -> None:
-        if self._away_since is not None:
-            logger.warning("%s is back after %.1f s", self._address.shown, time.monotonic() - self._away_since)
-            self._away_since = None
+        if self._unavailable_since is not None:
+            logger.warning("%s is back after %.1f s", self._address.shown, time.monotonic() - self._unavailable_since)
+            self._unavailable_since = None
 
     def _take_back(self, operations: list[Operation], given_up: set[int], answers: Sequence[Any]) -> None:
         """Undo operations that were applied although their callers got an error."""
