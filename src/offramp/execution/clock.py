@@ -54,7 +54,7 @@ class SystemClock:
     def random_bytes(self, count: int) -> bytes:
         """Unpredictable bytes, drawn in advance: each system call gives the interpreter lock away."""
         with self._random_lock:
-            if len(self._random) < count or self._random_pid != os.getpid():  # a fork must not repeat its parent
+            if len(self._random) < count or self._random_pid != os.getpid():  # a fork draws its own
                 self._random, self._random_pid = os.urandom(max(count, RANDOM_BYTES)), os.getpid()
             drawn, self._random = self._random[:count], self._random[count:]
         return drawn

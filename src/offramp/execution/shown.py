@@ -19,7 +19,7 @@ def missing(error: BaseException) -> str | None:
         return None
     return (
         f"a body sees only journaled attributes of the exception of step {step!r}; {error.name!r} cannot be journaled: "
-        "have the step raise an exception of its own with the values needed"
+        "have the step put the values needed into an exception of its own"
     )
 
 
