@@ -109,7 +109,7 @@ class Executing(Protocol):
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""
 
-    def says(self, step: str, what: str | None) -> None:
+    def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""
 
 

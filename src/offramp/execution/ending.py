@@ -111,7 +111,7 @@ class Ending:
         return self.outcome is not None and not self.struck and journal.asked_before(STRUCK)
 
 
-def tell_of_failure(run_id: str, outcome: Outcome, error: BaseException) -> None:
+def log_failure(run_id: str, outcome: Outcome, error: BaseException) -> None:
     """Log an exception that an ending body raised itself, as the outcome does not show it."""
     what = "no longer fits its journal" if isinstance(error, Divergence) else f"raised {type(error).__name__}"
     logger.warning("%s: its body %s after it was %s; it may not have cleaned up", run_id, what, outcome.status)

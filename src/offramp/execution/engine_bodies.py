@@ -20,7 +20,7 @@ from offramp.core.failure import exception_of, failure_of
 from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
 from offramp.execution.body_loop import give_body_timers
-from offramp.execution.ending import tell_of_failure
+from offramp.execution.ending import log_failure
 from offramp.execution.history import History
 from offramp.execution.making import fail, first
 from offramp.execution.observer import Observer
@@ -198,7 +198,7 @@ class EngineBody(BodyExecution, Observer):
         self._outcome = outcome
         if self._scope.ending.outcome is not None:
             if error is not None and not self._scope.steps.repeats:
-                tell_of_failure(self._facts.run_id, outcome, error)
+                log_failure(self._facts.run_id, outcome, error)
         elif (misused := _misused(error)) is not None:
             unrepeatable = BodyNotRepeatable(
                 f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "

@@ -50,11 +50,11 @@ class Leftovers:
     def abandoned(self, attempt: Attempt, code: Coroutine[Any, Any, Any] | int) -> None:
         """Count code that continues, and log where it stands."""
         if isinstance(code, int):
-            self._elsewhere(self._tell, attempt, line_of_thread(code), _HELD)
+            self._elsewhere(self._report, attempt, line_of_thread(code), _HELD)
         else:
-            self._tell(attempt, line_of(_frames(code)), _CLOSED)
+            self._report(attempt, line_of(_frames(code)), _CLOSED)
 
-    def _tell(self, attempt: Attempt, line: str, cure: str) -> None:
+    def _report(self, attempt: Attempt, line: str, cure: str) -> None:
         facts, step = attempt.scope.facts, attempt.call.name
         self._metrics.abandoned(facts.pipeline, step)
         logger.warning(

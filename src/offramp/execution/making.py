@@ -99,11 +99,11 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
 
 async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     """Wait for each admission, for as long as the engine lets the attempt wait."""
-    scope, asked, said = attempt.scope, attempt.asked(), []
+    scope, asked, waits = attempt.scope, attempt.asked(), []
 
     def says(what: str) -> None:
-        said.append(what)
-        scope.says(asked.step, what)
+        waits.append(what)
+        scope.report_wait(asked.step, what)
 
     attempt.waits()
     since = scope.clock.monotonic()
@@ -116,8 +116,8 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
         if limit.expired():
             raise Postpone(scope.clock.time() + ASK_AGAIN_S) from None
         raise
-    if said:
-        scope.says(asked.step, None)
+    if waits:
+        scope.report_wait(asked.step, None)
     if attempt.trace is not None:
         attempt.trace.queued(scope.clock.monotonic() - since)
 

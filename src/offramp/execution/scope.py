@@ -183,7 +183,7 @@ class Scope(Recording):
         with self.waits(self.clock.time() + seconds):
             await sleep_for(self.clock, seconds)
 
-    def says(self, step: str, what: str | None) -> None:
+    def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""
         run_id = self.facts.run_id
         if what is not None:

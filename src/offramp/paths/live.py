@@ -16,7 +16,7 @@ from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
-from offramp.execution.ending import tell_of_failure
+from offramp.execution.ending import log_failure
 from offramp.execution.history import History
 from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
@@ -271,7 +271,7 @@ class LiveRuns:
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """End a run whose pipeline is over: its outcome becomes durable, then the terminal event visible."""
         if error is not None and run.execution.scope.ending.outcome is not None:
-            tell_of_failure(run.record.id, outcome, error)
+            log_failure(run.record.id, outcome, error)
             error = None
         watcher = self.watchers.get(run.record.id)
         if watcher is not None:

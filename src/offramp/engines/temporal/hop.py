@@ -75,7 +75,7 @@ class Hop(Part, Sharing):
         self._leases = leases
         self._clock = clock
         self._owner = owner
-        self._telling: set[asyncio.Task[None]] = set()
+        self._signalling: set[asyncio.Task[None]] = set()
 
     async def begin(
         self,
@@ -124,7 +124,7 @@ class Hop(Part, Sharing):
             logger.info("%s will be handed to Temporal once its steps in this process have ended: %s", record.id, error)
             return None
         lease = await self.assigned(record.id) if detach() else None
-        self._tell(record.id, GO)
+        self._signal(record.id, GO)
         return lease
 
     async def assigned(self, run_id: str) -> Lease | None:
@@ -140,19 +140,19 @@ class Hop(Part, Sharing):
 
     async def delivered(self, run_id: str) -> None:
         """A step has ended here: make its body look at once, as it would after a while by itself."""
-        self._tell(run_id, DELIVERED)
+        self._signal(run_id, DELIVERED)
 
     async def close(self) -> None:
         """Wait, for a bounded time, until all signals are sent."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S_MAX):
-                while self._telling:
-                    await asyncio.wait(self._telling)
+                while self._signalling:
+                    await asyncio.wait(self._signalling)
 
-    def _tell(self, run_id: str, signal: str) -> None:
+    def _signal(self, run_id: str, signal: str) -> None:
         task = asyncio.get_running_loop().create_task(self.send(run_id, signal))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._signalling.add(task)
+        task.add_done_callback(self._signalling.discard)
 
     async def send(self, run_id: str, signal: str) -> None:
         """Signal the workflow of a run, until Temporal answers."""
