@@ -107,7 +107,12 @@ def silent(gateway):
 async def test_other_branches_go_on_at_once(service):
     async with service(app) as runtime:
         handle = await runtime.start("beside", fails=False)
-        await eventually(lambda: made("quick2"))
+
+        async def both_have_ended():
+            steps = (await handle.document())["steps"]
+            return [step["status"] for step in steps if step["name"] == "other"] == ["completed", "completed"]
+
+        await eventually(both_have_ended)
         assert not gate("slow").is_set()
         gate("slow").set()
         assert await result_of(handle) == ["slow", "quick1", "quick2", "last"]
