@@ -11,8 +11,6 @@ from offramp.conformance import prove_engine
 AT_ONCE = 5
 AHEAD = 20
 """As they take up to 11 s each, a place is seldom empty."""
-ALONE = {"a_wish_to_cancel_outlives_the_process_that_should_have_obeyed"}
-"""Temporal hears of the wish within half a second, or it gives the step to the next worker first."""
 
 
 @pytest.fixture(scope="session")
@@ -41,17 +39,12 @@ def play(request, outcomes):
 async def play_next(first, outcomes):
     items = first.session.items
     later = [item for item in items[items.index(first) + 1 :] if "play" in item.fixturenames]
-    together = [first, *(item for item in later if not is_alone(item) and item.nodeid not in outcomes)][:AHEAD]
+    together = [first, *(item for item in later if item.nodeid not in outcomes)][:AHEAD]
     room = asyncio.Semaphore(AT_ONCE)
 
     async def played(item):
         async with room:
             await prove_engine(item.callspec.params["case"], item.callspec.params["harness"])
 
-    chosen = [first] if is_alone(first) else together
-    found = await asyncio.gather(*map(played, chosen), return_exceptions=True)
-    outcomes.update(zip((item.nodeid for item in chosen), found, strict=True))
-
-
-def is_alone(item):
-    return item.callspec.params["case"].id in ALONE
+    found = await asyncio.gather(*map(played, together), return_exceptions=True)
+    outcomes.update(zip((item.nodeid for item in together), found, strict=True))

@@ -106,7 +106,8 @@ class RemoteSteps(Steps):
         at = scope.clock.time()
         failed: Failed | None = None
         try:
-            entry = await self._runtime.step(StepCall(call.name, call.key, number, decides), call.arguments)
+            asked = StepCall(call.name, call.key, number, decides, attempt.cleans_up)
+            entry = await self._runtime.step(asked, call.arguments)
         except Exception as error:  # noqa: BLE001 - it was not executed
             failed = fail(scope, call, number, error, at, 0.0)
         finally:

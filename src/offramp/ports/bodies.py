@@ -76,12 +76,16 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class StepCall(msgspec.Struct, frozen=True):
-    """One step call of a body; `decides` to call `on_unknown` for an interrupted one instead."""
+    """One step call of a body; `decides` to call `on_unknown` for an interrupted one instead.
+
+    `cleans_up` if it belongs to a cleanup, which continues although its run is cancelled.
+    """
 
     name: str
     key: str
     attempt: int = 1
     decides: bool = False
+    cleans_up: bool = False
 
 
 class StepTerms(NamedTuple):

@@ -314,7 +314,17 @@ class _Outside(BodyRuntime):
                 return await with_value(delivered, f"{VALUE}:{call.key}" if self._keyed else None)
             first = (self._first or not terms.short) and not held and not self._anew
             drawn = await self._drawn()
-            ticket = Ticket(self.token, call.key, call.attempt, call.decides, first, self._steps == 0, self.part, drawn)
+            ticket = Ticket(
+                self.token,
+                call.key,
+                call.attempt,
+                call.decides,
+                first,
+                opens=self._steps == 0,
+                part=self.part,
+                drawn=drawn,
+                cleans_up=call.cleans_up,
+            )
             value: RawValue = await self._scheduled(call, terms, [raw(arguments), ticket])
             await self._require_answer(call, answered(value))
             self._steps += 1

@@ -153,7 +153,8 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     """Second argument of a step's activity, after its own: the authority for its writes.
 
     `first` if, as far as the body knows, no other worker can have begun the step; `opens` if no step of the run has
-    ended before. `drawn` are values that the body has drawn, to be recorded before the step.
+    ended before. `drawn` are values that the body has drawn, to be recorded before the step. `cleans_up` if the step
+    belongs to a cleanup; None from an earlier version, whose bodies did not say.
     """
 
     token: int
@@ -164,6 +165,7 @@ class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
     opens: bool = False
     part: TraceContext | None = None
     drawn: list[Entry] = []
+    cleans_up: bool | None = None
 
 
 class _Msgspec(EncodingPayloadConverter):

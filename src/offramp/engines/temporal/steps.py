@@ -204,20 +204,24 @@ class Activities:
         """One attempt of the step that the activity is named after."""
         info = activity.info()
         ticket: Ticket = read(args[1], Ticket)
-        call = StepCall(info.activity_type, ticket.key, ticket.attempt, ticket.decides)
+        call = StepCall(info.activity_type, ticket.key, ticket.attempt, ticket.decides, bool(ticket.cleans_up))
+        first = ticket.first and info.attempt == 1  # which Temporal assigns to one worker, once
         if self._host.terms(call.name) is None:
             raise ApplicationError(f"step {call.name!r} is not declared: this worker has other code")
         with _refusals():
-            record = await self._known_record()
+            record = await self._known_record(fresh=not first)
             whole = Lease(record.id, ENGINE, ticket.token)
             for drawn in ticket.drawn:  # on disk at the latest with the step's entry, and before it
                 self._store.log(whole.of_step(drawn.key)).append(drawn, None)
-            if ticket.first and info.attempt == 1:  # which Temporal assigns to one worker, once
+            if first:
                 turn = Turn(whole.of_step(call.key), finished=False)
             else:
                 turn = await self._leases.take_step(whole, call.key)
         if turn.finished:
             entry = await self._written(call.key)
+        elif record.cancel_requested and ticket.cleans_up is False:
+            # The workflow hears of the request later than this worker if the last one died: it cancels this activity.
+            raise _benign("the run is to be cancelled", type="Interrupted")
         else:
             entry = await self._executed(turn.lease, record, call, _arguments(args[0]), _Signs(info, ticket))
         if entry.failure is not None:
@@ -275,9 +279,10 @@ class Activities:
             self._store.log(lease).append(entry, event)
         await self._store.log(whole).durable()
 
-    async def _known_record(self) -> RunRecord:
+    async def _known_record(self, *, fresh: bool = False) -> RunRecord:
+        """The record of the run; one that is not `fresh` may lack a cancel request."""
         run_id = _run_id()
-        record = self._records.get(run_id) or await self._store.get(run_id)
+        record = (None if fresh else self._records.get(run_id)) or await self._store.get(run_id)
         if record is None:
             raise LeaseLost(f"{run_id} is not in the store")
         self._remember(record)
