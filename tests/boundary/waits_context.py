@@ -104,7 +104,7 @@ async def a_cleanup_of_a_run_that_leaves():
                 await desk.begun.wait()
                 scope = gateway.live.get(run).execution.scope
                 draining = asyncio.ensure_future(gateway.drain())
-                await eventually(lambda: scope.state == "leaving")
+                await eventually(lambda: scope.gate.state == "leaving")
                 desk.hold.set()
                 await draining
             await frames_of(worker, run)

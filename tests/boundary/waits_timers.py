@@ -115,7 +115,7 @@ async def is_taken_over(wait, *expected):
                 live = old.live.get(run)
                 if live is not None:
                     await swept(live.execution)
-                    await live.log.durable() if live.execution.scope.is_open else None
+                    await live.log.durable() if live.execution.scope.gate.is_open else None
                 clock.advance(LEFT_S)
                 await gateway.retire("old")
             async with member(case.app, Path(folder), "worker", owner="new", **settings):

@@ -422,6 +422,6 @@ async def test_a_drain_does_not_wait_for_an_abandoned_step(clock):
         await begun.wait()
         await clock.run_until(waiting.wait())
         live = runtime.service.live.get(handle.id)
-        assert [attempt.call.name for attempt in live.execution.scope.in_flight.values()] == ["last"]
+        assert [attempt.call.name for attempt in live.execution.scope.gate.in_flight.values()] == ["last"]
         await handle.cancel()
         assert types(await log_of(handle))[-1] == "run.cancelled"

@@ -11,8 +11,6 @@ import pytest
 from offramp.core.run import Outcome
 from offramp.execution.gate import Gate
 from offramp.execution.observer import Observer
-from offramp.execution.turns import ResultOrder
-from offramp.execution.waiting import Mailbox
 from offramp.ports.store import Parked
 from offramp.testing import FakeClock
 
@@ -22,9 +20,7 @@ THREADS = 8
 class Seen(Observer):
     def __init__(self):
         self.states = []
-        self.gate = Gate(
-            SimpleNamespace(cancelled=False), None, FakeClock(), None, Mailbox([]), ResultOrder(0), observer=self
-        )
+        self.gate = Gate(SimpleNamespace(cancelled=False), None, FakeClock(), observer=self)
 
     def changed(self):
         self.states.append(self.gate.state)
@@ -71,3 +67,27 @@ def test_a_run_ends_from_outside_once_and_not_after_its_outcome():
     ended.move("end")
     assert not ended.end_from_outside(cancelled, replays=False)
     assert ended.ending.outcome is None
+
+
+def test_what_a_move_asks_for_comes_before_the_observer_hears_of_it():
+    seen = Seen()
+    assert seen.gate.move("leave", then=lambda: seen.states.append("noted"))
+    assert not seen.gate.move("leave", then=lambda: seen.states.append("noted again"))
+    assert seen.states == ["noted", "leaving"]
+
+
+def test_the_last_step_in_flight_of_a_run_that_stays_leaves_it_at_rest():
+    seen = Seen()
+    first, second = (SimpleNamespace(key=key, live=True) for key in ("a", "b"))
+    seen.gate.in_flight.update(a=first, b=second)
+    assert [seen.gate.leave(first), seen.gate.leave(second)] == [False, True]
+    assert not first.live
+    assert seen.states == []
+
+
+def test_the_observer_hears_of_each_step_that_ends_in_a_run_that_leaves():
+    seen = Seen()
+    attempt = seen.gate.in_flight["a"] = SimpleNamespace(key="a", live=True)
+    seen.gate.move("leave")
+    assert not seen.gate.leave(attempt)
+    assert seen.states == ["leaving", "leaving"]

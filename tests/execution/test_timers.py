@@ -331,7 +331,7 @@ async def test_a_long_limit_around_what_is_not_journaled_does_not_park_the_run(a
         for _ in range(20):
             clock.advance(0.1)
             await asyncio.sleep(0)
-        assert runtime.service.live.get(handle.id).execution.scope.waits_until() is None
+        assert runtime.service.live.get(handle.id).execution.scope.waits.until() is None
         outcome.set()
         assert await clock.run_until(result_of(handle)) == "done"
         assert "run.resumed" not in types(await log_of(handle))

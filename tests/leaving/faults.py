@@ -55,8 +55,8 @@ def a_run_is_given_back_twice(patch):
         if run.state == "ended":
             return
         self._live.drop(run)
-        await self._engine.release(run.lease, run.execution.scope.rest)
-        await self._engine.release(run.lease, run.execution.scope.rest)
+        await self._engine.release(run.lease, run.execution.scope.gate.rest)
+        await self._engine.release(run.lease, run.execution.scope.gate.rest)
 
     patch.setattr(Demoter, "_give_back", give_back)
 
@@ -67,7 +67,7 @@ def a_run_that_the_store_does_not_take_back_is_forgotten(patch):
         if run.state != "given_back":
             return
         self._live.drop(run)
-        await self._engine.release(run.lease, run.execution.scope.rest)
+        await self._engine.release(run.lease, run.execution.scope.gate.rest)
 
     patch.setattr(Demoter, "_give_back", give_back)
 

@@ -382,7 +382,7 @@ async def test_a_handoff_executes_no_cleanup_where_the_run_leaves(desk, tmp_path
             await desk.begun("work").wait()
             scope = gateway.live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
-            await eventually(lambda: scope.state == "leaving")
+            await eventually(lambda: scope.gate.state == "leaving")
             desk.gate("work").set()
             await draining
         frames = await frames_of(worker, run)
@@ -419,7 +419,7 @@ async def test_a_drain_hands_a_cleanup_over_and_it_goes_on_there(desk, tmp_path,
         await desk.begun("two").wait()
         scope = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
-        await eventually(lambda: scope.state == "leaving")
+        await eventually(lambda: scope.gate.state == "leaving")
         async with member(desk.app, tmp_path, "worker", owner="b", clock=clock) as second:
             desk.gate("two").set()
             await draining
@@ -535,7 +535,7 @@ async def test_a_cleanup_that_is_taken_up_after_its_time_ends_there(desk, tmp_pa
         await desk.begun("one").wait()
         scope = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
-        await eventually(lambda: scope.state == "leaving")
+        await eventually(lambda: scope.gate.state == "leaving")
         desk.gate("one").set()
         await draining
     clock.advance(20)
@@ -568,7 +568,7 @@ async def test_a_body_that_does_not_let_go_ends_after_the_grace(desk, end):
         else:
             clock.advance(100)
         scope = runtime.service.live.get(handle.id).execution.scope
-        await eventually(lambda: scope.ending.struck)
+        await eventually(lambda: scope.gate.ending.struck)
         clock.advance(4.9)
         assert (await handle.document())["status"] == "running"
         assert not let_go
@@ -722,7 +722,7 @@ async def test_code_that_does_not_fit_a_cleanup_under_way_is_told_of(desk, tmp_p
         await desk.begun("two").wait()
         executing = first.live.get(run).execution.scope
         draining = asyncio.ensure_future(first.drain())
-        await eventually(lambda: executing.state == "leaving")
+        await eventually(lambda: executing.gate.state == "leaving")
         desk.gate("two").set()
         await draining
         changed.append(1)

@@ -229,7 +229,7 @@ async def test_parallel_branches_park_until_the_last_step_in_flight_has_ended(cl
         holds[0].set()
         holds[1].set()
         scope = runtime.service.live.get(handle.id).execution.scope
-        await eventually(lambda: scope.parked == 2)
+        await eventually(lambda: scope.gate.parked == 2)
         assert executed == Counter({(0, 0): 1, (1, 0): 1, (2, 0): 1})
         holds[2].set()
         result = await clock.run_until(result_of(handle))

@@ -276,7 +276,7 @@ async def test_a_draining_gateway_demotes_its_runs_and_takes_no_more(tmp_path):
             await begun.wait()
             scope = gateway.live.get(run).execution.scope
             draining = asyncio.ensure_future(gateway.drain())
-            await eventually(lambda: scope.state == "leaving")
+            await eventually(lambda: scope.gate.state == "leaving")
             assert await gateway.ready() == (False, "stopping")
             with pytest.raises(Overloaded) as refused:
                 await gateway.submit(Submission(pipeline="pipe"))
@@ -319,7 +319,7 @@ async def test_a_draining_worker_hands_its_runs_over_at_the_boundary(tmp_path):
         async with member(app, tmp_path, "worker", owner="b") as second:
             scope = first.live.get(run).execution.scope
             draining = asyncio.ensure_future(first.drain())
-            await eventually(lambda: scope.state == "leaving")
+            await eventually(lambda: scope.gate.state == "leaving")
             hold.set()
             await draining
             frames = await frames_of(second, run)

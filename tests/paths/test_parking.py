@@ -303,7 +303,7 @@ async def test_a_run_that_waits_is_parked_at_once_when_its_process_stops(tmp_pat
             asked = Submission(pipeline="ask", input=b'{"number":1}', respond_async=path == "deep")
             run = (await taker.submit(asked)).record.id
             scope = (await live(leaving, run)).execution.scope
-            await until(lambda: scope.waits_until() is not None)
+            await until(lambda: scope.waits.until() is not None)
         assert is_parked(other, run)
         await other.signal(run, "go", b"1")
         async with member(app, tmp_path, "worker", owner="next", clock=clock):
@@ -384,7 +384,7 @@ async def test_a_run_is_not_parked_while_it_takes_a_signal_that_came_early():
         scope = (await live(runtime.service, handle.id)).execution.scope
         for number in (1, 2):
             await handle.signal("x", number)
-        await until(lambda: scope.mailbox.seen == 2)
+        await until(lambda: scope.waits.mailbox.seen == 2)
         clock.control = runtime.service.process.control
         hold.set()
         assert await clock.run_until(result_of(handle)) == [1, 2]
@@ -414,11 +414,11 @@ async def test_a_run_is_not_parked_between_a_signal_and_what_it_starts(clock, tu
         handle = await runtime.submit(deep("both"))
         run = await live(runtime.service, handle.id)
         scope = run.execution.scope
-        await until(lambda: len(scope.mailbox.waiting) == 2)
+        await until(lambda: len(scope.waits.mailbox.waiting) == 2)
         await runtime.service.process.store.send_signal(handle.id, "a", b"1", clock.time())
 
         def look():  # on the run's loop, in one turn
-            scope.mailbox.put([("a", b"1")])
+            scope.waits.mailbox.put([("a", b"1")])
             scope.move_at_rest("park", clock.time(), lambda: executed.append("parked"))
 
         run.execution.call(look)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -26,7 +26,7 @@ from offramp.ports.seams import Asked
 if TYPE_CHECKING:
     from offramp.core.call import Call
     from offramp.core.journal import Journal
-    from offramp.core.leaving import State
+    from offramp.execution.gate import Gate
     from offramp.execution.run_facts import RunFacts
     from offramp.execution.suspects import Suspects
     from offramp.execution.threads import Place, Threads
@@ -67,8 +67,8 @@ class Executing(Protocol):
         """The order of results; knows the run's loop."""
 
     @property
-    def state(self) -> State:
-        """The state of the run in this process: some states forbid writes for the run."""
+    def gate(self) -> Gate[Attempt]:
+        """Lets the attempt begin; holds the state of the run, which may forbid writes for it."""
 
     @property
     def journal(self) -> Journal:
@@ -97,14 +97,8 @@ class Executing(Protocol):
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record; raises `ExecutionOver` once the run may not be written any more."""
 
-    async def enter(self, attempt: Attempt) -> None:
-        """Wait until the attempt may begin; from then on it is in flight."""
-
     def leave(self, attempt: Attempt) -> None:
         """The attempt is over."""
-
-    def queued(self) -> AbstractContextManager[None]:
-        """Marks the attempt as waiting to begin."""
 
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""
@@ -219,11 +213,11 @@ class Attempt:
     def _is_cancelled(self) -> bool:
         if self.place is not None and self.place.is_held:
             return True  # it has timed out, or no caller waits for it any more
-        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.state not in OVER)
+        return self.scope.facts.cancelled and not (self.cleans_up and self.scope.gate.state not in OVER)
 
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
-        if self.live and self.scope.state not in OVER:
+        if self.live and self.scope.gate.state not in OVER:
             body = events.StepDelta(self.call.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
 

@@ -67,7 +67,7 @@ class Body:
             key=None,
             path=self._path,
             remaining=self._remaining,
-            cancelled=lambda: scope.ending.struck,
+            cancelled=lambda: scope.gate.ending.struck,
             replaying=lambda: scope.replaying,
         )
 
@@ -140,9 +140,9 @@ class Body:
             await scope.all_replayed(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
-            scope.observer.waits_for_signal()
+            scope.gate.observer.waits_for_signal()
             with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
-                value = await scope.mailbox.take(scope.clock, name, due, came, scope.result_order.settled)
+                value = await scope.waits.mailbox.take(scope.clock, name, due, came, scope.result_order.settled)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
@@ -152,7 +152,7 @@ class Body:
             scope.append(entry, wait.ended("received" if failure is None else "due", ended))
             await scope.turn(key)
         elif entry.value is not None:
-            scope.mailbox.skip(name, entry.value)
+            scope.waits.mailbox.skip(name, entry.value)
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return entry.value or b"null"
@@ -167,10 +167,10 @@ class Body:
             started = events.WaitStarted(wait.kind, wait.name, wait.key, until)
             scope.append(None, events.draft(started, rfc3339(scope.clock.time())))
         try:
-            with scope.waits(due) as came:
+            with scope.waits.to(due) as came:
                 yield came
         except BaseException:
-            if scope.state not in OVER:  # else the run waits in another process
+            if scope.gate.state not in OVER:  # else the run waits in another process
                 scope.log.append(None, wait.ended("cancelled", scope.clock.time()))
             raise
 
@@ -189,5 +189,5 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     ambient = current.get()
     if isinstance(ambient, Body):
         ambient.scope.result_order.branch()
-        ambient.scope.observer.began_task()
+        ambient.scope.gate.observer.began_task()
     return RunTask(coroutine, loop=loop, **options)

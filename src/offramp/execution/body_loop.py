@@ -52,10 +52,10 @@ def _is_the_authors(frame: FrameType | None, home: str) -> bool:
 def _timers(frame: FrameType) -> Timers | None:
     """The timers of the body that this call belongs to, if any."""
     ambient = current.get()
-    if not isinstance(ambient, Body) or ambient.scope.state in OVER:
+    if not isinstance(ambient, Body) or ambient.scope.gate.state in OVER:
         return None
     timers = ambient.scope.timers
-    return timers if _is_the_authors(frame.f_back, timers.home) else None
+    return timers if _is_the_authors(frame.f_back, ambient.scope.home) else None
 
 
 def _time(timers: Timers, frame: FrameType) -> float:

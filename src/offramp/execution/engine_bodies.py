@@ -102,7 +102,7 @@ class RemoteSteps(Steps):
         if isinstance(attempt, Failed):
             raise attempt.error
         number, decides = attempt.number, attempt.call is not call
-        await scope.enter(attempt)
+        await scope.gate.enter(attempt)
         at = scope.clock.time()
         failed: Failed | None = None
         try:
@@ -197,7 +197,7 @@ class EngineBody(BodyExecution, Observer):
 
     def _ended(self, outcome: Outcome, error: BaseException | None) -> None:
         self._outcome = outcome
-        if self._scope.ending.outcome is not None:
+        if self._scope.gate.ending.outcome is not None:
             if error is not None and not self._scope.steps.repeats:
                 log_failure(self._facts.run_id, outcome, error)
         elif (misused := _misused(error)) is not None:
@@ -215,7 +215,7 @@ class EngineBody(BodyExecution, Observer):
 
     def signals(self, received: Sequence[tuple[str, bytes]]) -> None:
         """Pass on the signals of the run."""
-        self._scope.mailbox.put(received)
+        self._scope.waits.mailbox.put(received)
 
     def cancel(self) -> None:
         """End it `cancelled`."""
@@ -234,7 +234,7 @@ class EngineBody(BodyExecution, Observer):
         self._scope.result_order.turns.after(BOUND_AFTER_TURNS, self._bound)
 
     def _bound(self) -> None:
-        ending, clock = self._scope.ending, self._scope.clock
+        ending, clock = self._scope.gate.ending, self._scope.clock
         due = ending.until(self._cancel_grace_s)
         if self.over or ending.outcome is None:
             return
@@ -245,7 +245,7 @@ class EngineBody(BodyExecution, Observer):
 
     def give_up(self) -> None:
         """End it with the requested outcome, whatever its code does, unless it cleans up."""
-        ending = self._scope.ending
+        ending = self._scope.gate.ending
         if self.over or ending.outcome is None or ending.until(self._cancel_grace_s) > self._scope.clock.monotonic():
             return
         self._execution.finish(ending.outcome)

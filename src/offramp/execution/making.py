@@ -47,7 +47,7 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
     if not attempt.is_admitted and (seams.before or call.policy.lane == "thread"):
         return await _admitted(attempt, lanes, seams)
     try:
-        await scope.enter(attempt)
+        await scope.gate.enter(attempt)
     except BaseException as raised:  # noqa: BLE001 - only what stops the task ends the wait
         return Interrupted(raised)
     try:
@@ -109,7 +109,7 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     since = scope.clock.monotonic()
     try:
         async with asyncio.timeout(attempt.patience_s) as limit:
-            with scope.queued():
+            with scope.gate.queued():
                 for each in before:
                     attempt.releases.append(await each.admit(asked, says))
     except TimeoutError:
@@ -126,7 +126,7 @@ async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
     place = attempt.place = lanes.threads.place(attempt.call.name)
     if not place.is_given:
         attempt.waits()
-        with attempt.scope.queued():
+        with attempt.scope.gate.queued():
             await place.given()
 
 
@@ -207,7 +207,7 @@ def _is_interrupted(attempt: Attempt, raised: BaseException) -> bool:
         return True
     if isinstance(raised, Exception):
         return False
-    if isinstance(raised, ExecutionOver) or scope.state in OVER:
+    if isinstance(raised, ExecutionOver) or scope.gate.state in OVER:
         return True
     is_run_cancelled = scope.facts.cancelled and not attempt.cleans_up
     return is_cancellation(raised) and (is_run_cancelled or (watch is not None and watch.asked()))

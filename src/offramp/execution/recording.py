@@ -13,13 +13,13 @@ from offramp.core import events
 from offramp.core.journal import Entry, Journal
 from offramp.core.leaving import OVER
 from offramp.execution.endings import ExecutionOver
-from offramp.execution.gate import Gate
-from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.turns import ResultOrder
 from offramp.execution.waiting import Mailbox, sleep_for
+from offramp.execution.waits import Waits
 
 if TYPE_CHECKING:
-    from offramp.execution.observer import Observer
+    from offramp.execution.attempt import Attempt
+    from offramp.execution.gate import Gate
     from offramp.execution.run_facts import RunFacts
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
@@ -30,7 +30,7 @@ LOOK_EVERY_S = 0.05
 """How often such a body is checked."""
 
 
-class Recording(Gate):
+class Recording:
     """The journal of one executing run, and the body's turns to see its entries."""
 
     def __init__(
@@ -38,21 +38,25 @@ class Recording(Gate):
         facts: RunFacts,
         log: RunLog,
         clock: Clock,
-        lease_window: LeaseWindow | None,
+        gate: Gate[Attempt],
         mailbox: Mailbox,
         journal: Journal,
-        observer: Observer,
     ) -> None:
-        super().__init__(facts, log, clock, lease_window, mailbox, ResultOrder(journal.replayable), observer)
+        self.facts = facts
+        self.log = log
+        self.clock = clock
+        self.gate = gate
+        self.result_order = ResultOrder(journal.replayable)
+        self.waits = Waits(gate, self.result_order, mailbox)
         self.journal = journal
         self.diverged: str | None = None
         """The difference between the body and its journal."""
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record, unless this execution is over and the run may not be written any more."""
-        if self.state in OVER:
+        if self.gate.state in OVER:
             raise ExecutionOver
-        self._stirs += 1
+        self.waits.stirs += 1
         if entry is not None:
             self.journal.add(entry)
         self.log.append(entry, event)
@@ -63,16 +67,17 @@ class Recording(Gate):
         Called last: the call has no wait or attempt left.
         """
         if await self.result_order.turn(self.journal.position(key)):
-            self._resting()
-        if self.state == "detached":  # the body continues in another process; this one sees nothing more
+            self.waits.look()
+        if self.gate.state == "detached":  # the body continues in another process; this one sees nothing more
             await asyncio.get_running_loop().create_future()
-        ending, task = self.ending, asyncio.current_task() if self.ending.struck else None
+        ending = self.gate.ending
+        task = asyncio.current_task() if ending.struck else None
         if task is not None and task.cancelling() and key not in ending.late:
             raise asyncio.CancelledError  # the step swallowed the cancellation; a replay is struck before this result
 
     def is_given_at_once(self, key: str) -> bool:
         """Whether the body may receive this entry without a wait: a quick form of `turn`."""
-        is_plain = self.state != "detached" and not self.ending.struck
+        is_plain = self.gate.state != "detached" and not self.gate.ending.struck
         return is_plain and self.result_order.passes(self.journal.position(key))
 
     async def caught_up(self, grace_s: float) -> bool:

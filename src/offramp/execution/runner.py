@@ -95,18 +95,18 @@ class Execution:
         """End the run with this: cancels its body, and lets only cleanup steps start. False if it ends already."""
         scope = self.scope
         is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
-        if not scope.end_from_outside(outcome, replays=is_replaying):
+        if not scope.gate.end_from_outside(outcome, replays=is_replaying):
             return False
-        if scope.state == "detached":
+        if scope.gate.state == "detached":
             self.call(self._stop)
         else:
             self.call(self.strike)
-        scope.observer.ending_changed()
+        scope.gate.observer.ending_changed()
         return True
 
     def strike(self) -> None:
         """On the run's loop: strike the body of an ending run."""
-        if self.scope.state in OVER or self.scope.state == "detached" or self._striking is not None:
+        if self.scope.gate.state in OVER or self.scope.gate.state == "detached" or self._striking is not None:
             return
         if self._began and self._task is not None:  # otherwise its start does so
             striking = strike(self.scope, self._task.cancel)
@@ -116,9 +116,9 @@ class Execution:
         """Strike a run whose body was struck in an earlier execution, or whose end was requested before that."""
         scope = self.scope
         known = scope.journal.find(STRUCK)
-        if known is not None and scope.ending.outcome is None:
+        if known is not None and scope.gate.ending.outcome is None:
             self.end(ended_by(struck_by(known), scope.facts.deadline_at))
-        if scope.ending.outcome is not None:
+        if scope.gate.ending.outcome is not None:
             # Outside the body's own context, in which a new task would count as a branch of it.
             asyncio.get_running_loop().call_soon(self.strike, context=contextvars.Context())
 
@@ -137,9 +137,9 @@ class Execution:
         current.set(Body(self.scope))
         if self.scope.trace is not None:
             self.scope.trace.enter()
-        let_go = False
+        gate, let_go = self.scope.gate, False
         try:
-            if self.scope.state in OVER or (self.scope.ending.outcome is not None and not self.scope.began_before):
+            if gate.state in OVER or (gate.ending.outcome is not None and not self.scope.began_before):
                 raise asyncio.CancelledError  # the body is not called at all
             signature = self.spec.signature
             given = list(signature.decode_input(self._input).values())
@@ -148,16 +148,16 @@ class Execution:
             encoded = signature.bounded(signature.encode_result(value), self._result_bytes_max)
             outcome, error = Outcome("completed", await self.scope.store_value(encoded, "the pipeline")), None
         except BaseException as raised:  # noqa: BLE001 - whatever the pipeline raised is its outcome
-            if self.scope.state in OVER:
+            if gate.state in OVER:
                 return
             let_go = isinstance(raised, (asyncio.CancelledError, ExecutionOver))
             outcome, error = self._failed(raised)
         if self.scope.diverged is not None:
             error, let_go = Divergence(f"{self.scope.diverged}. {self._versions()}"), False
             outcome = Outcome("failed", error=failure_of(error))
-        ending = self.scope.ending.outcome
+        ending = gate.ending.outcome
         if ending is not None:  # however the pipeline reacted
-            outcome, error = ending, None if let_go or not self.scope.ending.struck else error
+            outcome, error = ending, None if let_go or not gate.ending.struck else error
         self.finish(outcome, error)
 
     def finish(self, outcome: Outcome, error: BaseException | None = None) -> None:

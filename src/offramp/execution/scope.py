@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from offramp.core.divergence import differs
 from offramp.core.failure import exception_of
 from offramp.core.journal import Entry, Journal
-from offramp.core.leaving import OVER
+from offramp.core.leaving import OVER, Move
 from offramp.execution.endings import ExecutionOver
+from offramp.execution.gate import Gate
 from offramp.execution.history import History
 from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.observer import SILENT, Observer
@@ -27,10 +28,13 @@ from offramp.execution.waiting import Mailbox, sleep_for
 from offramp.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from offramp.core.call import Call
+    from offramp.execution.attempt import Attempt
     from offramp.execution.steps import Steps
     from offramp.ports.clock import Clock
-    from offramp.ports.store import RunLog
+    from offramp.ports.store import Parked, RunLog
     from offramp.telemetry.run_trace import RunTrace
 
 logger = logging.getLogger("offramp")
@@ -46,7 +50,7 @@ class Scope(Recording):
     """The journal side of one executing run."""
 
     home = ""
-    """The package of the pipeline."""
+    """The package of the pipeline, whose timers are the body's wherever it is installed."""
 
     def __init__(
         self,
@@ -68,7 +72,8 @@ class Scope(Recording):
         self.metrics = metrics
         entries, dues = without_dues(history.entries)
         journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
-        super().__init__(facts, log, clock, lease_window, Mailbox(history.signals), journal, observer)
+        gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
+        super().__init__(facts, log, clock, gate, Mailbox(history.signals), journal)
         self.interrupted = dict(history.interrupted)
         """Steps that an earlier execution began without ending them, and that this one has not begun, by key."""
         self.suspects = Suspects(history, log)
@@ -107,8 +112,8 @@ class Scope(Recording):
     async def replayed(self, key: str) -> Entry | None:
         """The entry of a call, at its turn; None if it has not finished before."""
         entry = self.journal.ask(key)
-        if self.ending.struck:
-            self.ending.late.add(key)
+        if self.gate.ending.struck:
+            self.gate.ending.late.add(key)
         if entry is not None:
             await self.turn(key)
             self.timers.saw(entry)
@@ -118,26 +123,46 @@ class Scope(Recording):
     def timers(self) -> Timers:
         """The timers of the body; created with the first one."""
         if self._timers is None:
-            self._timers = Timers(
-                self, self._dues, self._began, self.home, DIVERGENCE_GRACE_S, keeps=self.steps.keeps_timers
-            )
+            self._timers = Timers(self, self._dues, self._began, DIVERGENCE_GRACE_S, keeps=self.steps.keeps_timers)
         return self._timers
 
+    # The state.
+
+    def move(self, move: Move, rest: Parked | None = None) -> bool:
+        """Change the state, see `Gate.move`; the timers of the body are recorded for the next process."""
+        return self.gate.move(move, rest, self._moved)
+
     def _moved(self) -> None:
-        if self._timers is not None and self.state in {"leaving", "given_back"}:
+        state = self.gate.state
+        if self._timers is not None and state in {"leaving", "given_back"}:
             self._timers.note_all()
-        if self._timers is not None and self.state in OVER and self._timers.close():
+        if self._timers is not None and state in OVER and self._timers.close():
             self._timers = None  # a cycle would wait for the garbage collector
+
+    def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object] = lambda: None) -> None:
+        """On the run's loop: make this move if the run only waits until after `beyond`.
+
+        Args:
+            move: `park`, or `give_back` of a run that leaves.
+            beyond: epoch seconds.
+            then: called if the move was made; `gate.rest` says how to park the run.
+        """
+        self.waits.at_rest(beyond, lambda rest: self.move(move, rest) and then())
+
+    def leave(self, attempt: Attempt) -> None:
+        """Note that an attempt is over."""
+        if self.gate.leave(attempt):
+            self.waits.look()
 
     # Step calls.
 
     async def step(self, call: Call) -> Any:
         """The result of a step call, from the journal or by execution."""
         # A call of a run without a replay, the usual case, avoids every needless coroutine.
-        key = call.key
-        entry = await self.replayed(key) if self._replays or self.ending.struck else None
+        key, gate = call.key, self.gate
+        entry = await self.replayed(key) if self._replays or gate.ending.struck else None
         if entry is None:
-            if self.ending.struck and self.ending.within() is None:
+            if gate.ending.struck and gate.ending.within() is None:
                 raise ExecutionOver
             if self._replays or self.diverged is not None:
                 may_end = self.result_order.fires or (key in self.interrupted and self.timers.pending)
@@ -147,8 +172,8 @@ class Scope(Recording):
                     await asyncio.sleep(0)  # an overdue timer ends its block before the step begins
             if self._reached_before:
                 self.reached(key)
-            if self.state != "running" or self.ending.outcome is not None:
-                await self.held_up()
+            if gate.state != "running" or gate.ending.outcome is not None:
+                await gate.held_up()
             try:
                 result = await self.steps.execute(self, call)
             except Exception:
@@ -180,7 +205,7 @@ class Scope(Recording):
 
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""
-        with self.waits(self.clock.time() + seconds):
+        with self.waits.to(self.clock.time() + seconds):
             await sleep_for(self.clock, seconds)
 
     def report_wait(self, step: str, what: str | None) -> None:
@@ -188,4 +213,4 @@ class Scope(Recording):
         run_id = self.facts.run_id
         if what is not None:
             logger.info("%s: step %r waits for %s", run_id, step, what, extra={"run_id": run_id, "step": step})
-        self.observer.step_waits(what)
+        self.gate.observer.step_waits(what)

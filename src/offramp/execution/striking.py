@@ -32,7 +32,7 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
 
     An open cleanup is not interrupted.
     """
-    ending, clock = scope.ending, scope.clock
+    ending, clock = scope.gate.ending, scope.clock
     entry, turns = scope.journal.ask(STRUCK), 0
     while not ending.strikes_next(scope.journal):
         if turns < LOOK_TURNS:
@@ -43,7 +43,7 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     if entry is None:
         await scope.result_order.settled()
         await ending.all_closed()
-        if ending.outcome is None or scope.state in OVER or scope.state == "detached":
+        if ending.outcome is None or scope.gate.state in OVER or scope.gate.state == "detached":
             return
         status: EndedBy = "expired" if ending.outcome.status == "expired" else "cancelled"
         entry = struck(status, clock.time())
@@ -53,7 +53,7 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     ending.strikes(entry.started_at)
     scope.result_order.branch()  # a result that comes now is given after the body has seen the strike
     cancel()
-    scope.observer.ending_changed()
+    scope.gate.observer.ending_changed()
 
 
 class CleanupBlock:
@@ -69,24 +69,24 @@ class CleanupBlock:
 
     async def __aenter__(self) -> Self:
         scope, cleanup = self._scope, self._cleanup
-        scope.require_here()
+        scope.gate.require_here()
         clock, seconds = scope.clock, cleanup.timeout_s
-        if scope.ending.struck:
+        if scope.gate.ending.struck:
             _hold_no_cancellation()
             seconds = self._due() - clock.time()
             await scope.steps.in_order()
         cleanup.ends = clock.monotonic() + max(0.0, seconds)
         self._token = current.set(self._inside(cleanup))
-        scope.ending.opened(cleanup, scope.observer)
+        scope.gate.ending.opened(cleanup, scope.gate.observer)
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        ending = self._scope.ending
+        ending = self._scope.gate.ending
         if self._token is not None:
             current.reset(self._token)
-        ending.closed(self._cleanup, self._scope.observer)
+        ending.closed(self._cleanup, self._scope.gate.observer)
         if not ending.cleanups and ending.strikes_next(self._scope.journal):
             await asyncio.get_running_loop().create_future()  # an ending run stops here
 
@@ -96,7 +96,7 @@ class CleanupBlock:
         key = scope.journal.key(CLEANUP)
         entry = scope.recorded(key)
         if entry is None:
-            due = scope.ending.due(self._cleanup.timeout_s)
+            due = scope.gate.ending.due(self._cleanup.timeout_s)
             entry = Entry(key, CLEANUP, "value", msgspec.json.encode(due), started_at=scope.clock.time())
             scope.append(entry, None)
         return float(msgspec.json.decode(entry.value or b"0"))

@@ -71,7 +71,6 @@ class Timers:
         scope: the scope of the run.
         dues: the due times of timers of earlier executions, by key, in epoch seconds.
         began: the latest possible start of the first of those executions; None without one.
-        home: the package of the pipeline, whose timers are the body's wherever it is installed.
         keeps: whether the timers of the clock survive the death of the process.
         patience_s: the time after which a recorded firing goes ahead of its turn in a stalled replay.
     """
@@ -81,7 +80,6 @@ class Timers:
         scope: Recording,
         dues: dict[str, float],
         began: float | None,
-        home: str,
         patience_s: float,
         *,
         keeps: bool,
@@ -106,7 +104,6 @@ class Timers:
         self._seen = None if began is None else (began, self._clock.monotonic())
         self.counts_anew = False
         """Whether a timer that did not fire in a run that has ended counts from the end of its replay."""
-        self.home = home
 
     # Time as the body sees it.
 
@@ -162,14 +159,14 @@ class Timers:
         timer.noted = timer.key in self._dues
         self._pending[timer.key] = timer
         timer.sleeps = kind == "sleep"
-        timer.mark = scope.begin_wait(timer.due, bounds=not timer.sleeps)
+        timer.mark = scope.waits.begin(timer.due, bounds=not timer.sleeps)
         self._keep(timer)  # first: its call is the earlier one, and the clock sees only that
         if self._live:
             self._arm(timer)
         elif self._catching is None:
             self._begin_catching_up()
         if timer.sleeps:
-            scope.look_at_rest()
+            scope.waits.look()
         return timer
 
     def _arm(self, timer: BodyTimer) -> None:
@@ -190,7 +187,7 @@ class Timers:
         """Record that a timer is due, then fire it in its turn."""
         scope = self._scope
         timer.alarm = None
-        if scope.state == "detached":
+        if scope.gate.state == "detached":
             return  # it fires in the process that continues the body
         self._end(timer)
         try:
@@ -205,11 +202,11 @@ class Timers:
         timer.turn = None
         if recorded is not None:
             self.saw(recorded)
-        if self._scope.state == "detached":
+        if self._scope.gate.state == "detached":
             return
         if not timer.cancelled():
             timer.fire()
-        self._scope.look_at_rest()
+        self._scope.waits.look()
 
     def dropped(self, timer: BodyTimer) -> None:
         """Note that the body cancelled a timer, or has seen it fire."""
@@ -222,11 +219,11 @@ class Timers:
         if self._pending.get(timer.key) is timer:
             self._end(timer)
             if timer.sleeps:
-                self._scope.look_at_rest()
+                self._scope.waits.look()
 
     def _end(self, timer: BodyTimer) -> None:
         del self._pending[timer.key]
-        self._scope.end_wait(timer.mark)
+        self._scope.waits.end(timer.mark)
 
     # During a replay, an unrecorded timer does not fire: the body may see that it never did.
 
@@ -243,7 +240,7 @@ class Timers:
         scope.result_order.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
         await seen
         await scope.result_order.settled()
-        if scope.state != "detached":
+        if scope.gate.state != "detached":
             self.release()
 
     def release(self) -> bool:
@@ -282,7 +279,7 @@ class Timers:
     def _keep(self, timer: BodyTimer) -> None:
         if timer.noted:
             return
-        if self._scope.state == "leaving":
+        if self._scope.gate.state == "leaving":
             self._note(timer)
         elif not (self._keeps or self.sweeping) and timer.due - timer.made > NOTED_AFTER_S:
             self.sweeping = True
@@ -290,7 +287,7 @@ class Timers:
 
     def _sweep(self) -> None:
         self.sweeping = False
-        if self._scope.is_open:
+        if self._scope.gate.is_open:
             self.note_all()
 
     def note_all(self) -> None:

@@ -1,59 +1,14 @@
-"""Waits that need no process: for a time, or for a signal from outside.
-
-While a run only waits here, it can be parked: it is executed again once one of its waits can end.
-"""
+"""Waits that need no process: for a time by the injected clock, or for a signal from outside."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from offramp.ports.clock import Clock
-
-
-class Waits:
-    """The waits of one executing run; begun and ended on its run loop, read from the control loop."""
-
-    def __init__(self) -> None:
-        self.due: dict[object, float] = {}
-        """The end of each; empty without waits."""
-        self._bounds: dict[object, float] = {}
-
-    @contextlib.contextmanager
-    def until(self, due: float | None) -> Iterator[Callable[[], object]]:
-        """Begin a wait that ends at the latest at `due`, in epoch seconds; None for no end.
-
-        Returns a function to call when the awaited thing has come: until the waiting code has seen it, the wait counts
-        as over, not as absent.
-        """
-        mark = object()
-        self.due[mark] = math.inf if due is None else due
-        try:
-            yield functools.partial(self.due.__setitem__, mark, 0.0)
-        finally:
-            del self.due[mark]
-
-    def begin(self, due: float, *, bounds: bool) -> object:
-        """The same until `end`; one that `bounds` does not count by itself, but ends the waits beside it."""
-        mark = object()
-        (self._bounds if bounds else self.due)[mark] = due
-        return mark
-
-    def end(self, mark: object) -> None:
-        """End a wait that was begun."""
-        self.due.pop(mark, None)
-        self._bounds.pop(mark, None)
-
-    def earliest(self) -> float | None:
-        """The time when the first of the waits ends by itself, `inf` if none does; None without waits."""
-        due = list(self.due.values())  # one atomic copy: the run loop changes it meanwhile
-        return min(due + list(self._bounds.values())) if due else None
 
 
 class Mailbox:

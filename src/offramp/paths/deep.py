@@ -189,7 +189,7 @@ class DeepPath(RunHost):
 
     def listening(self) -> list[str]:
         """The waiting runs here: they check again from time to time, in case a notification was lost."""
-        return [run.record.id for run in self._live.all() if run.execution.scope.waits_until() is not None]
+        return [run.record.id for run in self._live.all() if run.execution.scope.waits.until() is not None]
 
     def held(self, until: float) -> None:
         """The lease was renewed."""

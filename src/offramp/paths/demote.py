@@ -48,7 +48,7 @@ class Demoter:
     async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
         """Move a run from the fast to the deep path; does nothing if it has ended or is already leaving."""
         scope = run.execution.scope
-        if scope.ending.outcome is not None and reason != "drain":
+        if scope.gate.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
         if run.record.path != "fast" or not scope.move("leave"):
             return
@@ -56,7 +56,7 @@ class Demoter:
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
         demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
-        in_flight = list(scope.in_flight)
+        in_flight = list(scope.gate.in_flight)
         try:
             if run.trace is None:
                 await self._hand_off(run, demotion, in_flight)
@@ -116,18 +116,18 @@ class Demoter:
     async def _shared(self, run: LiveRun) -> bool:
         """Let the engine continue at once, if it can, and deliver the steps in flight as they end."""
         scope, shared, sharing = run.execution.scope, run.log, self._engine.sharing
-        if sharing is None or not isinstance(shared, SharedLog) or not scope.in_flight:
+        if sharing is None or not isinstance(shared, SharedLog) or not scope.gate.in_flight:
             return False
         delivering: dict[str, Attempt] = {}
 
         def detach() -> bool:
             if not scope.move("detach"):
                 return False
-            delivering.update(scope.in_flight)
+            delivering.update(scope.gate.in_flight)
             shared.keep(delivering)
             return True
 
-        lease = await sharing.share(run.record, list(scope.in_flight), detach)
+        lease = await sharing.share(run.record, list(scope.gate.in_flight), detach)
         if lease is None:
             if run.state == "detached":  # the run has ended meanwhile
                 self._live.drop(run)
@@ -140,7 +140,7 @@ class Demoter:
         changed, scope = run.changes(), run.execution.scope
         while delivering and self._live.get(run.record.id) is run:
             changed.clear()
-            ended = [key for key in delivering if key not in scope.in_flight]
+            ended = [key for key in delivering if key not in scope.gate.in_flight]
             if not ended:
                 await changed.wait()
             for key in ended:
@@ -178,11 +178,11 @@ class Demoter:
         execution, scope, changed = run.execution, run.execution.scope, run.changes()
         while run.state == "leaving":
             changed.clear()
-            if scope.in_flight:
+            if scope.gate.in_flight:
                 await changed.wait()
                 continue
             execution.call(scope.move_at_rest, "give_back", 0.0)
-            if scope.parked or not await self._progress(changed):
+            if scope.gate.parked or not await self._progress(changed):
                 scope.move("give_back")
         await self._give_back(run)
 
@@ -193,7 +193,7 @@ class Demoter:
         self._live.drop(run)
         while True:
             try:
-                await self._engine.release(run.lease, run.execution.scope.rest)
+                await self._engine.release(run.lease, run.execution.scope.gate.rest)
             except StoreError as error:  # until the engine takes the run back, no process executes it
                 logger.error("%s cannot be given back yet: %s", run.record.id, error)  # noqa: TRY400
             else:
@@ -216,7 +216,7 @@ class Demoter:
     def _leave_early(self, run: LiveRun) -> None:
         """Demote a fast run that only waits, for longer than its budget lasts (a sleep, a Retry-After)."""
         scope, clock = run.execution.scope, self._process.clock
-        until = scope.waits_until()
+        until = scope.waits.until()
         if until is not None and clock.time() + scope.facts.remaining() < until < math.inf:
             self._process.control.spawn(self.demote(run, "predicted"))
 

@@ -334,7 +334,7 @@ class _Attempt:
 
     async def _executed(self) -> Entry:
         scope = self._scope
-        scope.require_here()
+        scope.gate.require_here()
         attempt = await first(scope, self._call)
         if isinstance(attempt, Attempt):
             attempt.number, attempt.patience_s = max(self._number, attempt.number), self._context.patience_s

@@ -94,7 +94,7 @@ class LiveRun(Observer):
     @property
     def state(self) -> State:
         """Its state in this process."""
-        return self.execution.scope.state
+        return self.execution.scope.gate.state
 
     @property
     def lease(self) -> Lease:
@@ -119,7 +119,7 @@ class LiveRun(Observer):
         except StoreError as error:
             logger.error("signals of %s cannot be read yet: %s", self.record.id, error)  # noqa: TRY400 - tried again
             return
-        self.execution.call(self.execution.scope.mailbox.put, received)
+        self.execution.call(self.execution.scope.waits.mailbox.put, received)
 
     # The observer of its scope.
 
@@ -139,7 +139,7 @@ class LiveRun(Observer):
 
     def ending_changed(self) -> None:
         """End it, even against its code, when its time to end is over."""
-        ending, clock = self.execution.scope.ending, self._process.clock
+        ending, clock = self.execution.scope.gate.ending, self._process.clock
         if ending.outcome is None or self.state in OVER:
             return
         due = ending.until(self._process.settings.cancel_grace)
@@ -270,7 +270,7 @@ class LiveRuns:
 
     def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """End a run whose pipeline is over: its outcome becomes durable, then the terminal event visible."""
-        if error is not None and run.execution.scope.ending.outcome is not None:
+        if error is not None and run.execution.scope.gate.ending.outcome is not None:
             log_failure(run.record.id, outcome, error)
             error = None
         watcher = self.watchers.get(run.record.id)
@@ -319,7 +319,7 @@ class LiveRuns:
                     self._fast.give_back(run.record.tenant)
         for timer in run.timers:
             timer.cancel()
-        run.execution.scope.let_go()
+        run.execution.scope.gate.let_go()
         if known:
             if run.trace is not None:
                 run.trace.end()

@@ -188,7 +188,7 @@ async def check(process: Process, case: Case) -> Verdict:
                 if rehearsal.outcome is not None:
                     # If the run ends for another reason, the scope has the mismatch.
                     return verdict(_misfit(rehearsal.outcome, case.result) or scope.diverged)
-                if (scope.parked or scope.waits_until() is not None) and not scope.journal.missing:
+                if (scope.gate.parked or scope.waits.until() is not None) and not scope.journal.missing:
                     return verdict(None if case.result is None else "it makes a call that the run did not make")
     except TimeoutError:
         missed = scope.journal.unasked()
