@@ -51,7 +51,7 @@ class Step(Generic[P, R]):
         # The key is taken at the call, not when the coroutine first runs, so that its occurrence does not depend on
         # how tasks are scheduled.
         scope = ambient.scope
-        key = scope.journal.key(self.spec.name, given.key, given.earlier)
+        key = scope.replay.journal.key(self.spec.name, given.key, given.earlier)
         return scope.step(self.spec.call(key, given.encoded, given.values))
 
     async def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:

@@ -13,7 +13,7 @@ import pytest
 
 import offramp
 from offramp import App, Retry
-from offramp.execution import scope
+from offramp.execution import replay
 from offramp.paths.local import LocalRuntime
 from tests.boundary.tables import rows
 from tests.paths.waiting import deep, parked
@@ -24,7 +24,7 @@ EXECUTED = "executed again"
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch):
-    monkeypatch.setattr(scope, "DIVERGENCE_GRACE_S", 0.05)
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.05)
 
 
 def release(*steps, body):

@@ -286,7 +286,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.ending:CLEANUP_S_MAX", "s", "for all cleanups of a run together; also the largest `timeout`"),
             ("execution.ending:STRIKE_S_MAX", "s", "for the replay of a run that is being ended"),
             ("core.ownership:ASSIGNED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
-            ("execution.scope:DIVERGENCE_GRACE_S", "s", "without progress of a replay, then it counts as divergence"),
+            ("execution.replay:DIVERGENCE_GRACE_S", "s", "without progress of a replay, then it counts as divergence"),
             (
                 "paths.replay:CUTS_MAX",
                 "",
@@ -294,7 +294,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("rehearsal:SEEDS_TRIED_MAX", "", "hash seeds tried to find another order of sets"),
             ("rehearsal:TIMEOUT_S", "s", "for the replays of `testing.replays` and `offramp check` in another process"),
-            ("execution.scope:TIMEOUT_GRACE_S", "s", "the same at a step that a timer may still end"),
+            ("execution.replay:TIMEOUT_GRACE_S", "s", "the same at a step that a timer may still end"),
             ("execution.timers:NOTED_AFTER_S", "s", "after which a body's timer is written down"),
             (
                 "execution.timers:FRONTIER_S",

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from offramp import testing
-from offramp.execution import scope, timers, turns, waits
+from offramp.execution import replay, timers, turns, waits
 from tests.execution import recorded
 from tests.execution.recorded import JOURNALS, PIPELINES, Recorded, app
 
@@ -85,7 +85,7 @@ async def test_a_journal_that_breaks_off_anywhere_fits(service, file):
 async def test_results_that_follow_each_other_too_soon_are_noticed(service, monkeypatch, kind):
     for module in (turns, waits, timers):
         monkeypatch.setattr(module, "SETTLE_TURNS", 1)
-    monkeypatch.setattr(scope, "DIVERGENCE_GRACE_S", 0.05)
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.05)
     now, before = await replayed(service, read(kind))
     assert now != before
 

@@ -8,7 +8,7 @@ import pytest
 
 import offramp
 from offramp import App, testing
-from offramp.execution import scope
+from offramp.execution import replay
 from offramp.paths.submission import Submission
 from tests.support import Signal, eventually, frames_of, member
 
@@ -139,7 +139,7 @@ async def test_what_a_recorded_failure_cancelled_is_not_executed_again(tmp_path)
 
 
 async def test_a_wide_replay_is_not_taken_for_one_that_stands_still(tmp_path, monkeypatch):
-    monkeypatch.setattr(scope, "DIVERGENCE_GRACE_S", 0.0)
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.0)
     app, hold, gates = App("wide"), Signal(), []
 
     @app.step
@@ -166,7 +166,7 @@ async def test_a_wide_replay_is_not_taken_for_one_that_stands_still(tmp_path, mo
         async with member(app, tmp_path, "worker", owner="first", drain_timeout=0.0) as first:
             run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
             await eventually(
-                lambda: first.live.get(run) and len(first.live.get(run).execution.scope.journal.entries) == 41
+                lambda: first.live.get(run) and len(first.live.get(run).execution.scope.replay.journal.entries) == 41
             )
             await first.live.get(run).log.durable()
             await gateway.retire("first")

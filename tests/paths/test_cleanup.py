@@ -13,7 +13,7 @@ import offramp
 from offramp import App, Retry, current_run, testing
 from offramp.core.ending import CLEANUP_S_MAX
 from offramp.errors import OutsideRun
-from offramp.execution import scope as scopes
+from offramp.execution import replay
 from offramp.execution.ending import STRIKE_S_MAX
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
@@ -702,7 +702,7 @@ async def test_a_body_that_fails_while_it_cleans_up_is_told_of(desk, caplog):
 
 
 async def test_code_that_does_not_fit_a_cleanup_under_way_is_told_of(desk, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(scopes, "DIVERGENCE_GRACE_S", 0.2)
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.2)
     changed = []
 
     @desk.app.pipeline(budget=0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import offramp
 from offramp import App, Retry, current_run, emit
-from offramp.execution import scope
+from offramp.execution import replay
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, until
@@ -123,7 +123,7 @@ async def test_a_body_that_gathers_exceptions_executes_nothing_after_a_divergenc
 
 async def test_a_timeout_that_struck_strikes_again_in_a_replay(tmp_path, monkeypatch):
     app, hold, gates = App("timeouts"), Signal(), []
-    monkeypatch.setattr(scope, "DIVERGENCE_GRACE_S", 0.05)  # shorter than the timeout below
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.05)  # shorter than the timeout below
 
     @app.step
     async def slow() -> str:

@@ -11,7 +11,7 @@ import pytest
 import offramp
 from offramp import App
 from offramp.core.codec import Signature
-from offramp.execution import scope
+from offramp.execution import replay
 from offramp.paths.local import LocalRuntime
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, until
@@ -73,7 +73,7 @@ def release(executed, *, hold=None, further=()):
 
 
 async def test_recorded_steps_are_found_and_new_ones_counted_on(tmp_path, earlier_version, monkeypatch):
-    monkeypatch.setattr(scope, "DIVERGENCE_GRACE_S", 0.05)
+    monkeypatch.setattr(replay, "DIVERGENCE_GRACE_S", 0.05)
     old, new, last = [], [], []
     async with member(release(old), tmp_path, "local", owner="old") as service:
         run = (await service.submit(deep("asking"))).record.id

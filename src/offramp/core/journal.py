@@ -5,6 +5,7 @@ Pure bookkeeping; writing entries down is the store's work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal
@@ -39,6 +40,8 @@ def digest(encoded_arguments: bytes) -> str:
 
 TIMER = "offramp.timer"
 """Name of the entry of a plain asyncio timer that fired in a body."""
+DUE = "offramp.timer.due"
+"""Name of an entry with the due time of a timer; no call asks for one, so a replay may leave it unread."""
 ORDER = "offramp.order"
 """Name of an entry that states in which order a body saw others, if not in their recorded order."""
 
@@ -67,6 +70,19 @@ def as_seen(recorded: Sequence[Entry]) -> list[Entry]:
             if entry.name == ORDER:
                 entries = reordered(entries, msgspec.json.decode(entry.value or b"[]", type=list[str]))
     return entries
+
+
+def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:
+    """A journal without the entries of due times, and these times by the timers' keys."""
+    others: list[Entry] = []
+    dues: dict[str, float] = {}
+    for entry in entries:
+        if entry.name == DUE:
+            due = msgspec.json.decode(entry.value or b"null")
+            dues[entry.key.removesuffix(":due")] = math.inf if due is None else float(due)
+        else:
+            others.append(entry)
+    return others, dues
 
 
 class DuplicateEntry(AssertionError):

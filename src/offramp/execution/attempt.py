@@ -25,12 +25,11 @@ from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
-    from offramp.core.journal import Journal
     from offramp.execution.gate import Gate
+    from offramp.execution.replay import Replay
     from offramp.execution.run_facts import RunFacts
     from offramp.execution.suspects import Suspects
     from offramp.execution.threads import Place, Threads
-    from offramp.execution.turns import ResultOrder
     from offramp.execution.values import StoreValue
     from offramp.ports.clock import Clock
     from offramp.ports.store import RunLog
@@ -63,16 +62,12 @@ class Executing(Protocol):
         """The log for the events of the attempt."""
 
     @property
-    def result_order(self) -> ResultOrder:
-        """The order of results; knows the run's loop."""
-
-    @property
     def gate(self) -> Gate[Attempt]:
         """Lets the attempt begin; holds the state of the run, which may forbid writes for it."""
 
     @property
-    def journal(self) -> Journal:
-        """The journal of the run."""
+    def replay(self) -> Replay:
+        """The journal of the run, the order of its results, and the steps that an earlier execution began."""
 
     @property
     def trace(self) -> RunTrace | None:
@@ -89,10 +84,6 @@ class Executing(Protocol):
     @property
     def suspects(self) -> Suspects:
         """The steps that may have crashed earlier processes."""
-
-    @property
-    def interrupted(self) -> dict[str, events.StepState]:
-        """Steps that an earlier execution began without ending them, by key."""
 
     def append(self, entry: Entry | None, event: events.Draft | None) -> None:
         """Record; raises `ExecutionOver` once the run may not be written any more."""
@@ -193,7 +184,7 @@ class Attempt:
     def waits(self) -> Watch:
         """Mark that it waits now, and so may be cancelled from here on."""
         if self.watch is None:
-            self.watch = Watch(self.scope.result_order.turns.loop)
+            self.watch = Watch(self.scope.replay.result_order.turns.loop)
         return self.watch
 
     @property

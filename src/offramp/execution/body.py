@@ -90,7 +90,7 @@ class Body:
     def emit(self, encoded: bytes) -> None:
         """Emit: a replay does not emit again."""
         scope = self.scope
-        key = scope.journal.key("offramp.emit", encoded)
+        key = scope.replay.journal.key("offramp.emit", encoded)
         if scope.recorded(key):
             return
         at = scope.clock.time()
@@ -99,7 +99,7 @@ class Body:
 
     def value(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value computed once."""
-        return self._value(self.scope.journal.key(name), name, compute)
+        return self._value(self.scope.replay.journal.key(name), name, compute)
 
     def _value(self, key: str, name: str, compute: Callable[[], Any]) -> Any:
         scope = self.scope
@@ -117,7 +117,7 @@ class Body:
     async def sleep(self, seconds: float) -> None:
         """Wait until a journaled time; the end of the wait is journaled too."""
         scope = self.scope
-        key = scope.journal.key("offramp.sleep", msgspec.json.encode(seconds))
+        key = scope.replay.journal.key("offramp.sleep", msgspec.json.encode(seconds))
         due = self._due(key, "offramp.sleep", seconds)
         over = f"{key}:over"
         if await scope.replayed(over) is not None:
@@ -132,17 +132,17 @@ class Body:
     async def signal(self, name: str, timeout: float | None) -> bytes:
         """The value of the next signal of this name, encoded."""
         scope = self.scope
-        key = scope.journal.key("offramp.signal", msgspec.json.encode(name))
+        key = scope.replay.journal.key("offramp.signal", msgspec.json.encode(name))
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
         if entry is None:
             # A signal that a recorded call received does not belong to this one.
-            await scope.all_replayed(f"waits for signal {name!r}", key)
+            await scope.replay.complete(f"waits for signal {name!r}", key)
             at = scope.clock.time()
             wait = _Wait("signal", name, key)
             scope.gate.observer.waits_for_signal()
             with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
-                value = await scope.waits.mailbox.take(scope.clock, name, due, came, scope.result_order.settled)
+                value = await scope.waits.mailbox.take(scope.clock, name, due, came, scope.replay.result_order.settled)
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
@@ -161,8 +161,8 @@ class Body:
     def _waits(self, wait: _Wait, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of the run, also in its event log: its start, and its cancellation by the pipeline."""
         scope = self.scope
-        scope.reached(wait.key)
-        if wait.key not in scope.waiting:
+        scope.replay.reached(wait.key)
+        if wait.key not in scope.replay.waiting:
             until = rfc3339(due) if due is not None and due < NEVER_S else None
             started = events.WaitStarted(wait.kind, wait.name, wait.key, until)
             scope.append(None, events.draft(started, rfc3339(scope.clock.time())))
@@ -188,6 +188,6 @@ def new_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     """The task factory of the run loops: with a second task, a body can see in which order results come."""
     ambient = current.get()
     if isinstance(ambient, Body):
-        ambient.scope.result_order.branch()
+        ambient.scope.replay.result_order.branch()
         ambient.scope.gate.observer.began_task()
     return RunTask(coroutine, loop=loop, **options)

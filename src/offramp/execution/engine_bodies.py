@@ -114,7 +114,7 @@ class RemoteSteps(Steps):
             scope.leave(attempt)
         if failed is not None:
             raise failed.error
-        scope.journal.add(msgspec.structs.replace(entry, value=None))  # the body never asks again for a new entry
+        scope.replay.journal.add(msgspec.structs.replace(entry, value=None))  # a body never asks for a new entry
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return call.codec.decode_result(entry.value or b"null")
@@ -149,8 +149,8 @@ def _scope_of(
     notes, counted = _Notes(facts.run_id, runtime), cast("Metrics", _Counted(metrics, runtime))
     run, clock, loop = RunFacts.deep(facts, runtime.clock), runtime.clock, asyncio.get_running_loop()
     scope = Scope(run, notes, RemoteSteps(runtime), clock, history, counted, trace=trace, observer=observer)
-    scope.result_order.turns = Turns(loop)
-    scope.result_order.branch()  # this loop does not report tasks that a body begins
+    scope.replay.result_order.turns = Turns(loop)
+    scope.replay.result_order.branch()  # this loop does not report tasks that a body begins
     if runtime.keeps_timers:
         give_body_timers(loop)
     return scope
@@ -231,7 +231,7 @@ class EngineBody(BodyExecution, Observer):
 
     def ending_changed(self) -> None:
         """Bound an ending body, unless it ends in a few turns: a timer would be in its history."""
-        self._scope.result_order.turns.after(BOUND_AFTER_TURNS, self._bound)
+        self._scope.replay.result_order.turns.after(BOUND_AFTER_TURNS, self._bound)
 
     def _bound(self) -> None:
         ending, clock = self._scope.gate.ending, self._scope.clock
@@ -257,7 +257,7 @@ class EngineBody(BodyExecution, Observer):
 
     def seen(self) -> list[str]:
         """The keys of the results that it saw, in order."""
-        journal = self._scope.journal
+        journal = self._scope.replay.journal
         new = journal.entries[journal.replayable :]
         return [entry.key for entry in new if entry.kind in _WAITED_FOR or entry.key == STRUCK]
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from offramp.core.leaving import OVER, Move, State, after, may_begin
 from offramp.errors import LeaseLost
@@ -106,19 +106,18 @@ class Gate(Generic[E]):
         """Let an attempt begin, if it may: from here on it is in flight, until it leaves."""
         if not self._lease_window.holds(self._clock.monotonic()):
             await self._still_ours()
+        ending = self.ending
         while True:
-            if self.ending.cleanups:
-                attempt.cleans_up = self.ending.within() is not None
+            if ending.cleanups:
+                attempt.cleans_up = ending.within() is not None
             with self._lock:
-                if self._may_begin(cleans_up=attempt.cleans_up) == "now":
+                is_to_end = ending.outcome is not None
+                cleans_up = attempt.cleans_up
+                begins = may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
+                if begins == "now":
                     self.in_flight[attempt.key] = attempt
                     return
             await self.held_up(attempt.release)
-
-    def _may_begin(self, *, cleans_up: bool) -> Literal["now", "elsewhere", "never"]:
-        ending = self.ending
-        is_to_end = ending.outcome is not None
-        return may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
 
     async def held_up(self, release: Callable[[], object] = lambda: None) -> None:
         """Return at once if a step may start here; else wait until the body is cancelled, as the run leaves or ends.
@@ -129,9 +128,11 @@ class Gate(Generic[E]):
         Raises:
             ExecutionOver: the body was cancelled.
         """
-        cleans_up = self.ending.within() is not None
+        ending = self.ending
+        cleans_up = ending.within() is not None
         with self._lock:
-            begins = self._may_begin(cleans_up=cleans_up)
+            is_to_end = ending.outcome is not None
+            begins = may_begin(self.state, is_to_end=is_to_end, is_struck=ending.struck, cleans_up=cleans_up)
             if begins == "now":
                 return
             if begins == "never":

@@ -257,7 +257,7 @@ async def first(scope: Executing, call: Call) -> Attempt | Failed:
     An interruption is not an attempt (D3). Whether the effect of an interrupted `once` happened is unknown: without a
     decider the step has failed.
     """
-    before = scope.interrupted.pop(call.key, None)
+    before = scope.replay.interrupted.pop(call.key, None)
     if before is None:
         return Attempt(scope, call, 1, None)
     if before.status == "retrying":

@@ -71,7 +71,7 @@ class Execution:
         loops.submit(self._begin)
 
     def _begin(self, on: RunLoop) -> asyncio.Task[None]:
-        self._loop, self.scope.result_order.turns = on.loop, on.turns
+        self._loop, self.scope.replay.result_order.turns = on.loop, on.turns
         task = on.loop.create_task(self._main(), name=self.scope.facts.run_id, context=contextvars.Context())
         self._task = task
         return task
@@ -94,7 +94,7 @@ class Execution:
     def end(self, outcome: Outcome) -> bool:
         """End the run with this: cancels its body, and lets only cleanup steps start. False if it ends already."""
         scope = self.scope
-        is_replaying = scope.began_before and (scope.journal.missing > 0 or not self._began)
+        is_replaying = scope.replay.began_before and (scope.replay.journal.missing > 0 or not self._began)
         if not scope.gate.end_from_outside(outcome, replays=is_replaying):
             return False
         if scope.gate.state == "detached":
@@ -115,7 +115,7 @@ class Execution:
     def _take_up_end(self) -> None:
         """Strike a run whose body was struck in an earlier execution, or whose end was requested before that."""
         scope = self.scope
-        known = scope.journal.find(STRUCK)
+        known = scope.replay.journal.find(STRUCK)
         if known is not None and scope.gate.ending.outcome is None:
             self.end(ended_by(struck_by(known), scope.facts.deadline_at))
         if scope.gate.ending.outcome is not None:
@@ -139,7 +139,7 @@ class Execution:
             self.scope.trace.enter()
         gate, let_go = self.scope.gate, False
         try:
-            if gate.state in OVER or (gate.ending.outcome is not None and not self.scope.began_before):
+            if gate.state in OVER or (gate.ending.outcome is not None and not self.scope.replay.began_before):
                 raise asyncio.CancelledError  # the body is not called at all
             signature = self.spec.signature
             given = list(signature.decode_input(self._input).values())
@@ -152,8 +152,8 @@ class Execution:
                 return
             let_go = isinstance(raised, (asyncio.CancelledError, ExecutionOver))
             outcome, error = self._failed(raised)
-        if self.scope.diverged is not None:
-            error, let_go = Divergence(f"{self.scope.diverged}. {self._versions()}"), False
+        if self.scope.replay.diverged is not None:
+            error, let_go = Divergence(f"{self.scope.replay.diverged}. {self._versions()}"), False
             outcome = Outcome("failed", error=failure_of(error))
         ending = gate.ending.outcome
         if ending is not None:  # however the pipeline reacted
@@ -181,7 +181,7 @@ class Execution:
         return was_dropped
 
     def _require_no_divergence(self) -> None:
-        missed = self.scope.journal.unasked()
+        missed = self.scope.replay.journal.unasked()
         if missed:
             more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
             raise Divergence(f"{differs(missed[0], 'returned')}{more}. {self._versions()}")

@@ -1,52 +1,47 @@
 """Makes step calls: finds the journal entry of a call, or executes the step once all recorded entries were replayed.
 
-One `Scope` per execution of a run. All records of the run go through it.
+One `Scope` per execution of a run. All records of the run go through it. What it decides by has a part each: `Replay`
+(recorded calls and their order), `Gate` (the state of the run, its steps in flight), `Waits` and `Steps`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
-from offramp.core.divergence import differs
 from offramp.core.failure import exception_of
-from offramp.core.journal import Entry, Journal
 from offramp.core.leaving import OVER, Move
 from offramp.execution.endings import ExecutionOver
 from offramp.execution.gate import Gate
-from offramp.execution.history import History
-from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.observer import SILENT, Observer
-from offramp.execution.recording import Recording
-from offramp.execution.run_facts import RunFacts
+from offramp.execution.replay import Replay
 from offramp.execution.suspects import Suspects
-from offramp.execution.timers import Timers, without_dues
+from offramp.execution.timers import Timers
 from offramp.execution.values import StoreValue, as_it_is
 from offramp.execution.waiting import Mailbox, sleep_for
-from offramp.telemetry.metrics import Metrics
+from offramp.execution.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from offramp.core import events
     from offramp.core.call import Call
+    from offramp.core.journal import Entry
     from offramp.execution.attempt import Attempt
+    from offramp.execution.history import History
+    from offramp.execution.lease_window import LeaseWindow
+    from offramp.execution.run_facts import RunFacts
     from offramp.execution.steps import Steps
     from offramp.ports.clock import Clock
     from offramp.ports.store import Parked, RunLog
+    from offramp.telemetry.metrics import Metrics
     from offramp.telemetry.run_trace import RunTrace
 
 logger = logging.getLogger("offramp")
 
-DIVERGENCE_GRACE_S = 5.0
-"""The time for a body with waits of its own before a stalled replay counts as divergence."""
-TIMEOUT_GRACE_S = 60.0
-"""The same if a timer may still end the step: its firing waits for its turn, or was not recorded, as in journals older
-than journaled timers."""
 
-
-class Scope(Recording):
+class Scope:
     """The journal side of one executing run."""
 
     home = ""
@@ -66,52 +61,47 @@ class Scope(Recording):
         store_value: StoreValue = as_it_is,
         observer: Observer = SILENT,
     ) -> None:
-        self.store_value = store_value
-        self.trace = trace
+        self.facts = facts
+        self.log = log
         self.steps = steps
+        self.clock = clock
         self.metrics = metrics
-        entries, dues = without_dues(history.entries)
-        journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
-        gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
-        super().__init__(facts, log, clock, gate, Mailbox(history.signals), journal)
-        self.interrupted = dict(history.interrupted)
-        """Steps that an earlier execution began without ending them, and that this one has not begun, by key."""
+        self.trace = trace
+        self.store_value = store_value
+        self.replay = Replay(history, clock)
+        self.gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
+        self.waits = Waits(self.gate, self.replay.result_order, Mailbox(history.signals))
         self.suspects = Suspects(history, log)
-        self.waiting = set(history.waiting)
-        """The keys of waits that have begun according to the event log."""
-        self._replays = self.journal.replayable > 0
-        self._reached_before = set(self.interrupted) | self.waiting
-        self.began_before = bool(self._reached_before or self._replays or history.resumed)
-        """Whether an earlier execution may have called the body."""
-        self._dues = dues
-        self._began = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
         self._timers: Timers | None = None
 
     @property
     def replaying(self) -> bool:
-        """Whether the body repeats a recorded part of an earlier execution."""
-        return self.result_order.replays or bool(self._reached_before) or self.steps.repeats
-
-    def reached(self, key: str) -> None:
-        """Note a call that is not recorded: a new one, or one that an earlier execution had begun."""
-        if key in self._reached_before:
-            self._reached_before.remove(key)
-        else:
-            self._reached_before.clear()
+        """Whether the body repeats a part of an earlier execution, recorded here or by its engine."""
+        return self.replay.repeats or self.steps.repeats
 
     # The journal.
 
+    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
+        """Record, unless this execution is over and the run may not be written any more."""
+        if self.gate.state in OVER:
+            raise ExecutionOver
+        self.waits.stirs += 1
+        if entry is not None:
+            self.replay.journal.add(entry)
+        self.log.append(entry, event)
+
     def recorded(self, key: str) -> Entry | None:
         """The entry of a call that cannot wait for its turn in the replay."""
-        entry = self.journal.ask(key)
+        replay = self.replay
+        entry = replay.journal.ask(key)
         if entry is not None:
-            self.result_order.skip(self.journal.position(key))
+            replay.result_order.skip(replay.journal.position(key))
             self.timers.saw(entry)
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
         """The entry of a call, at its turn; None if it has not finished before."""
-        entry = self.journal.ask(key)
+        entry = self.replay.journal.ask(key)
         if self.gate.ending.struck:
             self.gate.ending.late.add(key)
         if entry is not None:
@@ -119,11 +109,26 @@ class Scope(Recording):
             self.timers.saw(entry)
         return entry
 
+    async def turn(self, key: str) -> None:
+        """Wait until the body may receive the entry of this call, whether it is new or from an earlier execution.
+
+        Called last: the call has no wait or attempt left.
+        """
+        if await self.replay.turn(key):
+            self.waits.look()
+        if self.gate.state == "detached":  # the body continues in another process; this one sees nothing more
+            await asyncio.get_running_loop().create_future()
+        ending = self.gate.ending
+        task = asyncio.current_task() if ending.struck else None
+        if task is not None and task.cancelling() and key not in ending.late:
+            raise asyncio.CancelledError  # the step swallowed the cancellation; a replay is struck before this result
+
     @property
     def timers(self) -> Timers:
         """The timers of the body; created with the first one."""
         if self._timers is None:
-            self._timers = Timers(self, self._dues, self._began, DIVERGENCE_GRACE_S, keeps=self.steps.keeps_timers)
+            given = self.replay, self.gate, self.waits, self.clock, self.append, self.log
+            self._timers = Timers(*given, keeps=self.steps.keeps_timers)
         return self._timers
 
     # The state.
@@ -159,19 +164,18 @@ class Scope(Recording):
     async def step(self, call: Call) -> Any:
         """The result of a step call, from the journal or by execution."""
         # A call of a run without a replay, the usual case, avoids every needless coroutine.
-        key, gate = call.key, self.gate
-        entry = await self.replayed(key) if self._replays or gate.ending.struck else None
+        key, replay, gate = call.key, self.replay, self.gate
+        entry = await self.replayed(key) if replay.is_under_way or gate.ending.struck else None
         if entry is None:
             if gate.ending.struck and gate.ending.within() is None:
                 raise ExecutionOver
-            if self._replays or self.diverged is not None:
-                may_end = self.result_order.fires or (key in self.interrupted and self.timers.pending)
-                grace_s = TIMEOUT_GRACE_S if may_end else DIVERGENCE_GRACE_S
-                await self.all_replayed(f"calls step {call.name!r}", key, grace_s)
+            if replay.is_under_way or replay.diverged is not None:
+                may_fire = replay.result_order.fires or (key in replay.interrupted and self.timers.pending)
+                await replay.complete(f"calls step {call.name!r}", key, may_fire=may_fire)
                 if self.timers.release():
                     await asyncio.sleep(0)  # an overdue timer ends its block before the step begins
-            if self._reached_before:
-                self.reached(key)
+            if replay.unreached:
+                replay.reached(key)
             if gate.state != "running" or gate.ending.outcome is not None:
                 await gate.held_up()
             try:
@@ -179,29 +183,12 @@ class Scope(Recording):
             except Exception:
                 await self.turn(key)
                 raise
-            if not self.is_given_at_once(key):
+            if gate.state == "detached" or gate.ending.struck or not replay.passes(key):
                 await self.turn(key)
             return result
         if entry.failure is not None:
             raise exception_of(entry.failure)
         return call.codec.decode_result(entry.value or b"null")
-
-    async def all_replayed(self, what: str, key: str | None = None, grace_s: float = DIVERGENCE_GRACE_S) -> None:
-        """Wait until the body has asked for, and seen, all recorded entries, before anything new is executed.
-
-        If it never asks for the rest, the error names `what` the pipeline does, and the `key` of the call.
-        In unchanged code every recorded call depends on recorded results only, so the body makes it without a new step.
-        And the body may give up the current call, as in the first execution, once it sees the recorded results.
-        """
-        if self.diverged is not None:
-            raise ExecutionOver
-        if not self._replays:
-            return
-        if not await self.caught_up(grace_s) and self.diverged is None:
-            self.diverged = differs(self.journal.unasked()[0], what, key)
-        if self.diverged is not None:
-            raise ExecutionOver
-        self._replays = False
 
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""

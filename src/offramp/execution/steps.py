@@ -55,7 +55,7 @@ class LocalSteps(Steps):
             with scope.trace.step(call) as opened:
                 return await self.execute(scope, call, opened)
         attempt = Attempt(scope, call, 1, trace)
-        if scope.interrupted:
+        if scope.replay.interrupted:
             begun = await first(scope, call)
             if isinstance(begun, Failed):
                 raise begun.error

@@ -33,25 +33,25 @@ async def strike(scope: Scope, cancel: Callable[[], object]) -> None:
     An open cleanup is not interrupted.
     """
     ending, clock = scope.gate.ending, scope.clock
-    entry, turns = scope.journal.ask(STRUCK), 0
-    while not ending.strikes_next(scope.journal):
+    entry, turns = scope.replay.journal.ask(STRUCK), 0
+    while not ending.strikes_next(scope.replay.journal):
         if turns < LOOK_TURNS:
             await asyncio.sleep(0)
         else:
             await sleep_for(clock, LOOK_EVERY_S)
         turns += 1
     if entry is None:
-        await scope.result_order.settled()
+        await scope.replay.result_order.settled()
         await ending.all_closed()
         if ending.outcome is None or scope.gate.state in OVER or scope.gate.state == "detached":
             return
         status: EndedBy = "expired" if ending.outcome.status == "expired" else "cancelled"
         entry = struck(status, clock.time())
         scope.append(entry, None)
-    await scope.result_order.turn(scope.journal.position(STRUCK))
+    await scope.replay.result_order.turn(scope.replay.journal.position(STRUCK))
     await ending.all_closed()
     ending.strikes(entry.started_at)
-    scope.result_order.branch()  # a result that comes now is given after the body has seen the strike
+    scope.replay.result_order.branch()  # a result that comes now is given after the body has seen the strike
     cancel()
     scope.gate.observer.ending_changed()
 
@@ -87,13 +87,13 @@ class CleanupBlock:
         if self._token is not None:
             current.reset(self._token)
         ending.closed(self._cleanup, self._scope.gate.observer)
-        if not ending.cleanups and ending.strikes_next(self._scope.journal):
+        if not ending.cleanups and ending.strikes_next(self._scope.replay.journal):
             await asyncio.get_running_loop().create_future()  # an ending run stops here
 
     def _due(self) -> float:
         """A journaled point in time, in epoch seconds: a replay does not extend it."""
         scope = self._scope
-        key = scope.journal.key(CLEANUP)
+        key = scope.replay.journal.key(CLEANUP)
         entry = scope.recorded(key)
         if entry is None:
             due = scope.gate.ending.due(self._cleanup.timeout_s)

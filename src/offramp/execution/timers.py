@@ -13,22 +13,25 @@ import functools
 import math
 import threading
 from asyncio import futures
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from offramp.core.journal import TIMER, Entry
+from offramp.core.journal import DUE, TIMER, Entry
 from offramp.execution.alarm import Alarm
 from offramp.execution.context import current
 from offramp.execution.endings import ExecutionOver
 from offramp.execution.turns import SETTLE_TURNS
 
 if TYPE_CHECKING:
-    from offramp.execution.recording import Recording
+    from offramp.core.events import Draft
+    from offramp.execution.gate import Gate
+    from offramp.execution.replay import Replay
+    from offramp.execution.waits import Waits
+    from offramp.ports.clock import Clock
+    from offramp.ports.store import RunLog
 
-DUE = "offramp.timer.due"
-"""The name of entries with the due time of a timer; no call asks for one, so a replay may leave it unread."""
 NOTED_AFTER_S = 0.2
 """The age at which the due time of a timer is recorded, in case the process dies; a shorter timer costs no write."""
 FRONTIER_S = 0.05
@@ -68,40 +71,46 @@ class Timers:
     """The timers of one executing run; used on its loop, except `note_all`.
 
     Args:
-        scope: the scope of the run.
-        dues: the due times of timers of earlier executions, by key, in epoch seconds.
-        began: the latest possible start of the first of those executions; None without one.
+        replay: knows the timers that fired, and the due times of the others.
+        gate: the state of the run.
+        waits: the waits of the run, which timers are too.
+        clock: the injected clock.
+        append: records a firing, unless the execution is over.
+        log: takes the due times, also when it is over.
         keeps: whether the timers of the clock survive the death of the process.
-        patience_s: the time after which a recorded firing goes ahead of its turn in a stalled replay.
     """
 
     def __init__(
         self,
-        scope: Recording,
-        dues: dict[str, float],
-        began: float | None,
-        patience_s: float,
+        replay: Replay,
+        gate: Gate[Any],
+        waits: Waits,
+        clock: Clock,
+        append: Callable[[Entry | None, Draft | None], object],
+        log: RunLog,
         *,
         keeps: bool,
     ) -> None:
-        self._scope = scope
+        self._replay = replay
+        self._gate = gate
+        self._waits = waits
+        self._clock = clock
+        self._append = append
+        self._log = log
         self._keeps = keeps
-        self._clock = scope.clock
-        self._dues = dues
         self._counts = {"sleep": 0, "timer": 0}
         self._pending: dict[str, BodyTimer] = {}
-        self._patience_s = patience_s
         self.alarm: Alarm | None = None
         self._shift: float | None = None
         self._lock = threading.Lock()
         self.sweeping = False
         """Whether a time is set at which the timers that are pending then are written down."""
         self._stalled = False
-        self._live = not scope.journal.replayable
+        self._live = not replay.journal.replayable
         if not self._live:
-            scope.result_order.on_stall = self._stall
+            replay.result_order.on_stall = self._stall
         self._catching: asyncio.Task[None] | None = None
-        self._seen = None if began is None else (began, self._clock.monotonic())
+        self._seen = None if replay.began_at is None else (replay.began_at, clock.monotonic())
         self.counts_anew = False
         """Whether a timer that did not fire in a run that has ended counts from the end of its replay."""
 
@@ -121,7 +130,7 @@ class Timers:
             return live
         then, at = self._seen
         passed = self._clock.monotonic() - at
-        if passed > FRONTIER_S and not self._scope.journal.missing:
+        if passed > FRONTIER_S and not self._replay.journal.missing:
             self._seen = None
             return live
         return min(live, then + passed)
@@ -143,30 +152,30 @@ class Timers:
         self, due: float, callback: Callable[..., object], args: Any, context: contextvars.Context | None
     ) -> BodyTimer:
         """Set a timer that fires once; `due` in epoch seconds."""
-        scope = self._scope
+        replay = self._replay
         kind = "sleep" if callback is _SLEEP else "timer"
         number = self._counts[kind]
         self._counts[kind] = number + 1
         timer = BodyTimer(self, f"{TIMER}:{kind}:{number}", due + self.shift, callback, args, context)
         if not self._live:
-            entry = scope.journal.ask(timer.key)
+            entry = replay.journal.ask(timer.key)
             if entry is not None:
                 enters = functools.partial(self._enter, timer, entry)
-                timer.turn = scope.result_order.call(scope.journal.position(timer.key), enters)
+                timer.turn = replay.result_order.call(replay.journal.position(timer.key), enters)
                 return timer
         timer.made = self.now()
-        timer.due = self._dues.get(timer.key, due)
-        timer.noted = timer.key in self._dues
+        timer.due = replay.dues.get(timer.key, due)
+        timer.noted = timer.key in replay.dues
         self._pending[timer.key] = timer
         timer.sleeps = kind == "sleep"
-        timer.mark = scope.waits.begin(timer.due, bounds=not timer.sleeps)
+        timer.mark = self._waits.begin(timer.due, bounds=not timer.sleeps)
         self._keep(timer)  # first: its call is the earlier one, and the clock sees only that
         if self._live:
             self._arm(timer)
         elif self._catching is None:
             self._begin_catching_up()
         if timer.sleeps:
-            scope.waits.look()
+            self._waits.look()
         return timer
 
     def _arm(self, timer: BodyTimer) -> None:
@@ -185,28 +194,28 @@ class Timers:
 
     def _due(self, timer: BodyTimer) -> None:
         """Record that a timer is due, then fire it in its turn."""
-        scope = self._scope
+        replay = self._replay
         timer.alarm = None
-        if scope.gate.state == "detached":
+        if self._gate.state == "detached":
             return  # it fires in the process that continues the body
         self._end(timer)
         try:
-            scope.append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
+            self._append(Entry(timer.key, TIMER, "sleep", started_at=max(timer.due, self._clock.time())), None)
         except ExecutionOver:  # it belongs to a task that the pipeline left behind
             timer.fire()
             return
-        position, enters = scope.journal.position(timer.key), functools.partial(self._enter, timer, None)
-        timer.turn = scope.result_order.call(position, enters, at_once=True)
+        position, enters = replay.journal.position(timer.key), functools.partial(self._enter, timer, None)
+        timer.turn = replay.result_order.call(position, enters, at_once=True)
 
     def _enter(self, timer: BodyTimer, recorded: Entry | None) -> None:
         timer.turn = None
         if recorded is not None:
             self.saw(recorded)
-        if self._scope.gate.state == "detached":
+        if self._gate.state == "detached":
             return
         if not timer.cancelled():
             timer.fire()
-        self._scope.waits.look()
+        self._waits.look()
 
     def dropped(self, timer: BodyTimer) -> None:
         """Note that the body cancelled a timer, or has seen it fire."""
@@ -219,11 +228,11 @@ class Timers:
         if self._pending.get(timer.key) is timer:
             self._end(timer)
             if timer.sleeps:
-                self._scope.waits.look()
+                self._waits.look()
 
     def _end(self, timer: BodyTimer) -> None:
         del self._pending[timer.key]
-        self._scope.waits.end(timer.mark)
+        self._waits.end(timer.mark)
 
     # During a replay, an unrecorded timer does not fire: the body may see that it never did.
 
@@ -233,14 +242,14 @@ class Timers:
         self._catching = context.run(asyncio.get_running_loop().create_task, self._catch_up())
 
     async def _catch_up(self) -> None:
-        scope = self._scope
-        await scope.caught_up(self._patience_s)
+        replay = self._replay
+        await replay.caught_up(replay.grace_s)
         # A signal received already goes first: it may have come before the timer was due.
         seen = asyncio.get_running_loop().create_future()
-        scope.result_order.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
+        replay.result_order.turns.after(SETTLE_TURNS, functools.partial(seen.set_result, None))
         await seen
-        await scope.result_order.settled()
-        if scope.gate.state != "detached":
+        await replay.result_order.settled()
+        if self._gate.state != "detached":
             self.release()
 
     def release(self) -> bool:
@@ -265,21 +274,21 @@ class Timers:
         """A recorded firing waits for its turn in a stalled replay: after some time it goes ahead."""
         if self._stalled:
             return
-        self._stalled, result_order = True, self._scope.result_order
+        self._stalled, result_order = True, self._replay.result_order
         passed = result_order.passed
 
         def over() -> None:
             self._stalled = False
             result_order.hurry(passed)
 
-        self._at(self._clock.monotonic() + self._patience_s, over)
+        self._at(self._clock.monotonic() + self._replay.grace_s, over)
 
     # The records of timers that have not fired.
 
     def _keep(self, timer: BodyTimer) -> None:
         if timer.noted:
             return
-        if self._scope.gate.state == "leaving":
+        if self._gate.state == "leaving":
             self._note(timer)
         elif not (self._keeps or self.sweeping) and timer.due - timer.made > NOTED_AFTER_S:
             self.sweeping = True
@@ -287,7 +296,7 @@ class Timers:
 
     def _sweep(self) -> None:
         self.sweeping = False
-        if self._scope.gate.is_open:
+        if self._gate.is_open:
             self.note_all()
 
     def note_all(self) -> None:
@@ -301,7 +310,7 @@ class Timers:
                 return
             timer.noted = True
         due = msgspec.json.encode(timer.due if math.isfinite(timer.due) else None)
-        self._scope.log.append(Entry(f"{timer.key}:due", DUE, "value", due, started_at=timer.made), None)
+        self._log.append(Entry(f"{timer.key}:due", DUE, "value", due, started_at=timer.made), None)
 
     def close(self) -> bool:
         """End with the execution; returns whether no timer is left that a task may wait for. From any thread."""
@@ -310,16 +319,3 @@ class Timers:
         if self.alarm is not None:
             self.alarm.close()
         return True
-
-
-def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:
-    """A journal without the entries of due times, and these times by the timers' keys."""
-    others: list[Entry] = []
-    dues: dict[str, float] = {}
-    for entry in entries:
-        if entry.name == DUE:
-            due = msgspec.json.decode(entry.value or b"null")
-            dues[entry.key.removesuffix(":due")] = math.inf if due is None else float(due)
-        else:
-            others.append(entry)
-    return others, dues

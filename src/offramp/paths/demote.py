@@ -146,7 +146,7 @@ class Demoter:
             for key in ended:
                 attempt = delivering.pop(key)
                 # The steps of a cancelled run have no further attempt.
-                if key not in shared.over and not scope.journal.has(key) and not scope.facts.cancelled:
+                if key not in shared.over and not scope.replay.journal.has(key) and not scope.facts.cancelled:
                     self._give_up(attempt)
             if ended:
                 try:

@@ -306,7 +306,7 @@ class _Attempt:
 
     def begin(self, on: RunLoop) -> asyncio.Task[None]:
         """Execute it on this run loop."""
-        self._loop, self._scope.result_order.turns = on.loop, on.turns
+        self._loop, self._scope.replay.result_order.turns = on.loop, on.turns
         self._task = on.loop.create_task(self._run(), name=self._call.name, context=contextvars.Context())
         return self._task
 
@@ -347,7 +347,7 @@ class _Attempt:
                 why = Failure(events.POSTPONED, "the attempt has not begun", self._call.name, attempt.number)
                 raise TryAgain(why, delay_s)
         await scope.log.durable()
-        return scope.journal.entries[-1]
+        return scope.replay.journal.entries[-1]
 
     async def _made(self, attempt: Attempt) -> AttemptOutcome:
         """The attempt's outcome; raises the error that stopped it."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from offramp.core.events import Draft
-from offramp.core.journal import Entry
+from offramp.core.journal import DUE, Entry
 from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
@@ -20,7 +20,6 @@ from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
-from offramp.execution.timers import DUE
 from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
 from offramp.ports.bodies import Facts, Known
@@ -187,11 +186,11 @@ async def check(process: Process, case: Case) -> Verdict:
                 changed.clear()
                 if rehearsal.outcome is not None:
                     # If the run ends for another reason, the scope has the mismatch.
-                    return verdict(_misfit(rehearsal.outcome, case.result) or scope.diverged)
-                if (scope.gate.parked or scope.waits.until() is not None) and not scope.journal.missing:
+                    return verdict(_misfit(rehearsal.outcome, case.result) or scope.replay.diverged)
+                if (scope.gate.parked or scope.waits.until() is not None) and not scope.replay.journal.missing:
                     return verdict(None if case.result is None else "it makes a call that the run did not make")
     except TimeoutError:
-        missed = scope.journal.unasked()
+        missed = scope.replay.journal.unasked()
         after = f" before step {missed[0].name!r} of its journal" if missed else ""
         return verdict(f"the replay is stuck{after} after {CHECK_TIMEOUT_S:g} s")
     finally:

@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from offramp import SLA, App, Retry, current_run, emit
-from offramp.core.journal import TIMER
+from offramp.core.journal import DUE, TIMER
 from offramp.engines.temporal.held import GO, HeldSteps
 from offramp.engines.temporal.hop import Hop
-from offramp.execution.timers import DUE
 from tests.support import Signal, eventually, failure_of, log_of, of, reach, result_of, types
 
 app = App("sharing", classes=[SLA("now", budget=0.3)])

@@ -10,8 +10,7 @@ import msgspec
 
 import offramp
 from offramp import SLA, App, current_run
-from offramp.core.journal import TIMER
-from offramp.execution.timers import DUE
+from offramp.core.journal import DUE, TIMER
 from tests.boundary import waits_timers as waits
 from tests.support import Signal, eventually, result_of
 
