@@ -23,6 +23,7 @@ from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import log_failure
 from offramp.execution.history import History
 from offramp.execution.making import fail, first
+from offramp.execution.notes import Notes
 from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
@@ -30,13 +31,10 @@ from offramp.execution.scope import Scope
 from offramp.execution.steps import Steps
 from offramp.execution.turns import Turns
 from offramp.ports.bodies import BodyExecution, BodyRuntime, Facts, Known, StepCall
-from offramp.ports.commit import Commit
 from offramp.ports.store import Lease
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
-    from offramp.core.events import Draft
-    from offramp.core.journal import Entry
     from offramp.core.spec import PipelineSpec
     from offramp.execution.attempt import Executing
     from offramp.ports.clock import Timer
@@ -47,28 +45,6 @@ _WAITED_FOR = {"step", "sleep", "signal"}
 BOUND_AFTER_TURNS = 50
 """Loop turns that an ending body gets before it costs a timer."""
 _LOOP_METHODS = "asyncio/events.py"
-
-
-class _Notes:
-    """The run log of a body: passes all records on to the engine, which writes them."""
-
-    def __init__(self, run_id: str, runtime: BodyRuntime) -> None:
-        self.lease = Lease(run_id, "", 0)
-        self._runtime = runtime
-
-    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        self._runtime.record(entry, event)
-
-    def durable(self) -> Commit[None]:
-        commit: Commit[None] = Commit()
-        commit.resolve()
-        return commit
-
-    def survived(self) -> None:
-        raise AssertionError("a body cannot crash its process")
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        raise AssertionError("the engine ends the run, not its body")
 
 
 class _Counted:
@@ -146,7 +122,8 @@ def _scope_of(
         waiting=frozenset(known.waiting),
         elsewhere=frozenset(known.elsewhere),
     )
-    notes, counted = _Notes(facts.run_id, runtime), cast("Metrics", _Counted(metrics, runtime))
+    notes = Notes(Lease(facts.run_id, "", 0), runtime.record)
+    counted = cast("Metrics", _Counted(metrics, runtime))
     run, clock, loop = RunFacts.deep(facts, runtime.clock), runtime.clock, asyncio.get_running_loop()
     scope = Scope(run, notes, RemoteSteps(runtime), clock, history, counted, trace=trace, observer=observer)
     scope.replay.result_order.turns = Turns(loop)

@@ -35,6 +35,7 @@ from offramp.execution.engine_bodies import EngineBody
 from offramp.execution.history import History
 from offramp.execution.loops import RunLoop
 from offramp.execution.making import first
+from offramp.execution.notes import Notes
 from offramp.execution.observer import Observer
 from offramp.execution.quarantine import Quarantine
 from offramp.execution.run_facts import RunFacts
@@ -242,12 +243,12 @@ class EnginePath(DeepPath, BodyHost):
             attempt.stop()
 
 
-class _Gathered:
+class _Gathered(Notes):
     """The log of a short step: its start is written with its end, in one transaction, unless it emits earlier."""
 
     def __init__(self, log: RunLog) -> None:
-        self.lease = log.lease
-        self._log = log
+        super().__init__(log.lease, log.append)
+        self._written = log.durable
         self._waiting: list[tuple[Entry | None, Draft | None]] = []
 
     def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
@@ -259,20 +260,12 @@ class _Gathered:
     def durable(self) -> Commit[None]:
         """Write everything; resolves when it is on disk."""
         self._flush()
-        return self._log.durable()
-
-    def survived(self) -> None:
-        """Deaths are not counted here."""
-        raise AssertionError("a step forgot deaths, which are not counted here")
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        """A step does not end its run."""
-        raise AssertionError("a step tried to end its run")
+        return self._written()
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for entry, event in waiting:
-            self._log.append(entry, event)
+        for each in waiting:
+            super().append(*each)
 
 
 class _Says(Observer):

@@ -16,6 +16,7 @@ from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
 from offramp.execution.as_completed import Races
 from offramp.execution.history import History
+from offramp.execution.notes import Notes
 from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
@@ -23,7 +24,7 @@ from offramp.execution.scope import Scope
 from offramp.paths.deep import DeepPath
 from offramp.paths.process import Process
 from offramp.ports.bodies import Facts, Known
-from offramp.ports.commit import Commit, call_threadsafe
+from offramp.ports.commit import call_threadsafe
 from offramp.ports.listing import RunFilter
 from offramp.ports.store import Lease
 
@@ -74,29 +75,6 @@ class Replayed(NamedTuple):
     case: Case
 
 
-class _Notes:
-    """A run log that only records entries."""
-
-    def __init__(self, run_id: str) -> None:
-        self.lease = Lease(run_id, "replay", 0)
-        self.recorded: list[Entry] = []
-
-    def append(self, entry: Entry | None, event: Draft | None, *, durable: bool = False) -> None:
-        if entry is not None:
-            self.recorded.append(entry)
-
-    def durable(self) -> Commit[None]:
-        commit: Commit[None] = Commit()
-        commit.resolve()
-        return commit
-
-    def survived(self) -> None:
-        """No process has died here."""
-
-    def finish(self, outcome: Outcome, event: Draft, at: float) -> Commit[None]:
-        return self.durable()
-
-
 class Verdict(NamedTuple):
     """Whether the present code can finish a run: `problem` is the reason why not, None if it can.
 
@@ -115,11 +93,13 @@ class _Rehearsal(Observer):
 
     def __init__(self, process: Process, record: RunRecord, history: History, changed: Callable[[], object]) -> None:
         facts = RunFacts.deep(Facts.of(record), process.clock)
-        self.notes = _Notes(record.id)
+        self.executed: list[str] = []
+        """The names of the entries that the journal did not hold."""
         self.outcome: Outcome | None = None
         self.races = Races()
         self._changed = changed
-        given = facts, self.notes, process.steps, process.clock, history, process.metrics
+        notes = Notes(Lease(record.id, "replay", 0), self._note)
+        given = facts, notes, process.steps, process.clock, history, process.metrics
         self.scope = Scope(*given, observer=self)  # stores no values
         self.execution = Execution(
             process.pipelines[record.pipeline],
@@ -128,6 +108,10 @@ class _Rehearsal(Observer):
             self._ended,
             process.settings.max_result_bytes,
         )
+
+    def _note(self, entry: Entry | None, _event: Draft | None) -> None:
+        if entry is not None and entry.name != DUE:
+            self.executed.append(entry.name)
 
     def _ended(self, outcome: Outcome, _error: BaseException | None) -> None:
         self.outcome = outcome
@@ -158,8 +142,7 @@ async def replay(process: Process, record: RunRecord, history: History) -> Repla
             changed.clear()
     finally:
         rehearsal.close()
-    executed = [entry.name for entry in rehearsal.notes.recorded if entry.name != DUE]
-    return Replayed(rehearsal.outcome, executed, rehearsal.races.problem, Case.of(record, history))
+    return Replayed(rehearsal.outcome, rehearsal.executed, rehearsal.races.problem, Case.of(record, history))
 
 
 async def check(process: Process, case: Case) -> Verdict:
