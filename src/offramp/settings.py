@@ -14,6 +14,7 @@ from typing import Any
 
 from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports
 from offramp.core.names import did_you_mean
+from offramp.core.origins import parse_origins
 from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
 
@@ -96,6 +97,12 @@ class Settings:
     api_keys: str = _text("", "API keys, `[tenant/]name:secret` each, separated by commas", secret=True)
     api_keys_file: str = _text("", "file that `offramp keys` writes; empty means keys.json in `data`")
     allow_hosts: str = _text("", "host names, separated by commas, that a gateway without keys answers to; `*` is any")
+    cors_origins: str = _text(
+        "",
+        "origins, separated by commas, whose web pages may use the API, such as https://app.example; `*` is any, only "
+        "without API keys",
+        reads=parse_origins,
+    )
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
     queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it 503")

@@ -120,6 +120,33 @@ def test_a_host_may_be_allowed(project, arguments, env):
             assert web.get("/v1/runs", headers={"Host": "evil.test"}).status_code == 421
 
 
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (("--cors", "http://localhost:5173", "--cors", "https://App.example"), {}),
+        ((), {"OFFRAMP_CORS_ORIGINS": "https://app.example"}),
+        (("--cors", "*"), {}),
+    ],
+)
+def test_pages_of_an_origin_may_be_allowed(project, arguments, env):
+    with running("serve", "desk.py", "--port", "0", "--workers", "0", *arguments, cwd=project, env=env) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        with httpx.Client(base_url=url, trust_env=False) as web:
+            answer = web.get("/v1/runs", headers={"Origin": "https://app.example"})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] in {"https://app.example", "*"}
+
+
+def test_pages_of_all_origins_are_refused_with_keys_and_so_is_what_is_no_origin(project):
+    add(project, "ann")
+    refused = offramp("serve", "desk.py", "--port", "0", "--cors", "*", cwd=project)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "--cors" in refused.stderr
+    refused = offramp("serve", "desk.py", "--port", "0", "--cors", "app.example", cwd=project)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "such as https://app.example" in refused.stderr
+
+
 def test_insecure_is_said(project):
     arguments = ("--host", "0.0.0.0", "--port", "0", "--workers", "0", "--insecure")
     with running("serve", "desk.py", *arguments, cwd=project) as command:

@@ -84,6 +84,16 @@ AllowHost = Annotated[
         show_default=False,
     ),
 ]
+Cors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors",
+        metavar="ORIGIN",
+        help="Let web pages of this origin use the API, such as https://app.example; several times for several; "
+        "'*' is any, only without API keys.",
+        show_default=False,
+    ),
+]
 Insecure = Annotated[
     bool, typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys.")
 ]

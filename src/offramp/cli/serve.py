@@ -14,6 +14,7 @@ from offramp.cli.engines import data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
     AllowHost,
+    Cors,
     Data,
     DrainTimeout,
     Engine,
@@ -61,6 +62,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     worker_metrics: WorkerMetrics = None,
     log_format: LogFormat = None,
     allow_host: AllowHost = None,
+    cors: Cors = None,
     insecure: Insecure = False,
 ) -> int:
     """Serve an App over HTTP, with worker processes for the deep path.
@@ -79,6 +81,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         worker_metrics=worker_metrics,
         log_format=log_format,
         allow_hosts=",".join(allow_host) if allow_host else None,
+        cors_origins=",".join(cors) if cors else None,
     )
     withdraw()
     show_logs("gateway", settings.log_format)

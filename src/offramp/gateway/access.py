@@ -12,8 +12,9 @@ from starlette.requests import HTTPConnection
 
 from offramp.core.addresses import is_loopback
 from offramp.core.keys import Key
+from offramp.core.origins import ANY_ORIGIN, parse_origins
 from offramp.core.shares import Tenancy
-from offramp.errors import Unauthenticated
+from offramp.errors import SettingsError, Unauthenticated
 from offramp.gateway.descriptors import streams_max
 from offramp.gateway.keyring import Keyring
 from offramp.gateway.problems import Forbidden, WrongHost
@@ -36,11 +37,26 @@ class Access:
     Args:
         keyring: the keys; without one, requests need no key.
         hosts: the host names it answers to without keys, beside those of loopback; None for all.
+        origins: the origins whose pages may use the API; `*` for all, without keys.
+
+    Raises:
+        SettingsError: `origins` has `*`, and there are keys.
     """
 
-    def __init__(self, keyring: Keyring | None = None, hosts: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        keyring: Keyring | None = None,
+        hosts: frozenset[str] | None = None,
+        origins: frozenset[str] = frozenset(),
+    ) -> None:
         self._keyring = keyring or Keyring()
         self._hosts = None if hosts is None or ANY_HOST in hosts else hosts
+        self._origins = origins
+        if ANY_ORIGIN in origins and self._keyring.closed:
+            raise SettingsError(
+                "cors_origins is '*' and there are API keys: name the origins of your pages instead, such as "
+                "https://app.example (--cors, OFFRAMP_CORS_ORIGINS)"
+            )
         self.streams = Streams(streams_max())
 
     @classmethod
@@ -48,16 +64,21 @@ class Access:
         """Build it from the settings, for a gateway that binds `host`; None if another server binds.
 
         Raises:
-            SettingsError: a key or the file of keys cannot be used.
+            SettingsError: a key or the file of keys cannot be used, or pages of all origins may use it despite keys.
         """
         named = frozenset(name.strip().lower() for name in settings.allow_hosts.split(",") if name.strip())
         local = host is not None and is_loopback(host)
-        return cls(Keyring.of(settings), named if named or local else None)
+        return cls(Keyring.of(settings), named if named or local else None, parse_origins(settings.cors_origins))
 
     @property
     def closed(self) -> bool:
         """Whether requests need a key."""
         return self._keyring.closed
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins whose pages may use the API; none instead of `*` once there are keys."""
+        return frozenset() if ANY_ORIGIN in self._origins and self.closed else self._origins
 
     def divide(self, tenancy: Tenancy) -> None:
         """Share the room for streams among tenants by `tenancy`, if requests need a key."""
@@ -83,7 +104,7 @@ class Access:
         """
         if not self._keyring.closed:
             if self._hosts is not None and guard != "health":
-                _require_host(connection, self._hosts)
+                _require_host(connection, self._hosts, self._origins)
             return None
         if guard in {"health", "public"}:
             return None
@@ -95,7 +116,7 @@ class Access:
         return key
 
 
-def _require_host(connection: HTTPConnection, hosts: frozenset[str]) -> None:
+def _require_host(connection: HTTPConnection, hosts: frozenset[str], origins: frozenset[str]) -> None:
     """Refuse other host names: a web page whose name was pointed here (DNS rebinding) would be of our origin."""
     given = connection.headers.getlist("host")
     if len(given) != 1 or not _is_of(given[0], hosts):
@@ -105,10 +126,10 @@ def _require_host(connection: HTTPConnection, hosts: frozenset[str]) -> None:
         )
     # Browsers send WebSockets, and requests without a body, to other origins without a preflight request.
     for origin in connection.headers.getlist("origin"):
-        if not _is_of(urlsplit(origin).netloc, hosts):
+        if not (origins & {origin, ANY_ORIGIN} or _is_of(urlsplit(origin).netloc, hosts)):
             raise WrongHost(
-                "without API keys this gateway refuses pages of other sites; add a key with 'offramp keys "
-                "add NAME', or serve with --allow-host"
+                "without API keys this gateway refuses pages of other sites; allow their origin with --cors, add a "
+                "key with 'offramp keys add NAME', or serve with --allow-host"
             )
 
 

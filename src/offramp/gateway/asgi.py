@@ -21,6 +21,7 @@ from offramp.core.shares import Tenancy
 from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
+from offramp.gateway.cors import Sharing, is_preflight
 from offramp.gateway.health import OPERATIONS
 from offramp.gateway.metering import Meter
 from offramp.gateway.native.surface import NATIVE
@@ -64,6 +65,8 @@ class Gateway:
         self._make = service_factory
         self.access = access or Access()
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
+        shared = [surface for surface in (NATIVE, *surfaces) if surface.cross_origin is not None]
+        self._sharing = [(surface, Sharing(surface, self.access.origins)) for surface in shared]
         self._meter = Meter()
         self._service: Service | None = None
         self._tracing: Tracing | None = None
@@ -157,13 +160,17 @@ class Gateway:
             self._trace(request)
         self._answered(request, answer.status)
         try:
-            await answer(scope, receive, send)
+            sharing = None if is_preflight(scope) else self._shares(request)
+            await (answer if sharing is None else sharing.around(answer))(scope, receive, send)
         finally:
             if request.trace is not None:
                 request.trace.end(answer.status)
 
     async def _answer(self, request: _Request, receive: Receive) -> Answer:
         scope = request.scope
+        sharing = self._shares(request)
+        if sharing is not None and is_preflight(scope):
+            return await sharing.preflight(scope, receive)
         request.surface, route, scope["path_params"] = self._table.find(request.method, request.path)
         request.template, request.route = route.template, request.prefix + route.template
         connection = HTTPConnection(scope)
@@ -185,6 +192,12 @@ class Gateway:
         if request.trace is not None:
             request.trace.of_tenant(shown_tenant(call.tenant))
         return await route.endpoint(call)
+
+    def _shares(self, request: _Request) -> Sharing | None:
+        """What pages of other origins may use of the request's surface, if they may."""
+        if not self.access.origins or not request.surface.covers(request.path):
+            return None
+        return next((sharing for surface, sharing in self._sharing if surface is request.surface), None)
 
     def _trace(self, request: _Request) -> None:
         """Open the request's span, once, if its path is below its surface."""

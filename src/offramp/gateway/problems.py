@@ -117,6 +117,14 @@ class Forbidden(RequestError):
     status = 403
 
 
+class OriginRefused(RequestError):
+    """A page of this origin may not send the request."""
+
+    code = "cross-origin"
+    title = "Not from this page"
+    status = 403
+
+
 class NoResult(RunConflict):
     """The run ended without a result; `error` is the run document's."""
 

@@ -14,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 Headers = list[tuple[bytes, bytes]]
 
 JSON = "application/json"
+_NO_CONTENT = 204
+"""Has no Content-Length (RFC 9110, 8.6)."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,10 +42,12 @@ class Reply:
     ) -> None:
         self.status = status
         self.body = body
-        self.headers: Headers = [
-            (b"content-type", content_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(body)),
-        ]
+        self.headers: Headers = []
+        if status != _NO_CONTENT:
+            self.headers += [
+                (b"content-type", content_type.encode("latin-1")),
+                (b"content-length", b"%d" % len(body)),
+            ]
         for name, value in (headers or {}).items():
             self.headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 

@@ -33,6 +33,18 @@ class Route(NamedTuple):
     guard: Guard = "key"
 
 
+class CrossOrigin(NamedTuple):
+    """What pages of the origins in `cors_origins` may use of a surface.
+
+    Attributes:
+        headers: the request headers that they may send.
+        exposed: the headers of answers that they may read, beside those that every page may.
+    """
+
+    headers: tuple[str, ...]
+    exposed: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Surface:
     """One protocol.
@@ -43,11 +55,13 @@ class Surface:
             requests have a span.
         render: makes the answer to a request that failed. It gets what the caller may learn, never the exception. If
             the answer needs the request (as the id of a JSON-RPC call), the endpoint renders `problems.explain(error)`.
+        cross_origin: what pages of other origins may use of it; None if they may not use it.
     """
 
     routes: tuple[Route, ...]
     below: tuple[str, ...] = ()
     render: Callable[[Problem], Reply] = document
+    cross_origin: CrossOrigin | None = None
 
     def covers(self, path: str) -> int:
         """The length of the longest of its prefixes that `path` begins with; 0 for none."""

@@ -40,7 +40,7 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "i
 _PREFERENCE_APPLIED = {"Preference-Applied": {"schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
 _CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", "schema": {"type": "string"}}}
-_VARY = {"Vary": {"schema": {"const": "Prefer"}}}
+_VARY = {"Vary": {"schema": {"enum": ["Prefer", "Prefer, Origin"]}}}
 _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
 _SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
 """An empty value counts as absent."""

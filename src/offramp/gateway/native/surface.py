@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, ws
-from offramp.gateway.surface import SOCKET, Route, Surface
+from offramp.gateway.surface import SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
     (
@@ -22,4 +22,24 @@ NATIVE = Surface(
         Route("GET", "/docs", docs.page, needs_service=False, guard="public"),
     ),
     below=("/v1/",),
+    cross_origin=CrossOrigin(
+        headers=(
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "Last-Event-ID",
+            "Prefer",
+            "baggage",
+            "traceparent",
+            "tracestate",
+        ),
+        exposed=(
+            "Location",
+            "Retry-After",
+            "Preference-Applied",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Idempotency-Replayed",
+        ),
+    ),
 )

@@ -1,0 +1,78 @@
+"""Lets pages of allowed origins use a surface: answers preflight requests and adds headers to answers (Fetch, CORS).
+
+Starlette's middleware owns the protocol. This decides for which surface, and puts a refusal in the surface's form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope
+
+from offramp.gateway.problems import OriginRefused
+from offramp.gateway.reply import Answer, Reply
+from offramp.gateway.surface import SOCKET, Surface
+
+
+class Sharing:
+    """What pages of allowed origins may do with one surface.
+
+    Args:
+        surface: a surface with `cross_origin`.
+        origins: the allowed ones.
+    """
+
+    def __init__(self, surface: Surface, origins: Collection[str]) -> None:
+        allowed = surface.cross_origin
+        if allowed is None:
+            raise ValueError("the surface is not shared with pages of other origins")
+        self._methods = sorted({route.method for route in surface.routes} - {SOCKET})
+        self._headers = allowed.headers
+        self._options: dict[str, Any] = {
+            "allow_origins": origins,
+            "allow_methods": self._methods,
+            "allow_headers": allowed.headers,
+            "expose_headers": allowed.exposed,
+            # Browsers ask in addition when a public page calls a private address, as a gateway under development has.
+            "allow_private_network": True,
+        }
+
+    def around(self, answer: Answer) -> ASGIApp:
+        """The answer to a request that is no preflight, with the headers that let the page read it."""
+        return CORSMiddleware(answer, **self._options)
+
+    async def preflight(self, scope: Scope, receive: Receive) -> Reply:
+        """The answer to a preflight.
+
+        Raises:
+            OriginRefused: the origin is not allowed, or it asks for a method or header that the surface does not take.
+        """
+        sent: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            sent.append(message)
+
+        await CORSMiddleware(_unreached, **self._options)(scope, receive, keep)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
+        if sent[0]["status"] >= 400:
+            raise OriginRefused(
+                "pages may use this API if OFFRAMP_CORS_ORIGINS has their origin, with the methods "
+                f"{', '.join(self._methods)} and the headers {', '.join(self._headers)}"
+            )
+        shared = {name: value for name, value in headers.items() if name.startswith(("access-control-", "vary"))}
+        return Reply(204, b"", shared)
+
+
+def is_preflight(scope: Scope) -> bool:
+    """Whether a browser asks, before a page's request, whether the page may send it."""
+    if scope["type"] != "http" or scope["method"] != "OPTIONS":
+        return False
+    headers = HTTPConnection(scope).headers
+    return "origin" in headers and "access-control-request-method" in headers
+
+
+async def _unreached(*_: Any) -> None:
+    raise AssertionError("the middleware answers a preflight itself")
