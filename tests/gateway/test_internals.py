@@ -26,7 +26,7 @@ HANDSHAKE = "websockets.server:ServerProtocol"
 IMPORTED = {
     "httptools": {"HttpParserError", "HttpParserUpgrade", "HttpRequestParser"},
     "uvicorn": {"Config", "Server"},
-    "uvicorn.protocols.http.httptools_impl": {"HttpToolsProtocol"},
+    "uvicorn.protocols.http.httptools_impl": {"HttpToolsProtocol", "RequestResponseCycle"},
     "uvicorn.protocols.utils": {"ClientDisconnected"},
     "uvicorn.protocols.websockets.websockets_sansio_impl": {"WebSocketsSansIOProtocol"},
     "websockets.http11": {"Response"},
@@ -62,6 +62,7 @@ CALLED = {
         "_unset_keepalive_if_required": "self",
         "handle_websocket_upgrade": "self",
     },
+    CYCLE: {"send": "self message"},
     SOCKET: {"handle_parser_exception": "self"},
     SERVER: {"serve": "self sockets"},
     HANDSHAKE: {"data_to_send": "self", "send_close": "self code reason"},
@@ -90,7 +91,13 @@ HELD = {
 HELD_AFTER = {
     HTTP: {"url": "on_message_begin"},
     SERVER: {"lifespan": "_serve", "servers": "startup"},
-    CYCLE: {"keep_alive": "__init__", "response_complete": "__init__", "response_started": "__init__"},
+    CYCLE: {
+        "chunked_encoding": "send",
+        "expected_content_length": "send",
+        "keep_alive": "__init__",
+        "response_complete": "__init__",
+        "response_started": "__init__",
+    },
 }
 
 

@@ -61,7 +61,11 @@ async def test_a_stream_of_events_goes_on_after_a_demotion(client, service):
         ({"Last-Event-ID": "2"}, "", ["3", "4"]),
         ({}, "?starting_after=3", ["4"]),
         ({"Last-Event-ID": "3"}, "?starting_after=1", ["4"]),
-        ({"Last-Event-ID": "4"}, "", []),
+        ({}, "?lastEventId=3", ["4"]),
+        ({}, "?lastEventId=3&starting_after=1", ["4"]),
+        ({}, "?lastEventId=&starting_after=3", ["4"]),
+        ({"Last-Event-ID": "3"}, "?lastEventId=1", ["4"]),
+        ({"Last-Event-ID": "3"}, "?lastEventId=4&starting_after=4", ["4"]),
         ({"Last-Event-ID": "99"}, "", []),
     ],
 )
@@ -96,8 +100,10 @@ async def test_a_position_that_is_no_number_is_400(client, service, header):
     run = service.new_run()
     answer = await client.get(f"/v1/runs/{run.record.id}/events", headers={"Last-Event-ID": header})
     assert answer.status_code == 400
-    answer = await client.get(f"/v1/runs/{run.record.id}/events", params={"starting_after": header})
-    assert answer.status_code == 400
+    for name in ("starting_after", "lastEventId"):
+        answer = await client.get(f"/v1/runs/{run.record.id}/events", params={name: header})
+        assert answer.status_code == 400
+        assert name in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +147,8 @@ class TestHeartbeat:
         call = get(gateway, run)
         for _ in range(3):
             await call.next()
-        assert (await call.next())["body"] == b": heartbeat\n\n"
-        assert (await call.next())["body"] == b": heartbeat\n\n"
+        assert (await call.next())["body"] == b": heartbeat\n"
+        assert (await call.next())["body"] == b": heartbeat\n"
         run.complete("x")
         await call.done()
         found, _, comments = parse_sse(call.body)

@@ -1,7 +1,7 @@
 """Every event of a run, in one table, and its one encoding.
 
 An event is drafted where it happens and numbered by the store when it is committed: `frame` joins the two.
-A reader on the wire gets the same bytes from every transport.
+A reader on the wire gets the same JSON from every transport.
 """
 
 from __future__ import annotations

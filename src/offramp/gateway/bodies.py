@@ -5,6 +5,7 @@ The surfaces interpret the value.
 
 from __future__ import annotations
 
+import codecs
 import re
 from itertools import accumulate
 
@@ -18,6 +19,7 @@ from offramp.gateway.problems import BodyTooLarge, UnsupportedMediaType
 DEPTH_MAX = 64
 """Levels of objects and lists in a body."""
 
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _decode_any = msgspec.json.Decoder().decode
 # Possessive, and an unclosed string ends with the body: one pass over any input.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
@@ -89,9 +91,11 @@ def require_json_value(body: bytes) -> None:
     """Accept any one JSON value, strictly.
 
     Raises:
-        RequestError: it is not JSON.
+        RequestError: it is not JSON, or begins with a byte order mark.
         InputError: it is nested too deep, or has a number that cannot be read.
     """
+    if body.startswith(_BYTE_ORDER_MARKS):
+        raise RequestError("the body begins with a byte order mark (BOM); send JSON in UTF-8 without one (RFC 8259)")
     if depth_exceeds(body, DEPTH_MAX):
         message = f"nested deeper than {DEPTH_MAX} levels"
         raise InputError(f"the body is {message}", [("", message)])

@@ -110,7 +110,7 @@ class Call:
         return record
 
     def query(self, *known: str) -> Mapping[str, str]:
-        """The query's parameters, each at most once.
+        """The query's parameters, each at most once; unknown ones that begin with `_` are ignored.
 
         Raises:
             InputError: one is unknown or given twice.
@@ -118,6 +118,8 @@ class Call:
         given: dict[str, str] = {}
         for name, value in self.connection.query_params.multi_items():
             if name not in known:
+                if name.startswith("_"):
+                    continue
                 hint = did_you_mean(name, known)
                 raise InputError(
                     f"no query parameter {name[:60]!r}; {hint}", [(query_pointer(name), f"unknown; {hint}")]

@@ -182,14 +182,20 @@ def idempotency_key(values: Sequence[str]) -> str | None:
     return key
 
 
-def position(last_event_id: str | None, starting_after: str | None) -> int:
-    """The number of the event after which a stream starts; Last-Event-ID wins over `starting_after`, its address's.
+def position(last_event_id: str | None, starting_after: str | None = None, in_query: str | None = None) -> int:
+    """The number of the event after which a stream starts.
+
+    Args:
+        last_event_id: the header Last-Event-ID; a browser sends it when it reconnects, so it wins.
+        starting_after: where the address says to start.
+        in_query: `?lastEventId=`, which clients that cannot send the header add to the address when they reconnect.
 
     Raises:
         RequestError: one is not an event number.
     """
     after = 0
-    for name, text in (("starting_after", starting_after), ("Last-Event-ID", last_event_id)):
+    given = (("starting_after", starting_after), ("lastEventId", in_query), ("Last-Event-ID", last_event_id))
+    for name, text in given:
         if text:
             if not (text.isascii() and text.isdigit() and len(text) <= SEQ_DIGITS_MAX):
                 raise RequestError(f"{name} must be the number of the last event seen, 0 or more, got {text[:50]!r}")

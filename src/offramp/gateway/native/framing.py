@@ -1,4 +1,8 @@
-"""A run's events as the native API sends them over SSE: each frame as it is stored, without decoding it."""
+"""A run's events as the native API sends them over SSE: each frame as it is stored, without decoding it.
+
+Some parsers yield an empty event at each empty line. So `retry:` and heartbeats have none of their own: they are the
+first lines of the next event.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from offramp.gateway.streams import DEMOTED
 
 RETRY_MS = 1000
 """How long a reader waits before it reconnects."""
-HEARTBEAT = b": heartbeat\n\n"
-FIRST = b"retry: %d\n\n" % RETRY_MS
+HEARTBEAT = b": heartbeat\n"
+FIRST = b"retry: %d\n" % RETRY_MS
 
 _TYPE_AT = len(b'{"type":"')
 _TERMINAL = frozenset(name.encode() for name in TERMINAL)
 _ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode()}
+_LINE_ENDS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085\u2028\u2029"]
+"""Where Unicode, and so `str.splitlines`, ends a line as well; JSON escapes the others."""
 
 
 class NativeEncoder:
@@ -39,6 +45,9 @@ class NativeEncoder:
             if b"\n" in data or b"\r" in data:
                 # Only between tokens: JSON escapes them inside of strings. A line break would end the field.
                 data = data.replace(b"\n", b" ").replace(b"\r", b" ")
+            if not data.isascii():
+                for char, escaped in _LINE_ENDS:
+                    data = data.replace(char, escaped)
             parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
             if kind in self._ends:
                 return b"".join(parts), len(parts), True

@@ -163,6 +163,7 @@ def _submit_parameters() -> list[dict[str, Any]]:
 def _runs() -> dict[str, Any]:
     run_id = [_in_path("run_id", "The run.", RUN_ID)]
     after = _query("starting_after", "The number of the last event seen.", _SEQ)
+    resumed = _query("lastEventId", "The same, for clients that send no header; wins over `starting_after`.", _SEQ)
     follow = _query("follow", "false: end after the newest event.", {"type": "boolean", "default": True})
     stream = {
         "description": "Events from the start or after a position, to the end of the run.",
@@ -182,8 +183,9 @@ def _runs() -> dict[str, Any]:
                     "follow_run",
                     "Follow a run's events",
                     "runs",
-                    {"200": stream} | _problems("400", "404", "410", "422", "429", "500", "503"),
-                    [_header("Last-Event-ID", "The number of the last event seen; wins.", _SEQ), after, follow],
+                    {"200": stream, "204": {"description": "The event last seen is the run's last one."}}
+                    | _problems("400", "404", "410", "422", "429", "500", "503"),
+                    [_header("Last-Event-ID", "The last event seen; wins.", _SEQ), resumed, after, follow],
                 ),
             },
             "/v1/runs/{run_id}/result": {

@@ -6,8 +6,10 @@ Owns the status and headers of each outcome. The service decides what happens to
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, cast, get_args
 
+from offramp.core.events import Frame
 from offramp.core.names import did_you_mean
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, Status, document, is_run_id, links
@@ -35,7 +37,7 @@ async def submit(call: Call) -> Answer:
     spec = call.pipeline(call.connection.path_params["name"])
     asked = await read_submission(call, spec.name)
     headers, preference = call.connection.headers, asked.preference
-    after = position(headers.get("last-event-id"), None)
+    after = position(headers.get("last-event-id"))
     if not preference.at_once and wants_stream(headers.getlist("accept")):
         applied = preference.applied(EventStream.status)
         more: Headers = [(b"preference-applied", applied.encode("latin-1"))] if applied else []
@@ -50,17 +52,28 @@ async def submit(call: Call) -> Answer:
     return await _document(call, 202, accepted.record.id, preference)
 
 
-async def events(call: Call) -> EventStream:
+async def events(call: Call) -> Answer:
     """`GET /v1/runs/{run_id}/events`: from the start or a position, to the run's end or the newest event."""
-    query = call.query("starting_after", "follow")
+    query = call.query("starting_after", "lastEventId", "follow")
     follow = query.get("follow", "true")
     if follow not in {"true", "false"}:
         says = f"true or false, got {follow[:20]!r}"
         raise InputError(f"follow is {says}", [(query_pointer("follow"), says)])
-    after = position(call.connection.headers.get("last-event-id"), query.get("starting_after"))
+    header = call.connection.headers.get("last-event-id")
+    after = position(header, query.get("starting_after"), query.get("lastEventId"))
     record = await call.followed()
+    if record.finished and after and await _is_terminal(call, record, after):
+        # Tells browsers to stop reconnecting (HTML, 9.2.3). A cache must not give it to a reader without the events.
+        return Reply(204, headers={"Cache-Control": "no-store"})
     encoder = NativeEncoder(until_demoted=False)
     return EventStream(call, record.id, after, encoder, follow=follow == "true", slot=call.open_stream())
+
+
+async def _is_terminal(call: Call, record: RunRecord, seq: int) -> bool:
+    """Whether the event with this number is the last one of a finished run."""
+    async with aclosing(call.service.follow(record.id, seq - 1, 0.0)) as batches:
+        frames: list[Frame] = await anext(batches, [])
+    return bool(frames) and frames[0].terminal
 
 
 async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:

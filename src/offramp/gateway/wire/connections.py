@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Response
@@ -172,6 +172,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_ignored = self.parser.should_upgrade() and (self._method == b"CONNECT" or not self._should_upgrade())
         if not self._is_ignored:
             super().on_headers_complete()
+            if self._version == b"1.0" and not self.parser.should_upgrade():
+                _end_with_connection(self.cycle)
             if self._is_crowded:
                 self.cycle.keep_alive = False
         self._head_bytes, self._body_bytes, self._idle_bytes = None, 0, 0
@@ -244,6 +246,25 @@ class BoundedHttp(HttpToolsProtocol):
         if is_next or (answering and not self.cycle.response_started and not self.pipeline):
             self.transport.write(_encoded(problem(error), self.server_state.default_headers))
         self.transport.close()
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """Let an answer without Content-Length end with its connection: HTTP/1.0 has no chunks (RFC 9112, 6.1).
+
+    uvicorn sends chunks, or as many bytes as it expects. Here it expects those of each part.
+    """
+    send, is_bounded = cycle.send, False
+
+    async def unchunked(message: Any) -> None:
+        nonlocal is_bounded
+        if message["type"] == "http.response.start":
+            is_bounded = any(name.lower() == b"content-length" for name, _ in message["headers"])
+        if not is_bounded:
+            cycle.chunked_encoding = False
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.send = unchunked  # type: ignore[method-assign]
 
 
 def _head_too_large() -> HeadTooLarge:
