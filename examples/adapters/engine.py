@@ -40,11 +40,11 @@ class Taking(Part):
 
     async def drain(self) -> None:
         self.is_on = False
-
-    async def close(self) -> None:
-        self.is_on = False
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        await self.drain()
         with contextlib.suppress(StoreError):
             await self._leases.retire(self._owner)  # what is still held waits for the next process
 

@@ -220,6 +220,16 @@ class TestDoctor:
         ((level, says),) = self.said(settings)
         assert (level, "every request is refused" in says) == ("risk", True)
 
+    def test_pages_of_other_origins(self, tmp_path):
+        every = Settings(data=str(tmp_path), cors_origins="*")
+        assert [level for level, _ in self.said(every)] == ["risk", "ok"]
+        named = Settings(data=str(tmp_path), cors_origins="https://app.example")
+        assert self.said(named)[0] == ("ok", "pages that may use the gateway: https://app.example")
+        add_key(tmp_path / "keys.json", "ann", "acme")
+        (level, says), _ = self.said(every)
+        assert (level, "serve refuses to start" in says) == ("broken", True)
+        assert [level for level, _ in self.said(named)] == ["ok", "ok"]
+
     @pytest.mark.parametrize(("mode", "level"), [(0o644, "risk"), (0o622, "broken"), (0o600, "ok")])
     def test_who_may_read_and_write_the_file(self, settings, tmp_path, mode, level):
         add_key(tmp_path / "keys.json", "ann", "acme")

@@ -15,6 +15,8 @@ from offramp.core.origins import parse_origins
         ("http://app.example:80", {"http://app.example"}),
         ("http://app.example:443", {"http://app.example:443"}),
         ("http://[::1]:3000", {"http://[::1]:3000"}),
+        ("http://[0:0:0:0:0:0:0:1]:03000", {"http://[::1]:3000"}),
+        ("http://app.example:080", {"http://app.example"}),
         ("chrome-extension://abcdefgh", {"chrome-extension://abcdefgh"}),
         ("*", {"*"}),
     ],
@@ -35,9 +37,16 @@ def test_origins_are_as_browsers_send_them(text, origins):
         "null",
         "https://",
         "https://app.example:",
+        "https://app.example:99999",
+        "http://[::1::]",
         "https://app.example https://other.example",
     ],
 )
 def test_what_no_browser_sends_is_refused(text):
     with pytest.raises(ValueError, match=r"such as https://app\.example"):
         parse_origins(text)
+
+
+def test_every_page_is_allowed_alone():
+    with pytest.raises(ValueError, match="write it alone"):
+        parse_origins("*, https://app.example")

@@ -223,6 +223,9 @@ class FakeService:
     def unwritten_s(self, run_id):
         return 0.0
 
+    async def is_read(self, record, seq):
+        return not self.runs[record.id].frames[seq:]
+
     async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
         run = self.runs[run_id]
         run.followers += 1

@@ -76,7 +76,7 @@ class TestPreflight:
         assert "content-length" not in answer.headers
         assert answer.headers["access-control-allow-origin"] == APP
         assert names(asked) <= names(answer.headers["access-control-allow-headers"])
-        assert names(answer.headers["access-control-allow-methods"]) == {"get", "post"}
+        assert names(answer.headers["access-control-allow-methods"]) == {"get", "head", "post"}
         assert "origin" in names(answer.headers["vary"])
 
     @pytest.mark.parametrize(

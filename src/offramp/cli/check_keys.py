@@ -26,6 +26,7 @@ def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding("broken", "keys", str(error), "correct the variable, or add a key with 'offramp keys add NAME'")
         return
+    yield from _origins(settings, is_keyed=keyring.closed)
     file = file_of(settings)
     if file.exists():
         yield from _permissions(file)
@@ -48,6 +49,23 @@ def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
             f"{host} is reachable by others and there are no API keys: serve refuses to start",
             "add one with 'offramp keys add NAME', serve on 127.0.0.1, or use --insecure",
         )
+
+
+def _origins(settings: Settings, *, is_keyed: bool) -> Iterator[Finding]:
+    """The pages that may use the gateway, if any."""
+    from offramp.core.origins import ANY_ORIGIN, parse_origins
+
+    origins = parse_origins(settings.cors_origins)
+    if ANY_ORIGIN in origins and is_keyed:
+        says = "cors_origins is '*', but requests need an API key: serve refuses to start"
+        yield Finding("broken", "keys", says, "name the origins of your pages")
+    elif ANY_ORIGIN in origins:
+        says = (
+            "cors_origins is '*' and there are no API keys: any page in a browser on this machine may use the gateway"
+        )
+        yield Finding("risk", "keys", says, "name the origins of your pages")
+    elif origins:
+        yield Finding("ok", "keys", f"pages that may use the gateway: {', '.join(sorted(origins))}")
 
 
 def _permissions(file: Path) -> Iterator[Finding]:

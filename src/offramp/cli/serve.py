@@ -137,6 +137,7 @@ def _served(target: str) -> App:
 
 def _log_access(app: App, url: str, access: Access, host: str) -> None:
     from offramp.core.addresses import is_loopback
+    from offramp.core.origins import ANY_ORIGIN
 
     logger.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
     if access.closed:
@@ -146,6 +147,10 @@ def _log_access(app: App, url: str, access: Access, host: str) -> None:
         logger.info("no API keys: serving this machine only; 'offramp keys add NAME' makes one")
     else:
         logger.warning("no API keys, and others can reach %s: every client may start, read and cancel runs", host)
+    if ANY_ORIGIN in access.origins:
+        logger.warning("cors_origins is '*': any page in a browser that reaches this gateway may use it")
+    elif access.origins:
+        logger.info("pages that may use it: %s", ", ".join(sorted(access.origins)))
 
 
 def worker_command(target: str, settings: Settings) -> list[str]:

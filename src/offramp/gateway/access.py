@@ -54,7 +54,7 @@ class Access:
         self._origins = origins
         if ANY_ORIGIN in origins and self._keyring.closed:
             raise SettingsError(
-                "cors_origins is '*' and there are API keys: name the origins of your pages instead, such as "
+                "cors_origins is '*', but requests need an API key: name the origins of your pages instead, such as "
                 "https://app.example (--cors, OFFRAMP_CORS_ORIGINS)"
             )
         self.streams = Streams(streams_max())
@@ -126,11 +126,19 @@ def _require_host(connection: HTTPConnection, hosts: frozenset[str], origins: fr
         )
     # Browsers send WebSockets, and requests without a body, to other origins without a preflight request.
     for origin in connection.headers.getlist("origin"):
-        if not (origins & {origin, ANY_ORIGIN} or _is_of(urlsplit(origin).netloc, hosts)):
+        if not (origins & {origin, ANY_ORIGIN} or _is_of(_netloc(origin), hosts)):
             raise WrongHost(
-                "without API keys this gateway refuses pages of other sites; allow their origin with --cors, add a "
-                "key with 'offramp keys add NAME', or serve with --allow-host"
+                "without API keys this gateway refuses pages of other sites; allow their origin with --cors (a page "
+                "without one, such as a file, needs a key), add a key with 'offramp keys add NAME', or serve with "
+                "--allow-host"
             )
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # not a URL, and so of no host
+        return ""
 
 
 def _is_of(netloc: str, hosts: frozenset[str]) -> bool:

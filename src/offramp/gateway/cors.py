@@ -29,7 +29,8 @@ class Sharing:
         allowed = surface.cross_origin
         if allowed is None:
             raise ValueError("the surface is not shared with pages of other origins")
-        self._methods = sorted({route.method for route in surface.routes} - {SOCKET})
+        methods = {route.method for route in surface.routes} - {SOCKET}
+        self._methods = sorted(methods | {"HEAD"} if "GET" in methods else methods)  # each GET route serves HEAD
         self._headers = allowed.headers
         self._options: dict[str, Any] = {
             "allow_origins": origins,

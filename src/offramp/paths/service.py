@@ -204,6 +204,14 @@ class Service:
         """
         return self.process.feed.follow(self.process.store, run_id, after, idle)
 
+    async def is_read(self, record: RunRecord, seq: int) -> bool:
+        """Whether a reader with the events of a finished run up to number `seq` has all of them.
+
+        Raises:
+            StoreTimeout: the store did not answer in time.
+        """
+        return not await self._patience.read(self.process.store.events(record.id, seq))
+
     async def replay(self, run_id: str) -> Replayed:
         """Replay a run's pipeline with its journal, without writing.
 

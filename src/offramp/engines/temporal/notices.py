@@ -97,3 +97,5 @@ class Notices(Part):
                         await self.pass_on(record)
             except StoreError as error:
                 logger.error("%s", error)  # noqa: TRY400 - an operator's matter
+            except Exception:  # the next look may succeed, and runs wait for it
+                logger.exception("notices could not be passed on")

@@ -55,16 +55,23 @@ class BodyWorker(Part):
 
     async def _work(self) -> None:
         """Execute until `drain`; another worker replaces one that fails."""
-        client = await self._connection.client()
         while not self._stopping:
-            self._worker = self._new_worker(client)
-            running = asyncio.create_task(self._worker.run())
             try:
-                await self._taking.begin()
-                await running
+                await self._poll(await self._connection.client())
             except Exception as error:  # noqa: BLE001 - whatever it is, runs wait for a worker
-                running.cancel()
-                logger.error("the worker for Temporal ended: %s; starting another", error)  # noqa: TRY400
+                logger.error("the worker for Temporal failed: %s; starting another", error)  # noqa: TRY400
             if not self._stopping:
                 await self._taking.pause()
                 await asyncio.sleep(RETRY_EVERY_S)
+
+    async def _poll(self, client: Client) -> None:
+        """Poll Temporal with one worker, and take runs meanwhile, until it ends."""
+        worker = self._new_worker(client)
+        await self._taking.begin()  # first: if the store refuses, no worker has begun anything
+        if self._stopping:
+            return
+        self._worker = worker
+        try:
+            await worker.run()
+        finally:
+            self._worker = None

@@ -6,10 +6,8 @@ Owns the status and headers of each outcome. The service decides what happens to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any, cast, get_args
 
-from offramp.core.events import Frame
 from offramp.core.names import did_you_mean
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord, Status, document, is_run_id, links
@@ -62,18 +60,11 @@ async def events(call: Call) -> Answer:
     header = call.connection.headers.get("last-event-id")
     after = position(header, query.get("starting_after"), query.get("lastEventId"))
     record = await call.followed()
-    if record.finished and after and await _is_terminal(call, record, after):
+    if record.finished and after and await call.service.is_read(record, after):
         # Tells browsers to stop reconnecting (HTML, 9.2.3). A cache must not give it to a reader without the events.
         return Reply(204, headers={"Cache-Control": "no-store"})
     encoder = NativeEncoder(until_demoted=False)
     return EventStream(call, record.id, after, encoder, follow=follow == "true", slot=call.open_stream())
-
-
-async def _is_terminal(call: Call, record: RunRecord, seq: int) -> bool:
-    """Whether the event with this number is the last one of a finished run."""
-    async with aclosing(call.service.follow(record.id, seq - 1, 0.0)) as batches:
-        frames: list[Frame] = await anext(batches, [])
-    return bool(frames) and frames[0].terminal
 
 
 async def _document(call: Call, status: int, run_id: str, preference: Preference) -> Reply:
