@@ -238,3 +238,72 @@ async def test_the_failed_attempts_of_another_process_are_seen(tmp_path):
     [asked] = breaker.asked
     assert [(failed.number, failed.message) for failed in asked.earlier] == [(1, "ValueError: once")]
     assert [event.data["attempt"] for event in of(seen, "step.started")] == [1, 2]
+
+
+class Holding:
+    """An `Around` that waits before the code of one step, and lets the others begin once it does."""
+
+    def __init__(self, step):
+        self.step = step
+        self.began = asyncio.Event()
+
+    async def around(self, asked, run):
+        if asked.step == self.step:
+            self.began.set()
+            await asyncio.get_running_loop().create_future()
+        await self.began.wait()
+        return await run()
+
+
+async def test_a_step_that_is_cancelled_inside_an_around_has_not_failed(tmp_path):
+    app = App("siblings")
+
+    @app.step
+    async def slow() -> str:
+        return "never"
+
+    @app.step
+    async def fails() -> str:
+        raise ValueError("no")
+
+    @app.pipeline
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(slow())
+            group.create_task(fails())
+
+    async with opened(tmp_path, around=[Holding("slow")], app=app) as runtime:
+        handle = await runtime.start("both")
+        assert "no" in str((await failure_of(handle)).exceptions)
+        seen = await log_of(handle)
+    assert [event.data["step"] for event in of(seen, "step.failed")] == ["fails"]
+
+
+async def test_an_around_that_runs_the_code_in_another_task_is_told_so(tmp_path):
+    class Elsewhere:
+        async def around(self, asked, run):
+            async def other():
+                return await run()
+
+            return await asyncio.create_task(other())
+
+    async with opened(tmp_path, around=[Elsewhere()]) as runtime:
+        error = await failure_of(await runtime.start("fast", lane="loop"))
+    assert "in its own task" in str(error)
+
+
+async def test_a_seam_that_postpones_into_the_past_holds_no_loop(tmp_path):
+    class Late:
+        def __init__(self):
+            self.asked = 0
+
+        async def admit(self, asked, says):
+            self.asked += 1
+            if self.asked < 3:
+                raise Postpone(0.0)
+            return lambda: None
+
+    late = Late()
+    async with opened(tmp_path, before=[late]) as runtime:
+        assert await result_of(await runtime.start("fast", lane="loop")) == "1 None"
+    assert late.asked == 3

@@ -134,8 +134,11 @@ async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: Bas
     """The result of the code, with the seams around it; raises the failure of the attempt."""
     if refusal is not None:
         raise refusal
+    attempt.waits()  # a wrapper may wait before it runs the code
 
     async def code(target: str | None = None) -> Completed | Failed:
+        if attempt.watch is not None and attempt.watch.is_left():
+            raise RuntimeError("an Around has to await run() in its own task, not in another one")
         attempt.target = target
         try:
             if attempt.place is not None and not attempt.place.is_given:  # the wrapper was used for another target

@@ -138,10 +138,12 @@ class Scope:
         return self.gate.move(move, rest, self._moved)
 
     def _moved(self) -> None:
-        state = self.gate.state
-        if self._timers is not None and state in {"leaving", "given_back"}:
-            self._timers.note_all()
-        if self._timers is not None and state in OVER and self._timers.close():
+        state, timers = self.gate.state, self._timers
+        if timers is None:
+            return
+        if state in {"leaving", "given_back"}:
+            timers.note_all()
+        if state in OVER and timers.close():
             self._timers = None  # a cycle would wait for the garbage collector
 
     def move_at_rest(self, move: Move, beyond: float, then: Callable[[], object] = lambda: None) -> None:

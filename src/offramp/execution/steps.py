@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from offramp.execution.attempt import Executing, Lanes
     from offramp.telemetry.run_trace import StepTrace
 
+POSTPONED_S_MIN = 0.05
+"""The least wait after `Postpone`: a seam that asks for a time in the past must not hold the run's loop."""
+
 
 class Steps(Protocol):
     """The execution of the steps of a run, and its consequences for the body."""
@@ -69,7 +72,7 @@ class LocalSteps(Steps):
                 attempt = attempt.following(outcome.error)
                 continue
             if isinstance(outcome, Postponed):
-                await scope.pause(outcome.until - scope.clock.time())
+                await scope.pause(max(POSTPONED_S_MIN, outcome.until - scope.clock.time()))
                 attempt = attempt.anew()
                 continue
             try:

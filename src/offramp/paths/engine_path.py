@@ -162,7 +162,7 @@ class EnginePath(DeepPath, BodyHost):
         """Execute one attempt of a step."""
         process = self._process
         before, deaths = None, 0
-        if lease.turn > FIRST_TURN:
+        if lease.turn > FIRST_TURN or call.attempt > 1:
             before = (await steps_of(process.store, lease.run_id)).get(call.key)
         if before is not None and before.status == "running":
             deaths = max(0, before.starts - before.left - context.left)

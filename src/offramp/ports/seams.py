@@ -79,8 +79,8 @@ class Before(Protocol):
 class Around(Protocol):
     """What is around the code of an attempt that is in flight, such as a circuit breaker.
 
-    1. `run` executes the code: at most once for each target. It returns how that ended; what stops the attempt from
-       outside is raised through `run` and must not be caught.
+    1. `run` executes the code: at most once for each target, awaited in the task that called `around`. It returns how
+       that ended; what stops the attempt from outside is raised through `run` and must not be caught.
     2. What `around` returns is how the attempt ended: whether another follows is the step's retry policy's to say.
        What it raises fails the attempt.
     3. The target is in the context of the step's code, in every lane.
