@@ -255,6 +255,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("cli.check_redis:ANSWER_S_MAX", "s", "`offramp doctor` waits for Redis"),
             ("stores.redis.hints:PENDING_MAX", "", "hints that wait to be sent; more are dropped"),
             ("stores.redis.hints:SETTLE_S", "s", "in which subscriptions to runs are collected"),
+            ("stores.redis.hints:CLOSE_S_MAX", "s", "for the connections of hints to close when a process leaves"),
             ("stores.redis.hints:HINT_BYTES_MAX", "bytes", "of a received message"),
             ("stores.redis.hints:PING_EVERY_S", "s", "for the server to answer a PING on the subscribed connection"),
             ("stores.redis.hints:RETRY_CAP_S", "s", "between two attempts to resubscribe, at most"),

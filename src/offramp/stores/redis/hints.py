@@ -28,6 +28,8 @@ from offramp.stores.redis.connection import async_client, problem
 logger = logging.getLogger("offramp")
 T = TypeVar("T")
 
+CLOSE_S_MAX = 5.0
+"""Seconds that closing the connections may take: a process leaves all the same."""
 PENDING_MAX = 20_000
 """Hints queued for sending, all sent together once earlier ones arrived; more are dropped."""
 SETTLE_S = 0.005
@@ -122,7 +124,9 @@ class RedisHints:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, pending = await asyncio.wait(tasks, timeout=CLOSE_S_MAX)
+            if pending:
+                logger.warning("hints are still open after %g s; leaving without them", CLOSE_S_MAX)
 
     # Subscribing.
 
