@@ -224,7 +224,7 @@ class FakeService:
         return 0.0
 
     async def is_read(self, record, seq):
-        return not self.runs[record.id].frames[seq:]
+        return seq == len(self.runs[record.id].frames)
 
     async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
         run = self.runs[run_id]

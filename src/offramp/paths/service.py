@@ -205,12 +205,17 @@ class Service:
         return self.process.feed.follow(self.process.store, run_id, after, idle)
 
     async def is_read(self, record: RunRecord, seq: int) -> bool:
-        """Whether a reader with the events of a finished run up to number `seq` has all of them.
+        """Whether the event number `seq` of a finished run is its last one.
 
         Raises:
             StoreTimeout: the store did not answer in time.
         """
-        return not await self._patience.read(self.process.store.events(record.id, seq))
+        store = self.process.store
+
+        async def is_last() -> bool:
+            return not await store.events(record.id, seq) and bool(await store.events(record.id, seq - 1))
+
+        return await self._patience.read(is_last())
 
     async def replay(self, run_id: str) -> Replayed:
         """Replay a run's pipeline with its journal, without writing.
