@@ -431,7 +431,7 @@ RULES = {
     "assign": lambda run: ownership.assign(run, NOW),
     "release": lambda run: _held(run, ownership.release),
     "park": lambda run: _held(run, lambda run: ownership.park(run, math.inf, seen=0, sent=0)),
-    "unpark": lambda run: _if_moved(run, ownership.unpark(run, math.inf)),
+    "unpark": lambda run: ownership.unpark(run, math.inf),
     "signal": lambda run: run if run.status == "completed" else ownership.signal(run, "run", 0, 0),
     "cancel": ownership.cancel,
     "finish": lambda run: _held(run, lambda run: ownership.finish(run, "completed")),
@@ -442,7 +442,7 @@ def ownership_table() -> str:
     """Each rule, called on a run in each state; a dash where it changes nothing or is refused."""
     rows = [f"| rule | {' | '.join(OWNED)} |", "|---|" + "---|" * len(OWNED)]
     for name, rule in RULES.items():
-        rows.append(f"| `{name}` | {' | '.join(_state_of(run, rule(run)) for run in OWNED.values())} |")
+        rows.append(f"| `{name}` | {' | '.join(_cell(run, rule(run)) for run in OWNED.values())} |")
     return "\n".join(rows)
 
 
@@ -451,22 +451,14 @@ def _held(run: Ownership, rule: Callable[[Ownership], Ownership]) -> Ownership |
     return None if run.owner is None else rule(run)
 
 
-def _if_moved(run: Ownership, after: Ownership) -> Ownership | None:
-    return None if after == run else after
+def _cell(before: Ownership, after: Ownership | None) -> str:
+    return DASH if after is None or _state_of(after) == _state_of(before) else _state_of(after)
 
 
-def _state_of(before: Ownership, after: Ownership | None) -> str:
-    if after is None:
-        return DASH
-    known = ("queued", None) if after.status == "queued" else ("running", after.owner)
-    states = {
-        ("queued", None): "queued",
-        ("running", ENGINE): "assigned",
-        ("running", None): "parked",
-    }
-    name = "ended" if after.status == "completed" else states.get(known, "leased")
-    was = next(state for state, run in OWNED.items() if run == before)
-    return DASH if name == was else name
+def _state_of(run: Ownership) -> str:
+    if run.status != "running":
+        return "queued" if run.status == "queued" else "ended"
+    return "parked" if run.owner is None else "assigned" if run.owner == ENGINE else "leased"
 
 
 def leaving_table() -> str:
