@@ -55,8 +55,10 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
         if call.policy.effect == "once" or scope.suspects.watched:
             attempt.waits()
             await scope.log.durable()
-        if seams.around or refusal is not None:
-            completed = await _surrounded(attempt, lanes, seams, refusal)
+        if refusal is not None:
+            raise refusal
+        if seams.around:
+            completed = await _surrounded(attempt, lanes, seams)
         else:
             live, encoded = await lanes.run(attempt)
             completed = Completed(call.codec.decode_result(encoded, live), encoded)  # else it could not be read again
@@ -130,10 +132,8 @@ async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
             await place.given()
 
 
-async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseException | None) -> Completed:
+async def _surrounded(attempt: Attempt, lanes: Lanes, seams: Seams) -> Completed:
     """The result of the code, with the seams around it; raises the failure of the attempt."""
-    if refusal is not None:
-        raise refusal
     attempt.waits()  # a wrapper may wait before it runs the code
 
     async def code(target: str | None = None) -> Completed | Failed:
