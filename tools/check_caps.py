@@ -1,6 +1,7 @@
 """Fails if a dependency whose internals offramp uses has no upper bound at the tested version.
 
-What `src/` uses of a declared dependency decides how far its bound may reach (docs/development.md, "Bounds"):
+What `src/` uses of a declared dependency decides how far its bound may reach
+("Bounds" in docs/contributing/development.md):
 
 - an internal (a module or name with a leading underscore, a module of `INTERNAL_MODULES`, an attribute of
   `INTERNAL_ATTRIBUTES`): below the minor version after the one in constraints.txt;

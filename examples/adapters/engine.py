@@ -1,4 +1,7 @@
-"""An engine of one process, written from `offramp.ports.engine` alone: docs/adapters.md walks through it."""
+"""An engine of one process, written from `offramp.ports.engine` alone.
+
+docs/contributing/adapters.md walks through it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the conformance suites open the adapters of this folder; see docs/adapters.md.
+"""How the conformance suites open the adapters of this folder; see docs/contributing/adapters.md.
 
 python -m offramp.conformance examples.adapters.harness:MEMORY examples.adapters.harness:ONE_PROCESS
 """

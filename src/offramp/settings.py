@@ -55,7 +55,7 @@ def _log_format(text: str) -> None:
 class Settings:
     """The settings; each field is `OFFRAMP_<NAME>` in the environment and `<name>` in offramp.toml.
 
-    `Settings.describe()` lists every field with its bounds and meaning; docs/settings.md is generated from it.
+    `Settings.describe()` lists every field with its bounds and meaning. docs/reference/settings.md is made from it.
     """
 
     data: str = _text(".offramp", "folder of the embedded engine's database")

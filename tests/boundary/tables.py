@@ -1,10 +1,10 @@
-"""The tables of docs/boundary.md."""
+"""The tables of docs/reference/boundary.md."""
 
 from __future__ import annotations
 
 from tests.docs.pages import ROOT
 
-PAGE = ROOT / "docs" / "boundary.md"
+PAGE = ROOT / "docs" / "reference" / "boundary.md"
 
 
 def rows(title):

@@ -1,4 +1,4 @@
-"""The rows of "What may be raised" in docs/boundary.md: what a body sees the first time, and in a replay."""
+"""The rows of "What may be raised" in docs/reference/boundary.md: what a body sees the first time, and in a replay."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ ALL = [name for row in CASES.values() for name in row.names]
 
 
 def rows(title):
-    """The first cells of the table below a heading of docs/boundary.md."""
-    text = (ROOT / "docs" / "boundary.md").read_text(encoding="utf-8")
+    """The first cells of the table below a heading of docs/reference/boundary.md."""
+    text = (ROOT / "docs" / "reference" / "boundary.md").read_text(encoding="utf-8")
     table = text.split(f"## {title}\n")[1].split("\n## ")[0]
     return [re.split(r"(?<!\\) \| ", line)[0].strip("| ") for line in table.splitlines() if line.startswith("| ")][1:]
 

@@ -1,4 +1,4 @@
-"""Every row of "What may be waited for" in docs/boundary.md is executed; the files `waits_*.py` here have the cases."""
+"""Every row of "What may be waited for" in docs/reference/boundary.md is executed; `waits_*.py` have the cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of "What may be waited for" in docs/boundary.md about code that blocks, and about processes: each as a case."""
+"""Rows of "What may be waited for" in docs/reference/boundary.md about blocking code and processes: each as a case."""
 
 from __future__ import annotations
 

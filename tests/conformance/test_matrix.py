@@ -34,7 +34,7 @@ METHODS_MAX = 12
 """Of one protocol, beside those of the protocols that it joins."""
 UNNUMBERED = {"RunTaker", "RunControl", "RunHost", "Sender", "Timer"}
 """What an adapter is given, or gives."""
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "contributing" / "conformance.md"
 
 
 def protocols(module):
@@ -71,7 +71,8 @@ def test_the_page_is_what_the_suites_find():
     blobs = [passed(harness, blobs_cases(), blobs_obligations()) for harness in OBJECTS]
     clocks = [passed(harness, clock_cases(), clock_obligations()) for harness in CLOCKS]
     assert PAGE.read_text(encoding="utf-8") == page(stores, engines, blobs, clocks), (
-        "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY --matrix docs/conformance.md"
+        "write it again: python -m offramp.conformance tests.conformance.temporal:EVERY"
+        " --matrix docs/contributing/conformance.md"
     )
 
 

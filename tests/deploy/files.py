@@ -56,7 +56,7 @@ def variables(file):
 def settings(environment):
     """The settings that these variables give; each is read by something, and is one that fits."""
     assert unread(environment) == []
-    documented = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "reference" / "telemetry.md").read_text(encoding="utf-8")
     for name in environment:
         assert name.startswith("OFFRAMP_") or f"`{name}`" in documented, f"nothing says what {name} is"
     made = Settings.load(environment, Path("absent.toml"))

@@ -53,7 +53,7 @@ EXAMPLES: list[events.Body] = [
 
 METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
 
-# Each bound of docs/limits.md: where it is defined, its unit, and its meaning.
+# Each bound of docs/reference/limits.md: where it is defined, its unit, and its meaning.
 LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Declarations",
@@ -466,7 +466,7 @@ def leaving_table() -> str:
     makers: dict[str, dict[str, None]] = {}
     for path in sorted((ROOT / "src" / "offramp").rglob("*.py")):
         for move, function in _moves(path):
-            link = f"[`{function}`](../{path.relative_to(ROOT).as_posix()})"
+            link = f"[`{function}`](../../{path.relative_to(ROOT).as_posix()})"
             makers.setdefault(move, {})[link] = None
     rows = ["| move | from | to | made by |", "|---|---|---|---|"]
     for move in get_args(leaving.Move):
@@ -509,14 +509,14 @@ def _shown(value: object) -> str:
 
 
 PARTS = {
-    "settings": ("docs/settings.md", settings_table),
-    "events": ("docs/events.md", events_list),
-    "limits": ("docs/limits.md", limits_tables),
-    "delays": ("docs/webhooks.md", delays_table),
-    "metrics": ("docs/metrics.md", metrics_tables),
-    "run-states": ("docs/architecture.md", run_states),
-    "ownership": ("docs/architecture.md", ownership_table),
-    "leaving": ("docs/architecture.md", leaving_table),
+    "settings": ("docs/reference/settings.md", settings_table),
+    "events": ("docs/reference/events.md", events_list),
+    "limits": ("docs/reference/limits.md", limits_tables),
+    "delays": ("docs/reference/webhooks.md", delays_table),
+    "metrics": ("docs/reference/metrics.md", metrics_tables),
+    "run-states": ("docs/contributing/architecture.md", run_states),
+    "ownership": ("docs/contributing/architecture.md", ownership_table),
+    "leaving": ("docs/contributing/architecture.md", leaving_table),
 }
 
 

@@ -1,4 +1,4 @@
-"""docs/architecture.md: a request really passes the functions that the page names, in its order."""
+"""docs/contributing/architecture.md: a request really passes the functions that the page names, in its order."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.docs.pages import ROOT
 from tests.gateway.conftest import serving
 from tests.gateway.wire import parse_sse
 
-HOP = re.compile(r"^\d+\. \[`([\w.]+)`\]\(\.\./src/offramp/([\w/]+)\.py\)", re.MULTILINE)
+HOP = re.compile(r"^\d+\. \[`([\w.]+)`\]\((?:\.\./)+src/offramp/([\w/]+)\.py\)", re.MULTILINE)
 HOPS_MAX = 12
 
 
 def hops(title):
     """The functions of the numbered list below a heading, as (dotted name, code object)."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "contributing" / "architecture.md").read_text(encoding="utf-8")
     section = page.partition(f"# {title}\n")[2].partition("\n#")[0]
     found = []
     for name, file in HOP.findall(section):

@@ -20,7 +20,7 @@ from tests.telemetry.conftest import serving
 from tests.telemetry.receiver import Receiver
 from tests.telemetry.test_one_trace import CALLER, ended, submit
 
-BACKENDS = ROOT / "docs" / "backends"
+BACKENDS = ROOT / "docs" / "how-to" / "backends"
 APP = ROOT / "tests" / "telemetry" / "desk.py"
 KEY = "c2VjcmV0OmtleQ=="  # what each secret on a page is set to
 SESSION = "talk-1"

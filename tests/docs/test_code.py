@@ -38,7 +38,11 @@ def test_the_program_of_the_readme_is_the_quickstart():
 
 
 def test_the_backup_of_operations_is_made_and_restored(tmp_path):
-    (block,) = [block for block in blocks(ROOT / "docs" / "operations.md", "console") if "offramp backup" in block.code]
+    (block,) = [
+        block
+        for block in blocks(ROOT / "docs" / "how-to" / "operations.md", "console")
+        if "offramp backup" in block.code
+    ]
     backup, restore = [shlex.split(line.removeprefix("$ "))[1:] for line in block.code.strip().splitlines()]
     run = ["run", str(QUICKSTART), "research", "--input", '{"question": "Why?", "rounds": 1}', "--data", ".offramp"]
     assert offramp(*run, cwd=tmp_path).returncode == 0

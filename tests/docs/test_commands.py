@@ -50,5 +50,5 @@ def test_the_targets_of_make_exist():
 
 
 def test_every_command_is_on_the_page_of_the_command_line():
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     assert [name for name in get_command(program).commands if f"offramp {name}" not in text] == []

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md: what it takes from the benchmarks is there, and its example adds up."""
+"""The arithmetic of docs/how-to/scaling.md: what it takes from the benchmarks is there, and its example adds up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import valkey
 from tests.docs.pages import ROOT
 from tests.support import frames_of, member
 
-PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "scaling.md").read_text(encoding="utf-8")
 BENCH = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
 
 # requests/s, steps, seconds each, seconds of budget, events/s to a reader, part of a core that is planned for

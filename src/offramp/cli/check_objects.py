@@ -33,7 +33,7 @@ def check_objects(settings: Settings) -> Iterator[Finding]:
         blobs = open_blobs(settings.objects)
         place = parse_objects(settings.objects)
     except (SettingsError, MissingExtra) as error:
-        yield Finding("broken", "objects", str(error), "see docs/objects.md")
+        yield Finding("broken", "objects", str(error), "see docs/reference/objects.md")
         return
     if blobs is None or place is None:
         return

@@ -35,7 +35,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
         address = Address.parse(settings.store)
         server = inspect(address, ANSWER_S_MAX)
     except SettingsError as error:
-        yield Finding("broken", "redis", str(error), "see docs/redis.md")
+        yield Finding("broken", "redis", str(error), "see docs/reference/redis.md")
         return
     except StoreError as error:
         yield Finding("broken", "redis", str(error), "start it, or correct --store; no run is accepted without it")

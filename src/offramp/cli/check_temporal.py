@@ -26,7 +26,7 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
         address = Address.parse(settings.engine)
         report = asyncio.run(survey(address, settings.temporal_api_key, ANSWER_S))
     except SettingsError as error:
-        yield Finding("broken", "temporal", str(error), "see docs/temporal.md")
+        yield Finding("broken", "temporal", str(error), "see docs/reference/temporal.md")
         return
     except (OSError, RuntimeError, TimeoutError) as error:
         fix = "start it, or correct --engine; until then runs are accepted and wait"

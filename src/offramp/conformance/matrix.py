@@ -9,8 +9,8 @@ from offramp.conformance.report import Report
 _HEAD = """\
 # Which adapter keeps which obligation
 
-Written by `python -m offramp.conformance … --matrix docs/conformance.md` from what the suites found; a test keeps it
-so.
+Written by `python -m offramp.conformance … --matrix docs/contributing/conformance.md` from what the suites found;
+a test keeps it so.
 
 - `passed`: every case of the obligation passed.
 - `in part`: so did those that apply; others need a capability that the adapter does not declare.

@@ -229,7 +229,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A decoded event: `data` holds what its type adds (see docs/events.md)."""
+    """A decoded event: `data` holds what its type adds (see docs/reference/events.md)."""
 
     type: str
     run_id: str

@@ -171,7 +171,7 @@ async def late(way: Any) -> str:
 
 @app.pipeline(sla="now")
 async def table() -> list[str]:
-    """Every wait that docs/boundary.md says to be journaled, side by side, while the run is demoted."""
+    """Every wait that docs/reference/boundary.md says to be journaled, side by side, while the run is demoted."""
     ways = (waits.by_timeout, waits.by_timeout_at, waits.by_wait_for, waits.by_wait, waits.by_as_completed)
     plain = (waits.own_sleep, waits.plain_sleep, waits.gathered, waits.between_branches, waits.in_turn)
     limited = [late(way) for way in (*ways, waits.by_call_later, waits.by_call_at)]

@@ -1,7 +1,8 @@
 """The workflow: a pipeline's body, called by Temporal. Named after the pipeline, it schedules steps and nothing else.
 
-Runs in Temporal's deterministic loop, without its sandbox (docs/decisions/0009). It writes records of the run by local
-activities, in order. Work that it must not repeat is in the journal that it begins with, or in Temporal's history.
+Runs in Temporal's deterministic loop, without its sandbox (docs/contributing/decisions/0009). It writes records of the
+run by local activities, in order. Work that it must not repeat is in the journal that it begins with, or in Temporal's
+history.
 """
 
 from __future__ import annotations
