@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOENIX := .venv-phoenix
+GENERATORS := .venv-generators
 AUDIT := .venv-audit
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
@@ -57,8 +58,13 @@ demo: setup ## run the reference example, start to finish
 	$(BIN)/python examples/reference_desk/demo.py
 
 # worksteal: a few tests start real processes and take long; a free worker takes over the tests behind them.
-test: setup ## run the tests, in random order, in up to four processes
+test: setup $(GENERATORS)/.setup ## run the tests, in random order, in up to four processes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(NO_SKIPS) $(ARGS)
+
+$(GENERATORS)/.setup: constraints-generators.txt | $(BIN)/python
+	$(PYTHON) -m venv $(GENERATORS)
+	$(GENERATORS)/bin/python -m pip install --quiet --requirement constraints-generators.txt
+	@touch $@
 
 $(PHOENIX)/.setup: constraints-phoenix.txt | $(BIN)/python
 	$(PYTHON) -m venv $(PHOENIX)
@@ -131,5 +137,5 @@ lock: ## rewrite constraints*.txt and requirements/: the newest versions that fi
 	$(PYTHON) tools/lock.py
 
 clean: ## remove the environments and every cache
-	rm -rf $(VENV) $(PHOENIX) $(AUDIT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(GENERATORS) $(PHOENIX) $(AUDIT) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -25,6 +25,10 @@ PHOENIX = """\
 # The exact versions of the Arize Phoenix that `make test-phoenix` installs into an environment of its own.
 # Written by `make lock`.
 """
+GENERATORS = """\
+# The exact versions of the generator of clients that `make test` installs into an environment of its own.
+# Written by `make lock`.
+"""
 HASHED = """\
 # {what}, at the versions of constraints.txt, with the digests of every file of each release.
 # For `pip install --require-hashes`. Written by `make lock`.
@@ -79,6 +83,7 @@ def write_hashed(uv: str, name: str, what: str, given: Sequence[str], extras: Se
 def main() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     write("constraints.txt", OURS, requirements(config))
+    write("constraints-generators.txt", GENERATORS, config["dependency-groups"]["generators"])
     write("constraints-phoenix.txt", PHOENIX, config["dependency-groups"]["phoenix"])
     hashes(config["build-system"]["requires"])
 
