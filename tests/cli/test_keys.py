@@ -45,18 +45,18 @@ def test_the_secret_is_on_stdout_alone_and_nowhere_else(project):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert secret not in file.read_text()
     listed = offramp("keys", "list", cwd=project)
-    assert re.search(r"alice +acme +20\d\d-", listed.stdout)
+    assert re.search(r"alice +acme +run +20\d\d-", listed.stdout)
     assert secret not in listed.stdout
 
 
 def test_a_list_has_the_keys_of_the_environment_too_without_their_secrets(project):
-    add(project, "alice")
-    env = {"OFFRAMP_API_KEYS": "acme/env:0123456789abcdef"}
+    add(project, "alice", "--scope", "run, inspect")
+    env = {"OFFRAMP_API_KEYS": "acme/env+operate:0123456789abcdef"}
     listed = offramp("keys", "list", "--json", cwd=project, env=env)
     found = json.loads(listed.stdout)["keys"]
-    assert [(key["name"], key["tenant"], key["source"]) for key in found] == [
-        ("env", "acme", "OFFRAMP_API_KEYS"),
-        ("alice", "default", ".offramp/keys.json"),
+    assert [(key["name"], key["tenant"], key["scopes"], key["source"]) for key in found] == [
+        ("env", "acme", ["operate"], "OFFRAMP_API_KEYS"),
+        ("alice", "default", ["run", "inspect"], ".offramp/keys.json"),
     ]
     assert "0123456789abcdef" not in listed.stdout + listed.stderr
 
@@ -76,6 +76,8 @@ def test_the_file_may_be_elsewhere(project):
         (("add", "alice"), "exists"),
         (("add", "no spaces"), "is 1 to 64 letters"),
         (("add", "x", "--tenant", "a/b"), "the tenant is 1 to 64"),
+        (("add", "x", "--scope", "run,inspec"), "did you mean 'inspect'?"),
+        (("add", "x", "--scope", ","), "at least one scope"),
         (("revoke", "alic"), "did you mean 'alice'?"),
         (("revoke", "alice", "--data", "nowhere"), "--data"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from offramp.core import keys
-from offramp.core.keys import Key, digest_of, find, parse_keys, shown_tenant, stored_tenant
+from offramp.core.keys import Key, digest_of, find, parse_keys, require_scopes, shown_tenant, stored_tenant
 from offramp.errors import SettingsError
 
 SECRET = "0123456789abcdef"
@@ -37,6 +37,29 @@ def test_a_hash_may_stand_for_a_secret():
     assert find(SECRET, [key]) is key
     with pytest.raises(SettingsError, match="64 hexadecimal"):
         parse_keys("a:sha256:abc", "X")
+
+
+def test_scopes_follow_the_name():
+    text = f"acme/a+inspect+operate:{SECRET},b+read:sha256:{digest_of(OTHER)},c:{'c' * 16}"
+    assert [(key.name, key.tenant, key.scopes) for key in parse_keys(text, "X")] == [
+        ("a", "acme", {"inspect", "operate"}),
+        ("b", "", {"read"}),
+        ("c", "", {"run"}),
+    ]
+
+
+@pytest.mark.parametrize("label", ["a+", "a+reed", "a+read+", "a++read", "a+Read", "+read", "a+read/b"])
+def test_scopes_that_cannot_be_are_refused_by_their_place(label):
+    with pytest.raises(SettingsError, match=r"X, key 1: (its scopes|a name)"):
+        parse_keys(f"{label}:{SECRET}", "X")
+
+
+def test_an_unknown_scope_is_named_with_the_nearest():
+    assert require_scopes(["run", "inspect", "run"]) == {"run", "inspect"}
+    with pytest.raises(SettingsError, match=r"no scope 'inspec'.*run, read, inspect, operate.*did you mean 'inspect'"):
+        require_scopes(["run", "inspec"])
+    with pytest.raises(SettingsError, match="at least one scope"):
+        require_scopes([])
 
 
 def test_the_default_tenant_is_the_one_of_runs_without_keys():

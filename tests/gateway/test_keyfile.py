@@ -34,6 +34,13 @@ def test_a_key_is_kept_as_its_hash_alone(file):
     assert secret[4:].encode() not in kept
 
 
+def test_a_key_keeps_its_scopes_and_one_without_any_is_a_plain_one(file):
+    add_key(file, "old", "acme")
+    assert "scopes" not in file.read_text()  # as Offramp wrote it before there were scopes
+    add_key(file, "new", "acme", frozenset({"operate", "inspect"}))
+    assert [entry.key.scopes for entry in read_keys(file)] == [{"run"}, {"inspect", "operate"}]
+
+
 def test_secrets_differ(file):
     assert len({add_key(file, f"k{number}", DEFAULT_TENANT) for number in range(20)}) == 20
 

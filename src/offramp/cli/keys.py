@@ -10,9 +10,10 @@ import typer
 from offramp.cli.engines import load_settings
 from offramp.cli.options import AsJson, Data, Engine
 from offramp.cli.output import OK, console, say, write_json
-from offramp.core.keys import DEFAULT_TENANT, parse_keys, shown_tenant
+from offramp.core.keys import DEFAULT_TENANT, SCOPES_DEFAULT, parse_keys, require_scopes, shown_scopes, shown_tenant
 
 if TYPE_CHECKING:
+    from offramp.core.keys import Key
     from offramp.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name; requests do not send it.")]
@@ -22,25 +23,37 @@ def add(
     name: Name,
     *,
     tenant: Annotated[str, typer.Option("--tenant", help="The tenant whose runs it starts and sees.")] = DEFAULT_TENANT,
+    scope: Annotated[
+        str,
+        typer.Option(
+            "--scope",
+            metavar="SCOPE,...",
+            help="What it may do: run (start, read, cancel, signal and retry runs), read (read alone), inspect "
+            "(read inputs, arguments and tracebacks too), operate (read, cancel, signal and retry).",
+        ),
+    ] = ",".join(shown_scopes(SCOPES_DEFAULT)),
     data: Data = None,
     engine: Engine = None,
 ) -> int:
     """Make an API key and print its secret, which is not shown again.
 
     Only a hash is stored. Running gateways accept the key within a second.
+
+    offramp keys add support --tenant acme --scope read,inspect
     """
     from offramp.gateway.keyfile import add_key
     from offramp.gateway.keyring import file_of
 
+    scopes = require_scopes([each.strip() for each in scope.split(",") if each.strip()])
     file = file_of(load_settings(data=data, engine=engine))
-    secret = add_key(file, name, tenant)
+    secret = add_key(file, name, tenant, scopes)
     print(secret, flush=True)
     say(f"key {name!r} of tenant {tenant!r} is in {file}, hashed: the secret above is not shown again")
     return OK
 
 
 def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = None) -> int:
-    """List the keys by name, with their tenants; their secrets are not stored."""
+    """List the keys by name, with their tenants and scopes; their secrets are not stored."""
     settings = load_settings(data=data, engine=engine)
     found = _listed(settings)
     if as_json:
@@ -52,10 +65,10 @@ def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = No
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("name", "tenant", "made at", "kept in"):
+    for title in ("name", "tenant", "scopes", "made at", "kept in"):
         table.add_column(title, header_style="dim")
     for key in found:
-        table.add_row(key["name"], key["tenant"], key["created_at"] or "", key["source"])
+        table.add_row(key["name"], key["tenant"], ",".join(key["scopes"]), key["created_at"] or "", key["source"])
     console(sys.stdout).print(table)
     return OK
 
@@ -67,16 +80,22 @@ def _listed(settings: Settings) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if settings.api_keys:
         found += [
-            {"name": key.name, "tenant": shown_tenant(key.tenant), "created_at": None, "source": "OFFRAMP_API_KEYS"}
-            for key in parse_keys(settings.api_keys, "OFFRAMP_API_KEYS")
+            _described(key, None, "OFFRAMP_API_KEYS") for key in parse_keys(settings.api_keys, "OFFRAMP_API_KEYS")
         ]
     file = file_of(settings)
     if file.exists():
-        found += [
-            {"name": entry.name, "tenant": entry.tenant, "created_at": entry.created_at, "source": str(file)}
-            for entry in read_keys(file)
-        ]
+        found += [_described(entry.key, entry.created_at, str(file)) for entry in read_keys(file)]
     return found
+
+
+def _described(key: Key, created_at: str | None, source: str) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "tenant": shown_tenant(key.tenant),
+        "scopes": shown_scopes(key.scopes),
+        "created_at": created_at,
+        "source": source,
+    }
 
 
 def revoke(name: Name, *, data: Data = None, engine: Engine = None) -> int:

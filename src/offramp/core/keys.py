@@ -1,4 +1,4 @@
-"""API keys as data: their form, their notation, and which key a secret belongs to.
+"""API keys as data: their form, their notation, what they may do, and which key a secret belongs to.
 
 A secret is kept as its SHA-256 and nothing else. A fast hash is right here: it is slow hashing that protects secrets
 that can be guessed, and 256 random bits cannot, while a slow one would cost every request, wrong ones included.
@@ -10,8 +10,9 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
+from offramp.core.names import did_you_mean
 from offramp.errors import SettingsError
 
 SECRET_LENGTH_MIN = 16
@@ -21,6 +22,13 @@ KEYS_MAX = 10_000
 """Keys in one file: each request is compared with all of them."""
 DEFAULT_TENANT = "default"
 """The shown name of the tenant of runs without keys; stored as an empty string."""
+
+Scope = Literal["run", "read", "inspect", "operate"]
+"""What a key may do, beside reading documents, events and results of its tenant's runs, which every key may: start runs
+and cancel, signal and retry any run (`run`); nothing (`read`); read inputs, arguments and tracebacks (`inspect`);
+cancel, signal and retry any run (`operate`)."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+SCOPES_DEFAULT: frozenset[Scope] = frozenset({"run"})
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SECRET = re.compile(r"[A-Za-z0-9._~+/-]+=*")
@@ -33,6 +41,7 @@ class Key(NamedTuple):
     name: str
     tenant: str
     digest: str
+    scopes: frozenset[Scope] = SCOPES_DEFAULT
 
     def __repr__(self) -> str:
         return f"<key {self.name!r} of tenant {shown_tenant(self.tenant)!r}>"
@@ -66,6 +75,27 @@ def require_name(name: str, what: str) -> str:
     return name
 
 
+def require_scopes(names: Iterable[str]) -> frozenset[Scope]:
+    """The scopes of these names.
+
+    Raises:
+        SettingsError: there is none, or one is unknown.
+    """
+    names = list(names)
+    for name in names:
+        if name not in SCOPES:
+            hint = did_you_mean(name, SCOPES)
+            raise SettingsError(f"no scope {name[:NAME_LENGTH_MAX]!r}; a key has some of {', '.join(SCOPES)}: {hint}")
+    if not names:
+        raise SettingsError(f"a key has at least one scope of {', '.join(SCOPES)}")
+    return frozenset(cast("list[Scope]", names))
+
+
+def shown_scopes(scopes: frozenset[Scope]) -> list[Scope]:
+    """Scopes in the order of `SCOPES`."""
+    return [scope for scope in SCOPES if scope in scopes]
+
+
 def stored_tenant(shown: str) -> str:
     """A tenant as runs are stored with it."""
     return "" if shown == DEFAULT_TENANT else shown
@@ -77,7 +107,9 @@ def shown_tenant(stored: str) -> str:
 
 
 def parse_keys(text: str, source: str) -> list[Key]:
-    """Keys from `[tenant/]name:secret`, `[tenant/]name:sha256:digest` or a bare secret each, separated by commas.
+    """Keys from `[tenant/]name[+scope...]:secret` or a bare secret each, separated by commas.
+
+    `sha256:digest` may stand for a secret.
 
     Raises:
         SettingsError: an entry is wrong; the message says which by its place, and never what it holds.
@@ -101,15 +133,19 @@ def _parse_key(entry: str, place: int, where: str) -> Key:
     label, colon, secret = entry.partition(":")
     if not colon:
         label, secret = f"key-{place}", entry
+    label, *given = label.split("+")
     tenant, slash, name = label.rpartition("/")
     require_name(name, f"{where}: a name")
     if slash:
         require_name(tenant, f"{where}: a tenant")
+    if any(scope not in SCOPES for scope in given):
+        raise SettingsError(f"{where}: its scopes, each after a '+', are some of {', '.join(SCOPES)}")
+    scopes = require_scopes(given) if given else SCOPES_DEFAULT
     if secret.startswith("sha256:"):
         digest = secret.removeprefix("sha256:")
         if not _DIGEST.fullmatch(digest):
             raise SettingsError(f"{where}: a SHA-256 is 64 hexadecimal digits in lower case")
-        return Key(name, stored_tenant(tenant), digest)
+        return Key(name, stored_tenant(tenant), digest, scopes)
     if not SECRET_LENGTH_MIN <= len(secret) <= SECRET_LENGTH_MAX:
         raise SettingsError(
             f"{where}: its secret has {len(secret)} characters, from {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX} are "
@@ -119,4 +155,4 @@ def _parse_key(entry: str, place: int, where: str) -> Key:
         raise SettingsError(
             f"{where}: its secret has a character that a bearer token cannot have; letters, digits and -._~+/ are taken"
         )
-    return Key(name, stored_tenant(tenant), digest_of(secret))
+    return Key(name, stored_tenant(tenant), digest_of(secret), scopes)

@@ -5,13 +5,13 @@ Owns the reading of credentials. It passes a secret to the keyring and to nothin
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from offramp.core.addresses import is_loopback
-from offramp.core.keys import Key
+from offramp.core.keys import SCOPES, Key, Scope, shown_scopes
 from offramp.core.origins import ANY_ORIGIN, parse_origins
 from offramp.core.shares import Tenancy
 from offramp.errors import SettingsError, Unauthenticated
@@ -24,6 +24,16 @@ from offramp.settings import Settings
 Guard = Literal["health", "public", "key", "operator"]
 """Which requests an endpoint admits: all, for any host name (`health`); all (`public`); those with a key (`key`); those
 with a key of the default tenant (`operator`)."""
+EVERY_SCOPE: frozenset[Scope] = frozenset(SCOPES)
+
+
+class Rule(NamedTuple):
+    """Which requests an endpoint admits; if it needs a key, one with any of `scopes`."""
+
+    guard: Guard = "key"
+    scopes: frozenset[Scope] = EVERY_SCOPE
+
+
 ANY_HOST = "*"
 SUBPROTOCOL = "offramp.v1"
 """The subprotocol that a browser, which cannot send headers with a WebSocket, offers beside its key."""
@@ -94,14 +104,15 @@ class Access:
         """Whether a request with this key, or without one, would be admitted now."""
         return not self.closed if key is None else self._keyring.knows(key)
 
-    def admit(self, connection: HTTPConnection, guard: Guard) -> Key | None:
+    def admit(self, connection: HTTPConnection, rule: Rule) -> Key | None:
         """Return the key of an admitted request; None if there are no keys or the request needs none.
 
         Raises:
             Unauthenticated: it has no key, or an invalid one.
-            Forbidden: its key is not of the default tenant, and the endpoint is for operators.
+            Forbidden: its key has none of the scopes, or is not of the default tenant, as the endpoint demands.
             WrongHost: there are no keys, and the host name is not this machine's.
         """
+        guard = rule.guard
         if not self._keyring.closed:
             if self._hosts is not None and guard != "health":
                 _require_host(connection, self._hosts, self._origins)
@@ -113,7 +124,23 @@ class Access:
             raise Unauthenticated("the API key is not known; it may have been revoked", _INVALID)
         if guard == "operator" and key.tenant:
             raise Forbidden("this endpoint covers all tenants: use a key of the default tenant")
+        require_scope(key, rule.scopes)
         return key
+
+
+def require_scope(key: Key | None, scopes: frozenset[Scope]) -> None:
+    """Refuse a key that has none of `scopes`; without keys everything is allowed.
+
+    Raises:
+        Forbidden: it has none of them.
+    """
+    if key is None or key.scopes & scopes:
+        return
+    needed = " or ".join(repr(scope) for scope in shown_scopes(scopes))
+    raise Forbidden(
+        f"this needs an API key with the scope {needed}; the one sent has {', '.join(shown_scopes(key.scopes))}. "
+        "'offramp keys add NAME --scope' makes one"
+    )
 
 
 def _require_host(connection: HTTPConnection, hosts: frozenset[str], origins: frozenset[str]) -> None:

@@ -174,7 +174,7 @@ class Gateway:
         request.surface, route, scope["path_params"] = self._table.find(request.method, request.path)
         request.template, request.route = route.template, request.prefix + route.template
         connection = HTTPConnection(scope)
-        key = self.access.admit(connection, route.guard)
+        key = self.access.admit(connection, route.rule)
         readers.tenant.set(None if key is None else key.tenant)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
@@ -185,7 +185,7 @@ class Gateway:
             self._meter,
             service,
             self.access,
-            self._table.guards,
+            self._table.rules,
             key,
             request.trace,
         )

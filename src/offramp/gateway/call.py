@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection
 from starlette.types import Receive
 
-from offramp.core.keys import Key
+from offramp.core.keys import Key, Scope
 from offramp.core.names import did_you_mean
 from offramp.core.run import RunRecord, is_run_id
 from offramp.core.spec import PipelineSpec
 from offramp.errors import InputError, RunGone, UnknownPipeline, UnknownRun
-from offramp.gateway.access import Access, Guard
+from offramp.gateway.access import Access, Rule, require_scope
 from offramp.gateway.metering import Meter
 from offramp.gateway.slots import Slot
 
@@ -36,7 +36,7 @@ class Call:
 
     Attributes:
         prefix: the path the gateway is mounted at, without a trailing slash.
-        guards: which requests each endpoint admits, by the template of its path.
+        rules: which requests each endpoint admits, by method and template of its path.
     """
 
     connection: HTTPConnection
@@ -45,7 +45,7 @@ class Call:
     meter: Meter
     running: Service | None
     access: Access
-    guards: Mapping[str, Guard]
+    rules: Mapping[tuple[str, str], Rule]
     key: Key | None = None
     trace: RequestTrace | None = None
 
@@ -65,6 +65,14 @@ class Call:
     def revoked(self) -> bool:
         """Whether the request would be refused now; streams check it while they are open."""
         return not self.access.is_good(self.key)
+
+    def require(self, scopes: frozenset[Scope]) -> None:
+        """Refuse the request if there are keys and its key has none of `scopes`.
+
+        Raises:
+            Forbidden: it has none of them.
+        """
+        require_scope(self.key, scopes)
 
     def open_stream(self) -> Slot:
         """Reserve room for one stream of this tenant; release it at the end of the stream.

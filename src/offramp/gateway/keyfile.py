@@ -13,7 +13,17 @@ from typing import Annotated
 
 import msgspec
 
-from offramp.core.keys import KEYS_MAX, Key, digest_of, require_name, shown_tenant, stored_tenant
+from offramp.core.keys import (
+    KEYS_MAX,
+    SCOPES_DEFAULT,
+    Key,
+    Scope,
+    digest_of,
+    require_name,
+    shown_scopes,
+    shown_tenant,
+    stored_tenant,
+)
 from offramp.core.names import did_you_mean
 from offramp.errors import SettingsError
 
@@ -22,18 +32,19 @@ SECRET_PREFIX = "ofk_"  # noqa: S105 - the prefix by which scanners recognise le
 SECRET_RANDOM_BYTES = 32
 
 
-class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stored key; `created_at` in RFC 3339."""
+class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One stored key; `created_at` in RFC 3339, no `scopes` for the default ones."""
 
     name: str
     tenant: str
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     created_at: str
+    scopes: Annotated[tuple[Scope, ...], msgspec.Meta(min_length=1)] | None = None
 
     @property
     def key(self) -> Key:
         """The key."""
-        return Key(self.name, stored_tenant(self.tenant), self.sha256)
+        return Key(self.name, stored_tenant(self.tenant), self.sha256, frozenset(self.scopes or SCOPES_DEFAULT))
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,7 +74,7 @@ def read_keys(file: Path) -> list[KeyEntry]:
     return content.keys
 
 
-def add_key(file: Path, name: str, tenant: str) -> str:
+def add_key(file: Path, name: str, tenant: str, scopes: frozenset[Scope] = SCOPES_DEFAULT) -> str:
     """Make a key and store its hash. Only the caller gets the secret.
 
     Raises:
@@ -81,7 +92,9 @@ def add_key(file: Path, name: str, tenant: str) -> str:
         if len(entries) >= KEYS_MAX:
             raise SettingsError(f"there are {KEYS_MAX} keys, the maximum (KEYS_MAX): revoke some")
         created_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        entries.append(KeyEntry(name, shown_tenant(stored_tenant(tenant)), digest_of(secret), created_at))
+        shown = shown_tenant(stored_tenant(tenant))
+        stored = None if scopes == SCOPES_DEFAULT else tuple(shown_scopes(scopes))
+        entries.append(KeyEntry(name, shown, digest_of(secret), created_at, stored))
     return secret
 
 

@@ -10,7 +10,7 @@ from starlette.routing import compile_path
 from starlette.types import Scope
 
 from offramp.core.names import did_you_mean
-from offramp.gateway.access import Guard
+from offramp.gateway.access import Rule
 from offramp.gateway.problems import MethodNotAllowed, UnknownPath, UpgradeRequired
 from offramp.gateway.surface import SOCKET, Route, Surface
 
@@ -25,7 +25,7 @@ class Table:
         surfaces: the first one also answers for paths that belong to none.
 
     Attributes:
-        guards: which requests are admitted, by the template of the path.
+        rules: which requests are admitted, by method and template of the path.
 
     Raises:
         ValueError: two surfaces have the same route.
@@ -43,7 +43,9 @@ class Table:
                     methods["HEAD"] = surface, route
         self._surfaces = tuple(surfaces)
         self._paths = [(compile_path(template)[0], methods) for template, methods in paths.items()]
-        self.guards: dict[str, Guard] = {route.template: route.guard for each in surfaces for route in each.routes}
+        self.rules: dict[tuple[str, str], Rule] = {
+            (route.method, route.template): route.rule for each in surfaces for route in each.routes
+        }
         self._templates = [template for template, methods in paths.items() if SOCKET not in methods]
 
     def owner(self, path: str) -> Surface:

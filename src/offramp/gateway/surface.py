@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from offramp.gateway.access import Guard
+from offramp.core.keys import Scope
+from offramp.gateway.access import EVERY_SCOPE, Guard, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.problems import Problem, document
 from offramp.gateway.reply import Answer, Reply
@@ -18,12 +19,19 @@ from offramp.gateway.reply import Answer, Reply
 Endpoint = Callable[[Call], Awaitable[Answer]]
 SOCKET = "WEBSOCKET"
 """The method of a route that takes WebSockets."""
+STARTING: frozenset[Scope] = frozenset({"run"})
+"""A key with one of these may start a run."""
+OPERATING: frozenset[Scope] = frozenset({"run", "operate"})
+"""A key with one of these may cancel, signal and retry any run of its tenant."""
+INSPECTING: frozenset[Scope] = frozenset({"inspect"})
+"""A key with one of these may read what went into a run and its steps, and tracebacks."""
 
 
 class Route(NamedTuple):
     """One endpoint.
 
-    With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted.
+    With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted. A key
+    needs one of `scopes`: by default any for what only reads, and one that may start runs for the rest.
     """
 
     method: str
@@ -31,6 +39,13 @@ class Route(NamedTuple):
     endpoint: Endpoint
     needs_service: bool = True
     guard: Guard = "key"
+    scopes: frozenset[Scope] | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """Which requests it admits."""
+        reads = self.method in {"GET", SOCKET}
+        return Rule(self.guard, self.scopes or (EVERY_SCOPE if reads else STARTING))
 
 
 class CrossOrigin(NamedTuple):

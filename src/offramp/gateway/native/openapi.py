@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from offramp.core.keys import shown_scopes
 from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
-from offramp.gateway.access import Guard
+from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.native.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
 from offramp.gateway.native.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
 from offramp.gateway.reply import JSON, Reply, json_reply
+from offramp.gateway.surface import SOCKET
 
 if TYPE_CHECKING:
     from offramp.paths.service import Service
@@ -53,12 +55,12 @@ _SIGNAL_BODY = {
 
 async def document(call: Call) -> Reply:
     """`GET /openapi.json`."""
-    guards = call.guards if call.access.closed else None
-    return json_reply(200, describe(call.service, call.prefix, guards))
+    rules = call.rules if call.access.closed else None
+    return json_reply(200, describe(call.service, call.prefix, rules))
 
 
-def describe(service: Service, prefix: str = "", guards: Mapping[str, Guard] | None = None) -> dict[str, Any]:
-    """The document for a gateway mounted at `prefix`; with `guards`, by path, if requests need a key."""
+def describe(service: Service, prefix: str = "", rules: Mapping[tuple[str, str], Rule] | None = None) -> dict[str, Any]:
+    """The document for a gateway mounted at `prefix`; with `rules`, by method and path, if requests need a key."""
     components: dict[str, Schema] = dict(COMPONENTS)
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
@@ -82,26 +84,38 @@ def describe(service: Service, prefix: str = "", guards: Mapping[str, Guard] | N
         "paths": paths,
         "components": {"schemas": components},
     }
-    return made if guards is None else _secured(made, guards)
+    return made if rules is None else _secured(made, rules)
 
 
-def _secured(made: dict[str, Any], guards: Mapping[str, Guard]) -> dict[str, Any]:
-    """Add what keys change: the scheme, the operations that need a key, and the answers without one."""
+def _secured(made: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> dict[str, Any]:
+    """Add what keys change: the scheme, the operations that need a key, with its scopes, and the answers without."""
     made["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `offramp keys add` makes them."}
     }
     made["security"] = [{"key": []}]
     challenge = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     for path, item in made["paths"].items():
-        guard = guards.get(path, "key")
-        for operation in (value for name, value in item.items() if name != "parameters"):
-            if guard in {"health", "public"}:
+        for method, operation in item.items():
+            if method == "parameters":
+                continue
+            rule = _rule(rules, method.upper(), path)
+            if rule.guard in {"health", "public"}:
                 operation["security"] = []
                 continue
             operation["responses"]["401"] = _problem("No API key, or one that is not known.", challenge)
-            if guard == "operator":
+            if rule.guard == "operator":
                 operation["responses"]["403"] = _problem("Not with a key of this tenant.")
+            elif rule.scopes != EVERY_SCOPE:
+                # Roles that are needed, as OpenAPI 3.1 allows for schemes other than OAuth2; any of them will do.
+                operation["security"] = [{"key": [scope]} for scope in shown_scopes(rule.scopes)]
+                operation["responses"]["403"] = _problem("The key has not the scope for it.")
     return made
+
+
+def _rule(rules: Mapping[tuple[str, str], Rule], method: str, path: str) -> Rule:
+    """The rule of an operation; the path of one pipeline's runs is the only one that is no template of a route."""
+    found = rules.get((method, path)) or rules.get((SOCKET, path))
+    return found or rules["POST", "/v1/pipelines/{name}/runs"]
 
 
 def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, Schema]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, ws
-from offramp.gateway.surface import SOCKET, CrossOrigin, Route, Surface
+from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
     (
@@ -12,8 +12,8 @@ NATIVE = Surface(
         Route("GET", "/v1/runs/{run_id}/events", runs.events),
         Route("GET", "/v1/runs/{run_id}/result", runs.result),
         Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket),
-        Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel),
-        Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send),
+        Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel, scopes=OPERATING),
+        Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send, scopes=OPERATING),
         Route("GET", "/v1/runs", runs.listing),
         Route("GET", "/v1/pipelines", catalog.pipelines),
         Route("GET", "/v1/pipelines/{name}", catalog.pipeline),

@@ -20,9 +20,11 @@ from offramp.errors import OfframpError, RunConflict, RunGone
 from offramp.gateway.access import chosen_subprotocol
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import position
-from offramp.gateway.refusal import GONE, INTERNAL, MALFORMED, UNAUTHENTICATED, close_message
+from offramp.gateway.problems import Forbidden
+from offramp.gateway.refusal import FORBIDDEN, GONE, INTERNAL, MALFORMED, UNAUTHENTICATED, close_message
 from offramp.gateway.reply import Answer
 from offramp.gateway.slots import Slot
+from offramp.gateway.surface import OPERATING
 
 MESSAGE_BYTES_MAX = 4096
 """The largest incoming message."""
@@ -148,6 +150,10 @@ class EventSocket:
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             raise _Close(MALFORMED, 'the only message is {"type": "cancel"}') from None
         self._require_good_key()
+        try:
+            self._call.require(OPERATING)
+        except Forbidden as error:
+            raise _Close(FORBIDDEN, str(error)) from None
         try:
             await self._call.service.cancel(self._run_id, self._call.tenant)
         except RunConflict:
