@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
 from offramp.core.call import Effect, StepKind
 from offramp.core.names import require_name
@@ -35,9 +35,31 @@ class Step(Generic[P, R]):
     """A declared step; calling it gives an awaitable. `fn` is the plain function."""
 
     def __init__(self, fn: Callable[P, R] | Callable[P, Coroutine[Any, Any, R]], spec: StepSpec) -> None:
-        self.fn = fn
+        self._fn = fn
         self.spec = spec
         functools.update_wrapper(self, fn)
+
+    @property
+    def fn(self) -> Callable[P, R] | Callable[P, Coroutine[Any, Any, R]]:
+        """The plain function."""
+        return self._fn
+
+    @fn.setter
+    def fn(self, _function: object) -> NoReturn:
+        """Refused: a run executes what was declared.
+
+        Raises:
+            AttributeError: always; the message names the way to fake a step.
+        """
+        raise AttributeError(
+            f"step {self.spec.name!r}: fn cannot be replaced, because runs execute the declared function; in a test, "
+            f"open testing.runtime(app, fakes={{{self.spec.name!r}: function_or_value}})"
+        )
+
+    @fn.deleter
+    def fn(self) -> None:
+        """Refused like the setter; `mock.patch` deletes what it could not set, and shows that error."""
+        self.fn = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The step's result: from the journal, or by executing it. Outside a run, the function just runs.
@@ -65,23 +87,45 @@ class Step(Generic[P, R]):
         return await asyncio.to_thread(function, *args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<step {self.spec.name!r} of {self.fn.__module__}>"
+        return f"<step {self.spec.name!r} of {self._fn.__module__}>"
 
 
 class Pipeline(Generic[P, R]):
     """A declared pipeline; calling it inside a run runs it as part of that run. `fn` is the plain function."""
 
     def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], spec: PipelineSpec) -> None:
-        self.fn = fn
+        self._fn = fn
         self.spec = spec
         functools.update_wrapper(self, fn)
 
+    @property
+    def fn(self) -> Callable[P, Coroutine[Any, Any, R]]:
+        """The plain function."""
+        return self._fn
+
+    @fn.setter
+    def fn(self, _function: object) -> NoReturn:
+        """Refused: a run executes what was declared.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"pipeline {self.spec.name!r}: fn cannot be replaced, because runs execute the declared function; in a "
+            "test, replace its steps: testing.runtime(app, fakes={...})"
+        )
+
+    @fn.deleter
+    def fn(self) -> None:
+        """Refused like the setter."""
+        self.fn = None
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the function; its steps join the run that is executing, if one is."""
-        return self.fn(*args, **self.spec.signature.with_defaults(args, kwargs))
+        return self._fn(*args, **self.spec.signature.with_defaults(args, kwargs))
 
     def __repr__(self) -> str:
-        return f"<pipeline {self.spec.name!r} of {self.fn.__module__}>"
+        return f"<pipeline {self.spec.name!r} of {self._fn.__module__}>"
 
 
 class Declarations:

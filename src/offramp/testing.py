@@ -1,24 +1,30 @@
 """For tests of your own pipelines: a clock that jumps, a runtime in memory, and a check that a replay fits.
 
-async with testing.runtime(app, clock=clock) as runtime:
+async with testing.runtime(app, clock=clock, fakes={"search": ["a note"]}) as runtime:
     handle = await runtime.start("research", question="…")
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
+import inspect
 import itertools
 import random
 import threading
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
 
 from offramp.app import App
+from offramp.core.names import did_you_mean
+from offramp.core.spec import StepSpec, is_async
+from offramp.errors import DeclarationError, EncodingError
 from offramp.execution.clock import SystemTimer
 from offramp.paths.local import Handle, LocalRuntime
 from offramp.paths.replay import Case, texts_in
@@ -133,16 +139,100 @@ class FakeClock:
 
 
 @asynccontextmanager
-async def runtime(app: App, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[LocalRuntime]:
+async def runtime(
+    app: App, *, clock: Clock | None = None, fakes: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[LocalRuntime]:
     """Both paths in this process, in memory: nothing touches a disk.
 
     Args:
         app: what is tested.
         clock: for example a `FakeClock`; the system's otherwise.
+        fakes: what steps do instead, by their names: a function of the step's parameters (async or not, a `Mock`), an
+            exception that each call raises, or any other value, which each call returns. They are in force in the
+            whole app until the block ends, also in `replays`; a step's timeout, retries and annotations stay.
         settings: see `offramp.settings.Settings`.
+
+    Raises:
+        DeclarationError: a fake names no step, is in force already, does not take the step's arguments, or is a value
+            that the step could not return.
     """
-    async with local(app, {"store": "memory:"} | settings, clock) as made:
-        yield made
+    with _faked(app, fakes or {}):
+        async with local(app, {"store": "memory:"} | settings, clock) as made:
+            yield made
+
+
+@contextmanager
+def _faked(app: App, fakes: Mapping[str, Any]) -> Iterator[None]:
+    real = {}
+    for name in fakes:
+        if name not in app.steps:
+            raise DeclarationError(f"fakes: app {app.name!r} has no step {name!r}; {did_you_mean(name, app.steps)}")
+        real[name] = app.steps[name].spec
+        if real[name].function is not app.steps[name].fn:
+            raise DeclarationError(f"fakes: step {name!r} has a fake already, in a runtime that is still open")
+    faked = {name: _fake(real[name], fake) for name, fake in fakes.items()}
+    for name, spec in faked.items():
+        app.steps[name].spec = spec
+    try:
+        yield
+    finally:
+        for name, spec in real.items():
+            app.steps[name].spec = spec
+
+
+def _fake(spec: StepSpec, fake: Any) -> StepSpec:
+    """The step with another function, which no other process could import."""
+    fails = isinstance(fake, BaseException) or (isinstance(fake, type) and issubclass(fake, BaseException))
+    is_function = callable(fake) and not fails
+    function = _failing(fake) if fails else _checked(spec, fake) if is_function else _constant(spec, fake)
+    awaited = is_function and is_async(fake)
+
+    async def waiting(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    def at_once(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    # A plain function may block, unless the step's own was declared not to.
+    blocks = is_function and not awaited and (spec.is_async or spec.policy.lane != "loop")
+    return replace(
+        spec,
+        function=functools.update_wrapper(waiting if awaited else at_once, spec.function),
+        is_async=awaited,
+        policy=msgspec.structs.replace(spec.policy, lane="thread" if blocks else "loop"),
+    )
+
+
+def _checked(spec: StepSpec, fake: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        takes = inspect.signature(fake)
+    except ValueError:  # a function of C code that does not say
+        return fake
+    wanted = inspect.signature(spec.function).parameters.values()
+    by_place = [each.name for each in wanted if each.kind is not each.KEYWORD_ONLY]
+    by_name = {each.name: None for each in wanted if each.kind is each.KEYWORD_ONLY}
+    try:
+        takes.bind(*by_place, **by_name)
+    except TypeError as error:
+        given = ", ".join([*by_place, *by_name])
+        raise DeclarationError(f"fakes: step {spec.name!r} passes ({given}), and its fake takes {takes}") from error
+    return fake
+
+
+def _failing(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    def fails(*_args: Any, **_kwargs: Any) -> Any:
+        raise error
+
+    return fails
+
+
+def _constant(spec: StepSpec, value: Any) -> Callable[..., Any]:
+    try:
+        encoded = spec.signature.encode_result(value)
+        spec.signature.decode_result(encoded)
+    except EncodingError as error:
+        raise DeclarationError(f"fakes: {error}") from error
+    return lambda *_args, **_kwargs: spec.signature.decode_result(encoded)
 
 
 async def result_of(handle: Handle, within: float = 10.0) -> Any:

@@ -27,6 +27,21 @@ def test_the_result_stands_alone_on_stdout(project):
     assert [path.name for path in project.iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
+def test_the_only_pipeline_needs_no_name(project):
+    (project / "one.py").write_text(
+        "from offramp import App\napp = App('one')\n@app.pipeline\nasync def echo(word: str) -> str:\n    return word\n"
+    )
+    done = offramp("run", "one.py", "-i", '{"word": "why"}', cwd=project)
+    assert (done.returncode, done.stdout) == (0, '"why"\n')
+
+
+def test_with_several_pipelines_their_names_are_shown(project):
+    done = offramp("run", "desk.py", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "desk.py: which pipeline? name one of its pipelines: " in done.stderr
+    assert "explain" in done.stderr
+
+
 @pytest.mark.parametrize("given", ["@question.json", "-"])
 def test_input_from_a_file_and_from_stdin(project, given):
     (project / "question.json").write_text(QUESTION)

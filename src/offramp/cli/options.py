@@ -38,7 +38,10 @@ Target = Annotated[
     ),
 ]
 LocalPipeline = Annotated[
-    str, typer.Argument(metavar="PIPELINE", help="Which pipeline.", autocompletion=complete_pipeline)
+    str | None,
+    typer.Argument(
+        metavar="PIPELINE", help="Which pipeline; not needed if it is the only one.", autocompletion=complete_pipeline
+    ),
 ]
 ServedPipeline = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="Which pipeline.", autocompletion=complete_served_pipeline)

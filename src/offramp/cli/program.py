@@ -98,6 +98,7 @@ _command(
 _command(worker, "offramp worker desk.app:app --engine embedded:/var/lib/desk", exits=EXITS_SERVER)
 _command(
     run,
+    f"offramp run desk/app.py {_QUESTION}",
     f"offramp run desk/app.py:app explain {_QUESTION}",
     "offramp run desk.app:app explain --input @question.json --budget 0 | jq .text",
     exits=EXITS_RUN,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def run(
     target: Target,
-    pipeline: LocalPipeline,
+    pipeline: LocalPipeline = None,
     *,
     input: Input = "{}",
     budget: Budget = None,
@@ -48,14 +48,14 @@ def run(
 ) -> int:
     """Run a pipeline once in this process, and watch it.
 
-    It needs no gateway. The view goes to stderr and the result as JSON to stdout. Ctrl-C cancels the run.
+    It needs no gateway, and no PIPELINE if the App has only one. The view goes to stderr and the result as JSON to
+    stdout. Ctrl-C cancels the run.
     """
     encoded = read_input(input)
     with ExitStack() as stack:
         stdout = stack.enter_context(stdout_for_the_result())
         app = load_app(target)
-        if pipeline not in app.pipelines:
-            raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
+        pipeline = _chosen(pipeline, app, target)
         folder = data or stack.enter_context(_temporary_folder())
         # A temporary folder is removed with its objects.
         settings = load_settings(data=folder, engine="embedded:", store="", objects=objects if data else "")
@@ -65,6 +65,20 @@ def run(
         wanted = Submission(pipeline=pipeline, input=encoded, session_id=session, budget=budget)
         stack.callback(set_up(app.name, "local").close)
         return asyncio.run(_run(app, settings, wanted, stdout))
+
+
+def _chosen(pipeline: str | None, app: App, target: str) -> str:
+    """The named pipeline, or the only one."""
+    if pipeline is None:
+        if len(app.pipelines) == 1:
+            return next(iter(app.pipelines))
+        which = (
+            f"name one of its pipelines: {', '.join(sorted(app.pipelines))}" if app.pipelines else "it declares none"
+        )
+        raise CommandError(f"{target}: which pipeline? {which}", USAGE)
+    if pipeline not in app.pipelines:
+        raise CommandError(f"{target} has no pipeline {pipeline!r}; {did_you_mean(pipeline, app.pipelines)}", USAGE)
+    return pipeline
 
 
 async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO) -> int:
