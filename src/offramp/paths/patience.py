@@ -51,19 +51,27 @@ class Patience:
         Raises:
             StoreTimeout: the write took too long.
         """
-        began, task = time.monotonic(), asyncio.ensure_future(work)
+        began, loop = time.monotonic(), asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        task = loop.create_task(_answered(work, answer))
+        timer = loop.call_later(self._timeout_s, self._refuse, answer)
         try:
-            await asyncio.wait((task,), timeout=self._timeout_s)
+            return await answer
         finally:
+            timer.cancel()
             if not task.done():
                 self._left[task] = began
                 task.add_done_callback(self._ended)
-        if task.done():
-            return task.result()
+
+    def _refuse(self, answer: asyncio.Future[Any]) -> None:
+        if answer.done():
+            return
         logger.warning("a request was refused: the store did not take it within %s", self._timeout)
-        raise StoreTimeout(
-            f"the store did not answer within {self._timeout}: the operation may or may not have happened. Try again: "
-            "the same Idempotency-Key prevents a repetition"
+        answer.set_exception(
+            StoreTimeout(
+                f"the store did not answer within {self._timeout}: the operation may or may not have happened. Try "
+                "again: the same Idempotency-Key prevents a repetition"
+            )
         )
 
     def until(self) -> float:
@@ -94,3 +102,17 @@ class Patience:
         if waited_s >= self._timeout_s:
             return f"the store has kept a request waiting for {waited_s:.0f} s"
         return self._trouble()
+
+
+async def _answered(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+    """Pass the end of a write to the request that waits for it, in one turn of the loop; raise it if none waits."""
+    try:
+        result = await work
+    except BaseException as error:
+        if answer.done() or not isinstance(error, Exception):
+            answer.cancel()
+            raise
+        answer.set_exception(error)
+    else:
+        if not answer.done():
+            answer.set_result(result)

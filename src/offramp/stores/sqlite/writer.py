@@ -99,7 +99,11 @@ class Writer:
 
     def put(self, operation: Operation) -> None:
         """Queue an operation; an emitted value blocks its caller while more than `backlog_bytes` of them wait."""
-        if _asked_at(operation) < math.inf and (hung := self._hung()) is not None:
+        if (
+            isinstance(operation, (Create, Call))
+            and operation.asked_at < math.inf
+            and (hung := self._hung()) is not None
+        ):
             self._refuse(operation, StoreError(f"{hung}; it accepts no further requests until it does"))
             return
         size = operation.size if isinstance(operation, Append) else 0
@@ -150,12 +154,12 @@ class Writer:
     def _without_late(self, operations: list[Operation]) -> list[Operation]:
         """Drop operations so old that their requests were refused."""
         oldest = time.monotonic() - self._timeout_s
-        late = [operation for operation in operations if _asked_at(operation) < oldest]
+        late = {each for each in operations if isinstance(each, (Create, Call)) and each.asked_at < oldest}
         if not late:
             return operations
         for operation in late:
             self._refuse(operation, StoreError(f"the write waited {self._timeout_s:g} s for the database; not written"))
-        return [operation for operation in operations if _asked_at(operation) >= oldest]
+        return [operation for operation in operations if operation not in late]
 
     def _take(self) -> list[Operation] | None:
         """All queued operations; [] when it is time to sync, None at the end."""
@@ -280,11 +284,6 @@ class Writer:
                 return
             except Exception as own:  # noqa: BLE001 - already logged for the batch
                 self._isolate([operation], own)
-
-
-def _asked_at(operation: Operation) -> float:
-    """The monotonic time since which a request has waited that must not be written late."""
-    return operation.asked_at if isinstance(operation, (Create, Call)) else math.inf
 
 
 def _must_be_durable(operation: Operation) -> bool:
