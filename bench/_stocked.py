@@ -12,7 +12,7 @@ from typing import Any
 from bench._load import STEP_RESULT, STEPS_PER_RUN
 from offramp.core.run import Route, RunRecord, Status, run_id
 from offramp.stores.sqlite.database import FILE_NAME, Database
-from offramp.stores.sqlite.rows import encode_record
+from offramp.stores.sqlite.rows import encode_record, searched
 
 RESULT = STEP_RESULT.encode()
 KINDS: tuple[tuple[str, Status], ...] = (("five", "completed"), ("other", "failed"))
@@ -40,8 +40,8 @@ def stock(folder: Path, runs: int, *, tenant: str, ended_at: float, purge_at: fl
         connection.execute("BEGIN")
         connection.executemany(
             "INSERT INTO runs (id, tenant, pipeline, session_id, status, path, priority, token, "
-            "started_at, finished_at, retention, purge_at, record, result) "
-            "VALUES (?, ?, ?, ?, ?, 'deep', 0, 2, ?, ?, 86400, ?, ?, ?)",
+            "started_at, finished_at, retention, purge_at, record, result, class, searched) "
+            "VALUES (?, ?, ?, ?, ?, 'deep', 0, 2, ?, ?, 86400, ?, ?, ?, 'default', ?)",
             _runs(ids, tenant, ended_at, purge_at),
         )
         connection.executemany(
@@ -72,8 +72,10 @@ def _runs(ids: list[str], tenant: str, ended_at: float, purge_at: float) -> Iter
             budget_s=0.0,
             session_id=session,
             tenant=tenant,
+            metadata={"customer": f"customer-{number}"},
         )
-        yield run, tenant, pipeline, session, status, ended_at, ended_at, purge_at, encode_record(record), RESULT
+        encoded, found_by = encode_record(record), searched(record.metadata)
+        yield run, tenant, pipeline, session, status, ended_at, ended_at, purge_at, encoded, RESULT, found_by
 
 
 def _events(ids: list[str]) -> Iterator[tuple[Any, ...]]:

@@ -57,6 +57,9 @@ ASKED = {
     "status of half, pipeline that none has": "/v1/runs?status=completed&pipeline=none",
     "pipeline of half, status of the other half": "/v1/runs?pipeline=other&status=completed",
     "the same, the other way round": "/v1/runs?pipeline=five&status=failed",
+    "class that none has": "/v1/runs?class=none",
+    "text that none has": "/v1/runs?q=none",
+    "text of the oldest run": "/v1/runs?q=customer-0&order=asc",
     FULL_PAGE: "/v1/runs?limit=100",
 }
 """The requests that the four clients repeat."""

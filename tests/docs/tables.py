@@ -104,8 +104,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("core.ownership:SIGNALS_MAX", "", "signals per run"),
             ("core.ownership:SIGNALS_BYTES_MAX", "bytes", "of their values together"),
-            ("gateway.native.runs:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
-            ("gateway.native.runs:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
+            ("gateway.native.filters:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),
+            ("gateway.native.filters:LIMIT_DEFAULT", "", "runs in a page without `limit`"),
         ],
     ),
     (

@@ -22,6 +22,7 @@ from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.listing import RunFilter
 from offramp.settings import Settings
+from offramp.stores.memory.run import paged
 
 AT = "2026-11-21T09:30:00.000Z"
 
@@ -210,15 +211,8 @@ class FakeService:
         return document(self._run(run_id).record, [], prefix)
 
     async def list(self, wanted: RunFilter, prefix=""):
-        found = sorted(self.runs.values(), key=lambda run: run.record.id, reverse=True)
-        records = [run.record for run in found]
-        for name in ("session_id", "status", "pipeline"):
-            value = getattr(wanted, name)
-            records = [record for record in records if value is None or getattr(record, name) == value]
-        records = [record for record in records if wanted.after is None or record.id < wanted.after]
-        page = records[: wanted.limit]
-        after = page[-1].id if len(records) > wanted.limit else None
-        return [document(record, [], prefix) for record in page], after
+        page = paged([run.record for run in self.runs.values()], wanted)
+        return [document(record, [], prefix) for record in page.runs], page.after
 
     def unwritten_s(self, run_id):
         return 0.0

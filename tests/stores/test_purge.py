@@ -90,6 +90,7 @@ def unranged(path, statements):
     """Steps of these statements that read more than a range of an index: a whole table or index, or a sort."""
     found = {}
     with contextlib.closing(sqlite3.connect(path)) as connection:
+        listing.prepare(connection)
         tables = "|".join(name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
         for statement in statements:
             for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}"):
@@ -138,6 +139,8 @@ async def test_every_listing_is_a_range_of_an_index(traced, asked):
         for after in (None, "run_5"):
             wanted = RunFilter(tenant, session, status, pipeline, after)
             await traced.store.runs(wanted)
+            more = {"sla": "c", "path": "deep", "q": "x", "since": NOW, "until": NOW + 9, "newest_first": False}
+            await traced.store.runs(msgspec.structs.replace(wanted, **more))
     done = data(asked)
     assert len(done) > 32
     assert not unranged(traced.database.path, done)

@@ -74,13 +74,25 @@ def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
         raise
 
 
-def list_runs(
+def list_runs(  # noqa: PLR0913 - one parameter for each option
     *,
     session: Session = None,
     status: Annotated[
         str | None, typer.Option("--status", help=f"One of {', '.join(TRANSITIONS)}.", show_default=False)
     ] = None,
     pipeline: Annotated[str | None, typer.Option("--pipeline", help="Of this pipeline.", show_default=False)] = None,
+    sla: Annotated[str | None, typer.Option("--class", help="Of this class.", show_default=False)] = None,
+    path: Annotated[str | None, typer.Option("--path", help="On this path: fast or deep.", show_default=False)] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Accepted from this time on.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Accepted before this time.", show_default=False)
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", "-q", metavar="TEXT", help="In id, session or metadata.", show_default=False),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
     after: Annotated[
         str | None, typer.Option("--after", metavar="RUN", help="Older than this run.", show_default=False)
@@ -94,14 +106,16 @@ def list_runs(
 
     if status is not None and status not in TRANSITIONS:
         raise CommandError(f"--status is one of {', '.join(TRANSITIONS)}, got {status!r}")
+    wanted = {"session_id": session, "status": status, "pipeline": pipeline, "class": sla, "path": path}
+    wanted |= {"since": since, "until": until, "q": search}
     with Gateway(url, api_key) as gateway:
-        page = gateway.runs(session_id=session, status=status, pipeline=pipeline, limit=limit, after=after)
+        page = gateway.runs(limit=limit, after=after, **wanted)
     if as_json:
         write_json(page)
         return OK
     runs = page["runs"]
     if not runs:
-        say("no runs" if not (session or status or pipeline or after) else "no such runs")
+        say("no such runs" if after or any(wanted.values()) else "no runs")
         return OK
     console(sys.stdout).print(_runs_table(runs))
     if page["has_more"]:

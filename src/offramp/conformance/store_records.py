@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
 import msgspec
 
@@ -243,6 +244,46 @@ async def every_combination_of_filters_shows_what_fits_all_of_them(stage: StoreS
         wanted = dict(chosen)
         fits = [run["id"] for run in made if all(value in {None, run[name]} for name, value in wanted.items())]
         assert await stage.paged(limit=2, **wanted) == fits, f"not the runs that fit {wanted}"
+
+
+@case("S12")
+async def runs_are_listed_by_class_path_time_and_part_of_a_text(stage: StoreStage) -> None:
+    made = []
+    for number in range(6):
+        run, log = await stage.running(
+            sla=f"c{number % 2}",
+            session_id=f"Chat-{number}" if number < 3 else None,
+            metadata={"customer": f"Ann {number}\u00c4", "order": "7%_"} if number > 1 else {},
+        )
+        made.append(run)
+        if number == 4:
+            await stage.store.adopt(log.lease, DEMOTION)
+    oldest = [run.id for run in made]
+    second = made[2].id
+    cases: list[tuple[list[int], dict[str, Any]]] = [
+        ([5, 3, 1], {"sla": "c1"}),
+        ([3], {"sla": "c1", "until": NOW + 5.5, "since": NOW + 3}),
+        ([4], {"path": "deep"}),
+        ([5, 3, 2, 1, 0], {"path": "fast"}),
+        ([5, 4, 3, 2, 1], {"since": NOW + 2}),
+        ([1, 0], {"until": NOW + 3}),
+        ([2, 3], {"since": NOW + 3, "until": NOW + 5, "newest_first": False}),
+        ([2, 1, 0], {"q": "cHAT-"}),
+        ([5, 4, 3, 2], {"q": "ann "}),
+        ([3], {"q": "Ann 3\u00c4"}),
+        ([], {"q": "ann 3\u00e4"}),
+        ([5, 4, 3, 2], {"q": "7%_"}),
+        ([], {"q": "7_%"}),
+        ([], {"q": "customer"}),
+        ([2], {"q": second}),
+        ([2], {"q": second[3:].lower()}),
+        ([], {"q": second, "sla": "c1"}),
+        ([0, 1, 2, 3, 4, 5], {"newest_first": False}),
+    ]
+    for found, wanted in cases:
+        ids = [oldest[number] for number in found]
+        for limit in (1, 2, 10):
+            assert await stage.paged(limit=limit, **wanted) == ids, f"not the runs that fit {wanted}"
 
 
 @case("S12")

@@ -14,7 +14,7 @@ import msgspec
 from offramp.core.claims import LeftBy, Suspicion
 from offramp.core.failure import Failure
 from offramp.core.reference import reference_in
-from offramp.core.timestamps import rfc3339
+from offramp.core.timestamps import NEVER_S, rfc3339
 from offramp.errors import RunConflict
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
@@ -54,6 +54,12 @@ def run_id(now_s: float, randomness: bytes) -> str:
     """`run_` and a ULID: 48 bits of milliseconds and 80 of randomness (github.com/ulid/spec)."""
     number = (int(now_s * 1000) << 80) | int.from_bytes(randomness[:10], "big")
     return "run_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def first_id(at_s: float) -> str:
+    """A text that no run accepted at this time or later has an id below, and every earlier one has."""
+    number = int(min(max(at_s, 0.0), NEVER_S) * 1000)
+    return "run_" + "".join([_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5)])
 
 
 def is_run_id(text: str) -> bool:

@@ -15,8 +15,8 @@ S9 `adopt` moves a leased run to the deep path with its demotion and leaves it l
 S10 `events` returns the events numbered above `after`, in order: at least one if any exists, and at most a bounded
    batch. `skip_deltas` leaves out `step.delta` and renumbers nothing.
 S11 An idempotency key with another fingerprint raises `IdempotencyMismatch`; an expired key is free again.
-S12 `runs` lists the runs of a tenant, newest first, by every filter and page by page, without large results. A page
-   considers a bounded number of runs: it may hold fewer than fit, and names the start of the next.
+S12 `runs` lists the runs that fit a filter (`RunFilter.fits`), in its order, page by page, without large results. A
+   page considers a bounded number of runs: it may hold fewer than fit, and names the start of the next.
 S13 `purge` empties the runs whose retention is over, once, and no others; such a run stays known, as `purged`. `due`
    names the runs that it would empty; with `only`, it empties no other. `sweep` then removes data that nothing needs
    any more, and nothing else.

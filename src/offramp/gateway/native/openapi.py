@@ -14,7 +14,7 @@ from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
 from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
-from offramp.gateway.native.runs import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, STATUSES
+from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
 from offramp.gateway.native.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
@@ -186,7 +186,7 @@ def _runs() -> dict[str, Any]:
     unfinished = _json("Not finished yet.", "Run", _LOCATION | _RETRY_AFTER | _VARY)
     return (
         {
-            "/v1/runs": {"get": _get("list_runs", "Runs, newest first", "runs", _list_parameters(), "RunPage", "422")},
+            "/v1/runs": {"get": _get("list_runs", "A page of runs", "runs", _list_parameters(), "RunPage", "422")},
             "/v1/runs/{run_id}": {
                 "parameters": run_id,
                 "get": _get("get_run", "The run document", "runs", [], "Run", "404"),
@@ -267,10 +267,17 @@ def _signals(run_id: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _list_parameters() -> list[dict[str, Any]]:
     text = {"type": "string", "maxLength": FILTER_LENGTH_MAX}
+    time = {"type": "string", "format": "date-time"}
     return [
         _query("session_id", "Only runs of this session.", text),
         _query("status", "Only runs in this state.", {"enum": list(STATUSES)}),
         _query("pipeline", "Only runs of this pipeline.", text),
+        _query("class", "Only runs of this class.", text),
+        _query("path", "Only runs that are, or ended, on this path.", {"enum": list(PATHS)}),
+        _query("since", "Only runs accepted at this time or later.", time),
+        _query("until", "Only runs accepted before this time.", time),
+        _query("q", "Only runs with this text in their id, session or a value of their metadata.", text),
+        _query("order", "`desc`, the newest first, or `asc`.", {"enum": list(ORDERS), "default": "desc"}),
         _query("limit", "Runs in a page.", _number(1) | {"maximum": LIMIT_MAX, "default": LIMIT_DEFAULT}),
         _query("after", "The `after` of the page before.", RUN_ID),
     ]

@@ -5,15 +5,14 @@ Owns the status and headers of each outcome. The service decides what happens to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast, get_args
+from typing import Any
 
-from offramp.core.names import did_you_mean
 from offramp.core.reference import reference_in
-from offramp.core.run import RunRecord, Status, document, is_run_id, links
+from offramp.core.run import RunRecord, document, links
 from offramp.errors import InputError, RunGone
 from offramp.gateway import starting
 from offramp.gateway.call import Call, query_pointer
+from offramp.gateway.native.filters import LISTED, run_filter
 from offramp.gateway.native.framing import NativeEncoder
 from offramp.gateway.native.request import read_submission
 from offramp.gateway.native.stored import stored_result
@@ -22,12 +21,6 @@ from offramp.gateway.problems import RETRY_AFTER_S, NoResult
 from offramp.gateway.reply import Answer, Headers, Reply, json_reply
 from offramp.gateway.starting import finishes_fast, submit_streamed
 from offramp.gateway.streams import EventStream
-from offramp.ports.listing import RunFilter
-
-LIMIT_DEFAULT = 20
-LIMIT_MAX = 100
-FILTER_LENGTH_MAX = 200
-STATUSES: tuple[str, ...] = get_args(Status)
 
 
 async def submit(call: Call) -> Answer:
@@ -123,39 +116,6 @@ async def accepted(call: Call, record: RunRecord) -> Reply:
 
 
 async def listing(call: Call) -> Reply:
-    """`GET /v1/runs`: a page of run documents, newest first."""
-    query = call.query("session_id", "status", "pipeline", "limit", "after")
-    page, after = await call.service.list(_filter(call.tenant, query), call.prefix)
+    """`GET /v1/runs`: a page of run documents, newest first unless asked otherwise."""
+    page, after = await call.service.list(run_filter(call.tenant, call.query(*LISTED)), call.prefix)
     return json_reply(200, {"runs": page, "has_more": after is not None, "after": after})
-
-
-def _filter(tenant: str, query: Mapping[str, str]) -> RunFilter:
-    for name in ("session_id", "pipeline"):
-        if len(query.get(name, "")) > FILTER_LENGTH_MAX:
-            raise _refused(name, f"at most {FILTER_LENGTH_MAX} characters")
-    status = query.get("status")
-    if status is not None and status not in STATUSES:
-        raise _refused("status", f"one of {', '.join(STATUSES)}; {did_you_mean(status, STATUSES)}")
-    after = query.get("after")
-    if after is not None and not is_run_id(after):
-        raise _refused("after", "the `after` of the previous page")
-    return RunFilter(
-        tenant=tenant,
-        session_id=query.get("session_id"),
-        status=cast("Status | None", status),
-        pipeline=query.get("pipeline"),
-        after=after,
-        limit=_limit(query.get("limit")),
-    )
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return LIMIT_DEFAULT
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= LIMIT_MAX):
-        raise _refused("limit", f"a whole number from 1 to {LIMIT_MAX}, got {text[:20]!r}")
-    return int(text)
-
-
-def _refused(name: str, message: str) -> InputError:
-    return InputError(f"{name} is {message}", [(query_pointer(name), message)])

@@ -104,14 +104,9 @@ def listed(record: RunRecord) -> RunRecord:
     return msgspec.structs.replace(record, result=record.result if small else None)
 
 
-def paged(newest: list[RunRecord], wanted: RunFilter) -> Page:
-    """One page of a listing, from all records, newest first."""
-    asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
-    matching = [
-        record
-        for record in newest
-        if (wanted.after is None or record.id < wanted.after)
-        and all(value is None or getattr(record, name) == value for name, value in asked.items())
-    ]
+def paged(records: list[RunRecord], wanted: RunFilter) -> Page:
+    """One page of a listing, from all records."""
+    fitting = [record for record in records if wanted.fits(record)]
+    matching = sorted(fitting, key=lambda record: record.id, reverse=wanted.newest_first)
     page = [listed(record) for record in matching[: wanted.limit]]
     return Page(page, page[-1].id if len(matching) > wanted.limit else None)

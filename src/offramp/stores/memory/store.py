@@ -170,10 +170,10 @@ class MemoryStore:
         return kept[1] if kept is not None and kept[0].expires_at > now else None
 
     async def runs(self, wanted: RunFilter) -> Page:
-        """A page of records, newest first."""
+        """A page of records."""
         with self.lock:
-            newest = sorted((run.record for run in self._runs.values()), key=lambda record: record.id, reverse=True)
-        return paged(newest, wanted)
+            records = [run.record for run in self._runs.values()]
+        return paged(records, wanted)
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The finished steps, in order."""

@@ -206,8 +206,9 @@ class RedisStore:
         return str(run_id) if expires_at > now else None
 
     async def runs(self, wanted: RunFilter) -> Page:
-        """A page of records, newest first, without results above `RESULT_INLINE_BYTES_MAX`."""
-        asked = {"tenant": wanted.tenant, "session": wanted.session_id}
+        """A page of records, without results above `RESULT_INLINE_BYTES_MAX`."""
+        asked = {"tenant": wanted.tenant, "session": wanted.session_id, "status": wanted.status}
+        asked |= {"pipeline": wanted.pipeline, "path": wanted.path}
         fields = {name: value for name, value in asked.items() if value is not None}
         if wanted.session_id is not None:
             index = f"ix:s:{fields.pop('session')}"
@@ -215,13 +216,13 @@ class RedisStore:
             index = f"ix:t:{fields.pop('tenant')}"
         else:
             index = "ix"
-        fields |= {"status": wanted.status} if wanted.status is not None else {}
-        fields |= {"pipeline": wanted.pipeline} if wanted.pipeline is not None else {}
         pairs = [text for pair in fields.items() for text in pair]
+        order = "newest" if wanted.newest_first else "oldest"
+        inside = (wanted.sla or "", wanted.part or "")
 
         def query(client: Any) -> Page:
             # One more than requested shows whether another page follows.
-            asks = (index, wanted.after or "", wanted.limit + 1, LIST_LOOKS_MAX, *pairs)
+            asks = (index, order, *wanted.ids, wanted.limit + 1, LIST_LOOKS_MAX, *inside, *pairs)
             last, *rows = LIST(client, [self._tag], self._tag, *asks)
             found = [record for row in rows if (record := decode_record(row)) is not None]
             if len(found) > wanted.limit:

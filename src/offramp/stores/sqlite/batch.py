@@ -26,7 +26,7 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, TAIL_COLUMNS, decode_record, encode_record
+from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, TAIL_COLUMNS, decode_record, encode_record, searched
 
 CHUNK_BYTES_MAX = 64 * 1024
 """Events of one commit share a row up to about this size."""
@@ -35,7 +35,7 @@ _ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Powers of two: any number of rows takes few statements, and each stays prepared."""
 _INSERT_RUNS = (
     "INSERT OR ROLLBACK INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, "
-    "retention, deadline_at, record) VALUES {rows}"
+    "retention, deadline_at, record, class, searched) VALUES {rows}"
 )
 # `ownership.finish`, for every run of a batch: `_tail` has checked the lease.
 _FINISH_RUNS = (
@@ -309,7 +309,7 @@ class Transaction:
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
-        execute(self._connection, _INSERT_RUNS, 13, self._runs)
+        execute(self._connection, _INSERT_RUNS, 15, self._runs)
         execute(self._connection, "INSERT OR ROLLBACK INTO journal VALUES {rows}", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():
@@ -358,6 +358,8 @@ def _run_row(record: RunRecord, owner: str | None) -> tuple[Any, ...]:
         record.retention_s,
         record.deadline_at,
         encode_record(record),
+        record.sla,
+        searched(record.metadata),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 from offramp.errors import StoreError
 from offramp.ports import forks
 from offramp.stores.sqlite.custody import Custody, inspect
+from offramp.stores.sqlite.listing import prepare
 from offramp.stores.sqlite.schema import migrate
 from offramp.stores.threads import Readers, read_on
 
@@ -97,6 +98,7 @@ class Database:
         # A savepoint keeps pages that it may have to restore: in memory instead of in a file for each transaction.
         connection.execute("PRAGMA temp_store = MEMORY")
         if query_only:
+            prepare(connection)
             connection.execute("PRAGMA query_only = 1")
         return connection
 

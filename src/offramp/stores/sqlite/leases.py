@@ -90,7 +90,10 @@ class SQLiteLeases:
         """Make an owner known."""
         times = owner.expires_at, owner.started_at
         values = (owner.id, owner.kind, owner.port, int(owner.ready), *times, int(owner.leaving))
-        statement = "INSERT OR REPLACE INTO owners VALUES (?, ?, ?, ?, ?, ?, ?)"
+        statement = (
+            "INSERT OR REPLACE INTO owners (id, kind, port, ready, expires_at, started_at, leaving) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
         await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:

@@ -7,12 +7,19 @@ from typing import Any, NamedTuple
 
 from offramp.core.run import RunRecord
 from offramp.ports.listing import Page, RunFilter
-from offramp.stores.sqlite.rows import LISTED_COLUMNS, decode_record
+from offramp.stores.sqlite.rows import LISTED_COLUMNS, class_in, decode_record, searched_in
 
 LIST_LOOKS_MAX = 1_000
 """Index rows that one page with several filters scans for matches."""
-_PAST_ALL = "s"
-"""Greater than any run's id."""
+# Rows of before there was a column have no class in it.
+_IS_OF = {
+    "sla": "coalesce(class, class_in(record)) = :sla",
+    "part": (
+        "instr(lower(id || char(10) || coalesce(session_id, '') || char(10) || "
+        "iif(class IS NULL, searched_in(record), coalesce(searched, ''))), :part)"
+    ),
+}
+"""How to compare what is no plain column."""
 
 
 class _Range(NamedTuple):
@@ -23,21 +30,33 @@ class _Range(NamedTuple):
     left: tuple[str, ...]
 
 
+def prepare(connection: sqlite3.Connection) -> None:
+    """Let the connection compare rows of earlier versions."""
+    connection.create_function("class_in", 1, class_in, deterministic=True)
+    connection.create_function("searched_in", 1, searched_in, deterministic=True)
+
+
 def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
-    """Matching records, newest first, as far as one page scans."""
+    """Matching records, in the order asked for, as far as one page scans."""
     values = _values(wanted)
     source, found_by, left = _range(values)
-    among = f"FROM runs {source} WHERE {' AND '.join([f'{name} = :{name}' for name in found_by] + ['id < :after'])}"
-    values |= {"after": wanted.after or _PAST_ALL, "limit": wanted.limit + 1}
+    order, beyond = ("DESC", ">=") if wanted.newest_first else ("ASC", "<=")
+    among = (
+        f"FROM runs {source} WHERE {''.join([f'{name} = :{name} AND ' for name in found_by])}id >= :low AND id < :high"
+    )
+    values["low"], values["high"] = wanted.ids
+    values["limit"] = wanted.limit + 1
     last, within = None, ""
     if left:
         # The end of the scan; the index alone gives it.
-        query = f"SELECT id {among} ORDER BY id DESC LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"
+        query = f"SELECT id {among} ORDER BY id {order} LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"
         row = connection.execute(query, values).fetchone()
         last = None if row is None else row[0]
-        values |= {"last": last or ""}
-        within = "".join([" AND id >= :last", *(f" AND {name} = :{name}" for name in left)])
-    query = f"SELECT {LISTED_COLUMNS} {among}{within} ORDER BY id DESC LIMIT :limit"
+        values["last"] = last or values["low" if wanted.newest_first else "high"]
+        within = "".join(
+            [f" AND id {beyond} :last", *(f" AND {_IS_OF.get(name, f'{name} = :{name}')}" for name in left)]
+        )
+    query = f"SELECT {LISTED_COLUMNS} {among}{within} ORDER BY id {order} LIMIT :limit"
     found: list[RunRecord] = [decode_record(row) for row in connection.execute(query, values)]
     if len(found) > wanted.limit:
         return Page(found[: wanted.limit], found[wanted.limit - 1].id)
@@ -45,7 +64,8 @@ def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
 
 
 def _values(wanted: RunFilter) -> dict[str, Any]:
-    asked = {name: getattr(wanted, name) for name in ("tenant", "session_id", "status", "pipeline")}
+    names = ("tenant", "session_id", "status", "pipeline", "path", "sla", "part")
+    asked = {name: getattr(wanted, name) for name in names}
     return {name: value for name, value in asked.items() if value is not None}
 
 
@@ -61,5 +81,5 @@ def _range(values: dict[str, Any]) -> _Range:
     elif "pipeline" in values:
         index, column = "runs_of_pipeline", "pipeline"
     else:
-        return _Range("INDEXED BY runs_of_tenant", ("tenant",), ())
+        return _Range("INDEXED BY runs_of_tenant", ("tenant",), tuple(rest))
     return _Range(f"INDEXED BY {index}", ("tenant", column), tuple(name for name in rest if name != column))

@@ -63,6 +63,21 @@ def deadline_in(encoded: bytes) -> float | None:
     return _decode_kept(encoded).deadline_at
 
 
+def class_in(encoded: bytes) -> str:
+    """The class of the unchanging part."""
+    return _decode_kept(encoded).sla
+
+
+def searched_in(encoded: bytes) -> str:
+    """What a search looks through in the unchanging part."""
+    return searched(_decode_kept(encoded).metadata) or ""
+
+
+def searched(metadata: dict[str, str]) -> str | None:
+    """The values of a run's metadata, one a line; None without any."""
+    return "\n".join(metadata.values()) if metadata else None
+
+
 def without_data(encoded: bytes) -> bytes:
     """The unchanging part after the run's data is removed."""
     return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))

@@ -161,6 +161,20 @@ MIGRATIONS: list[str] = [
     CREATE INDEX idempotency_expiry ON idempotency (expires_at);
     CREATE TABLE duties (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
     """,
+    # 11: what listings filter by beside the columns of before: a run's class, and the values of its metadata; NULL for
+    # earlier runs, whose record has them. What a process says about itself. Statistics of ended runs in cells of
+    # `width` minutes, numbered from the epoch.
+    """
+    ALTER TABLE runs ADD COLUMN class TEXT;
+    ALTER TABLE runs ADD COLUMN searched TEXT;
+    ALTER TABLE owners ADD COLUMN about BLOB;
+    CREATE TABLE cells (
+        tenant TEXT NOT NULL, width INTEGER NOT NULL, number INTEGER NOT NULL, pipeline TEXT NOT NULL,
+        class TEXT NOT NULL, counts BLOB NOT NULL,
+        PRIMARY KEY (tenant, width, number, pipeline, class)
+    ) WITHOUT ROWID;
+    CREATE INDEX cells_number ON cells (width, number);
+    """,
 ]
 
 
