@@ -100,6 +100,10 @@ Cors = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys.")
 ]
+Reload = Annotated[
+    bool,
+    typer.Option("--reload", help="For development: serve anew when the App's files change; no run is lost."),
+]
 Url = Annotated[
     str,
     typer.Option("--url", envvar="OFFRAMP_URL", help="The gateway's address, with the prefix it is mounted under."),

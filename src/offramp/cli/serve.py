@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -24,6 +25,7 @@ from offramp.cli.options import (
     MaxBudget,
     Objects,
     Port,
+    Reload,
     Store,
     Target,
     TenantShare,
@@ -32,6 +34,7 @@ from offramp.cli.options import (
     WriteTimeout,
 )
 from offramp.cli.output import CommandError
+from offramp.cli.reload import DRAIN_S, inherited, serve_versions
 from offramp.cli.secrets import for_worker, withdraw
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
 from offramp.cli.target import load_app
@@ -64,11 +67,14 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     allow_host: AllowHost = None,
     cors: Cors = None,
     insecure: Insecure = False,
+    reload: Reload = False,
 ) -> int:
     """Serve an App over HTTP, with worker processes for the deep path.
 
     A worker that dies is restarted. On SIGTERM the gateway drains, hands its runs over and exits 0.
     """
+    if reload and drain_timeout is None:
+        drain_timeout = DRAIN_S
     settings = load_settings(
         data=data,
         engine=engine,
@@ -83,12 +89,33 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         allow_hosts=",".join(allow_host) if allow_host else None,
         cors_origins=",".join(cors) if cors else None,
     )
-    withdraw()
     show_logs("gateway", settings.log_format)
-    return _serve(_served(target), target, settings, host, port, workers, insecure=insecure)
+    bound = inherited() if reload else None
+    if reload and bound is None:
+        return _reloading(target, settings, host, port, insecure=insecure)
+    withdraw()
+    return _serve(served_app(target), target, settings, host, port, workers, insecure=insecure, bound=bound)
 
 
-def _serve(app: App, target: str, settings: Settings, host: str, port: int, workers: int, *, insecure: bool) -> int:
+def _reloading(target: str, settings: Settings, host: str, port: int, *, insecure: bool) -> int:
+    from offramp.gateway.access import Access
+    from offramp.gateway.wire import server
+
+    with closing(server.bind(host, port, insecure=insecure, keys=Access.of(settings, host).closed)) as bound:
+        return serve_versions(target, bound, settings.drain_timeout)
+
+
+def _serve(
+    app: App,
+    target: str,
+    settings: Settings,
+    host: str,
+    port: int,
+    workers: int,
+    *,
+    insecure: bool,
+    bound: socket.socket | None,
+) -> int:
     from offramp.cli.supervised import SupervisedGateway
     from offramp.gateway.access import Access
     from offramp.gateway.descriptors import raise_limit
@@ -119,6 +146,7 @@ def _serve(app: App, target: str, settings: Settings, host: str, port: int, work
             insecure=insecure,
             keys=access.closed,
             on_started=started,
+            bound=bound,
         )
 
 
@@ -127,7 +155,12 @@ def _supervisor(target: str, workers: int, settings: Settings, retire: Callable[
     return Supervisor(command, workers, retire, settings.drain_timeout, secrets, silence_s=settings.lease)
 
 
-def _served(target: str) -> App:
+def served_app(target: str) -> App:
+    """The App, if there is something to serve.
+
+    Raises:
+        CommandError: it cannot be imported, or has no pipeline.
+    """
     warn_of_unread()
     app = load_app(target)
     if not app.pipelines:

@@ -92,6 +92,7 @@ def serve(
     insecure: bool = False,
     keys: bool = False,
     on_started: Callable[[str], object] | None = None,
+    bound: socket.socket | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
@@ -103,6 +104,7 @@ def serve(
         insecure: serve others without keys.
         keys: requests are authenticated.
         on_started: called with the address once requests are accepted.
+        bound: a socket that listens already, in place of `host` and `port`.
 
     Returns:
         The process's exit code: 0 after a drain, 1 when a second signal cut it short.
@@ -111,7 +113,8 @@ def serve(
         SettingsError: it cannot listen at that address.
         OfframpError: the service did not start.
     """
-    bound = bind(host, port, insecure=insecure, keys=keys)
+    if bound is None:
+        bound = bind(host, port, insecure=insecure, keys=keys)
     with contextlib.closing(bound), asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(_serve(gateway, bound, drain_timeout, on_started))
 
