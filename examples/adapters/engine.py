@@ -11,6 +11,7 @@ import math
 
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
+from offramp.core.seed import NO_SEED, Seed
 from offramp.core.shares import Shares, Tenancy
 from offramp.errors import Overloaded, StoreError, TenantBusy
 from offramp.ports.clock import Clock
@@ -94,17 +95,22 @@ class OneProcessEngine:
         self.queue_max = 1_000
         self.tenancy = Tenancy()
 
-    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """N1: execute the run here if there is room, else queue it."""
+    async def start(
+        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
+    ) -> Created:
+        """N1, N17: execute the run here if there is room, else queue it."""
         owner = None
         if self.takes() and self._host.free() > 0:
-            owner, record.status, record.started_at = self._owner, "running", record.created_at
+            owner, record.status = self._owner, "running"
         else:
             await self._require_room(record, idempotency)
-        commit, log = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
+        if owner or seed.entries:
+            record.started_at = record.created_at
+        given = {"owner": owner, "durable": True, "idempotency": idempotency, **seed._asdict()}
+        commit, log = self._store.create(record, accepted, **given)
         created = await commit  # on disk: only now may the client hear of the run
         if created.existing is None and log is not None:
-            self._host.execute(Claim(record, log.lease, fresh=True))
+            self._host.execute(Claim(record, log.lease, fresh=not seed.entries))
         self.has_room()
         return created
 

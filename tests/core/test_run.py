@@ -85,7 +85,7 @@ def test_a_document_has_the_documented_fields_and_encodes():
     shown = msgspec.json.decode(msgspec.json.encode(document(record, [], "/mounted")))
     assert list(shown) == [
         *("id", "pipeline", "status", "path", "class", "session_id", "metadata", "route", "demotion", "created_at"),
-        *("started_at", "finished_at", "result", "error", "steps", "trace_id", "links"),
+        *("started_at", "finished_at", "result", "error", "steps", "trace_id", "retry_of", "retried_as", "links"),
     ]
     assert shown["demotion"] == {
         "reason": "budget",

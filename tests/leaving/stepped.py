@@ -274,13 +274,13 @@ class SteppedStore:
     def trouble(self):
         return None
 
-    def create(self, record, event, *, owner, durable, idempotency=None, entries=()):
+    def create(self, record, event, *, owner, durable, idempotency=None, entries=(), signals=()):
         lease = None if owner is None else Lease(record.id, owner, 1)
         log = None if lease is None else self.log(lease)
 
         def apply():
-            given = {"owner": owner, "durable": durable, "idempotency": idempotency, "entries": entries}
-            return _outcome(self._memory.create(record, event, **given)[0])
+            given = {"owner": owner, "durable": durable, "idempotency": idempotency}
+            return _outcome(self._memory.create(record, event, **given, entries=entries, signals=signals)[0])
 
         return self.ask("create", lease, apply, request=True), log
 

@@ -1,4 +1,6 @@
-"""Cases of processes that leave, die or fall silent, and of what they held; of runs that two of them share."""
+"""Cases of processes that leave, die or fall silent, and of what they held; of runs that two of them share, or that
+begin with a seed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from offramp.conformance.sample import DEMOTION, drafted
 from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import RunRecord
+from offramp.core.seed import Seed
 from offramp.ports.engine import Handoff
 
 
@@ -19,6 +22,43 @@ async def _in_flight(stage: EngineStage) -> tuple[Member, RunRecord]:
     await stage.reached(run, "held")
     await stage.join("b")
     return member, run
+
+
+def _seeded(*steps: str) -> Seed:
+    return Seed([Entry(step, step, "step", b"1") for step in steps])
+
+
+@case("N17")
+async def the_steps_of_a_seed_are_not_executed(stage: EngineStage) -> None:
+    member = await stage.join()
+    run = stage.record("one", "two", "three")
+    assert (await stage.start(member, run, seed=_seeded("one", "two"))).existing is None
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.steps(run) == ["three"], "a step of the seed was executed, or another one was not"
+    assert await stage.recorded(run) == ["one", "two", "three"]
+
+
+@case("N17", needs=("signals",))
+async def the_signals_of_a_seed_are_received(stage: EngineStage) -> None:
+    member = await stage.join()
+    run = stage.record("one", "signal:go:0")
+    await stage.start(member, run, seed=Seed([], [("go", b"7")]))
+    assert await stage.outcome(run) == "completed"
+    assert stage.ledger.values == [b"7"]
+
+
+@case("N17", needs=("shared", "durable"))
+async def a_seed_survives_the_process_that_took_it(stage: EngineStage) -> None:
+    members = {member.owner: member for member in (await stage.join("a"), await stage.join("b"))}
+    stage.ledger.hold("two")
+    run = stage.record("one", "two")
+    await stage.start(members["a"], run, seed=_seeded("one"))
+    await stage.reached(run, "two")
+    await stage.kill(members[stage.ledger.owners(run, "two")[0]])
+    stage.ledger.let_go("two")
+    await stage.let_pass(stage.site.takeover_s)
+    assert await stage.outcome(run) == "completed"
+    assert "one" not in stage.ledger.steps(run), "a step of the seed was executed after a death"
 
 
 @case("N4", needs=("shared",))

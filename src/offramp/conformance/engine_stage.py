@@ -16,6 +16,7 @@ from offramp.conformance.host import Ledger
 from offramp.conformance.sample import DEMOTION, accepted, record_of
 from offramp.conformance.store_stage import frames_of
 from offramp.core.run import RunRecord
+from offramp.core.seed import NO_SEED, Seed
 from offramp.ports.engine import Engine, Handoff
 from offramp.ports.store import Claim, Created, Idempotency, RunLog, Store
 
@@ -102,9 +103,11 @@ class EngineStage:
         made = {"status": "queued", "input": msgspec.json.encode(script), "created_at": self.site.now()}
         return record_of(next(self._numbers), **(made | changes))
 
-    async def start(self, member: Member, record: RunRecord, key: Idempotency | None = None) -> Created:
+    async def start(
+        self, member: Member, record: RunRecord, key: Idempotency | None = None, seed: Seed = NO_SEED
+    ) -> Created:
         """Ask an engine for a run; it gets a copy."""
-        return await member.engine.start(msgspec.structs.replace(record), accepted(record), key)
+        return await member.engine.start(msgspec.structs.replace(record), accepted(record), key, seed)
 
     async def started(self, member: Member, *script: str, **changes: Any) -> RunRecord:
         """A run that goes deep at once."""

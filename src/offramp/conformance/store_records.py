@@ -1,4 +1,4 @@
-"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13, S19, S20)."""
+"""Cases of run records: creation, adoption, reading, listing, purging (S6, S8, S9, S11, S12, S13, S19, S20, S21)."""
 
 from __future__ import annotations
 
@@ -122,6 +122,47 @@ async def the_entries_of_a_new_run_survive_with_it(stage: StoreStage) -> None:
     run, _ = await _seeded(stage, None)
     successor = await stage.crash()
     assert await successor.store.journal(run.id) == [entry(1), entry(2)]
+
+
+@case("S20", needs=("signals",))
+async def a_run_is_created_with_signals_that_come_before_others(stage: StoreStage) -> None:
+    run = stage.record(status="queued")
+    sent = [("go", b"1"), ("stop", b'"x"'), ("go", b"2")]
+    made, _ = stage.store.create(run, accepted(run), owner=None, durable=True, signals=sent)
+    await made
+    assert await stage.store.signals(run.id) == sent
+    await stage.leases.send_signal(run.id, "go", b"3", NOW)
+    assert await stage.store.signals(run.id) == [*sent, ("go", b"3")]
+    again, _ = stage.store.create(run, accepted(run), owner=None, durable=True, signals=sent)
+    assert (await again).existing == run.id
+    assert len(await stage.store.signals(run.id)) == 4, "creating a run again sent its signals again"
+
+
+@case("S21")
+async def a_retry_is_named_by_the_run_that_it_retries(stage: StoreStage) -> None:
+    run, log = await stage.running()
+    await log.finish(DONE, completed(), NOW)
+    made = []
+    for owner in (None, "a"):
+        retry = stage.record(status="queued" if owner is None else "running", retry_of=run.id, keys_of=run.id)
+        for _ in range(2):
+            commit, _ = stage.store.create(retry, accepted(retry), owner=owner, durable=True)
+            await commit
+        made.append(retry.id)
+        kept = await stage.store.get(retry.id)
+        assert kept is not None
+        assert (kept.retry_of, kept.keys_of, kept.retried_as) == (run.id, run.id, [])
+        retried = await stage.store.get(run.id)
+        assert retried is not None
+        assert retried.retried_as == made
+        assert retried.status == "completed", "a retry changed the run that it retries"
+
+
+@case("S21")
+async def a_retry_of_an_unknown_run_is_created(stage: StoreStage) -> None:
+    retry = stage.record(retry_of=stage.record().id)
+    commit, _ = stage.store.create(retry, accepted(retry), owner="a", durable=True)
+    assert (await commit).existing is None
 
 
 @case("S11")

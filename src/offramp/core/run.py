@@ -110,7 +110,8 @@ class RunRecord(msgspec.Struct, kw_only=True):
     context, as headers, that the next process continues from: the run's own if it is traced, else the caller's.
     `deaths` counts the processes in a row that died while they executed the run without finishing a step in between;
     the fields after it describe them, see `Suspicion`. `left_by` is how the last owner left the run; None if no owner
-    left it, or if that is unknown.
+    left it, or if that is unknown. A retry of another run names it (`retry_of`), and is named there (`retried_as`). The
+    idempotency keys of its steps are made from the id in `keys_of`; None for its own.
     """
 
     id: str
@@ -144,6 +145,9 @@ class RunRecord(msgspec.Struct, kw_only=True):
     deaths_silent: int = 0
     company: int = 0
     left_by: LeftBy | None = None
+    retry_of: str | None = None
+    retried_as: list[str] = []
+    keys_of: str | None = None
 
     @property
     def suspicion(self) -> Suspicion:
@@ -183,6 +187,8 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
         "error": None if record.error is None else record.error.public(),
         "steps": steps,
         "trace_id": trace_id(record.trace),
+        "retry_of": record.retry_of,
+        "retried_as": record.retried_as,
         "links": links(record.id, prefix),
     }
 

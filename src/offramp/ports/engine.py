@@ -25,6 +25,7 @@ N14 `retire` releases the runs of a dead process at once, and returns their numb
 N15 After `has_room`, a waiting run that fits is taken at once.
 N16 An engine that declares `sharing` executes a shared run beside its steps in flight, which it leaves to their
    process; the run's journal takes what that process writes of them. Any other engine has None.
+N17 A run that is started with a seed has its entries and signals from the start: no recorded step is executed again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import NamedTuple, Protocol
 
 from offramp.core.events import Draft
 from offramp.core.run import Demotion, RunRecord
+from offramp.core.seed import NO_SEED, Seed
 from offramp.ports.parts import Part
 from offramp.ports.store import Claim, Created, Idempotency, Lease, Parked
 
@@ -92,8 +94,10 @@ class RunHost(RunTaker, RunControl, Protocol):
 class DeepRuns(Protocol):
     """An engine's operations on single runs; from any loop."""
 
-    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
-        """Take a new run straight to the deep path (N1).
+    async def start(
+        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
+    ) -> Created:
+        """Take a new run straight to the deep path (N1), with what another run has recorded (N17).
 
         Raises:
             Overloaded: the queue is full (N11).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from offramp.core.seed import NO_SEED
 from offramp.core.shares import Tenancy
 from offramp.engines.leased.queue_bound import QueueBound
 from offramp.errors import Overloaded
@@ -75,8 +76,8 @@ class _StartsAgain(Passing):
         super().__init__(inner)
         self._host = host
 
-    async def start(self, record, accepted, idempotency):
-        created = await self._inner.start(record, accepted, idempotency)
+    async def start(self, record, accepted, idempotency, seed=NO_SEED):
+        created = await self._inner.start(record, accepted, idempotency, seed)
         if created.existing == record.id:
             self._host.execute(Claim(record, Lease(record.id, self._host.owner, 1), True))
         return created
@@ -91,8 +92,8 @@ class DoubleStart(Broken):
 
 
 class _ForgetsKeys(Passing):
-    async def start(self, record, accepted, idempotency):
-        return await self._inner.start(record, accepted, None)
+    async def start(self, record, accepted, idempotency, seed=NO_SEED):
+        return await self._inner.start(record, accepted, None, seed)
 
 
 @breaks("N1")
@@ -443,9 +444,9 @@ class NoBound(Broken):
 
 
 class _KeepsRefused(Passing):
-    async def start(self, record, accepted, idempotency):
+    async def start(self, record, accepted, idempotency, seed=NO_SEED):
         try:
-            return await self._inner.start(record, accepted, idempotency)
+            return await self._inner.start(record, accepted, idempotency, seed)
         except Overloaded:
             self._inner._store.create(record, accepted, owner=None, durable=True)
             raise
@@ -544,3 +545,16 @@ class FullForEver(Broken):
     """A queue that was full once is full for ever."""
 
     make = _OnceFull
+
+
+class _ForgetsSeeds(Passing):
+    async def start(self, record, accepted, idempotency, seed=NO_SEED):
+        return await self._inner.start(record, accepted, idempotency)
+
+
+@breaks("N17")
+class WithoutSeed(Broken):
+    """A run that is started with a seed begins with nothing."""
+
+    def wrap(self, engine, host):
+        return _ForgetsSeeds(engine)

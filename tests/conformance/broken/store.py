@@ -347,6 +347,25 @@ class EntriesAgain(MemoryStore):
 
 
 @breaks("S20")
+class WithoutSignals(MemoryStore):
+    """A run that is created with signals has none."""
+
+    def create(self, record, event, *, signals=(), **options):
+        return super().create(record, event, **options)
+
+
+@breaks("S21")
+class UnnamedRetries(MemoryStore):
+    """A run does not name its retries."""
+
+    def create(self, record, event, **options):
+        made = super().create(record, event, **options)
+        if record.retry_of in self._runs:
+            self._runs[record.retry_of].record.retried_as = []
+        return made
+
+
+@breaks("S20")
 class EntriesBackwards(MemoryStore):
     """The last entry that a run is created with comes first."""
 

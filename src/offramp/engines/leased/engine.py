@@ -7,6 +7,7 @@ import math
 
 from offramp.core.events import Draft
 from offramp.core.run import RunRecord
+from offramp.core.seed import NO_SEED, Seed
 from offramp.engines.leased.ends import Ends
 from offramp.engines.leased.membership import Links, Membership
 from offramp.engines.leased.queue_bound import QueueBound
@@ -63,21 +64,27 @@ class LeasedEngine:
         """The parts of the engine in this process."""
         return [self.membership, self.taking, self._ends, self.queue]
 
-    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
+    async def start(
+        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
+    ) -> Created:
         """Accept a new run: execute it at once if there is room here, else queue it (N1)."""
         here = self.seat.takes and self.taking.room() > 0
         if not here:
             await self._require_room(record, idempotency)
         if here:
-            record.status, record.started_at = "running", record.created_at
+            record.status = "running"
+        if here or seed.entries:
+            record.started_at = record.created_at
         owner, held_until = self.seat.member.id if here else None, self.seat.held_until
-        commit, runlog = self._store.create(record, accepted, owner=owner, durable=True, idempotency=idempotency)
+        commit, runlog = self._store.create(
+            record, accepted, owner=owner, durable=True, idempotency=idempotency, **seed._asdict()
+        )
         created = await commit
         if created.existing is not None:
             return created
         # Not earlier: until the store answers, another process may have the run.
         if runlog is not None:
-            await self.taking.take(Claim(record, runlog.lease, fresh=True), held_until)
+            await self.taking.take(Claim(record, runlog.lease, fresh=not seed.entries), held_until)
         else:
             self.taking.announce()
         return created

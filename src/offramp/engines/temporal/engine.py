@@ -23,6 +23,7 @@ from offramp.core.events import Draft
 from offramp.core.failure import failure_of
 from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
+from offramp.core.seed import NO_SEED, Seed
 from offramp.engines.leased.engine import LeasedEngine
 from offramp.engines.leased.membership import Links
 from offramp.engines.leased.seat import Member
@@ -132,10 +133,12 @@ class TemporalEngine(LeasedEngine):
         """The workflow begins while steps are in flight in this process, and waits for them."""
         return self._hop
 
-    async def start(self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None) -> Created:
+    async def start(
+        self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
+    ) -> Created:
         """Accept a new run: it is durable in the store, and any worker hands it to Temporal (N1)."""
         self._require_small(record.input, "/input", "the input")
-        return await super().start(record, accepted, idempotency)
+        return await super().start(record, accepted, idempotency, seed)
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Hand the run to Temporal, which also waits for it: the steps that were in flight are in the journal."""

@@ -92,6 +92,8 @@ RUN = _object(
             ),
         },
         "trace_id": _nullable("string"),
+        "retry_of": _nullable("string", description="The run that this one retries."),
+        "retried_as": {"type": "array", "items": _STRING, "description": "The runs that retry this one."},
         "links": _object(dict.fromkeys(("self", "events", "result", "ws", "cancel"), _STRING)),
     },
     [

@@ -93,6 +93,10 @@ class MemoryRun:
         self.record = msgspec.structs.replace(self.record, purged=True, result=None, input=b"{}", webhook=None)
         self.entries, self.frames, self.signals, self.signal_keys = [], [], [], {}
 
+    def retried(self, by: str) -> None:
+        """Note that another run retries it."""
+        self.record = msgspec.structs.replace(self.record, retried_as=[*self.record.retried_as, by])
+
     def beyond(self, seq: int) -> bool:
         """Whether a reader that has the events up to `seq` must read: the run has more, or has ended."""
         return self.record.finished or len(self.frames) > seq

@@ -111,6 +111,7 @@ class MemoryStore:
         durable: bool,
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
+        signals: Sequence[tuple[str, bytes]] = (),
     ) -> tuple[Commit[Created], RunLog | None]:
         """Create a run with its first event."""
         commit: Commit[Created] = Commit()
@@ -133,6 +134,9 @@ class MemoryStore:
             if existing is None:
                 run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner)
                 run.entries += entries
+                run.signals += signals
+                if (retried := self._runs.get(record.retry_of or "")) is not None:
+                    retried.retried(record.id)
                 self.outbox.add(record)
                 self._append(run, event)
         commit.resolve(Created(existing))

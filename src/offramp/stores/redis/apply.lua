@@ -136,7 +136,7 @@ local operations = {}
 
 function operations.turn() return {OK} end
 
-function operations.create(id, made, owner, head, tail, webhook, key, entries)
+function operations.create(id, made, owner, head, tail, webhook, key, entries, signals, signal_bytes, retry_of)
   if key then
     local name = P .. 'i:' .. made.tenant .. '\0' .. key.key
     local kept = call('GET', name)
@@ -163,13 +163,19 @@ function operations.create(id, made, owner, head, tail, webhook, key, entries)
     set(run, 'announces', webhook.announces)
     call('HSET', P .. 'w:' .. id, 'host', webhook.host, 'token', 0, 'latest', 0)
   end
+  for _, encoded in ipairs(signals or {}) do call('RPUSH', P .. 's:' .. id, encoded) end
+  if signal_bytes then set(run, 'signal_bytes', signal_bytes) end
+  local retried = retry_of and P .. 'r:' .. retry_of
+  if retried and call('EXISTS', retried) == 1 then
+    call('HSET', retried, 'retried', (call('HGET', retried, 'retried') or '') .. ' ' .. id)
+  end
   add_event(run, 'run.accepted', head, tail)
   attach(run)
   return {OK, '', 1}
 end
 
 -- Undo a creation whose answer came too late for its caller: no client can know the run yet.
-function operations.uncreate(id, tenant, key)
+function operations.uncreate(id, tenant, key, retry_of)
   local run = load(id)
   if not run or run.token ~= 1 or OUTCOMES[run.status] then return {OK} end
   detach(run)
@@ -180,6 +186,8 @@ function operations.uncreate(id, tenant, key)
   local name = key and P .. 'i:' .. tenant .. '\0' .. key
   local kept = name and call('GET', name)
   if kept and cmsgpack.unpack(kept)[2] == id then call('DEL', name) end
+  local retried = retry_of and call('HGET', P .. 'r:' .. retry_of, 'retried')
+  if retried then call('HSET', P .. 'r:' .. retry_of, 'retried', (string.gsub(retried, ' ' .. id, ''))) end
   runs[id], touched[id] = false, nil
   return {OK}
 end

@@ -22,7 +22,7 @@ ENCODE = msgspec.msgpack.Encoder().encode
 SHOWN = (
     *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
     *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
-    *("deaths_alone", "deaths_silent", "company", "left_by", "id"),
+    *("deaths_alone", "deaths_silent", "company", "left_by", "retried", "id"),
 )
 """The fields that `record.lua` returns, in its order."""
 
@@ -38,6 +38,8 @@ class _Kept(msgspec.Struct, array_like=True):
     metadata: dict[str, str]
     trace: dict[str, str]
     mount: str = ""
+    retry_of: str | None = None
+    keys_of: str | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
@@ -110,6 +112,7 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
         deaths_silent=int(shown["deaths_silent"] or 0),
         company=int(shown["company"] or 0),
         left_by=_decoded(_left_by, shown["left_by"]),
+        retried_as=[] if shown["retried"] is None else shown["retried"].decode().split(),
         tenant=shown["tenant"].decode(),
         session_id=None if session is None else session.decode(),
         pipeline=shown["pipeline"].decode(),

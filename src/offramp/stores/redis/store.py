@@ -142,6 +142,7 @@ class RedisStore:
         durable: bool,
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
+        signals: Sequence[tuple[str, bytes]] = (),
     ) -> tuple[Commit[Created], RedisRunLog | None]:
         """Create a run with its first event."""
         commit: Commit[Created] = Commit()
@@ -149,12 +150,16 @@ class RedisStore:
         webhook = announced(record) or False
         known = [raw(ENCODE(entry)) for entry in entries]
         first = halves(event, record.id)
-        request = wire("create", record.id, made(record), owner or False, *first, webhook, key, known)
+        retried = record.retry_of or False
+        sent = [raw(ENCODE(signal)) for signal in signals], sum(len(value) for _, value in signals)
+        seeded = (*sent, retried) if signals or retried else ()
+        request = wire("create", record.id, made(record), owner or False, *first, webhook, key, known, *seeded)
 
         def undo(answer: Any) -> list[Operation]:
             if len(answer) < 3 or not answer[2]:  # refused, or not applied
                 return []
-            return [Operation(wire("uncreate", record.id, record.tenant, idempotency.key if idempotency else False))]
+            named = idempotency.key if idempotency else False
+            return [Operation(wire("uncreate", record.id, record.tenant, named, retried))]
 
         self.writer.put(
             Operation(

@@ -26,7 +26,15 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created, Lease
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
-from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, TAIL_COLUMNS, decode_record, encode_record, searched
+from offramp.stores.sqlite.rows import (
+    ENCODE,
+    RECORD_COLUMNS,
+    TAIL_COLUMNS,
+    decode_record,
+    encode_record,
+    searched,
+    with_retry,
+)
 
 CHUNK_BYTES_MAX = 64 * 1024
 """Events of one commit share a row up to about this size."""
@@ -273,10 +281,20 @@ class Transaction:
         tail = self._tails[record.id] = Tail(1, announced=announced(record))
         for entry in operation.entries:
             self._record(record.id, tail, entry)
+        for number, (name, value) in enumerate(operation.signals):
+            row = record.id, number, name, value, record.created_at, None
+            self._connection.execute("INSERT INTO signals VALUES (?, ?, ?, ?, ?, ?)", row)
+        if record.retry_of is not None:
+            self._retried(record.retry_of, record.id)
         self._frame(record.id, tail, operation.event)
         if operation.owner is None:
             self._gone.add(record.id)
         self.resolved.append((operation.commit, Created(None), None))
+
+    def _retried(self, run_id: str, by: str) -> None:
+        row = self._connection.execute("SELECT record FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is not None:
+            self._connection.execute("UPDATE runs SET record = ? WHERE id = ?", (with_retry(row[0], by), run_id))
 
     def _finish(self, operation: Finish) -> None:
         tail = self._tail(operation.lease)

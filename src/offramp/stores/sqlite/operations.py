@@ -28,6 +28,7 @@ class Create:
     durable: bool
     idempotency: Idempotency | None
     entries: Sequence[Entry]
+    signals: Sequence[tuple[str, bytes]]
     commit: Commit[Created]
     asked_at: float = field(default_factory=time.monotonic)
 

@@ -28,7 +28,7 @@ LISTED_COLUMNS = _COLUMNS + f"CASE WHEN length(result) <= {RESULT_INLINE_BYTES_M
 
 
 class _Kept(msgspec.Struct, array_like=True):
-    """The part that never changes after acceptance. Stored by position: new fields go to the end, with a default."""
+    """The part that only a retry changes. Stored by position: new fields go to the end, with a default."""
 
     pipeline: str
     version: str
@@ -46,6 +46,9 @@ class _Kept(msgspec.Struct, array_like=True):
     retention_s: float
     webhook: Webhook | None
     mount: str = ""
+    retry_of: str | None = None
+    retried_as: list[str] = []
+    keys_of: str | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
@@ -76,6 +79,12 @@ def searched_in(encoded: bytes) -> str:
 def searched(metadata: dict[str, str]) -> str | None:
     """The values of a run's metadata, one a line; None without any."""
     return "\n".join(metadata.values()) if metadata else None
+
+
+def with_retry(encoded: bytes, by: str) -> bytes:
+    """The same part of a run that another one retries."""
+    kept = _decode_kept(encoded)
+    return ENCODE(msgspec.structs.replace(kept, retried_as=[*kept.retried_as, by]))
 
 
 def without_data(encoded: bytes) -> bytes:

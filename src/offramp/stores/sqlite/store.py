@@ -92,10 +92,11 @@ class SQLiteStore:
         durable: bool,
         idempotency: Idempotency | None = None,
         entries: Sequence[Entry] = (),
+        signals: Sequence[tuple[str, bytes]] = (),
     ) -> tuple[Commit[Created], SQLiteRunLog | None]:
         """Create a run with its first event."""
         commit: Commit[Created] = Commit()
-        self.writer.put(Create(record, event, owner, durable, idempotency, entries, commit))
+        self.writer.put(Create(record, event, owner, durable, idempotency, entries, signals, commit))
         return commit, None if owner is None else self.log(Lease(record.id, owner, 1))
 
     def log(self, lease: Lease) -> SQLiteRunLog:
