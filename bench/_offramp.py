@@ -40,8 +40,7 @@ SUBMISSION = Submission(pipeline="five", respond_async=True)
 
 @asynccontextmanager
 async def contender(folder: Path, *, queued: bool = False) -> AsyncIterator[OneRun]:
-    settings = {} if queued else {"worker_runs": WORKER_RUNS}
-    async with app.local(data=str(folder), **settings) as runtime:
+    async with app.local(data=folder, worker_runs=None if queued else WORKER_RUNS) as runtime:
 
         async def one_run() -> float:
             return await run_to_result(runtime)

@@ -30,3 +30,17 @@ __all__ = [
     "sleep",
     "uuid4",
 ]
+
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, read from the installed package when it is asked for."""
+    if name != "__version__":
+        raise AttributeError(f"module 'offramp' has no attribute {name!r}")
+    from importlib import metadata
+
+    try:
+        return metadata.version("offramp")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from offramp.declarations import Declarations
 
 if TYPE_CHECKING:
     from offramp.gateway.asgi import Gateway
     from offramp.paths.local import LocalRuntime
+    from offramp.settings import Given
 
 
 class App(Declarations):
@@ -30,7 +31,7 @@ class App(Declarations):
     """
 
     @asynccontextmanager
-    async def local(self, **settings: Any) -> AsyncIterator[LocalRuntime]:
+    async def local(self, **settings: Unpack[Given]) -> AsyncIterator[LocalRuntime]:
         """Run pipelines in this process, without HTTP: both paths, embedded engine.
 
         Args:
@@ -41,7 +42,7 @@ class App(Declarations):
         async with local(self, settings) as runtime:
             yield runtime
 
-    def asgi(self, **settings: Any) -> Gateway:
+    def asgi(self, **settings: Unpack[Given]) -> Gateway:
         """The gateway as an ASGI application with an embedded engine and a worker in this process.
 
         Serve it with any ASGI server, or mount it under a prefix in Starlette or FastAPI. Where the settings or the

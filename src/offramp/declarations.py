@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
@@ -29,6 +30,11 @@ from offramp.execution.context import current
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_OUTSIDE = (
+    "pipeline {0!r} is called outside a run: without journal, budget, events and trace. Start a run with `await "
+    "gateway.run({0!r}, ...)`, or with `runtime.start` in `async with app.local() as runtime`; the plain function is "
+    "its `fn`"
+)
 
 
 class Step(Generic[P, R]):
@@ -96,6 +102,7 @@ class Pipeline(Generic[P, R]):
     def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], spec: PipelineSpec) -> None:
         self._fn = fn
         self.spec = spec
+        self._has_warned = False
         functools.update_wrapper(self, fn)
 
     @property
@@ -121,7 +128,10 @@ class Pipeline(Generic[P, R]):
         self.fn = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Run the function; its steps join the run that is executing, if one is."""
+        """Run the function; its steps join the run that is executing, if one is. Outside a run it warns once."""
+        if current.get() is None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(_OUTSIDE.format(self.spec.name), RuntimeWarning, stacklevel=2)
         return self._fn(*args, **self.spec.signature.with_defaults(args, kwargs))
 
     def __repr__(self) -> str:

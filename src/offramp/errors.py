@@ -58,6 +58,15 @@ class MissingExtra(OfframpError):
     fault = "operator"
 
 
+class NotStarted(OfframpError):
+    """A run was to start in a gateway that does not run; the message says what starts it."""
+
+    code = "not-started"
+    title = "The gateway does not run"
+    status = 503
+    fault = "declaration"
+
+
 class LoopMismatch(OfframpError):
     """An async client bound to one event loop was used on another."""
 

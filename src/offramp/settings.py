@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports
 from offramp.core.names import did_you_mean
@@ -213,6 +213,56 @@ class Settings:
             )
             for item in fields(cls)
         ]
+
+
+class Given(TypedDict, total=False):
+    """The fields of `Settings` as keyword arguments; None stands for a setting that is not given."""
+
+    data: str | os.PathLike[str] | None
+    engine: str | None
+    temporal_api_key: str | None
+    store: str | None
+    objects: str | os.PathLike[str] | None
+    objects_above: int | None
+    objects_patience: float | None
+    max_budget: float | None
+    max_body_bytes: int | None
+    max_result_bytes: int | None
+    tenant_runs: int | None
+    tenant_streams: int | None
+    tenant_share: float | None
+    api_keys: str | None
+    api_keys_file: str | os.PathLike[str] | None
+    allow_hosts: str | None
+    cors_origins: str | None
+    worker_runs: int | None
+    fast_runs: int | None
+    queue_runs: int | None
+    process_deaths: int | None
+    threads: int | None
+    processes: int | None
+    spare_loops: int | None
+    blocked_after: float | None
+    lease: float | None
+    poll: float | None
+    sync_every: float | None
+    write_timeout: float | None
+    drain_timeout: float | None
+    cancel_grace: float | None
+    heartbeat: float | None
+    idempotency: float | None
+    purge_every: float | None
+    backlog_bytes: int | None
+    webhook_secret: str | None
+    webhook_allow: str | None
+    webhook_ports: str | None
+    webhook_timeout: float | None
+    webhook_attempts: int | None
+    webhook_attempts_per_host: int | None
+    trace_content: bool | None
+    trace_content_bytes: int | None
+    worker_metrics: str | None
+    log_format: str | None
 
 
 _FLAGS = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import msgspec
 
@@ -30,6 +30,7 @@ from offramp.paths.local import Handle, LocalRuntime
 from offramp.paths.replay import Case, texts_in
 from offramp.ports.clock import Clock
 from offramp.rehearsal import RehearsalFailed, elsewhere, place_of
+from offramp.settings import Given
 from offramp.wiring import local
 
 T = TypeVar("T")
@@ -140,7 +141,7 @@ class FakeClock:
 
 @asynccontextmanager
 async def runtime(
-    app: App, *, clock: Clock | None = None, fakes: Mapping[str, Any] | None = None, **settings: Any
+    app: App, *, clock: Clock | None = None, fakes: Mapping[str, Any] | None = None, **settings: Unpack[Given]
 ) -> AsyncIterator[LocalRuntime]:
     """Both paths in this process, in memory: nothing touches a disk.
 
@@ -157,7 +158,7 @@ async def runtime(
             that the step could not return.
     """
     with _faked(app, fakes or {}):
-        async with local(app, {"store": "memory:"} | settings, clock) as made:
+        async with local(app, {"store": "memory:", **settings}, clock) as made:
             yield made
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from offramp.core.addresses import parse_allowed
 from offramp.core.shares import Tenancy
@@ -43,7 +43,7 @@ from offramp.paths.service import Service
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
 from offramp.ports.seams import NO_SEAMS, Seams
-from offramp.settings import Settings
+from offramp.settings import Given, Settings
 from offramp.stores.blobs.places import open_blobs
 from offramp.stores.memory import MemoryStore
 from offramp.stores.redis.address import Address, is_redis, without_password
@@ -349,11 +349,12 @@ def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, trace
 
 
 @asynccontextmanager
-async def local(app: Declarations, given: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
+async def local(app: Declarations, given: Given, clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
     """Both paths in this process; see `App.local`."""
-    temporary = None if "data" in given else tempfile.mkdtemp(prefix="offramp-")
+    temporary = tempfile.mkdtemp(prefix="offramp-") if given.get("data") is None else None
+    chosen: Given = {**given} if temporary is None else {**given, "data": temporary}
     try:
-        settings = Settings.load(**({"data": temporary} | given))
+        settings = Settings.load(**chosen)
         service = build(app, settings, role="local", clock=clock)
         try:
             await service.start()

@@ -51,7 +51,7 @@ def gateway_of(service, workers):
 
 async def started(service, workers):
     gateway = gateway_of(service, workers)
-    await gateway.start()
+    await gateway.open()
     return gateway
 
 
@@ -70,7 +70,7 @@ async def test_the_supervisor_learns_which_processes_hold_a_lease():
     workers.present = reported.put_nowait
     gateway = gateway_of(Service(), workers)
     gateway.present({"too early"})
-    await gateway.start()
+    await gateway.open()
     await asyncio.to_thread(gateway.present, {"worker-1"})
     assert await reported.get() == {"worker-1"}
     assert reported.empty()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import typing
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.errors import SettingsError
-from offramp.settings import Settings, unread, unread_warning
+from offramp.settings import Given, Settings, unread, unread_warning
 
 NUMBERS = [item for item in fields(Settings) if "low" in item.metadata]
 
@@ -137,3 +139,11 @@ def test_what_webhooks_may_reach_is_checked_at_the_start(file):
     assert Settings(webhook_allow="10.0.0.0/8, hooks.internal").webhook_allow
     with pytest.raises(SettingsError, match=r"OFFRAMP_WEBHOOK_ALLOW.*10\.0\.0\.1/8"):
         Settings.load({"OFFRAMP_WEBHOOK_ALLOW": "10.0.0.1/8"}, file)
+
+
+def test_the_keyword_arguments_are_the_settings():
+    """Each field of `Settings` is in `Given` with its type, or None; a folder or file may be a path as well."""
+    paths = {"data", "objects", "api_keys_file"}
+    kinds = typing.get_type_hints(Settings)
+    expected = {name: kind | os.PathLike[str] | None if name in paths else kind | None for name, kind in kinds.items()}
+    assert typing.get_type_hints(Given) == expected

@@ -36,14 +36,14 @@ async def serving(gateway):
     bound = server.bind("127.0.0.1", 0)
     started = asyncio.Event()
     running = server.Server(server.config_of(gateway), bound, started.set)
-    await gateway.start()
+    await gateway.open()
     task = asyncio.create_task(running.serve(sockets=[bound]))
     try:
         async with asyncio.timeout(10):
             await started.wait()
         yield server.url_of(bound)
     finally:
-        await gateway.stop()
+        await gateway.close()
         running.should_exit = True
         await task
         bound.close()

@@ -224,4 +224,5 @@ async def test_outside_a_run_a_step_just_runs(app):
         await failing("bad")
     assert await echo("a") == "aa"
     assert await wrapped(1) == 2
-    assert await pipe("a") == "aaa"
+    with pytest.warns(RuntimeWarning, match="outside a run"):
+        assert await pipe("a") == "aaa"

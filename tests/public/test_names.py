@@ -5,6 +5,7 @@ import sys
 import types
 import uuid
 from datetime import UTC, datetime
+from importlib import metadata
 
 import pytest
 
@@ -24,6 +25,12 @@ def test_nothing_else_looks_public():
     visible = {name for name, value in vars(offramp).items() if not name.startswith("_")}
     modules = {name for name in visible if isinstance(getattr(offramp, name), types.ModuleType)}
     assert visible - modules == set(offramp.__all__)
+
+
+def test_the_version_is_that_of_the_package():
+    assert offramp.__version__ == metadata.version("offramp")
+    with pytest.raises(AttributeError, match="no attribute '__verison__'"):
+        _ = offramp.__verison__
 
 
 def test_importing_offramp_loads_no_server_database_or_model_library():

@@ -2,9 +2,11 @@
 
 from collections.abc import Coroutine
 from datetime import datetime
+from pathlib import Path
 from typing import Any, assert_type
 from uuid import UUID
 
+import offramp
 from offramp import (
     SLA,
     App,
@@ -89,6 +91,12 @@ async def wrong() -> None:
 
 
 async def local() -> None:
+    gateway = app.asgi(data=Path(".offramp"), drain_timeout=5, trace_content=True, engine=None)
+    assert_type(await (await gateway.start("pipe", question="q")).document(), dict[str, Any])
+    app.asgi(drain_timeout="5")  # type: ignore[arg-type]
+    app.asgi(drain=5)  # type: ignore[call-arg]
+    async with app.local(worker_runs=1.5) as _:  # type: ignore[arg-type]
+        assert_type(offramp.__version__, str)
     async with app.local() as runtime:
         handle = await runtime.start("pipe", question="q")
         async for event in handle:

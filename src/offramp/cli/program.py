@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+import offramp
 from offramp.cli.backup import backup, restore
 from offramp.cli.check import check
 from offramp.cli.doctor import doctor
@@ -59,13 +60,7 @@ program = typer.Typer(
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it by position
     if wanted:
-        from importlib import metadata
-
-        try:
-            version = metadata.version("offramp")
-        except metadata.PackageNotFoundError:
-            version = "unknown (not installed)"
-        print(f"offramp {version}, Python {platform.python_version()}")
+        print(f"offramp {offramp.__version__}, Python {platform.python_version()}")
         raise typer.Exit(OK)
 
 

@@ -34,10 +34,10 @@ class SupervisedGateway(Gateway):
         self._supervisor = supervisor_factory(self._retire)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def start(self) -> None:
+    async def open(self) -> None:
         """Start the service, then the workers."""
         self._loop = asyncio.get_running_loop()
-        await super().start()
+        await super().open()
         if self.service is not None:
             metrics = self.service.metrics
             metrics.workers_wanted(self._supervisor.count)
@@ -56,12 +56,12 @@ class SupervisedGateway(Gateway):
             if error is not None:
                 raise error
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Drain, then stop the service; until then it takes back the runs of a killed worker."""
         try:
             await self.drain()
         finally:
-            await super().stop()
+            await super().close()
 
     async def _retire(self, owner: str) -> int:
         service = self.service

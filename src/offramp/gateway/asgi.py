@@ -1,16 +1,15 @@
 """The ASGI application: alone, mounted in another one, or inside `offramp serve`.
 
-Owns the service's lifetime and a request's way: find the route, admit it, call its endpoint, meter and send the answer.
+Owns a request's way: find the route, admit it, call its endpoint, meter and send the answer. `hosting.py` owns the
+service's life.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
@@ -18,14 +17,14 @@ from starlette.types import Receive, Scope, Send
 from offramp.core.keys import shown_tenant
 from offramp.core.run import is_run_id
 from offramp.core.shares import Tenancy
-from offramp.errors import LoopMismatch
 from offramp.gateway.access import Access
 from offramp.gateway.call import Call, ClientGone
 from offramp.gateway.cors import Sharing, is_preflight
 from offramp.gateway.health import OPERATIONS
+from offramp.gateway.hosting import Hosted
 from offramp.gateway.metering import Meter
 from offramp.gateway.native.surface import NATIVE
-from offramp.gateway.problems import NotReady, explain
+from offramp.gateway.problems import explain
 from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import UNMATCHED, Table, mounted_at
@@ -43,12 +42,11 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 logger = logging.getLogger("offramp.gateway")
 
 
-class Gateway:
+class Gateway(Hosted):
     """An ASGI application that serves the pipelines of one service.
 
-    At top level the server's lifespan starts and drains the service. Mounted, it is started by the first request,
-    because parents do not forward their lifespan; to have it drained with the parent, pass the parent
-    `lifespan=gateway.lifespan`.
+    At top level the server's lifespan starts and drains the service. Parents do not forward theirs to what they mount:
+    pass the parent `lifespan=gateway.lifespan`. Without it the first request starts the service, with a warning.
 
     Args:
         service_factory: makes the service; called at each start.
@@ -62,82 +60,24 @@ class Gateway:
     def __init__(
         self, service_factory: Callable[[], Service], access: Access | None = None, surfaces: Sequence[Surface] = ()
     ) -> None:
-        self._make = service_factory
+        super().__init__(service_factory)
         self.access = access or Access()
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
         shared = [surface for surface in (NATIVE, *surfaces) if surface.cross_origin is not None]
         self._sharing = [(surface, Sharing(surface, self.access.origins)) for surface in shared]
         self._meter = Meter()
-        self._service: Service | None = None
         self._tracing: Tracing | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = asyncio.Lock()
-        self._holders = 0
-        self._was_stopped = False
 
-    @property
-    def service(self) -> Service | None:
-        """The service while it runs, else None."""
-        return self._service
+    def _made(self, service: Service) -> None:
+        self.access.divide(getattr(service, "tenancy", Tenancy()))
 
-    async def start(self) -> None:
-        """Start the service unless it runs; it runs until `stop` has been called as often as `start`."""
-        self._holders += 1
-        try:
-            self._was_stopped = False
-            await self._started()
-        except BaseException:
-            self._holders -= 1
-            raise
+    def _joined(self, service: Service) -> None:
+        self._meter.show()
+        self._meter.include(getattr(service, "collectors", ()))
+        self._tracing = getattr(service, "tracing", None)
 
-    async def stop(self) -> None:
-        """Undo one `start`; the last one drains and stops the service, whose streams end first."""
-        self._holders = max(0, self._holders - 1)
-        if self._holders:
-            return
-        self._was_stopped = True
-        async with self._lock:
-            service = self._service
-            if service is None:
-                return
-            try:
-                await service.stop()
-            finally:
-                self._service = None
-                self._meter.include(())
-
-    async def drain(self) -> None:
-        """Accept no more runs, hand over the running ones and end their streams; everything can still be read."""
-        if self._service is not None:
-            await self._service.drain()
-
-    @asynccontextmanager
-    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
-        """Run the service with a parent: `FastAPI(lifespan=gateway.lifespan)`. It may be entered more than once."""
-        await self.start()
-        try:
-            yield
-        finally:
-            await self.stop()
-
-    async def _started(self) -> Service:
-        if self._service is None:
-            if self._was_stopped:
-                raise NotReady("the gateway is stopping; try again, another one accepts new requests")
-            async with self._lock:
-                if self._service is None:
-                    service = self._make()
-                    self.access.divide(getattr(service, "tenancy", Tenancy()))
-                    await service.start()
-                    self._meter.show()
-                    self._meter.include(getattr(service, "collectors", ()))
-                    self._tracing = getattr(service, "tracing", None)
-                    self._loop, self._service = asyncio.get_running_loop(), service
-        if self._loop is not asyncio.get_running_loop():
-            raise LoopMismatch(
-                "the gateway was started on another event loop; in tests, use TestClient(app) as a context manager"
-            )
-        return self._service
+    def _left(self) -> None:
+        self._meter.include(())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, WebSocket or lifespan."""
@@ -216,7 +156,7 @@ class Gateway:
         """The lifespan protocol (ASGI specification, Lifespan)."""
         await receive()
         try:
-            await self.start()
+            await self.open()
         except Exception as error:
             logger.exception("the gateway did not start")
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
@@ -224,7 +164,7 @@ class Gateway:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:
-            await self.stop()
+            await self.close()
         except Exception as error:
             logger.exception("the gateway did not stop cleanly")
             await send({"type": "lifespan.shutdown.failed", "message": f"{type(error).__name__}: {error}"})

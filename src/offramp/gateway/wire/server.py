@@ -130,7 +130,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _serve(
     gateway: Gateway, bound: socket.socket, drain_timeout: float, on_started: Callable[[str], object] | None
 ) -> int:
-    await gateway.start()
+    await gateway.open()
     server = Server(config_of(gateway), bound, (lambda: on_started(url_of(bound))) if on_started else None)
     stopping = _Stopping(gateway, server, drain_timeout)
     with stopping.signals():
@@ -253,10 +253,10 @@ class _Stopping:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         if not self._server.force_exit:
-            await self._gateway.stop()
+            await self._gateway.close()
             return
         try:
             async with asyncio.timeout(FORCED_S_MAX):
-                await self._gateway.stop()
+                await self._gateway.close()
         except TimeoutError:
             logger.warning("the gateway did not stop within %g s; another process recovers its runs", FORCED_S_MAX)
