@@ -11,6 +11,7 @@ from offramp.core import events
 from offramp.core.events import Frame, decode, draft, fold_steps, frame, type_of
 from offramp.core.run import Route
 from offramp.core.timestamps import rfc3339
+from offramp.core.waits import waits_in
 
 RUN = "run_01M803AAHNQ8E0R424BHCTM99K"
 AT = "2026-11-21T09:30:00.000Z"
@@ -27,6 +28,7 @@ of_type = {
     int: st.integers(1, 100),
     float: st.floats(0, 1e9),
     msgspec.Raw: raws,
+    list[dict[str, str]]: st.lists(st.dictionaries(texts, texts, max_size=2), max_size=2),
     Route: st.builds(
         Route, st.sampled_from(["fast", "deep"]), st.lists(texts, max_size=2), st.none() | st.floats(0, 9)
     ),
@@ -79,7 +81,7 @@ def test_the_table_is_complete_and_says_what_ends_a_run():
     assert set(events.TYPES) == {
         *("run.accepted", "run.demoted", "run.resumed", "run.completed", "run.failed", "run.cancelled", "run.expired"),
         *("step.started", "step.delta", "step.retrying", "step.completed", "step.failed"),
-        *("wait.started", "wait.ended"),
+        *("wait.started", "wait.ended", "signal.refused"),
     }
     assert set(events.TYPES) >= events.TERMINAL
     subclasses = {kind for kind in events.Body.__subclasses__() if kind.__module__ == events.__name__}
@@ -106,7 +108,7 @@ def test_the_waits_that_are_open_are_those_that_began_last(moves):
             body = events.WaitEnded("signal", "go", key, "received")
             open_now.discard(key)
         frames.append(Frame(seq, frame(draft(body, AT), RUN, seq)))
-    assert events.open_waits(frames) == open_now
+    assert set(waits_in(frames).open) == open_now
 
 
 # The list of steps.

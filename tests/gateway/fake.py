@@ -18,6 +18,7 @@ from offramp.core.sla import SLA, budget_s
 from offramp.core.slo import WINDOWS, Counts
 from offramp.core.spec import pipeline_spec
 from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
+from offramp.paths.signalling import Sent
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.listing import RunFilter
@@ -265,7 +266,7 @@ class FakeService:
         if run.record.finished:
             raise RunConflict(f"{run_id} has ended ({run.record.status}) and takes no signal")
         self.signals.put_nowait((run_id, name, value))
-        return run.record
+        return Sent(run.record, awaited=name == "approved")
 
     def disconnected(self, run_id):
         self.runs[run_id].disconnects += 1

@@ -18,7 +18,9 @@ async def test_a_signal_is_202_with_the_run_document(client, service):
     run = service.new_run()
     answer = await client.post(to(run), json={"by": "ada"})
     assert answer.status_code == 202
-    assert answer.json() == (await client.get(f"/v1/runs/{run.record.id}")).json()
+    document = (await client.get(f"/v1/runs/{run.record.id}")).json()
+    assert answer.json() == document | {"awaited": True}
+    assert (await client.post(to(run, "approvd"))).json() == document | {"awaited": False}
     assert answer.headers["location"] == f"/v1/runs/{run.record.id}"
     assert int(answer.headers["retry-after"]) >= 1
     assert service.signals.get_nowait() == (run.record.id, "approved", b'{"by":"ada"}')

@@ -16,12 +16,17 @@ OK = 0
 RUN_ENDED_BADLY = 1
 USAGE = 2
 REFUSED = 3
+NOT_AWAITED = 4
 INTERRUPTED = 130
 
 EXITS_RUN = "Exit codes: 0 completed; 1 failed, cancelled or expired; 2 wrong usage; 130 interrupted."
 EXITS_CLIENT = (
     "Exit codes: 0 done; 1 the run failed, was cancelled or expired; 2 wrong usage; "
     "3 the gateway cannot be reached or refused; 130 interrupted."
+)
+EXITS_SIGNAL = (
+    "Exit codes: 0 the run has the signal, or keeps it; 2 wrong usage; 3 the gateway cannot be reached or refused; "
+    "4 the run keeps it, but waits for other names; 130 interrupted."
 )
 EXITS_KEYS = "Exit codes: 0 done; 2 wrong usage, or the file of keys cannot be used."
 EXITS_SERVER = "Exit codes: 0 stopped by a signal; 1 it could not continue; 2 wrong usage or settings."

@@ -30,6 +30,7 @@ from offramp.cli.output import (
     EXITS_KEYS,
     EXITS_RUN,
     EXITS_SERVER,
+    EXITS_SIGNAL,
     INTERRUPTED,
     OK,
     RUN_ENDED_BADLY,
@@ -135,7 +136,7 @@ _command(
     f"offramp signal {_RUN} approved",
     f'offramp signal {_RUN} approved --data \'{{"by": "ada"}}\'',
     f"offramp signal {_RUN} photo --data @photo.json",
-    exits=EXITS_CLIENT,
+    exits=EXITS_SIGNAL,
 )
 
 _keys = typer.Typer(help="The API keys of a gateway: made, listed and revoked.", no_args_is_help=True)

@@ -14,9 +14,9 @@ import typer
 
 from offramp.cli.inputs import key_header, read_value
 from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Session, Url
-from offramp.cli.output import OK, CommandError, console, one_line, printable, say, write_json
+from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text
-from offramp.core.names import require_name
+from offramp.core.names import did_you_mean, require_name
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def signal(
 ) -> int:
     """Send a signal to a run.
 
-    The run need not wait for it yet: the gateway stores a signal until 'offramp.signal(NAME)' takes it.
+    The run need not wait for it yet: the gateway stores a signal until 'offramp.signal(NAME)' takes it. If the run
+    waits for signals of other names only, the exit code is 4: is the name right?
     """
     from offramp.cli.client import Gateway
 
@@ -159,8 +160,28 @@ def signal(
     headers = key_header(idempotency_key)
     with Gateway(url, api_key) as gateway:
         document = gateway.signal(run_id, name, value, headers)
-    say(f"{document['id']} was sent {name!r}")
-    return OK
+    return _sent(document, name)
+
+
+def _sent(document: dict[str, Any], name: str) -> int:
+    """Say whether the run waits for the signal; a gateway before this answer did not say it."""
+    run_id, others = document["id"], signals_awaited(document)
+    if document.get("awaited", True):
+        say(f"{run_id} was sent {name!r}")
+        return OK
+    if not others or name in others:
+        say(f"{run_id} was sent {name!r}: it keeps the signal, as it does not wait for one now")
+        return OK
+    say(
+        f"{run_id} was sent {name!r} and keeps it, but does not wait for it: it waits for "
+        f"{', '.join(map(repr, others))}; {did_you_mean(name, others)}"
+    )
+    return NOT_AWAITED
+
+
+def signals_awaited(document: dict[str, Any]) -> list[str]:
+    """The names of the signals that a run waits for."""
+    return list(dict.fromkeys(wait["name"] for wait in document.get("waiting_for") or () if wait["kind"] == "signal"))
 
 
 def facts(document: dict[str, Any]) -> list[tuple[str, str]]:

@@ -175,6 +175,14 @@ def _waited(view: RunView, event: Event) -> Shown:
     return Shown(view, [_line(view, "wait", text)])
 
 
+def _refused(view: RunView, event: Event) -> Shown:
+    problems = [
+        f"{each.get('pointer') or 'the value'}: {each.get('message')}" for each in event.data.get("errors") or []
+    ]
+    text = f"signal {event.data.get('name')} came early and does not fit: {'; '.join(problems)}"
+    return Shown(view, [_line(view, "wait", one_line(text))])
+
+
 def _demoted(view: RunView, event: Event) -> Shown:
     view = replace(view, path="deep")
     data = event.data
@@ -215,6 +223,7 @@ _TABLE: Mapping[str, Callable[[RunView, Event], Shown]] = {
     "step.failed": _failed,
     "wait.started": _waits,
     "wait.ended": _waited,
+    "signal.refused": _refused,
     "run.demoted": _demoted,
     "run.resumed": _resumed,
 }

@@ -110,7 +110,7 @@ class Signature:
         self._input, self.input_schema = self._inputs()
         self._decode_input = msgspec.json.Decoder(self._input, dec_hook=shapes.read).decode
         result = f"the result of {what}"
-        self.result_schema = _schema(readable(self.returns, result), result)
+        self.result_schema = json_schema(self.returns, result)
         self._decode_result = shapes.decoder(self.returns)
 
     def _inputs(self) -> tuple[Any, dict[str, Any]]:
@@ -120,7 +120,7 @@ class Signature:
             shape = readable(each.annotation, f"parameter {each.name!r} of {self.what}")
             fields.append((each.name, shape, stored_default(each)))
         made = msgspec.defstruct(_WRAPPER, fields, forbid_unknown_fields=True, kw_only=True, rename=None)
-        return made, _schema(made, what)
+        return made, json_schema(made, what)
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """All arguments of a call, defaults applied.
@@ -372,7 +372,13 @@ def _has_code(annotation: Any) -> bool:
     return own or any(_has_code(part) for part in parts)
 
 
-def _schema(wanted: Any, what: str) -> dict[str, Any]:
+def json_schema(wanted: Any, what: str) -> dict[str, Any]:
+    """The JSON Schema of the values that are read as this annotation.
+
+    Raises:
+        DeclarationError: nothing reads it.
+    """
+    wanted = readable(wanted, what)
     try:
         schema: dict[str, Any] = msgspec.json.schema(wanted, schema_hook=shapes.schema_of)
     except shapes.UNREADABLE as error:

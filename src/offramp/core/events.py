@@ -86,12 +86,17 @@ class StepFailed(Body, frozen=True, tag="step.failed"):
 
 
 class WaitStarted(Body, frozen=True, tag="wait.started"):
-    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked."""
+    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked.
+
+    Of a signal, `ask` says what is asked, and `schema` which values fit.
+    """
 
     wait: Literal["sleep", "signal"]
     name: str | None
     key: str
     until: str | None
+    ask: msgspec.Raw = msgspec.Raw(b"null")
+    schema: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class WaitEnded(Body, frozen=True, tag="wait.ended"):
@@ -101,6 +106,15 @@ class WaitEnded(Body, frozen=True, tag="wait.ended"):
     name: str | None
     key: str
     reason: Literal["due", "received", "cancelled"]
+
+
+class SignalRefused(Body, frozen=True, tag="signal.refused"):
+    """A signal came before its wait and does not fit its schema; `signal` is its place among those of the run."""
+
+    name: str
+    key: str
+    signal: int
+    errors: list[dict[str, str]]
 
 
 class RunDemoted(Body, frozen=True, tag="run.demoted"):
@@ -155,6 +169,7 @@ EVENTS: tuple[type[Body], ...] = (
     StepFailed,
     WaitStarted,
     WaitEnded,
+    SignalRefused,
     RunDemoted,
     RunResumed,
     RunCompleted,
@@ -348,14 +363,3 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             if known.status in {"running", "retrying"}:
                 known.status = "cancelled"
     return steps
-
-
-def open_waits(frames: Iterable[Frame]) -> frozenset[str]:
-    """The keys of the waits that have begun and not ended."""
-    waiting: set[str] = set()
-    for frame in frames:
-        if frame.type == "wait.started":
-            waiting.add(_seen.decode(frame.data).key)
-        elif frame.type == "wait.ended":
-            waiting.discard(_seen.decode(frame.data).key)
-    return frozenset(waiting)

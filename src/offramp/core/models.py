@@ -6,7 +6,8 @@ Pydantic is recognised by its methods and imported only where one of its types i
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 from offramp.errors import DeclarationError
 
@@ -130,6 +131,24 @@ def _read_as(alias: Any) -> set[str]:
         return {found for choice in choices for found in _read_as(choice)}
     path = getattr(alias, "path", [])
     return {path[0]} if len(path) == 1 else {".".join(map(str, path))}
+
+
+@functools.lru_cache(ADAPTERS_MAX)
+def pattern(expression: str) -> Callable[[str], bool]:
+    """Whether a text matches a regular expression anywhere, in linear time.
+
+    Raises:
+        ImportError: pydantic, which brings such an engine, is not installed.
+        ValueError: the expression needs more than linear time, or is none.
+    """
+    from pydantic import StringConstraints
+
+    try:
+        made = adapter(Annotated[str, StringConstraints(pattern=expression)])
+    except Exception as error:  # of a class that only pydantic's core names
+        raise ValueError(_first_line(error)) from error
+    fits: Callable[[str], bool] = made.validator.isinstance_python
+    return fits
 
 
 def _first_line(error: Exception) -> str:

@@ -168,7 +168,9 @@ class Outcome(msgspec.Struct, frozen=True):
     error: Failure | None = None
 
 
-def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -> dict[str, Any]:
+def document(
+    record: RunRecord, steps: list[dict[str, Any]], prefix: str = "", waiting_for: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """The run document; `prefix` is where the gateway is mounted."""
     return {
         "id": record.id,
@@ -186,6 +188,7 @@ def document(record: RunRecord, steps: list[dict[str, Any]], prefix: str = "") -
         "result": _inline(record.result),
         "error": None if record.error is None else record.error.public(),
         "steps": steps,
+        "waiting_for": waiting_for or [],
         "trace_id": trace_id(record.trace),
         "retry_of": record.retry_of,
         "retried_as": record.retried_as,

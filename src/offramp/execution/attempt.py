@@ -16,6 +16,7 @@ from offramp.core.attempts import FailedAttempt
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
+from offramp.core.question import Question
 from offramp.core.timestamps import rfc3339
 from offramp.errors import OutsideRun, StepTimeout
 from offramp.execution.context import Run
@@ -228,9 +229,9 @@ class Attempt:
         """A plain wait, by the injected clock."""
         await sleep_for(self.scope.clock, seconds)
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:
+    async def signal(self, question: Question, timeout: float | None) -> bytes:
         """Refuse: signals work in bodies only."""
-        raise OutsideRun(f"signal({name!r}) works in the pipeline's body, not inside step {self.call.name!r}")
+        raise OutsideRun(f"signal({question.name!r}) works in the pipeline's body, not inside step {self.call.name!r}")
 
     def cleanup(self, _timeout: float) -> AbstractAsyncContextManager[object]:
         """Refuse: a step cleans up after itself."""

@@ -18,14 +18,16 @@ from offramp.core import events
 from offramp.core.failure import exception_of, failure_of
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
+from offramp.core.question import Question
 from offramp.core.run import Path
 from offramp.core.timestamps import NEVER_S, rfc3339
+from offramp.core.waits import refusal
 from offramp.errors import SignalTimeout
 from offramp.execution.context import Run, current
 from offramp.execution.driving import RunTask
 from offramp.execution.ending import Cleanup
 from offramp.execution.striking import CleanupBlock
-from offramp.execution.waiting import sleep_for
+from offramp.execution.waiting import Received, Taker, sleep_for
 
 if TYPE_CHECKING:
     from offramp.execution.scope import Scope
@@ -38,6 +40,13 @@ class _Wait(NamedTuple):
     kind: Literal["sleep", "signal"]
     name: str | None
     key: str
+    ask: bytes = b"null"
+    schema: bytes = b"null"
+
+    def started(self, until: str | None, at: float) -> events.Draft:
+        """The event of its start; `at` in epoch seconds."""
+        asked = msgspec.Raw(self.ask), msgspec.Raw(self.schema)
+        return events.draft(events.WaitStarted(self.kind, self.name, self.key, until, *asked), rfc3339(at))
 
     def ended(self, reason: Literal["due", "received", "cancelled"], at: float) -> events.Draft:
         """The event of its end; `at` in epoch seconds."""
@@ -129,9 +138,9 @@ class Body:
         scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
         await scope.turn(over)
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:
-        """The value of the next signal of this name, encoded."""
-        scope = self.scope
+    async def signal(self, question: Question, timeout: float | None) -> bytes:
+        """The value of the next signal that answers this question, encoded."""
+        scope, name = self.scope, question.name
         key = scope.replay.journal.key("offramp.signal", msgspec.json.encode(name))
         due = None if timeout is None else self._due(f"{key}:due", "offramp.signal", timeout)
         entry = await scope.replayed(key)
@@ -139,10 +148,12 @@ class Body:
             # A signal that a recorded call received does not belong to this one.
             await scope.replay.complete(f"waits for signal {name!r}", key)
             at = scope.clock.time()
-            wait = _Wait("signal", name, key)
+            wait = _Wait("signal", name, key, question.ask, question.schema)
             scope.gate.observer.waits_for_signal()
+            fits = functools.partial(self._fits, question, key)
             with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
-                value = await scope.waits.mailbox.take(scope.clock, name, due, came, scope.replay.result_order.settled)
+                settled = scope.replay.result_order.settled
+                value = await scope.waits.mailbox.take(scope.clock, name, due, Taker(fits, came, settled))
             failure = None
             if value is None:
                 failure = failure_of(SignalTimeout(f"no signal {name!r} came within {timeout:g} s"))
@@ -157,6 +168,18 @@ class Body:
             raise exception_of(entry.failure)
         return entry.value or b"null"
 
+    def _fits(self, question: Question, key: str, signal: Received) -> bool:
+        """Whether a signal answers the question; one that does not is noted once."""
+        scope, problems = self.scope, question.problems(signal.value)
+        refused = refusal(key, signal.number)
+        if problems and refused not in scope.replay.refused and scope.gate.state in {"running", "leaving"}:
+            scope.replay.refused.add(refused)
+            errors = [{"pointer": pointer, "message": message} for pointer, message in problems]
+            body = events.SignalRefused(question.name, key, signal.number, errors)
+            scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
+            scope.waits.look()
+        return not problems
+
     @contextlib.contextmanager
     def _waits(self, wait: _Wait, due: float | None) -> Iterator[Callable[[], object]]:
         """A wait of the run, also in its event log: its start, and its cancellation by the pipeline."""
@@ -164,8 +187,7 @@ class Body:
         scope.replay.reached(wait.key)
         if wait.key not in scope.replay.waiting:
             until = rfc3339(due) if due is not None and due < NEVER_S else None
-            started = events.WaitStarted(wait.kind, wait.name, wait.key, until)
-            scope.append(None, events.draft(started, rfc3339(scope.clock.time())))
+            scope.append(None, wait.started(until, scope.clock.time()))
         try:
             with scope.waits.to(due) as came:
                 yield came

@@ -13,18 +13,18 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any, Protocol, TypeVar, overload
 
 from offramp.core.codec import encode
 from offramp.core.ending import CLEANUP_S_MAX
 from offramp.core.events import EMITTED_BYTES_MAX
-from offramp.core.names import require_name
+from offramp.core.question import Question
 from offramp.core.run import Path
 from offramp.errors import OutsideRun, TooLarge
 from offramp.ports.clock import Clock
 from offramp.telemetry import logs
+
+T = TypeVar("T")
 
 
 class Run:
@@ -135,8 +135,8 @@ class Ambient(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait; after a restart, only for the remaining time."""
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:
-        """The encoded value of the next signal of this name."""
+    async def signal(self, question: Question, timeout: float | None) -> bytes:
+        """The encoded value of the next signal that answers this question."""
 
     def cleanup(self, timeout: float) -> AbstractAsyncContextManager[object]:
         """A block whose steps execute after a cancellation or a deadline."""
@@ -210,24 +210,38 @@ async def sleep(seconds: float) -> None:
     await (asyncio.sleep(seconds) if ambient is None else ambient.sleep(seconds))
 
 
-async def signal(name: str, *, timeout: float | None = None) -> Any:
+@overload
+async def signal(name: str, *, timeout: float | None = None, ask: Any = None, schema: type[T]) -> T: ...
+@overload
+async def signal(name: str, *, timeout: float | None = None, ask: Any = None, schema: Any = None) -> Any: ...
+async def signal(name: str, *, timeout: float | None = None, ask: Any = None, schema: Any = None) -> Any:
     """Wait for the next signal of this name that is sent to the run, and return its JSON value.
 
     The store holds signals until a call takes them, so one may come early. Two of one name go to two calls, in order.
     A waiting run is parked: it holds no worker, and survives restarts.
 
+    With a schema, a value that does not fit is refused (422) while the run waits for it. One that came before goes to
+    the next call that it fits; the event `signal.refused` says so.
+
     Args:
         name: as in `POST /v1/runs/{id}/signals/{name}`.
         timeout: seconds; None to wait until the end of the run.
+        ask: what is asked, for the person or program that answers: any JSON value, at most `ASK_BYTES_MAX` (16 KiB).
+            The run's document and the event `wait.started` show it.
+        schema: which values fit: a type, of which the value is returned, or a JSON Schema as a dict, at most
+            `SCHEMA_BYTES_MAX` (16 KiB). Shown beside `ask`.
 
     Raises:
         SignalTimeout: none came in time; also a `TimeoutError`.
         OutsideRun: called outside a pipeline's body.
+        DeclarationError: the schema uses what is not checked, or JSON cannot carry the type.
+        EncodingError: `ask` is not JSON; `TooLarge`, if it or the schema has too many bytes.
     """
     ambient = current.get()
     if ambient is None:
         raise OutsideRun(f"signal({name!r}) works inside a pipeline that a run executes")
-    return msgspec.json.decode(await ambient.signal(require_name("signal", name), timeout))
+    question = Question(name, ask, schema)
+    return question.read(await ambient.signal(question, timeout))
 
 
 def cleanup(timeout: float = 30.0) -> AbstractAsyncContextManager[object]:

@@ -21,7 +21,7 @@ from offramp.core.run import Outcome
 from offramp.errors import BodyNotRepeatable
 from offramp.execution.body_loop import give_body_timers
 from offramp.execution.ending import log_failure
-from offramp.execution.history import History
+from offramp.execution.history import history_of
 from offramp.execution.making import fail, first
 from offramp.execution.notes import Notes
 from offramp.execution.observer import Observer
@@ -115,13 +115,7 @@ def _scope_of(
     facts: Facts, known: Known, runtime: BodyRuntime, metrics: Metrics, trace: RunTrace | None, observer: Observer
 ) -> Scope:
     """The journal side of a body whose steps the engine executes, on the running loop."""
-    history = History(
-        known.entries,
-        known.interrupted,
-        known.signals,
-        waiting=frozenset(known.waiting),
-        elsewhere=frozenset(known.elsewhere),
-    )
+    history = history_of(known)
     notes = Notes(Lease(facts.run_id, "", 0), runtime.record)
     counted = cast("Metrics", _Counted(metrics, runtime))
     run, clock, loop = RunFacts.deep(facts, runtime.clock), runtime.clock, asyncio.get_running_loop()

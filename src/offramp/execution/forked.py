@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
+from offramp.core.question import Question
 from offramp.errors import OutsideRun
 from offramp.execution.context import Ambient, Run, current
 from offramp.ports import forks
@@ -55,9 +56,11 @@ class ForkedChild:
         """A plain wait, on whatever loop the child runs."""
         await asyncio.sleep(seconds)
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:
+    async def signal(self, question: Question, timeout: float | None) -> bytes:
         """Refuse: the child receives no signals."""
-        raise OutsideRun(f"signal({name!r}) in a process forked by {self._where}: signals go to the run's own process")
+        raise OutsideRun(
+            f"signal({question.name!r}) in a process forked by {self._where}: signals go to the run's own process"
+        )
 
     def cleanup(self, _timeout: float) -> contextlib.AbstractAsyncContextManager[object]:
         """Refuse: the run ends in its own process."""

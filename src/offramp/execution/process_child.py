@@ -18,6 +18,7 @@ import msgspec
 
 from offramp.core.codec import Signature
 from offramp.core.failure import Failure, failure_of
+from offramp.core.question import Question
 from offramp.errors import SettingsError
 from offramp.execution.clock import SystemClock
 from offramp.execution.context import Run, current
@@ -102,7 +103,7 @@ class RemoteAttempt:
         """Call it: inside a step, only the result is journaled."""
         return compute()
 
-    async def signal(self, name: str, timeout: float | None) -> bytes:
+    async def signal(self, question: Question, timeout: float | None) -> bytes:
         """Process steps are plain functions, so nothing can await this."""
         raise NotImplementedError
 

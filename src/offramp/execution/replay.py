@@ -44,6 +44,8 @@ class Replay:
         """Steps that an earlier execution began without ending them, and that this one has not begun, by key."""
         self.waiting = history.waiting
         """The keys of waits that have begun according to the event log."""
+        self.refused = set(history.refused)
+        """The signals that do not fit a wait according to the event log."""
         self.unreached = {*self.interrupted, *self.waiting}
         """The keys of calls that an earlier execution had begun, until this one makes them."""
         self.is_under_way = self.journal.replayable > 0

@@ -5,17 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from offramp.ports.clock import Clock
+
+
+class Received(NamedTuple):
+    """A signal: its place among those of its run, from 1, and its value as JSON."""
+
+    number: int
+    value: bytes
+
+
+class Taker(NamedTuple):
+    """How a call takes a signal.
+
+    Attributes:
+        fits: whether it takes this one.
+        came: called when it gets one.
+        settled: awaited before that is returned: until then, the call may be cancelled.
+    """
+
+    fits: Callable[[Received], bool]
+    came: Callable[[], object]
+    settled: Callable[[], Awaitable[object]]
 
 
 class Mailbox:
     """The signals sent to one run; each goes to one call, in order by name. Used on the run's loop only."""
 
     def __init__(self, received: Sequence[tuple[str, bytes]]) -> None:
-        self._values: dict[str, deque[bytes]] = {}
+        self._untaken: dict[str, deque[Received]] = {}
         self.waiting: dict[str, deque[_Waiter]] = {}
         """The calls that wait for a signal, by its name."""
         self.seen = 0
@@ -24,42 +45,37 @@ class Mailbox:
 
     def put(self, received: Sequence[tuple[str, bytes]]) -> None:
         """Add all signals of the run so far; known ones are skipped."""
-        for name, value in received[self.seen :]:
-            if not self._handed(name, value):
-                self._values.setdefault(name, deque()).append(value)
+        for number, (name, value) in enumerate(received[self.seen :], self.seen + 1):
+            signal = Received(number, value)
+            if not self._handed(name, signal):
+                self._untaken.setdefault(name, deque()).append(signal)
         self.seen = max(self.seen, len(received))
 
-    def _handed(self, name: str, value: bytes) -> bool:
+    def _handed(self, name: str, signal: Received) -> bool:
         """Add a signal; returns whether a call waited for it."""
-        waiting = self.waiting.get(name)
-        if not waiting:
-            return False
-        waiting.popleft().give(value)
-        return True
+        waiting = self.waiting.get(name, ())
+        for waiter in list(waiting):
+            if waiter.how.fits(signal):
+                self.waiting[name].remove(waiter)
+                waiter.give(signal)
+                return True
+        return False
 
     def skip(self, name: str, value: bytes) -> None:
         """Note that a signal went to a call whose journal entry was replayed: not always the first, see `take`."""
-        self._values[name].remove(value)
+        untaken = self._untaken[name]
+        untaken.remove(next(signal for signal in untaken if signal.value == value))
 
-    async def take(
-        self,
-        clock: Clock,
-        name: str,
-        due: float | None,
-        came: Callable[[], object],
-        settled: Callable[[], Awaitable[object]],
-    ) -> bytes | None:
-        """The next signal, or None if `due`, in epoch seconds, passes without one.
-
-        `came` is called when it comes, and `settled` is awaited before it is returned: until then, the call may be
-        cancelled.
-        """
+    async def take(self, clock: Clock, name: str, due: float | None, how: Taker) -> bytes | None:
+        """The first signal that fits, or None if `due`, in epoch seconds, passes without one."""
         loop = asyncio.get_running_loop()
-        waiter, timer = _Waiter(loop.create_future(), came), None
-        values = self._values.get(name)
+        waiter, timer = _Waiter(loop.create_future(), how), None
+        untaken = self._untaken.get(name, ())
+        early = next((signal for signal in untaken if how.fits(signal)), None)
         waiting = self.waiting.setdefault(name, deque())
-        if values:
-            waiter.give(values.popleft())
+        if early is not None:
+            self._untaken[name].remove(early)
+            waiter.give(early)
         else:
             waiting.append(waiter)
             if due is not None:
@@ -67,32 +83,32 @@ class Mailbox:
                 timer = clock.call_at(ends, _threadsafe(loop, waiter.future))
         try:
             await waiter.future
-            await settled()
+            await how.settled()
         except BaseException:
             # Cancelled: another call receives it.
-            if waiter.value is not None and not self._handed(name, waiter.value):
-                self._values.setdefault(name, deque()).appendleft(waiter.value)
+            if waiter.signal is not None and not self._handed(name, waiter.signal):
+                self._untaken.setdefault(name, deque()).appendleft(waiter.signal)
             raise
         finally:
             if waiter in waiting:
                 waiting.remove(waiter)
             if timer is not None:
                 timer.cancel()
-        return waiter.value
+        return None if waiter.signal is None else waiter.signal.value
 
 
 class _Waiter:
     """A call that waits for a signal."""
 
-    def __init__(self, future: asyncio.Future[None], came: Callable[[], object]) -> None:
+    def __init__(self, future: asyncio.Future[None], how: Taker) -> None:
         self.future = future
-        self.value: bytes | None = None
-        self._came = came
+        self.how = how
+        self.signal: Received | None = None
 
-    def give(self, value: bytes) -> None:
+    def give(self, signal: Received) -> None:
         """Give it its signal."""
-        self.value = value
-        self._came()
+        self.signal = signal
+        self.how.came()
         _set(self.future)
 
 

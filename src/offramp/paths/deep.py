@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from offramp.core import events
 from offramp.core.claims import SUSPECT_DEATHS, LeftBy
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, as_seen
-from offramp.core.run import Outcome, RunRecord
+from offramp.core.run import Outcome, RunRecord, document
 from offramp.core.timestamps import rfc3339
+from offramp.core.waits import waits_in
 from offramp.errors import LeaseLost, ObjectLost, StoreError
 from offramp.execution.history import History
 from offramp.execution.waiting import sleep_for
@@ -160,13 +161,14 @@ class DeepPath(RunHost):
         while True:
             try:
                 frames = await log_of(store, run_id)
-                steps = events.fold_steps([frame.data for frame in frames])
+                steps, waits = events.fold_steps([frame.data for frame in frames]), waits_in(frames)
                 return History(
                     as_seen(await store.journal(run_id)),
                     {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
                     await store.signals(run_id),
                     resumed=any(frame.type == "run.resumed" for frame in frames),
-                    waiting=events.open_waits(frames),
+                    waiting=frozenset(waits.open),
+                    refused=frozenset(waits.refused),
                 )
             except StoreError as error:
                 logger.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
@@ -231,6 +233,14 @@ def _replayed(history: History) -> int:
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
     """The steps of a run by key, from its event log."""
     return events.fold_steps([frame.data for frame in await log_of(store, run_id)], finished=finished)
+
+
+async def document_of(store: Store, record: RunRecord, prefix: str) -> dict[str, Any]:
+    """The document of a run, with its steps and waits from its event log."""
+    frames = await log_of(store, record.id)
+    steps = events.fold_steps([frame.data for frame in frames], finished=record.finished)
+    waits = [] if record.finished else waits_in(frames).document()
+    return document(record, [step.document() for step in steps.values()], prefix, waits)
 
 
 async def log_of(store: Store, run_id: str) -> list[events.Frame]:

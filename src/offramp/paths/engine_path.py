@@ -32,7 +32,7 @@ from offramp.errors import LeaseLost, UnknownPipeline
 from offramp.execution.attempt import Attempt
 from offramp.execution.endings import ExecutionOver, aborted
 from offramp.execution.engine_bodies import EngineBody
-from offramp.execution.history import History
+from offramp.execution.history import History, known_of
 from offramp.execution.loops import RunLoop
 from offramp.execution.making import first
 from offramp.execution.notes import Notes
@@ -123,8 +123,7 @@ class EnginePath(DeepPath, BodyHost):
 
     async def known(self, run_id: str) -> Known:
         """A run's history in the store."""
-        history = await self.history(run_id)
-        return Known(list(history.entries), dict(history.interrupted), list(history.signals), sorted(history.waiting))
+        return known_of(await self.history(run_id))
 
     def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
         """Count a run that this process takes up; returns its place in the trace."""

@@ -75,9 +75,15 @@ class Handle:
         document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(await self._service.document(self.id)))
         return document
 
-    async def signal(self, name: str, value: Any = None) -> None:
-        """Send the run a signal: any JSON-encodable value for `offramp.signal(name)`."""
-        await self._service.signal(self.id, name, encode(value, f"the value of signal {name!r}"))
+    async def signal(self, name: str, value: Any = None) -> bool:
+        """Send the run a signal: any JSON-encodable value for `offramp.signal(name)`.
+
+        Returns whether the run waits for it now; it keeps a signal that comes early.
+
+        Raises:
+            InputError: the value does not fit the schema of what the run waits for.
+        """
+        return (await self._service.signal(self.id, name, encode(value, f"the value of signal {name!r}"))).awaited
 
     async def cancel(self) -> None:
         """Cancel the run."""

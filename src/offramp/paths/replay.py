@@ -15,7 +15,7 @@ from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
 from offramp.execution.as_completed import Races
-from offramp.execution.history import History
+from offramp.execution.history import History, history_of, known_of
 from offramp.execution.notes import Notes
 from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
@@ -47,13 +47,11 @@ class Case(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, record: RunRecord, history: History) -> Case:
         """The case of a run and its history."""
-        known = Known(list(history.entries), dict(history.interrupted), list(history.signals), sorted(history.waiting))
-        return cls(record, known)
+        return cls(record, known_of(history))
 
     def history(self) -> History:
         """The history of the run."""
-        known = self.known
-        return History(known.entries, known.interrupted, known.signals, waiting=frozenset(known.waiting))
+        return history_of(self.known)
 
     def cut(self) -> Iterator[Case]:
         """The run as if interrupted: with only the first of its entries, then with more and more of them."""

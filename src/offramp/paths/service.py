@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from offramp.core.events import Frame
 from offramp.core.reference import Reference
 from offramp.core.routing import Decision
-from offramp.core.run import RunRecord, document, key_digest
+from offramp.core.run import RunRecord, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.errors import RunConflict, UnknownRun
-from offramp.paths.deep import DeepPath, steps_of
+from offramp.paths.deep import DeepPath, document_of
 from offramp.paths.demote import Demoter
 from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness
@@ -23,6 +23,7 @@ from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
+from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Submitter
@@ -191,8 +192,7 @@ class Service:
         return await self._patience.read(read())
 
     async def _document(self, record: RunRecord, prefix: str) -> dict[str, Any]:
-        steps = await steps_of(self.process.store, record.id, finished=record.finished)
-        return document(record, [step.document() for step in steps.values()], prefix)
+        return await document_of(self.process.store, record, prefix)
 
     def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
@@ -266,27 +266,29 @@ class Service:
 
     async def signal(
         self, run_id: str, name: str, value: bytes = b"null", tenant: str = "", key: str | None = None
-    ) -> RunRecord:
+    ) -> Sent:
         """Send a run a signal: an encoded JSON value for the next `offramp.signal(name)` that has none yet.
 
         A repeated idempotency key with the same signal changes nothing.
 
         Raises:
             UnknownRun: the run does not exist, or belongs to another tenant.
+            InputError: the run waits for a signal of this name, and the value does not fit its schema.
             RunConflict: the run has ended, or has as many signals as it may have.
             IdempotencyMismatch: the key was used with another signal.
             StoreTimeout: the store did not answer in time; the signal may have been taken.
         """
         return await self._patience.write(self._signal(run_id, name, value, tenant, key))
 
-    async def _signal(self, run_id: str, name: str, value: bytes, tenant: str, key: str | None) -> RunRecord:
+    async def _signal(self, run_id: str, name: str, value: bytes, tenant: str, key: str | None) -> Sent:
         until = self._patience.until()
-        await self._get(run_id, tenant)
+        before = await self._get(run_id, tenant)
+        awaited = await is_awaited(self.process.store, before, name, value, keyed=key is not None)
         self._patience.require(until)
         record = await self.engine.signal(run_id, name, value, None if key is None else key_digest(key))
         if record is None:
             raise _unknown(run_id)
-        return record
+        return Sent(record, awaited and not record.finished)
 
     def unwritten_s(self, run_id: str) -> float:
         """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""

@@ -14,11 +14,11 @@ from datetime import datetime
 from offramp.core import events
 from offramp.core.events import Frame
 from offramp.core.reference import reference_in
-from offramp.core.run import RunRecord, document
+from offramp.core.run import RunRecord
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
 from offramp.execution.loops import LoopThread
-from offramp.paths.deep import steps_of
+from offramp.paths.deep import document_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
 from offramp.ports.parts import Part
@@ -176,8 +176,7 @@ class WebhookDispatcher(Part):
 
     async def _send(self, record: RunRecord, frame: Frame, at: str, attempt: int) -> Answer:
         assert record.webhook is not None  # noqa: S101 - the caller has checked it
-        steps = await steps_of(self._process.store, record.id, finished=record.finished)
-        shown = document(record, [step.document() for step in steps.values()], record.mount)
+        shown = await document_of(self._process.store, record, record.mount)
         if reference_in(record.result) is not None:
             del shown["result"]  # omitted, not null
         target = target_of(record.webhook.url)

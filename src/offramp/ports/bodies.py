@@ -73,6 +73,7 @@ class Known(msgspec.Struct, frozen=True):
     waiting: list[str] = []
     elsewhere: list[str] = []
     """The keys of steps in flight in the process that demoted the run."""
+    refused: list[str] = []
 
 
 class StepCall(msgspec.Struct, frozen=True):

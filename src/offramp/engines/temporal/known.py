@@ -53,7 +53,8 @@ async def whole(begun: Begun) -> Known:
         entries += page.entries
         following = page.following
     entries = list(await asyncio.gather(*map(with_value, entries)))
-    return Known(entries, begun.interrupted, await signals_after(0) if begun.signals else [], begun.waiting)
+    signals = await signals_after(0) if begun.signals else []
+    return Known(entries, begun.interrupted, signals, begun.waiting, refused=begun.refused)
 
 
 async def with_value(entry: Entry, what: str | None = None) -> Entry:

@@ -113,6 +113,7 @@ class Begun(msgspec.Struct, frozen=True, omit_defaults=True):
     interrupted: dict[str, StepState] = {}
     waiting: list[str] = []
     part: TraceContext | None = None
+    refused: list[str] = []
 
 
 class Read(msgspec.Struct, frozen=True):

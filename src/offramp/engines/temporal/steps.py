@@ -128,6 +128,7 @@ class Activities:
             interrupted={key: step for key, step in known.interrupted.items() if key not in elsewhere},
             waiting=known.waiting,
             part=part,
+            refused=known.refused,
         )
 
     async def _seen(self, lease: Lease, known: Known, seen: list[str]) -> Known:

@@ -257,7 +257,7 @@ def _signals(run_id: list[dict[str, Any]]) -> dict[str, Any]:
             "send_signal",
             "Send a signal to a run",
             "runs",
-            {"202": _json("The run has the signal, or will when it asks for it.", "Run", _LOCATION | _RETRY_AFTER)}
+            {"202": _json("The run has the signal, or keeps it until it asks.", "Signalled", _LOCATION | _RETRY_AFTER)}
             | _problems("400", "404", "409", "413", "415", "422", "500", "503"),
             [_key("The same key, name and body are the same signal; quoted or bare.")],
         )

@@ -109,9 +109,9 @@ async def cancel(call: Call) -> Reply:
     return await accepted(call, await call.service.cancel(call.run_id, call.tenant))
 
 
-async def accepted(call: Call, record: RunRecord) -> Reply:
-    """202 with the document of a run that will be cancelled or get a signal."""
-    shown = await call.service.document(record.id, call.tenant, call.prefix)
+async def accepted(call: Call, record: RunRecord, **more: Any) -> Reply:
+    """202 with the document of a run that will be cancelled or get a signal, and what else the answer says."""
+    shown = await call.service.document(record.id, call.tenant, call.prefix) | more
     return json_reply(202, shown, {"Location": _path(call, record), "Retry-After": str(RETRY_AFTER_S)})
 
 

@@ -91,6 +91,7 @@ RUN = _object(
                 }
             ),
         },
+        "waiting_for": {"type": "array", "items": {"$ref": "#/components/schemas/Wait"}},
         "trace_id": _nullable("string"),
         "retry_of": _nullable("string", description="The run that this one retries."),
         "retried_as": {"type": "array", "items": _STRING, "description": "The runs that retry this one."},
@@ -112,6 +113,23 @@ RUN = _object(
         "links",
     ],
 )
+
+WAIT = _object(
+    {
+        "kind": {"enum": ["signal", "time"]},
+        "name": _nullable("string", description="Of the signal."),
+        "since": _MOMENT,
+        "until": _MOMENT_OR_NULL | {"description": "The latest end of the wait."},
+        "ask": {"description": "Any JSON value: what the pipeline asks for with the signal; null if nothing."},
+        "schema": {"description": "The JSON Schema of the values that fit; null for any."},
+    }
+)
+
+_AWAITED: Schema = {
+    "type": "boolean",
+    "description": "Whether the run waits for this signal now; it keeps one that comes early.",
+}
+SIGNALLED = _object(RUN["properties"] | {"awaited": _AWAITED}, [*RUN["required"], "awaited"])
 
 RUN_PAGE = _object(
     {
@@ -244,6 +262,8 @@ HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
     "Run": RUN,
+    "Wait": WAIT,
+    "Signalled": SIGNALLED,
     "RunError": RUN_ERROR,
     "RunPage": RUN_PAGE,
     "Pipeline": PIPELINE,

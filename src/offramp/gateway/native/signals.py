@@ -17,13 +17,17 @@ _WHITESPACE = b" \t\r\n"
 
 
 async def send(call: Call) -> Reply:
-    """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; its value is the body."""
+    """`POST /v1/runs/{run_id}/signals/{name}`: 202 once the signal is on disk; its value is the body.
+
+    The answer is the run's document and `awaited`: whether the run waits for the signal, or keeps it.
+    """
     run_id, name = call.run_id, _name(call)
     key = idempotency_key(call.connection.headers.getlist("idempotency-key"))
     body = await read_optional_json_body(call, call.service.settings.max_body_bytes)
     value = body.strip(_WHITESPACE) or b"null"
     require_json_value(value)
-    return await accepted(call, await call.service.signal(run_id, name, value, call.tenant, key))
+    sent = await call.service.signal(run_id, name, value, call.tenant, key)
+    return await accepted(call, sent.record, awaited=sent.awaited)
 
 
 def _name(call: Call) -> str:
