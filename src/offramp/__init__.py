@@ -1,5 +1,8 @@
 """Offramp: agent pipelines that stream under a budget and go on durably when they exceed it."""
 
+import importlib
+import typing
+
 from offramp.app import App
 from offramp.core.events import Event
 from offramp.core.retry import Retry
@@ -10,9 +13,22 @@ from offramp.execution.as_completed import as_completed
 from offramp.execution.context import Run, cleanup, current_run, emit, now, random, signal, sleep, uuid4
 from offramp.execution.per_loop import per_loop
 
+if typing.TYPE_CHECKING:
+    from offramp.client import AsyncClient, Client
+else:
+
+    def __getattr__(name: str) -> object:
+        # httpx takes as long to import as the rest, and no pipeline needs it.
+        if name in {"AsyncClient", "Client"}:
+            return getattr(importlib.import_module("offramp.client"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "SLA",
     "App",
+    "AsyncClient",
+    "Client",
     "Event",
     "OfframpError",
     "Pipeline",

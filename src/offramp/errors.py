@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from offramp.document import Problem
+
 Fault = Literal["declaration", "caller", "pipeline", "operator", "offramp"]
 
 
@@ -16,13 +18,15 @@ class OfframpError(Exception):
 
     `code` names the error for programs (`urn:offramp:error:<code>`), `status` is its HTTP status, and `fault`
     says who has to act: the `declaration` (your code at import), the `caller` of a run, the `pipeline` while it
-    ran, the `operator` of the service, or Offramp itself.
+    ran, the `operator` of the service, or Offramp itself. `problem` is the document in which a gateway
+    reported the error to `offramp.Client`; None for an error of this process.
     """
 
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
     status: ClassVar[int] = 500
     fault: ClassVar[Fault] = "offramp"
+    problem: Problem | None = None
 
 
 class DeclarationError(OfframpError):
@@ -133,6 +137,14 @@ class Unauthenticated(RequestError):
     def __init__(self, detail: str, challenge: str = "Bearer") -> None:
         super().__init__(detail)
         self.challenge = challenge
+
+
+class Forbidden(RequestError):
+    """The key is valid, but does not admit this request."""
+
+    code = "forbidden"
+    title = "Not with this key"
+    status = 403
 
 
 class TenantLimit(RequestError):
@@ -311,6 +323,38 @@ class RunExpired(OfframpError):
     code = "deadline"
     title = "The run's deadline passed"
     fault = "pipeline"
+
+
+class RunUnfinished(OfframpError, TimeoutError):
+    """The run had not ended when `Client.result(run, wait=)` stopped waiting; it continues."""
+
+    code = "unfinished"
+    title = "The run has not ended yet"
+    status = 504
+    fault = "caller"
+
+
+class Unreachable(OfframpError, ConnectionError):
+    """No gateway answered for as long as the client's `patience`.
+
+    For a stream, `run_id` and `after` are where `Client.follow` goes on; None and 0 if no event came.
+    """
+
+    code = "unreachable"
+    title = "The gateway does not answer"
+    status = 504
+    fault = "operator"
+    run_id: str | None = None
+    after: int = 0
+
+
+class UnexpectedAnswer(OfframpError):
+    """The server answered as no Offramp gateway does: the address is wrong, or something in between answers."""
+
+    code = "unexpected-answer"
+    title = "Not an answer of a gateway"
+    status = 502
+    fault = "operator"
 
 
 class LeaseLost(OfframpError):

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 from starlette.datastructures import QueryParams
 
-from offramp.cli.sse import EventStream
+from offramp.client.sse import EventStream
 from offramp.core.codec import Signature
 from offramp.core.names import require_name
 from offramp.core.run import Webhook, is_run_id, trace_id

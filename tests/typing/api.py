@@ -10,6 +10,8 @@ import offramp
 from offramp import (
     SLA,
     App,
+    AsyncClient,
+    Client,
     Event,
     Pipeline,
     Retry,
@@ -24,6 +26,7 @@ from offramp import (
     sleep,
     uuid4,
 )
+from offramp.client import Options, RunDocument, RunPage, StepDelta, Ticket
 
 app = App("typed", classes=[SLA("fast", p95=1.0)])
 
@@ -102,3 +105,27 @@ async def local() -> None:
         async for event in handle:
             assert_type(event, Event)
         assert_type(await handle.document(), dict[str, Any])
+
+
+def called_from_outside() -> None:
+    with Client("http://127.0.0.1:8000", "key", patience=5) as client:
+        options: Options = {"class": "fast", "session_id": "s"}
+        assert_type(client.submit("pipe", {"question": "q"}, **options), RunDocument)
+        for event in client.stream("pipe", {"question": "q"}, class_="fast", metadata={"a": "b"}, budget=1.0):
+            assert_type(event, Event)
+            if isinstance(event, StepDelta):
+                assert_type(event.step, str)
+        assert_type(client.list(limit=3), RunPage)
+        assert_type([run.status for run in client.list()], list[str])
+        assert_type(client.get("run_1").waiting_for[0].name, str | None)
+        client.submit("pipe", {}, sesion_id="s")  # type: ignore[call-arg]
+        client.submit("pipe", {}, budget="much")  # type: ignore[arg-type]
+
+
+async def called_from_asyncio() -> None:
+    async with AsyncClient() as client:
+        document = await client.submit("pipe", {"question": "q"}, wait=0.5)
+        assert_type(await client.cancel(document), RunDocument)
+        assert_type(await client.ticket(document), Ticket)
+        async for event in client.follow(document, after=3):
+            assert_type(event.seq, int)

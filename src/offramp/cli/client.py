@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from offramp.cli.output import REFUSED, CommandError, one_line
-from offramp.cli.sse import EventStream
+from offramp.client.sse import EventStream
 from offramp.core import events
 from offramp.core.events import TERMINAL, Event
 

@@ -14,10 +14,10 @@ from offramp.core.addresses import is_loopback
 from offramp.core.keys import SCOPES, Key, Scope, shown_scopes
 from offramp.core.origins import ANY_ORIGIN, parse_origins
 from offramp.core.shares import Tenancy
-from offramp.errors import SettingsError, Unauthenticated
+from offramp.errors import Forbidden, SettingsError, Unauthenticated
 from offramp.gateway.descriptors import streams_max
 from offramp.gateway.keyring import Keyring
-from offramp.gateway.problems import Forbidden, WrongHost
+from offramp.gateway.problems import WrongHost
 from offramp.gateway.slots import Streams
 from offramp.settings import Settings
 

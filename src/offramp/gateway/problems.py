@@ -19,6 +19,7 @@ from offramp.errors import (
     Overloaded,
     RequestError,
     RunConflict,
+    RunGone,
     StoreError,
     StoreTimeout,
     TenantLimit,
@@ -109,14 +110,6 @@ class WrongHost(RequestError):
     status = 421
 
 
-class Forbidden(RequestError):
-    """The key is valid, but does not admit this request."""
-
-    code = "forbidden"
-    title = "Not with this key"
-    status = 403
-
-
 class OriginRefused(RequestError):
     """A page of this origin may not send the request."""
 
@@ -127,6 +120,14 @@ class OriginRefused(RequestError):
 
 class NoResult(RunConflict):
     """The run ended without a result; `error` is the run document's."""
+
+    def __init__(self, detail: str, error: dict[str, Any] | None) -> None:
+        super().__init__(detail)
+        self.error = error
+
+
+class NoResultInTime(RunGone):
+    """The run's deadline passed before it had a result; `error` is the run document's."""
 
     def __init__(self, detail: str, error: dict[str, Any] | None) -> None:
         super().__init__(detail)
@@ -190,7 +191,7 @@ def _hidden(kind: type[OfframpError], error_id: str) -> str:
 def _extensions(error: Exception) -> dict[str, Any]:
     if isinstance(error, InputError):
         return {"errors": [{"pointer": pointer, "message": message} for pointer, message in error.errors]}
-    if isinstance(error, NoResult):
+    if isinstance(error, (NoResult, NoResultInTime)):
         return {"error": error.error}
     return {}
 

@@ -17,7 +17,7 @@ from offramp.gateway.native.framing import NativeEncoder
 from offramp.gateway.native.request import read_submission
 from offramp.gateway.native.stored import stored_result
 from offramp.gateway.negotiation import Preference, position, wants_stream
-from offramp.gateway.problems import RETRY_AFTER_S, NoResult
+from offramp.gateway.problems import RETRY_AFTER_S, NoResult, NoResultInTime
 from offramp.gateway.reply import Answer, Headers, Reply, json_reply
 from offramp.gateway.starting import finishes_fast, submit_streamed
 from offramp.gateway.streams import EventStream
@@ -90,10 +90,11 @@ async def result(call: Call) -> Answer:
     where = _path(call, record)
     if record.purged:
         raise RunGone(f"the result of {record.id} was removed when its retention ended")
+    error = None if record.error is None else record.error.public()
     if record.status == "expired":
-        raise RunGone(f"{record.id} reached its deadline before it had a result; its document is at {where}")
+        detail = f"{record.id} reached its deadline before it had a result; its document is at {where}"
+        raise NoResultInTime(detail, error)
     if record.status in {"failed", "cancelled"}:
-        error = None if record.error is None else record.error.public()
         detail = f"{record.id} has no result, it is {record.status}; its document is at {where}"
         raise NoResult(detail, error)
     reference = reference_in(record.result)

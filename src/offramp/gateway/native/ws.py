@@ -16,11 +16,10 @@ from prometheus_client import Counter
 from starlette.types import Message, Receive, Scope, Send
 
 from offramp.core.events import Frame
-from offramp.errors import OfframpError, RunConflict, RunGone
+from offramp.errors import Forbidden, OfframpError, RunConflict, RunGone
 from offramp.gateway.access import chosen_subprotocol
 from offramp.gateway.call import Call
 from offramp.gateway.negotiation import position
-from offramp.gateway.problems import Forbidden
 from offramp.gateway.refusal import FORBIDDEN, GONE, INTERNAL, MALFORMED, UNAUTHENTICATED, close_message
 from offramp.gateway.reply import Answer
 from offramp.gateway.slots import Slot

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.cli.sse import EventStream, Message
+from offramp.client.sse import EventStream, Message
 from offramp.core.events import TYPES, Frame
 from offramp.gateway.native.framing import FIRST, HEARTBEAT, RETRY_MS, NativeEncoder
 from tests.gateway.wire import parse_sse

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 RETRY_DIGITS_MAX = 9
 """A longer `retry` is no sensible time, and may be too long for Python to parse."""
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+"""Of one message, whether it has ended or not. No event of a gateway comes near it."""
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -17,6 +19,10 @@ class Message(NamedTuple):
     id: str
     event: str
     data: bytes
+
+
+class MessageTooLarge(ValueError):
+    """A message has more bytes than `MESSAGE_BYTES_MAX`."""
 
 
 class EventStream:
@@ -30,9 +36,14 @@ class EventStream:
         self._id = ""
         self._event = ""
         self._data: list[bytes] = []
+        self._line_size = self._data_size = 0
 
     def feed(self, chunk: bytes) -> list[Message]:
-        """The messages that this chunk completes."""
+        """The messages that this chunk completes.
+
+        Raises:
+            MessageTooLarge: the message that it belongs to has too many bytes.
+        """
         chunk, self._held = self._held + chunk, b""
         if self._is_new:
             if _BOM.startswith(chunk):  # the first bytes of a mark, or nothing yet
@@ -45,9 +56,13 @@ class EventStream:
         *lines, rest = _LINE_END.split(chunk)
         if lines:
             lines[0] = b"".join([*self._line_begun, lines[0]])
-            self._line_begun = []
+            self._line_begun, self._line_size = [], 0
         self._line_begun.append(rest)
-        return [message for line in lines if (message := self._line(line)) is not None]
+        self._line_size += len(rest)
+        found = [message for line in lines if (message := self._line(line)) is not None]
+        if self._line_size + self._data_size > MESSAGE_BYTES_MAX:
+            raise MessageTooLarge(f"a message of the stream has more than {MESSAGE_BYTES_MAX} bytes")
+        return found
 
     def _line(self, line: bytes) -> Message | None:
         if not line:
@@ -56,6 +71,7 @@ class EventStream:
         value = value.removeprefix(b" ")
         if name == b"data":
             self._data.append(value)
+            self._data_size += len(value) + 1
         elif name == b"event":
             self._event = value.decode(errors="replace")
         elif name == b"id" and b"\0" not in value:
@@ -66,5 +82,5 @@ class EventStream:
 
     def _dispatch(self) -> Message | None:
         event, data = self._event or "message", self._data
-        self._event, self._data = "", []
+        self._event, self._data, self._data_size = "", [], 0
         return Message(self._id, event, b"\n".join(data)) if data else None

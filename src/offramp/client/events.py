@@ -1,0 +1,166 @@
+"""The events of a run as typed objects: one class for each type, with the fields of core/events.py as attributes.
+
+An event of a type that this version does not know is a plain `Event`: its fields are in `data`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import field
+
+from offramp.core.events import TERMINAL, Event
+from offramp.document import shown
+
+
+class _Known(Event, frozen=True, kw_only=True):
+    def __repr__(self) -> str:
+        return shown(self)
+
+
+class RunAccepted(_Known, frozen=True, kw_only=True, rename={"class_": "class"}):
+    """The run exists; always the first event."""
+
+    pipeline: str = ""
+    session_id: str | None = None
+    path: str = ""
+    class_: str = ""
+    route: dict[str, Any] = field(default_factory=dict)
+
+
+class _OfStep(_Known, frozen=True, kw_only=True):
+    step: str = ""
+    key: str = ""
+    attempt: int = 1
+
+
+class StepStarted(_OfStep, frozen=True, kw_only=True):
+    """An attempt of a step begins."""
+
+    label: str | None = None
+
+
+class StepDelta(_OfStep, frozen=True, kw_only=True):
+    """A step emitted `delta`: text, or another JSON value."""
+
+    delta: Any = None
+
+
+class StepRetrying(_OfStep, frozen=True, kw_only=True):
+    """An attempt failed, and another follows in `delay_ms`; the deltas of `attempt` are void."""
+
+    error: dict[str, Any] = field(default_factory=dict)
+    delay_ms: float = 0.0
+
+
+class StepCompleted(_OfStep, frozen=True, kw_only=True):
+    """A step finished."""
+
+    duration_ms: float = 0.0
+
+
+class StepFailed(_OfStep, frozen=True, kw_only=True):
+    """A step failed for good."""
+
+    duration_ms: float = 0.0
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+class WaitStarted(_Known, frozen=True, kw_only=True):
+    """The pipeline waits for a time or a signal; `ask` and `schema` say what a signal is to answer."""
+
+    wait: str = ""
+    name: str | None = None
+    key: str = ""
+    until: str | None = None
+    ask: Any = None
+    schema: Any = None
+
+
+class WaitEnded(_Known, frozen=True, kw_only=True):
+    """A wait ended: it was `due`, `received` its signal, or was `cancelled`."""
+
+    wait: str = ""
+    name: str | None = None
+    key: str = ""
+    reason: str = ""
+
+
+class RunDemoted(_Known, frozen=True, kw_only=True):
+    """The run goes on durably on the deep path; `message` is for a person."""
+
+    reason: str = ""
+    budget_ms: float = 0.0
+    elapsed_ms: float = 0.0
+    message: str = ""
+    links: dict[str, str] = field(default_factory=dict)
+
+
+class RunResumed(_Known, frozen=True, kw_only=True):
+    """A worker took the run over."""
+
+    worker: str = ""
+    replayed_steps: int = 0
+    reason: str | None = None
+
+
+class RunCompleted(_Known, frozen=True, kw_only=True):
+    """Terminal: `result`, or `result_url` for a large one, which `Client.result` reads."""
+
+    result: Any = None
+    result_url: str | None = None
+
+
+class RunFailed(_Known, frozen=True, kw_only=True):
+    """Terminal: the run failed."""
+
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+class RunCancelled(_Known, frozen=True, kw_only=True):
+    """Terminal: the run was cancelled."""
+
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+class RunExpired(_Known, frozen=True, kw_only=True):
+    """Terminal: the run's deadline passed."""
+
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+KINDS: dict[str, type[Event]] = {
+    "run.accepted": RunAccepted,
+    "step.started": StepStarted,
+    "step.delta": StepDelta,
+    "step.retrying": StepRetrying,
+    "step.completed": StepCompleted,
+    "step.failed": StepFailed,
+    "wait.started": WaitStarted,
+    "wait.ended": WaitEnded,
+    "run.demoted": RunDemoted,
+    "run.resumed": RunResumed,
+    "run.completed": RunCompleted,
+    "run.failed": RunFailed,
+    "run.cancelled": RunCancelled,
+    "run.expired": RunExpired,
+}
+
+_COMMON = {"type", "run_id", "seq", "at"}
+
+
+def read_event(encoded: bytes) -> Event:
+    """The event in the data of a server-sent event.
+
+    Raises:
+        msgspec.DecodeError: it is no event.
+    """
+    fields = msgspec.json.decode(encoded, type=dict[str, Any])
+    data = {name: value for name, value in fields.items() if name not in _COMMON}
+    return msgspec.convert({**fields, "data": data}, KINDS.get(str(fields.get("type")), Event))
+
+
+def is_terminal(event: Event) -> bool:
+    """Whether it is the last event of its run."""
+    return event.type in TERMINAL
