@@ -29,6 +29,7 @@ EXITS_SIGNAL = (
     "4 the run keeps it, but waits for other names; 130 interrupted."
 )
 EXITS_KEYS = "Exit codes: 0 done; 2 wrong usage, or the file of keys cannot be used."
+EXITS_INIT = "Exit codes: 0 done; 2 wrong usage, or the folder cannot be used."
 EXITS_SERVER = "Exit codes: 0 stopped by a signal; 1 it could not continue; 2 wrong usage or settings."
 EXITS_CHECK = "Exit codes: 0 every unfinished run fits; 1 some would break; 2 wrong usage or no App to import."
 EXITS_COPY = "Exit codes: 0 done; 1 a process uses the database, or the copy failed; 2 wrong usage or no such file."

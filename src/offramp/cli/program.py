@@ -20,6 +20,7 @@ import offramp
 from offramp.cli.backup import backup, restore
 from offramp.cli.check import check
 from offramp.cli.doctor import doctor
+from offramp.cli.init import init
 from offramp.cli.keys import add, list_keys, revoke
 from offramp.cli.options import epilog
 from offramp.cli.output import (
@@ -27,6 +28,7 @@ from offramp.cli.output import (
     EXITS_CLIENT,
     EXITS_COPY,
     EXITS_DOCTOR,
+    EXITS_INIT,
     EXITS_KEYS,
     EXITS_RUN,
     EXITS_SERVER,
@@ -84,6 +86,7 @@ def _command(
     of.command(name, epilog=epilog(*examples, exits=exits))(function)
 
 
+_command(init, "offramp init desk", "offramp init desk --template openai", exits=EXITS_INIT)
 _command(
     serve,
     "offramp serve desk/app.py:app",
