@@ -130,12 +130,10 @@ async def test_a_thread_raises_alike():
     assert in_thread == {name: told.replace("'on_loop'", "'in_thread'") for name, told in on_loop.items()}
 
 
-async def test_a_process_raises_alike_with_a_note_of_where():
+async def test_a_process_raises_alike():
     async with testing.runtime(app, processes=1) as runtime:
         for name in ALL:
             in_process = await result_of(await runtime.start("meets", name=name, lane="process"))
-            noted = [line for line in in_process.splitlines() if line.startswith("notes [")]
-            assert "in the process lane:" in noted[0]
             on_loop = await result_of(await runtime.start("meets", name=name, lane="loop"))
             assert _kind(in_process) == _kind(on_loop)
 

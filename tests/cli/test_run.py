@@ -68,7 +68,11 @@ def test_a_failed_run_exits_1_without_a_result(project):
     assert (done.returncode, done.stdout) == (1, "")
     assert "failed after" in done.stderr
     assert "ValueError: no answer to why" in done.stderr
-    assert "Traceback" not in done.stderr
+    line = (project / "desk.py").read_text().splitlines().index('    raise ValueError(f"no answer to {question}")') + 1
+    assert f"desk.py:{line} in refuse" in done.stderr
+    traceback = done.stderr[done.stderr.index("Traceback (most recent call last):") :]
+    assert traceback.count('  File "') == 1  # none of Offramp's own
+    assert 'raise ValueError(f"no answer to {question}")' in traceback
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

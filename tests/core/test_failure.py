@@ -179,6 +179,7 @@ def test_what_is_shown_has_the_documented_fields():
         "message": "ValueError: no",
         "step": "search",
         "attempt": 2,
+        "where": None,
     }
 
 

@@ -28,7 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = "run_01M80556NBCJM5ZX4VNNF0PSDB"
 AT = "2026-11-21T22:55:43.275Z"
 KEY = "write:fa8d97716c33ac4c:0"
-ERROR = {"code": "step-failed", "message": "ConnectionError: refused", "step": "write", "attempt": 1}
+WHERE = {"file": "desk/search.py", "line": 41, "function": "fetch"}
+ERROR = {"code": "step-failed", "message": "ConnectionError: refused", "step": "write", "attempt": 1, "where": WHERE}
+NOWHERE = {"step": None, "attempt": None, "where": None}
 
 EXAMPLES: list[events.Body] = [
     events.RunAccepted(
@@ -58,10 +60,8 @@ EXAMPLES: list[events.Body] = [
     events.RunResumed("worker-1-eb1bfd708d2b", 8, "demotion"),
     events.RunCompleted(result=msgspec.Raw(b'"Why? 10 notes say it."')),
     events.RunFailed(ERROR),
-    events.RunCancelled(
-        {"code": "cancelled", "message": "RunCancelled: the run was cancelled", "step": None, "attempt": None}
-    ),
-    events.RunExpired({"code": "deadline", "message": "RunExpired: …", "step": None, "attempt": None}),
+    events.RunCancelled({"code": "cancelled", "message": "RunCancelled: the run was cancelled", **NOWHERE}),
+    events.RunExpired({"code": "deadline", "message": "RunExpired: …", **NOWHERE}),
 ]
 
 METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
@@ -171,13 +171,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("core.recorded:CAUSES_MAX", "", "recorded members of a group, or nested exceptions"),
             ("core.recorded:FAILURE_BYTES_MAX", "bytes", "recorded of one error with its causes, about"),
+            ("core.tracebacks:FRAMES_MAX", "", "recorded frames of one exception"),
+            ("core.tracebacks:FRAMES_FIRST", "", "of those are the outermost, where some are left out"),
+            ("core.tracebacks:FRAMES_BYTES_MAX", "bytes", "of all frames of one error with its causes, about"),
+            ("core.tracebacks:FRAME_NAME_LENGTH_MAX", "", "characters of a frame's file, and of its function"),
             ("core.exact:DEPTH_MAX", "", "levels of containers in a restored exception argument"),
             ("core.retry:CHAIN_MAX", "", "nested exceptions that a `Retry` examines"),
-            (
-                "execution.process_child:TRACEBACK_LENGTH_MAX",
-                "",
-                "characters of the traceback note that a process lane adds to an exception",
-            ),
             ("gateway.native.framing:RETRY_MS", "ms", "a reader should wait before it reconnects"),
             ("gateway.streams:STALL_S_MAX", "s", "for which a stream's reader may take nothing"),
             ("gateway.native.ws:SLOW_S_MAX", "s", "for a WebSocket's reader to take one batch of events"),

@@ -70,6 +70,7 @@ async def test_the_last_failure_is_final_and_its_own():
         "message": "ValueError: attempt 2",
         "step": "failing",
         "attempt": 2,
+        "where": {"file": "tests/execution/test_retries.py", "line": 56, "function": "failing"},
     }
 
 

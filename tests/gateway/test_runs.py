@@ -53,7 +53,8 @@ async def test_the_result_of_a_failed_run_is_409_with_its_error(client, service)
     answer = await client.get(f"/v1/runs/{run.record.id}/result")
     assert answer.status_code == 409
     assert answer.json()["type"] == "urn:offramp:error:conflict"
-    assert answer.json()["error"] == {"code": "step-failed", "message": "no luck", "step": "write", "attempt": 1}
+    shown = {"code": "step-failed", "message": "no luck", "step": "write", "attempt": 1, "where": None}
+    assert answer.json()["error"] == shown
 
 
 async def test_the_result_of_a_cancelled_run_is_409(client, service):

@@ -288,5 +288,9 @@ def test_every_line_of_a_service_can_be_read_by_a_program_and_holds_no_secret(tm
     assert {each["trace_id"] for each in (demoted, resumed, failed)} == {TRACE}
     assert (shouting["logger"], shouting["step"], str(shouting["loud"])) == ("offramp.desk", "shout", "True")
     assert (failed["code"], failed["step"]) == ("step-failed", "shout")
+    frames = failed["traceback"].splitlines()
+    assert [line for line in frames if line.endswith("in shout")] == [frames[-2]]
+    assert frames[-1] == "ValueError"
+    assert sum("traceback" in each for each in made) == 1  # of its failure, once
     for secret in ("hunter2", "key-0123456789abcdef", "c2VjcmV0", "tok-secret"):
         assert secret not in stderr

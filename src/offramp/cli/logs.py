@@ -11,7 +11,7 @@ from typing import Any
 
 from offramp.cli.output import coloured, printable
 from offramp.core.timestamps import rfc3339
-from offramp.telemetry.logs import FIELDS, LogContext, ReplayFilter
+from offramp.telemetry.logs import FIELDS, FRAMES, LogContext, ReplayFilter
 
 _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 _SEPARATORS = {0x2028: "\\u2028", 0x2029: "\\u2029"}
@@ -28,7 +28,7 @@ class CompactFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, followed by the traceback if there is one (without local variables)."""
+        """One line, followed by the traceback if there is one (without local variables), or by a failure's frames."""
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         line = f"{at} {self._who}{level}{' '.join(printable(record.getMessage()).splitlines())}"
@@ -36,6 +36,9 @@ class CompactFormatter(logging.Formatter):
             line = f"\x1b[{_COLOURS[record.levelno]}m{line}\x1b[0m"
         if record.exc_info:
             line += "\n" + printable(self.formatException(record.exc_info))
+        frames = vars(record).get(FRAMES)
+        if frames:
+            line += "\n" + printable(frames)
         return line
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from offramp.cli.engines import load_settings, warn_of_unread
 from offramp.cli.inputs import read_input
 from offramp.cli.logs import show_logs
 from offramp.cli.options import Budget, Input, LocalPipeline, Objects, Session, Target
-from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, write_json
+from offramp.cli.output import OK, RUN_ENDED_BADLY, USAGE, CommandError, printable, write_json
 from offramp.cli.signals import Stop
 from offramp.cli.target import load_app
 from offramp.core.names import did_you_mean
@@ -26,6 +27,7 @@ from offramp.core.names import did_you_mean
 if TYPE_CHECKING:
     from offramp.app import App
     from offramp.cli.render import Screen
+    from offramp.core.failure import Failure
     from offramp.paths.service import Service
     from offramp.paths.submission import Submission
     from offramp.settings import Settings
@@ -83,12 +85,14 @@ def _chosen(pipeline: str | None, app: App, target: str) -> str:
 
 async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO) -> int:
     from offramp.cli.render import Screen
+    from offramp.paths.live import Watcher
     from offramp.wiring import build
 
     service = build(app, settings, role="local")
     await service.start()
     try:
-        accepted = await service.submit(wanted)
+        watcher = Watcher()
+        accepted = await service.submit(wanted, watcher)
         run_id = accepted.record.id
         with Stop() as stop, Screen() as screen:
             show_logs("run", level=logging.WARNING)
@@ -98,12 +102,26 @@ async def _run(app: App, settings: Settings, wanted: Submission, stdout: TextIO)
         if stop.signal is not None:
             return 128 + stop.signal
         if screen.view.status != "completed":
+            _show_traceback(watcher.error, (await service.get(run_id)).error)
             return RUN_ENDED_BADLY
         result = await service.whole_result(await service.get(run_id))
         write_json(result or b"null", stdout)
         return OK
     finally:
         await service.stop()
+
+
+def _show_traceback(error: BaseException | None, failure: Failure | None) -> None:
+    """Show where the pipeline's code raised: with the lines of source, unless Offramp raised for it."""
+    from offramp.core.tracebacks import written
+    from offramp.errors import OfframpError
+
+    if error is not None and not isinstance(error, OfframpError):
+        text = "".join(traceback.format_exception(error))
+    else:
+        text = "" if failure is None else written(failure)
+    if text:
+        print(printable(text).rstrip(), file=sys.stderr, flush=True)
 
 
 async def _watched(service: Service, run_id: str, screen: Screen, stop: Stop) -> bool:

@@ -91,7 +91,7 @@ def duration(milliseconds: float) -> str:
 
 
 def error_text(error: object) -> str:
-    """`message (step write, attempt 3)` for the error object of an event or document."""
+    """`message (step write, attempt 3, desk.py:12 in fetch)` for the error object of an event or document."""
     if not isinstance(error, Mapping):
         return "no reason given"
     where = []
@@ -99,6 +99,8 @@ def error_text(error: object) -> str:
         where.append(f"step {error['step']}")
     if error.get("attempt") and error["attempt"] != 1:
         where.append(f"attempt {error['attempt']}")
+    if isinstance(error.get("where"), Mapping):
+        where.append("{file}:{line} in {function}".format_map(error["where"]))
     message = str(error.get("message") or error.get("code") or "no reason given")
     return one_line(message + (f" ({', '.join(where)})" if where else ""))
 

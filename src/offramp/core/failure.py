@@ -22,18 +22,21 @@ from offramp.core.recorded import (
     RECORDED,
     STEP,
     Failure,
+    Traceback,
     annotate,
     attributes_of,
     encodable,
     live_of,
     mark,
+    mark_traceback,
     members_of,
     message_of,
     recorded_text,
     step_of,
     text_of,
 )
-from offramp.errors import OfframpError
+from offramp.core.tracebacks import FRAMES_BYTES_MAX, brief, cause_of, context_of, declared_at, frames_of, size_of
+from offramp.errors import Divergence, OfframpError
 
 __all__ = [
     "ARGUMENTS_BYTES_MAX",
@@ -52,13 +55,37 @@ __all__ = [
 ]
 
 
-def failure_of(error: BaseException, step: str | None = None, attempt: int | None = None) -> Failure:
-    """Describe an exception; one that a step already failed with keeps that step's name and attempt."""
-    return described(error, step, attempt)[0]
+def failure_of(
+    error: BaseException, step: str | None = None, attempt: int | None = None, function: Any = None
+) -> Failure:
+    """Describe an exception; one that a step already failed with keeps that step's name and attempt.
+
+    `function` is the user's whose failure it is. The place of its declaration stands for that of the
+    exception if no frame of the user's is known: of a timeout in a thread, for example.
+    """
+    return _placed(error, step, attempt, function)[0]
+
+
+def _placed(error: BaseException, step: str | None, attempt: int | None, function: Any) -> tuple[Failure, bool]:
+    failure, exact = described(error, step, attempt)
+    if function is None or not _is_of_user(error) or _has_user_frame(failure):
+        return failure, exact
+    where = failure.where  # of an exception behind it
+    mark_traceback(error, declared_at(function) if where is None else Traceback([where]))
+    return described(error, step, attempt)
+
+
+def _has_user_frame(failure: Failure) -> bool:
+    return failure.traceback is not None and any(frame.is_user for frame in failure.traceback.frames)
+
+
+def _is_of_user(error: BaseException) -> bool:
+    """Whether the user's code is to blame: not for a divergence, which no line of it raises."""
+    return not isinstance(error, OfframpError) or (error.fault == "pipeline" and not isinstance(error, Divergence))
 
 
 def described(error: BaseException, step: str | None = None, attempt: int | None = None) -> tuple[Failure, bool]:
-    """The same, and whether all that the exception shows is in it: its traceback and `__context__` never are."""
+    """The same, and whether all that the exception shows is in it: its traceback and `__context__` do not count."""
     description = _Description()
     try:
         return description.of(error, step, attempt, 0), description.exact
@@ -69,12 +96,12 @@ def described(error: BaseException, step: str | None = None, attempt: int | None
         return Failure(code, message, step, attempt, place_of(kind), stands_in=True, bases=_bases(kind)), False
 
 
-def replayable(error: Exception) -> tuple[Failure, Exception]:
-    """The failure to record for an exception, and the exception that the body gets.
+def replayable(error: Exception, function: Any = None) -> tuple[Failure, Exception]:
+    """The failure to record for an exception, as `failure_of` describes it, and the exception that the body gets.
 
     That is the exception itself if a replay gets all that it shows, else the one that a replay gets.
     """
-    failure, exact = described(error)
+    failure, exact = _placed(error, None, None, function)
     if exact:
         return failure, error
     given = exception_of(failure).with_traceback(error.__traceback__)
@@ -88,9 +115,34 @@ class _Description:
     def __init__(self) -> None:
         self.exact = True
         self._left = FAILURE_BYTES_MAX
+        self._left_for_frames = FRAMES_BYTES_MAX
 
     def of(self, error: BaseException, step: str | None, attempt: int | None, depth: int) -> Failure:
         """Describe an exception at this depth of causes."""
+        traceback = self._traceback(error, depth)  # before its causes, which get the room that is left
+        failure = self._of(error, step, attempt, depth)
+        return failure if traceback is None else msgspec.structs.replace(failure, traceback=traceback)
+
+    def _traceback(self, error: BaseException, depth: int) -> Traceback | None:
+        found = frames_of(error, self._left_for_frames)
+        for frame in () if found is None else found.frames:
+            self._left_for_frames -= size_of(frame)
+        if found is None or found.context is None:
+            context = self._behind(context_of(error), depth + 1)
+            if context is not None:
+                return msgspec.structs.replace(found or Traceback(), context=context)
+        return found
+
+    def _behind(self, error: BaseException | None, depth: int) -> Failure | None:
+        """What a traceback shows of an exception that no replay sees, and of those behind it."""
+        if error is None or depth > CAUSES_MAX or self._left_for_frames <= 0:
+            return None
+        made = brief(error)
+        self._left_for_frames -= len(made.message)
+        traceback = self._traceback(error, depth)
+        return msgspec.structs.replace(made, traceback=traceback, cause=self._behind(cause_of(error), depth + 1))
+
+    def _of(self, error: BaseException, step: str | None, attempt: int | None, depth: int) -> Failure:
         shown = attributes_of(error)
         step, attempt = shown.get(STEP, (step, attempt))
         code = "step-failed" if step is not None else "pipeline-failed"
@@ -133,10 +185,10 @@ class _Description:
     def _nested(self, error: BaseException, depth: int) -> Any:
         if not self._has_room(depth):
             raise Inexact
-        return msgspec.to_builtins(self.of(error, None, None, depth + 1))
+        return msgspec.to_builtins(self._of(error, None, None, depth + 1))
 
     def _cause(self, error: BaseException, depth: int) -> Failure | None:
-        cause: BaseException | None = vars(BaseException)["__cause__"].__get__(error)
+        cause = cause_of(error)
         return None if cause is None or not self._has_room(depth) else self.of(cause, None, None, depth + 1)
 
     def _args(self, error: BaseException, depth: int, packer: Packer) -> bytes | None:

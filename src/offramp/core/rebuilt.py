@@ -14,7 +14,7 @@ import msgspec
 
 from offramp.core.exact import loaded, unpack
 from offramp.core.pydantic_errors import is_validation_error, made_of
-from offramp.core.recorded import RECORDED, Failure, attributes_of, mark, member, recorded_text
+from offramp.core.recorded import RECORDED, Failure, attributes_of, mark, mark_traceback, member, recorded_text
 from offramp.errors import StepFailed
 
 ALWAYS_THERE = {"builtins", "offramp.errors"}
@@ -122,6 +122,7 @@ def _furnish(error: BaseException, failure: Failure) -> None:
         attributes_of(error)["__notes__"] = list(failure.notes)
     if failure.cause is not None:
         error.__cause__ = _nested(failure.cause)
+    mark_traceback(error, failure.traceback)
 
 
 def _stand_in(failure: Failure) -> Exception:

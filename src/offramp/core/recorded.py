@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,9 +17,32 @@ FAILURE_BYTES_MAX = 64_000
 """The approximate limit of one failure with its causes."""
 
 STEP, LIVE, RECORDED = "__offramp_step__", "__offramp_live__", "__offramp_failure__"
-"""The attributes that Offramp sets on exceptions: step and attempt, the exception it stands for, its failure."""
+TRACEBACK = "__offramp_traceback__"
+"""The attributes that Offramp sets on exceptions: step and attempt, the exception it stands for, its failure, and the
+frames that are recorded of it."""
 _MEMBERS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _READ_ONLY = {"message", "exceptions"}
+
+
+class Frame(NamedTuple):
+    """One frame: its file, below the folder that its module is imported from; `is_user` if the code is the user's."""
+
+    file: str
+    line: int
+    function: str
+    is_user: bool = False
+
+    def public(self) -> dict[str, Any]:
+        """`{file, line, function}`."""
+        return {"file": self.file, "line": self.line, "function": self.function}
+
+
+class Traceback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The frames of an exception, outermost first, and the exception during whose handling it was raised."""
+
+    frames: list[Frame] = []
+    left_out: int = 0
+    context: Failure | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,6 +63,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         text: what the exception says, where a stand-in could not take it from `message`.
         notes: what `add_note` was given.
         cause: what it was raised from.
+        traceback: its frames, for people; no replay sees them.
     """
 
     code: str
@@ -55,14 +79,25 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str | None = None
     notes: list[str] = []
     cause: Failure | None = None
+    traceback: Traceback | None = None
+
+    @property
+    def where(self) -> Frame | None:
+        """The innermost frame of the user's code, of this exception or else of one behind it."""
+        trace = self.traceback or Traceback()
+        own = next((frame for frame in reversed(trace.frames) if frame.is_user), None)
+        behind = (self.cause, trace.context, *self.causes)
+        return own or next((found for each in behind if each is not None and (found := each.where)), None)
 
     def public(self) -> dict[str, Any]:
-        """`{code, message, step, attempt}`, and `causes` where there are several."""
+        """`{code, message, step, attempt, where}`, and `causes` where there are several."""
+        where = self.where
         shown: dict[str, Any] = {
             "code": self.code,
             "message": self.message,
             "step": self.step,
             "attempt": self.attempt,
+            "where": None if where is None else where.public(),
         }
         if self.causes:
             shown["causes"] = [cause.public() for cause in self.causes]
@@ -144,6 +179,12 @@ def live_of(error: BaseException) -> BaseException | None:
 def mark(error: BaseException, step: str, attempt: int | None) -> None:
     """Note on an exception which step raised it, even if its class refuses new attributes."""
     attributes_of(error)[STEP] = (step, attempt)
+
+
+def mark_traceback(error: BaseException, traceback: Traceback | None) -> None:
+    """Note the frames that are recorded of an exception, if any, where it is described again."""
+    if traceback is not None:
+        attributes_of(error)[TRACEBACK] = traceback
 
 
 def annotate(error: BaseException, note: str) -> None:

@@ -176,7 +176,8 @@ class EngineBody(BodyExecution, Observer):
                 f"the body of pipeline {self._facts.pipeline!r} used {misused}, which cannot be repeated: move what "
                 "needs it (threads, sockets, files, subprocesses) into a step"
             )
-            self._outcome = Outcome("failed", error=failure_of(unrepeatable))
+            at = None if error is None else error.__traceback__
+            self._outcome = Outcome("failed", error=failure_of(unrepeatable.with_traceback(at)))
         self._stop_waiting()
 
     async def ended(self) -> Outcome | None:

@@ -233,7 +233,7 @@ def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
     wait_s = None if is_final else delay_s(retry, number, error, scope.clock.random(), retry_after_s(error, now))
     if wait_s is None:
         return fail(scope, call, number, error, attempt.at, duration_ms)
-    failure = failure_of(error)
+    failure = failure_of(error, function=call.function)
     body = events.StepRetrying(call.name, call.key, number, failure.public(), round(wait_s * 1000, 3))
     scope.append(None, events.draft(body, rfc3339(now)))
     scope.metrics.retrying(scope.facts.pipeline, call.name)
@@ -245,7 +245,7 @@ def _after_failure(attempt: Attempt, error: Exception) -> RetryLater | Failed:
 def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:
     """Record that a step has failed for good."""
     mark(error, call.name, number)
-    failure, given = replayable(error)
+    failure, given = replayable(error, call.function)
     body = events.StepFailed(call.name, call.key, number, duration_ms, failure.public())
     entry = Entry(call.key, call.name, "step", None, failure, number, at, duration_ms)
     scope.append(entry, events.draft(body, rfc3339(scope.clock.time())))

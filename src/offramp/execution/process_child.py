@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.connection import Connection
@@ -26,9 +25,6 @@ from offramp.execution.endings import aborted
 from offramp.execution.forked import Territory
 from offramp.execution.process_group import Leader
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
-
-TRACEBACK_LENGTH_MAX = 6_000
-"""Characters of the end of a traceback that the parent notes on the exception."""
 
 
 class Job(msgspec.Struct):
@@ -56,7 +52,6 @@ class Reply(msgspec.Struct):
     kind: Literal["emit", "done"]
     value: bytes | None = None
     failure: Failure | None = None
-    traceback: str = ""
 
 
 class RemoteAttempt:
@@ -196,8 +191,7 @@ def _execute(
         if os.getpid() != began_in:  # the step forked, and this is the child
             raise
         error = raised if isinstance(raised, Exception) else aborted(raised, f"step {job.step!r}")
-        lines = traceback.format_exception(raised)
-        return Reply("done", failure=failure_of(error), traceback="".join(lines)[-TRACEBACK_LENGTH_MAX:])
+        return Reply("done", failure=failure_of(error))
 
 
 def _enter(trace: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from offramp.core.failure import Failure, annotate, exception_of
+from offramp.core.failure import exception_of
 from offramp.errors import LaneDied
 from offramp.execution import process_group
 from offramp.execution.process_child import Job, Reply, main
@@ -203,7 +203,7 @@ class ProcessLane:
                 request.attempt.emit(reply.value or b"null")
                 continue
             if reply.failure is not None:
-                request.end(None, _with_remote_traceback(reply.failure, reply.traceback))
+                request.end(None, exception_of(reply.failure))
             else:
                 request.end(reply.value, None)
             return
@@ -277,10 +277,3 @@ def _current_trace() -> dict[str, str]:
     from offramp.telemetry.context import carried
 
     return carried()
-
-
-def _with_remote_traceback(failure: Failure, text: str) -> Exception:
-    error = exception_of(failure)
-    if text:
-        annotate(error, f"in the process lane:\n{text}")
-    return error

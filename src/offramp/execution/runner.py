@@ -199,7 +199,7 @@ class Execution:
         facts = self.scope.facts
         where = f"pipeline {facts.pipeline!r}"
         error = raised if isinstance(raised, Exception) else aborted(raised, f"the body of {where}")
-        failure, hint = failure_of(error), missing(error)
+        failure, hint = failure_of(error, function=self.spec.function), missing(error)
         if hint is not None:
             failure = msgspec.structs.replace(failure, message=f"{failure.message}: {hint}")
         outcome = Outcome("failed", error=failure)

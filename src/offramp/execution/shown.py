@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from offramp.core.failure import CAUSES_MAX, annotate, live_of, step_of
+from offramp.core.tracebacks import annotate_elsewhere
 
 _OWN = str(Path(__file__).resolve().parent.parent)
 
@@ -68,6 +69,7 @@ def _note(error: BaseException, where: str, depth: int) -> None:
     hint = missing(error)
     if hint is not None:
         annotate(error, hint)
+    annotate_elsewhere(error)
     annotate(error, f"in {where}" if step is None else f"in step {step!r} (attempt {attempt}) of {where}")
     if isinstance(error, BaseExceptionGroup) and depth:
         for cause in error.exceptions:

@@ -8,13 +8,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offramp.core import events
 from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
 from offramp.core.timestamps import rfc3339
+from offramp.core.tracebacks import written
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.ending import log_failure
 from offramp.execution.history import History
@@ -30,7 +31,7 @@ from offramp.paths.slo import ServiceLevels
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease, RunLog
-from offramp.telemetry.logs import about
+from offramp.telemetry.logs import FRAMES, about
 
 if TYPE_CHECKING:
     from offramp.telemetry.run_trace import RunTrace
@@ -353,12 +354,15 @@ class LiveRuns:
 
 
 def _log_bad_end(record: RunRecord, outcome: Outcome) -> None:
-    """Log the step and the code of a bad end, without the message of the error, which may hold secrets."""
+    """Log the step, the code and the frames of a bad end, without the message of the error, which may hold secrets."""
     if outcome.status not in {"failed", "expired"} or outcome.error is None:
         return
     code, step, attempt = outcome.error.code, outcome.error.step, outcome.error.attempt
     where = "" if step is None else f" in step {step!r} (attempt {attempt})"
-    more = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
+    more: dict[str, Any] = {"code": code} if step is None else {"code": code, "step": step, "attempt": attempt}
+    frames = written(outcome.error, messages=False)
+    if frames:
+        more[FRAMES] = frames
     logger.info(
         "%s of %s %s: %s%s", record.id, record.pipeline, outcome.status, code, where, extra=about(record) | more
     )

@@ -11,6 +11,7 @@ import msgspec
 from offramp.core.codec import encode
 from offramp.core.events import Event, decode, result_in
 from offramp.core.failure import annotate, exception_of
+from offramp.core.tracebacks import annotate_elsewhere
 from offramp.errors import RunCancelled, RunExpired, RunFailed
 from offramp.paths.live import Watcher
 from offramp.paths.service import Service
@@ -67,6 +68,7 @@ class Handle:
             raise RunFailed(f"{self.id} is {record.status}; this process is stopping")
         again = exception_of(failure)
         where = f"step {failure.step!r} of " if failure.step else ""
+        annotate_elsewhere(again)
         annotate(again, f"in {where}pipeline {self._pipeline!r}, run {self.id}, executed in another process")
         raise again
 

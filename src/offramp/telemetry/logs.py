@@ -16,6 +16,9 @@ current: ContextVar[Any] = ContextVar("offramp_run", default=None)
 
 FIELDS = ("run_id", "session_id", "step", "attempt", "trace_id", "span_id")
 
+FRAMES = "traceback"
+"""The `extra=` of a line about a failure: its frames and classes, without the messages, which may hold secrets."""
+
 
 class LogContext(logging.Filter):
     """A filter for a `logging` handler: gives each record `FIELDS`, "" for unknown ones.

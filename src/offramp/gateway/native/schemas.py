@@ -40,9 +40,13 @@ RUN_ERROR = _object(
         "message": _STRING,
         "step": _nullable("string"),
         "attempt": _nullable("integer"),
+        "where": {
+            "oneOf": [{"type": "null"}, _object({"file": _STRING, "line": {"type": "integer"}, "function": _STRING})],
+            "description": "The innermost line of the user's code.",
+        },
         "causes": {"type": "array", "items": {"$ref": "#/components/schemas/RunError"}},
     },
-    ["code", "message", "step", "attempt"],
+    ["code", "message", "step", "attempt", "where"],
 )
 
 RUN = _object(
