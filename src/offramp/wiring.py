@@ -39,6 +39,7 @@ from offramp.paths.engine_path import EnginePath
 from offramp.paths.live import LiveRuns
 from offramp.paths.local import LocalRuntime
 from offramp.paths.process import Process
+from offramp.paths.roster import Roster
 from offramp.paths.service import Service
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
@@ -174,7 +175,8 @@ def _service(
     demoter = Demoter(process, engine, live)
     outbox.listen(dispatcher.wake if dispatcher else functools.partial(hints.send, "webhooks"))
     process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
-    return Service(app.name, process, live, demoter, deep, engine, dispatcher, close=close)
+    roster = Roster(process, leases, live)
+    return Service(app.name, process, live, demoter, deep, engine, dispatcher, roster=roster, close=close)
 
 
 def _engine(

@@ -288,6 +288,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("stores.sqlite.writer:TROUBLE_S_MIN", "s", "for which `/readyz` stays 503 after the last refused write"),
             ("paths.demote:BOUNDARY_GRACE_S", "s", "for a body without a step in flight at a demotion"),
+            ("paths.roster:ABOUT_EVERY_S", "s", "until `/v1/workers` shows what changed in another process"),
             ("paths.slo:WRITE_EVERY_S", "s", "until outcomes appear in `/v1/slo`; a crash loses this much"),
             ("paths.purge:DUTY_S", "s", "until another process replaces a killed purger"),
             ("paths.purge:REST", "", "times the duration of a purge step, as the rest after it"),

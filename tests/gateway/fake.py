@@ -116,6 +116,7 @@ class FakeService:
         self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.signal_keys = {}
         self.not_ready = ""
+        self.owners = []
         self.levels = dict.fromkeys(WINDOWS, Counts())
         self.fails_with: Exception | None = None
         self.started = self.drains = self.stopped = 0
@@ -214,6 +215,9 @@ class FakeService:
     async def list(self, wanted: RunFilter, prefix=""):
         page = paged([run.record for run in self.runs.values()], wanted)
         return [document(record, [], prefix) for record in page.runs], page.after
+
+    async def workers(self):
+        return self.owners
 
     def unwritten_s(self, run_id):
         return 0.0

@@ -6,7 +6,7 @@ from offramp.conformance.case import case
 from offramp.conformance.sample import DONE, NOW, completed, entry, owner
 from offramp.conformance.store_stage import StoreStage, claimed, claimed_one
 from offramp.core.run import RunRecord
-from offramp.ports.store import Owner, Parked
+from offramp.ports.store import About, Owner, Parked
 
 
 async def _held(stage: StoreStage) -> RunRecord:
@@ -107,6 +107,29 @@ async def an_owner_is_known_by_what_it_said_last(stage: StoreStage) -> None:
     held, _ = stage.leases.renew("a", NOW + 8)
     assert held, "a known owner was reported as forgotten"
     assert [known.expires_at for known in await peer.leases.owners()] == [NOW + 8]
+
+
+@case("Q18")
+async def an_owner_says_something_about_itself_until_it_is_forgotten(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    said = About("host", 17, "1.0", {"": 2, "acme": 1}, 3)
+    await stage.leases.describe("a", said)
+    assert list(await peer.leases.owners()) == [], "describing an unknown owner made it known"
+    await stage.leases.register(owner("a"))
+    await stage.leases.register(owner("b"))
+    assert {known.about for known in await peer.leases.owners()} == {None}, (
+        "a description from before it was known stayed"
+    )
+    await stage.leases.describe("a", said)
+    stage.leases.renew("a", NOW + 8)
+    await stage.leases.register(owner("a"))
+    assert {known.id: known.about for known in await peer.leases.owners()} == {"a": said, "b": None}
+    later = About("host", 17, "1.0")
+    await stage.leases.describe("a", later)
+    assert {known.id: known.about for known in await peer.leases.owners()} == {"a": later, "b": None}
+    peer.leases.expire(NOW + 11)
+    await stage.leases.register(owner("a"))
+    assert {known.about for known in await peer.leases.owners()} == {None}, "it outlived its owner"
 
 
 @case("Q6")

@@ -65,6 +65,11 @@ class Lanes:
         self._grace_s = cancel_grace_s
         self._territory = Territory()
 
+    @property
+    def warm(self) -> int:
+        """The processes of the process lane that are ready."""
+        return 0 if self._processes is None else self._processes.warm
+
     async def run(self, attempt: Attempt) -> Result:
         """Execute one attempt, with a copy of the arguments.
 

@@ -109,6 +109,7 @@ class ProcessLane:
         self._closed = False
         self._children: set[SpawnProcess] = set()
         self._busy: set[SpawnProcess] = set()
+        self._ready: set[SpawnProcess] = set()
         self._pipes: weakref.WeakSet[Connection] = weakref.WeakSet()
         forks.on_fork(self)
         self._threads = [
@@ -116,6 +117,11 @@ class ProcessLane:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def warm(self) -> int:
+        """The children that have started and not ended, as far as this process knows."""
+        return len(self._ready)
 
     def forked(self) -> None:
         """In a forked child: close the pipes, as a lane process ends once every copy of its pipe is closed."""
@@ -231,6 +237,7 @@ class ProcessLane:
         if problem:
             logger.warning("a process lane failed to start properly: %s", problem.decode())
         self._started(time.monotonic() - began)
+        self._ready.add(child)
         return child, parent
 
     def _fail_one(self, error: Exception) -> None:
@@ -250,6 +257,7 @@ class ProcessLane:
 
     def _reap(self, child: SpawnProcess) -> None:
         self._children.discard(child)
+        self._ready.discard(child)
         process_group.kill(child)
         with contextlib.suppress(ValueError, AttributeError, AssertionError):
             child.join(1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.events import Frame
@@ -23,6 +23,7 @@ from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
+from offramp.paths.roster import Roster
 from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
@@ -32,6 +33,7 @@ from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.engine import Engine
 from offramp.ports.listing import RunFilter
 from offramp.ports.parts import Part, close_all, drain_all, start_all
+from offramp.ports.store import Owner
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
 
@@ -56,6 +58,7 @@ class Service:
         deep: its part of the deep path.
         engine: drives deep runs.
         dispatcher: delivers webhooks, if this process does.
+        roster: describes the processes.
         close: closes the adapters of `process`, last.
     """
 
@@ -69,6 +72,7 @@ class Service:
         engine: Engine,
         dispatcher: WebhookDispatcher | None,
         *,
+        roster: Roster,
         close: Any,
     ) -> None:
         self.app_name = name
@@ -79,6 +83,7 @@ class Service:
         self.deep = deep
         self.engine = engine
         self._close = close
+        self._roster = roster
         self.demoter = demoter
         self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
@@ -91,6 +96,7 @@ class Service:
             ObjectProbe(process),
             *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
+            roster,
         ]
         """The parts in the order of their start; they close in the reverse order."""
         self._drained = False
@@ -322,6 +328,14 @@ class Service:
             StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.levels.report(tenant))
+
+    async def workers(self) -> Sequence[Owner]:
+        """The processes that hold a lease, the oldest first; what runs in them is up to `ABOUT_EVERY_S` late.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return await self._patience.read(self._roster.present())
 
     async def retire(self, owner: str) -> int:
         """Release the runs of a dead process at once; returns their number."""

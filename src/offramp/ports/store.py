@@ -246,10 +246,29 @@ class Store(Runs, Logs, Retention, Duties, Statistics, Protocol):
         """Complete pending writes, then stop (S14)."""
 
 
+class About(msgspec.Struct, frozen=True):
+    """What a process says about itself.
+
+    Attributes:
+        host: the name of its machine.
+        pid: its number there.
+        version: of Offramp.
+        held: the runs that execute in it, by tenant.
+        warm_lanes: the processes of its process lane that are ready.
+    """
+
+    host: str
+    pid: int
+    version: str
+    held: dict[str, int] = {}
+    warm_lanes: int = 0
+
+
 class Owner(msgspec.Struct, frozen=True):
     """A process that may hold leases.
 
-    `port` receives hints (UDP on loopback), 0 for none; `leaving` is true once it stops in order.
+    `port` receives hints (UDP on loopback), 0 for none; `leaving` is true once it stops in order. `about` is None until
+    the process says it.
     """
 
     id: str
@@ -259,6 +278,7 @@ class Owner(msgspec.Struct, frozen=True):
     expires_at: float
     started_at: float
     leaving: bool = False
+    about: About | None = None
 
 
 class Claim(NamedTuple):
@@ -316,6 +336,8 @@ class Ownership(Protocol):
        (`core.claims.after_death`). Runs without deaths wait for none of them.
     Q17 `pending_notices` names the assigned runs with signals and cancel requests that were not acknowledged by
        `acknowledge_notice`.
+    Q18 `describe` sets what a known owner says about itself, which stays when it registers again without it, and is
+       forgotten with the owner. Of an owner that is not known, nothing is set.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -337,6 +359,9 @@ class Ownership(Protocol):
 
     async def owners(self) -> Sequence[Owner]:
         """Every known owner (Q6)."""
+
+    async def describe(self, owner: str, about: About) -> None:
+        """Set what a process says about itself (Q18)."""
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
         """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16)."""

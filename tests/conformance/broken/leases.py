@@ -151,6 +151,14 @@ class StaleOwner(MemoryStore):
         self._owners.setdefault(owner.id, owner)
 
 
+@breaks("Q18")
+class ForgetfulOwner(MemoryStore):
+    """What an owner says about itself is lost when it registers again."""
+
+    async def register(self, owner):
+        self._owners[owner.id] = owner
+
+
 @breaks("Q6")
 class UnforgottenOwner(MemoryStore):
     """An owner that was retired is known still."""

@@ -303,6 +303,9 @@ def _operations() -> dict[str, Any]:
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
         "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
+        "/v1/workers": {
+            "get": _get("list_workers", "The processes of the service", "operations", [], "Workers", "422")
+        },
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(

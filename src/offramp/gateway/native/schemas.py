@@ -31,6 +31,7 @@ _STRING: Schema = {"type": "string"}
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
 _MOMENT_OR_NULL = _nullable("string", format="date-time")
 _NUMBER: Schema = {"type": "number"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
 
 RUN_ID: Schema = {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"}
 
@@ -262,6 +263,28 @@ LEVELS = _object(
     }
 )
 
+WORKERS = _object(
+    {
+        "workers": {
+            "type": "array",
+            "description": "The processes that hold a lease, the oldest first.",
+            "items": _object(
+                {
+                    "id": _STRING,
+                    "kind": {"enum": ["gateway", "worker", "local"]},
+                    "host": _nullable("string"),
+                    "pid": _nullable("integer"),
+                    "ready": {"type": "boolean", "description": "Whether it takes requests, or queued runs."},
+                    "started_at": _MOMENT,
+                    "runs_held": _COUNT | {"description": "Of the key's tenant; of all for an operator's key."},
+                    "warm_lanes": _COUNT | {"description": "Processes of its process lane that are ready."},
+                    "version": _nullable("string", description="Of Offramp; null until the process has said it."),
+                }
+            ),
+        }
+    }
+)
+
 HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
@@ -277,6 +300,7 @@ COMPONENTS: dict[str, Schema] = {
     "Message": MESSAGE,
     "Health": HEALTH,
     "Levels": LEVELS,
+    "Workers": WORKERS,
 }
 
 

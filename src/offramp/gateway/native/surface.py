@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, ws
+from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, workers, ws
 from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
@@ -18,6 +18,7 @@ NATIVE = Surface(
         Route("GET", "/v1/pipelines", catalog.pipelines),
         Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
         Route("GET", "/v1/slo", levels.report),
+        Route("GET", "/v1/workers", workers.listing),
         Route("GET", "/openapi.json", openapi.document, guard="public"),
         Route("GET", "/docs", docs.page, needs_service=False, guard="public"),
     ),

@@ -21,6 +21,7 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreEr
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import (
+    About,
     Batch,
     Claim,
     Created,
@@ -289,7 +290,15 @@ class MemoryStore:
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
         with self.lock:
-            self._owners[owner.id] = owner
+            before = self._owners.get(owner.id)
+            said = owner.about or (before and before.about)
+            self._owners[owner.id] = msgspec.structs.replace(owner, about=said)
+
+    async def describe(self, owner: str, about: About) -> None:
+        """Set what an owner says about itself."""
+        with self.lock:
+            if owner in self._owners:
+                self._owners[owner] = msgspec.structs.replace(self._owners[owner], about=about)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Extend a lease; returns the owner's runs with a request to cancel."""

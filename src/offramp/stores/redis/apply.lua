@@ -379,8 +379,14 @@ function operations.heard(id)
   return {OK}
 end
 
-function operations.register(owner, encoded, expires_at)
+function operations.describe(owner, about)
+  if call('HEXISTS', P .. 'owners', owner) == 1 then call('HSET', P .. 'about', owner, about) end
+  return {OK}
+end
+
+function operations.register(owner, encoded, expires_at, about)
   call('HSET', P .. 'owners', owner, encoded)
+  if about then call('HSET', P .. 'about', owner, about) end
   call('ZADD', P .. 'owners:until', text(expires_at), owner)
   return {OK}
 end

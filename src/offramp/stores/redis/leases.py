@@ -21,6 +21,7 @@ from offramp.core.run import RunRecord
 from offramp.errors import StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.store import (
+    About,
     Claim,
     Lease,
     Owner,
@@ -47,6 +48,7 @@ CHOICES_MAX = 10
 LEASE_TIMEOUT_S = 3.0
 """Seconds that the answer to a renewal may take before its connection is closed."""
 
+_decode_about = msgspec.msgpack.Decoder(About).decode
 _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
 
 
@@ -104,7 +106,12 @@ class RedisLeases:
     async def register(self, owner: Owner) -> None:
         """Make an owner known."""
         encoded = ENCODE((owner.id, owner.kind, owner.port, owner.ready, owner.started_at, owner.leaving))
-        await self._change(wire("register", owner.id, raw(encoded), owner.expires_at), _nothing)
+        said = False if owner.about is None else raw(ENCODE(owner.about))
+        await self._change(wire("register", owner.id, raw(encoded), owner.expires_at, said), _nothing)
+
+    async def describe(self, owner: str, about: About) -> None:
+        """Set what an owner says about itself."""
+        await self._change(wire("describe", owner, raw(ENCODE(about))), _nothing)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
         """Extend the lease on all runs of this owner; returns its runs with a request to cancel."""
@@ -132,9 +139,10 @@ class RedisLeases:
         """Every known owner."""
         rows = await self._reader.read(lambda client: OWNERS(client, [self._tag], self._tag))
         found = []
-        for encoded, expires_at in rows:
+        for encoded, expires_at, said in rows:
             owner_id, kind, port, ready, started_at, leaving = msgspec.msgpack.decode(encoded)
-            found.append(Owner(owner_id, kind, port, ready, float(expires_at), started_at, leaving))
+            about = None if said is None else _decode_about(said)
+            found.append(Owner(owner_id, kind, port, ready, float(expires_at), started_at, leaving, about))
         return found
 
     async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:

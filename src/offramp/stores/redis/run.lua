@@ -10,6 +10,7 @@
 --   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
 --   waiting hash    tenant: number of its queued runs; see queued.lua
 --   o:OWNER set     its runs    c:OWNER  set  those with a request to cancel    x:OWNER  set  those with deaths
+--   owners, about  hash  the registration of a process, and what it says about itself;  owners:until  zset  their leases
 --   free    zset    runs with a deadline and no owner, by deadline; assigned ones by deadline and the engine's grace
 --   open    hash    tenant: number of its unfinished runs
 --   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
@@ -188,6 +189,7 @@ local function forget(owner, blames, left_by)
   if known and cmsgpack.unpack(known)[6] then left_by = 'exit' end
   local died = blames and left_by ~= 'exit'
   call('HDEL', P .. 'owners', owner)
+  call('HDEL', P .. 'about', owner)
   call('ZREM', P .. 'owners:until', owner)
   local held, suspected = {}, 0
   for _, id in ipairs(call('SMEMBERS', P .. 'o:' .. owner)) do

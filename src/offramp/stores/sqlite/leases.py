@@ -12,7 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from offramp.core import ownership
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
@@ -21,6 +23,7 @@ from offramp.core.run import RunRecord
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.store import (
+    About,
     Claim,
     Lease,
     Owner,
@@ -29,7 +32,7 @@ from offramp.ports.store import (
 )
 from offramp.stores.sqlite.batch import Call, Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
-from offramp.stores.sqlite.rows import OWNED_COLUMNS, TAIL_COLUMNS, decode_record, ownership_in
+from offramp.stores.sqlite.rows import ENCODE, OWNED_COLUMNS, TAIL_COLUMNS, decode_record, ownership_in
 from offramp.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ FAR_FUTURE = 253_402_300_799.0
 """The last second of the year 9999, for a run that only a signal wakes."""
 OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
+_decode_about = msgspec.msgpack.Decoder(About).decode
 _READ = f"SELECT {OWNED_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
 _READ_WITH_TAILS = f"SELECT {OWNED_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
 # Reads only the length of a long value.
@@ -90,10 +94,18 @@ class SQLiteLeases:
         """Make an owner known."""
         times = owner.expires_at, owner.started_at
         values = (owner.id, owner.kind, owner.port, int(owner.ready), *times, int(owner.leaving))
+        said = None if owner.about is None else ENCODE(owner.about)
         statement = (
-            "INSERT OR REPLACE INTO owners (id, kind, port, ready, expires_at, started_at, leaving) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO owners VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, "
+            "port = excluded.port, ready = excluded.ready, expires_at = excluded.expires_at, "
+            "started_at = excluded.started_at, leaving = excluded.leaving, about = coalesce(excluded.about, about)"
         )
+        await self._change("register", lambda connection, _: connection.execute(statement, (*values, said)).rowcount)
+
+    async def describe(self, owner: str, about: About) -> None:
+        """Set what an owner says about itself."""
+        values = (ENCODE(about), owner)
+        statement = "UPDATE owners SET about = ? WHERE id = ?"
         await self._change("register", lambda connection, _: connection.execute(statement, values).rowcount)
 
     def renew(self, owner: str, expires_at: float) -> tuple[bool, Sequence[str]]:
@@ -138,8 +150,10 @@ class SQLiteLeases:
         """Every known owner."""
 
         def query(connection: sqlite3.Connection) -> list[Owner]:
-            rows = connection.execute("SELECT id, kind, port, ready, expires_at, started_at, leaving FROM owners")
-            return [Owner(row[0], row[1], row[2], bool(row[3]), row[4], row[5], bool(row[6])) for row in rows]
+            rows = connection.execute(
+                "SELECT id, kind, port, ready, expires_at, started_at, leaving, about FROM owners"
+            )
+            return [_owner(*row) for row in rows]
 
         return await self._database.read(query)
 
@@ -327,3 +341,9 @@ def _claim(
     record = shown(decode_record(row), moved)
     transaction.hold(run_id, Tail(moved.token, row[-2], row[-1], announced(record)))
     return Claim(record, Lease(run_id, owner, moved.token), ownership.is_fresh(run))
+
+
+def _owner(name: str, kind: str, port: int, ready: int, *rest: Any) -> Owner:
+    expires_at, started_at, leaving, said = rest
+    about = None if said is None else _decode_about(said)
+    return Owner(name, kind, port, bool(ready), expires_at, started_at, bool(leaving), about)
