@@ -15,13 +15,22 @@ from offramp.execution.per_loop import per_loop
 
 if typing.TYPE_CHECKING:
     from offramp.client import AsyncClient, Client
+
+    __version__: str
 else:
 
     def __getattr__(name: str) -> object:
-        # httpx takes as long to import as the rest, and no pipeline needs it.
+        """What is imported or read only when it is asked for; no pipeline needs it."""
         if name in {"AsyncClient", "Client"}:
             return getattr(importlib.import_module("offramp.client"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name != "__version__":
+            raise AttributeError(f"module 'offramp' has no attribute {name!r}")
+        from importlib import metadata
+
+        try:
+            return metadata.version("offramp")
+        except metadata.PackageNotFoundError:  # a source tree that is not installed
+            return "unknown"
 
 
 __all__ = [
@@ -46,17 +55,3 @@ __all__ = [
     "sleep",
     "uuid4",
 ]
-
-__version__: str
-
-
-def __getattr__(name: str) -> str:
-    """`__version__`, read from the installed package when it is asked for."""
-    if name != "__version__":
-        raise AttributeError(f"module 'offramp' has no attribute {name!r}")
-    from importlib import metadata
-
-    try:
-        return metadata.version("offramp")
-    except metadata.PackageNotFoundError:  # a source tree that is not installed
-        return "unknown"
