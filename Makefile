@@ -4,9 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := .venv-demo
 PHOENIX := .venv-phoenix
 GENERATORS := .venv-generators
 AUDIT := .venv-audit
+NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, this is %s: make PYTHON=..." % sys.version.split()[0])
 # More arguments for pytest: make test ARGS="-k journal -n 0"
 ARGS ?=
 # Tests wait more than they compute: half as many processes again as there are cores, up to four.
@@ -37,7 +39,7 @@ help: ## this list
 setup: $(VENV)/.setup-dev ## create .venv and install offramp with everything for development
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, this is %s: make PYTHON=..." % sys.version.split()[0])'
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv $(VENV)
 
 # Order-only on python: its date is that of the base interpreter's build and does not require a new install.
@@ -54,8 +56,15 @@ $(VENV)/.setup-bench: $(VENV)/.setup-dev
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-demo: setup ## run the reference example, start to finish
-	$(BIN)/python examples/reference_desk/demo.py
+# What a user has, not a developer; the environment for development will do where it is there.
+$(DEMO)/.setup: pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --constraint constraints.txt .
+	@touch $@
+
+demo: $(if $(wildcard $(VENV)/.setup-dev),,$(DEMO)/.setup) ## run the reference example, start to finish
+	$(if $(wildcard $(VENV)/.setup-dev),$(BIN),$(DEMO)/bin)/python examples/reference_desk/demo.py
 
 # worksteal: a few tests start real processes and take long; a free worker takes over the tests behind them.
 test: setup $(GENERATORS)/.setup ## run the tests, in random order, in up to four processes

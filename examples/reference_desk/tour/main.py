@@ -22,7 +22,7 @@ TARGET = "examples/reference_desk/app.py:app"
 
 AttemptContext = Callable[[Client, Screen], Outcome]
 
-_SCENES: tuple[AttemptContext, ...] = (answered_on_the_fast_path, demoted_and_followed, asked_for_later)
+_SCENES: tuple[AttemptContext, ...] = (demoted_and_followed, answered_on_the_fast_path, asked_for_later)
 _INTERRUPTED = 130
 
 

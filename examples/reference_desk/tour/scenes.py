@@ -1,4 +1,4 @@
-"""The three scenes: a run that is fast enough, one that is demoted in mid-stream, an asynchronous one.
+"""The three scenes: a run that is demoted in mid-stream, one that is fast enough, an asynchronous one.
 
 Each returns the run's document and everything that was not as it should be.
 """
@@ -27,28 +27,10 @@ class Outcome:
     problems: list[str]
 
 
-def answered_on_the_fast_path(client: Client, screen: Screen) -> Outcome:
-    """Stream an answer and time it."""
-    screen.scene("1. A question, answered on the fast path", f'POST /v1/pipelines/explain/runs  "{QUESTION}"')
-    events: list[Event] = []
-    for event in client.stream("explain", {"input": {"question": QUESTION}}):
-        events.append(event)
-        if event.type == "step.delta":
-            screen.passage(event.data["delta"])
-    first, last = _first_and_last(events)
-    screen.say(f"first event after {_ms(first.after_s)}, {last.type} after {_ms(last.after_s)}")
-    run = _document(client, first)
-    problems = [*gaps(events), *differences(run, status="completed", path="fast")]
-    text = "".join(event.data["delta"] for event in events if event.type == "step.delta")
-    if last.type == "run.completed" and text != last.data["result"]["text"]:
-        problems.append("the streamed pieces do not match the answer in the result")
-    return Outcome("explain", run, problems)
-
-
 def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
     """Stream an audit until it is demoted, then resume its stream to the end."""
     screen.scene(
-        f"2. An audit of the standard library that exceeds its budget of {AUDIT_BUDGET_S:g} s",
+        f"1. An audit of the standard library that exceeds its budget of {AUDIT_BUDGET_S:g} s",
         f'POST /v1/pipelines/audit/runs  {{"budget": {AUDIT_BUDGET_S:g}}}',
     )
     with screen.progress("fast path") as bar:
@@ -75,6 +57,24 @@ def demoted_and_followed(client: Client, screen: Screen) -> Outcome:
         screen.good(f"{end.type}; events 1 to {end.seq} in two streams, none missing, none repeated")
         _show_report(screen, client.get(run["links"]["result"]))
     return Outcome("audit, streamed", run, problems)
+
+
+def answered_on_the_fast_path(client: Client, screen: Screen) -> Outcome:
+    """Stream an answer and time it."""
+    screen.scene("2. A question, answered on the fast path", f'POST /v1/pipelines/explain/runs  "{QUESTION}"')
+    events: list[Event] = []
+    for event in client.stream("explain", {"input": {"question": QUESTION}}):
+        events.append(event)
+        if event.type == "step.delta":
+            screen.passage(event.data["delta"])
+    first, last = _first_and_last(events)
+    screen.say(f"first event after {_ms(first.after_s)}, {last.type} after {_ms(last.after_s)}")
+    run = _document(client, first)
+    problems = [*gaps(events), *differences(run, status="completed", path="fast")]
+    text = "".join(event.data["delta"] for event in events if event.type == "step.delta")
+    if last.type == "run.completed" and text != last.data["result"]["text"]:
+        problems.append("the streamed pieces do not match the answer in the result")
+    return Outcome("explain", run, problems)
 
 
 def asked_for_later(client: Client, screen: Screen) -> Outcome:
