@@ -1,7 +1,4 @@
-"""An engine of one process, written from `offramp.ports.engine` alone.
-
-docs/contributing/adapters.md walks through it.
-"""
+"""An engine of one process, from `offramp.ports.engine` alone: docs/contributing/adapters.md walks through it."""
 
 from __future__ import annotations
 
