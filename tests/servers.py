@@ -32,7 +32,7 @@ def _ports():
 
 
 def free_port(below=PORTS[1]):
-    """One that this process was not given before, smaller than `below` if that is told."""
+    """One that this process was not given before, smaller than `below` if that is given."""
     for port in itertools.islice(_ports(), len(range(*PORTS)) // SHARES):
         with socket.socket() as probe:
             try:

@@ -1,7 +1,4 @@
-"""Lists phrases and names that must not come back, each as `file:line: what: better`; exits 1 if there is one.
-
-It reads the clean folders, which today means everything but `BEHIND`. `--all` also prints how many each of those has.
-"""
+"""Lists phrases and names that must not come back, each as `file:line: what: better`; exits 1 if there is one."""
 
 from __future__ import annotations
 
@@ -13,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Not clean yet.
-BEHIND = ("tests/",)
 SKIPPED = {"LICENSE", "tools/check_prose.py"}
 
 PHRASES = {
@@ -99,22 +94,16 @@ def complaints(name: str, text: str) -> Iterator[str]:
                 yield f"{name}:{line}: the name {identifier}: {better}"
 
 
-def main(*, everything: bool) -> int:
+def main() -> int:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     named = sorted({name for name in listed.split("\0") if name and (ROOT / name).is_file()} - SKIPPED)
     lines = [
-        line
-        for name in named
-        if everything or not name.startswith(BEHIND)
-        for line in complaints(name, (ROOT / name).read_text(encoding="utf-8", errors="replace"))
+        line for name in named for line in complaints(name, (ROOT / name).read_text(encoding="utf-8", errors="replace"))
     ]
-    clean = [line for line in lines if not line.startswith(BEHIND)]
-    print("\n".join(clean) or "prose: fine")
-    if everything:
-        print("\n".join(f"{sum(line.startswith(place) for line in lines):5}  {place}" for place in BEHIND))
-    return bool(clean)
+    print("\n".join(lines) or "prose: fine")
+    return bool(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main(everything="--all" in sys.argv[1:]))
+    sys.exit(main())

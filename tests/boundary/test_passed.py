@@ -49,18 +49,18 @@ def declared(annotation, *, returns=False):
     return App("declared").step(step)
 
 
-def refused(annotation, said):
+def refused(annotation, message):
     with pytest.raises(DeclarationError) as caught:
         declared(annotation)
     assert "parameter 'value'" in str(caught.value)
     assert "step 'step'" in str(caught.value)
-    for text in said:
+    for text in message:
         assert text in str(caught.value)
     with pytest.raises(DeclarationError, match=r"step 'step'.*the result|the result of step 'step'"):
         declared(annotation, returns=True)
 
 
-async def refused_everywhere(annotation, value, *said, emitted=True):
+async def refused_everywhere(annotation, value, *message, emitted=True):
     """As a result, an argument, an input and an emitted value: `EncodingError`, which says this."""
     app, errors = App("refuses"), []
 
@@ -91,7 +91,7 @@ async def refused_everywhere(annotation, value, *said, emitted=True):
             errors.append(error)
     assert [type(error) for error in errors] == [EncodingError] * (4 if emitted else 3), errors
     for error in errors:
-        for text in said:
+        for text in message:
             assert text in str(error), (text, str(error))
 
 
@@ -132,8 +132,8 @@ async def unions():
 
 async def ambiguous():
     annotation = passing.dt.datetime | str
-    said = ("at $", "(str) would come back as", "(datetime)", "tag=True")
-    await refused_everywhere(annotation, "2026-11-21T09:30:00Z", *said, emitted=False)
+    message = ("at $", "(str) would come back as", "(datetime)", "tag=True")
+    await refused_everywhere(annotation, "2026-11-21T09:30:00Z", *message, emitted=False)
     first, second = pydantic.create_model("First", x=(int, ...)), pydantic.create_model("Second", x=(int, ...))
     await refused_everywhere(first | second, second(x=1), "Second", "First", "Literal", emitted=False)
 
@@ -202,13 +202,13 @@ async def one_sided_alias():
 
 async def subclasses():
     editor = Editor(name="a")
-    said = ("Editor where Author is declared", "Declare Editor")
-    await refused_everywhere(Author, editor, *said, emitted=False)
-    await refused_everywhere(list[Author], [AUTHOR, editor], "[1]: ", *said, emitted=False)
-    await refused_everywhere(Book, Book(title="b", authors=[editor]), ".authors[0]", *said)
+    message = ("Editor where Author is declared", "Declare Editor")
+    await refused_everywhere(Author, editor, *message, emitted=False)
+    await refused_everywhere(list[Author], [AUTHOR, editor], "[1]: ", *message, emitted=False)
+    await refused_everywhere(Book, Book(title="b", authors=[editor]), ".authors[0]", *message)
     await refused_everywhere(dict[str, Point], {"k": Place(1)}, ".k", "Place where Point is declared", emitted=False)
     await refused_everywhere(Note | None, LongNote("a"), "LongNote where Note is declared", emitted=False)
-    await refused_everywhere(Author | str, editor, *said, emitted=False)
+    await refused_everywhere(Author | str, editor, *message, emitted=False)
 
 
 async def clients():
@@ -230,19 +230,19 @@ async def forgotten():
 
     @app.pipeline
     async def pipe() -> list[str]:
-        said = []
+        message = []
         coroutine = one()
         for call in (lambda: two(coroutine), lambda: two(1)):
             try:
                 await call()
             except EncodingError as error:
-                said.append(str(error))
+                message.append(str(error))
         coroutine.close()
-        return said
+        return message
 
-    said = await testing.replays(app, "pipe")
-    assert len(said) == 2
-    assert all("did you forget await?" in text for text in said)
+    message = await testing.replays(app, "pipe")
+    assert len(message) == 2
+    assert all("did you forget await?" in text for text in message)
 
 
 async def not_there_yet():

@@ -59,10 +59,10 @@ async def safe(folder, old, new, expected):
     assert msgspec.json.decode(record.result) == expected
 
 
-async def unsafe(folder, old, new, code, *said):
+async def unsafe(folder, old, new, code, *words):
     record = await goes_on(folder, old, new)
     assert (record.status, record.error.code) == ("failed", code), record.error
-    for text in said:
+    for text in words:
         assert text in record.error.message
 
 

@@ -28,7 +28,7 @@ class Desk:
         @self.app.step
         async def tidy(what: str) -> str:
             self.executed.append(what)
-            if what == "for ever":
+            if what == "forever":
                 await asyncio.get_running_loop().create_future()
             return what
 
@@ -84,7 +84,7 @@ async def steps_of_a_cleanup():
 async def a_cleanup_past_its_timeout():
     desk, clock = Desk(), FakeClock()
     async with testing.runtime(desk.app, clock=clock) as runtime:
-        handle = await runtime.start("pipe", tidied="for ever")
+        handle = await runtime.start("pipe", tidied="forever")
         await desk.begun.wait()
         await handle.cancel()
         await eventually(lambda: desk.executed)

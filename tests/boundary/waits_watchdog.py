@@ -129,18 +129,18 @@ async def _computes_in_threads():
             await quick(n)
             n += 1
 
-    def told():
+    def report():
         return [line for line in lines if "which other threads use" in line]
 
     with logged() as lines:
         async with testing.runtime(app, blocked_after=0.03) as runtime:
             handles = [await runtime.start("crunches"), await runtime.start("many")]
-            await eventually(told)
+            await eventually(report)
             done.set()
             for handle in handles:
                 await result_of(handle)
-    assert "in crunch" in told()[0]
-    assert 'lane="process"' in told()[0]
+    assert "in crunch" in report()[0]
+    assert 'lane="process"' in report()[0]
 
 
 def _pool(method):
@@ -196,19 +196,19 @@ async def _awaits_in_a_fork():
     assert await _result(ends) == [70]
 
 
-def _in_child(told):
+def _in_child(report):
     with pytest.raises(OutsideRun):
         emit("lost")
-    told.put([current_run().step, now().year > 2000])
+    report.put([current_run().step, now().year > 2000])
 
 
 async def _writes_in_a_fork():
     def tells():
         fork = multiprocessing.get_context("fork")
-        told = fork.SimpleQueue()
-        child = fork.Process(target=_in_child, args=(told,))
+        report = fork.SimpleQueue()
+        child = fork.Process(target=_in_child, args=(report,))
         child.start()
-        return told.get()
+        return report.get()
 
     assert await _result(_step_of(tells)) == ["step", True]
 

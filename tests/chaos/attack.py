@@ -24,7 +24,7 @@ class Attack:
     """Crashes, while clients go on as if nothing happened.
 
     Args:
-        client: who comes.
+        client: what arrives.
         serving: what is brought down.
         load: what clients ask for before each crash; it makes the writes at which the service is brought down.
     """

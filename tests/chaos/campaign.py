@@ -44,7 +44,7 @@ class Campaign:
         home: an empty folder.
         seed: of every choice.
         kills: how often something is killed, drained or stopped.
-        patient: for a busy machine: no lease runs out, so nobody is stopped for that, and no time is too long.
+        patient: for a busy machine: no lease runs out, so no process is stopped for that, and no time is too long.
     """
 
     def __init__(self, home: Path, seed: int, kills: int, *, patient: bool = False) -> None:
@@ -56,7 +56,7 @@ class Campaign:
         self.receiver = ""
         self.seen: list[Seen] = []
         self.harm: Counter[str] = Counter()
-        self.found: list[str] = []
+        self.problems: list[str] = []
         self.calm_s = 0.0
         self._signals = False
 
@@ -64,8 +64,8 @@ class Campaign:
         """The violations."""
         with receiving(self.serving.home) as self.receiver:
             await self._run()
-        self.found += violations(self.serving.home, self.seen, self.serving.interruptions, self.serving.silent())
-        return self.found
+        self.problems += violations(self.serving.home, self.seen, self.serving.interruptions, self.serving.silent())
+        return self.problems
 
     async def _run(self) -> None:
         try:
@@ -79,7 +79,7 @@ class Campaign:
                     await self._harm()
                 await self._calm(client, tasks)
             if code := await asyncio.to_thread(self.serving.terminate):
-                self.found.append(f"SIGTERM at the end: exit code {code}\n{self.serving.log.read_text()[-2000:]}")
+                self.problems.append(f"SIGTERM at the end: exit code {code}\n{self.serving.log.read_text()[-2000:]}")
         finally:
             self.serving.close()
 
@@ -114,7 +114,7 @@ class Campaign:
         kind = self.dice.choices(list(self.harms), list(self.harms.values()))[0]
         serving = self.serving
         if not serving.alive:
-            self.found.append(f"the gateway ended by itself:\n{serving.log.read_text()[-3000:]}")
+            self.problems.append(f"the gateway ended by itself:\n{serving.log.read_text()[-3000:]}")
             await asyncio.to_thread(self._up)
         workers = serving.worker_pids()
         lanes = serving.lane_pids()
@@ -130,7 +130,7 @@ class Campaign:
                 await asyncio.sleep(LEASE_S * (1.2 + self.dice.random()))
         elif kind == "drain":
             if code := await asyncio.to_thread(serving.terminate):
-                self.found.append(f"SIGTERM: exit code {code}\n{serving.log.read_text()[-2000:]}")
+                self.problems.append(f"SIGTERM: exit code {code}\n{serving.log.read_text()[-2000:]}")
             await asyncio.to_thread(self._up)
         elif kind == "gateway":
             serving.family()
@@ -149,13 +149,13 @@ class Campaign:
         _, late = await asyncio.wait(tasks, timeout=self.recovery_s)
         self.calm_s = time.monotonic() - began
         if late:
-            self.found.append(f"{len(late)} runs did not end within {self.recovery_s:g} s of the last restart")
+            self.problems.append(f"{len(late)} runs did not end within {self.recovery_s:g} s of the last restart")
             await asyncio.wait(late, timeout=GUARD_S)
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, Exception):
-                self.found.append(f"a client failed: {result!r}")
+                self.problems.append(f"a client failed: {result!r}")
         await self._until(lambda: all(run["finished_at"] is not None for run in self._recorded().runs.values()))
         await self._until(lambda: not self.serving.left_to_announce())
         for one in self.seen:
@@ -181,7 +181,7 @@ class Campaign:
             f"{sum(self.harm.values())} kills: {harm}",
             f"{len(self.seen)} runs: {ended}; all ended {self.calm_s:.1f} s after the last kill",
             f"{sum(map(len, receipts(self.serving.home).values()))} webhook messages received",
-            f"{len(self.found)} violations",
+            f"{len(self.problems)} violations",
         ]
         if self.serving.silent():
             lines.append(f"note: {len(self.serving.silent())} processes lost their lease because the machine was busy")
@@ -203,16 +203,16 @@ def main() -> int:
     home = Path(given.keep or tempfile.mkdtemp(prefix="offramp-chaos-"))
     home.mkdir(parents=True, exist_ok=True)
     campaign = Campaign(home, seed, given.kills)
-    found = asyncio.run(campaign.run())
-    for line in found[:SHOWN_MAX]:
+    problems = asyncio.run(campaign.run())
+    for line in problems[:SHOWN_MAX]:
         say(line[:1000])
     say(campaign.summary())
-    if not found and not given.keep:
+    if not problems and not given.keep:
         shutil.rmtree(home, ignore_errors=True)
-    elif found:
+    elif problems:
         campaign.serving.write_interruptions()
         say(f"data and logs: {home}; again: make chaos KILLS={given.kills} SEED={seed}")
-    return bool(found)
+    return bool(problems)
 
 
 if __name__ == "__main__":

@@ -217,7 +217,7 @@ WEBHOOKS: list[tuple[str, list[str]]] = [
     ("flaky", ["run.completed", "run.cancelled"]),
     ("gone", ["step.started", "run.completed"]),
 ]
-"""How a receiver answers (see `receiver.py`), and what it is told."""
+"""How a receiver answers (see `receiver.py`), and what it received."""
 
 
 def any_run(dice: random.Random, receiver: str, *, signals: bool = False) -> Asked:

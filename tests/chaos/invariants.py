@@ -127,20 +127,20 @@ def _log(run_id: str, run: dict[str, Any], events: list[tuple[int, dict[str, Any
     for _, event in events:
         if event["type"].startswith("step.") and event["step"] != run["pipeline"]:
             steps[event["key"]].append(event)
-    for key, told in steps.items():
-        yield from _step(f"{run_id} {key}", told)
+    for key, step_events in steps.items():
+        yield from _step(f"{run_id} {key}", step_events)
 
 
-def _step(where: str, told: list[dict[str, Any]]) -> Iterator[str]:
+def _step(where: str, step_events: list[dict[str, Any]]) -> Iterator[str]:
     attempt, open_, over = 0, False, False
-    for event in told:
+    for event in step_events:
         kind = event["type"]
         if over:
             yield f"{where}: {kind} after it had finished"
             return
         if kind == "step.started":
             if open_:
-                yield f"{where}: attempt {event['attempt']} started while {attempt} was open, and nobody was told"
+                yield f"{where}: attempt {event['attempt']} started while {attempt} was open, and no event says so"
             if event["attempt"] not in {attempt, attempt + 1}:
                 yield f"{where}: attempt {event['attempt']} after {attempt}"
             attempt, open_ = event["attempt"], True
@@ -153,8 +153,10 @@ def _step(where: str, told: list[dict[str, Any]]) -> Iterator[str]:
         elif kind in {"step.completed", "step.failed"}:
             over = True
             # A step may be finished by what was started before a crash took its step.started away.
-    starts = [event["attempt"] for event in told if event["type"] == "step.started"]
-    burnt = [event for event in told if event["type"] == "step.retrying" and event["error"]["code"] != "interrupted"]
+    starts = [event["attempt"] for event in step_events if event["type"] == "step.started"]
+    burnt = [
+        event for event in step_events if event["type"] == "step.retrying" and event["error"]["code"] != "interrupted"
+    ]
     if starts and max(starts) > len(burnt) + 1:
         yield f"{where}: {max(starts)} attempts, {len(burnt)} of them failed"
 

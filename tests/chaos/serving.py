@@ -60,7 +60,7 @@ class Serving:
             "heartbeat": 1,
             "processes": 1,
             "drain_timeout": 10,
-            "process_deaths": 1_000,  # whoever is killed all the time is no suspect
+            "process_deaths": 1_000,  # a process that is killed all the time makes no run suspect
             "webhook_secret": SECRET,
             "webhook_allow": "127.0.0.1",
             "webhook_timeout": 2,

@@ -1,6 +1,6 @@
 """Disks that are full, read-only, locked or damaged: a clear error, nothing acknowledged lost, and an end to it.
 
-A file size limit stands in for a full disk: it needs no rights, and SQLite is told the same way (a write that fails).
+A file size limit stands in for a full disk: it needs no rights, and SQLite sees the same: a write that fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def up(service):
     await asyncio.to_thread(service.wait_until_up)
 
 
-async def told(service, text):
+async def logged(service, text):
     """Wait until the service says so on stderr."""
     async with asyncio.timeout(GUARD_S):
         while text not in service.log.read_text():  # noqa: ASYNC110 - nothing tells what another process does
@@ -114,7 +114,7 @@ async def test_a_full_disk_refuses_new_runs_and_keeps_the_accepted_ones_waiting(
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
     assert "Traceback" not in answer.text
-    await told(service, f"{str(service.data / 'offramp.db')!r} cannot be written")
+    await logged(service, f"{str(service.data / 'offramp.db')!r} cannot be written")
     read = await client.http.get(f"{service.url}/v1/runs/{seen[0].run}")
     assert read.status_code == 200  # what is known can be read meanwhile
     limit_files(service, resource.RLIM_INFINITY)
@@ -273,7 +273,7 @@ async def test_a_database_that_another_program_locks_for_seconds_delays_and_lose
         # Longer than the lease and than SQLite waits for a lock (5 s).
         answer = await refused(service)
         assert answer.status_code == 503
-        await told(service, "cannot be written: database is locked")
+        await logged(service, "cannot be written: database is locked")
         other.execute("ROLLBACK")
     await ended(client, service, seen, following)
 

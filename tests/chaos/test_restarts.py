@@ -61,7 +61,7 @@ def assert_kept(home, seen, *services):
 
 @pytest.mark.chaos
 async def test_kill_9_of_everything_with_a_demoted_and_a_deep_run_in_flight(tmp_path):
-    with serving(tmp_path, lease=10) as service:  # the default lease: whoever restarts does not wait for it to tune it
+    with serving(tmp_path, lease=10) as service:  # the default lease: a restarted process does not wait for it
         async with Client(service.url) as client:
             await up(service)
             demoted = Asked("sequence", {"steps": 8, "seconds": 0.6}, budget=0.3)

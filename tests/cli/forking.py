@@ -118,23 +118,23 @@ def signalled() -> list[int]:
     return [*codes, subprocess.run(["true"], preexec_fn=os.getpgrp, check=True).returncode]
 
 
-def tell(told):
+def tell(value):
     try:
         emit("from a child")
     except LookupError as error:
-        told.put(str(error))
-    told.put(now().year > 2000)
-    told.put(current_run().id)
+        value.put(str(error))
+    value.put(now().year > 2000)
+    value.put(current_run().id)
 
 
 @both
 @app.step
 def telling() -> list[str]:
-    told = fork.SimpleQueue()
-    process = fork.Process(target=tell, args=(told,))
+    value = fork.SimpleQueue()
+    process = fork.Process(target=tell, args=(value,))
     process.start()
     process.join()
-    return [str(told.get()) for _ in range(3)]
+    return [str(value.get()) for _ in range(3)]
 
 
 @both

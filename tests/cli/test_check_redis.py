@@ -19,7 +19,7 @@ def check(url, **settings):
     return list(check_redis(Settings(store=url, **settings)))
 
 
-def said(findings, level):
+def texts(findings, level):
     return [f"{finding.about}: {finding.says}" for finding in findings if finding.level == level]
 
 
@@ -49,7 +49,7 @@ def test_a_sound_server(server, project, monkeypatch):
     monkeypatch.setattr(check_redis_module, "LATENCY_RISK_MS", 1000.0)  # of a machine that is not busy
     found = check(server.url("desk"))
     assert {finding.level for finding in found} == {"ok"}
-    assert f"redis://127.0.0.1:{server.port}/0, prefix desk, answers in" in said(found, "ok")[0]
+    assert f"redis://127.0.0.1:{server.port}/0, prefix desk, answers in" in texts(found, "ok")[0]
     done = offramp("doctor", "desk.py", "--port", "0", "--store", server.url("desk"), cwd=project)
     assert done.returncode == 0, done.stdout
     assert "what is acknowledged is on its disk" in done.stdout
@@ -58,22 +58,22 @@ def test_a_sound_server(server, project, monkeypatch):
 
 @options("--appendonly", "no", "--maxmemory", "200mb", "--maxmemory-policy", "allkeys-lru")
 def test_a_server_that_keeps_nothing_and_evicts(server, caplog):
-    risks = said(check(server.url()), "risk")
+    risks = texts(check(server.url()), "risk")
     assert [risk.partition(":")[0] for risk in risks] == ["eviction", "persistence"]
     assert "allkeys-lru" in risks[0]
     assert "every run is lost" in risks[1]
     assert caplog.text == "", "what is found is said once"
     with server.client() as client:
         client.config_set("save", "3600 1")
-    assert "since the last one are lost" in said(check(server.url()), "risk")[1]
+    assert "since the last one are lost" in texts(check(server.url()), "risk")[1]
 
 
 @options("--appendonly", "yes", "--appendfsync", "everysec")
 def test_a_second_may_be_lost_unless_writes_wait_for_the_disk(server):
-    notes = said(check(server.url()), "note")
+    notes = texts(check(server.url()), "note")
     assert "persistence: append-only file, appendfsync everysec" in notes[1]
     assert "no maxmemory" in notes[0]
-    assert any("fsync=true in --store" in text for text in said(check(server.url(fsync="true")), "ok"))
+    assert any("fsync=true in --store" in text for text in texts(check(server.url(fsync="true")), "ok"))
 
 
 def test_a_memory_that_is_nearly_full(server):
@@ -105,7 +105,7 @@ def test_a_replica_and_fsync_without_a_file_are_broken(server, tmp_path):
             until(lambda: client.info("replication")["master_link_status"] == "up")
         (finding,) = check(replica.url())
         assert (finding.level, "it is a replica" in finding.says) == ("broken", True)
-        assert any("1 replicas" in text for text in said(check(server.url()), "note"))
+        assert any("1 replicas" in text for text in texts(check(server.url()), "note"))
     finally:
         replica.kill()
     with server.client() as client:
@@ -131,7 +131,7 @@ def test_a_clock_that_is_off(server, monkeypatch, off_s):
     from offramp.stores.redis import inspection
 
     monkeypatch.setattr(inspection, "distance", lambda _: (0.1, off_s))
-    (risk,) = [text for text in said(check(server.url(), lease=10.0), "risk") if text.startswith("clock")]
+    (risk,) = [text for text in texts(check(server.url(), lease=10.0), "risk") if text.startswith("clock")]
     assert ("ahead of" if off_s > 0 else "behind") in risk
 
 
@@ -140,7 +140,7 @@ def test_far_away_and_in_the_clear(server, monkeypatch):
 
     monkeypatch.setattr(inspection, "distance", lambda _: (30.0, 0.0))
     monkeypatch.setattr(check_redis_module, "is_loopback", lambda _host: False)
-    risks = said(check(server.url()), "risk")
+    risks = texts(check(server.url()), "risk")
     assert any("without TLS" in text for text in risks)
     assert any("an answer takes 30.0 ms" in text for text in risks)
 
@@ -151,7 +151,7 @@ def test_a_user_who_may_not_see_the_servers_settings(server):
         client.execute_command("ACL", "SETUSER", "desk", "on", ">w0rd", *rights)
     found = check(server.url("desk").replace("redis://", "redis://desk:w0rd@"))
     assert "broken" not in {finding.level for finding in found}
-    assert any("appendfsync unknown" in text for text in said(found, "note"))
+    assert any("appendfsync unknown" in text for text in texts(found, "note"))
 
 
 def test_another_store_is_not_looked_at():

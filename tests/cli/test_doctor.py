@@ -22,7 +22,7 @@ tmpfs /tmp tmpfs rw 0 0
 """
 
 
-def said(findings, level):
+def texts(findings, level):
     return [f"{finding.about}: {finding.says}" for finding in findings if finding.level == level]
 
 
@@ -55,24 +55,24 @@ def test_a_database_that_never_shrinks_is_told(tmp_path):
     with of_schema(9, tmp_path):
         pass
     Database(tmp_path).close()
-    [told] = said(check_database(tmp_path / FILE_NAME), "note")
+    [told] = texts(check_database(tmp_path / FILE_NAME), "note")
     assert told.endswith("KiB of it are free; it was made by an older version and never shrinks")
 
 
 def test_runs_that_wait_are_counted(project):
     offramp("run", "desk.py", "explain", "-i", '{"question": "x"}', "--data", "d", cwd=project)
     database = project / "d" / "offramp.db"
-    assert said(check_database(database), "ok")[-1] == "runs: none unfinished, 1 in all"
+    assert texts(check_database(database), "ok")[-1] == "runs: none unfinished, 1 in all"
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE runs SET status = 'queued'")
         connection.execute("DELETE FROM owners")
     connection.close()
-    assert said(check_database(database), "note") == ["runs: 1 queued, and no process is at work here"]
+    assert texts(check_database(database), "note") == ["runs: 1 queued, and no process is at work here"]
     with sqlite3.connect(database) as connection:
         columns = "id, kind, port, ready, expires_at, started_at"
         connection.execute(f"INSERT INTO owners ({columns}) VALUES ('w', 'worker', 0, 1, ?, 0)", (time.time() + 60,))
     connection.close()
-    assert said(check_database(database), "ok")[-1] == "runs: 1 queued; 1 processes are at work"
+    assert texts(check_database(database), "ok")[-1] == "runs: 1 queued; 1 processes are at work"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_file_system_is_that_of_the_nearest_mount(folder, kind):
 
 def test_a_network_file_system_is_broken(tmp_path, monkeypatch):
     monkeypatch.setattr("offramp.cli.check_data.mount_table", lambda: f"server:/x {tmp_path} nfs4 rw 0 0\n")
-    assert any("network file system" in text for text in said(check_folder(tmp_path), "broken"))
+    assert any("network file system" in text for text in texts(check_folder(tmp_path), "broken"))
 
 
 @pytest.mark.parametrize(
@@ -105,17 +105,17 @@ def test_which_sqlite_has_the_wal_reset_bug(version, bug):
 
 def test_a_variable_that_nobody_reads_is_a_risk():
     found = list(check_settings({"OFFRAMP_WORKER_RUN": "3", "OFFRAMP_DATA": "x", "HOME": "/"}))
-    assert said(found, "risk") == ["settings: OFFRAMP_WORKER_RUN is set, but nothing reads it"]
+    assert texts(found, "risk") == ["settings: OFFRAMP_WORKER_RUN is set, but nothing reads it"]
     assert "did you mean 'OFFRAMP_WORKER_RUNS'?" in found[0].fix
 
 
 def test_addresses():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert said(check_address("127.0.0.1", port), "risk") == [
+        assert texts(check_address("127.0.0.1", port), "risk") == [
             f"port: 127.0.0.1:{port} is taken (by a running gateway?)"
         ]
-    assert said(check_address("127.0.0.1", 0), "ok")
+    assert texts(check_address("127.0.0.1", 0), "ok")
 
 
 def shop() -> App:
@@ -156,21 +156,21 @@ def test_the_steps_of_a_pipeline_are_read_from_its_code():
 
 def test_declarations_that_fight_each_other_are_told():
     found = list(check_app(shop(), Settings()))
-    assert said(found, "risk") == [
+    assert texts(found, "risk") == [
         "class quick: aims at p95 3 s, but runs are demoted after 2 s",
         "class patient: budget 100 s is cut to 60 s",
         "pipeline bare: names no step: nothing is journaled, so a run that moves starts again from the beginning",
         "step pay: has no timeout: a call that hangs blocks its run forever",
     ]
-    notes = said(found, "note")
+    notes = texts(found, "note")
     assert "pipeline inner: timeouts above its budget of 2 s: slow 10 s; a slow step is demoted" in notes
     assert any(text.startswith("step pay: effect='once'") for text in notes)
-    assert "step slow: up to 3 attempts, at most 32 s in all" in said(found, "ok")
+    assert "step slow: up to 3 attempts, at most 32 s in all" in texts(found, "ok")
     assert all(finding.fix for finding in found if finding.level in {"risk", "broken"})
 
 
 def test_an_app_without_pipelines_is_broken():
-    assert said(check_app(App("empty"), Settings()), "broken") == ["app: App 'empty' has no pipeline"]
+    assert texts(check_app(App("empty"), Settings()), "broken") == ["app: App 'empty' has no pipeline"]
 
 
 def test_risks_do_not_fail():

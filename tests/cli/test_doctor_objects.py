@@ -22,42 +22,42 @@ async def p() -> str:
 TEMPORAL = "temporal://127.0.0.1:1/none"
 
 
-def found(objects, **settings):
+def findings(objects, **settings):
     return [(finding.level, finding.says) for finding in check_objects(Settings(objects=objects, **settings))]
 
 
 def test_without_one_there_is_nothing_to_say_but_of_temporal():
-    assert found("") == []
-    [(level, says)] = found("", engine=TEMPORAL)
+    assert findings("") == []
+    [(level, says)] = findings("", engine=TEMPORAL)
     assert level == "note"
     assert "256 KiB" in says
 
 
 def test_a_folder_is_tried_and_left_as_it_was(tmp_path):
     path = tmp_path / "objects"
-    assert found(str(path)) == [("ok", f"{path}: an object was written, read and removed")]
+    assert findings(str(path)) == [("ok", f"{path}: an object was written, read and removed")]
     assert list(path.iterdir()) == []
 
 
 def test_a_folder_is_a_risk_where_workers_may_be_elsewhere(tmp_path):
-    assert [level for level, _ in found(str(tmp_path), engine=TEMPORAL)] == ["ok", "risk"]
+    assert [level for level, _ in findings(str(tmp_path), engine=TEMPORAL)] == ["ok", "risk"]
 
 
 def test_a_place_that_does_not_work_is_broken(tmp_path):
     (tmp_path / "file").touch()
-    [(level, says)] = found(str(tmp_path / "file"))
+    [(level, says)] = findings(str(tmp_path / "file"))
     assert level == "broken"
     assert "cannot be written" in says
-    [(level, says)] = found("s3://bucket?regoin=x")
+    [(level, says)] = findings("s3://bucket?regoin=x")
     assert (level, says) == ("broken", "objects s3://bucket: no option 'regoin'; did you mean 'region'?")
 
 
 @pytest.mark.skipif(s3.missing() is not None, reason=str(s3.missing()))
 def test_a_bucket_is_tried_with_the_credentials_there_are(monkeypatch):
     url = s3.server().url("doctor")
-    assert found(url) == [("ok", "s3://offramp-tests/doctor: an object was written, read and removed")]
+    assert findings(url) == [("ok", "s3://offramp-tests/doctor: an object was written, read and removed")]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    [(level, says)] = found(url)
+    [(level, says)] = findings(url)
     assert level == "broken"
     assert "access is denied" in says
     assert "check AWS_ACCESS_KEY_ID" in says

@@ -1,4 +1,4 @@
-"""Steps that fork, in real processes: what serves them goes on, and ends when it is told to."""
+"""Steps that fork, in real processes: what serves them goes on, and ends when it is asked to."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_the_file_may_be_elsewhere(project):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "judged"),
     [
         (("add", "alice"), "exists"),
         (("add", "no spaces"), "is 1 to 64 letters"),
@@ -82,11 +82,11 @@ def test_the_file_may_be_elsewhere(project):
         (("revoke", "alice", "--data", "nowhere"), "--data"),
     ],
 )
-def test_wrong_usage_is_one_line_and_2(project, arguments, said):
+def test_wrong_usage_is_one_line_and_2(project, arguments, judged):
     add(project, "alice")
     done = offramp("keys", *arguments, cwd=project)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert judged in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -206,37 +206,37 @@ class TestDoctor:
     def settings(self, tmp_path):
         return Settings(data=str(tmp_path))
 
-    def said(self, settings, host="127.0.0.1"):
+    def judged(self, settings, host="127.0.0.1"):
         return [(finding.level, finding.says) for finding in check_keys(settings, host)]
 
     def test_without_keys(self, settings):
-        assert self.said(settings) == [("ok", "no API keys: the gateway serves this machine only")]
-        ((level, says),) = self.said(settings, "0.0.0.0")
+        assert self.judged(settings) == [("ok", "no API keys: the gateway serves this machine only")]
+        ((level, says),) = self.judged(settings, "0.0.0.0")
         assert (level, "serve refuses to start" in says) == ("risk", True)
 
     def test_with_keys(self, settings, tmp_path):
         add_key(tmp_path / "keys.json", "ann", "acme")
-        assert self.said(settings) == [("ok", "1 API keys; tenants: acme")]
-        assert [level for level, _ in self.said(settings, "0.0.0.0")] == ["ok", "note"]
+        assert self.judged(settings) == [("ok", "1 API keys; tenants: acme")]
+        assert [level for level, _ in self.judged(settings, "0.0.0.0")] == ["ok", "note"]
         revoke_key(tmp_path / "keys.json", "ann")
-        ((level, says),) = self.said(settings)
+        ((level, says),) = self.judged(settings)
         assert (level, "every request is refused" in says) == ("risk", True)
 
     def test_pages_of_other_origins(self, tmp_path):
         every = Settings(data=str(tmp_path), cors_origins="*")
-        assert [level for level, _ in self.said(every)] == ["risk", "ok"]
+        assert [level for level, _ in self.judged(every)] == ["risk", "ok"]
         named = Settings(data=str(tmp_path), cors_origins="https://app.example")
-        assert self.said(named)[0] == ("ok", "pages that may use the gateway: https://app.example")
+        assert self.judged(named)[0] == ("ok", "pages that may use the gateway: https://app.example")
         add_key(tmp_path / "keys.json", "ann", "acme")
-        (level, says), _ = self.said(every)
+        (level, says), _ = self.judged(every)
         assert (level, "serve refuses to start" in says) == ("broken", True)
-        assert [level for level, _ in self.said(named)] == ["ok", "ok"]
+        assert [level for level, _ in self.judged(named)] == ["ok", "ok"]
 
     @pytest.mark.parametrize(("mode", "level"), [(0o644, "risk"), (0o622, "broken"), (0o600, "ok")])
     def test_who_may_read_and_write_the_file(self, settings, tmp_path, mode, level):
         add_key(tmp_path / "keys.json", "ann", "acme")
         (tmp_path / "keys.json").chmod(mode)
-        assert self.said(settings)[0][0] == level
+        assert self.judged(settings)[0][0] == level
 
     def test_what_is_broken_is_told_without_the_secret(self, tmp_path):
         found = list(check_keys(Settings(api_keys="ann:tooshort", data=str(tmp_path)), "127.0.0.1"))

@@ -6,7 +6,7 @@ COMMANDS = ["serve", "worker", "run", "doctor", "submit", "follow", "show", "lis
 
 
 def usage(*arguments: str, cwd, **options) -> str:
-    """The one line that a usage error is told in."""
+    """The one line of a usage error."""
     done = offramp(*arguments, cwd=cwd, **options)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -26,10 +26,10 @@ def test_every_command_has_examples_and_exit_codes_in_its_help(tmp_path, command
 
 
 def test_help_tells_each_setting_with_its_default_and_variable(tmp_path):
-    told = " ".join(offramp("serve", "--help", cwd=tmp_path).stdout.split())
+    message = " ".join(offramp("serve", "--help", cwd=tmp_path).stdout.split())
     for setting, default in {"HOST": "127.0.0.1", "PORT": "8000", "DATA": "(.offramp)", "WORKERS": "1",
                              "ENGINE": "(embedded:)", "DRAIN_TIMEOUT": "(25)"}.items():  # fmt: skip
-        assert f"[env var: OFFRAMP_{setting}; default: {default}" in told
+        assert f"[env var: OFFRAMP_{setting}; default: {default}" in message
 
 
 def test_no_command_shows_them_all(tmp_path):
@@ -45,7 +45,7 @@ def test_version(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serv"], "No such command 'serv'. Did you mean 'serve'? See"),
         (["serve"], "Missing argument 'MODULE:APP'"),
@@ -81,8 +81,8 @@ def test_version(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_usage_is_one_line_that_says_what_to_change(project, arguments, told):
-    assert told in usage(*arguments, cwd=project)
+def test_wrong_usage_is_one_line_that_says_what_to_change(project, arguments, message):
+    assert message in usage(*arguments, cwd=project)
 
 
 def test_a_taken_port_is_told_before_anything_starts(project):

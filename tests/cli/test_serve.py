@@ -89,7 +89,7 @@ def test_a_killed_worker_is_replaced_and_its_run_completes(gateway, project):
         follower.wait_for("✓ wait_for")
         follower.wait_for("▸ wait_for")
         os.kill(gateway.worker, signal.SIGKILL)
-        # By whoever is the first to see that it died: its supervisor, or the gateway's own look around.
+        # By the first to notice its death: its supervisor, or the gateway's own check.
         gateway.wait_for(r"died: SIGKILL .* 1 run taken back|died; runs taken back: 1")
         follower.wait_for("resumed by worker-1-")
         (project / "second").touch()
@@ -111,7 +111,7 @@ def test_a_stop_signal_drains_and_leaves_no_worker(gateway, project, number):
     wait_until_gone(gateway.worker)
     assert "Traceback" not in stderr
     (project / "later").touch()
-    # Whoever serves the folder next goes on with the run.
+    # The next gateway of the folder continues the run.
     with running("serve", "desk.py", "--port", "0", cwd=project) as again:
         again.url = again.wait_for(r"at (http://[\d.:]+),")[1]
         assert ask(again, "follow", run, cwd=project).returncode == 0

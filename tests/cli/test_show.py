@@ -1,4 +1,4 @@
-"""`offramp show` against a real gateway and worker: what became of a run, over time."""
+"""`offramp show` against a real gateway and worker: the story of a run, over time."""
 
 import json
 import os

@@ -102,7 +102,7 @@ async def test_a_dead_worker_is_retired_and_replaced_under_a_new_id(crew, caplog
 
 
 class Looks:
-    """A monotonic clock for the supervisor's looks at who holds a lease."""
+    """A monotonic clock for the supervisor's checks of leases."""
 
     def __init__(self, monkeypatch, supervisor):
         self.now = 1000.0

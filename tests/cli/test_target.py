@@ -86,7 +86,7 @@ def test_what_is_not_an_app_says_what_it_is(folder):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
         ("x = 1\nraise ValueError('no\\nway')\n", "ValueError: no way (t_bad.py:2)"),
         ("import t_not_there\n", "ModuleNotFoundError: No module named 't_not_there' (t_bad.py:1)"),
@@ -94,13 +94,13 @@ def test_what_is_not_an_app_says_what_it_is(folder):
         ("raise SystemExit(1)\n", "exit(1)"),
     ],
 )
-def test_an_import_error_is_told_with_its_place(folder, source, told):
+def test_an_import_error_is_told_with_its_place(folder, source, expected):
     (folder / "t_bad.py").write_text(source)
     with pytest.raises(CommandError) as caught:
         load_app("t_bad.py")
     message = " ".join(str(caught.value).split())
     assert message.startswith("cannot import t_bad.py: ")
-    assert told in message
+    assert expected in message
 
 
 def test_a_wrong_declaration_is_shown_as_it_is(folder):

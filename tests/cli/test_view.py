@@ -32,7 +32,7 @@ class Story:
     def step(self, kind: str, at: float = 0.0, step="write", attempt=1, **data):
         return self.then(f"step.{kind}", at, step=step, key=f"{step}-1", attempt=attempt, **data)
 
-    def told(self) -> tuple[RunView, list[Line]]:
+    def shown_by(self) -> tuple[RunView, list[Line]]:
         view, lines = RunView(), []
         for event in self.events:
             view, more = fold(view, event)
@@ -40,12 +40,12 @@ class Story:
         return view, lines
 
     def texts(self) -> list[str]:
-        return [line.text for line in self.told()[1]]
+        return [line.text for line in self.shown_by()[1]]
 
 
 def test_a_run_is_told_from_acceptance_to_its_end():
     story = Story().accepted().step("started", 0.1).step("completed", 0.4, duration_ms=300.0)
-    view, lines = story.then("run.completed", 0.5, result="x").told()
+    view, lines = story.then("run.completed", 0.5, result="x").shown_by()
     assert [line.text for line in lines] == [
         "run_X explain, fast path, class interactive: fits",
         "write",
@@ -63,7 +63,7 @@ def test_text_is_shown_by_the_line_and_flushed_when_its_step_ends():
     for delta in ("one ", "line\n  two", "\nrest"):
         story.step("delta", delta=delta)
     assert story.texts()[2:] == ["write | one line", "write |   two"]
-    assert story.told()[0].running["write-1"].pending == "rest"
+    assert story.shown_by()[0].running["write-1"].pending == "rest"
     assert story.step("completed", duration_ms=1.0).texts()[-2:] == ["write | rest", "write in 1 ms"]
 
 
@@ -83,10 +83,10 @@ def test_a_demotion_says_why_and_moves_the_run_to_the_deep_path():
     story = Story().accepted().step("started")
     story.then("run.demoted", 6.0, reason="budget", budget_ms=6000.0, elapsed_ms=6001.0, message="Takes longer.")
     assert story.texts()[-1] == "demoted to the deep path after 6.0 s (budget, budget 6.0 s): Takes longer."
-    assert story.told()[0].path == "deep"
+    assert story.shown_by()[0].path == "deep"
     story.then("run.resumed", 6.1, worker="worker-1", replayed_steps=1, reason="silence")
     assert story.texts()[-1] == "resumed by worker-1, as the process before it fell silent, 1 finished step taken over"
-    assert not story.told()[0].running
+    assert not story.shown_by()[0].running
 
 
 def test_a_failure_names_the_step_and_the_attempt():
@@ -112,22 +112,22 @@ def test_waits_are_told_and_what_is_waited_for_is_shown():
     story = Story().accepted("deep").then("wait.started", 1.0, wait="signal", name="go", key="a", until=None)
     story.then("wait.started", 1.0, wait="sleep", name=None, key="b", until=None)
     console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(below(story.told()[0], 0.0, Spinner("line"), console))
+    console.print(below(story.shown_by()[0], 0.0, Spinner("line"), console))
     assert "waiting: signal go, a sleep" in console.export_text()
     story.then("wait.ended", 2.0, wait="sleep", name=None, key="b", reason="due")
     story.then("wait.ended", 3.0, wait="signal", name="go", key="a", reason="received")
     assert story.texts()[1:] == ["waits for signal go", "sleeps", "a sleep is over", "signal go came"]
-    assert story.told()[0].waits == {}
+    assert story.shown_by()[0].waits == {}
 
 
 def test_an_event_that_was_seen_changes_nothing():
     story = Story().accepted().step("started")
-    view, _ = story.told()
+    view, _ = story.shown_by()
     assert fold(view, story.events[0]) == (view, [])
 
 
 def test_an_event_of_a_later_version_is_passed_over():
-    view, lines = Story().accepted().then("run.promoted", worker=3).told()
+    view, lines = Story().accepted().then("run.promoted", worker=3).shown_by()
     assert view.seq == 2
     assert len(lines) == 1
 
@@ -146,7 +146,7 @@ def test_a_model_cannot_drive_the_terminal():
 
 def test_a_line_without_end_does_not_grow_for_ever():
     story = Story().accepted().step("started").step("delta", delta="x" * (TEXT_PENDING_MAX + 1))
-    view, lines = story.told()
+    view, lines = story.shown_by()
     assert view.running["write-1"].pending == ""
     assert len(lines[-1].text) > TEXT_PENDING_MAX
 
@@ -157,7 +157,7 @@ def test_however_text_is_cut_the_same_lines_come_out(parts):
     for part in parts:
         story.step("delta", delta=part)
     story.step("completed", duration_ms=1.0)
-    shown = [line.text.removeprefix("write |").removeprefix(" ") for line in story.told()[1] if line.mark == "text"]
+    shown = [line.text.removeprefix("write |").removeprefix(" ") for line in story.shown_by()[1] if line.mark == "text"]
     wanted = "".join(parts).split("\n")
     assert shown == [line.rstrip() for line in (wanted if wanted[-1] else wanted[:-1])]
 
@@ -202,7 +202,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_only():
 
 
 def test_what_goes_on_is_shown_with_its_running_time_and_last_words():
-    view, _ = Story().accepted().step("started", 1.0).step("delta", 2.0, delta="so far").told()
+    view, _ = Story().accepted().step("started", 1.0).step("delta", 2.0, delta="so far").shown_by()
     console = Console(file=io.StringIO(), width=80, record=True)
     console.print(below(view, 0.5, Spinner("line"), console))
     shown = console.export_text()
@@ -216,7 +216,7 @@ def test_more_steps_than_there_is_room_for_are_counted():
     for number in range(STEPS_SHOWN_MAX + 3):
         story.step("started", step=f"s{number}")
     console = Console(file=io.StringIO(), width=80, record=True)
-    console.print(below(story.told()[0], 0.0, Spinner("line"), console))
+    console.print(below(story.shown_by()[0], 0.0, Spinner("line"), console))
     assert "and 3 more" in console.export_text()
 
 

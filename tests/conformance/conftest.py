@@ -15,7 +15,7 @@ AHEAD = 20
 
 @pytest.fixture(scope="session")
 def outcomes():
-    """By test id: what became of a case that another test played as well."""
+    """By test id: the outcome of a case that another test played as well."""
     return {}
 
 

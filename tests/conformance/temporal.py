@@ -22,12 +22,12 @@ LEASE_S = 2.0
 POLL_S = 0.1
 # Also how long a count of the queue is believed.
 NOTICE_S = 2 * COUNT_EVERY_S
-# A lease that nobody renews, and a renewal of who looks; Temporal's heartbeat timeout is as long.
+# A lease that no process renews, and a renewal by the process that looks; Temporal's heartbeat timeout is as long.
 TAKEOVER_S = 2.5 * LEASE_S
 
 
 class Line:
-    """A TCP line to the server: a process whose line is cut is dead to everybody else, whatever it does."""
+    """A TCP line to the server: a process whose line is cut is dead to all other processes, whatever it does."""
 
     def __init__(self, port):
         self._port = port

@@ -41,7 +41,7 @@ def test_the_default_is_six_seconds():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"name": "no spaces"}, "SLA class name"),
         ({"budget": -1}, "budget="),
@@ -54,6 +54,6 @@ def test_the_default_is_six_seconds():
         ({"priority": 2**80}, "priority="),
     ],
 )
-def test_a_class_that_could_not_work_is_refused(values, said):
-    with pytest.raises(DeclarationError, match=said):
+def test_a_class_that_could_not_work_is_refused(values, message):
+    with pytest.raises(DeclarationError, match=message):
         SLA(**({"name": "c"} | values))

@@ -373,7 +373,7 @@ class Words(pydantic.RootModel[list[str]]):
 @dataclasses.dataclass
 class Mixed:
     pet: Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
-    said: Author | str
+    author: Author | str
     more: dict[Colour, list[Point]] = dataclasses.field(default_factory=dict)
 
 

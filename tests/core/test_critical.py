@@ -17,7 +17,7 @@ spans = st.lists(st.tuples(st.integers(0, 4), intervals).map(lambda drawn: (draw
 
 
 def slow_path(spans, end):
-    """Back from the end: of what is over by then the span that ended last, began first, is in the last row."""
+    """Backwards from the end: the span that ended last by then; of several the first to begin, then the last row."""
     links, at = [], float(end)
     while at > 0:
         over = [span for span in spans if span[1] < span[2] <= at]

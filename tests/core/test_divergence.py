@@ -12,7 +12,7 @@ VALUE = Entry("offramp.uuid4:22bb:1", "offramp.uuid4", "value")
 
 
 @pytest.mark.parametrize(
-    ("recorded", "what", "key", "told"),
+    ("recorded", "what", "key", "message"),
     [
         (STEP, "calls step 'ask'", "ask:33cc:0", "has step 'ask' (ask:11aa:0): the arguments differ"),
         (STEP, "calls step 'told'", "told:11aa:0", "has step 'ask' (ask:11aa:0): the arguments are the same"),
@@ -22,6 +22,6 @@ VALUE = Entry("offramp.uuid4:22bb:1", "offramp.uuid4", "value")
     ],
     ids=["other arguments", "another step", "a wait", "a return", "a value"],
 )
-def test_both_calls_are_named(recorded, what, key, told):
+def test_both_calls_are_named(recorded, what, key, message):
     said = differs(recorded, what, key)
-    assert said == f"the pipeline {what}{f' ({key})' if key else ''} where its journal {told}"
+    assert said == f"the pipeline {what}{f' ({key})' if key else ''} where its journal {message}"

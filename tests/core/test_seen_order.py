@@ -13,8 +13,8 @@ def entries(*keys):
     return [Entry(key, key, "step", b"1") for key in keys]
 
 
-def keys(found):
-    return [entry.key for entry in found]
+def keys(ordered):
+    return [entry.key for entry in ordered]
 
 
 def note(*seen):
@@ -22,8 +22,8 @@ def note(*seen):
 
 
 def test_what_was_seen_takes_its_own_places_and_the_rest_stays():
-    found = reordered(entries("a", "b", "v", "c"), [mark(key) for key in ("c", "a", "unknown")])
-    assert keys(found) == ["c", "b", "v", "a"]
+    ordered = reordered(entries("a", "b", "v", "c"), [mark(key) for key in ("c", "a", "unknown")])
+    assert keys(ordered) == ["c", "b", "v", "a"]
 
 
 def test_a_note_is_no_entry_of_the_body():

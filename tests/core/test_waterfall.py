@@ -37,9 +37,9 @@ class Log:
         return self.then(at, f"wait.{what}", wait="signal", name="go", key="go:0", **data)
 
     def seen(self, now=0.0, started=None):
-        found = layout(self.events, T0 + now, None if started is None else T0 + started)
-        assert found is not None
-        return found
+        shown = layout(self.events, T0 + now, None if started is None else T0 + started)
+        assert shown is not None
+        return shown
 
     def spans(self, number, **seen):
         return [
@@ -52,29 +52,29 @@ def ended(log, at, status="completed"):
     return log.then(at, f"run.{status}")
 
 
-def path_of(found):
+def path_of(shown):
     return [
-        ("own" if link.row is None else found.rows[link.row].name, round(link.start, 3), round(link.end, 3))
-        for link in found.critical
+        ("own" if link.row is None else shown.rows[link.row].name, round(link.start, 3), round(link.end, 3))
+        for link in shown.critical
     ]
 
 
-def shares(found):
-    return [round(seconds, 3) for seconds in found.totals]
+def shares(shown):
+    return [round(seconds, 3) for seconds in shown.totals]
 
 
 def test_a_quick_run():
     log = ended(Log().executed(0.0, 0.25, "search").executed(0.3, 0.5), 0.5)
-    found = log.seen()
-    assert (found.status, round(found.took, 3)) == ("completed", 0.5)
-    assert [(row.kind, row.name, row.status) for row in found.rows] == [
+    shown = log.seen()
+    assert (shown.status, round(shown.took, 3)) == ("completed", 0.5)
+    assert [(row.kind, row.name, row.status) for row in shown.rows] == [
         ("run", "research", "completed"),
         ("step", "search", "completed"),
         ("step", "write", "completed"),
     ]
     assert log.spans(0) == [("fast", 0.0, 0.5, False)]
-    assert path_of(found) == [("search", 0.0, 0.25), ("own", 0.25, 0.3), ("write", 0.3, 0.5)]
-    assert shares(found) == [0.45, 0.0, 0.0, 0.05]
+    assert path_of(shown) == [("search", 0.0, 0.25), ("own", 0.25, 0.3), ("write", 0.3, 0.5)]
+    assert shares(shown) == [0.45, 0.0, 0.0, 0.05]
 
 
 def test_of_parallel_steps_the_slow_one_is_critical():
@@ -96,14 +96,14 @@ def test_a_retry_is_a_failed_attempt_a_delay_and_another_attempt():
 def test_a_demotion_marks_the_run_and_the_handoff_begins_where_the_last_step_in_flight_ended():
     log = Log().step(0.5, "started").then(1.0, "run.demoted", reason="budget")
     log.step(1.2, "completed").then(1.3, "run.resumed", worker="w1", replayed_steps=1).executed(1.3, 1.5, "after")
-    found = ended(log, 1.5).seen()
-    assert [(mark.kind, round(mark.at, 3), mark.text) for mark in found.marks] == [
+    shown = ended(log, 1.5).seen()
+    assert [(mark.kind, round(mark.at, 3), mark.text) for mark in shown.marks] == [
         ("demoted", 1.0, "budget"),
         ("resumed", 1.3, "w1, 1 steps taken over"),
     ]
     assert log.spans(0) == [("fast", 0.0, 1.2, False), ("handoff", 1.2, 1.3, False), ("deep", 1.3, 1.5, False)]
-    assert path_of(found) == [("own", 0.0, 0.5), ("write", 0.5, 1.2), ("research", 1.2, 1.3), ("after", 1.3, 1.5)]
-    assert shares(found) == [0.9, 0.0, 0.1, 0.5]
+    assert path_of(shown) == [("own", 0.0, 0.5), ("write", 0.5, 1.2), ("research", 1.2, 1.3), ("after", 1.3, 1.5)]
+    assert shares(shown) == [0.9, 0.0, 0.1, 0.5]
 
 
 def test_a_deep_run_waits_in_the_queue_first():
@@ -136,12 +136,12 @@ def test_a_worker_that_died_loses_the_attempt_and_the_time_until_the_run_was_res
     log = Log("deep").executed(0.1, 0.2, "a").step(0.2, "started")
     log.then(5.0, "run.resumed", worker="w2", replayed_steps=1)
     log.step(5.0, "retrying", error={"code": INTERRUPTED}, delay_ms=0.0).step(5.0, "started").step(5.5, "completed")
-    found = ended(log, 5.5).seen(started=0.1)
+    shown = ended(log, 5.5).seen(started=0.1)
     assert log.spans(2) == [("lost", 0.2, 5.0, False), ("attempt", 5.0, 5.5, False)]
-    assert found.rows[2].attempts == 1, "interruption is not an attempt"
+    assert shown.rows[2].attempts == 1, "interruption is not an attempt"
     assert log.spans(0, started=0.1)[2] == ("moved", 0.2, 5.0, False)
-    assert path_of(found)[-2:] == [("write", 0.2, 5.0), ("write", 5.0, 5.5)]
-    assert shares(found) == [0.6, 0.1, 4.8, 0.0]
+    assert path_of(shown)[-2:] == [("write", 0.2, 5.0), ("write", 5.0, 5.5)]
+    assert shares(shown) == [0.6, 0.1, 4.8, 0.0]
 
 
 def handed_over_at_once():
@@ -179,12 +179,12 @@ def test_an_interrupted_step_that_fails_without_another_try():
 def test_a_wait_for_a_signal_goes_on_while_the_run_is_parked():
     log = Log("deep").executed(0.0, 0.1).waits(0.1, "started", until=None)
     log.then(100.0, "run.resumed", worker="w", replayed_steps=1).waits(100.1, "ended", reason="received")
-    found = ended(log.executed(100.1, 100.2, "after"), 100.2).seen()
+    shown = ended(log.executed(100.1, 100.2, "after"), 100.2).seen()
     assert log.spans(2) == [("wait", 0.1, 100.1, False)]
-    assert (found.rows[2].name, found.rows[2].status) == ("signal go", "received")
+    assert (shown.rows[2].name, shown.rows[2].status) == ("signal go", "received")
     assert log.spans(0)[-2:] == [("parked", 0.1, 100.0, False), ("deep", 100.0, 100.2, False)]
-    assert path_of(found) == [("write", 0.0, 0.1), ("signal go", 0.1, 100.1), ("after", 100.1, 100.2)]
-    assert shares(found) == [0.2, 100.0, 0.0, 0.0]
+    assert path_of(shown) == [("write", 0.0, 0.1), ("signal go", 0.1, 100.1), ("after", 100.1, 100.2)]
+    assert shares(shown) == [0.2, 100.0, 0.0, 0.0]
 
 
 def test_a_run_may_be_parked_during_the_delay_of_a_retry():
@@ -207,15 +207,15 @@ def test_a_cancelled_run_ends_what_it_was_doing():
 
 def test_the_loser_of_a_race_ends_nobody_knows_when_and_counts_for_nothing():
     log = Log().step(0.0, "started", "slow").step(0.0, "started", "quick").step(0.3, "completed", "quick")
-    found = ended(log.executed(0.3, 0.5, "after"), 0.5).seen()
+    shown = ended(log.executed(0.3, 0.5, "after"), 0.5).seen()
     assert log.spans(1) == [("cancelled", 0.0, 0.5, True)]
-    assert path_of(found) == [("quick", 0.0, 0.3), ("after", 0.3, 0.5)]
+    assert path_of(shown) == [("quick", 0.0, 0.3), ("after", 0.3, 0.5)]
 
 
 def test_events_and_fields_of_a_later_version_are_passed_over():
     log = Log().then(0.1, "run.promoted").then(0.2, "step.started").then(0.3, "wait.started")
-    found = ended(log, 0.4).seen()
-    assert [row.name for row in found.rows] == ["research", "?", "wait"]
+    shown = ended(log, 0.4).seen()
+    assert [row.name for row in shown.rows] == ["research", "?", "wait"]
 
 
 def test_without_an_event_there_is_nothing_to_draw():
@@ -249,20 +249,20 @@ def logs(draw, least_ms=0):
 
 @given(logs(least_ms=-300), st.floats(-10, 100), st.none() | st.floats(-10, 20))
 def test_every_span_is_within_the_run_and_the_path_and_the_shares_make_up_all_of_it(log, now, started):
-    found = log.seen(now, started)
-    for row in found.rows:
-        assert all(0.0 <= span.start <= span.end <= found.took for span in row.spans), row
+    shown = log.seen(now, started)
+    for row in shown.rows:
+        assert all(0.0 <= span.start <= span.end <= shown.took for span in row.spans), row
         assert row.took >= 0.0
-    assert sum(found.totals) == pytest.approx(found.took)
-    assert min(found.totals) >= 0.0
+    assert sum(shown.totals) == pytest.approx(shown.took)
+    assert min(shown.totals) >= 0.0
     at = 0.0
-    for link in found.critical:
+    for link in shown.critical:
         assert link.start == at
         at = link.end
         if link.row is not None:
-            assert (link.start, link.end) in [(span.start, span.end) for span in found.rows[link.row].spans]
-    assert at == found.took
-    assert all(0.0 <= mark.at <= found.took for mark in found.marks)
+            assert (link.start, link.end) in [(span.start, span.end) for span in shown.rows[link.row].spans]
+    assert at == shown.took
+    assert all(0.0 <= mark.at <= shown.took for mark in shown.marks)
 
 
 @given(logs(), st.floats(0, 100), st.none() | st.floats(-1, 20))
@@ -274,8 +274,8 @@ def test_the_spans_of_a_row_follow_each_other(log, now, started):
 
 @given(logs())
 def test_only_what_goes_on_is_open(log):
-    found = log.seen(now=100.0)
-    open_spans: list[Span] = [span for row in found.rows for span in row.spans if span.open]
-    assert all(span.end == found.took for span in open_spans)
-    if found.status in {"cancelled", "expired"}:
+    shown = log.seen(now=100.0)
+    open_spans: list[Span] = [span for row in shown.rows for span in row.spans if span.open]
+    assert all(span.end == shown.took for span in open_spans)
+    if shown.status in {"cancelled", "expired"}:
         assert open_spans == []

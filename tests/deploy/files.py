@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BASE = DEPLOY / "kubernetes" / "base"
 TEMPORAL = DEPLOY / "kubernetes" / "temporal"
 
-# What a process may take from the end of its drain to its exit, if all that can go wrong does: Redis is away, steps
+# What a process may take from the end of its drain to its exit, if all that can go wrong does: Redis is down, steps
 # block every run loop, a backend for spans is dead.
 LOOP_S = inspect.signature(LoopThread.close).parameters["timeout_s"].default
 THREADS_S = 3.0  # that renew leases and watch loops

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as data: what there is, and what the one container of each role gets."""
+"""The Kubernetes manifests as data: the objects, and what the one container of each role gets."""
 
 from __future__ import annotations
 

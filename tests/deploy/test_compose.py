@@ -122,7 +122,7 @@ def test_what_is_waited_for_exists_and_can_say_that_it_is_healthy():
         for needed, how in service.get("depends_on", {}).items():
             assert needed in SERVICES
             if how["condition"] == "service_healthy":
-                assert "healthcheck" in SERVICES[needed], f"{name} would wait for {needed} for ever"
+                assert "healthcheck" in SERVICES[needed], f"{name} would wait for {needed} without end"
             else:
                 assert how["condition"] == "service_started"
 

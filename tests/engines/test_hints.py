@@ -27,16 +27,16 @@ class Member:
 
     def __init__(self, hints, kind):
         self.hints, self.kind = hints, kind
-        self.heard, self.missed_count = [], 0
+        self.received, self.missed_count = [], 0
 
     def hinted(self, kind, ids):
-        self.heard.append((kind, list(ids)))
+        self.received.append((kind, list(ids)))
 
     def missed(self):
         self.missed_count += 1
 
     def heard_of(self, kind):
-        return [run_id for told, ids in self.heard if told == kind for run_id in ids]
+        return [run_id for told, ids in self.received if told == kind for run_id in ids]
 
 
 class Place:
@@ -89,14 +89,14 @@ async def followed(member, run_id):
     member.hints.follow(run_id)
     if member.hints.port == 0:
         await eventually(lambda: run_id in member.heard_of("events"))
-        member.heard.clear()
+        member.received.clear()
 
 
 async def test_h3_every_other_process_hears(place):
     sender, gateway, worker = await place.join(), await place.join(), await place.join("worker")
     for kind, ids in (("work", []), ("cancel", ["run_1"]), ("signal", ["run_2", "run_3"]), ("webhooks", [])):
         sender.hints.send(kind, ids)
-        await eventually(lambda kind=kind, ids=ids: (kind, ids) in gateway.heard and (kind, ids) in worker.heard)
+        await eventually(lambda kind=kind, ids=ids: (kind, ids) in gateway.received and (kind, ids) in worker.received)
 
 
 async def test_h3_who_follows_a_run_hears_of_its_events(place):
@@ -110,8 +110,8 @@ async def test_h3_a_process_without_readers_hears_of_no_events(place):
     sender, worker = await place.join(), await place.join("worker")
     sender.hints.send("events", ["run_1"])
     sender.hints.send("cancel", ["run_1"])  # in order: what came before it would be heard first
-    await eventually(lambda: worker.heard)
-    assert [kind for kind, _ in worker.heard] == ["cancel"]
+    await eventually(lambda: worker.received)
+    assert [kind for kind, _ in worker.received] == ["cancel"]
 
 
 async def test_h4_nobody_hears_itself(place):
@@ -120,8 +120,8 @@ async def test_h4_nobody_hears_itself(place):
     sender.hints.send("events", ["run_1"])
     sender.hints.send("work")
     other.hints.send("work")
-    await eventually(lambda: sender.heard)
-    assert sender.heard == [("work", [])]
+    await eventually(lambda: sender.received)
+    assert sender.received == [("work", [])]
 
 
 async def test_h2_from_any_thread(place):
@@ -137,7 +137,7 @@ async def test_more_ids_than_fit_into_one_hint_all_arrive(place):
     runs = [f"run_{n}" for n in range(2 * IDS_MAX + 1)]
     sender.hints.send("cancel", runs)
     await eventually(lambda: sorted(receiver.heard_of("cancel")) == sorted(runs))
-    assert [len(ids) for _, ids in receiver.heard] == [IDS_MAX, IDS_MAX, 1]
+    assert [len(ids) for _, ids in receiver.received] == [IDS_MAX, IDS_MAX, 1]
 
 
 async def test_a_hint_to_nobody_before_the_beginning_or_after_the_end_is_no_error(place):
@@ -159,8 +159,8 @@ async def test_what_is_not_a_hint_is_not_heard_over_udp():
             for noise in (b"", b"\xff" * 10, b"hello", msgspec.msgpack.encode(["nonsense", []])):
                 stranger.sendto(noise, ("127.0.0.1", receiver.hints.port))
         sender.hints.send("work")
-        await eventually(lambda: receiver.heard)
-        assert receiver.heard == [("work", [])]
+        await eventually(lambda: receiver.received)
+        assert receiver.received == [("work", [])]
 
 
 # Redis.
@@ -199,7 +199,7 @@ async def test_h5_a_followed_run_is_told_of_once_it_is_subscribed_to(shared):
     async with opened(shared.make) as place:
         gateway = await place.join()
         gateway.hints.follow("run_1")
-        await eventually(lambda: gateway.heard == [("events", ["run_1"])])
+        await eventually(lambda: gateway.received == [("events", ["run_1"])])
         assert shared.subscribers()[1] == [2]
 
 
@@ -215,10 +215,10 @@ async def test_one_connection_follows_however_many_runs(shared):
         for run_id in runs[1:]:
             gateway.hints.unfollow(run_id)
         await eventually(lambda: sorted(shared.subscribers()[1]) == [1, 2])
-        gateway.heard.clear()
+        gateway.received.clear()
         other.hints.send("events", runs)
-        await eventually(lambda: gateway.heard)
-        assert gateway.heard == [("events", ["run_0"])]
+        await eventually(lambda: gateway.received)
+        assert gateway.received == [("events", ["run_0"])]
 
 
 @needs_redis
@@ -229,8 +229,8 @@ async def test_who_comes_and_goes_at_once_is_never_subscribed(shared):
             gateway.hints.follow(f"run_{number}")
             gateway.hints.unfollow(f"run_{number}")
         gateway.hints.follow("run_last")
-        await eventually(lambda: gateway.heard)
-        assert gateway.heard == [("events", ["run_last"])]
+        await eventually(lambda: gateway.received)
+        assert gateway.received == [("events", ["run_last"])]
 
 
 @needs_redis
@@ -312,8 +312,8 @@ async def test_what_is_not_a_hint_is_not_heard_over_redis(shared):
             for noise in (b"", b"\xff" * 10, msgspec.msgpack.encode(["other", "nonsense", []]), huge):
                 client.publish(shared.address.key_of("hints"), noise)
         sender.hints.send("work")
-        await eventually(lambda: receiver.heard)
-        assert receiver.heard == [("work", [])]
+        await eventually(lambda: receiver.received)
+        assert receiver.received == [("work", [])]
 
 
 @needs_redis

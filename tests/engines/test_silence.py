@@ -147,7 +147,7 @@ async def test_a_process_that_lost_its_lease_unnoticed_starts_no_step(tmp_path):
         async with member(app, tmp_path, "gateway", clock=clock) as gateway:
             run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
             await begun.wait()
-            # What a SIGSTOP does: the time passes for everybody else, and its own renewals stand still.
+            # What a SIGSTOP does: time passes for all other processes, and its own renewals stand still.
             gateway.engine.membership.keeper.close()
             gateway.process.lease_window.extend(clock.monotonic())
             await files.leases.retire(gateway.id)
@@ -343,7 +343,7 @@ async def test_a_run_that_is_taken_away_on_its_way_in_is_not_executed(tmp_path, 
                 monkeypatch.setattr(store, "create", thief.behind(store.create))
                 monkeypatch.setattr(leases, "claim", nothing)  # the victim must not be quicker than the thief
             taker = victim if while_it in {"starts", "accepts"} else gateway
-            if while_it == "reads":  # nothing is read of a run that nobody has executed
+            if while_it == "reads":  # nothing is read of a run that no process has executed
                 record = a_record(pipeline="pipe")
                 commit, log = files.store.create(record, accepted(record), owner="before", durable=True)
                 await commit

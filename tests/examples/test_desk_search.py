@@ -25,7 +25,7 @@ def best_topics(question: str, limit: int = 4) -> list[str]:
 
 
 def passage(number: int, topic: str = "walk") -> Passage:
-    """Make a passage that is told from others by its number."""
+    """Make a passage that its number distinguishes from others."""
     return Passage(topic=topic, title="Walk", heading="Walk", number=number, text=f"text {number}")
 
 

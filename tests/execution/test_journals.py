@@ -34,9 +34,9 @@ def read(name):
     return msgspec.json.decode((JOURNALS / f"{name}.json").read_bytes(), type=Recorded)
 
 
-def with_entries(kept, entries):
+def with_entries(stored, entries):
     """The same run with another journal."""
-    return replace(kept, case=replace(kept.case, known=replace(kept.case.known, entries=entries)))
+    return replace(stored, case=replace(stored.case, known=replace(stored.case.known, entries=entries)))
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ async def service():
         yield runtime.service
 
 
-async def replayed(service, kept):
+async def replayed(service, stored):
     """What a replay shows beside what was recorded: the end, what the body saw, steps executed again, and new ones."""
-    case, record = kept.case, kept.case.record
+    case, record = stored.case, stored.case.record
     found = await service.repeat(case)
     ended = found.outcome.status, found.outcome.result, found.outcome.error
     assert found.racing is None
@@ -57,7 +57,7 @@ async def replayed(service, kept):
     new = [name for name in found.executed if name in app.steps]  # a wait that was given up may be over by now
     return (ended, recorded.seen(record.id), again, new), (
         (record.status, case.result, record.error),
-        kept.seen,
+        stored.seen,
         [],
         [],
     )
@@ -91,12 +91,12 @@ async def test_results_that_follow_each_other_too_soon_are_noticed(service, monk
 
 
 async def test_a_step_that_the_journal_lacks_is_noticed(service):
-    kept = read("in_sequence")
-    (_, _, again, new), _ = await replayed(service, with_entries(kept, kept.case.known.entries[:-1]))
+    stored = read("in_sequence")
+    (_, _, again, new), _ = await replayed(service, with_entries(stored, stored.case.known.entries[:-1]))
     assert (again, new) == ([], ["look_up"])
 
 
 async def test_the_same_entries_in_another_order_are_noticed(service):
-    kept = read("gathered")
-    (_, seen, *_), (_, before, *_) = await replayed(service, with_entries(kept, kept.case.known.entries[::-1]))
+    stored = read("gathered")
+    (_, seen, *_), (_, before, *_) = await replayed(service, with_entries(stored, stored.case.known.entries[::-1]))
     assert seen != before

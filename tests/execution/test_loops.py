@@ -79,7 +79,7 @@ free.set()
 
 
 def test_who_looks_for_what_blocks_a_loop_collects_no_garbage_meanwhile():
-    """The process would stand still for ever, on a CPython before 3.11.9."""
+    """The process would stand still, on a CPython before 3.11.9."""
     subprocess.run([sys.executable, "-c", LOOKS], check=True, timeout=GUARD_S)
 
 
@@ -208,17 +208,17 @@ async def test_threads_that_compute_are_named_when_the_loop_waits_for_the_interp
     @app.pipeline(budget=GUARD_S)
     async def many() -> None:
         n = 0
-        while not told():
+        while not is_reported():
             await nothing(n)
             n += 1
 
-    def told() -> bool:
+    def is_reported() -> bool:
         return "for the interpreter, which other threads use" in caplog.text
 
     with caplog.at_level(logging.WARNING, logger="offramp"):
         async with crunching(app, 4, blocked_after=0.03) as runtime:
             handle = await runtime.start("many")
-            await eventually(told)
+            await eventually(is_reported)
             await result_of(handle)
     assert re.search(r"offramp-run-0 has waited .*test_loops\.py:\d+ in crunch \(.*lane=\"process\"", caplog.text)
 
@@ -294,7 +294,7 @@ async def test_an_idle_loop_is_left_in_peace_and_a_busy_one_is_watched(monkeypat
     beat = watchdog.beat
     monkeypatch.setattr(watchdog, "beat", lambda loop: (beats.append(loop.name), beat(loop)))
     here, loops = asyncio.get_running_loop(), RunLoops(0)
-    dog = watchdog.Watchdog(loops, 60.0, lambda *_, **_told: None)
+    dog = watchdog.Watchdog(loops, 60.0, lambda *_, **_facts: None)
     try:
         for _ in range(2):
             await eventually(lambda: not loops.busy.is_set())  # the watchdog waits for a run, and wakes nobody

@@ -1,4 +1,4 @@
-"""One function changes the state of an executing run: of those that race for it, one wins, and the observer hears."""
+"""One function changes the state of an executing run: one of several racing callers wins, and the observer hears."""
 
 from __future__ import annotations
 

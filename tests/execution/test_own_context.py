@@ -68,7 +68,7 @@ async def test_no_run_of_a_mounted_gateway_sees_the_variables_of_a_request(tmp_p
         )
         run = answer.json()["links"]["self"]
         await eventually(lambda: ended(client, run))
-        return (await client.get(run, headers={"x-user": "somebody else"})).json()["result"]
+        return (await client.get(run, headers={"x-user": "another user"})).json()["result"]
 
     async def ended(client, run):
         return (await client.get(run, headers={"x-user": "who looks"})).json()["status"] == "completed"

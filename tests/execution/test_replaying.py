@@ -31,7 +31,7 @@ class Said:
 
 
 @pytest.fixture
-def said():
+def notes():
     return Said()
 
 
@@ -40,41 +40,41 @@ def app():
     return App("says")
 
 
-async def test_a_body_is_new_the_first_time_and_replaying_the_second(app, said):
+async def test_a_body_is_new_the_first_time_and_replaying_the_second(app, notes):
     @app.step
     async def work(n: int) -> int:
-        said("in a step")
+        notes("in a step")
         return n
 
     @app.pipeline
     async def pipe() -> int:
-        said("begins")
+        notes("begins")
         first = await work(1)
-        said("between")
+        notes("between")
         async with asyncio.TaskGroup() as group:
             for n in range(3):
                 group.create_task(work(n))
         await offramp.sleep(0.001)
-        said("ends")
+        notes("ends")
         return first
 
     async with testing.runtime(app) as runtime:
         handle = await runtime.start("pipe")
         await result_of(handle)
-        assert said.of(True) == []
-        first, said.lines = said.of(False), []
+        assert notes.of(True) == []
+        first, notes.lines = notes.of(False), []
         await runtime.service.replay(handle.id)
     assert first == ["begins", "in a step", "between", *["in a step"] * 3, "ends"]
     # Behind the last recorded result it is new: nothing says whether an earlier execution came there.
-    assert said.lines == [("begins", True), ("between", True), ("ends", False)]
+    assert notes.lines == [("begins", True), ("between", True), ("ends", False)]
 
 
-async def test_it_lasts_until_the_step_that_was_interrupted(app, said, tmp_path):
+async def test_it_lasts_until_the_step_that_was_interrupted(app, notes, tmp_path):
     begun, again, hold = Signal(), Signal(), Signal()
 
     @app.step(retry=Retry(attempts=1))
     async def work(n: int) -> int:
-        said("in a step")
+        notes("in a step")
         if n == 2:
             (again if begun.is_set() else begun).set()
             await hold.wait()
@@ -82,29 +82,29 @@ async def test_it_lasts_until_the_step_that_was_interrupted(app, said, tmp_path)
 
     @app.pipeline(budget=0)
     async def pipe() -> None:
-        said("begins")
+        notes("begins")
         await work(1)
-        said("before")
+        notes("before")
         await work(2)
-        said("after")
+        notes("after")
 
     async with member(app, tmp_path, "worker", owner="a") as first:
         run = (await first.submit(Submission(pipeline="pipe"))).record.id
         await begun.wait()
         await first.process.store.log(first.live.get(run).lease).durable()
-        assert said.lines == [("begins", False), ("in a step", False), ("before", False), ("in a step", False)]
-        said.lines = []
+        assert notes.lines == [("begins", False), ("in a step", False), ("before", False), ("in a step", False)]
+        notes.lines = []
         first.live.drop(first.live.get(run))  # as a process does that lost its lease
         await first.engine.retire("a")
         await again.wait()
         hold.set()
         await frames_of(first, run)
-    assert said.lines == [("begins", True), ("before", True), ("in a step", False), ("after", False)]
+    assert notes.lines == [("begins", True), ("before", True), ("in a step", False), ("after", False)]
 
 
 @pytest.mark.parametrize("recorded_before", [True, False])
 @pytest.mark.parametrize("waits_for", ["signal", "sleep"])
-async def test_a_woken_run_replays_up_to_what_it_waited_for(app, said, waits_for, recorded_before):
+async def test_a_woken_run_replays_up_to_what_it_waited_for(app, notes, waits_for, recorded_before):
     clock = testing.FakeClock()
 
     @app.step
@@ -113,31 +113,31 @@ async def test_a_woken_run_replays_up_to_what_it_waited_for(app, said, waits_for
 
     @app.pipeline(budget=0)
     async def pipe() -> None:
-        said("begins")
+        notes("begins")
         if recorded_before:
             await work()
-            said("before")
+            notes("before")
         if waits_for == "signal":
             await offramp.signal("go")
         else:
             await offramp.sleep(3600)
-        said("after")
+        notes("after")
 
     async with testing.runtime(app, clock=clock) as runtime:
         handle = await runtime.start("pipe")
         await reach(handle, "wait.started")
         clock.advance(1)
         await eventually(lambda: is_parked(runtime.service, handle.id))
-        first, said.lines = said.lines, []
+        first, notes.lines = notes.lines, []
         if waits_for == "signal":
             await handle.signal("go")
         await clock.run_until(log_of(handle), step=60)
     before = ["begins", "before"] if recorded_before else ["begins"]
     assert first == [(what, False) for what in before]
-    assert said.lines == [*((what, True) for what in before), ("after", False)]
+    assert notes.lines == [*((what, True) for what in before), ("after", False)]
 
 
-async def test_other_code_behind_the_recorded_steps_is_new_though_a_step_was_interrupted(app, said):
+async def test_other_code_behind_the_recorded_steps_is_new_though_a_step_was_interrupted(app, notes):
     """Code that changed: what was interrupted is never called again, and must not keep everything silent."""
     changed, begun = [], Signal()
 
@@ -150,20 +150,20 @@ async def test_other_code_behind_the_recorded_steps_is_new_though_a_step_was_int
 
     @app.pipeline(budget=0)
     async def pipe() -> None:
-        said("begins")
+        notes("begins")
         await work(2 if changed else 1)
-        said("after")
+        notes("after")
 
     async with testing.runtime(app) as runtime:
         handle = await runtime.start("pipe")
         await begun.wait()
         changed.append(1)
-        said.lines = []
+        notes.lines = []
         service = runtime.service
         service.live.drop(service.live.get(handle.id))
         await service.engine.retire(service.process.id)
         await log_of(handle)
-    assert said.lines == [("begins", True), ("after", False)]
+    assert notes.lines == [("begins", True), ("after", False)]
 
 
 # The filter.

@@ -239,7 +239,7 @@ async def test_threads_that_timed_out_steps_hold_are_replaced_as_often_as_there_
 async def test_a_thread_that_goes_on_after_the_grace_is_counted_and_its_line_logged(clock, gates, caplog):
     app, _ = an_app(gates)
 
-    def told(runtime):
+    def reports(runtime):
         return reading(runtime.service, "offramp_steps_abandoned_total", pipeline="sticks", step="stuck")
 
     async with testing.runtime(app, clock=clock, threads=2, cancel_grace=GRACE_S) as runtime:
@@ -247,10 +247,10 @@ async def test_a_thread_that_goes_on_after_the_grace_is_counted_and_its_line_log
         await result_of(await runtime.start("sticks", n=1))
         gates[1].set()
         await eventually(lambda: held(runtime.service) == 1)
-        assert told(runtime) == 0
+        assert reports(runtime) == 0
         with caplog.at_level(logging.WARNING, "offramp"):
             clock.advance(GRACE_S)
-            await eventually(lambda: told(runtime) == 1)
+            await eventually(lambda: reports(runtime) == 1)
         [line] = [record.getMessage() for record in caplog.records if "still runs" in record.getMessage()]
     assert "attempt 1 of step 'stuck' still runs 0.5 s after its timeout or cancellation, at " in line
     assert f"{__file__.rpartition('/')[0].removesuffix('/execution')}/support.py" in line

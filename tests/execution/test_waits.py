@@ -19,13 +19,13 @@ from offramp.testing import FakeClock
 
 class Seen(Observer):
     def __init__(self):
-        self.heard = []
+        self.calls = []
 
     def changed(self):
-        self.heard.append("changed")
+        self.calls.append("changed")
 
     def rests(self):
-        self.heard.append("rests")
+        self.calls.append("rests")
 
 
 class Run:
@@ -79,13 +79,13 @@ def test_the_observer_hears_of_a_rest_and_of_none_while_a_step_is_in_flight(stat
     if state == "leaving":
         run.gate.move("leave")
     attempt = run.enters()
-    run.seen.heard.clear()
+    run.seen.calls.clear()
     with run.waits.to(9.0):
-        assert run.seen.heard == []
+        assert run.seen.calls == []
         assert run.waits.until() is None
         assert run.gate.leave(attempt) == (state == "running")
         run.waits.look()
-        assert set(run.seen.heard) == {"rests" if state == "running" else "changed"}
+        assert set(run.seen.calls) == {"rests" if state == "running" else "changed"}
 
 
 def test_a_run_whose_step_waits_for_a_thread_is_not_at_rest():

@@ -1,4 +1,4 @@
-"""What Schemathesis is told beside the OpenAPI document: to ask for streams, what those carry, what is no failure."""
+"""What Schemathesis needs beside the OpenAPI document: to ask for streams, what those carry, what is no failure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def streams_carry_documented_events(context, response, case):
 def filter_failure(context, failure, case, response):
     """False for what only looks like a failure."""
     if isinstance(failure, AcceptedNegativeData):
-        # A header that nobody knows is ignored, as HTTP wants it.
+        # An unknown header is ignored, as HTTP requires.
         return "x-schemathesis-unknown-property" not in (case.headers or {})
     # The fuzzer sends one key with many bodies.
     return not (

@@ -1,4 +1,4 @@
-"""A real `offramp serve` with a key, for whoever fuzzes it."""
+"""A real `offramp serve` with a key, to be fuzzed."""
 
 from __future__ import annotations
 

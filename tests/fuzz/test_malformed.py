@@ -40,7 +40,7 @@ SLOW = {
     "a head that never ends": (HEAD, b"x", HEAD_S_MAX),
     "no body": (BODY, b"", BODY_S_MAX),
     "a body that never ends": (BODY, b" ", BODY_S_MAX),
-    "a body that nobody reads": (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b" ", BODY_S_MAX),
+    "a body that no route reads": (b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b" ", BODY_S_MAX),
     "chunks that never end": (BODY.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked"), b"0", BODY_S_MAX),
     "idle": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"", KEEP_ALIVE_S),
 }
@@ -63,7 +63,7 @@ async def lasts_s(port, begins, goes_on):
 
 
 def is_left_alone(process):
-    """Whether nobody is connected any more, but perhaps the client of this test itself."""
+    """Whether no client is connected any more, except perhaps that of this test."""
     return sum(found.status != psutil.CONN_LISTEN for found in process.net_connections("tcp")) <= 1
 
 

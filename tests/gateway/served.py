@@ -1,4 +1,4 @@
-"""A process that serves scripted runs until it is told to stop: `python -m tests.gateway.served MODE`."""
+"""A process that serves scripted runs until it is stopped: `python -m tests.gateway.served MODE`."""
 
 from __future__ import annotations
 

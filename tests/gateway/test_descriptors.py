@@ -1,4 +1,4 @@
-"""At the bound of what fits into the process a client is told so, and nobody's connection is reset."""
+"""At the bound of what fits into the process a client gets an answer that says so, and no connection is reset."""
 
 from __future__ import annotations
 

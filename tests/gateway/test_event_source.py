@@ -128,7 +128,7 @@ class TestParsers:
 
 
 class TestHttp10:
-    """As nginx speaks it to what it stands in front of, unless told otherwise: no chunks, the connection is the end."""
+    """As nginx speaks it to the server behind it by default: no chunks, the connection is the end."""
 
     @staticmethod
     def ask(url, path, method="GET", body=None):

@@ -28,7 +28,7 @@ def executed():
 
 
 @pytest.fixture
-async def kept(tmp_path, executed):
+async def retained(tmp_path, executed):
     """The gateway's clock and store, and a client that sends the same request again."""
     app, clock = App("keys"), FakeClock()
 
@@ -59,8 +59,8 @@ async def kept(tmp_path, executed):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_it_is_410_and_nothing_is_executed_again(kept, executed, way):
-    ask, later = kept
+async def test_it_is_410_and_nothing_is_executed_again(retained, executed, way):
+    ask, later = retained
     first = (await ask({})).json()
     assert (await ask({})).json() == first
     await later(RETENTION_S - 1)
@@ -75,8 +75,8 @@ async def test_it_is_410_and_nothing_is_executed_again(kept, executed, way):
     assert executed == ["x"]
 
 
-async def test_an_expired_key_is_free_again(kept, executed):
-    ask, later = kept
+async def test_an_expired_key_is_free_again(retained, executed):
+    ask, later = retained
     first = (await ask({})).json()
     await later(KEPT_S + 1)
     assert (await ask({})).json()["id"] != first["id"]

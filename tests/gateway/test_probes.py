@@ -1,4 +1,4 @@
-"""What a worker says of itself to probes: alive whatever is away, ready only while it takes runs."""
+"""What a worker says of itself to probes: alive whatever is unavailable, ready only while it takes runs."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ CREDENTIALS = (
 RUNS = "/v1/pipelines/echo/runs"
 
 
-def assert_clean(said, where):
-    text = said.decode("latin-1") if isinstance(said, bytes) else said
+def assert_clean(output, where):
+    text = output.decode("latin-1") if isinstance(output, bytes) else output
     found = [secret for secret in SHOWN_BY_NOBODY if secret in text]
     assert not found, f"{found} in {where}: …{text[max(0, text.index(found[0]) - 300) :][:600]}"
 
@@ -165,8 +165,8 @@ class Caller:
         """A WebSocket whose key is in its subprotocols, which then says what it should not."""
         head = [f"GET /v1/runs/{run}/ws HTTP/1.1", "Host: 127.0.0.1", *HANDSHAKE]
         head += [f"Sec-WebSocket-Protocol: offramp.v1, offramp.bearer.{GOOD}"]
-        said = frame(1, f'{{"type": "{WRONG}"}}'.encode())
-        answer = await self.send("\r\n".join(head).encode() + b"\r\n\r\n", then=said)
+        output = frame(1, f'{{"type": "{WRONG}"}}'.encode())
+        answer = await self.send("\r\n".join(head).encode() + b"\r\n\r\n", then=output)
         assert answer.startswith(b"HTTP/1.1 101")
         assert [opcode for opcode, _ in frames(answer.partition(b"\r\n\r\n")[2])][-1] == 8
 
@@ -234,12 +234,12 @@ async def test_nothing_that_the_commands_say_holds_a_secret(tmp_path):
         assert [GOOD in " ".join(environment.values()) for environment in workers] == [False]
         client = {"OFFRAMP_URL": serving.url, "OFFRAMP_API_KEY": GOOD}
         for arguments in (("show", run), ("list", "--json"), ("follow", run)):
-            code, said = command(*arguments, cwd=tmp_path, **client)
-            assert code == 0, said
-            assert_clean(said, arguments)
-        code, said = command("list", cwd=tmp_path, **client | {"OFFRAMP_API_KEY": WRONG})
+            code, output = command(*arguments, cwd=tmp_path, **client)
+            assert code == 0, output
+            assert_clean(output, arguments)
+        code, output = command("list", cwd=tmp_path, **client | {"OFFRAMP_API_KEY": WRONG})
         assert code != 0
-        assert_clean(said, "the answer to a wrong key")
+        assert_clean(output, "the answer to a wrong key")
         assert serving.terminate() == 0
     finally:
         serving.close()
@@ -249,9 +249,9 @@ async def test_nothing_that_the_commands_say_holds_a_secret(tmp_path):
     assert "OFFRAMP_WEBHOOK_SECRETS is set, but nothing reads it" in log
     assert_clean(log, "the log")
     for arguments in (("doctor", str(APP)), ("doctor", str(APP), "--json")):
-        _, said = command(*arguments, cwd=tmp_path, **variables, OFFRAMP_WEBHOOK_SECRETS=WRONG)
-        assert_clean(said, arguments)
+        _, output = command(*arguments, cwd=tmp_path, **variables, OFFRAMP_WEBHOOK_SECRETS=WRONG)
+        assert_clean(output, arguments)
     for name in ("API_KEYS", "WEBHOOK_SECRET"):
-        code, said = command("serve", str(APP), cwd=tmp_path, **{f"OFFRAMP_{name}": f"{WRONG} \x7f {WRONG}"})
+        code, output = command("serve", str(APP), cwd=tmp_path, **{f"OFFRAMP_{name}": f"{WRONG} \x7f {WRONG}"})
         assert code == 2
-        assert_clean(said, f"the refusal of a wrong {name}")
+        assert_clean(output, f"the refusal of a wrong {name}")

@@ -1,4 +1,4 @@
-"""Results that are kept elsewhere: passed on without being held, and what is said when they are not there."""
+"""Results that are kept elsewhere: passed on without being held, and the message when they are not there."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class Member:
         self.name = name
         self.works = works
         self.is_dead = self.has_left = self.leaves = False
-        self.told = set()
-        """Leases that it was told are lost."""
+        self.reported = set()
+        """Leases reported to it as lost."""
         self.clock = OwnClock(world.clock)
         self.store = SteppedStore(world.memory, self, world.watch)
         self.hints = Hints(self)
@@ -99,7 +99,7 @@ class Member:
 
     def _lost(self, deep, lease):
         self.control.call(deep.lost, lease)
-        self.control.call(self.told.add, lease)
+        self.control.call(self.reported.add, lease)
 
     def __repr__(self):
         return self.name
@@ -107,7 +107,7 @@ class Member:
     # What the test does.
 
     def ask(self, work, became=None):
-        """Have the process do something, a coroutine function, and perhaps note what became of it."""
+        """Have the process do something, a coroutine function, and perhaps note its outcome."""
 
         async def asked():
             try:
@@ -155,7 +155,7 @@ class Member:
         self.store.die()
 
     def leave(self):
-        """Stop as a process does that is told to: it is gone when the others know it."""
+        """Stop as a process does after SIGTERM: it is gone when the others know it."""
         if self.leaves:
             return
         self.leaves = True

@@ -130,8 +130,8 @@ def at_each_point(shape, *, thin=False):
 
 def check(order):
     """Nothing is broken by this order of events."""
-    found = violations(order)
-    assert found == [], f"{found} by {order}"
+    faults = violations(order)
+    assert faults == [], f"{faults} by {order}"
 
 
 def violations(order):
@@ -140,8 +140,8 @@ def violations(order):
         made.submit(durable=order.durable)
         for event in order.events:
             happen(made, event)
-            if made.watch.found:
+            if made.watch.faults:
                 break
         else:
             made.finish()
-        return made.watch.found
+        return made.watch.faults

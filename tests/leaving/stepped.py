@@ -20,7 +20,7 @@ from offramp.stores.memory import MemoryStore
 
 
 class SteppedLoop(asyncio.BaseEventLoop):
-    """An event loop that makes a call when it is told to; its time is a clock's.
+    """An event loop that makes a call when it is asked to; its time is a clock's.
 
     Args:
         clock: the time.
@@ -197,7 +197,7 @@ class SteppedStore:
     Args:
         memory: what all processes share.
         member: the process.
-        watch: is shown every write when it is asked for, and what became of it.
+        watch: is shown every write when it is asked for, and its outcome.
     """
 
     def __init__(self, memory, member, watch):
@@ -373,7 +373,7 @@ class SharedMemory(MemoryStore):
 
 
 def _outcome(commit):
-    """What became of a commit of the store in memory, which resolves at once."""
+    """The outcome of a commit of the store in memory, which resolves at once."""
     made = []
     commit.then(lambda each: made.append((each._value, each.error)))
     return made[0]

@@ -27,7 +27,7 @@ class Watch:
     """Of one world. The first violation ends its example."""
 
     def __init__(self):
-        self.found = []
+        self.faults = []
         self.holder = None
         """The lease that is in force."""
         self.seized = set()
@@ -50,7 +50,7 @@ class Watch:
         """How the run may end, once that is settled."""
 
     def fail(self, text):
-        self.found.append(text)
+        self.faults.append(text)
 
     # Writes.
 
@@ -60,7 +60,7 @@ class Watch:
             return
         if lease in self.given_back:
             self.fail(f"{member.name} asks for {name!r} under a lease that it has given back")
-        if lease in member.told:
+        if lease in member.reported:
             self.fail(f"{member.name} asks for {name!r} under a lease that it knows as lost")
         if name in {"release", "finish"}:
             self.given_back.add(lease)
@@ -100,7 +100,7 @@ class Watch:
     def refused(self, lease):
         """A write came under a lease that is gone."""
         if lease not in self.seized | self.given_back | self.never:
-            self.fail("a write was refused, but nobody has taken its lease")
+            self.fail("a write was refused, but no process has taken its lease")
 
     def taken(self, owner, how):
         """What a process held is free."""
@@ -142,7 +142,7 @@ class Watch:
         member, lease, name = executed.member, executed.lease, executed.name
         if number != 1:
             self.fail(f"{name} is at attempt {number}: an interruption is no attempt (D3)")
-        if lease in member.told:
+        if lease in member.reported:
             self.fail(f"{member.name} begins {name} though it knows that it has lost the run")
         if lease in self.given_back:
             self.fail(f"{member.name} begins {name} after it has given the run back")
@@ -186,9 +186,9 @@ class Watch:
 
     def may_end_as(self, record):
         """Where its end was asked for, but somebody may have been quicker."""
-        found = set()
+        faults = set()
         if self.is_cancelled:
-            found.add("cancelled")
+            faults.add("cancelled")
         if record.deadline_at is not None and record.finished_at >= record.deadline_at:
-            found.add("expired")
-        return found
+            faults.add("expired")
+        return faults

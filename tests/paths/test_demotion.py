@@ -1,4 +1,4 @@
-"""A run leaves the fast path: on time, without losing or repeating a finished step, and its reader is told."""
+"""A run leaves the fast path: on time, without losing or repeating a finished step, and its reader learns so."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ async def test_a_body_that_computes_past_its_budget_is_cut_at_the_boundary_and_r
 
 
 @pytest.mark.parametrize(
-    ("submission", "said"),
+    ("submission", "explanation"),
     [
         ({"respond_async": True}, ["respond-async"]),
         ({"budget": 0.0}, ["no budget", "default"]),
@@ -373,7 +373,7 @@ async def test_a_body_that_computes_past_its_budget_is_cut_at_the_boundary_and_r
         ({"sla": "batch"}, ["no budget", "batch"]),
     ],
 )
-async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission, said):
+async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission, explanation):
     app = App("deep", classes=[SLA("batch", budget=0)])
 
     @app.step
@@ -391,7 +391,7 @@ async def test_a_run_known_to_be_long_goes_deep_at_once_and_says_why(submission,
         names = types(await log_of(handle))
     assert (document["path"], document["demotion"]) == ("deep", None)
     [reason] = document["route"]["reasons"]
-    assert all(word in reason for word in said)
+    assert all(word in reason for word in explanation)
     assert names == ["run.accepted", "step.started", "step.completed", "run.completed"]
 
 

@@ -110,7 +110,7 @@ async def test_cancelling_twice_is_cancelling_and_after_the_end_a_conflict():
         with pytest.raises(UnknownRun):
             await runtime.service.cancel("run_0")
         with pytest.raises(UnknownRun):
-            await runtime.service.cancel(handle.id, tenant="somebody else")
+            await runtime.service.cancel(handle.id, tenant="another")
 
 
 async def test_a_cancelled_run_ends_cancelled_whatever_its_code_makes_of_it():
@@ -414,7 +414,7 @@ async def test_a_quick_run_takes_the_place_of_the_one_that_is_expected_to_take_l
 
     async with testing.runtime(app, fast_runs=1) as runtime:
         assert await (await runtime.start("quick")).result() == "quick"  # now it is known to be quick
-        await eventually(lambda: not runtime.service.live.all())  # its reader is told a moment before it has left
+        await eventually(lambda: not runtime.service.live.all())  # its reader learns it a moment before it has left
         slow = await runtime.start("pipe")
         await begun.wait()
         handle = await runtime.start("quick")

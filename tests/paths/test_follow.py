@@ -72,7 +72,7 @@ async def test_without_patience_a_reader_has_all_there_is_and_waits_for_nothing(
         run = (await gateway.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         await eventually(lambda: _visible(other, run, count))
-        await eventually(lambda: _told(gateway, run) == count + 2)
+        await eventually(lambda: _announced(gateway, run) == count + 2)
         for service in (gateway, other):
             assert [frame.seq for frame in await so_far(service, run)] == list(range(1, count + 3))
         go_on.set()
@@ -115,8 +115,8 @@ async def _visible(service, run, count):
     return bool(part)
 
 
-def _told(service, run):
-    """The last number that readers here were told of, by the process that writes: the store has it a moment before."""
+def _announced(service, run):
+    """The last number that the writing process announced to readers here: the store has it a moment before."""
     return service.process.feed.topics[run].last
 
 
@@ -137,7 +137,7 @@ async def test_a_slow_reader_misses_nothing_and_costs_bounded_memory(tmp_path):
         async with contextlib.aclosing(service.follow(run)) as slow:
             frames = list(await anext(slow))
             await halfway.wait()
-            await eventually(lambda: _told(service, run) == 3 * TAIL_EVENTS_MAX + 2)
+            await eventually(lambda: _announced(service, run) == 3 * TAIL_EVENTS_MAX + 2)
             topic = service.process.feed.topics[run]
             assert len(topic.frames) <= TAIL_EVENTS_MAX
             assert topic.size <= TAIL_BYTES_MAX
@@ -200,7 +200,7 @@ async def test_silent_readers_cost_one_look_for_all_of_them(tmp_path):
         run = (await service.submit(Submission(pipeline="pipe"))).record.id
         await halfway.wait()
         waiting = [contextlib.aclosing(service.follow(run, idle=0.02)) for _ in range(5)]
-        await eventually(lambda: _told(service, run) == 4)  # what comes late is no silence
+        await eventually(lambda: _announced(service, run) == 4)  # what comes late is no silence
         async with contextlib.AsyncExitStack() as opened:
             readers = [await opened.enter_async_context(one) for one in waiting]
             for reader in readers:

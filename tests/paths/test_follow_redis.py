@@ -65,7 +65,7 @@ def connections(server):
 
 
 async def read_into(seen, service, run):
-    """A reader that comes back where its look into the store falls into the time when that is away."""
+    """A reader that returns and looks into the store while that is unavailable."""
     async with asyncio.timeout(GUARD_S):
         while not seen or not seen[-1].terminal:
             with contextlib.suppress(StoreError):

@@ -1,4 +1,4 @@
-"""A step that takes down its process is not repeated for ever, and fails no other run: real processes, really dead."""
+"""A step that kills its process is not repeated without end, and fails no other run: real processes, really dead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ APP = Path(__file__).with_name("killers.py")
 @contextlib.contextmanager
 def serving(folder, *, workers=2, drain_timeout="20", **settings):
     """`offramp serve`, ready, and a client of it."""
-    # Leases of a minute: whoever is given up here died, or said that it leaves.
+    # Leases of a minute: a process given up here has died, or announced that it leaves.
     variables = {"OFFRAMP_LEASE": "60", "OFFRAMP_POLL": "0.1", "OFFRAMP_TEST_FOLDER": str(folder), **settings}
     options = ["--port", "0", "--workers", str(workers), "--drain-timeout", drain_timeout]
     with running("serve", str(APP), *options, cwd=folder, env=variables) as command, leaves_none_behind(command):

@@ -172,7 +172,7 @@ async def test_a_bucket_serves_as_well(tmp_path):
         assert (await runtime.service.replay(handle.id)).executed == []
 
 
-# Places that are away.
+# Places that are unavailable.
 
 
 class Late(CutMemory):
@@ -296,7 +296,7 @@ async def test_a_check_of_unfinished_runs_reads_them_or_says_that_it_cannot(tmp_
 
 
 class Stubborn(PlacedBlobs):
-    """Deletes when it is told to."""
+    """Deletes when the test lets it."""
 
     stubborn = True
 

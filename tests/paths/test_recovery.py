@@ -1,4 +1,4 @@
-"""What a killed process leaves behind goes on elsewhere: real processes, really killed."""
+"""Runs of a killed process continue in another one: real processes, really killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def process(folder, role, owner, *pipelines, lease_s=60, store=""):
     """A process of the service that can be killed; it submits these pipelines itself.
 
-    Whoever is given up here died, unless its lease is shorter: one that lives may be late by a second.
+    A process given up here has died, unless its lease is shorter: a live one may be late by a second.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", "tests.paths.victim", role, owner, *pipelines],
@@ -112,7 +112,7 @@ async def test_a_run_survives_several_deaths(tmp_path):
             with process(tmp_path, "worker", f"w{death}") as child:
                 await in_step_two(gateway, run, 3 + death)
                 await kill(child)
-            # Whoever supervises a process tells of its death at once.
+            # The supervisor of a process reports its death at once.
             assert await gateway.retire(f"w{death}") in {0, 1}
         (tmp_path / "go").touch()
         with process(tmp_path, "worker", "last"):

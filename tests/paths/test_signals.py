@@ -305,7 +305,7 @@ async def test_what_a_cancelled_call_was_given_goes_to_another(place, clock, sen
 
         monkeypatch.setattr(LiveRun, "deliver", counted)
         handle = await runtime.submit(deep("ask"))
-        await until(lambda: len(looks) == 3)  # each of its waits looks for what there is, as it begins
+        await until(lambda: len(looks) == 3)  # each of its waits looks for existing signals, as it begins
         mailbox = live.get(handle.id).execution.scope.waits.mailbox
         await until(lambda: len(mailbox.waiting) == 2)
         leases = runtime.service.engine.leases

@@ -19,7 +19,7 @@ def started(app, place, clock=None, **settings):
 
 
 def is_parked(service, run_id):
-    """Whether the store has the run parked: durable, owned by nobody."""
+    """Whether the store has the run parked: durable, without an owner."""
     store = service.process.store
     if isinstance(store, MemoryStore):
         run = store._runs.get(run_id)

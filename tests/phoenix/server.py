@@ -46,25 +46,25 @@ class Phoenix:
         """The spans of a project, as plain values."""
         return self.get(f"projects/{project}/spans", limit=1000) or []
 
-    def once(self, found):
+    def once(self, look):
         """What `found` gives, once that is true: Phoenix stores what it took a little later, and tells nobody."""
         ends_at = time.monotonic() + WAIT_S
-        while not (result := found()):
-            assert time.monotonic() < ends_at, f"it did not come; the end of Phoenix's log:\n{self.said()}"
+        while not (result := look()):
+            assert time.monotonic() < ends_at, f"it did not come; the end of Phoenix's log:\n{self.log_end()}"
             time.sleep(0.1)
         return result
 
-    def said(self):
+    def log_end(self):
         return self.log.read_text(errors="replace")[-4000:]
 
     def _wait_until_ready(self):
         ends_at = time.monotonic() + START_S
         while True:
-            assert self.process.poll() is None, f"Phoenix ended:\n{self.said()}"
+            assert self.process.poll() is None, f"Phoenix ended:\n{self.log_end()}"
             with contextlib.suppress(httpx.TransportError):
                 if self._http.get("/healthz").is_success:
                     return
-            assert time.monotonic() < ends_at, f"Phoenix is not ready after {START_S:g} s:\n{self.said()}"
+            assert time.monotonic() < ends_at, f"Phoenix is not ready after {START_S:g} s:\n{self.log_end()}"
             time.sleep(0.2)
 
     def _close(self):
@@ -112,11 +112,11 @@ def serving_phoenix(folder: Path):
 
 
 def _free_ports(count):
-    found = []
+    look = []
     for port in random.sample(PORTS, 200):
         with socket.socket() as tried, contextlib.suppress(OSError):
             tried.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
+            look.append(port)
+        if len(look) == count:
+            return look
     raise AssertionError("no free port")

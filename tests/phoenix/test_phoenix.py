@@ -43,12 +43,12 @@ def trace(phoenix, trace_id, *, holds):
     """The spans of a trace by id, once one of this name is among them."""
 
     def whole():
-        found = {
+        received = {
             span["context"]["span_id"]: span
             for span in phoenix.spans(PROJECT)
             if span["context"]["trace_id"] == trace_id
         }
-        return found if holds <= {span["name"] for span in found.values()} else None
+        return received if holds <= {span["name"] for span in received.values()} else None
 
     return phoenix.once(whole)
 
@@ -56,13 +56,13 @@ def trace(phoenix, trace_id, *, holds):
 def session(phoenix, session_id, traces):
     """A session as the sessions API gives it, once it has so many traces."""
 
-    def found():
+    def received():
         listed = phoenix.get(f"projects/{PROJECT}/sessions") or []
         return next(
             (each for each in listed if each["session_id"] == session_id and len(each["traces"]) == traces), None
         )
 
-    return phoenix.once(found)
+    return phoenix.once(received)
 
 
 def line(spans, span):

@@ -54,7 +54,7 @@ async def apipe(q: str) -> str: ...
 
 
 @pytest.mark.parametrize(
-    ("function", "options", "said"),
+    ("function", "options", "message"),
     [
         (unannotated, {}, "step 'unannotated': annotate parameter 'q'"),
         (variadic, {}, r"variadic; name each argument"),
@@ -95,14 +95,14 @@ async def apipe(q: str) -> str: ...
         (plain, {"uses": "gpu"}, "uses="),
     ],
 )
-def test_a_step_that_cannot_work_is_refused(app, function, options, said):
-    with pytest.raises(DeclarationError, match=said):
+def test_a_step_that_cannot_work_is_refused(app, function, options, message):
+    with pytest.raises(DeclarationError, match=message):
         app.step(**options)(function)
     assert app.steps == {}
 
 
 @pytest.mark.parametrize(
-    ("function", "options", "said"),
+    ("function", "options", "message"),
     [
         (plain, {}, "pipeline 'plain': declare it with 'async def'"),
         (async_generator, {}, "generators"),
@@ -121,8 +121,8 @@ def test_a_step_that_cannot_work_is_refused(app, function, options, said):
         (apipe, {"version": 2}, "version="),
     ],
 )
-def test_a_pipeline_that_cannot_work_is_refused(app, function, options, said):
-    with pytest.raises(DeclarationError, match=said):
+def test_a_pipeline_that_cannot_work_is_refused(app, function, options, message):
+    with pytest.raises(DeclarationError, match=message):
         app.pipeline(**options)(function)
     assert app.pipelines == {}
 
@@ -150,7 +150,7 @@ def test_two_pipelines_of_one_name_are_refused(app):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "said"),
+    ("name", "classes", "message"),
     [
         ("", [], "app name"),
         ("no spaces", [], "app name"),
@@ -158,8 +158,8 @@ def test_two_pipelines_of_one_name_are_refused(app):
         ("x", [SLA("a"), SLA("a")], "SLA class 'a' is declared twice"),
     ],
 )
-def test_an_app_that_cannot_work_is_refused(name, classes, said):
-    with pytest.raises(DeclarationError, match=said):
+def test_an_app_that_cannot_work_is_refused(name, classes, message):
+    with pytest.raises(DeclarationError, match=message):
         App(name, classes=classes)
 
 

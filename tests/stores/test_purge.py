@@ -177,7 +177,7 @@ async def test_a_run_goes_at_its_time_and_its_key_at_that_of_the_key(files):
     assert files.query("SELECT key FROM idempotency") == []
     assert await files.store.get(run) is not None
     await whole(files, DUE + purge.TOMBSTONE_S)
-    assert await files.store.get(run) is None, "a purged run is known for ever"
+    assert await files.store.get(run) is None, "a purged run is still known"
 
 
 async def test_a_run_that_is_too_large_for_a_step_goes_in_several_from_its_end(files, monkeypatch):

@@ -43,8 +43,8 @@ def values(attributes):
 
 def value(any_value):
     kind = any_value.WhichOneof("value")
-    found = None if kind is None else getattr(any_value, kind)
-    return [value(each) for each in found.values] if kind == "array_value" else found
+    look = None if kind is None else getattr(any_value, kind)
+    return [value(each) for each in look.values] if kind == "array_value" else look
 
 
 class Receiver:
@@ -93,11 +93,11 @@ class Receiver:
                         self.spans += [Span(span, scope.scope.name, resource) for span in scope.spans]
             self._changed.notify_all()
 
-    def wait_for(self, found):
+    def wait_for(self, look):
         """What `found` gives for the spans, once that is true."""
         ends_at = time.monotonic() + WAIT_S
         with self._changed:
-            while not (result := found(self.spans)):
+            while not (result := look(self.spans)):
                 left = ends_at - time.monotonic()
                 assert left > 0, f"it did not come; there are {self.spans}"
                 self._changed.wait(left)
@@ -106,12 +106,12 @@ class Receiver:
     def named(self, name, count=1):
         """The spans of this name, once there are as many."""
         return self.wait_for(
-            lambda spans: found if len(found := [span for span in spans if span.name == name]) >= count else None
+            lambda spans: look if len(look := [span for span in spans if span.name == name]) >= count else None
         )
 
     def one(self, name):
-        (found,) = self.named(name)
-        return found
+        (look,) = self.named(name)
+        return look
 
     def close(self):
         self._server.shutdown()

@@ -171,7 +171,7 @@ def record_at(clock):
 DONE, FAILED = Outcome("completed", b"1"), Outcome("failed")
 
 
-async def kept(alone, levels, seconds):
+async def exported(alone, levels, seconds):
     """Let the clock run for so long, with the task that keeps the levels beside it."""
     task = asyncio.create_task(levels.keep())
     try:
@@ -189,7 +189,7 @@ async def test_counts_are_written_now_and_then_and_once(alone):
     for _ in range(3):
         levels.ended(record_at(alone.clock), DONE, alone.clock.time())
     assert alone.store.given == []
-    await kept(alone, levels, 3 * WRITE_EVERY_S)
+    await exported(alone, levels, 3 * WRITE_EVERY_S)
     minute = minute_of(alone.clock.time() - 3 * WRITE_EVERY_S)
     assert alone.store.given == [[Tally("quick", minute, Counts(3, 0))]]
     assert alone.store.asked == 0
@@ -200,11 +200,11 @@ async def test_what_the_store_refuses_is_written_later(alone, caplog):
     alone.store.broken = True
     at = alone.clock.time()
     levels.ended(record_at(alone.clock), DONE, at)
-    await kept(alone, levels, 2 * WRITE_EVERY_S)
+    await exported(alone, levels, 2 * WRITE_EVERY_S)
     assert "service levels are not up to date: no room" in caplog.text
     levels.ended(record_at(alone.clock), FAILED, at)
     alone.store.broken = False
-    await kept(alone, levels, 2 * WRITE_EVERY_S)
+    await exported(alone, levels, 2 * WRITE_EVERY_S)
     assert alone.store.given == [[Tally("quick", minute_of(at), Counts(1, 1))]]
 
 
@@ -229,14 +229,14 @@ async def test_metrics_show_what_all_processes_counted(alone):
         [Tally("quick", now, Counts(9, 1))],  # another process's
         [Tally("quick", now - 20, Counts(10, 0))],
     ]
-    await kept(alone, levels, LOOK_EVERY_S)
+    await exported(alone, levels, LOOK_EVERY_S)
     assert alone.metrics.levels["5m"] == pytest.approx((0.9, 2.0))
     assert alone.metrics.levels["30m"] == pytest.approx((0.95, 1.0))
     assert set(alone.metrics.levels) == set(WINDOWS)
 
 
 async def test_a_process_that_shows_nothing_asks_nothing(alone):
-    await kept(alone, ServiceLevels(alone, shows=False), 3 * LOOK_EVERY_S)
+    await exported(alone, ServiceLevels(alone, shows=False), 3 * LOOK_EVERY_S)
     assert alone.store.asked == 0
 
 

@@ -53,13 +53,13 @@ def test_where_signals_go():
 
 def test_the_end_does_not_wait_for_what_hangs(monkeypatch):
     telemetry = Telemetry()
-    told = []
+    settings_of = []
     telemetry.add(lambda: time.sleep(60))
-    telemetry.add(lambda: told.append("quick"))
+    telemetry.add(lambda: settings_of.append("quick"))
     began = time.monotonic()
     telemetry.close(0.2)
     assert time.monotonic() - began < 10
-    assert told == ["quick"]
+    assert settings_of == ["quick"]
 
 
 def python(code, **variables):
@@ -179,7 +179,7 @@ def test_exporters_complain_once_in_a_while(monkeypatch, caplog):
     assert [record.getMessage() for record in caplog.records] == ["telemetry: failed at 0", "telemetry: failed at 60"]
 
 
-def told(settings=None, **variables):
+def settings_of(settings=None, **variables):
     return {finding.says: finding for finding in check_telemetry(settings or Settings(), variables)}
 
 
@@ -187,22 +187,22 @@ def told(settings=None, **variables):
 def test_doctor_says_whether_the_backend_answers(backend, monkeypatch):
     monkeypatch.setattr(check_telemetry_module, "ANSWER_S_MAX", 0.2)
     with backend() as url:
-        (first, _) = told(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=url).values()
+        (first, _) = settings_of(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=url).values()
     assert first.says.startswith(f"traces go to {url}, which does not answer")
     assert (first.level, bool(first.fix)) == ("risk", True)
 
 
 def test_doctor_says_what_is_configured(receiver):
-    on = told(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_EXPORTER_OTLP_HEADERS="x-key=k1")
+    on = settings_of(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_EXPORTER_OTLP_HEADERS="x-key=k1")
     assert on[f"traces go to {receiver.url}/v1/traces"].level == "ok"
     assert on[f"metrics go to {receiver.url}/v1/metrics"].level == "ok"
     assert {headers["x-key"] for headers in receiver.headers} == {"k1"}
     (baggage,) = [finding for finding in on.values() if "baggage" in finding.says]
     assert baggage.fix.startswith("OTEL_PROPAGATORS=tracecontext")
-    assert "switched off by OTEL_SDK_DISABLED" in told(OTEL_SDK_DISABLED="true")
-    (missing, _) = told(OTEL_TRACES_EXPORTER="zipkin").values()
+    assert "switched off by OTEL_SDK_DISABLED" in settings_of(OTEL_SDK_DISABLED="true")
+    (missing, _) = settings_of(OTEL_TRACES_EXPORTER="zipkin").values()
     assert (missing.level, "no exporter 'zipkin'" in missing.says) == ("broken", True)
-    console, content = told(
+    console, content = settings_of(
         Settings(trace_content=True), OTEL_TRACES_EXPORTER="console", OTEL_PROPAGATORS="tracecontext"
     )
     assert console == "traces go to console"

@@ -12,7 +12,7 @@ TESTED = {"uvicorn": Version("0.54.0"), "websockets": Version("17.4"), "uvloop":
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         ("from uvicorn._types import Scope", ("uvicorn._types.Scope", MINOR)),
         ("from uvicorn import _subprocess", ("uvicorn._subprocess", MINOR)),
@@ -27,8 +27,8 @@ TESTED = {"uvicorn": Version("0.54.0"), "websockets": Version("17.4"), "uvloop":
         ("from websockets.server import P\nclass S(P[int]): ...", ("websockets.server.P", MAJOR)),
     ],
 )
-def test_what_is_taken_is_found(line, found):
-    assert [use[:2] for use in taken(ast.parse(line))] == [found]
+def test_what_is_taken_is_found(line, expected):
+    assert [use[:2] for use in taken(ast.parse(line))] == [expected]
 
 
 @pytest.mark.parametrize("line", ["import uvicorn", "from uvicorn import Config", "from __future__ import annotations"])

@@ -29,7 +29,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         ("store._rows", ["_rows"]),
         ("store._rows.append(store._read())", ["_read", "_rows"]),
@@ -45,9 +45,9 @@ def root(tmp_path):
         ("store.__dict__", []),
     ],
 )
-def test_a_private_name_of_the_source_counts_unless_the_test_defines_it(root, line, found):
+def test_a_private_name_of_the_source_counts_unless_the_test_defines_it(root, line, expected):
     (root / "tests" / "test_store.py").write_text(line)
-    assert uses(root) == [f"tests/test_store.py:1: {name}" for name in found]
+    assert uses(root) == [f"tests/test_store.py:1: {name}" for name in expected]
 
 
 def test_planted_bugs_may(root):

@@ -15,7 +15,7 @@ def source(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lines", "told", "code"),
+    ("lines", "message", "code"),
     [
         (FILE_LINES_WARNED, "sizes: fine\n", 0),
         (
@@ -27,9 +27,9 @@ def source(tmp_path, monkeypatch):
         (FILE_LINES_MAX + 1, "src/a.py: 601 lines, at most 600: split it by idea\n", 1),
     ],
 )
-def test_a_long_file_is_warned_of_and_a_longer_one_refused(source, capsys, lines, told, code):
+def test_a_long_file_is_warned_of_and_a_longer_one_refused(source, capsys, lines, message, code):
     (source / "a.py").write_text("x = 1\n" * lines)
-    assert (main(), capsys.readouterr().out) == (code, told)
+    assert (main(), capsys.readouterr().out) == (code, message)
 
 
 @pytest.mark.parametrize(("lines", "refused"), [(FUNCTION_LINES_MAX, False), (FUNCTION_LINES_MAX + 1, True)])

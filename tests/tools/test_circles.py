@@ -42,9 +42,9 @@ def checked(tmp_path):
             "[importlinter]\nroot_package = house\n\n[importlinter:contract:no-circle]\n"
             f"name = {CONTRACT['name']}\ntype = {CONTRACT['type']}\nancestors =\n    {' '.join(ancestors)}\n"
         )
-        return said(LINTED), said(WALKED)
+        return problems_of(LINTED), problems_of(WALKED)
 
-    def said(code):
+    def problems_of(code):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert not done.stderr, done.stderr
         return done.stdout if done.returncode else None

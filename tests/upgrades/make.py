@@ -175,7 +175,7 @@ def make(old: Old) -> None:
             old.submit(case, pipeline)
         if schema >= SIGNALS_SINCE:
             old.ask(f"/v1/runs/{waiting[2]['id']}/signals/approved", "late")
-        time.sleep(0.5)  # what nobody waits for is written down by then
+        time.sleep(0.5)  # writes that no caller waits for are on disk by then
         old.kill()
 
 

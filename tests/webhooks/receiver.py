@@ -52,7 +52,7 @@ class Receiver:
                 request = Request(self.path, self.headers, body)
                 receiver.seen.append(request)
                 receiver.arrived.put(request)
-                with contextlib.suppress(OSError):  # the sender does not wait for ever
+                with contextlib.suppress(OSError):  # the sender does not wait without limit
                     receiver.reply(self, receiver.answer(request))
 
             def log_message(self, *_):

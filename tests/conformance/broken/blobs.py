@@ -111,7 +111,7 @@ class AllAtOnce(PlacedBlobs):
 
 @breaks("B4")
 class NeverLooked(PlacedBlobs):
-    """A stream that nobody checks."""
+    """A stream that no code checks."""
 
     async def stream(self, reference):
         for start in range(0, reference.size, PART_BYTES_MAX):
@@ -165,7 +165,7 @@ class Pessimist(CutMemory):
 
 @breaks("B6")
 class Silent(CutMemory):
-    """Nothing is deleted where nothing can be, and nobody is told."""
+    """A refused deletion is not reported."""
 
     def clear(self, run_ids):
         if not self.away:

@@ -382,7 +382,7 @@ class _NeverOverdue(MemoryStore):
 
 @breaks("N9")
 class NoDeadline(Broken):
-    """A run that nobody executes waits for ever."""
+    """A run that no process executes waits forever."""
 
     make = _NeverOverdue
 
@@ -394,7 +394,7 @@ class _EarlyOverdue(MemoryStore):
 
 @breaks("N9")
 class EarlyEnd(Broken):
-    """A run that nobody executes is given up before its deadline."""
+    """A run that no process executes is given up before its deadline."""
 
     make = _EarlyOverdue
 
@@ -406,7 +406,7 @@ class _AlwaysReady(Passing):
 
 @breaks("N10")
 class AlwaysReady(Broken):
-    """Ready, whoever is there."""
+    """Ready, whatever processes exist."""
 
     def wrap(self, engine, host):
         return _AlwaysReady(engine)
@@ -419,7 +419,7 @@ class _NeverReady(Passing):
 
 @breaks("N10")
 class NeverReady(Broken):
-    """Not ready, whoever is there."""
+    """Not ready, whatever processes exist."""
 
     def wrap(self, engine, host):
         return _NeverReady(engine)
@@ -542,7 +542,7 @@ class _OnceFull(MemoryStore):
 
 @breaks("N11")
 class FullForEver(Broken):
-    """A queue that was full once is full for ever."""
+    """A queue that was full once stays full."""
 
     make = _OnceFull
 

@@ -23,7 +23,7 @@ class StepsOfTheEnded(MemoryStore):
 
 @breaks("Q17")
 class TellsOfTheEnded(MemoryStore):
-    """An engine is to be told of runs that have ended."""
+    """Runs that have ended have pending notices for the engine."""
 
     async def pending_notices(self):
         return [run.record.id for run in self._runs.values() if run.notices]

@@ -87,7 +87,7 @@ class NoPriority(MemoryStore):
 
 @breaks("Q3")
 class YoungestFirst(MemoryStore):
-    """Who waits longest waits on."""
+    """The run that has waited longest keeps waiting."""
 
     async def claim(self, owner, limit, pipelines, now):
         before = {run_id: (replace(run.record), run.token, run.owner) for run_id, run in self._runs.items()}
@@ -134,7 +134,7 @@ class CancelUnheard(MemoryStore):
 
 @breaks("Q4")
 class CancelForAll(MemoryStore):
-    """Everybody is told, owner or not."""
+    """Every process is notified, owner or not."""
 
     def renew(self, owner, expires_at):
         known, _ = super().renew(owner, expires_at)
@@ -173,7 +173,7 @@ class UnforgottenOwner(MemoryStore):
 
 @breaks("Q6")
 class SelfDeclaredOwner(MemoryStore):
-    """Whoever renews is known."""
+    """Any process that renews counts as known."""
 
     def renew(self, owner, expires_at):
         return True, super().renew(owner, expires_at)[1]
@@ -231,7 +231,7 @@ class ForgetsKeys(MemoryStore):
 
 @breaks("Q12")
 class KeyEndsWithTheRun(MemoryStore):
-    """Who did not hear that a signal was taken is told that its run has ended."""
+    """A sender that missed the acceptance of its signal learns that the run has ended."""
 
     async def send_signal(self, run_id, name, value, at, key=None):
         run = self._runs.get(run_id)
@@ -330,7 +330,7 @@ class DeadlySlowGoodbye(MemoryStore):
 
 @breaks("Q15")
 class HarmlessSilence(MemoryStore):
-    """A step that holds the interpreter is executed for ever."""
+    """A step that holds the interpreter is executed without end."""
 
     def expire(self, now, *, blames=True):
         return super().expire(now, blames=False)
@@ -377,7 +377,7 @@ class AlwaysAlone(MemoryStore):
 
 @breaks("Q15")
 class NothingForgotten(MemoryStore):
-    """Whoever survived is suspected for ever."""
+    """A run that survived stays suspect."""
 
     def log(self, lease):
         log = super().log(lease)

@@ -63,7 +63,7 @@ class _DeafToTheEnd(MemoryOutbox):
 
 @breaks("W2")
 class DeafToTheEnd(_Broken):
-    """An end that was not asked for leaves the entry for ever."""
+    """An end that was not asked for leaves the entry without limit."""
 
     make = _DeafToTheEnd
 
@@ -112,19 +112,19 @@ class Eager(_Broken):
 
 class _Silent(MemoryOutbox):
     def listen(self, listener):
-        """Nobody is told."""
+        """No process is notified."""
 
 
 @breaks("W2")
 class Silent(_Broken):
-    """Nobody is told that an entry is due."""
+    """No process learns that an entry is due."""
 
     make = _Silent
 
 
 @breaks("W2")
 class LeftBehind(_Broken):
-    """A run that goes on elsewhere is not announced."""
+    """A run that continues in another process is not announced."""
 
     async def release(self, lease, parked=None):
         self.outbox.drop(lease.run_id)
@@ -183,7 +183,7 @@ class PurgedUnannounced(_Broken):
 
 @breaks("W5")
 class KeptForEver(_Broken):
-    """What nobody takes is kept for ever."""
+    """Entries that no process takes stay without limit."""
 
     async def purge(self, now, only=None):
         held = any(self.outbox.holds(run_id) for run_id in self._runs)

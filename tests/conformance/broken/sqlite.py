@@ -25,7 +25,7 @@ class Passing:
 
 
 class _LateLog(Passing):
-    """Entries that come alone are written a moment later; whoever asks is told that they are on disk."""
+    """Entries that come alone are written a moment later, though their caller learns that they are on disk."""
 
     def __init__(self, inner):
         super().__init__(inner)

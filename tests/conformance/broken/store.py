@@ -101,7 +101,7 @@ class Unfenced(MemoryStore):
         return op in self.ops and run is not None and not run.record.finished and run.parked_until is None
 
     def acting_as_owner(self, lease, call):
-        """Do what somebody else asked for in the owner's name."""
+        """Do what another process asked for in the owner's name."""
         run = self._runs[lease.run_id]
         owner, token = run.owner, run.token
         run.owner, run.token = lease.owner, lease.token
@@ -138,7 +138,7 @@ class _LogThatReassures(MemoryRunLog):
 
 @breaks("S3")
 class UnfencedSync(Unfenced):
-    """A lost owner is told that what it wrote is there."""
+    """An owner that lost its lease learns that its writes are there."""
 
     ops = ("durable",)
 
@@ -191,7 +191,7 @@ class UnfencedRelease(MemoryStore):
 
 @breaks("S3")
 class SilentLoss(MemoryStore):
-    """Nobody is told that a lease is gone."""
+    """No process learns that a lease is gone."""
 
     def on_lost(self, callback):
         pass
@@ -199,7 +199,7 @@ class SilentLoss(MemoryStore):
 
 @breaks("S3")
 class LateLoss(MemoryStore):
-    """Who waits for a refused write knows of it first."""
+    """The caller of a refused write learns of it first."""
 
     def on_lost(self, callback):
         super().on_lost(lambda lease: asyncio.get_running_loop().call_later(0.005, callback, lease))
@@ -404,7 +404,7 @@ class RepeatedEvent(MemoryStore):
 
 @breaks("S7")
 class EarlyEvent(MemoryStore):
-    """Listeners hear of an event that nobody can read yet."""
+    """Listeners learn about an event before it can be read."""
 
     def _append(self, run, event):
         listeners, self._listeners = self._listeners, []
@@ -703,7 +703,7 @@ class SharedDuty(MemoryStore):
 
 @breaks("S19")
 class DutyForLife(MemoryStore):
-    """A duty is its first owner's for ever."""
+    """A duty stays with its first owner."""
 
     async def take_duty(self, duty, owner, now, until):
         return await super().take_duty(duty, owner, now, max(until, now + 1e9))
@@ -789,7 +789,7 @@ class ShortMemory(MemoryStore):
 
 @breaks("S16")
 class OneTenant(MemoryStore):
-    """A tenant is told what all have together."""
+    """A tenant sees the sum over all tenants."""
 
     async def tallied(self, since, tenant=""):
         return await super().tallied(since)

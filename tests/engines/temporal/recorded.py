@@ -17,7 +17,7 @@ from tests.support import member, reach
 
 HISTORIES = Path(__file__).with_name("histories")
 FORM = "keyed"
-"""The folder of what is recorded now: activities have the keys of their calls as ids. Beside it is what had none."""
+"""Current recordings, whose activities have the keys of their calls as ids; older ones are beside this folder."""
 app = App("recorded", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
 
 

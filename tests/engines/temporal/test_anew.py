@@ -167,7 +167,7 @@ async def test_the_winner_of_a_race_wins_again(service, history, monkeypatch):
     told, attempt_of = Signal(), EnginePath.attempt
 
     async def attempt(self, lease, record, call, arguments, context):
-        """The slow one is recorded first, and told of last."""
+        """The slow one is recorded first, and reported last."""
         if b'"quick"' in arguments:
             await told.wait()
         entry = await attempt_of(self, lease, record, call, arguments, context)

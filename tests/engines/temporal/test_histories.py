@@ -51,7 +51,7 @@ async def test_a_history_is_replayed(replayer, file):
 
 
 def changed(file, change, *, checked=True):
-    """A history whose scheduled activities were changed; where it is not `checked`, core was told so of its ids."""
+    """A history whose scheduled activities were changed; where it is not `checked`, the SDK does not check its ids."""
     from temporalio.client import WorkflowHistory
 
     data = json.loads((HISTORIES / file).read_text(encoding="utf-8"))

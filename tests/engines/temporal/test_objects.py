@@ -1,4 +1,4 @@
-"""Large values on Temporal: histories hold references, whoever needs the value fetches it, nothing is written twice."""
+"""Large values on Temporal: histories hold references, a process fetches what it needs, nothing is written twice."""
 
 from __future__ import annotations
 

@@ -335,11 +335,11 @@ async def test_runs_are_found_by_session_class_and_tenant(service, url):
         client = await Client.connect(temporal.server().target)
         query = "OfframpSession='talk' AND OfframpClass='deep' AND OfframpTenant='acme'"
 
-        async def found():
+        async def listed():
             return [made.id async for made in client.list_workflows(query)]
 
-        await eventually(found)
-        assert await found() == [accepted.record.id]
+        await eventually(listed)
+        assert await listed() == [accepted.record.id]
         description = await client.get_workflow_handle(accepted.record.id).describe()
     assert description.raw_description.workflow_execution_info.priority.fairness_key == "acme"
 

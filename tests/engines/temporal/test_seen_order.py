@@ -38,7 +38,7 @@ async def test_the_winner_of_a_race_stays_the_winner(service, monkeypatch):
     told, executed = Signal(), EnginePath.attempt
 
     async def attempt(self, lease, record, call, arguments, context):
-        """The slow one is recorded first, and told of last."""
+        """The slow one is recorded first, and reported last."""
         if b'"quick"' in arguments:
             await told.wait()
         entry = await executed(self, lease, record, call, arguments, context)

@@ -178,7 +178,7 @@ async def test_a_delivery_is_found_without_its_signal(service, monkeypatch):
 
 
 async def goes_on_without_its_gateway(runtime):
-    """A run that was demoted there, and whose body nobody has told to begin."""
+    """A run that was demoted there, and whose body has not been asked to begin."""
     handle = await runtime.start("beside", fails=False)
     await reach(handle, "run.demoted")
     await asyncio.sleep(0.5)

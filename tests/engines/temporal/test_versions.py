@@ -62,7 +62,7 @@ async def test_a_run_stays_with_the_build_it_began_on(tmp_path, url, history):
             second = await runtime.start("twice", name="second")
             assert await result_of(second) == ["second by 2", "again by 2"]
             begun = (await history(second.id))[0].workflow_execution_started_event_attributes
-            assert not begun.eager_execution_accepted, "it would begin on the build of whoever handed it over"
+            assert not begun.eager_execution_accepted, "it would begin on the build of the process that handed it over"
             held.set()
             assert await result_of(first) == ["first by 1", "again by 1"]
 

@@ -225,7 +225,7 @@ async def test_nothing_is_left_of_what_has_ended(server, at):
     left = names_in(server, opened)
     assert {name for name in left if not name.startswith(("i:", "tally:"))} == set()
     with server.client() as client:
-        assert all(client.ttl(opened.address.tag + name) > 0 for name in left), "a key that nobody would remove"
+        assert all(client.ttl(opened.address.tag + name) > 0 for name in left), "a key that nothing would remove"
 
 
 async def test_what_nobody_purges_expires_by_itself(server, at):
@@ -355,10 +355,10 @@ async def _cannot_save(server, client):
 
 
 @pytest.mark.parametrize(
-    ("refuse", "told"), [(_full, "Redis is full"), (_a_replica, "READONLY|read only"), (_cannot_save, "MISCONF|RDB")]
+    ("refuse", "message"), [(_full, "Redis is full"), (_a_replica, "READONLY|read only"), (_cannot_save, "MISCONF|RDB")]
 )
 async def test_a_server_that_refuses_writes_is_trouble_until_it_takes_them_again(
-    a_server, at, looks_often, refuse, told
+    a_server, at, looks_often, refuse, message
 ):
     server = a_server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "no")
     opened = at(server.url())
@@ -368,7 +368,7 @@ async def test_a_server_that_refuses_writes_is_trouble_until_it_takes_them_again
         allow = await refuse(server, client)
         promise = log.durable()
         await eventually(lambda: opened.store.trouble() is not None)
-        assert re.search(told, opened.store.trouble())
+        assert re.search(message, opened.store.trouble())
         assert str(server.port) not in opened.store.trouble()
         with pytest.raises(StoreError):
             await asyncio.wait_for(create(opened)[1], GUARD_S)

@@ -1,4 +1,4 @@
-"""The URL, the server that it leads to, and what is said of both: never the password."""
+"""The URL, its server, and the messages about both, which never contain the password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_url_is_read():
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("redis://", "expected redis://"),
         (f"redis://:{SECRET}@", "expected redis://"),
@@ -46,10 +46,10 @@ def test_a_url_is_read():
         (f"redis://:{SECRET}@db?ca=a", "write rediss://"),
     ],
 )
-def test_a_url_that_does_not_fit_is_refused_without_its_password(url, told):
+def test_a_url_that_does_not_fit_is_refused_without_its_password(url, expected):
     with pytest.raises(SettingsError) as raised:
         Address.parse(url)
-    assert told in str(raised.value)
+    assert expected in str(raised.value)
     assert SECRET not in str(raised.value)
 
 
@@ -68,7 +68,7 @@ def test_files_for_tls_have_to_be_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("redis://127.0.0.1:1", "cannot be reached: .*Connection refused"),
         ("redis://:{secret}@127.0.0.1:{port}", "refuses the user name, the password"),
@@ -77,11 +77,11 @@ def test_files_for_tls_have_to_be_there(tmp_path):
         ("rediss://:{secret}@127.0.0.1:{port}", "does not answer in time"),
     ],
 )
-def test_a_server_that_refuses_or_is_not_there_is_told_of_at_once(a_server, monkeypatch, url, told):
+def test_a_server_that_refuses_or_is_not_there_is_reported_at_once(a_server, monkeypatch, url, expected):
     if url.startswith("rediss"):
         monkeypatch.setattr(writer, "WRITE_TIMEOUT_S", 0.5)  # to a server that waits for more
     server = a_server("--requirepass", "another")
-    with pytest.raises(StoreError, match=told) as raised:
+    with pytest.raises(StoreError, match=expected) as raised:
         writer.Writer(Address.parse(url.format(secret=SECRET, port=server.port)), 1, 1.0, print)
     assert SECRET not in str(raised.value)
     assert str(raised.value).startswith(f"Redis at {Address.parse(url.format(secret=SECRET, port=server.port)).shown} ")
@@ -130,7 +130,7 @@ async def test_a_promise_waits_for_the_disk_if_it_is_to(a_server, at):
     with server.client() as client:
         assert client.info("commandstats")["cmdstat_waitaof"]["calls"] == 2
         log.append(entry(2), None)
-        await claim(opened, "b")  # a batch with which nobody waits for the disk
+        await claim(opened, "b")  # a batch that does not wait for the disk
         assert client.info("commandstats")["cmdstat_waitaof"]["calls"] == 2
     assert await numbers(opened, run) == [1, 2]
 

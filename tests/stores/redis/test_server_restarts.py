@@ -84,7 +84,7 @@ async def test_what_the_server_forgot_can_be_written_by_nobody(a_server, at):
 
 
 def saved(server):
-    """All that the server will remember of what it was told so far."""
+    """All that the server has saved so far."""
     with server.client() as client:
         client.save()
 
