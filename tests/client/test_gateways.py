@@ -115,7 +115,7 @@ def test_everything_a_client_can_do_with_a_run(connect, keyed):
     with connect(keyed, "ada-has-a-secret") as client:
         run = client.submit("ask", {"question": "why?"}, **{"class": "default"}, metadata={"team": "core"})
         assert (run.class_, run["class"], run.metadata, run.path) == ("default", "default", {"team": "core"}, "deep")
-        assert run.id in [each.id for each in client.list(pipeline="ask")]
+        assert (run.id, "default") in [(each.id, each["class"]) for each in client.list(pipeline="ask")]
         again = [client.signal(run, "answer", {"is": 42}, idempotency_key=f"of {run.id}") for _ in range(2)]
         assert {each.id for each in again} == {run.id}
         assert client.result(run, wait=30) == {"is": 42}

@@ -6,7 +6,6 @@ A slow or wrong completion is worse than none, so each has a bound and returns n
 from __future__ import annotations
 
 import ast
-import os
 from pathlib import Path
 
 import typer
@@ -43,15 +42,14 @@ def complete_pipeline(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_served_pipeline(context: typer.Context, incomplete: str) -> list[str]:
     """Pipelines of the running gateway, if it answers quickly."""
-    from offramp.cli.client import URL_DEFAULT, Gateway
-    from offramp.cli.output import CommandError
+    from offramp.client import Client
+    from offramp.errors import OfframpError
 
-    url = context.params.get("url") or os.environ.get("OFFRAMP_URL") or URL_DEFAULT
-    key = context.params.get("api_key") or os.environ.get("OFFRAMP_API_KEY")
+    url, key = context.params.get("url"), context.params.get("api_key")
     try:
-        with Gateway(url, key) as gateway:
-            return [name for name in gateway.pipelines(SERVED_WAIT_S) if name.startswith(incomplete)]
-    except CommandError:
+        with Client(url, key, patience=0.0, silence=SERVED_WAIT_S) as client:
+            return [each.name for each in client.pipelines() if each.name.startswith(incomplete)]
+    except OfframpError:
         return []
 
 

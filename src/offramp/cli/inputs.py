@@ -12,19 +12,6 @@ import msgspec
 from offramp.cli.output import CommandError
 
 
-def key_header(key: str | None) -> dict[str, str]:
-    """The Idempotency-Key header, if `--idempotency-key` is given.
-
-    Raises:
-        CommandError: a header cannot contain the value.
-    """
-    if key is None:
-        return {}
-    if not key.isascii() or not key.isprintable():
-        raise CommandError("--idempotency-key is sent as a header: use printable ASCII")
-    return {"Idempotency-Key": key}
-
-
 def read_input(text: str) -> bytes:
     """The JSON object that `--input` names.
 

@@ -10,14 +10,16 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
-from offramp.cli.inputs import key_header, read_value
+from offramp.cli.inputs import read_value
 from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Session, Url
 from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text
-from offramp.core.names import did_you_mean, require_name
+from offramp.core.names import did_you_mean
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
+from offramp.errors import RunGone
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 _URL = "http://127.0.0.1:8000"
 _STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
 RESULT_SHOWN_MAX = 2_000
-GONE = 410
 
 
 def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
@@ -38,13 +39,13 @@ def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: Ap
     from offramp.cli.client import Gateway
 
     with Gateway(url, api_key) as gateway:
-        document = gateway.document(run_id)
+        document = gateway.get(run_id).data
         if as_json:
             write_json(document)
             return OK
         found = _waterfall(gateway, document)
         if found is not None and found.status in OUTCOMES - {document["status"]}:
-            document = gateway.document(run_id)  # the run ended between the two answers
+            document = gateway.get(run_id).data  # the run ended between the two answers
     out = console(sys.stdout)
     for name, value in facts(document):
         out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
@@ -62,16 +63,13 @@ def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: Ap
 
 def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
     """The run's events as rows over time; None when its retention has removed them."""
-    from offramp.cli.client import Refused
     from offramp.core.waterfall import layout
 
     started = document.get("started_at")
     try:
-        return layout(gateway.so_far(document["id"]), time.time(), _epoch(started) if started else None)
-    except Refused as refused:
-        if refused.status == GONE:
-            return None
-        raise
+        return layout(gateway.events(document["id"]), time.time(), _epoch(started) if started else None)
+    except RunGone:
+        return None
 
 
 def list_runs(  # noqa: PLR0913 - one parameter for each option
@@ -109,7 +107,7 @@ def list_runs(  # noqa: PLR0913 - one parameter for each option
     wanted = {"session_id": session, "status": status, "pipeline": pipeline, "class": sla, "path": path}
     wanted |= {"since": since, "until": until, "q": search}
     with Gateway(url, api_key) as gateway:
-        page = gateway.runs(limit=limit, after=after, **wanted)
+        page = gateway.list(limit=limit, after=after, **wanted).data
     if as_json:
         write_json(page)
         return OK
@@ -131,7 +129,7 @@ def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
     from offramp.cli.client import Gateway
 
     with Gateway(url, api_key) as gateway:
-        document = gateway.cancel(run_id)
+        document = gateway.cancel(run_id).data
     status = document["status"]
     say(f"{document['id']} is {status}" if status in OUTCOMES else f"{document['id']} is being cancelled")
     return OK
@@ -155,12 +153,10 @@ def signal(
     """
     from offramp.cli.client import Gateway
 
-    value = read_value(data)
-    require_name("signal", name)
-    headers = key_header(idempotency_key)
+    value = msgspec.Raw(read_value(data))
     with Gateway(url, api_key) as gateway:
-        document = gateway.signal(run_id, name, value, headers)
-    return _sent(document, name)
+        document = gateway.signal(run_id, name, value, idempotency_key=idempotency_key)
+    return _sent(document.data, name)
 
 
 def _sent(document: dict[str, Any], name: str) -> int:
@@ -247,8 +243,6 @@ def _day_and_clock(at: str) -> str:
 
 
 def _shortened(document: dict[str, Any]) -> str:
-    import msgspec
-
     text = printable(msgspec.json.format(msgspec.json.encode(document["result"]), indent=2).decode())
     if len(text) <= RESULT_SHOWN_MAX:
         return text

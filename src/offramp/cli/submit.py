@@ -5,19 +5,21 @@ A watched run's outcome is the exit code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from offramp.cli.inputs import key_header, read_input, read_metadata
+from offramp.cli.inputs import read_input, read_metadata
 from offramp.cli.options import ApiKey, Budget, IdempotencyKey, Input, RunId, ServedPipeline, Session, Url
 from offramp.cli.output import INTERRUPTED, OK, REFUSED, RUN_ENDED_BADLY, CommandError, say, write_json
 from offramp.core.run import OUTCOMES
 
 if TYPE_CHECKING:
     from offramp.cli.client import Gateway
+    from offramp.client import Options, RunDocument
     from offramp.core.events import Event
 
 _URL = "http://127.0.0.1:8000"
@@ -53,24 +55,22 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     """
     from offramp.cli.client import Gateway
 
-    optional = {
+    arguments = msgspec.Raw(read_input(input))
+    options: Options = {
         "session_id": session,
-        "class": sla,
+        "class_": sla,
         "metadata": read_metadata(metadata or []) or None,
         "budget": budget,
+        "idempotency_key": idempotency_key,
     }
-    body: dict[str, Any] = {"input": msgspec.Raw(read_input(input))}
-    body |= {name: value for name, value in optional.items() if value is not None}
-    preferences = ["respond-async"] * respond_async + ([f"wait={wait:d}"] if wait is not None else [])
-    headers = {"Prefer": ", ".join(preferences)} if preferences else {}
-    headers |= key_header(idempotency_key)
     with Gateway(url, api_key) as gateway:
-        if follow and not preferences:
-            return watch(gateway, gateway.stream(pipeline, body | {"follow": True}, headers))
-        _, document = gateway.submit(pipeline, body, headers)
+        if follow and not respond_async and wait is None:
+            return watch(gateway, gateway.stream(pipeline, arguments, **options))
+        waits = wait if respond_async or wait is not None else math.inf
+        document = gateway.submit(pipeline, arguments, wait=waits, **options)
         if follow:
-            say(f"{document['id']} accepted")
-            return watch(gateway, gateway.follow(document["id"]))
+            say(f"{document.id} accepted")
+            return watch(gateway, gateway.follow(document))
         return _report(document, only_id=only_id)
 
 
@@ -114,12 +114,12 @@ def watch(gateway: Gateway, stream: Iterator[Event]) -> int:
     return OK
 
 
-def _report(document: dict[str, Any], *, only_id: bool) -> int:
-    run, status = document["id"], document["status"]
+def _report(document: RunDocument, *, only_id: bool) -> int:
+    run, status = document.id, document.status
     if status not in OUTCOMES:
         say(f"{run} is {status}; watch it with: offramp follow {run}")
     if only_id:
         print(run)
     else:
-        write_json(document)
+        write_json(document.data)
     return RUN_ENDED_BADLY if status in OUTCOMES and status != "completed" else OK

@@ -87,6 +87,15 @@ class WaitEnded(_Known, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class SignalRefused(_Known, frozen=True, kw_only=True):
+    """A signal that came before its wait does not fit the schema; `signal` is its place among those of the run."""
+
+    name: str = ""
+    key: str = ""
+    signal: int = 0
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+
 class RunDemoted(_Known, frozen=True, kw_only=True):
     """The run goes on durably on the deep path; `message` is for a person."""
 
@@ -139,6 +148,7 @@ KINDS: dict[str, type[Event]] = {
     "step.failed": StepFailed,
     "wait.started": WaitStarted,
     "wait.ended": WaitEnded,
+    "signal.refused": SignalRefused,
     "run.demoted": RunDemoted,
     "run.resumed": RunResumed,
     "run.completed": RunCompleted,

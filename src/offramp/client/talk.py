@@ -35,6 +35,12 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class _Page(Document, frozen=True, kw_only=True):
+    runs: list[Any]
+    has_more: bool = False
+    after: str | None = None
+
+
 class Talk:
     """What one client says and understands.
 
@@ -83,11 +89,12 @@ class Talk:
         after = filters.get("after")
         while True:
             params = query_of({**filters, "after": after, "limit": limit - len(runs)})
-            page = yield from self.document(RunPage, self.request("GET", "/v1/runs", params=params))
-            runs += page.runs
+            page = self.typed(_Page, (yield from self.json(self.request("GET", "/v1/runs", params=params))))
+            runs += [self.typed(RunDocument, each) for each in page.runs]
             after = page.after
             if after is None or len(runs) >= limit:
-                yield Give(msgspec.structs.replace(page, runs=runs, data={**page.data, "runs": [r.data for r in runs]}))
+                data = {**page.data, "runs": [each.data for each in runs]}
+                yield Give(RunPage(runs=runs, has_more=page.has_more, after=after, data=data))
                 return
 
     def cancel(self, run: str | RunDocument) -> Conversation[None]:
