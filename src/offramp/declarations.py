@@ -178,9 +178,10 @@ class Declarations:
         on_unknown: Callable[..., Any] | None = None,
         short: bool = False,
         kind: StepKind = "step",
+        label: str | None = None,
         uses: object = None,
     ) -> _StepDecorator: ...
-    def step(
+    def step(  # noqa: PLR0913 - a declaration has many options, all by name
         self,
         fn: Any = None,
         *,
@@ -192,6 +193,7 @@ class Declarations:
         on_unknown: Callable[..., Any] | None = None,
         short: bool = False,
         kind: StepKind = "step",
+        label: str | None = None,
         uses: object = None,
     ) -> Any:
         """Declare a step: one journaled unit of work.
@@ -208,6 +210,8 @@ class Declarations:
             short: it ends within 5 s (its timeout, unless that is lower). On Temporal it is then a local activity:
                 executed where the body is, without a round trip through the server.
             kind: what it is in traces: `step`, `tool`, `agent` or `llm`; changes nothing else.
+            label: a format of its arguments, such as `"{source} {query}"`, that tells its calls apart in events,
+                documents and traces; cut at 80 characters.
             uses: reserved for resources, which this version does not have yet.
 
         Raises:
@@ -227,6 +231,7 @@ class Declarations:
                 on_unknown=on_unknown,
                 short=short,
                 kind=kind,
+                label=label,
             )
             if spec.name in self.steps:
                 raise DeclarationError(

@@ -187,6 +187,8 @@ def test_a_document_shows_a_step():
     frames, _ = log_and_model([("write:b:0", "start"), ("write:b:0", "complete")])
     assert fold_steps(frames)["write:b:0"].document() == {
         "name": "write",
+        "key": "write:b:0",
+        "label": None,
         "status": "completed",
         "attempts": 1,
         "started_at": AT,

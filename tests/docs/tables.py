@@ -36,7 +36,7 @@ EXAMPLES: list[events.Body] = [
     events.RunAccepted(
         "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"])
     ),
-    events.StepStarted("write", KEY, 1),
+    events.StepStarted("write", KEY, 1, "Why? (3 notes)"),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),
     events.StepRetrying("write", KEY, 1, ERROR, 412.5),
     events.StepCompleted("write", KEY, 2, 281.4),
@@ -73,6 +73,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         [
             ("core.names:NAME_LENGTH_MAX", "", "characters of a name of an app, pipeline, step or class"),
             ("core.spec:MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
+            ("core.labels:LABEL_LENGTH_MAX", "", "characters of a step's label; the rest is cut off"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is cached; others are rebuilt"),
             ("core.planner:CLASSES_MAX", "", "classes of objects below `Any` that a process caches"),

@@ -115,7 +115,8 @@ def _accepted(view: RunView, event: Event) -> Shown:
 
 
 def _started(view: RunView, event: Event) -> Shown:
-    step, attempt = _step(event), int(event.data.get("attempt", 1))
+    label, attempt = event.data.get("label"), int(event.data.get("attempt", 1))
+    step = _step(event) + (f" ({one_line(str(label))})" if label else "")
     view = _with(view, _key(event), StepView(step, attempt, view.at))
     return Shown(view, [_line(view, "start", step + _nth(attempt))])
 

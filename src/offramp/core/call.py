@@ -65,6 +65,7 @@ class Call(msgspec.Struct, frozen=True):
         codec: of the result.
         arguments: as a JSON object.
         decider: makes the call that finds out the outcome of an interrupted `once`; None where nothing can.
+        label: formats its label; None where the step has none.
     """
 
     name: str
@@ -77,3 +78,4 @@ class Call(msgspec.Struct, frozen=True):
     codec: Codec
     arguments: bytes
     decider: Callable[[], Call] | None = None
+    label: Callable[[], str | None] | None = None

@@ -39,12 +39,13 @@ class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}
     route: Route
 
 
-class StepStarted(Body, frozen=True, tag="step.started"):
-    """An attempt of a step begins."""
+class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):
+    """An attempt of a step begins; with its label, if it has one."""
 
     step: str
     key: str
     attempt: int
+    label: str | None = None
 
 
 class StepDelta(Body, frozen=True, tag="step.delta"):
@@ -290,6 +291,7 @@ class _Seen(msgspec.Struct):
     duration_ms: float | None = None
     delay_ms: float = 0.0
     error: _SeenError | None = None
+    label: str | None = None
 
 
 class StepState(msgspec.Struct):
@@ -309,15 +311,18 @@ class StepState(msgspec.Struct):
     """Whether the process that executed the attempt reported that it stopped."""
     failed: list[FailedAttempt] = []
     """The attempts that others followed."""
+    label: str | None = None
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
         return datetime.fromisoformat(self.changed_at).timestamp()
 
     def document(self) -> dict[str, Any]:
-        """`{name, status, attempts, started_at, duration_ms}`."""
+        """`{name, key, label, status, attempts, started_at, duration_ms}`."""
         return {
             "name": self.name,
+            "key": self.key,
+            "label": self.label,
             "status": self.status,
             "attempts": self.attempts,
             "started_at": self.started_at,
@@ -344,7 +349,9 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
         if seen.type == "step.started":
             known = steps.get(seen.key)
             if known is None:
-                steps[seen.key] = StepState(seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at)
+                begun = StepState(seen.step, seen.key, "running", seen.attempt, seen.at, changed_at=seen.at)
+                begun.label = seen.label
+                steps[seen.key] = begun
             else:
                 known.starts = known.starts + 1 if known.status == "running" else 1
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at

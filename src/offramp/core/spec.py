@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from offramp.core.call import Call, Effect, Lane, Policy, StepKind
 from offramp.core.codec import Signature
+from offramp.core.labels import label_of, require_label
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
 from offramp.errors import DeclarationError
@@ -40,6 +41,8 @@ class StepSpec:
     policy: Policy
     on_unknown: StepSpec | None
     """Decides the result of an interrupted `effect="once"` step, from its arguments."""
+    label: str | None = None
+    """A format of its arguments."""
 
     def call(self, key: str, encoded: bytes, values: tuple[Any, ...] | None) -> Call:
         """A call of it.
@@ -61,6 +64,7 @@ class StepSpec:
             signature,
             encoded,
             None if decider is None else functools.partial(decider.call, key, encoded, values),
+            None if self.label is None else functools.partial(_label, self, self.label, encoded, values),
         )
 
 
@@ -92,6 +96,7 @@ def step_spec(
     on_unknown: Callable[..., Any] | None = None,
     short: bool = False,
     kind: StepKind = "step",
+    label: str | None = None,
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -116,7 +121,9 @@ def step_spec(
         )
     bound_s = SHORT_TIMEOUT_S if short and timeout is None else timeout
     policy = Policy(_lane(function, lane, what), bound_s, retry or Retry(attempts=1), effect, short)
-    spec = StepSpec(chosen, kind, function, Signature(function, what), is_async(function), policy, None)
+    signature = Signature(function, what)
+    label = require_label(label, signature.names, what)
+    spec = StepSpec(chosen, kind, function, signature, is_async(function), policy, None, label)
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
 
 
@@ -132,6 +139,7 @@ def _decider(step: StepSpec, function: Callable[..., Any]) -> StepSpec:
         lane="auto",
         effect="repeatable",
         kind=step.kind,
+        label=step.label,
     )
     if decider.signature.names != step.signature.names:
         raise DeclarationError(
@@ -192,6 +200,16 @@ def pipeline_spec(
 
 def _code(spec: StepSpec, encoded: bytes, values: tuple[Any, ...] | None) -> Callable[[], Any]:
     return functools.partial(spec.signature.call, spec.function, spec.signature.copies(values, encoded))
+
+
+def _label(spec: StepSpec, label: str, encoded: bytes, values: tuple[Any, ...] | None) -> str | None:
+    names = spec.signature.names
+    if values is not None:
+        return label_of(label, names, values)
+    try:
+        return label_of(label, names, spec.signature.decode_call(encoded))
+    except BaseException:  # noqa: BLE001 - a validator of the user's may raise anything; the attempt says so
+        return None
 
 
 def is_async(function: Callable[..., Any]) -> bool:

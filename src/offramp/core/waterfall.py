@@ -209,7 +209,8 @@ class _Fold:
     # Steps and waits.
 
     def began(self, event: Event, at: float) -> None:
-        track = self._track(event, "step", str(event.data.get("step", "?")))
+        label = event.data.get("label")
+        track = self._track(event, "step", str(event.data.get("step", "?")) + (f" {label}" if label else ""))
         track.end(at)
         track.given_up = False
         track.status, track.attempts = "running", int(event.data.get("attempt", 1))

@@ -174,9 +174,11 @@ def _with(around: Around, asked: Asked, run: Code) -> Code:
 def _begin(attempt: Attempt) -> None:
     clock = attempt.scope.clock
     attempt.at, attempt.began = clock.time(), clock.monotonic()
+    call = attempt.call
+    label = None if call.label is None else call.label()
     if attempt.trace is not None:
-        attempt.trace.attempt(attempt.number)
-    started = events.StepStarted(attempt.call.name, attempt.key, attempt.number)
+        attempt.trace.attempt(attempt.number, label)
+    started = events.StepStarted(call.name, attempt.key, attempt.number, label)
     attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
 
 

@@ -147,7 +147,7 @@ class StepTrace(_Below):
     def __enter__(self) -> Self:
         return self
 
-    def attempt(self, number: int) -> None:
+    def attempt(self, number: int, label: str | None = None) -> None:
         """An attempt begins."""
         self._attempts = number
         if self._span is not None:
@@ -159,6 +159,8 @@ class StepTrace(_Below):
             names.STEP_LANE: call.policy.lane,
             names.SPAN_KIND: names.SPAN_KIND_OF[call.kind],
         }
+        if label is not None:
+            attributes[names.STEP_LABEL] = label
         if call.kind in names.OPERATION_OF:
             attributes[names.OPERATION] = names.OPERATION_OF[call.kind]
         if call.kind in names.NAME_OF:

@@ -89,6 +89,8 @@ RUN = _object(
             "items": _object(
                 {
                     "name": _STRING,
+                    "key": _STRING,
+                    "label": _nullable("string"),
                     "status": _STRING,
                     "attempts": {"type": "integer"},
                     "started_at": _MOMENT,
