@@ -118,6 +118,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("core.ownership:SIGNALS_MAX", "", "signals per run"),
             ("core.ownership:SIGNALS_BYTES_MAX", "bytes", "of their values together"),
+            ("core.tickets:TICKET_S", "s", "for which a ticket opens the streams of its run"),
             ("core.waits:ASK_BYTES_MAX", "bytes", "of `ask=` of `offramp.signal`, as JSON"),
             ("core.waits:SCHEMA_BYTES_MAX", "bytes", "of `schema=` of `offramp.signal`, as JSON Schema"),
             ("core.fitting:LOOKS_MAX", "", "comparisons of a part of a signal with a part of a schema; then 422"),

@@ -116,6 +116,7 @@ class FakeService:
         self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.signal_keys = {}
         self.not_ready = ""
+        self.now = 1_700_000_000.0
         self.owners = []
         self.levels = dict.fromkeys(WINDOWS, Counts())
         self.fails_with: Exception | None = None
@@ -141,6 +142,9 @@ class FakeService:
 
     async def service_levels(self, tenant=""):
         return [ServiceLevel(self.classes["interactive"], self.levels)]
+
+    async def secret(self):
+        return b"s" * 32
 
     async def ready(self):
         return not self.not_ready, self.not_ready

@@ -22,6 +22,7 @@ from offramp.conformance import (
     store_averages,
     store_events,
     store_records,
+    store_secret,
     store_tallies,
     store_writes,
 )
@@ -49,7 +50,7 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records, store_tallies, store_averages),
+        *(store_writes, store_events, store_records, store_secret, store_tallies, store_averages),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from offramp.core.keys import shown_tenant
+from offramp.core.keys import Key, shown_tenant
 from offramp.core.run import is_run_id
 from offramp.core.shares import Tenancy
-from offramp.gateway.access import Access
+from offramp.errors import InputError
+from offramp.gateway.access import Access, Rule
 from offramp.gateway.call import Call, ClientGone
 from offramp.gateway.cors import Sharing, is_preflight
 from offramp.gateway.health import OPERATIONS
@@ -28,7 +29,8 @@ from offramp.gateway.problems import explain
 from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import UNMATCHED, Table, mounted_at
-from offramp.gateway.surface import SOCKET, Surface
+from offramp.gateway.surface import SOCKET, Route, Surface
+from offramp.gateway.tickets import Tickets, withdraw
 from offramp.ports import readers
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Gateway(Hosted):
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
         shared = [surface for surface in (NATIVE, *surfaces) if surface.cross_origin is not None]
         self._sharing = [(surface, Sharing(surface, self.access.origins)) for surface in shared]
+        self._tickets = Tickets(self.access)
         self._meter = Meter()
         self._tracing: Tracing | None = None
 
@@ -114,7 +117,7 @@ class Gateway(Hosted):
         request.surface, route, scope["path_params"] = self._table.find(request.method, request.path)
         request.template, request.route = route.template, request.prefix + route.template
         connection = HTTPConnection(scope)
-        key = self.access.admit(connection, route.rule)
+        key = await self._admit(request, route, connection)
         readers.tenant.set(None if key is None else key.tenant)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
@@ -132,6 +135,18 @@ class Gateway(Hosted):
         if request.trace is not None:
             request.trace.of_tenant(shown_tenant(call.tenant))
         return await route.endpoint(call)
+
+    async def _admit(self, request: _Request, route: Route, connection: HTTPConnection) -> Key | None:
+        """The key of an admitted request, or the one that its ticket was made with."""
+        given = request.tickets if "authorization" not in connection.headers else ()
+        if given and route.takes_ticket:
+            self.access.admit(connection, Rule("public"))
+            return await self._tickets.redeem(given, connection.path_params["run_id"], await self._started())
+        key = self.access.admit(connection, route.rule)
+        if request.tickets and not route.takes_ticket:
+            message = "a ticket opens only the events and the WebSocket of its run"
+            raise InputError(message, [("/query/ticket", message)])
+        return key
 
     def _shares(self, request: _Request) -> Sharing | None:
         """What pages of other origins may use of the request's surface, if they may."""
@@ -177,6 +192,7 @@ class _Request:
 
     def __init__(self, scope: Scope, table: Table) -> None:
         self.scope = scope
+        self.tickets = withdraw(scope)
         self.prefix, self.path = mounted_at(scope)
         self.surface = table.owner(self.path)
         self.method: str = SOCKET if scope["type"] == "websocket" else scope["method"]

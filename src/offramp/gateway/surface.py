@@ -30,8 +30,9 @@ INSPECTING: frozenset[Scope] = frozenset({"inspect"})
 class Route(NamedTuple):
     """One endpoint.
 
-    With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted. A key
-    needs one of `scopes`: by default any for what only reads, and one that may start runs for the rest.
+    With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted; with
+    `takes_ticket`, also those with a ticket for the run in the path. A key needs one of `scopes`: by default any for
+    what only reads, and one that may start runs for the rest.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Route(NamedTuple):
     needs_service: bool = True
     guard: Guard = "key"
     scopes: frozenset[Scope] | None = None
+    takes_ticket: bool = False
 
     @property
     def rule(self) -> Rule:

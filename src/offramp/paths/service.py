@@ -14,6 +14,7 @@ from offramp.core.routing import Decision
 from offramp.core.run import RunRecord, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
+from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import RunConflict, UnknownRun
 from offramp.paths.deep import DeepPath, document_of
 from offramp.paths.demote import Demoter
@@ -303,6 +304,20 @@ class Service:
     def disconnected(self, run_id: str) -> None:
         """Handle a disconnect of the client that started this run."""
         self._fast.disconnected(run_id)
+
+    @property
+    def now(self) -> float:
+        """The time, in epoch seconds."""
+        return self.process.clock.time()
+
+    async def secret(self) -> bytes:
+        """What every process of the store signs with.
+
+        Raises:
+            StoreError: it cannot be read, or the store did not answer in time.
+        """
+        offered = self.process.clock.random_bytes(SECRET_BYTES)
+        return await self._patience.read(self.process.store.secret(offered))
 
     async def ready(self) -> tuple[bool, str]:
         """Whether runs are accepted and a worker is warm, and otherwise the reason.

@@ -34,6 +34,8 @@ S19 `take_duty` gives a duty to one owner at a time, among all processes, until 
 S20 A run created with entries has them in its journal from the same moment on, in their order and before any other; no
    claim of it is `fresh`. Creating it again adds none. Signals that it is created with are its first ones.
 S21 A run created with `retry_of` is in `retried_as` of that run from the same moment on, after earlier ones, once.
+S22 `secret` returns the same bytes to every process of the store, for as long as it keeps runs: those that the first
+   caller offered.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -206,6 +208,16 @@ class Duties(Protocol):
         """Take, keep or (until `now`) give back a duty; False if another process has it (S19)."""
 
 
+class Secrets(Protocol):
+    """What the processes of a store sign with, so that each accepts what another one signed."""
+
+    async def secret(self, offered: bytes) -> bytes:
+        """The shared secret; `offered`, 32 random bytes, if there is none yet (S22).
+
+        It is read anew each time: an operator replaces it by removing it.
+        """
+
+
 class Statistics(Protocol):
     """Counts and averages that all processes share."""
 
@@ -227,7 +239,7 @@ class Statistics(Protocol):
         """
 
 
-class Store(Runs, Logs, Retention, Duties, Statistics, Protocol):
+class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Protocol):
     """A store as one process has it open. See the obligations at the top of this module."""
 
     def listen(self, listener: Listener) -> None:

@@ -849,3 +849,19 @@ class TroubledByLostLeases(MemoryStore):
 
     def trouble(self):
         return "writes are refused" if self._refusals else None
+
+
+@breaks("S22")
+class SecretOfEachCaller(MemoryStore):
+    """A secret is not kept."""
+
+    async def secret(self, offered):
+        return offered
+
+
+@breaks("S22")
+class ConstantSecret(MemoryStore):
+    """A secret that every user of the library knows."""
+
+    async def secret(self, offered):
+        return bytes(len(offered))

@@ -46,6 +46,7 @@ _VARY = {"Vary": {"schema": {"enum": ["Prefer", "Prefer, Origin"]}}}
 _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
 _SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
 """An empty value counts as absent."""
+_TICKETED = ("/v1/runs/{run_id}/events", "/v1/runs/{run_id}/ws")
 _SIGNAL_BODY = {
     "description": "Any JSON value; without a body null.",
     "required": False,
@@ -92,6 +93,12 @@ def _secured(made: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> dic
     made["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key, as `offramp keys add` makes them."}
     }
+    made["components"]["securitySchemes"]["ticket"] = {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket for the run.",
+    }
     made["security"] = [{"key": []}]
     challenge = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     for path, item in made["paths"].items():
@@ -102,6 +109,8 @@ def _secured(made: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> dic
             if rule.guard in {"health", "public"}:
                 operation["security"] = []
                 continue
+            if path in _TICKETED:
+                operation["security"] = [{"key": []}, {"ticket": []}]
             operation["responses"]["401"] = _problem("No API key, or one that is not known.", challenge)
             if rule.guard == "operator":
                 operation["responses"]["403"] = _problem("Not with a key of this tenant.")
@@ -234,7 +243,7 @@ def _runs() -> dict[str, Any]:
 
 
 def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cancelling and signalling a run."""
+    """Cancelling and signalling a run, and tickets for it."""
     return {
         "/v1/runs/{run_id}/cancel": {
             "parameters": run_id,
@@ -247,6 +256,15 @@ def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
             ),
         },
         "/v1/runs/{run_id}/signals/{name}": _signals(run_id),
+        "/v1/runs/{run_id}/ticket": {
+            "parameters": run_id,
+            "post": _operation(
+                "make_ticket",
+                "Make a ticket: it opens this run's events and WebSocket, as `?ticket=`, without a key",
+                "runs",
+                {"200": _json("The ticket; it is a secret.", "Ticket")} | _problems("404", "410", "500", "503"),
+            ),
+        },
     }
 
 

@@ -265,6 +265,8 @@ LEVELS = _object(
     }
 )
 
+TICKET = _object({"ticket": _STRING, "expires_at": _MOMENT})
+
 WORKERS = _object(
     {
         "workers": {
@@ -302,6 +304,7 @@ COMPONENTS: dict[str, Schema] = {
     "Message": MESSAGE,
     "Health": HEALTH,
     "Levels": LEVELS,
+    "Ticket": TICKET,
     "Workers": WORKERS,
 }
 

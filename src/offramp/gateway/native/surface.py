@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, workers, ws
+from offramp.gateway.access import EVERY_SCOPE
+from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, tickets, workers, ws
 from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
     (
         Route("POST", "/v1/pipelines/{name}/runs", runs.submit),
         Route("GET", "/v1/runs/{run_id}", runs.show),
-        Route("GET", "/v1/runs/{run_id}/events", runs.events),
+        Route("GET", "/v1/runs/{run_id}/events", runs.events, takes_ticket=True),
         Route("GET", "/v1/runs/{run_id}/result", runs.result),
-        Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket),
+        Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket, takes_ticket=True),
         Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel, scopes=OPERATING),
         Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send, scopes=OPERATING),
+        # Every key may read events, and so let others read them.
+        Route("POST", "/v1/runs/{run_id}/ticket", tickets.make, scopes=EVERY_SCOPE),
         Route("GET", "/v1/runs", runs.listing),
         Route("GET", "/v1/pipelines", catalog.pipelines),
         Route("GET", "/v1/pipelines/{name}", catalog.pipeline),

@@ -49,6 +49,7 @@ class MemoryStore:
         self._counts: dict[tuple[int, str, str], Counts] = {}
         self._averages: dict[str, float] = {}
         self._duties: dict[str, tuple[str, float]] = {}
+        self._secret: bytes | None = None
         self._closed = False
         self.lock = threading.RLock()
         self._listeners: list[Listener] = []
@@ -284,6 +285,12 @@ class MemoryStore:
                 return False
             self._duties[duty] = owner, until
             return True
+
+    async def secret(self, offered: bytes) -> bytes:
+        """The secret of this store."""
+        with self.lock:
+            self._secret = self._secret or offered
+            return self._secret
 
     # The lease port.
 

@@ -306,6 +306,19 @@ class RedisStore:
         asks = (duty, owner, now, until)
         return bool(await self._reader.read(lambda client: DUTY(client, [self._tag], self._tag, *asks)))
 
+    async def secret(self, offered: bytes) -> bytes:
+        """The secret of all processes of this store."""
+
+        def query(client: Any) -> bytes:
+            key = f"{self._tag}secret"
+            kept: bytes | None = client.get(key)
+            if kept is None:
+                client.set(key, offered, nx=True)
+                kept = client.get(key)
+            return kept or offered
+
+        return await self._reader.read(query)
+
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of classes, and remove those too old to be read."""
         commit: Commit[None] = Commit()

@@ -22,6 +22,7 @@ from offramp.stores.sqlite.listing import page
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.purge import Purge
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
+from offramp.stores.sqlite.secret import shared_secret
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
@@ -237,6 +238,10 @@ class SQLiteStore:
 
         self.writer.put(Call(change, durable=False, commit=commit, point="purge"))
         return await commit
+
+    async def secret(self, offered: bytes) -> bytes:
+        """The secret of all processes of this folder, in a file of its own: no copy of the database contains it."""
+        return await self.database.read(lambda _connection: shared_secret(self.database.path.parent, offered))
 
     async def tally(self, tallies: Sequence[Tally]) -> None:
         """Add to the counts of classes, and remove those too old to be read."""
