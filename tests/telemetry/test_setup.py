@@ -92,7 +92,7 @@ def test_without_the_sdk_the_error_names_what_to_install(tmp_path):
     assert refused.returncode == 2, refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert "OTEL_EXPORTER_OTLP_ENDPOINT is set" in refused.stderr
-    assert "pip install 'offramp[otel]'" in refused.stderr
+    assert "pip install 'opentelemetry-exporter-otlp-proto-http<2,>=1.30' 'opentelemetry-sdk" in refused.stderr
 
 
 def test_without_the_sdk_and_without_the_wish_nothing_is_missed(tmp_path):

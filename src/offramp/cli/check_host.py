@@ -15,9 +15,10 @@ from pathlib import Path
 
 from offramp.cli.findings import Finding
 from offramp.gateway.descriptors import FILES_RESERVED, files_allowed
+from offramp.ports.extras import install, packages_by_extra
 from offramp.settings import Settings, unread
 
-_EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
+EXTRAS_OF_DEVELOPERS = frozenset({"all", "bench", "dev", "docs", "test"})
 # Before these, a checkpoint that races with a reset of the WAL can corrupt the database:
 # sqlite.org/wal.html#walresetbug
 _WAL_RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
@@ -145,21 +146,14 @@ def cores_available() -> float:
 
 
 def _extras() -> Iterator[Finding]:
-    try:
-        requires = metadata.requires("offramp") or []
-    except metadata.PackageNotFoundError:
-        return
-    wanted: dict[str, list[str]] = {}
-    for line in requires:
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
-        named = re.match(r"[A-Za-z0-9._-]+", line)
-        if extra and named and extra[1] not in _EXTRAS_OF_DEVELOPERS:
-            wanted.setdefault(extra[1], []).append(named[0])
-    for name, packages in wanted.items():
+    for name, requirements in packages_by_extra().items():
+        if name in EXTRAS_OF_DEVELOPERS:
+            continue
+        packages = [re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in requirements]
         missing = [package for package in packages if _version(package) == "?"]
         if missing:
             says = f"extra {name!r} is not installed ({', '.join(missing)})"
-            yield Finding("note", "extras", says, f"if you need it: pip install 'offramp[{name}]'")
+            yield Finding("note", "extras", says, f"if you need it: {install(name)}")
         else:
             yield Finding("ok", "extras", f"extra {name!r} is installed")
 

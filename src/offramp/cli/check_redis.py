@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from offramp.cli.findings import Finding
 from offramp.core.addresses import is_loopback
 from offramp.errors import SettingsError, StoreError
+from offramp.ports.extras import install
 from offramp.settings import Settings
 from offramp.stores.redis.address import Address, is_redis
 
@@ -29,7 +30,7 @@ def check_redis(settings: Settings) -> Iterator[Finding]:
     try:
         from offramp.stores.redis.inspection import inspect
     except ImportError as error:
-        yield Finding("broken", "redis", f"{error.name} is not installed", "pip install 'offramp[redis]'")
+        yield Finding("broken", "redis", f"{error.name} is not installed", install("redis"))
         return
     try:
         address = Address.parse(settings.store)

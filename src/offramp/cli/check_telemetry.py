@@ -10,6 +10,7 @@ import httpx
 
 from offramp.cli.findings import Finding
 from offramp.errors import SettingsError
+from offramp.ports.extras import install
 from offramp.settings import Settings
 from offramp.telemetry.setup import endpoint, exporter_class, plan
 
@@ -30,7 +31,7 @@ def check_telemetry(settings: Settings, environment: Mapping[str, str]) -> Itera
             "broken",
             "telemetry",
             f"{wanted.because} is set, but the OpenTelemetry SDK is not installed",
-            "pip install 'offramp[otel]', or unset it",
+            f"{install('otel')}, or unset it",
         )
         return
     for signal, names in (("traces", wanted.traces), ("metrics", wanted.metrics)):

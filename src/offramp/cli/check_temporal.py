@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from offramp.cli.findings import Finding
 from offramp.errors import SettingsError
+from offramp.ports.extras import install
 from offramp.settings import Settings
 
 ANSWER_S = 5.0
@@ -20,7 +21,7 @@ def check_temporal(settings: Settings) -> Iterator[Finding]:
         from offramp.engines.temporal.address import Address
         from offramp.engines.temporal.connection import survey
     except ImportError as error:
-        yield Finding("broken", "temporal", f"{error.name} is not installed", "pip install 'offramp[temporal]'")
+        yield Finding("broken", "temporal", f"{error.name} is not installed", install("temporal"))
         return
     try:
         address = Address.parse(settings.engine)

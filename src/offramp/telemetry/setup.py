@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offramp.errors import SettingsError
+from offramp.ports.extras import install
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -114,8 +115,7 @@ def set_up(service: str, kind: str, delay_ms: float | None = None) -> Telemetry:
         import opentelemetry.sdk.resources  # noqa: F401 - whether it is installed
     except ImportError:
         raise SettingsError(
-            f"{wanted.because} is set, but the OpenTelemetry SDK is not installed: pip install 'offramp[otel]', or "
-            "unset it"
+            f"{wanted.because} is set, but the OpenTelemetry SDK is not installed: {install('otel')}, or unset it"
         ) from None
     try:
         resource = _resource(service, kind)
@@ -199,7 +199,7 @@ def exporter_class(signal: str, name: str) -> Any:
         hint = "pip install opentelemetry-exporter-otlp-proto-grpc, or unset OTEL_EXPORTER_OTLP_PROTOCOL"
         raise SettingsError(
             f"no exporter {name!r} for {signal} is installed; installed: {', '.join(known) or 'none'}"
-            + (f"; {hint}" if name == "otlp_proto_grpc" else "; pip install 'offramp[otel]' adds otlp")
+            + (f"; {hint}" if name == "otlp_proto_grpc" else f"; {install('otel')} adds otlp")
         )
     return found[0].load()
 

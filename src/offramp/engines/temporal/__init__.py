@@ -1,1 +1,1 @@
-"""The engine on Temporal, in the extra `offramp[temporal]`: imported only if an engine URL names it."""
+"""The engine on Temporal, in the extra `temporal`: imported only if an engine URL names it."""

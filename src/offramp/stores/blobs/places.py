@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offramp.errors import MissingExtra
+from offramp.ports.extras import install
 from offramp.stores.blobs.address import parse_objects
 from offramp.stores.blobs.blobs import PlacedBlobs
 from offramp.stores.blobs.folder import Folder
@@ -19,7 +20,7 @@ def open_blobs(text: str) -> PlacedBlobs | None:
 
     Raises:
         SettingsError: it names no place.
-        MissingExtra: it names a bucket, and `offramp[objects]` is not installed.
+        MissingExtra: it names a bucket, and the extra `objects` is not installed.
     """
     if text == "memory:":
         return PlacedBlobs(Memory())
@@ -31,5 +32,5 @@ def open_blobs(text: str) -> PlacedBlobs | None:
     try:
         from offramp.stores.blobs.remote import Remote
     except ImportError as error:
-        raise MissingExtra(f"objects {found.where} needs {error.name}: pip install 'offramp[objects]'") from error
+        raise MissingExtra(f"objects {found.where} needs {error.name}: {install('objects')}") from error
     return PlacedBlobs(Remote(found))
