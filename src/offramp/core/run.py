@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -60,6 +60,14 @@ def first_id(at_s: float) -> str:
     """A text that no run accepted at this time or later has an id below, and every earlier one has."""
     number = int(min(max(at_s, 0.0), NEVER_S) * 1000)
     return "run_" + "".join([_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5)])
+
+
+def accepted_at(run_id: str) -> float:
+    """When a run was accepted, in epoch seconds, by its id."""
+    number = 0
+    for character in run_id[4:14]:
+        number = number * 32 + _CROCKFORD.index(character)
+    return number / 1000
 
 
 def is_run_id(text: str) -> bool:
@@ -158,6 +166,20 @@ class RunRecord(msgspec.Struct, kw_only=True):
     def finished(self) -> bool:
         """Whether the run has its outcome."""
         return self.status in OUTCOMES
+
+
+class RunHead(NamedTuple):
+    """What changes of a run, with what it is chosen by; `seq` is the number of its last event."""
+
+    id: str
+    tenant: str
+    pipeline: str
+    sla: str
+    session_id: str | None
+    status: Status
+    path: Path
+    finished_at: float | None
+    seq: int
 
 
 class Outcome(msgspec.Struct, frozen=True):

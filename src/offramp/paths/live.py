@@ -28,6 +28,7 @@ from offramp.paths.first_events import FirstEvents
 from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
+from offramp.paths.stats import RunStats
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease, RunLog
@@ -186,6 +187,7 @@ class LiveRuns:
         self._unwritten: dict[str, float] = {}
         self.durations = Durations()
         self.levels = ServiceLevels(process, shows=shows_levels)
+        self.stats = RunStats(process)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
         process.metrics.live("fast", lambda: self.count("fast"))
@@ -299,6 +301,7 @@ class LiveRuns:
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
             self.levels.ended(record, outcome, at)
+            self.stats.ended(record, outcome, at)
             _log_bad_end(record, outcome)
             return
         self._process.feed.left(record.id)

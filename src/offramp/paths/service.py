@@ -27,6 +27,7 @@ from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts
 from offramp.paths.roster import Roster
 from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
+from offramp.paths.stats import Found
 from offramp.paths.submission import Accepted, Submission
 from offramp.paths.submit import Submitter
 from offramp.paths.upkeep import CatchingUp, Learning, ObjectProbe, Purging
@@ -91,6 +92,7 @@ class Service:
         self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
         self.parts: list[Part] = [
             live.levels,
+            live.stats,
             Learning(process, live.durations),
             CatchingUp(process),
             Purging(process),
@@ -343,6 +345,16 @@ class Service:
             StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.levels.report(tenant))
+
+    async def statistics(self, window: str, tenant: str = "") -> Found:
+        """The statistics of a tenant's runs in a window of `core.stats.WINDOWS`; of all runs for an empty tenant.
+
+        Outcomes in other processes are up to `WRITE_EVERY_S` late.
+
+        Raises:
+            StoreError: the counts cannot be read.
+        """
+        return await self._patience.read(self.live.stats.report(window, tenant))
 
     async def workers(self) -> Sequence[Owner]:
         """The processes that hold a lease, the oldest first; what runs in them is up to `ABOUT_EVERY_S` late.

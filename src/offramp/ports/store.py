@@ -36,6 +36,9 @@ S20 A run created with entries has them in its journal from the same moment on, 
 S21 A run created with `retry_of` is in `retried_as` of that run from the same moment on, after earlier ones, once.
 S22 `secret` returns the same bytes to every process of the store, for as long as it keeps runs: those that the first
    caller offered.
+S23 `add_cells` adds to the counts of cells, and is visible when it returns. `summed_cells` sums those of all processes,
+   of one width and tenant, from the first to the last number. Cells are kept for the `KEPT_MINUTES` of their width.
+S24 `unfinished` finds the runs that have not ended, all of them if they are no more than asked for.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -52,8 +55,9 @@ from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import FIRST_TURN
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import Counts, Tally
+from offramp.core.stats import Cell
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 
@@ -239,7 +243,26 @@ class Statistics(Protocol):
         """
 
 
-class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Protocol):
+class Figures(Protocol):
+    """What `/v1/stats` is made of."""
+
+    async def add_cells(self, cells: Sequence[Cell]) -> None:
+        """Add to the counts of cells, after pending writes (S23).
+
+        Raises:
+            StoreError: nothing was added.
+        """
+
+    async def summed_cells(
+        self, width: int, first: int, last: int, tenant: str = ""
+    ) -> dict[tuple[str, str], dict[str, int]]:
+        """The sums of a tenant's cells of a width, from one number to another, by pipeline and class (S23)."""
+
+    async def unfinished(self, limit: int) -> Sequence[RunHead]:
+        """Runs that have not ended, at most `limit`, in any order (S24)."""
+
+
+class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Figures, Protocol):
     """A store as one process has it open. See the obligations at the top of this module."""
 
     def listen(self, listener: Listener) -> None:

@@ -865,3 +865,47 @@ class ConstantSecret(MemoryStore):
 
     async def secret(self, offered):
         return bytes(len(offered))
+
+
+@breaks("S23")
+class LastCellCounts(MemoryStore):
+    """Counts of a cell take the place of those before."""
+
+    async def add_cells(self, cells):
+        for cell in cells:
+            key = cell.width, cell.number, cell.tenant, cell.pipeline, cell.sla
+            self._cells._counts.pop(key, None)
+        await super().add_cells(cells)
+
+
+@breaks("S23")
+class NewestCellLeftOut(MemoryStore):
+    """The last number that was asked for is not summed."""
+
+    async def summed_cells(self, width, first, last, tenant=""):
+        return await super().summed_cells(width, first, last - 1, tenant)
+
+
+@breaks("S23")
+class OneTenantOfCells(MemoryStore):
+    """Every tenant sees the cells of all."""
+
+    async def summed_cells(self, width, first, last, tenant=""):
+        return await super().summed_cells(width, first, last)
+
+
+@breaks("S24")
+class EndedIsUnfinished(MemoryStore):
+    """Runs that have ended are among those that have not."""
+
+    async def unfinished(self, limit):
+        return [run.head for run in self._runs.values()][:limit]
+
+
+@breaks("S24")
+class ParkedIsFinished(MemoryStore):
+    """Parked runs are left out."""
+
+    async def unfinished(self, limit):
+        parked = {run.record.id for run in self._runs.values() if run.parked_until is not None}
+        return [head for head in await super().unfinished(limit) if head.id not in parked]

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from offramp.core.keys import shown_scopes
 from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
+from offramp.core.stats import WINDOWS
 from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
 from offramp.gateway.native.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
+from offramp.gateway.native.stats import WINDOW_DEFAULT
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
 from offramp.gateway.reply import JSON, Reply, json_reply
@@ -301,6 +303,14 @@ def _list_parameters() -> list[dict[str, Any]]:
     ]
 
 
+def _stats_parameters() -> list[dict[str, Any]]:
+    return [
+        _query("window", "How far back.", {"enum": list(WINDOWS), "default": WINDOW_DEFAULT}),
+        _query("pipeline", "Only runs of this pipeline.", {"type": "string"}),
+        _query("class", "Only runs of this class.", {"type": "string"}),
+    ]
+
+
 def _catalog() -> dict[str, Any]:
     return {
         "/v1/pipelines": {"get": _get("list_pipelines", "What is served", "pipelines", [], "Pipelines")},
@@ -321,6 +331,9 @@ def _operations() -> dict[str, Any]:
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
         "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
+        "/v1/stats": {
+            "get": _get("statistics", "Runs by pipeline and class", "operations", _stats_parameters(), "Stats", "422")
+        },
         "/v1/workers": {
             "get": _get("list_workers", "The processes of the service", "operations", [], "Workers", "422")
         },

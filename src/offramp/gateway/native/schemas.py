@@ -7,6 +7,8 @@ from typing import Any, get_args
 from offramp.core.events import TYPES
 from offramp.core.run import DemotionReason, Status, Webhook
 from offramp.core.slo import WINDOWS
+from offramp.core.stats import PATHS, QUANTILES, STATUSES
+from offramp.core.stats import WINDOWS as STATS_WINDOWS
 from offramp.core.webhooks import EVENT_NAMES, URL_LENGTH_MAX
 from offramp.gateway.native.request import (
     METADATA_KEY_LENGTH_MAX,
@@ -267,6 +269,34 @@ LEVELS = _object(
 
 TICKET = _object({"ticket": _STRING, "expires_at": _MOMENT})
 
+_BY_PATH = _object(dict.fromkeys(PATHS, _COUNT))
+_QUANTILES = _object(dict.fromkeys(QUANTILES, _NUMBER))
+
+STATS = _object(
+    {
+        "window": {"enum": list(STATS_WINDOWS)},
+        "since": _MOMENT | {"description": "The beginning of the window, a whole minute or quarter of an hour."},
+        "at": _MOMENT,
+        "complete": {"type": "boolean", "description": "Whether every unfinished run is counted."},
+        "stats": {
+            "type": "array",
+            "description": "By pipeline and class, of those with runs.",
+            "items": _object(
+                {
+                    "pipeline": _STRING,
+                    "class": _STRING,
+                    "counts": _object(dict.fromkeys(STATUSES, _BY_PATH))
+                    | {"description": "Runs that ended in the window; `queued` and `running`: now."},
+                    "duration_ms": _QUANTILES
+                    | {"type": ["object", "null"], "description": "From acceptance to end, of completed runs."},
+                    "demotion_rate": _nullable("number", description="Of the ended runs that began on the fast path."),
+                    "queue": _object({"length": _COUNT, "oldest_s": _nullable("number", minimum=0)}),
+                }
+            ),
+        },
+    }
+)
+
 WORKERS = _object(
     {
         "workers": {
@@ -305,6 +335,7 @@ COMPONENTS: dict[str, Schema] = {
     "Health": HEALTH,
     "Levels": LEVELS,
     "Ticket": TICKET,
+    "Stats": STATS,
     "Workers": WORKERS,
 }
 

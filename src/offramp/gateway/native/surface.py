@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.gateway.access import EVERY_SCOPE
-from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, tickets, workers, ws
+from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, stats, tickets, workers, ws
 from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
@@ -21,6 +21,7 @@ NATIVE = Surface(
         Route("GET", "/v1/pipelines", catalog.pipelines),
         Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
         Route("GET", "/v1/slo", levels.report),
+        Route("GET", "/v1/stats", stats.report),
         Route("GET", "/v1/workers", workers.listing),
         Route("GET", "/openapi.json", openapi.document, guard="public"),
         Route("GET", "/docs", docs.page, needs_service=False, guard="public"),

@@ -9,7 +9,7 @@ from offramp.core.claims import Suspicion
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, Frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import NOT_BEGUN, Ownership, StepTurn
-from offramp.core.run import RunRecord
+from offramp.core.run import RunHead, RunRecord
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Claim, Lease
@@ -47,6 +47,13 @@ class MemoryRun:
             self.notices,
             record.deadline_at,
         )
+
+    @property
+    def head(self) -> RunHead:
+        """What changes of it."""
+        record = self.record
+        about = record.tenant, record.pipeline, record.sla, record.session_id, record.status, record.path
+        return RunHead(record.id, *about, record.finished_at, len(self.frames))
 
     def move(self, moved: Ownership) -> None:
         """Apply the table's answer."""

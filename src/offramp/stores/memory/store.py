@@ -15,8 +15,9 @@ from offramp.core.events import Draft, Frame, frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, StepTurn
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
+from offramp.core.stats import Cell
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
@@ -33,6 +34,7 @@ from offramp.ports.store import (
     RunLog,
     Turn,
 )
+from offramp.stores.memory.figures import MemoryCells
 from offramp.stores.memory.outbox import MemoryOutbox
 from offramp.stores.memory.run import MemoryRun, paged
 
@@ -48,6 +50,7 @@ class MemoryStore:
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self._counts: dict[tuple[int, str, str], Counts] = {}
         self._averages: dict[str, float] = {}
+        self._cells = MemoryCells()
         self._duties: dict[str, tuple[str, float]] = {}
         self._secret: bytes | None = None
         self._closed = False
@@ -276,6 +279,25 @@ class MemoryStore:
                 if minute >= since and whose == tenant:
                     found[sla] = found.get(sla, Counts()).plus(counts)
         return found
+
+    async def add_cells(self, cells: Sequence[Cell]) -> None:
+        """Add to the counts of cells."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self.lock:
+            self._cells.add(cells)
+
+    async def summed_cells(
+        self, width: int, first: int, last: int, tenant: str = ""
+    ) -> dict[tuple[str, str], dict[str, int]]:
+        """The sums of a tenant's cells."""
+        with self.lock:
+            return self._cells.summed(width, first, last, tenant)
+
+    async def unfinished(self, limit: int) -> list[RunHead]:
+        """Runs that have not ended."""
+        with self.lock:
+            return [run.head for run in self._runs.values() if not run.record.finished][:limit]
 
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
         """Take or renew a duty, which one process performs for all."""

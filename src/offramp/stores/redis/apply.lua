@@ -477,6 +477,16 @@ function operations.tally(tallies, ttl_s, days_kept)
   return {OK}
 end
 
+-- Statistics: a hash of counts for each cell's number and tenant.
+function operations.cells(cells)
+  for _, each in ipairs(cells) do
+    local key, ttl_s, field, counts = P .. 'cells:' .. each[1], each[2], each[3], each[4]
+    for name, count in pairs(counts) do call('HINCRBY', key, field .. name, count) end
+    call('EXPIRE', key, ttl_s)
+  end
+  return {OK}
+end
+
 function operations.learn(observed)
   local key = P .. 'durations'
   for _, each in ipairs(observed) do

@@ -8,6 +8,7 @@
 --   w:ID    hash    its webhook: a cursor over its events, see outbox.lua
 --   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
 --   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
+--   assigned  set   runs assigned to an engine
 --   waiting hash    tenant: number of its queued runs; see queued.lua
 --   o:OWNER set     its runs    c:OWNER  set  those with a request to cancel    x:OWNER  set  those with deaths
 --   owners, about  hash  the registration of a process, and what it says about itself;  owners:until  zset  their leases
@@ -16,6 +17,7 @@
 --   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
 --   unheard zset    assigned runs by the number of their engine's pending notices
 --   duty:DUTY  hash  the process that performs a duty for all, and until when, see duty.lua
+--   cells:WIDTH:NUMBER:TENANT  hash  counts of ended runs, by pipeline, class and name
 --   purge   zset    ended runs by the time of their purge;  tomb  zset  purged ones by the time they are forgotten
 --
 -- Invariants: a run is in q: or qs: and `queued` exactly while its status is queued; in o:OWNER exactly while owned by
@@ -124,6 +126,7 @@ local function detach(run)
     if run.cancel then call('SREM', P .. 'c:' .. run.owner, run.id) end
     if (run.deaths or 0) > 0 then call('SREM', P .. 'x:' .. run.owner, run.id) end
   end
+  if run.owner == ENGINE then call('SREM', P .. 'assigned', run.id) end
   if run.parked then call('ZREM', P .. 'parked', run.id) end
   if run.deadline then call('ZREM', P .. 'free', run.id) end
 end
@@ -142,6 +145,7 @@ local function attach(run)
     if (run.deaths or 0) > 0 then call('SADD', P .. 'x:' .. run.owner, run.id) end
     return
   end
+  if run.owner == ENGINE then call('SADD', P .. 'assigned', run.id) end
   if run.parked then call('ZADD', P .. 'parked', text(run.parked), run.id) end
   if run.deadline then
     call('ZADD', P .. 'free', text(run.deadline + (run.owner and GRACE_S or 0)), run.id)

@@ -11,13 +11,15 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
+from offramp.core.stats import Cell
 from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Created, Idempotency, Lease, Listener
+from offramp.stores.redis import figures
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
@@ -347,6 +349,23 @@ class RedisStore:
                     added = Counts(int(count), 0) if kind == "g" else Counts(0, int(count))
                     found[sla] = found.get(sla, Counts()).plus(added)
         return found
+
+    async def add_cells(self, cells: Sequence[Cell]) -> None:
+        """Add to the counts of cells."""
+        commit: Commit[None] = Commit()
+        self.writer.put(Operation(figures.added_cells(cells), commit))
+        await commit
+
+    async def summed_cells(
+        self, width: int, first: int, last: int, tenant: str = ""
+    ) -> dict[tuple[str, str], dict[str, int]]:
+        """The sums of a tenant's cells."""
+        asked = (width, first, last, tenant)
+        return await self._reader.read(lambda client: figures.summed_cells(client, self._tag, *asked))
+
+    async def unfinished(self, limit: int) -> list[RunHead]:
+        """Runs that have not ended."""
+        return await self._reader.read(lambda client: figures.unfinished(client, self._tag, limit))
 
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""

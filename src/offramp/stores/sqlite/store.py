@@ -10,12 +10,14 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
-from offramp.core.run import Demotion, Outcome, RunRecord
+from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
+from offramp.core.stats import Cell
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import Created, Idempotency, Lease, Listener
+from offramp.stores.sqlite import figures
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.listing import page
@@ -276,6 +278,23 @@ class SQLiteStore:
             return {sla: Counts(good, bad) for sla, good, bad in rows}
 
         return await self.database.read(query)
+
+    async def add_cells(self, cells: Sequence[Cell]) -> None:
+        """Add to the counts of cells."""
+        commit: Commit[None] = Commit()
+        self.writer.put(Call(lambda connection, _: figures.add_cells(connection, cells), durable=False, commit=commit))
+        await commit
+
+    async def summed_cells(
+        self, width: int, first: int, last: int, tenant: str = ""
+    ) -> dict[tuple[str, str], dict[str, int]]:
+        """The sums of a tenant's cells."""
+        asked = (width, first, last, tenant)
+        return await self.database.read(lambda connection: figures.summed_cells(connection, *asked))
+
+    async def unfinished(self, limit: int) -> list[RunHead]:
+        """Runs that have not ended."""
+        return await self.database.read(lambda connection: figures.unfinished(connection, limit))
 
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""
