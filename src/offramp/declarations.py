@@ -27,9 +27,11 @@ from offramp.core.spec import (
 from offramp.errors import DeclarationError
 from offramp.execution.body import Body
 from offramp.execution.context import current
+from offramp.execution.warming import StartHook, start_hook
 
 P = ParamSpec("P")
 R = TypeVar("R")
+F = TypeVar("F", bound=Callable[[], object])
 _OUTSIDE = (
     "pipeline {0!r} is called outside a run: without journal, budget, events and trace. Start a run with `await "
     "gateway.run({0!r}, ...)`, or with `runtime.start` in `async with app.local() as runtime`; the plain function is "
@@ -160,6 +162,7 @@ class Declarations:
             if sla.name in self.classes:
                 raise DeclarationError(f"App({name!r}): SLA class {sla.name!r} is declared twice")
             self.classes[sla.name] = sla
+        self.start_hooks: list[StartHook] = []
         self.classes.setdefault(DEFAULT_CLASS.name, DEFAULT_CLASS)
 
     @overload
@@ -309,6 +312,31 @@ class Declarations:
             pipeline: Pipeline[..., Any] = Pipeline(function, spec)
             self.pipelines[spec.name] = pipeline
             return pipeline
+
+        return declare if fn is None else declare(fn)
+
+    @overload
+    def on_start(self, fn: F, /) -> F: ...
+    @overload
+    def on_start(self) -> Callable[[F], F]: ...
+    def on_start(self, fn: Any = None) -> Any:
+        """Call a function in each process that executes steps, before that process is ready.
+
+        For what the first run should not wait for: connections, model files, imports. Hooks are called one after the
+        other, in order of declaration; a plain function on a thread, an async one on the loop that executes runs. The
+        children of process lanes call them too, each for itself, in their main thread. If one raises, or the start
+        takes longer than `start_timeout`, the process does not start.
+
+        Args:
+            fn: a function without arguments, plain or async; what it returns is ignored.
+
+        Raises:
+            DeclarationError: it is no function, or needs arguments.
+        """
+
+        def declare(function: F) -> F:
+            self.start_hooks.append(start_hook(function))
+            return function
 
         return declare if fn is None else declare(fn)
 

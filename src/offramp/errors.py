@@ -62,6 +62,15 @@ class MissingExtra(OfframpError):
     fault = "operator"
 
 
+class StartFailed(OfframpError):
+    """A process cannot take work: an `on_start` hook or a process lane failed, or the start took too long."""
+
+    code = "start-failed"
+    title = "The start failed"
+    status = 503
+    fault = "pipeline"
+
+
 class NotStarted(OfframpError):
     """A run was to start in a gateway that does not run; the message says what starts it."""
 

@@ -119,6 +119,9 @@ class Settings:
     write_timeout: float = _setting(
         5.0, 0.1, 600.0, "seconds that a request waits for one write or read of the store; then 503"
     )
+    start_timeout: float = _setting(
+        60.0, 0.1, 3600.0, "seconds that `on_start` hooks, `per_loop` clients and process lanes have to get ready"
+    )
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds that a stopping process has to hand over its runs")
     cancel_grace: float = _setting(
         5.0,
@@ -247,6 +250,7 @@ class Given(TypedDict, total=False):
     poll: float | None
     sync_every: float | None
     write_timeout: float | None
+    start_timeout: float | None
     drain_timeout: float | None
     cancel_grace: float | None
     heartbeat: float | None

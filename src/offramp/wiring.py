@@ -31,6 +31,7 @@ from offramp.execution.processes import ProcessLane
 from offramp.execution.steps import LocalSteps
 from offramp.execution.threads import Threads
 from offramp.execution.values import Values
+from offramp.execution.warming import Warming
 from offramp.execution.watchdog import Watchdog
 from offramp.paths.deep import DeepPath
 from offramp.paths.deliver import Feed
@@ -119,7 +120,9 @@ def build(
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
-    lanes = _lanes(app, settings, metrics, control, None if tracing is None else app.name)
+    processes = _process_lane(app, settings, metrics, None if tracing is None else app.name)
+    lanes = _lanes(settings, metrics, control, processes)
+    warming = Warming(app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway")
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     hints = _hints(settings, member_id)
     feed = Feed(hints.follow, hints.unfollow)
@@ -152,7 +155,7 @@ def build(
         control.close()
         values.close()
 
-    return _service(app, process, leases, outbox, hints, role, close)
+    return _service(app, process, leases, outbox, hints, role, warming=warming, close=close)
 
 
 def _service(
@@ -162,6 +165,8 @@ def _service(
     outbox: Outbox,
     hints: Hints,
     role: Role,
+    *,
+    warming: Warming,
     close: Callable[[], None],
 ) -> Service:
     """Its paths, and the engine between them."""
@@ -177,7 +182,9 @@ def _service(
     outbox.listen(dispatcher.wake if dispatcher else functools.partial(hints.send, "webhooks"))
     process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
     roster = Roster(process, leases, live)
-    return Service(app.name, process, live, demoter, deep, engine, dispatcher, roster=roster, close=close)
+    return Service(
+        app.name, process, live, demoter, deep, engine, dispatcher, roster=roster, warming=warming, close=close
+    )
 
 
 def _engine(
@@ -334,12 +341,9 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
 
 
-def _lanes(
-    app: Declarations, settings: Settings, metrics: Metrics, control: LoopThread, traced_as: str | None
-) -> Lanes:
+def _lanes(settings: Settings, metrics: Metrics, control: LoopThread, processes: ProcessLane | None) -> Lanes:
     threads = Threads(settings.threads)
     leftovers = Leftovers(threads, metrics, settings.cancel_grace, control.call)
-    processes = _process_lane(app, settings, metrics, traced_as)
     return Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
 
 
@@ -348,7 +352,14 @@ def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, trace
     if not modules:
         return None
     started = functools.partial(metrics.cold_start, "lane")
-    return ProcessLane(settings.processes or os.cpu_count() or 1, sorted(modules), started, traced_as)
+    return ProcessLane(
+        settings.processes or os.cpu_count() or 1,
+        sorted(modules),
+        started,
+        traced_as,
+        hooks=[hook.place for hook in app.start_hooks],
+        start_timeout_s=settings.start_timeout,
+    )
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -210,3 +211,68 @@ def test_a_step_that_blocks_its_loop_is_told_with_its_line(project):
         gateway.url = gateway.wait_for(r"at (http://[\d.:]+),")[1]
         assert ask(gateway, "submit", "block", cwd=project).returncode == 0
         gateway.wait_for(r"warning: .*blocker\.py.*7")
+
+
+STARTING = """
+import os, time
+from offramp import App
+
+app = App("starting")
+
+
+@app.on_start
+def load():
+    if os.environ.get("FAILS"):
+        raise KeyError("model")
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+
+
+@app.step
+def name() -> str:
+    return "loaded" if os.path.exists("go") else "cold"
+
+
+@app.pipeline
+async def ask() -> str:
+    return await name()
+"""
+
+
+def test_probes_are_answered_while_hooks_run_and_requests_wait_for_them(tmp_path):
+    (tmp_path / "starting.py").write_text(STARTING)
+    with running("serve", "starting:app", "--port", "0", cwd=tmp_path) as command:
+        url = command.wait_for(r"at (http://\S+?),")[1]
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+            assert client.get("/healthz").status_code == 200
+            refused = client.get("/readyz")
+            assert (refused.status_code, refused.json()["detail"]) == (503, "starting: on_start 'load' runs")
+            with ThreadPoolExecutor() as pool:
+                early = pool.submit(httpx.post, f"{url}/v1/pipelines/ask/runs", json={"input": {}}, timeout=30)
+                (tmp_path / "go").touch()
+                document = early.result().json()
+            assert (document["result"], document["demotion"]) == ("loaded", None)
+        command.wait_for("worker 1 +ready")
+        command.send(signal.SIGTERM)
+        assert command.end()[0] == 0
+
+
+def test_a_stop_while_hooks_run_is_a_stop(tmp_path):
+    (tmp_path / "starting.py").write_text(STARTING)
+    with running("serve", "starting:app", "--port", "0", cwd=tmp_path) as command:
+        pid = int(command.wait_for(r"worker 1 started \(pid (\d+)\)")[1])
+        command.send(signal.SIGTERM)
+        assert command.end()[0] == 0
+        wait_until_gone(pid)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("serve", "starting:app", "--port", "0"), ("worker", "starting:app", "--engine", "embedded:data")]
+)
+def test_a_hook_that_fails_is_named_and_the_process_exits_1(tmp_path, arguments):
+    (tmp_path / "starting.py").write_text(STARTING)
+    with running(*arguments, cwd=tmp_path, env={"FAILS": "1"}) as command:
+        code, _out, err = command.end()
+    assert code == 1
+    assert err.splitlines()[-1].endswith("on_start 'load' failed: KeyError: 'model'")
+    assert "starting.py" in err

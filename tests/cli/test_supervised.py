@@ -34,7 +34,7 @@ class Service(Party):
     metrics = SimpleNamespace(workers_wanted=lambda count: None, worker_started=None, worker_ended=None)
 
     async def start(self):
-        pass
+        self.on_joined()
 
 
 class Workers(Party):

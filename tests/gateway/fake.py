@@ -127,6 +127,7 @@ class FakeService:
         if self.fails_with is not None:
             raise self.fails_with
         self.started += 1
+        self.on_joined()
 
     async def stop(self):
         await self.drain()

@@ -35,13 +35,19 @@ class SupervisedGateway(Gateway):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
-        """Start the service, then the workers."""
+        """Start the service, and the workers as soon as it has joined: all get ready at the same time."""
         self._loop = asyncio.get_running_loop()
-        await super().open()
-        if self.service is not None:
-            metrics = self.service.metrics
-            metrics.workers_wanted(self._supervisor.count)
-            self._supervisor.on_start, self._supervisor.on_end = metrics.worker_started, metrics.worker_ended
+        try:
+            await super().open()
+        except BaseException:
+            await self._supervisor.stop()
+            raise
+
+    def _has_joined(self, service: Service) -> None:
+        super()._has_joined(service)
+        metrics = service.metrics
+        metrics.workers_wanted(self._supervisor.count)
+        self._supervisor.on_start, self._supervisor.on_end = metrics.worker_started, metrics.worker_ended
         self._supervisor.start()
 
     def present(self, ids: Collection[str]) -> None:
@@ -64,5 +70,5 @@ class SupervisedGateway(Gateway):
             await super().close()
 
     async def _retire(self, owner: str) -> int:
-        service = self.service
+        service = self.service or self._beginning
         return 0 if service is None else await service.retire(owner)

@@ -91,9 +91,10 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
         service = build(app, settings, role="worker", owner=owner)
         pages = _probes(service) if settings.worker_metrics else {}
         with scraped(service.collectors, settings.worker_metrics, max(0, number - 1), pages):
-            await service.start()
-            relax()
             try:
+                if not await _started(service, stop):
+                    return OK
+                relax()
                 ready_s = time.monotonic() - started
                 logger.info("ready in %.1f s, data in %s", ready_s, data_place(settings))
                 if owner is None:  # else it counts where it was started
@@ -104,6 +105,24 @@ async def _work(app: App, settings: Settings, number: int, owner: str | None, st
             finally:
                 await service.stop()
     return OK
+
+
+async def _started(service: Service, stop: Stop) -> bool:
+    """Start, unless a signal comes first.
+
+    Raises:
+        OfframpError: the service did not start.
+    """
+    starting, asked = asyncio.create_task(service.start()), asyncio.create_task(stop.asked())
+    await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+    asked.cancel()
+    if starting.done():
+        await starting
+        return True
+    logger.info("stopping (%s) before it was ready", stop.reason)
+    starting.cancel()
+    await asyncio.wait({starting})
+    return False
 
 
 def _probes(service: Service) -> Pages:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import importlib
+import inspect
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -25,6 +28,9 @@ from offramp.execution.endings import aborted
 from offramp.execution.forked import Territory
 from offramp.execution.process_group import Leader
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX, LANE_DELAY_MS, Telemetry, set_up
+
+TRACEBACK_LENGTH_MAX = 6_000
+"""Characters of the end of a failed hook's traceback that the parent logs."""
 
 
 class Job(msgspec.Struct):
@@ -52,6 +58,14 @@ class Reply(msgspec.Struct):
     kind: Literal["emit", "done"]
     value: bytes | None = None
     failure: Failure | None = None
+
+
+class Ready(msgspec.Struct):
+    """The first message: the child takes jobs, unless it `failed` to start."""
+
+    problems: list[str]
+    failed: str = ""
+    traceback: str = ""
 
 
 class RemoteAttempt:
@@ -111,8 +125,15 @@ class RemoteAttempt:
         raise NotImplementedError
 
 
-def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
-    """Serve jobs until the pipe closes; `traced_as` is the service's name, None where nothing is traced."""
+def main(pipe: Connection, modules: list[str], traced_as: str | None, hooks: Sequence[tuple[str, str]] = ()) -> None:
+    """Serve jobs until the pipe closes.
+
+    Args:
+        pipe: to the parent.
+        modules: names to import first.
+        traced_as: the service's name, None where nothing is traced.
+        hooks: module and name of the functions to call first.
+    """
     leader = Leader(pipe)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -123,9 +144,12 @@ def main(pipe: Connection, modules: list[str], traced_as: str | None) -> None:
             telemetry = set_up(traced_as, "lane", LANE_DELAY_MS)
         except SettingsError as error:
             problems.append(str(error))
-    pipe.send_bytes("; ".join(problems).encode())
+    ready = _called(hooks)
+    ready.problems = problems
+    pipe.send_bytes(msgspec.msgpack.encode(ready))
     try:
-        _serve(pipe, leader.territory)
+        if not ready.failed:
+            _serve(pipe, leader.territory)
     finally:
         telemetry.close(LANE_CLOSE_S_MAX)
 
@@ -155,6 +179,22 @@ def _imported(modules: list[str]) -> list[str]:
     return problems
 
 
+def _called(hooks: Sequence[tuple[str, str]]) -> Ready:
+    for module, name in hooks:
+        try:
+            made = _member(module, name)()
+            if inspect.isawaitable(made):
+                asyncio.run(_awaited(made))
+        except BaseException as error:  # noqa: BLE001 - the parent reports it
+            lines = "".join(traceback.format_exception(error))[-TRACEBACK_LENGTH_MAX:]
+            return Ready([], f"on_start {name!r} failed: {type(error).__name__}: {error}", lines)
+    return Ready([])
+
+
+async def _awaited(made: Awaitable[object]) -> None:
+    await made
+
+
 def _module(name: str) -> Any:
     # Multiprocessing loads the parent's __main__ under this name in a spawned child.
     if name == "__main__":
@@ -162,10 +202,15 @@ def _module(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def _function(job: Job) -> Callable[..., Any]:
-    found: Any = _module(job.module)
-    for part in job.qualname.split("."):
+def _member(module: str, qualname: str) -> Any:
+    found: Any = _module(module)
+    for part in qualname.split("."):
         found = getattr(found, part)
+    return found
+
+
+def _function(job: Job) -> Callable[..., Any]:
+    found = _member(job.module, job.qualname)
     function: Callable[..., Any] = getattr(found, "fn", found)  # the name is bound to the Step
     return function
 

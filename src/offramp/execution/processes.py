@@ -14,16 +14,17 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from offramp.core.failure import exception_of
-from offramp.errors import LaneDied
+from offramp.core.failure import annotate, exception_of
+from offramp.errors import LaneDied, StartFailed
 from offramp.execution import process_group
-from offramp.execution.process_child import Job, Reply, main
+from offramp.execution.process_child import Job, Ready, Reply, main
 from offramp.ports import forks
 from offramp.ports.commit import call_threadsafe
 from offramp.telemetry.setup import LANE_CLOSE_S_MAX
@@ -92,6 +93,8 @@ class ProcessLane:
         modules: names to import at the start, so that the first step finds its process ready.
         started: called with the seconds that a child took to get ready.
         traced_as: the service's name in traces, None without tracing.
+        hooks: module and name of the functions that each child calls at its start.
+        start_timeout_s: how long a child may take until it is ready.
     """
 
     def __init__(
@@ -100,10 +103,16 @@ class ProcessLane:
         modules: list[str],
         started: Callable[[float], object] = lambda _seconds: None,
         traced_as: str | None = None,
+        *,
+        hooks: Sequence[tuple[str, str]] = (),
+        start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self._started = started
         self._modules = modules
         self._traced_as = traced_as
+        self._hooks = hooks
+        self._start_timeout_s = start_timeout_s
+        self._first = [_unbreakable() for _ in range(count)]
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._context = multiprocessing.get_context("spawn")
         self._closed = False
@@ -113,7 +122,8 @@ class ProcessLane:
         self._pipes: weakref.WeakSet[Connection] = weakref.WeakSet()
         forks.on_fork(self)
         self._threads = [
-            threading.Thread(target=self._serve, name=f"offramp-process-{n}", daemon=True) for n in range(count)
+            threading.Thread(target=self._serve, args=(first,), name=f"offramp-process-{n}", daemon=True)
+            for n, first in enumerate(self._first)
         ]
         for thread in self._threads:
             thread.start()
@@ -127,6 +137,15 @@ class ProcessLane:
         """In a forked child: close the pipes, as a lane process ends once every copy of its pipe is closed."""
         for pipe in list(self._pipes):
             pipe.close()
+
+    async def started(self) -> None:
+        """Wait until the first children are ready.
+
+        Raises:
+            StartFailed: one did not get ready.
+        """
+        for first in self._first:
+            await asyncio.wrap_future(first)
 
     async def run(self, attempt: Attempt) -> bytes:
         """Execute one attempt in a child; returns its encoded result.
@@ -171,13 +190,17 @@ class ProcessLane:
         finally:
             request.abandon()
 
-    def _serve(self) -> None:
+    def _serve(self, first: Future[None]) -> None:
         started: tuple[SpawnProcess, Connection] | None = None
         while not self._closed:
             if started is None:
-                started = self._start()
-                if started is None:
+                try:
+                    started = self._start()
+                except StartFailed as error:
+                    self._not_started(error, first)
                     continue
+                if not first.done():
+                    first.set_result(None)
             child, pipe = started
             request = self._requests.get()
             if request is None:
@@ -214,38 +237,49 @@ class ProcessLane:
                 request.end(reply.value, None)
             return
 
-    def _start(self) -> tuple[SpawnProcess, Connection] | None:
+    def _start(self) -> tuple[SpawnProcess, Connection]:
         parent, theirs = self._context.Pipe()
         self._pipes.update((parent, theirs))
         began = time.monotonic()
-        given = (theirs, self._modules, self._traced_as)
+        given = (theirs, self._modules, self._traced_as, self._hooks)
         child = self._context.Process(target=main, args=given, name="offramp-lane", daemon=True)
         try:
             child.start()
             theirs.close()
             self._children.add(child)
-            if not parent.poll(START_TIMEOUT_S):
-                raise EOFError
-            problem = parent.recv_bytes()
+            if not parent.poll(self._start_timeout_s):
+                raise TimeoutError(f"it is not ready after {self._start_timeout_s:g} s (start_timeout)")
+            ready = msgspec.msgpack.decode(parent.recv_bytes(), type=Ready)
         except (EOFError, OSError, RuntimeError) as error:
-            if not self._closed:
-                text = f"a process lane did not start: {str(error) or 'its process ended at once'}. {_GUARD}"
-                logger.error(text)  # noqa: TRY400 - the child's own traceback is on stderr
-                self._fail_one(LaneDied(text))
             self._reap(child)
-            return None
-        if problem:
-            logger.warning("a process lane failed to start properly: %s", problem.decode())
+            what = str(error) or "its process ended at once"
+            guard = "" if isinstance(error, TimeoutError) else f". {_GUARD}"
+            raise StartFailed(f"a process lane did not start: {what}{guard}") from error
+        if ready.failed:
+            self._reap(child)
+            failed = StartFailed(f"a process lane did not start: {ready.failed}")
+            annotate(failed, f"in the process lane:\n{ready.traceback}")
+            raise failed
+        if ready.problems:
+            logger.warning("a process lane failed to start properly: %s", "; ".join(ready.problems))
         self._started(time.monotonic() - began)
         self._ready.add(child)
         return child, parent
 
-    def _fail_one(self, error: Exception) -> None:
-        # Wait for a step rather than spin: a lane that cannot start fails the step that needs it.
+    def _not_started(self, error: StartFailed, first: Future[None]) -> None:
+        """Fail the start of this process, or later the step that needs the lane: wait for that rather than spin."""
+        if self._closed:
+            if not first.done():
+                first.set_exception(error)
+            return
+        logger.error("%s", "\n".join([str(error), *getattr(error, "__notes__", [])]))
+        if not first.done():
+            first.set_exception(error)
         request = self._requests.get()
         if request is not None:
-            request.end(None, error)
-            call_threadsafe(request.loop, _settle, request.begun, None, error)
+            death = LaneDied(str(error))
+            request.end(None, death)
+            call_threadsafe(request.loop, _settle, request.begun, None, death)
 
     def _death(self, request: _Request, child: SpawnProcess) -> LaneDied:
         child.join(1.0)
@@ -285,3 +319,10 @@ def _current_trace() -> dict[str, str]:
     from offramp.telemetry.context import carried
 
     return carried()
+
+
+def _unbreakable() -> Future[None]:
+    """A future that no waiter can cancel."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future

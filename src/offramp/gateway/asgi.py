@@ -25,7 +25,7 @@ from offramp.gateway.health import OPERATIONS
 from offramp.gateway.hosting import Hosted
 from offramp.gateway.metering import Meter
 from offramp.gateway.native.surface import NATIVE
-from offramp.gateway.problems import explain
+from offramp.gateway.problems import NotReady, explain
 from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import UNMATCHED, Table, mounted_at
@@ -72,6 +72,7 @@ class Gateway(Hosted):
         self._tracing: Tracing | None = None
 
     def _made(self, service: Service) -> None:
+        super()._made(service)
         self.access.divide(getattr(service, "tenancy", Tenancy()))
 
     def _joined(self, service: Service) -> None:
@@ -119,6 +120,8 @@ class Gateway(Hosted):
         connection = HTTPConnection(scope)
         key = await self._admit(request, route, connection)
         readers.tenant.set(None if key is None else key.tenant)
+        if not route.waits and self.opening is not None:
+            raise NotReady(self.opening)
         service = await self._started() if route.needs_service else self._service
         self._trace(request)
         call = Call(

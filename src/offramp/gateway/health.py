@@ -42,7 +42,7 @@ async def metrics(call: Call) -> Reply:
 OPERATIONS = Surface(
     (
         Route("GET", "/healthz", alive, needs_service=False, guard="health"),
-        Route("GET", "/readyz", ready, guard="health"),
+        Route("GET", "/readyz", ready, guard="health", waits=False),
         Route("GET", "/metrics", metrics, needs_service=False, guard="operator"),
     )
 )

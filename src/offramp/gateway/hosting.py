@@ -36,7 +36,10 @@ class Hosted:
 
     def __init__(self, service_factory: Callable[[], Service]) -> None:
         self._make = service_factory
+        self.on_joined: Callable[[], object] = lambda: None
+        """Called once the service has joined the others; it may still have to get ready."""
         self._service: Service | None = None
+        self._beginning: Service | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
         self._holders = 0
@@ -55,7 +58,16 @@ class Hosted:
             await self._started()
         except BaseException:
             self._holders -= 1
+            self._was_closed = not self._holders
             raise
+
+    @property
+    def opening(self) -> str | None:
+        """What a start by `open` does now, None while none is under way."""
+        if self._service is not None or not self._holders:
+            return None
+        warming = getattr(self._beginning, "warming", None)
+        return "starting" if warming is None else f"starting: {warming.doing}"
 
     async def close(self) -> None:
         """Undo one `open`; the last one drains and stops the service, whose streams end first."""
@@ -127,13 +139,13 @@ class Hosted:
 
     async def _started(self) -> Service:
         if self._service is None:
-            if self._was_closed:
-                raise NotReady("the gateway is stopping; try again, another one accepts new requests")
+            self._require_open()
             async with self._lock:
                 if self._service is None:
+                    self._require_open()
                     if not self._holders:
                         logger.warning(_LAZY)
-                    service = self._make()
+                    service = self._beginning = self._make()
                     self._made(service)
                     await self._begin(service)
                     self._loop, self._service = asyncio.get_running_loop(), service
@@ -144,17 +156,27 @@ class Hosted:
             )
         return self._service
 
-    @staticmethod
-    async def _begin(service: Service) -> None:
+    def _require_open(self) -> None:
+        if self._was_closed:
+            raise NotReady("the gateway is stopping; try again, another one accepts new requests")
+
+    async def _begin(self, service: Service) -> None:
         try:
             await service.start()
         except BaseException:
             with contextlib.suppress(Exception):
                 await service.stop()
             raise
+        finally:
+            self._beginning = None
 
     def _made(self, service: Service) -> None:
         """Take what is needed from a service that starts now."""
+        service.on_joined = lambda: self._has_joined(service)
+
+    def _has_joined(self, _service: Service) -> None:
+        """Go on while the service gets ready."""
+        self.on_joined()
 
     def _joined(self, service: Service) -> None:
         """Take what is needed from a service that runs from now on."""

@@ -33,6 +33,7 @@ class Route(NamedTuple):
     With `needs_service=False` it answers even while nothing is started. `guard` says which requests are admitted; with
     `takes_ticket`, also those with a ticket for the run in the path. A key needs one of `scopes`: by default any for
     what only reads, and one that may start runs for the rest.
+    With `waits=False` it does not wait for a start that is under way, but answers that the gateway is not ready.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Route(NamedTuple):
     guard: Guard = "key"
     scopes: frozenset[Scope] | None = None
     takes_ticket: bool = False
+    waits: bool = True
 
     @property
     def rule(self) -> Rule:

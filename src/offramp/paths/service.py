@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.events import Frame
@@ -16,6 +16,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import RunConflict, UnknownRun
+from offramp.execution.warming import Warming
 from offramp.paths.deep import DeepPath, document_of
 from offramp.paths.demote import Demoter
 from offramp.paths.fast import FastPath
@@ -61,6 +62,7 @@ class Service:
         engine: drives deep runs.
         dispatcher: delivers webhooks, if this process does.
         roster: describes the processes.
+        warming: makes this process ready for steps.
         close: closes the adapters of `process`, last.
     """
 
@@ -75,7 +77,8 @@ class Service:
         dispatcher: WebhookDispatcher | None,
         *,
         roster: Roster,
-        close: Any,
+        warming: Warming,
+        close: Callable[[], None],
     ) -> None:
         self.app_name = name
         self.process = process
@@ -86,6 +89,9 @@ class Service:
         self.engine = engine
         self._close = close
         self._roster = roster
+        self.warming = warming
+        self.on_joined: Callable[[], object] = lambda: None
+        """Called by `start` once this process is among the others; it may still have to get ready."""
         self.demoter = demoter
         self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
@@ -147,9 +153,20 @@ class Service:
         return self.process.id
 
     async def start(self) -> None:
-        """Join the service and begin to work."""
+        """Get ready for steps, join the service, and begin to work.
+
+        A process that takes deep runs joins when it is ready for them, any other before.
+
+        Raises:
+            StartFailed: an `on_start` hook or a process lane failed, or the start took longer than `start_timeout`.
+        """
         self.process.metrics.open()
+        if not self.warming.joins_first:
+            await self.warming.run()
         await self.process.control.run(start_all(self.parts))
+        self.on_joined()
+        if self.warming.joins_first:
+            await self.warming.run()
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""

@@ -103,7 +103,8 @@ def serve(
         drain_timeout: the maximum of seconds from the signal to the end.
         insecure: serve others without keys.
         keys: requests are authenticated.
-        on_started: called with the address once requests are accepted.
+        on_started: called with the address once the process has joined the service. Requests are accepted, and wait
+            until it is ready.
         bound: a socket that listens already, in place of `host` and `port`.
 
     Returns:
@@ -130,15 +131,30 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _serve(
     gateway: Gateway, bound: socket.socket, drain_timeout: float, on_started: Callable[[str], object] | None
 ) -> int:
-    await gateway.open()
-    server = Server(config_of(gateway), bound, (lambda: on_started(url_of(bound))) if on_started else None)
+    server = Server(config_of(gateway), bound)
     stopping = _Stopping(gateway, server, drain_timeout)
     with stopping.signals():
+        # At the same time: probes are answered while the gateway starts, and requests wait for it.
+        if on_started is not None:
+            gateway.on_joined = lambda: on_started(url_of(bound))
+        opening = asyncio.create_task(_open(gateway, server))
         try:
             await server.serve(sockets=[bound])
         finally:
+            opening.cancel()
+            await asyncio.wait({opening})
             await stopping.finish()
+    if not opening.cancelled():
+        await opening
     return 1 if server.force_exit else 0
+
+
+async def _open(gateway: Gateway, server: Server) -> None:
+    try:
+        await gateway.open()
+    except BaseException:
+        server.should_exit = True
+        raise
 
 
 def config_of(gateway: Gateway) -> uvicorn.Config:
@@ -165,7 +181,9 @@ def config_of(gateway: Gateway) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, which calls `on_started` once it listens."""
 
-    def __init__(self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, bound: socket.socket, on_started: Callable[[], object] | None = None
+    ) -> None:
         super().__init__(config)
         self._bound = bound
         self._on_started = on_started
