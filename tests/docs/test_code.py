@@ -37,6 +37,14 @@ def test_the_program_of_the_readme_is_the_quickstart():
     assert len(program.code.splitlines()) <= 35
 
 
+def test_the_javascript_of_the_how_to_is_that_of_the_page():
+    page = (ROOT / "examples" / "browser" / "index.html").read_text(encoding="utf-8")
+    pieces = blocks(ROOT / "docs" / "how-to" / "browser.md", "js")
+    assert len(pieces) == 2
+    for piece in pieces:
+        assert piece.code.rstrip() in page, piece.name
+
+
 def test_the_backup_of_operations_is_made_and_restored(tmp_path):
     (block,) = [
         block
