@@ -26,10 +26,8 @@ class Taking(Part):
     def __init__(self, owner: str, leases: Leases, clock: Clock, host: RunHost, *, works: bool) -> None:
         self.is_on = False
         self._works = works
-        self._owner = owner
-        self._leases = leases
-        self._clock = clock
-        self._host = host
+        self._owner, self._leases = owner, leases
+        self._clock, self._host = clock, host
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -81,11 +79,8 @@ class OneProcessEngine:
     sharing = None
 
     def __init__(self, owner: str, store: Store, leases: Leases, clock: Clock, host: RunHost, *, works: bool) -> None:
-        self._owner = owner
-        self._store = store
-        self._leases = leases
-        self._clock = clock
-        self._host = host
+        self._owner, self._store, self._leases = owner, store, leases
+        self._clock, self._host = clock, host
         self._taking = Taking(owner, leases, clock, host, works=works)
         self.parts: list[Part] = [self._taking]  # N13
         self.has_room = self._taking.look  # N15

@@ -21,6 +21,7 @@ from offramp.paths.deliver import Feed
 from offramp.paths.demote import Demoter
 from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
+from offramp.paths.roster import Roster
 from offramp.paths.service import Service
 from offramp.ports.parts import close_all
 from offramp.settings import Settings
@@ -95,7 +96,8 @@ class Member:
         self.keeper = engine.membership.keeper
         store.on_lost(lambda lease: self._lost(deep, lease))
         demoter = Demoter(process, engine, self.live)
-        return Service(app.name, process, self.live, demoter, deep, engine, None, close=lambda: None)
+        roster = Roster(process, store, self.live)
+        return Service(app.name, process, self.live, demoter, deep, engine, None, roster=roster, close=lambda: None)
 
     def _lost(self, deep, lease):
         self.control.call(deep.lost, lease)

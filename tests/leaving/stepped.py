@@ -338,7 +338,7 @@ class SteppedStore:
 _READS = {"get", "journal", "events", "signals", "ahead", "owners", "open_runs", "holder", "queued", "overdue", "runs"}
 _READS |= {"tallied", "due"}
 _CALLS = {"register", "claim", "claim_one", "send_signal", "request_cancel", "learn", "tally", "purge", "sweep"}
-_CALLS |= {"take_duty"}
+_CALLS |= {"take_duty", "describe"}
 
 
 class SteppedLog:

@@ -9,11 +9,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from offramp.errors import StoreTimeout
 
 T = TypeVar("T")
+P = ParamSpec("P")
 logger = logging.getLogger("offramp")
 
 
@@ -45,7 +46,7 @@ class Patience:
                 raise
             raise StoreTimeout(f"the store did not answer within {self._timeout}; try again") from None
 
-    async def write(self, work: Coroutine[Any, Any, T]) -> T:
+    async def write(self, work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a write, which continues after the timeout.
 
         Raises:
@@ -53,7 +54,7 @@ class Patience:
         """
         began, loop = time.monotonic(), asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        task = loop.create_task(_answered(work, answer))
+        task = loop.create_task(_answered(answer, work, *args, **kwargs))
         timer = loop.call_later(self._timeout_s, self._refuse, answer)
         try:
             return await answer
@@ -104,10 +105,12 @@ class Patience:
         return self._trouble()
 
 
-async def _answered(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+async def _answered(
+    answer: asyncio.Future[T], work: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+) -> None:
     """Pass the end of a write to the request that waits for it, in one turn of the loop; raise it if none waits."""
     try:
-        result = await work
+        result = await work(*args, **kwargs)
     except BaseException as error:
         if answer.done() or not isinstance(error, Exception):
             answer.cancel()

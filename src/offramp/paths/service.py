@@ -279,7 +279,7 @@ class Service:
             RunConflict: it has already ended.
             StoreTimeout: the store did not answer in time; the run may be cancelled all the same.
         """
-        return await self._patience.write(self._cancel(run_id, tenant))
+        return await self._patience.write(self._cancel, run_id, tenant)
 
     async def _cancel(self, run_id: str, tenant: str) -> RunRecord:
         await self._get(run_id, tenant)
@@ -304,7 +304,7 @@ class Service:
             IdempotencyMismatch: the key was used with another signal.
             StoreTimeout: the store did not answer in time; the signal may have been taken.
         """
-        return await self._patience.write(self._signal(run_id, name, value, tenant, key))
+        return await self._patience.write(self._signal, run_id, name, value, tenant, key)
 
     async def _signal(self, run_id: str, name: str, value: bytes, tenant: str, key: str | None) -> Sent:
         until = self._patience.until()

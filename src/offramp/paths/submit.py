@@ -129,7 +129,7 @@ class Submitter:
         )
         if watcher is not None:
             self._live.watchers[record.id] = watcher
-        return await self._patience.write(self._accepted(record, accepted, key))
+        return await self._patience.write(self._accepted, record, accepted, key)
 
     async def _accepted(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
         """The store's answer; continues even if the request no longer waits for it."""
