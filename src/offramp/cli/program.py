@@ -44,6 +44,7 @@ from offramp.cli.run import run
 from offramp.cli.runs import cancel, list_runs, show, signal
 from offramp.cli.serve import serve
 from offramp.cli.submit import follow, submit
+from offramp.cli.top import top
 from offramp.cli.worker import worker
 from offramp.errors import InputError, OfframpError
 
@@ -132,6 +133,9 @@ _command(
     "offramp list --session abc --limit 5 --json",
     exits=EXITS_CLIENT,
     name="list",
+)
+_command(
+    top, "offramp top", "offramp top --url https://agents.example --every 5", "offramp top --once", exits=EXITS_CLIENT
 )
 _command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
 _command(

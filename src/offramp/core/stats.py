@@ -146,6 +146,7 @@ def shown(row: Row, now: float) -> dict[str, Any]:
         "class": row.sla,
         "counts": {status: {path: row.runs(status, path) for path in PATHS} for status in STATUSES},
         "duration_ms": None if durations is None else {name: round(s * 1000, 3) for name, s in durations.items()},
+        "demoted": row.ended.get(DEMOTED, 0),
         "demotion_rate": None if row.demotion_rate is None else round(row.demotion_rate, 6),
         "queue": {"length": queued, "oldest_s": age},
     }

@@ -289,6 +289,7 @@ STATS = _object(
                     | {"description": "Runs that ended in the window; `queued` and `running`: now."},
                     "duration_ms": _QUANTILES
                     | {"type": ["object", "null"], "description": "From acceptance to end, of completed runs."},
+                    "demoted": _COUNT | {"description": "Of the ended runs."},
                     "demotion_rate": _nullable("number", description="Of the ended runs that began on the fast path."),
                     "queue": _object({"length": _COUNT, "oldest_s": _nullable("number", minimum=0)}),
                 }
