@@ -40,6 +40,7 @@ from offramp.cli.output import (
     CommandError,
     complain,
 )
+from offramp.cli.retry import retry
 from offramp.cli.run import run
 from offramp.cli.runs import cancel, list_runs, show, signal
 from offramp.cli.serve import serve
@@ -138,6 +139,13 @@ _command(
     top, "offramp top", "offramp top --url https://agents.example --every 5", "offramp top --once", exits=EXITS_CLIENT
 )
 _command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
+_command(
+    retry,
+    f"offramp retry {_RUN} --follow",
+    f"offramp retry {_RUN} --from write",
+    f"offramp retry {_RUN} --fresh --id",
+    exits=EXITS_CLIENT,
+)
 _command(
     signal,
     f"offramp signal {_RUN} approved",

@@ -71,7 +71,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
         if follow:
             say(f"{document.id} accepted")
             return watch(gateway, gateway.follow(document))
-        return _report(document, only_id=only_id)
+        return report(document, only_id=only_id)
 
 
 def follow(
@@ -114,7 +114,8 @@ def watch(gateway: Gateway, stream: Iterator[Event]) -> int:
     return OK
 
 
-def _report(document: RunDocument, *, only_id: bool) -> int:
+def report(document: RunDocument, *, only_id: bool) -> int:
+    """Print a run's document, or its id; the exit code of its outcome, if it has one."""
     run, status = document.id, document.status
     if status not in OUTCOMES:
         say(f"{run} is {status}; watch it with: offramp follow {run}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -80,9 +80,11 @@ class ScriptedBodyHost(ScriptedHost, BodyHost):
     def waited(self, facts: Facts, part: TraceContext, what: str, began: float, *, over: bool) -> None:
         """Nothing is traced."""
 
-    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
+    async def resumed(
+        self, lease: Lease, replayed_steps: int, reason: Literal["demotion", "retry"] | None = None
+    ) -> None:
         """Say so in the log."""
-        body = events.RunResumed(self.owner, replayed_steps, "demotion" if demoted else None)
+        body = events.RunResumed(self.owner, replayed_steps, reason)
         self._store.log(lease).append(None, drafted(body))
 
     async def attempt(

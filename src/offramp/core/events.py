@@ -133,7 +133,7 @@ class RunResumed(Body, frozen=True, tag="run.resumed"):
 
     worker: str
     replayed_steps: int
-    reason: Literal["demotion", "exit", "wait", "death", "silence"] | None
+    reason: Literal["demotion", "retry", "exit", "wait", "death", "silence"] | None
 
 
 class RunCompleted(Body, frozen=True, tag="run.completed", omit_defaults=True):
@@ -306,7 +306,8 @@ class StepState(msgspec.Struct):
     delay_ms: float = 0.0
     changed_at: str = ""
     starts: int = 1
-    """How often its last attempt was started: more than once where processes ended meanwhile."""
+    """How often its last attempt was started: more than once where processes ended meanwhile, 0 if only in the run that
+    this one retries."""
     left: bool = False
     """Whether the process that executed the attempt reported that it stopped."""
     failed: list[FailedAttempt] = []

@@ -46,6 +46,33 @@ ORDER = "offramp.order"
 """Name of an entry that states in which order a body saw others, if not in their recorded order."""
 
 
+KEPT = "offramp.kept"
+"""Key and name of the entry before those that a retried run keeps at hand, with their number. They come first in the
+journal: `BEGUN` ones, and results without a place in the order of the others, which a call may ask for or not."""
+TAKEN = "offramp.taken"
+"""Name of the entry that gives a kept result its place in the order: a call has asked for it."""
+BEGUN = "offramp.begun"
+"""Name of the entry of a step that an earlier run began, and whose effect may have happened."""
+
+
+def parted(entries: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """The entries that a retried run keeps at hand, with the one that counts them, and the others in their order."""
+    if not entries or entries[0].key != KEPT:
+        return (), entries
+    count = 1 + msgspec.json.decode(entries[0].value or b"0", type=int)
+    return entries[:count], entries[count:]
+
+
+def taken(key: str) -> Entry:
+    """The entry that gives a kept result its place."""
+    return Entry(f"{TAKEN}:{key}", TAKEN, "value", msgspec.json.encode(key))
+
+
+def steps_in(entries: Iterable[Entry]) -> int:
+    """How many steps are recorded."""
+    return len({entry.key for entry in entries if entry.kind == "step"})
+
+
 def mark(key: str) -> str:
     """A short form of a key, enough to identify it within its run."""
     return blake2b(key.encode(), digest_size=6).hexdigest()
@@ -53,23 +80,32 @@ def mark(key: str) -> str:
 
 def reordered(entries: Sequence[Entry], seen: Sequence[str]) -> list[Entry]:
     """The entries, with those named in `seen` permuted into its order."""
+    head, entries = parted(entries)
     rank = {made: place for place, made in enumerate(seen)}
     ranks = [rank.get(mark(entry.key)) for entry in entries]
     places = [place for place, found in enumerate(ranks) if found is not None]
     made = list(entries)
     for place, origin in zip(places, sorted(places, key=lambda place: ranks[place] or 0), strict=True):
         made[place] = entries[origin]
-    return made
+    return [*head, *made]
 
 
 def as_seen(recorded: Sequence[Entry]) -> list[Entry]:
     """Journal entries in the order in which the body saw them."""
+    head, rest = parted(recorded)
+    if head:
+        kept = {entry.key: entry for entry in head}
+        recorded = [*head, *(kept[_key_in(entry)] if entry.name == TAKEN else entry for entry in rest)]
     entries = [entry for entry in recorded if entry.name != ORDER]
     if len(entries) < len(recorded):
         for entry in recorded:
             if entry.name == ORDER:
                 entries = reordered(entries, msgspec.json.decode(entry.value or b"[]", type=list[str]))
     return entries
+
+
+def _key_in(taken: Entry) -> str:
+    return msgspec.json.decode(taken.value or b"", type=str)
 
 
 def without_dues(entries: Iterable[Entry]) -> tuple[list[Entry], dict[str, float]]:

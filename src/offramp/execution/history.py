@@ -35,8 +35,8 @@ class History(NamedTuple):
 
     @property
     def under_way(self) -> list[events.StepState]:
-        """The steps that were in flight when the last execution ended."""
-        return [step for step in self.interrupted.values() if step.status == "running"]
+        """The steps that were in flight when the last execution of this run ended."""
+        return [step for step in self.interrupted.values() if step.status == "running" and step.starts]
 
 
 def known_of(history: History) -> Known:

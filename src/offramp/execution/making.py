@@ -263,7 +263,7 @@ async def first(scope: Executing, call: Call) -> Attempt | Failed:
     decider the step has failed.
     """
     before = scope.replay.interrupted.pop(call.key, None)
-    if before is None:
+    if before is None or not (before.starts or call.policy.effect == "once"):
         return Attempt(scope, call, 1, None)
     if before.status == "retrying":
         await scope.pause(before.changed_epoch() + before.delay_ms / 1000 - scope.clock.time())
@@ -273,12 +273,14 @@ async def first(scope: Executing, call: Call) -> Attempt | Failed:
     if call.policy.effect == "once" and call.decider is None:
         unknown = EffectUnknown(
             f"step {call.name!r} is effect='once' and was interrupted: find out whether its effect happened, "
-            f"by its idempotency key {scope.facts.idempotency_key(call.key)!r}, or declare on_unknown="
+            f"by its idempotency key {scope.facts.idempotency_key(call.key)!r}, and retry the run from this step if it "
+            "did not; or declare on_unknown="
         )
         return fail(scope, call, before.attempts, unknown, scope.clock.time(), 0.0)
-    failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
-    body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
-    scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
+    if before.starts:
+        failure = Failure(events.INTERRUPTED, "the process that executed this ended", call.name, before.attempts)
+        body = events.StepRetrying(call.name, call.key, before.attempts, failure.public(), 0.0)
+        scope.append(None, events.draft(body, rfc3339(scope.clock.time())))
     attempt = Attempt(scope, call if call.decider is None else call.decider(), before.attempts, None)
     attempt.earlier = tuple(before.failed)
     return attempt

@@ -11,7 +11,8 @@ import math
 from typing import TYPE_CHECKING
 
 from offramp.core.divergence import differs
-from offramp.core.journal import Journal, without_dues
+from offramp.core.journal import Entry, Journal, parted, without_dues
+from offramp.core.seed import results_kept
 from offramp.execution.endings import ExecutionOver
 from offramp.execution.turns import ResultOrder
 from offramp.execution.waiting import sleep_for
@@ -34,11 +35,13 @@ LOOK_EVERY_S = 0.05
 class Replay:
     """The journal of one executing run, and the body's turns to see its entries; used on the run's loop."""
 
-    def __init__(self, history: History, clock: Clock) -> None:
+    def __init__(self, history: History, clock: Clock, not_before: float = 0.0) -> None:
         self._clock = clock
-        entries, self.dues = without_dues(history.entries)
+        entries, self.dues = without_dues(parted(history.entries)[1])
         """The due times of timers of earlier executions, by key, in epoch seconds."""
-        self.journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere))
+        self.at_hand: dict[str, Entry] = results_kept(history.entries)
+        """The results of an earlier run that this one, which retries it, gives to the calls that ask for them."""
+        self.journal = Journal(entries, itertools.chain(history.interrupted, history.elsewhere, self.at_hand))
         self.result_order = ResultOrder(self.journal.replayable)
         self.interrupted = dict(history.interrupted)
         """Steps that an earlier execution began without ending them, and that this one has not begun, by key."""
@@ -50,9 +53,10 @@ class Replay:
         """The keys of calls that an earlier execution had begun, until this one makes them."""
         self.is_under_way = self.journal.replayable > 0
         """Whether the body may still have to ask for recorded entries."""
-        self.began_before = bool(self.unreached or self.is_under_way or history.resumed)
+        self.began_before = bool(self.unreached or self.is_under_way or self.at_hand or history.resumed)
         """Whether an earlier execution may have called the body."""
-        self.began_at = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
+        began_at = min((entry.started_at for entry in history.entries if entry.started_at), default=None)
+        self.began_at = began_at and max(began_at, not_before)
         """The latest possible start of the first of those executions, in epoch seconds; None without one."""
         self.grace_s = DIVERGENCE_GRACE_S
         """The time without progress that a replay has, and that a recorded firing waits for its turn."""

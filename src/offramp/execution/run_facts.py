@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class RunFacts:
     """The facts of a run that stay the same while it executes here, and the few that change."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         run_id: str,
@@ -28,6 +28,8 @@ class RunFacts:
         path: Path,
         budget_ends: float,
         deadline_at: float | None,
+        not_before: float,
+        keys_of: str,
         clock: Clock,
     ) -> None:
         self.run_id = run_id
@@ -37,6 +39,9 @@ class RunFacts:
         self.metadata = metadata
         self.path = path
         self.cancelled = False
+        self.not_before = not_before
+        """The time, in epoch seconds, before which no call of the body was made, even if its journal is older."""
+        self._keys_of = keys_of
         self._budget_ends = budget_ends
         self._deadline_at = deadline_at
         self._clock = clock
@@ -53,6 +58,8 @@ class RunFacts:
             path=record.path,
             budget_ends=began + record.budget_s,
             deadline_at=record.deadline_at,
+            not_before=0.0 if record.retry_of is None else record.created_at,
+            keys_of=record.keys_of or record.id,
             clock=clock,
         )
 
@@ -68,6 +75,8 @@ class RunFacts:
             path="deep",
             budget_ends=0.0,
             deadline_at=facts.deadline_at,
+            not_before=facts.not_before,
+            keys_of=facts.keys_of or facts.run_id,
             clock=clock,
         )
 
@@ -85,8 +94,8 @@ class RunFacts:
         return max(0.0, self._deadline_at - self._clock.time())
 
     def idempotency_key(self, key: str) -> str:
-        """A key that is stable over retries and recoveries: made from the run and the step's journal key."""
-        return f"{self.run_id}:{key}"
+        """A key that is stable over retries and recoveries: made from a run and the step's journal key."""
+        return f"{self._keys_of}:{key}"
 
     def view(
         self,

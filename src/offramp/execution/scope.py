@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.failure import exception_of
+from offramp.core.journal import taken
 from offramp.core.leaving import OVER, Move
 from offramp.execution.endings import ExecutionOver
 from offramp.execution.gate import Gate
@@ -68,7 +69,7 @@ class Scope:
         self.metrics = metrics
         self.trace = trace
         self.store_value = store_value
-        self.replay = Replay(history, clock)
+        self.replay = Replay(history, clock, facts.not_before)
         self.gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
         self.waits = Waits(self.gate, self.replay.result_order, Mailbox(history.signals))
         self.suspects = Suspects(history, log)
@@ -97,6 +98,8 @@ class Scope:
         if entry is not None:
             replay.result_order.skip(replay.journal.position(key))
             self.timers.saw(entry)
+        elif key in replay.at_hand and not self.gate.ending.struck:
+            entry = self._take(key)
         return entry
 
     async def replayed(self, key: str) -> Entry | None:
@@ -107,6 +110,20 @@ class Scope:
         if entry is not None:
             await self.turn(key)
             self.timers.saw(entry)
+        elif key in self.replay.at_hand and not self.gate.ending.struck:
+            await self.replay.complete(f"calls {self.replay.at_hand[key].name!r}", key)
+            entry = self._take(key)
+            await self.turn(key)
+        return entry
+
+    def _take(self, key: str) -> Entry:
+        """Give a kept result to the call that asks for it: this is its place in the order of this run."""
+        if self.gate.state in OVER:
+            raise ExecutionOver
+        self.waits.stirs += 1
+        entry = self.replay.at_hand[key]
+        self.replay.journal.add(entry)
+        self.log.append(taken(key), None)
         return entry
 
     async def turn(self, key: str) -> None:
@@ -167,7 +184,7 @@ class Scope:
         """The result of a step call, from the journal or by execution."""
         # A call of a run without a replay, the usual case, avoids every needless coroutine.
         key, replay, gate = call.key, self.replay, self.gate
-        entry = await self.replayed(key) if replay.is_under_way or gate.ending.struck else None
+        entry = await self.replayed(key) if replay.is_under_way or replay.at_hand or gate.ending.struck else None
         if entry is None:
             if gate.ending.struck and gate.ending.within() is None:
                 raise ExecutionOver

@@ -6,6 +6,7 @@ A reference exists only after its object is stored, so no reference in a store d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -80,6 +81,16 @@ class Values:
         """
         reference = reference_in(stored)
         return stored if reference is None else await self._configured().get(reference)
+
+    async def copy(self, stored: bytes, run_id: str) -> bytes:
+        """A reference to a copy, of this run, of the value that a reference leads to; raises as `whole` does."""
+        return (await self._configured().put(run_id, await self.whole(stored))).encoded()
+
+    async def forget(self, run_id: str) -> None:
+        """Remove what was stored for a run that was not accepted, if the object store can be reached."""
+        if self.blobs is not None:
+            with contextlib.suppress(ObjectsUnavailable):
+                await self.blobs.delete([run_id])
 
     async def whole_entries(self, entries: Sequence[Entry], patience_s: float | None = None) -> list[Entry]:
         """A journal with every value in it.

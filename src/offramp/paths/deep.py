@@ -10,8 +10,9 @@ from offramp.core import events
 from offramp.core.claims import SUSPECT_DEATHS, LeftBy
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry, as_seen
+from offramp.core.journal import Entry, as_seen, steps_in
 from offramp.core.run import Outcome, RunRecord, document
+from offramp.core.seed import steps_before, steps_begun
 from offramp.core.timestamps import rfc3339
 from offramp.core.waits import waits_in
 from offramp.errors import LeaseLost, ObjectLost, StoreError
@@ -105,6 +106,8 @@ class DeepPath(RunHost):
         if not claim.fresh:
             if not history.resumed:
                 self._live.first_events.of_demoted(record)
+            if _is_new_retry(record):
+                process.metrics.waited(record, now - record.created_at)
             replayed = _replayed(history)
             body = events.RunResumed(process.id, replayed, _why_here(record, history))
             runlog.append(None, events.draft(body, rfc3339(now)))
@@ -133,7 +136,7 @@ class DeepPath(RunHost):
         if tracing is None:
             return None
         # A run resumed later, after a death or a wait for example, is not part of the trace that sent it.
-        first = claim.fresh or (record.demotion is not None and not history.resumed)
+        first = claim.fresh or _is_new_retry(record) or (record.demotion is not None and not history.resumed)
         sent_at = record.created_at if record.demotion is None else record.demotion.at
         waited_s = self._process.clock.time() - sent_at if first else None
         return tracing.resume(record, _replayed(history), waited_s, began_ns)
@@ -160,16 +163,7 @@ class DeepPath(RunHost):
         store = self._process.store
         while True:
             try:
-                frames = await log_of(store, run_id)
-                steps, waits = events.fold_steps([frame.data for frame in frames]), waits_in(frames)
-                return History(
-                    as_seen(await store.journal(run_id)),
-                    {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
-                    await store.signals(run_id),
-                    resumed=any(frame.type == "run.resumed" for frame in frames),
-                    waiting=frozenset(waits.open),
-                    refused=frozenset(waits.refused),
-                )
+                return await read_history(store, run_id)
             except StoreError as error:
                 logger.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
             except Exception:
@@ -210,10 +204,17 @@ class DeepPath(RunHost):
         self._live.lost(lease)
 
 
-def _why_here(record: RunRecord, history: History) -> Literal["demotion"] | LeftBy | None:
+def _why_here(record: RunRecord, history: History) -> Literal["demotion", "retry"] | LeftBy | None:
     """The reason why a run resumes, in another process or in this one."""
+    if _is_new_retry(record):
+        return "retry"
     handed_over = record.left_by == "exit" and record.demotion is not None and not history.resumed
     return "demotion" if handed_over else record.left_by
+
+
+def _is_new_retry(record: RunRecord) -> bool:
+    """Whether the records of a run are another one's: it retries that, and no process has executed it."""
+    return record.retry_of is not None and record.left_by is None
 
 
 def _why_again(record: RunRecord) -> str:
@@ -227,7 +228,7 @@ def _why_again(record: RunRecord) -> str:
 
 
 def _replayed(history: History) -> int:
-    return sum(1 for entry in history.entries if entry.kind == "step")
+    return steps_in(history.entries)
 
 
 async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict[str, events.StepState]:
@@ -235,10 +236,27 @@ async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict
     return events.fold_steps([frame.data for frame in await log_of(store, run_id)], finished=finished)
 
 
+async def read_history(store: Store, run_id: str) -> History:
+    """The history of a run, with references to large values."""
+    frames = await log_of(store, run_id)
+    entries, waits = as_seen(await store.journal(run_id)), waits_in(frames)
+    steps = steps_begun(entries) | events.fold_steps([frame.data for frame in frames])
+    return History(
+        entries,
+        {key: step for key, step in steps.items() if step.status in {"running", "retrying"}},
+        await store.signals(run_id),
+        resumed=any(frame.type == "run.resumed" for frame in frames),
+        waiting=frozenset(waits.open),
+        refused=frozenset(waits.refused),
+    )
+
+
 async def document_of(store: Store, record: RunRecord, prefix: str) -> dict[str, Any]:
-    """The document of a run, with its steps and waits from its event log."""
+    """The document of a run, with its steps and waits from its event log, and the steps that a retry began with."""
     frames = await log_of(store, record.id)
     steps = events.fold_steps([frame.data for frame in frames], finished=record.finished)
+    if record.retry_of is not None:
+        steps = steps_before(as_seen(await store.journal(record.id))) | steps
     waits = [] if record.finished else waits_in(frames).document()
     return document(record, [step.document() for step in steps.values()], prefix, waits)
 

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import msgspec
 
@@ -148,9 +148,11 @@ class EnginePath(DeepPath, BodyHost):
         if self._process.tracing is not None:
             self._process.tracing.waited(facts.run_id, part, what, began, over=over)
 
-    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
+    async def resumed(
+        self, lease: Lease, replayed_steps: int, reason: Literal["demotion", "retry"] | None = None
+    ) -> None:
         """Write that this process resumes a run."""
-        body = events.RunResumed(self._process.id, replayed_steps, "demotion" if demoted else None)
+        body = events.RunResumed(self._process.id, replayed_steps, reason)
         runlog = self._process.store.log(lease)
         runlog.append(None, events.draft(body, rfc3339(self._process.clock.time())))
         await runlog.durable()

@@ -287,7 +287,8 @@ class LiveRuns:
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
         """Write a run's outcome; resolves when it is on disk."""
         at = self._process.clock.time()
-        self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
+        if record.retry_of is None:  # which may have executed few of its steps
+            self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
         self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from offramp.core.events import Draft
-from offramp.core.journal import DUE, Entry
+from offramp.core.journal import DUE, TAKEN, Entry
 from offramp.core.names import did_you_mean
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import Divergence, InputError, ObjectLost
@@ -108,7 +108,7 @@ class _Rehearsal(Observer):
         )
 
     def _note(self, entry: Entry | None, _event: Draft | None) -> None:
-        if entry is not None and entry.name != DUE:
+        if entry is not None and entry.name not in {DUE, TAKEN}:
             self.executed.append(entry.name)
 
     def _ended(self, outcome: Outcome, _error: BaseException | None) -> None:

@@ -25,11 +25,12 @@ from offramp.paths.live import LiveRun, LiveRuns, Watcher
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
 from offramp.paths.replay import Case, Replayed, Verdict, check_all, check_parts, replay
+from offramp.paths.retrying import Retrier
 from offramp.paths.roster import Roster
 from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.stats import Found
-from offramp.paths.submission import Accepted, Submission
+from offramp.paths.submission import Accepted, Retrial, Submission
 from offramp.paths.submit import Submitter
 from offramp.paths.upkeep import CatchingUp, Learning, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
@@ -96,6 +97,7 @@ class Service:
         self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
         self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
+        self._retrier = Retrier(process, self._submitter, self._get)
         self.parts: list[Part] = [
             live.levels,
             live.stats,
@@ -315,6 +317,21 @@ class Service:
         if record is None:
             raise _unknown(run_id)
         return Sent(record, awaited and not record.finished)
+
+    async def retry(self, asked: Retrial) -> Accepted:
+        """Start a run that retries one which has ended, with what is recorded of it, on the deep path.
+
+        Raises:
+            UnknownRun: the run does not exist, or belongs to another tenant.
+            RunGone: its retention has ended.
+            RunConflict: it has not ended; or it has completed, and the request names no step and is not fresh.
+            UnknownPipeline: its pipeline no longer exists.
+            InputError: its pipeline no longer takes its input; or it has no such step.
+            ObjectLost: a large result of it no longer exists.
+            ObjectsUnavailable: a large result of it cannot be copied now.
+            Others as `submit`.
+        """
+        return await self._patience.write(self._retrier.retry, asked)
 
     def unwritten_s(self, run_id: str) -> float:
         """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""

@@ -10,6 +10,7 @@ import msgspec
 from offramp.core.fitting import Problem, problems_of
 from offramp.core.question import misfit
 from offramp.core.run import RunRecord
+from offramp.core.seed import received_in
 from offramp.core.waits import OpenWait, waits_in
 from offramp.errors import InputError
 from offramp.paths.deep import log_of
@@ -44,7 +45,10 @@ async def is_awaited(store: Store, record: RunRecord, name: str, value: bytes, *
         problems = min(misfits, key=len)
         raise InputError(misfit(name, problems), problems)
     others = [given for given in before if not (keyed and given == value)]
-    return len(others) - waits.taken(name) < len(named)
+    taken = waits.taken(name)
+    if record.retry_of is not None:  # some of its signals were received in the run that it retries
+        taken += received_in(await store.journal(record.id), name) - waits.received[name]
+    return len(others) - taken < len(named)
 
 
 def _problems(wait: OpenWait, value: bytes) -> list[Problem]:

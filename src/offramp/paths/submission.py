@@ -43,6 +43,28 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     mount: str = ""
 
 
+class Retrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to retry a run.
+
+    Args:
+        run_id: the run.
+        start: the name or key of the step from which it is executed again; None for the first one without a result.
+        fresh: whether all of it is executed again.
+        idempotency_key: attaches to the run that was created with it, if that exists.
+        trace: `traceparent`, `tracestate` and `baggage` as received.
+        tenant: the owner of the run; empty without keys.
+        mount: the prefix of the gateway, for the links in events.
+    """
+
+    run_id: str
+    start: str | None = None
+    fresh: bool = False
+    idempotency_key: str | None = None
+    trace: dict[str, str] = {}
+    tenant: str = ""
+    mount: str = ""
+
+
 class Accepted(NamedTuple):
     """An accepted run; `attached` if it existed before, under the same idempotency key."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -13,6 +14,7 @@ from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
 from offramp.core.routing import Decision, Facts, decide
 from offramp.core.run import Route, RunRecord, key_digest, run_id
+from offramp.core.seed import NO_SEED, Seed
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
@@ -28,6 +30,13 @@ from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
+
+MakesSeed = Callable[[], Awaitable[Seed]]
+
+
+def _accepted_event(record: RunRecord) -> events.Draft:
+    body = events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route)
+    return events.draft(body, rfc3339(record.created_at))
 
 
 class Submitter:
@@ -54,6 +63,28 @@ class Submitter:
         self.arriving = 0
         """Admitted requests whose runs have not begun yet."""
 
+    @staticmethod
+    async def require_input(spec: PipelineSpec, encoded: bytes) -> None:
+        """Check an input.
+
+        Raises:
+            InputError: the pipeline does not take it.
+        """
+        if spec.signature.runs_user_code:
+            # Validators are user code: they must not block this loop (invariant L1).
+            await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, encoded)
+        else:
+            spec.signature.decode_input(encoded)
+
+    async def accept(self, record: RunRecord, key: Idempotency | None, seeded: MakesSeed) -> Accepted:
+        """Take a run that goes deep at once, with a seed that is made once there is room for the run.
+
+        Raises as `submit`, and whatever making the seed raises.
+        """
+        if self.closed:
+            raise Overloaded("this gateway is stopping; send the request to another one", retry_after=1.0)
+        return await self._accepted(record, _accepted_event(record), key, seeded)
+
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; `watcher` gets the exception if the run fails in this process.
 
@@ -77,13 +108,9 @@ class Submitter:
             self.arriving -= 1
 
     async def _take(self, submission: Submission, watcher: Watcher | None) -> Accepted:
-        spec = self._pipeline(submission.pipeline)
+        spec = self.pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
-        if spec.signature.runs_user_code:
-            # Validators are user code: they must not block this loop (invariant L1).
-            await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, submission.input)
-        else:
-            spec.signature.decode_input(submission.input)
+        await self.require_input(spec, submission.input)
         self._check_webhook(submission)
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
@@ -110,7 +137,7 @@ class Submitter:
             UnknownPipeline: no pipeline has that name.
             InputError: class or budget are invalid.
         """
-        spec = self._pipeline(submission.pipeline)
+        spec = self.pipeline(submission.pipeline)
         return decide(self._facts(submission, spec, self._class(submission.sla or spec.sla)))
 
     def _facts(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> Facts:
@@ -123,24 +150,24 @@ class Submitter:
             self._process.control.spawn(self._demoter.demote(run, "overload"))
 
     async def _begin(self, record: RunRecord, key: Idempotency | None, watcher: Watcher | None) -> Accepted:
-        accepted = events.draft(
-            events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route),
-            rfc3339(record.created_at),
-        )
         if watcher is not None:
             self._live.watchers[record.id] = watcher
-        return await self._patience.write(self._accepted, record, accepted, key)
+        return await self._patience.write(self._accepted, record, _accepted_event(record), key)
 
-    async def _accepted(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
+    async def _accepted(
+        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None = None
+    ) -> Accepted:
         """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
         try:
-            return await self._accept(record, accepted, key)
+            return await self._accept(record, accepted, key, seeded)
         finally:
             self.arriving -= 1
 
-    async def _accept(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Accepted:
-        created = await self._start(record, accepted, key)
+    async def _accept(
+        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None
+    ) -> Accepted:
+        created = await self._start(record, accepted, key, seeded)
         if created.existing is None or created.existing == record.id:
             self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
@@ -153,7 +180,9 @@ class Submitter:
             )
         return Accepted(existing, attached=True)
 
-    async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
+    async def _start(
+        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None
+    ) -> Created:
         """Create the run within its tenant's bound; attaching to an existing run is always allowed."""
         until = self._patience.until()
         taken = await self._take_room(record, key)
@@ -163,7 +192,8 @@ class Submitter:
             if record.path == "fast":
                 created = await self._fast.start(record, accepted, key)
             else:
-                created = await self._send(record, accepted, key)
+                seed = NO_SEED if seeded is None else await seeded()
+                created = await self._send(record, accepted, key, seed)
         except Exception:
             self._give_back(record, taken)
             raise
@@ -171,11 +201,11 @@ class Submitter:
             self._give_back(record, taken)
         return created
 
-    async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None) -> Created:
+    async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Created:
         if self._process.tracing is None:
-            return await self._engine.start(record, accepted, key)
+            return await self._engine.start(record, accepted, key, seed)
         with self._process.tracing.send(record):
-            return await self._engine.start(record, accepted, key)
+            return await self._engine.start(record, accepted, key, seed)
 
     async def _take_room(self, record: RunRecord, key: Idempotency | None) -> int | None:
         try:
@@ -198,7 +228,8 @@ class Submitter:
         self.closed = True
         self._open_runs.close()
 
-    def _pipeline(self, name: str) -> PipelineSpec:
+    def pipeline(self, name: str) -> PipelineSpec:
+        """A pipeline by name; raises `UnknownPipeline`."""
         spec = self._process.pipelines.get(name)
         if spec is None:
             raise UnknownPipeline(f"no pipeline {name[:100]!r}; {did_you_mean(name, self._process.pipelines)}")

@@ -7,7 +7,7 @@ executes each step. `BodyHost`, implemented by `paths`, executes; `BodyRuntime` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -32,6 +32,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None = None
     metadata: dict[str, str] = {}
     deadline_at: float | None = None
+    not_before: float = 0.0
+    """The creation, in epoch seconds, of a run that retries another, and so has older records; else 0."""
+    keys_of: str | None = None
 
     @classmethod
     def of(cls, record: RunRecord) -> Facts:
@@ -43,6 +46,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             session_id=record.session_id,
             metadata=record.metadata,
             deadline_at=record.deadline_at,
+            not_before=0.0 if record.retry_of is None else record.created_at,
+            keys_of=record.keys_of,
         )
 
 
@@ -201,8 +206,10 @@ class BodyHost(Protocol):
     def began(self, claim: Claim, replayed_steps: int, *, first: bool) -> TraceContext | None:
         """An engine took up a run, for the `first` time on the deep path; its trace context, None without tracing."""
 
-    async def resumed(self, lease: Lease, replayed_steps: int, *, demoted: bool = False) -> None:
-        """Append `run.resumed`: a process continues a run that another began, after a demotion if `demoted`."""
+    async def resumed(
+        self, lease: Lease, replayed_steps: int, reason: Literal["demotion", "retry"] | None = None
+    ) -> None:
+        """Append `run.resumed`: a process continues a run that another began, or another run."""
 
     def took_over(self, facts: Facts, replayed_steps: int, part: TraceContext) -> None:
         """The same in its trace, for a body that another process executed before."""

@@ -19,7 +19,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 from offramp.core.events import Draft, key_in
 from offramp.core.failure import failure_of
-from offramp.core.journal import TIMER, Entry, mark
+from offramp.core.journal import TAKEN, TIMER, Entry, mark
 from offramp.core.run import Outcome
 from offramp.engines.temporal.anew import Strayed
 from offramp.engines.temporal.clock import WorkflowClock
@@ -256,9 +256,9 @@ class _Outside(BodyRuntime):
     def record(self, entry: Entry | None, event: Draft | None) -> None:
         """Write an event or a timer's end soon, after all earlier records."""
         self._pending.append((entry, event))
-        fired = entry is not None and entry.name == TIMER  # before the steps that depend on it
-        self.parallel |= fired
-        if (event is not None or fired) and self._writing is None:
+        seen = entry is not None and entry.name in {TIMER, TAKEN}  # before the steps that depend on it
+        self.parallel |= seen
+        if (event is not None or seen) and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     def waited(self, what: str, began: float, *, over: bool) -> None:

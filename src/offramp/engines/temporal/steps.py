@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from temporalio import activity
@@ -21,7 +21,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.events import StepState
 from offramp.core.failure import failure_of
-from offramp.core.journal import ORDER, Entry, as_seen, reordered
+from offramp.core.journal import ORDER, Entry, as_seen, reordered, steps_in
 from offramp.core.ownership import ENGINE
 from offramp.core.run import Outcome, RunRecord
 from offramp.engines.temporal.body import LOST, SHORT_MARGIN_S, STEP_MARGIN_S
@@ -107,10 +107,10 @@ class Activities:
             signals = bool(await self._store.signals(run_id))
             return Begun(token=token, first=True, cancel=cancel, signals=signals, part=part)
         known = await self._seen(claim.lease, await self._host.known(run_id), asked.seen)
-        replayed = sum(1 for entry in known.entries if entry.kind == "step")
-        first = (claim.fresh or asked.held is not None) and claim.record.demotion is not None
-        part = asked.part or self._host.began(claim, replayed, first=first)
-        await self._host.resumed(claim.lease, replayed, demoted=first)
+        replayed = steps_in(known.entries)
+        reason = _why_resumed(claim, asked)
+        part = asked.part or self._host.began(claim, replayed, first=reason is not None)
+        await self._host.resumed(claim.lease, replayed, reason)
         large = None if self._takes_large else oversized(known.entries)
         if large is not None:
             text = (
@@ -317,6 +317,15 @@ class _Signs:
     def details(self) -> list[int | str]:
         """The details of the next heartbeat."""
         return [self.context.left] if self._waits_for is None else [self.context.left, f"waits for {self._waits_for}"]
+
+
+def _why_resumed(claim: Claim, asked: Begin) -> Literal["demotion", "retry"] | None:
+    """Why a run comes to its engine with records; None for one that has been there before."""
+    if not (claim.fresh or asked.held is not None):
+        return None
+    if claim.record.demotion is not None:
+        return "demotion"
+    return None if claim.record.retry_of is None else "retry"
 
 
 def _under_way(step: StepState | None) -> bool:

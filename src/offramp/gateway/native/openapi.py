@@ -16,7 +16,7 @@ from offramp.core.stats import WINDOWS
 from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
-from offramp.gateway.native.schemas import COMPONENTS, RUN_ID, Schema, rebased, run_request
+from offramp.gateway.native.schemas import COMPONENTS, RETRY, RUN_ID, Schema, rebased, run_request
 from offramp.gateway.native.stats import WINDOW_DEFAULT
 from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
@@ -245,7 +245,7 @@ def _runs() -> dict[str, Any]:
 
 
 def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cancelling and signalling a run, and tickets for it."""
+    """Cancelling, retrying and signalling a run, and tickets for it."""
     return {
         "/v1/runs/{run_id}/cancel": {
             "parameters": run_id,
@@ -257,6 +257,7 @@ def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
                 | _problems("404", "409", "500", "503"),
             ),
         },
+        "/v1/runs/{run_id}/retry": _retries(run_id),
         "/v1/runs/{run_id}/signals/{name}": _signals(run_id),
         "/v1/runs/{run_id}/ticket": {
             "parameters": run_id,
@@ -267,6 +268,21 @@ def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
                 {"200": _json("The ticket; it is a secret.", "Ticket")} | _problems("404", "410", "500", "503"),
             ),
         },
+    }
+
+
+def _retries(run_id: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "parameters": run_id,
+        "post": _operation(
+            "retry_run",
+            "Retry a run that has ended, as a new run",
+            "runs",
+            {"202": _json("The new run.", "Run", _LOCATION | _RETRY_AFTER)}
+            | _problems("400", "404", "409", "410", "413", "415", "422", "429", "500", "503"),
+            [_key("The same key and body attach to the same new run; quoted or bare.")],
+        )
+        | {"requestBody": {"required": False, "content": {JSON: {"schema": RETRY}}}},
     }
 
 

@@ -16,6 +16,7 @@ from offramp.gateway.native.request import (
     METADATA_VALUE_LENGTH_MAX,
     SESSION_ID_LENGTH_MAX,
 )
+from offramp.gateway.native.retrying import FROM_LENGTH_MAX
 
 Schema = dict[str, Any]
 
@@ -139,6 +140,20 @@ _AWAITED: Schema = {
     "description": "Whether the run waits for this signal now; it keeps one that comes early.",
 }
 SIGNALLED = _object(RUN["properties"] | {"awaited": _AWAITED}, [*RUN["required"], "awaited"])
+
+RETRY = _object(
+    {
+        "from": _nullable(
+            "string",
+            minLength=1,
+            maxLength=FROM_LENGTH_MAX,
+            description="A step's name or key: neither its first result nor any later one is taken over.",
+        ),
+        "fresh": {"type": "boolean", "default": False, "description": "Nothing is taken over."},
+    },
+    [],
+    additionalProperties=False,
+)
 
 RUN_PAGE = _object(
     {

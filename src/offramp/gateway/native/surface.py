@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offramp.gateway.access import EVERY_SCOPE
-from offramp.gateway.native import catalog, docs, levels, openapi, runs, signals, stats, tickets, workers, ws
+from offramp.gateway.native import catalog, docs, levels, openapi, retrying, runs, signals, stats, tickets, workers, ws
 from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
@@ -14,6 +14,7 @@ NATIVE = Surface(
         Route("GET", "/v1/runs/{run_id}/result", runs.result),
         Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket, takes_ticket=True),
         Route("POST", "/v1/runs/{run_id}/cancel", runs.cancel, scopes=OPERATING),
+        Route("POST", "/v1/runs/{run_id}/retry", retrying.retry, scopes=OPERATING),
         Route("POST", "/v1/runs/{run_id}/signals/{name}", signals.send, scopes=OPERATING),
         # Every key may read events, and so let others read them.
         Route("POST", "/v1/runs/{run_id}/ticket", tickets.make, scopes=EVERY_SCOPE),
