@@ -22,6 +22,17 @@ tmpfs /tmp tmpfs rw 0 0
 """
 
 
+BARE = """
+from offramp import App
+
+app = App("bare")
+
+@app.pipeline
+async def bare(x: int) -> int:
+    return x
+"""
+
+
 def texts(findings, level):
     return [f"{finding.about}: {finding.says}" for finding in findings if finding.level == level]
 
@@ -157,12 +168,12 @@ def test_the_steps_of_a_pipeline_are_read_from_its_code():
 def test_declarations_that_fight_each_other_are_told():
     found = list(check_app(shop(), Settings()))
     assert texts(found, "risk") == [
-        "class quick: aims at p95 3 s, but runs are demoted after 2 s",
         "class patient: budget 100 s is cut to 60 s",
         "pipeline bare: names no step: nothing is journaled, so a run that moves starts again from the beginning",
         "step pay: has no timeout: a call that hangs blocks its run forever",
     ]
     notes = texts(found, "note")
+    assert "class quick: aims at p95 3 s, and runs are demoted after 2 s: demoted ones count too" in notes
     assert "pipeline inner: timeouts above its budget of 2 s: slow 10 s; a slow step is demoted" in notes
     assert any(text.startswith("step pay: effect='once'") for text in notes)
     assert "step slow: up to 3 attempts, at most 32 s in all" in texts(found, "ok")
@@ -173,8 +184,23 @@ def test_an_app_without_pipelines_is_broken():
     assert texts(check_app(App("empty"), Settings()), "broken") == ["app: App 'empty' has no pipeline"]
 
 
-def test_risks_do_not_fail():
-    assert exit_code([Finding("risk", "a", "b", "c")]) == 0
+@pytest.mark.parametrize(
+    ("level", "code", "strict_code"), [("ok", 0, 0), ("note", 0, 0), ("risk", 0, 1), ("broken", 1, 1)]
+)
+def test_risks_fail_only_where_that_is_asked_for(level, code, strict_code):
+    findings = [Finding("ok", "a", "b"), Finding(level, "a", "b", "c")]
+    assert (exit_code(findings), exit_code(findings, strict=True)) == (code, strict_code)
+
+
+def test_a_risk_fails_a_strict_check_and_is_shown_as_before(project):
+    (project / "bare.py").write_text(BARE)
+    plain, strict = [offramp("doctor", "bare.py", "--port", "0", *more, cwd=project) for more in ((), ("--strict",))]
+    assert (plain.returncode, strict.returncode) == (0, 1)
+    assert "RISK" in strict.stdout
+    assert "names no step" in strict.stdout
+
+
+def test_the_report_counts_by_level():
     assert report("x", [Finding("broken", "a", "b")])["counts"] == {"broken": 1, "risk": 0, "note": 0, "ok": 0}
 
 

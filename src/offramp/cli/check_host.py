@@ -43,7 +43,8 @@ def check_sqlite() -> Iterator[Finding]:
             "sqlite",
             f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug: very rarely, processes that write at the same "
             "time corrupt the database",
-            "use a Python that is linked against SQLite 3.51.3 or later (or 3.50.7, 3.44.6)",
+            "build on the image of deploy/Dockerfile, or use a Python that is linked against SQLite 3.51.3 or later "
+            "(or 3.50.7, 3.44.6)",
         )
     else:
         yield Finding("ok", "sqlite", f"SQLite {sqlite3.sqlite_version}")

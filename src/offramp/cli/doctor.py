@@ -24,7 +24,7 @@ CheckData = Annotated[
 _MARKS = {"ok": ("ok", "green"), "note": ("note", "cyan"), "risk": ("RISK", "yellow"), "broken": ("BROKEN", "bold red")}
 
 
-def doctor(
+def doctor(  # noqa: PLR0913 - one parameter for each option
     target: Target,
     *,
     data: Data = None,
@@ -35,11 +35,12 @@ def doctor(
     port: Port = 8000,
     workers: Workers = 1,
     check_data: CheckData = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on a risk too, for CI.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Check an App and the environment it would be served in.
 
-    Exits 1 if something is broken, 0 if there are only risks.
+    Exits 1 if something is broken, and with --strict if something is a risk.
     """
     from offramp.cli.check_app import check_app
     from offramp.cli.check_data import check_folder
@@ -77,7 +78,7 @@ def doctor(
         write_json(report(app.name, findings))
     else:
         _show(findings)
-    return exit_code(findings)
+    return exit_code(findings, strict=strict)
 
 
 def _show(findings: Sequence[Finding]) -> None:

@@ -24,6 +24,7 @@ def report(app: str, findings: Sequence[Finding]) -> dict[str, Any]:
     return {"app": app, "counts": counts, "findings": [finding._asdict() for finding in findings]}
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
-    """1 if something is broken, else 0."""
-    return 1 if any(finding.level == "broken" for finding in findings) else 0
+def exit_code(findings: Sequence[Finding], *, strict: bool = False) -> int:
+    """1 if something is broken or, with `strict`, a risk; else 0."""
+    failing = {"broken", "risk"} if strict else {"broken"}
+    return 1 if any(finding.level in failing for finding in findings) else 0

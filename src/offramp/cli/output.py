@@ -33,7 +33,10 @@ EXITS_INIT = "Exit codes: 0 done; 2 wrong usage, or the folder cannot be used."
 EXITS_SERVER = "Exit codes: 0 stopped by a signal; 1 it could not continue; 2 wrong usage or settings."
 EXITS_CHECK = "Exit codes: 0 every unfinished run fits; 1 some would break; 2 wrong usage or no App to import."
 EXITS_COPY = "Exit codes: 0 done; 1 a process uses the database, or the copy failed; 2 wrong usage or no such file."
-EXITS_DOCTOR = "Exit codes: 0 nothing is broken; 1 something is; 2 wrong usage or the App cannot be imported."
+EXITS_DOCTOR = (
+    "Exit codes: 0 nothing is broken; 1 something is, or is a risk with --strict; "
+    "2 wrong usage or the App cannot be imported."
+)
 
 WIDTH_ELSEWHERE = 240
 """Columns of a table outside a terminal."""

@@ -109,6 +109,7 @@ _command(
     doctor,
     "offramp doctor desk/app.py:app",
     "offramp doctor desk.app:app --data /var/lib/desk --json",
+    "offramp doctor desk.app:app --strict",
     exits=EXITS_DOCTOR,
 )
 _command(
