@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import shlex
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from offramp.cli.init import TEMPLATES
-from tests.cli.commands import arguments, missing, typed
+from tests.cli.commands import BIN, arguments, missing, typed
 from tests.cli.harness import offramp, running
 from tests.docs.pages import ROOT
 
@@ -76,13 +77,20 @@ def test_every_printed_command_works(template, tmp_path):
     with ExitStack() as stack:
         variables = stack.enter_context(model())
         for command in commands:
+            if command.startswith("uvicorn"):
+                prefix = ["/bin/sh", "-c", f"exec {command.replace('8000', port)}", "sh"]
+                serve = running(cwd=tmp_path / "desk", env={"PATH": f"{BIN}:{os.environ['PATH']}"}, prefix=prefix)
+                stack.enter_context(serve).wait_for("Application startup complete")
+                continue
             if " serve " in command:
                 serve = running(*arguments(command), cwd=tmp_path / "desk", env={**variables, "OFFRAMP_PORT": port})
                 stack.enter_context(serve).wait_for(r"worker 1 +ready")
                 continue
             done = typed(command.replace(":8000", f":{port}"), tmp_path / "desk", variables)
             assert done.returncode == 0, done.stdout + done.stderr
-            if command.startswith("curl"):
+            if "ask?" in command:
+                assert done.stdout == '"Why 2 notes say it: web on Why (1) to wiki on Why (1)."'
+            elif command.startswith("curl"):
                 assert "event: run.completed" in done.stdout, done.stdout
 
 

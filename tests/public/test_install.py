@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from importlib import metadata
+from pathlib import Path
 
 from offramp.cli import check_host
 from offramp.cli.init import TEMPLATES
@@ -33,7 +34,7 @@ def test_the_commands_of_the_page_install_what_is_here(tmp_path):
             assert "Would install offramp-" in done.stdout
     (wheel,) = (tmp_path / "dist").iterdir()
     packed = zipfile.ZipFile(wheel).namelist()
-    assert {f"offramp/cli/templates/{name}/app.py" for name in TEMPLATES} <= set(packed)
+    assert {part for each in TEMPLATES.values() for part in each.parts} <= {Path(name).parent.name for name in packed}
 
 
 def test_the_page_lists_every_extra_for_users():

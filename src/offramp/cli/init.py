@@ -24,14 +24,16 @@ _NAME = "desk"
 
 
 class Template(NamedTuple):
-    """A folder of `templates/`.
+    """What `offramp init` makes.
 
     Attributes:
+        parts: folders of `templates/`.
         packages: what it needs beside Offramp.
         remark: what to know before its commands; may be empty.
         commands: what to do next, each with a comment.
     """
 
+    parts: tuple[str, ...]
     packages: tuple[str, ...]
     remark: str
     commands: tuple[tuple[str, str], ...]
@@ -43,9 +45,11 @@ def _submit(path: str, body: str) -> str:
 
 
 _SERVE = ("serve it; a changed file is served anew", "offramp serve app.py --reload")
+_FIVE_ROUNDS = '{"input": {"question": "Why?", "rounds": 5}, "follow": true}'
 _TEST = ("test it", "python -m pytest")
 TEMPLATES = {
     "plain": Template(
+        ("plain",),
         (),
         "",
         (
@@ -53,12 +57,13 @@ TEMPLATES = {
             _SERVE,
             (
                 "in another terminal: five rounds are too many for a budget of two seconds",
-                _submit("/v1/pipelines/research/runs", '{"input": {"question": "Why?", "rounds": 5}, "follow": true}'),
+                _submit("/v1/pipelines/research/runs", _FIVE_ROUNDS),
             ),
             _TEST,
         ),
     ),
     "openai": Template(
+        ("openai",),
         ("openai",),
         "It reads OPENAI_API_KEY, OPENAI_BASE_URL (another provider's address) and OPENAI_MODEL.",
         (
@@ -67,6 +72,20 @@ TEMPLATES = {
             (
                 "in another terminal: a longer report may take more than its budget of six seconds",
                 _submit("/v1/pipelines/report/runs", '{"input": {"topic": "tea", "sections": 5}, "follow": true}'),
+            ),
+            _TEST,
+        ),
+    ),
+    "fastapi": Template(
+        ("plain", "fastapi"),
+        ("fastapi",),
+        "",
+        (
+            ("serve it", "uvicorn main:api --port 8000"),
+            ("in another terminal: ask the application", "curl 'http://127.0.0.1:8000/ask?question=Why'"),
+            (
+                "stream a run, of which five rounds are too many for a budget of two seconds",
+                _submit("/agents/v1/pipelines/research/runs", _FIVE_ROUNDS),
             ),
             _TEST,
         ),
@@ -80,8 +99,10 @@ def init(
     ],
     *,
     template: Annotated[
-        Literal["plain", "openai"],
-        typer.Option("--template", help="'plain' needs no key or network; 'openai' calls a model."),
+        Literal["plain", "openai", "fastapi"],
+        typer.Option(
+            "--template", help="'plain' alone; 'openai' calls a model; 'fastapi' mounts it in an application."
+        ),
     ] = "plain",
 ) -> int:
     """Make a folder with a first App and its tests.
@@ -92,7 +113,7 @@ def init(
     try:
         _refuse_what_is_there(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        written = _written(folder, template)
+        written = _written(folder, chosen.parts)
     except OSError as error:
         raise CommandError(f"cannot write to {folder}: {error.strerror or error}") from error
     print(f"{folder}: {', '.join(written)}\n")
@@ -112,12 +133,11 @@ def _refuse_what_is_there(folder: Path) -> None:
         raise CommandError(f"{folder} is not empty ({shown}): name a new folder")
 
 
-def _written(folder: Path, template: str) -> list[str]:
+def _written(folder: Path, parts: tuple[str, ...]) -> list[str]:
     """Write the files; returns their names."""
     files = {".gitignore": _IGNORED}
-    for file in sorted(
-        resources.files("offramp.cli").joinpath("templates", template).iterdir(), key=lambda it: it.name
-    ):
+    templates = resources.files("offramp.cli").joinpath("templates")
+    for file in (file for part in parts for file in templates.joinpath(part).iterdir()):
         if file.name.endswith(".py"):
             files[file.name] = file.read_text(encoding="utf-8").replace(f'App("{_NAME}"', f'App("{_app_name(folder)}"')
     for name, text in files.items():

@@ -88,7 +88,7 @@ def _command(
     of.command(name, epilog=epilog(*examples, exits=exits))(function)
 
 
-_command(init, "offramp init desk", "offramp init desk --template openai", exits=EXITS_INIT)
+_command(init, "offramp init desk", "offramp init desk --template fastapi", exits=EXITS_INIT)
 _command(
     serve,
     "offramp serve desk/app.py:app",
