@@ -6,6 +6,7 @@ loads no adapter.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -59,4 +60,5 @@ class App(Declarations):
         chosen = Settings.load(**settings)
         if misspelt := unread_warning():
             logging.getLogger("offramp").warning("%s", misspelt)
-        return create_asgi(lambda: build(self, chosen, role="local"), Access.of(chosen))
+        service = functools.partial(build, self, chosen, role="local")
+        return create_asgi(service, Access.of(chosen), drains_on_signal=chosen.drain_on_signal)

@@ -30,8 +30,8 @@ def _setting(default: Any, low: float, high: float, doc: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "doc": doc})
 
 
-def _flag(doc: str) -> Any:
-    return field(default=False, metadata={"doc": doc, "flag": True})
+def _flag(doc: str, *, default: bool = False) -> Any:
+    return field(default=default, metadata={"doc": doc, "flag": True})
 
 
 def _text(
@@ -123,6 +123,9 @@ class Settings:
         60.0, 0.1, 3600.0, "seconds that `on_start` hooks, `per_loop` clients and process lanes have to get ready"
     )
     drain_timeout: float = _setting(25.0, 0.0, 3600.0, "seconds that a stopping process has to hand over its runs")
+    drain_on_signal: bool = _flag(
+        "whether `app.asgi()` drains at once on the SIGTERM or SIGINT that its server handles; on or off", default=True
+    )
     cancel_grace: float = _setting(
         5.0,
         0.0,
@@ -252,6 +255,7 @@ class Given(TypedDict, total=False):
     write_timeout: float | None
     start_timeout: float | None
     drain_timeout: float | None
+    drain_on_signal: bool | None
     cancel_grace: float | None
     heartbeat: float | None
     idempotency: float | None

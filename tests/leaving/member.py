@@ -44,6 +44,15 @@ CALLS_MAX = 50_000
 """On all loops of a process, until it has come to rest."""
 
 
+class Warm:
+    """What a process without hooks, clients and process lanes has to do before it takes work."""
+
+    joins_first = False
+
+    async def run(self):
+        pass
+
+
 class Member:
     """One simulated process."""
 
@@ -97,7 +106,8 @@ class Member:
         store.on_lost(lambda lease: self._lost(deep, lease))
         demoter = Demoter(process, engine, self.live)
         roster = Roster(process, store, self.live)
-        return Service(app.name, process, self.live, demoter, deep, engine, None, roster=roster, close=lambda: None)
+        parts = (app.name, process, self.live, demoter, deep, engine, None)
+        return Service(*parts, roster=roster, warming=Warm(), close=lambda: None)
 
     def _lost(self, deep, lease):
         self.control.call(deep.lost, lease)

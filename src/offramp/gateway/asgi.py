@@ -54,15 +54,21 @@ class Gateway(Hosted):
         service_factory: makes the service; called at each start.
         access: admits requests; by default every one.
         surfaces: more protocols to serve, beside the native API.
+        drains_on_signal: whether the drain begins at the server's signal to stop, or with its lifespan's end.
 
     Attributes:
         access: admits requests, and counts open streams.
     """
 
     def __init__(
-        self, service_factory: Callable[[], Service], access: Access | None = None, surfaces: Sequence[Surface] = ()
+        self,
+        service_factory: Callable[[], Service],
+        access: Access | None = None,
+        surfaces: Sequence[Surface] = (),
+        *,
+        drains_on_signal: bool = False,
     ) -> None:
-        super().__init__(service_factory)
+        super().__init__(service_factory, drains_on_signal=drains_on_signal)
         self.access = access or Access()
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
         shared = [surface for surface in (NATIVE, *surfaces) if surface.cross_origin is not None]
@@ -211,6 +217,8 @@ def _shown(method: str) -> str:
     return method if method in _METHODS else "other"
 
 
-def create_asgi(service_factory: Callable[[], Service], access: Access | None = None) -> Gateway:
-    """The gateway of the service that `service_factory` makes; `access` admits requests."""
-    return Gateway(service_factory, access)
+def create_asgi(
+    service_factory: Callable[[], Service], access: Access | None = None, *, drains_on_signal: bool = False
+) -> Gateway:
+    """The gateway of the service that `service_factory` makes; see `Gateway`."""
+    return Gateway(service_factory, access, drains_on_signal=drains_on_signal)

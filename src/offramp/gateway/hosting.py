@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from offramp.errors import LoopMismatch, NotStarted
+from offramp.gateway.notice import StopNotice
 from offramp.gateway.problems import NotReady
 from offramp.paths.local import Handle, LocalRuntime
 
@@ -32,10 +33,13 @@ class Hosted:
 
     Args:
         service_factory: makes the service; called at each start.
+        drains_on_signal: whether the drain begins at the server's signal to stop, or with its lifespan's end.
     """
 
-    def __init__(self, service_factory: Callable[[], Service]) -> None:
+    def __init__(self, service_factory: Callable[[], Service], *, drains_on_signal: bool = False) -> None:
         self._make = service_factory
+        self._notice = StopNotice(self._stopping) if drains_on_signal else None
+        self._draining: asyncio.Task[None] | None = None
         self.on_joined: Callable[[], object] = lambda: None
         """Called once the service has joined the others; it may still have to get ready."""
         self._service: Service | None = None
@@ -82,6 +86,8 @@ class Hosted:
             try:
                 await service.stop()
             finally:
+                if self._notice is not None:
+                    self._notice.leave()
                 self._service = None
                 self._left()
 
@@ -150,11 +156,23 @@ class Hosted:
                     await self._begin(service)
                     self._loop, self._service = asyncio.get_running_loop(), service
                     self._joined(service)
+                    if self._notice is not None:
+                        self._notice.watch()
         if self._loop is not asyncio.get_running_loop():
             raise LoopMismatch(
                 "the gateway was started on another event loop; in tests, use TestClient(app) as a context manager"
             )
         return self._service
+
+    def _stopping(self, reason: str) -> None:
+        logger.info("%s: draining", reason)
+        self._draining = asyncio.create_task(self._drain_now())
+
+    async def _drain_now(self) -> None:
+        try:
+            await self.drain()
+        except Exception:
+            logger.exception("the drain failed; another process recovers the remaining runs")
 
     def _require_open(self) -> None:
         if self._was_closed:

@@ -88,12 +88,13 @@ class _Reader:
 class _Topic:
     """The newest events of one run, and its readers."""
 
-    __slots__ = ("complete", "followed", "frames", "last", "loops", "readers", "run_id", "size")
+    __slots__ = ("complete", "followed", "frames", "handed_over", "last", "loops", "readers", "run_id", "size")
 
     def __init__(self, run_id: str, *, complete: bool = False) -> None:
         self.run_id = run_id
         self.complete = complete
         self.followed = False
+        self.handed_over = False
         self.frames: deque[Frame] = deque()
         self.size = 0
         self.last = 0
@@ -225,6 +226,14 @@ class Feed:
                 topic.set_behind()
             self._wake(topics)
 
+    def handed_over(self, run_id: str) -> None:
+        """End the readers of a run that this process hands over as it stops."""
+        with self._lock:
+            topic = self.topics.get(run_id)
+            if topic is not None:
+                topic.handed_over = True
+                self._wake([topic])
+
     def end(self) -> None:
         """End every reader, as this process stops."""
         with self._lock:
@@ -307,7 +316,7 @@ class Feed:
                 behind, reader.behind = reader.behind, False
                 with self._lock:
                     frames = topic.after(reader.after)
-                    ended = not frames and (self.ended or topic.over())
+                    ended = not frames and (self.ended or topic.handed_over or topic.over())
                 if frames is None or (not frames and (look or behind)):
                     frames = await store.events(run_id, reader.after)
                     if not frames and (reader.after or behind) and await _over(store, run_id):

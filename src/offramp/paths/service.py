@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.events import Frame
@@ -110,7 +111,7 @@ class Service:
             roster,
         ]
         """The parts in the order of their start; they close in the reverse order."""
-        self._drained = False
+        self._draining: Future[None] | None = None
         self.readiness = Readiness(
             engine,
             process.control,
@@ -403,12 +404,20 @@ class Service:
         return await self.engine.retire(owner)
 
     async def drain(self) -> None:
-        """Accept no more work; demote or hand over the runs here, for at most `drain_timeout` seconds."""
-        if self._drained:
-            return
-        self._drained = True
-        self._submitter.close()
-        await self.process.control.run(self._drain())
+        """Accept no more work; demote or hand over the runs here, for at most `drain_timeout` seconds.
+
+        If the first caller is cancelled, the drain is cut short; further ones wait for its end.
+        """
+        if self._draining is None:
+            self._draining = Future()
+            self._draining.set_running_or_notify_cancel()  # a caller that waits for it cannot cancel it
+            self._submitter.close()
+            try:
+                await self.process.control.run(self._drain())
+            finally:
+                self._draining.set_result(None)
+        else:
+            await asyncio.wrap_future(self._draining)
 
     async def _drain(self) -> None:
         try:
@@ -450,6 +459,7 @@ class Service:
             await run.left
             if run.state != "ended":
                 await leaving  # the run has left; this gives it back
+                self.process.feed.handed_over(run.record.id)
         finally:
             leaving.cancel()
 
