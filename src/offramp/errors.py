@@ -136,6 +136,14 @@ class UnknownRun(RequestError):
     status = 404
 
 
+class UnknownStep(RequestError):
+    """The run has not called a step with that key."""
+
+    code = "unknown-step"
+    title = "No such step"
+    status = 404
+
+
 class Unauthenticated(RequestError):
     """The request has no API key, or an unknown or revoked one; `challenge` is for `WWW-Authenticate`."""
 

@@ -83,6 +83,13 @@ class Settings:
     max_result_bytes: int = _setting(
         8 << 20, 1024, 1 << 30, "bytes of a step's or a run's encoded result; a larger one fails it"
     )
+    record_arguments: int = _setting(
+        256 << 10,
+        0,
+        8 << 20,
+        "bytes of a step's encoded arguments up to which they are recorded whole, to be read with `include=steps`; of "
+        "larger ones the beginning; 0 records none",
+    )
     tenant_runs: int = _setting(20_000, 1, 10_000_000, "runs of one tenant that are queued or running; past it 429")
     tenant_streams: int = _setting(
         5000, 1, 1_000_000, "event streams and WebSockets of one tenant in one gateway; past it 429"
@@ -234,6 +241,7 @@ class Given(TypedDict, total=False):
     max_budget: float | None
     max_body_bytes: int | None
     max_result_bytes: int | None
+    record_arguments: int | None
     tenant_runs: int | None
     tenant_streams: int | None
     tenant_share: float | None

@@ -67,10 +67,15 @@ def test_every_kind_has_a_journal():
     assert {file.stem for file in FILES} == set(PIPELINES)
 
 
+def without_traceback(outcome):
+    (status, result, failure), *rest = outcome
+    return status, result, failure and msgspec.structs.replace(failure, traceback=None), *rest
+
+
 @EVERY
 async def test_a_journal_is_replayed(service, file):
     now, before = await replayed(service, read(file.stem))
-    assert now == before
+    assert without_traceback(now) == without_traceback(before)  # the recorded one may be of a version without
 
 
 @EVERY

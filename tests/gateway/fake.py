@@ -17,7 +17,7 @@ from offramp.core.run import Demotion, RunRecord, document, links, run_id
 from offramp.core.sla import SLA, budget_s
 from offramp.core.slo import WINDOWS, Counts
 from offramp.core.spec import pipeline_spec
-from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun
+from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun, UnknownStep
 from offramp.paths.signalling import Sent
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
@@ -214,10 +214,13 @@ class FakeService:
     async def get(self, run_id, tenant=""):
         return self._run(run_id).record
 
-    async def document(self, run_id, tenant="", prefix=""):
+    async def document(self, run_id, tenant="", prefix="", include=frozenset()):
         return document(self._run(run_id).record, [], prefix)
 
-    async def list(self, wanted: RunFilter, prefix=""):
+    async def step(self, run_id, key, tenant="", prefix=""):
+        raise UnknownStep(f"{self._run(run_id).record.id} has no step {key!r}")
+
+    async def list(self, wanted: RunFilter, prefix="", include=frozenset()):
         page = paged([run.record for run in self.runs.values()], wanted)
         return [document(record, [], prefix) for record in page.runs], page.after
 

@@ -44,7 +44,7 @@ class Demotion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a run; from `key` on only with `include=["steps"]`."""
+    """One step of a run; from `arguments` on only with `include=["steps"]`."""
 
     name: str = ""
     status: str = ""

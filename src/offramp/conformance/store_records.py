@@ -23,6 +23,7 @@ from offramp.conformance.sample import (
 from offramp.conformance.store_stage import StoreStage, claimed_one, count_of, frames_of, unsupported
 from offramp.core import events
 from offramp.core.failure import Failure
+from offramp.core.recorded import Frame, Traceback
 from offramp.core.run import Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch
 from offramp.ports.store import Idempotency, RunLog
@@ -217,7 +218,9 @@ async def an_unknown_run_has_nothing(stage: StoreStage) -> None:
 @case("S8")
 async def a_failure_is_kept_whole(stage: StoreStage) -> None:
     run, log = await stage.running()
-    failure = Failure("step-failed", "no", "work", 2, causes=[Failure("x", "y")])
+    failure = Failure(
+        "step-failed", "no", "work", 2, causes=[Failure("x", "y")], traceback=Traceback([Frame("a.py", 1, "f")])
+    )
     await log.finish(Outcome("failed", error=failure), drafted(events.RunFailed(failure.public())), NOW)
     stored = await stage.stored(run)
     assert (stored.status, stored.error, stored.result) == ("failed", failure, None)

@@ -49,8 +49,20 @@ AttemptOutcome = Completed | Failed | RetryLater | Postponed | Interrupted
 
 
 class FailedAttempt(msgspec.Struct, frozen=True):
-    """An attempt that failed and was followed by another: its number, and the code and message of its error."""
+    """A failed attempt: its number, the code and message of its error, and, from an event, when and where it failed."""
 
     number: int
     code: str
     message: str
+    at: str = ""
+    where: dict[str, Any] | None = None
+
+    def public(self) -> dict[str, Any]:
+        """`{code, message, attempt, at, where}`."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "attempt": self.number,
+            "at": self.at,
+            "where": self.where,
+        }

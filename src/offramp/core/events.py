@@ -278,6 +278,7 @@ def decode(framed: bytes) -> Event:
 class _SeenError(msgspec.Struct):
     code: str = ""
     message: str = ""
+    where: dict[str, Any] | None = None
 
 
 class _Seen(msgspec.Struct):
@@ -312,6 +313,8 @@ class StepState(msgspec.Struct):
     """Whether the process that executed the attempt reported that it stopped."""
     failed: list[FailedAttempt] = []
     """The attempts that others followed."""
+    final: FailedAttempt | None = None
+    """The attempt with which the step failed for good."""
     label: str | None = None
 
     def changed_epoch(self) -> float:
@@ -339,6 +342,19 @@ _STATUS = {"step.retrying": "retrying", "step.completed": "completed", "step.fai
 _seen = msgspec.json.Decoder(_Seen)
 
 
+def _ended(step: StepState, seen: _Seen) -> None:
+    """An attempt of the step has ended."""
+    step.status, step.attempts = _STATUS[seen.type], seen.attempt
+    step.duration_ms, step.delay_ms, step.changed_at = seen.duration_ms, seen.delay_ms, seen.at
+    error = seen.error
+    if error is not None:
+        failed = FailedAttempt(seen.attempt, error.code, error.message, seen.at, error.where)
+        if seen.type == "step.retrying":
+            step.failed.append(failed)
+        else:
+            step.final = failed
+
+
 def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, StepState]:
     """The steps of a run by key, in the order they started.
 
@@ -361,11 +377,7 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
             if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
                 steps[seen.key].left = True
         elif seen.type in _STATUS and seen.key in steps:
-            known = steps[seen.key]
-            known.status, known.attempts = _STATUS[seen.type], seen.attempt
-            known.duration_ms, known.delay_ms, known.changed_at = seen.duration_ms, seen.delay_ms, seen.at
-            if seen.type == "step.retrying" and seen.error is not None:
-                known.failed.append(FailedAttempt(seen.attempt, seen.error.code, seen.error.message))
+            _ended(steps[seen.key], seen)
     if finished:
         for known in steps.values():
             if known.status in {"running", "retrying"}:

@@ -21,6 +21,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One finished step, or one value that a replay must not see change.
 
     `value` is the JSON-encoded result; a failed step has `failure` instead. `started_at` is in epoch seconds.
+    `arguments` are those of the call, as `core/inspection.py` records them for people; no replay needs them.
     """
 
     key: str
@@ -31,6 +32,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     attempt: int = 1
     started_at: float = 0.0
     duration_ms: float = 0.0
+    arguments: bytes | None = None
+
+
+def without_arguments(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries as a replay needs them."""
+    return [entry if entry.arguments is None else msgspec.structs.replace(entry, arguments=None) for entry in entries]
 
 
 def digest(encoded_arguments: bytes) -> str:

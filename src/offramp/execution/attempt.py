@@ -83,10 +83,14 @@ class Executing(Protocol):
         """Returns the form of a result that the journal holds."""
 
     @property
+    def record_arguments(self) -> int:
+        """The size in bytes up to which the arguments of steps are recorded whole."""
+
+    @property
     def suspects(self) -> Suspects:
         """The steps that may have crashed earlier processes."""
 
-    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
+    def append(self, entry: Entry | None, event: events.Draft | None, arguments: bytes | None = None) -> None:
         """Record; raises `ExecutionOver` once the run may not be written any more."""
 
     def leave(self, attempt: Attempt) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from offramp.core import events
 from offramp.core.attempts import AttemptOutcome, Completed, Failed, Interrupted, Postponed, RetryLater
 from offramp.core.failure import Failure, failure_of, mark, replayable
+from offramp.core.inspection import recorded_arguments
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
 from offramp.core.retry import delay_s, retry_after_s
@@ -189,6 +190,7 @@ def _complete(attempt: Attempt, encoded: bytes, stored: bytes) -> None:
     scope.append(
         Entry(key, name, "step", stored, None, number, attempt.at, duration_ms),
         events.draft(events.StepCompleted(name, key, number, duration_ms), rfc3339(scope.clock.time())),
+        recorded_arguments(attempt.call.arguments, scope.record_arguments),
     )
     scope.suspects.ended(key)
     scope.metrics.step(scope.facts.pipeline, name, "completed")
@@ -250,7 +252,8 @@ def fail(scope: Executing, call: Call, number: int, error: Exception, at: float,
     failure, given = replayable(error, call.function)
     body = events.StepFailed(call.name, call.key, number, duration_ms, failure.public())
     entry = Entry(call.key, call.name, "step", None, failure, number, at, duration_ms)
-    scope.append(entry, events.draft(body, rfc3339(scope.clock.time())))
+    arguments = recorded_arguments(call.arguments, scope.record_arguments)
+    scope.append(entry, events.draft(body, rfc3339(scope.clock.time())), arguments)
     scope.suspects.ended(call.key)
     scope.metrics.step(scope.facts.pipeline, call.name, "failed")
     return Failed(given)

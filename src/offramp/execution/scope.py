@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from offramp.core.failure import exception_of
 from offramp.core.journal import taken
 from offramp.core.leaving import OVER, Move
@@ -69,6 +71,8 @@ class Scope:
         self.metrics = metrics
         self.trace = trace
         self.store_value = store_value
+        self.record_arguments = 0
+        """The size in bytes up to which the arguments of steps are recorded whole."""
         self.replay = Replay(history, clock, facts.not_before)
         self.gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
         self.waits = Waits(self.gate, self.replay.result_order, Mailbox(history.signals))
@@ -82,13 +86,18 @@ class Scope:
 
     # The journal.
 
-    def append(self, entry: Entry | None, event: events.Draft | None) -> None:
-        """Record, unless this execution is over and the run may not be written any more."""
+    def append(self, entry: Entry | None, event: events.Draft | None, arguments: bytes | None = None) -> None:
+        """Record, unless this execution is over and the run may not be written any more.
+
+        The log gets the entry with its call's arguments, which this execution does not hold on to.
+        """
         if self.gate.state in OVER:
             raise ExecutionOver
         self.waits.stirs += 1
         if entry is not None:
             self.replay.journal.add(entry)
+            if arguments is not None:
+                entry = msgspec.structs.replace(entry, arguments=arguments)
         self.log.append(entry, event)
 
     def recorded(self, key: str) -> Entry | None:

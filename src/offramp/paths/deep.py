@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from offramp.core import events
 from offramp.core.claims import SUSPECT_DEATHS, LeftBy
 from offramp.core.ending import STRUCK, ended_by, struck_by
 from offramp.core.failure import failure_of
-from offramp.core.journal import Entry, as_seen, steps_in
-from offramp.core.run import Outcome, RunRecord, document
-from offramp.core.seed import steps_before, steps_begun
+from offramp.core.journal import Entry, as_seen, steps_in, without_arguments
+from offramp.core.run import Outcome, RunRecord
+from offramp.core.seed import steps_begun
 from offramp.core.timestamps import rfc3339
 from offramp.core.waits import waits_in
 from offramp.errors import LeaseLost, ObjectLost, StoreError
@@ -163,7 +163,8 @@ class DeepPath(RunHost):
         store = self._process.store
         while True:
             try:
-                return await read_history(store, run_id)
+                history = await read_history(store, run_id)
+                return history._replace(entries=without_arguments(history.entries))
             except StoreError as error:
                 logger.error("%s cannot be resumed yet: %s", run_id, error)  # noqa: TRY400 - an operator's matter
             except Exception:
@@ -237,7 +238,7 @@ async def steps_of(store: Store, run_id: str, *, finished: bool = False) -> dict
 
 
 async def read_history(store: Store, run_id: str) -> History:
-    """The history of a run, with references to large values."""
+    """The history of a run, with references to large values, and the arguments that no replay needs."""
     frames = await log_of(store, run_id)
     entries, waits = as_seen(await store.journal(run_id)), waits_in(frames)
     steps = steps_begun(entries) | events.fold_steps([frame.data for frame in frames])
@@ -249,16 +250,6 @@ async def read_history(store: Store, run_id: str) -> History:
         waiting=frozenset(waits.open),
         refused=frozenset(waits.refused),
     )
-
-
-async def document_of(store: Store, record: RunRecord, prefix: str) -> dict[str, Any]:
-    """The document of a run, with its steps and waits from its event log, and the steps that a retry began with."""
-    frames = await log_of(store, record.id)
-    steps = events.fold_steps([frame.data for frame in frames], finished=record.finished)
-    if record.retry_of is not None:
-        steps = steps_before(as_seen(await store.journal(record.id))) | steps
-    waits = [] if record.finished else waits_in(frames).document()
-    return document(record, [step.document() for step in steps.values()], prefix, waits)
 
 
 async def log_of(store: Store, run_id: str) -> list[events.Frame]:

@@ -201,6 +201,7 @@ class EnginePath(DeepPath, BodyHost):
             store_value=process.values.of(record.id),
             observer=_Says(context.says),
         )
+        scope.record_arguments = process.settings.record_arguments
         scope.suspects.watched = lease.turn > FIRST_TURN
         attempt = self._attempts[lease] = _Attempt(
             scope, process.steps, chosen.call(call.key, arguments, None), call.attempt, trace, context

@@ -85,6 +85,7 @@ class LiveRun(Observer):
             store_value=process.values.of(record.id),
             observer=self,
         )
+        scope.record_arguments = process.settings.record_arguments
         self.execution = Execution(
             process.pipelines[record.pipeline],
             record.input,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from offramp.core.codec import encode
 from offramp.core.events import Event, decode, result_in
 from offramp.core.failure import annotate, exception_of
+from offramp.core.inspection import Include
 from offramp.core.tracebacks import annotate_elsewhere
 from offramp.errors import RunCancelled, RunExpired, RunFailed
 from offramp.paths.live import Watcher
@@ -72,9 +73,10 @@ class Handle:
         annotate(again, f"in {where}pipeline {self._pipeline!r}, run {self.id}, executed in another process")
         raise again
 
-    async def document(self) -> dict[str, Any]:
-        """The run document."""
-        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(await self._service.document(self.id)))
+    async def document(self, include: Collection[Include] = ()) -> dict[str, Any]:
+        """The run document; with `include`, also its `input`, what went in and out of its `steps`, its `traceback`."""
+        made = await self._service.document(self.id, include=frozenset(include))
+        document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
         return document
 
     async def signal(self, name: str, value: Any = None) -> bool:

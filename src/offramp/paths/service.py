@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from offramp.core.events import Frame
+from offramp.core.inspection import NOTHING, Include, Showing
 from offramp.core.reference import Reference
 from offramp.core.routing import Decision
 from offramp.core.run import RunRecord, key_digest
@@ -18,8 +19,9 @@ from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import RunConflict, UnknownRun
 from offramp.execution.warming import Warming
-from offramp.paths.deep import DeepPath, document_of
+from offramp.paths.deep import DeepPath
 from offramp.paths.demote import Demoter
+from offramp.paths.documents import document_of, step_of
 from offramp.paths.fast import FastPath
 from offramp.paths.health import Readiness
 from offramp.paths.live import LiveRun, LiveRuns, Watcher
@@ -212,16 +214,25 @@ class Service:
         kept_until = (record.finished_at or math.inf) + record.retention_s
         return kept_until <= self.process.clock.time()
 
-    async def document(self, run_id: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
+    async def document(
+        self, run_id: str, tenant: str = "", prefix: str = "", include: frozenset[Include] = NOTHING
+    ) -> dict[str, Any]:
         """A run's document; `prefix` is the mount of the gateway. Raises as `get` does."""
 
         async def read() -> dict[str, Any]:
-            return await self._document(await self._get(run_id, tenant), prefix)
+            record = await self._get(run_id, tenant)
+            return await document_of(self.process.store, record, prefix, Showing(include))
 
         return await self._patience.read(read())
 
-    async def _document(self, record: RunRecord, prefix: str) -> dict[str, Any]:
-        return await document_of(self.process.store, record, prefix)
+    async def step(self, run_id: str, key: str, tenant: str = "", prefix: str = "") -> dict[str, Any]:
+        """One step of a run, by its journal key, with what went in and out. Raises as `get` and `step_of` do."""
+
+        async def read() -> dict[str, Any]:
+            record = await self._get(run_id, tenant)
+            return await step_of(self.process.store, self.process.values, record, key, prefix)
+
+        return await self._patience.read(read())
 
     def follow(self, run_id: str, after: int = 0, idle: float | None = None) -> AsyncGenerator[list[Frame], None]:
         """Events numbered above `after`, in order, until the terminal one; [] after `idle` seconds of silence.
@@ -475,15 +486,18 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
         self.process.metrics.close()
 
-    async def list(self, wanted: RunFilter, prefix: str = "") -> tuple[list[dict[str, Any]], str | None]:
+    async def list(
+        self, wanted: RunFilter, prefix: str = "", include: frozenset[Include] = NOTHING
+    ) -> tuple[list[dict[str, Any]], str | None]:
         """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`, and the next page start.
 
         With several filters a page may hold fewer than `wanted.limit` documents and still have a next page.
         """
 
         async def read() -> tuple[list[dict[str, Any]], str | None]:
-            page = await self.process.store.runs(wanted)
-            return [await self._document(record, prefix) for record in page.runs], page.after
+            store, showing = self.process.store, Showing(include)
+            page = await store.runs(wanted)
+            return [await document_of(store, record, prefix, showing) for record in page.runs], page.after
 
         return await self._patience.read(read())
 

@@ -13,12 +13,13 @@ from datetime import datetime
 
 from offramp.core import events
 from offramp.core.events import Frame
+from offramp.core.inspection import NOTHING, Showing
 from offramp.core.reference import reference_in
 from offramp.core.run import RunRecord
 from offramp.core.webhooks import Answer, Attempt, Progress, after, message, message_id, target_of
 from offramp.errors import StoreError
 from offramp.execution.loops import LoopThread
-from offramp.paths.deep import document_of
+from offramp.paths.documents import document_of
 from offramp.paths.process import Process
 from offramp.ports.outbox import Message, Outbox, Pending, Room, Sender
 from offramp.ports.parts import Part
@@ -176,7 +177,7 @@ class WebhookDispatcher(Part):
 
     async def _send(self, record: RunRecord, frame: Frame, at: str, attempt: int) -> Answer:
         assert record.webhook is not None  # noqa: S101 - the caller has checked it
-        shown = await document_of(self._process.store, record, record.mount)
+        shown = await document_of(self._process.store, record, record.mount, Showing(NOTHING))
         if reference_in(record.result) is not None:
             del shown["result"]  # omitted, not null
         target = target_of(record.webhook.url)

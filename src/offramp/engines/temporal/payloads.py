@@ -26,7 +26,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from offramp.core.events import Draft, StepState
 from offramp.core.failure import Failure
-from offramp.core.journal import Entry
+from offramp.core.journal import Entry, without_arguments
 from offramp.core.reference import Reference, reference_in
 from offramp.core.run import Outcome
 from offramp.errors import ObjectLost, ObjectsUnavailable, TooLarge
@@ -294,7 +294,7 @@ def page_of(entries: list[Entry], start: int) -> Page:
     while end < len(entries) and (end == start or size + _size(entries[end]) <= PAGE_BYTES_MAX):
         size += _size(entries[end])
         end += 1
-    return Page(entries[start:end], end if end < len(entries) else None)
+    return Page(without_arguments(entries[start:end]), end if end < len(entries) else None)
 
 
 def signals_of(received: list[tuple[str, bytes]], start: int) -> Signals:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from offramp.core.inspection import INCLUDES
 from offramp.core.keys import shown_scopes
 from offramp.core.names import NAME_LENGTH_MAX
 from offramp.core.spec import PipelineSpec
@@ -49,6 +50,14 @@ _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A
 _SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
 """An empty value counts as absent."""
 _TICKETED = ("/v1/runs/{run_id}/events", "/v1/runs/{run_id}/ws")
+_INCLUDE = {
+    "name": "include",
+    "in": "query",
+    "description": "What the document shows beside: its input, what went in and out of steps, tracebacks.",
+    "schema": {"type": "array", "items": {"enum": list(INCLUDES)}},
+    "style": "form",
+    "explode": False,
+}
 _SIGNAL_BODY = {
     "description": "Any JSON value; without a body null.",
     "required": False,
@@ -116,6 +125,8 @@ def _secured(made: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> dic
             operation["responses"]["401"] = _problem("No API key, or one that is not known.", challenge)
             if rule.guard == "operator":
                 operation["responses"]["403"] = _problem("Not with a key of this tenant.")
+            elif _INCLUDE in operation["parameters"]:
+                operation["responses"]["403"] = _problem("`include` needs a key with the scope `inspect`.")
             elif rule.scopes != EVERY_SCOPE:
                 # Roles that are needed, as OpenAPI 3.1 allows for schemes other than OAuth2; any of them will do.
                 operation["security"] = [{"key": [scope]} for scope in shown_scopes(rule.scopes)]
@@ -200,7 +211,7 @@ def _runs() -> dict[str, Any]:
             "/v1/runs": {"get": _get("list_runs", "A page of runs", "runs", _list_parameters(), "RunPage", "422")},
             "/v1/runs/{run_id}": {
                 "parameters": run_id,
-                "get": _get("get_run", "The run document", "runs", [], "Run", "404"),
+                "get": _get("get_run", "The run document", "runs", [_INCLUDE], "Run", "404", "422"),
             },
             "/v1/runs/{run_id}/events": {
                 "parameters": run_id,
@@ -224,6 +235,7 @@ def _runs() -> dict[str, Any]:
                 ),
             },
         }
+        | _values(run_id)
         | _requests(run_id)
         | {
             "/v1/runs/{run_id}/ws": {
@@ -242,6 +254,22 @@ def _runs() -> dict[str, Any]:
             },
         }
     )
+
+
+def _values(run_id: list[dict[str, Any]]) -> dict[str, Any]:
+    """What went in and out, whole."""
+    shown = {"200": {"description": "The input.", "content": {JSON: {"schema": {"type": "object"}}}}}
+    answers = shown | _problems("404", "410", "500", "503")
+    return {
+        "/v1/runs/{run_id}/input": {
+            "parameters": run_id,
+            "get": _operation("get_input", "The bare input", "runs", answers),
+        },
+        "/v1/runs/{run_id}/steps/{key}": {
+            "parameters": [*run_id, _in_path("key", "The step's key.")],
+            "get": _get("get_step", "A step with what went in and out", "runs", [], "Step", "404", "410"),
+        },
+    }
 
 
 def _requests(run_id: list[dict[str, Any]]) -> dict[str, Any]:
@@ -305,6 +333,7 @@ def _list_parameters() -> list[dict[str, Any]]:
     text = {"type": "string", "maxLength": FILTER_LENGTH_MAX}
     time = {"type": "string", "format": "date-time"}
     return [
+        _INCLUDE,
         _query("session_id", "Only runs of this session.", text),
         _query("status", "Only runs in this state.", {"enum": list(STATUSES)}),
         _query("pipeline", "Only runs of this pipeline.", text),

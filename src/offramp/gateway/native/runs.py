@@ -14,6 +14,7 @@ from offramp.gateway import starting
 from offramp.gateway.call import Call, query_pointer
 from offramp.gateway.native.filters import LISTED, run_filter
 from offramp.gateway.native.framing import NativeEncoder
+from offramp.gateway.native.inspection import include_in
 from offramp.gateway.native.request import read_submission
 from offramp.gateway.native.stored import stored_result
 from offramp.gateway.negotiation import Preference, position, wants_stream
@@ -81,7 +82,8 @@ def _path(call: Call, record: RunRecord) -> str:
 
 async def show(call: Call) -> Reply:
     """`GET /v1/runs/{run_id}`: the run document."""
-    return json_reply(200, await call.service.document(call.run_id, call.tenant, call.prefix))
+    include = include_in(call, call.query("include"))
+    return json_reply(200, await call.service.document(call.run_id, call.tenant, call.prefix, include))
 
 
 async def result(call: Call) -> Answer:
@@ -118,5 +120,7 @@ async def accepted(call: Call, record: RunRecord, **more: Any) -> Reply:
 
 async def listing(call: Call) -> Reply:
     """`GET /v1/runs`: a page of run documents, newest first unless asked otherwise."""
-    page, after = await call.service.list(run_filter(call.tenant, call.query(*LISTED)), call.prefix)
+    query = call.query(*LISTED, "include")
+    wanted, include = run_filter(call.tenant, query), include_in(call, query)
+    page, after = await call.service.list(wanted, call.prefix, include)
     return json_reply(200, {"runs": page, "has_more": after is not None, "after": after})

@@ -38,19 +38,55 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 RUN_ID: Schema = {"type": "string", "pattern": "^run_[0-9A-HJKMNP-TV-Z]{26}$"}
 
+WHERE: Schema = {
+    "oneOf": [{"type": "null"}, _object({"file": _STRING, "line": {"type": "integer"}, "function": _STRING})],
+    "description": "The innermost line of the user's code.",
+}
 RUN_ERROR = _object(
     {
         "code": _STRING,
         "message": _STRING,
         "step": _nullable("string"),
         "attempt": _nullable("integer"),
-        "where": {
-            "oneOf": [{"type": "null"}, _object({"file": _STRING, "line": {"type": "integer"}, "function": _STRING})],
-            "description": "The innermost line of the user's code.",
-        },
+        "where": WHERE,
+        "traceback": _nullable("string", description="With `include=traceback`: frames, without values."),
         "causes": {"type": "array", "items": {"$ref": "#/components/schemas/RunError"}},
     },
     ["code", "message", "step", "attempt", "where"],
+)
+
+TRUNCATED = _object(
+    {
+        "truncated": {"const": True},
+        "bytes": {"type": "integer", "description": "The size of the whole as JSON."},
+        "preview": {"type": "string", "description": "The beginning of its JSON."},
+        "link": _nullable("string", description="The address of the whole; null where it was not recorded."),
+    },
+    description="Stands for a large value.",
+)
+
+STEP = _object(
+    {
+        "name": _STRING,
+        "key": _STRING,
+        "label": _nullable("string"),
+        "status": _STRING,
+        "attempts": {"type": "integer"},
+        "started_at": _MOMENT,
+        "duration_ms": _nullable("number"),
+        "arguments": {"description": "By parameter name, or a Truncated; null until it has ended."},
+        "result": {"description": "Any JSON value, or a Truncated; null until it completed."},
+        "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
+        "failures": {
+            "type": "array",
+            "description": "Of each failed attempt.",
+            "items": _object(
+                {"code": _STRING, "message": _STRING, "attempt": {"type": "integer"}, "at": _MOMENT, "where": WHERE}
+            ),
+        },
+    },
+    ["name", "key", "label", "status", "attempts", "started_at", "duration_ms"],
+    description="From `arguments` on with `include=steps` only.",
 )
 
 RUN = _object(
@@ -89,18 +125,9 @@ RUN = _object(
         "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
         "steps": {
             "type": "array",
-            "items": _object(
-                {
-                    "name": _STRING,
-                    "key": _STRING,
-                    "label": _nullable("string"),
-                    "status": _STRING,
-                    "attempts": {"type": "integer"},
-                    "started_at": _MOMENT,
-                    "duration_ms": _nullable("number"),
-                }
-            ),
+            "items": {"$ref": "#/components/schemas/Step"},
         },
+        "input": {"description": "With `include=input`; above 16 KiB a Truncated."},
         "waiting_for": {"type": "array", "items": {"$ref": "#/components/schemas/Wait"}},
         "trace_id": _nullable("string"),
         "retry_of": _nullable("string", description="The run that this one retries."),
@@ -339,6 +366,8 @@ HEALTH = _object({"status": _STRING})
 
 COMPONENTS: dict[str, Schema] = {
     "Run": RUN,
+    "Step": STEP,
+    "Truncated": TRUNCATED,
     "Wait": WAIT,
     "Signalled": SIGNALLED,
     "RunError": RUN_ERROR,

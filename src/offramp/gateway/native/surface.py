@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from offramp.gateway.access import EVERY_SCOPE
-from offramp.gateway.native import catalog, docs, levels, openapi, retrying, runs, signals, stats, tickets, workers, ws
-from offramp.gateway.surface import OPERATING, SOCKET, CrossOrigin, Route, Surface
+from offramp.gateway.native import (
+    catalog,
+    docs,
+    inspection,
+    levels,
+    openapi,
+    retrying,
+    runs,
+    signals,
+    stats,
+    tickets,
+    workers,
+    ws,
+)
+from offramp.gateway.surface import INSPECTING, OPERATING, SOCKET, CrossOrigin, Route, Surface
 
 NATIVE = Surface(
     (
         Route("POST", "/v1/pipelines/{name}/runs", runs.submit),
         Route("GET", "/v1/runs/{run_id}", runs.show),
+        Route("GET", "/v1/runs/{run_id}/input", inspection.run_input, scopes=INSPECTING),
+        Route("GET", "/v1/runs/{run_id}/steps/{key}", inspection.step, scopes=INSPECTING),
         Route("GET", "/v1/runs/{run_id}/events", runs.events, takes_ticket=True),
         Route("GET", "/v1/runs/{run_id}/result", runs.result),
         Route(SOCKET, "/v1/runs/{run_id}/ws", ws.socket, takes_ticket=True),
