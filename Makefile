@@ -15,6 +15,8 @@ ARGS ?=
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 3 * (os.cpu_count() or 1) // 2))')
 # How often make chaos kills.
 KILLS ?= 500
+# How often make cold-starts starts a site.
+STARTS ?= 20
 # How much make fuzz sends.
 EXAMPLES ?= 500
 ATTACKS ?= 100000
@@ -29,7 +31,7 @@ export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-phoenix chaos fuzz check style prose types layers deps sizes docs fix bench audit lock clean
+.PHONY: help setup demo test test-phoenix chaos fuzz cold-starts check style prose types layers deps sizes docs fix bench audit lock clean
 # A recipe that fails halfway leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -87,6 +89,10 @@ test-phoenix: setup $(PHOENIX)/.setup ## send the trace of a demoted run to a re
 chaos: setup ## kill a service at every crash point, then KILLS times at random; check every invariant
 	$(BIN)/pytest -m "" -n 1 tests/chaos tests/leaving tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# STARTS as many; the suite makes 3. Needs a machine that has its cores for itself.
+cold-starts: setup ## start a fresh FastAPI site STARTS times; its first run must keep its budget
+	COLD_STARTS=$(STARTS) $(BIN)/pytest -n 1 tests/examples/test_fastapi_desk.py
 
 # SEED=7 as above; EXAMPLES per operation of the OpenAPI document, and ATTACKS with malformed requests.
 fuzz: setup ## fuzz a served gateway: by its OpenAPI document, and with malformed requests
