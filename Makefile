@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 DEMO := .venv-demo
 PHOENIX := .venv-phoenix
 GENERATORS := .venv-generators
+NODE := tests/generators/node_modules
 AUDIT := .venv-audit
 NEW_ENOUGH := import sys; sys.version_info >= (3, 11) or sys.exit("offramp needs Python 3.11 or newer, this is %s: make PYTHON=..." % sys.version.split()[0])
 # More arguments for pytest: make test ARGS="-k journal -n 0"
@@ -69,12 +70,17 @@ demo: $(if $(wildcard $(VENV)/.setup-dev),,$(DEMO)/.setup) ## run the reference 
 	$(if $(wildcard $(VENV)/.setup-dev),$(BIN),$(DEMO)/bin)/python examples/reference_desk/demo.py
 
 # worksteal: a few tests start real processes and take long; a free worker takes over the tests behind them.
-test: setup $(GENERATORS)/.setup ## run the tests, in random order, in up to four processes
+test: setup $(GENERATORS)/.setup $(if $(shell command -v npm),$(NODE)/.setup) ## run the tests, in random order, in up to four processes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(NO_SKIPS) $(ARGS)
 
 $(GENERATORS)/.setup: constraints-generators.txt | $(BIN)/python
 	$(PYTHON) -m venv $(GENERATORS)
 	$(GENERATORS)/bin/python -m pip install --quiet --requirement constraints-generators.txt
+	@touch $@
+
+# Without npm, the test that needs it says so.
+$(NODE)/.setup: tests/generators/package.json tests/generators/package-lock.json
+	cd tests/generators && npm ci --no-audit --no-fund --silent
 	@touch $@
 
 $(PHOENIX)/.setup: constraints-phoenix.txt | $(BIN)/python

@@ -89,7 +89,7 @@ class TestOpenAPI:
         assert set(schema["properties"]) == set(FIELDS)
         arguments = schema["properties"]["input"]
         assert arguments["required"] == ["question"]
-        assert schema["properties"]["class"]["enum"] == ["batch", "interactive", None]
+        assert [each["const"] for each in schema["properties"]["class"]["anyOf"]] == ["batch", "interactive", None]
         assert schema["properties"]["budget"]["maximum"] == 60.0
 
     @pytest.mark.parametrize(("secret", "kinds"), [("", {"null"}), (WEBHOOK_SECRET, {"null", "object"})])

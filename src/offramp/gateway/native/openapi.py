@@ -17,9 +17,18 @@ from offramp.core.stats import WINDOWS
 from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
-from offramp.gateway.native.schemas import COMPONENTS, RETRY, RUN_ID, Schema, rebased, run_request
+from offramp.gateway.native.schemas import (
+    COMPONENTS,
+    RETRY,
+    RUN_ID,
+    Schema,
+    identifiers,
+    one_of,
+    rebased,
+    run_request,
+)
 from offramp.gateway.native.stats import WINDOW_DEFAULT
-from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_MAX
+from offramp.gateway.negotiation import IDEMPOTENCY_KEY_PATTERN, SEQ_DIGITS_MAX, SEQ_MAX
 from offramp.gateway.problems import CONTENT_TYPE
 from offramp.gateway.reply import JSON, Reply, json_reply
 from offramp.gateway.surface import SOCKET
@@ -49,6 +58,8 @@ _VARY = {"Vary": {"schema": {"enum": ["Prefer", "Prefer, Origin"]}}}
 _NAME: Schema = {"type": "string", "maxLength": NAME_LENGTH_MAX, "pattern": "^[A-Za-z_][A-Za-z0-9_.\\-]*$"}
 _SEQ: Schema = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": SEQ_MAX}, {"const": ""}]}
 """An empty value counts as absent."""
+_SEQ_IN_HEADER: Schema = {"type": "string", "pattern": f"^[0-9]{{0,{SEQ_DIGITS_MAX}}}$"}
+"""The same as text: generators of clients take no union for a header."""
 _TICKETED = ("/v1/runs/{run_id}/events", "/v1/runs/{run_id}/ws")
 _INCLUDE = {
     "name": "include",
@@ -57,6 +68,11 @@ _INCLUDE = {
     "schema": {"type": "array", "items": {"enum": list(INCLUDES)}},
     "style": "form",
     "explode": False,
+}
+_MESSAGES = {
+    # OpenAPI 3.1 cannot say that a body is a sequence: a schema of one message would make clients parse it as JSON.
+    "schema": {"description": "Server-sent events, each a Message whose data is one Event."},
+    "x-item-schema": {"$ref": "#/components/schemas/Message"},
 }
 _SIGNAL_BODY = {
     "description": "Any JSON value; without a body null.",
@@ -77,12 +93,12 @@ def describe(service: Service, prefix: str = "", rules: Mapping[tuple[str, str],
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
             "parameters": [_in_path("name", "The pipeline.")],
-            "post": _submit(service, None, components),
+            "post": _submit(service, None, "", components),
         }
     }
-    for spec in service.pipelines.values():
-        paths[f"/v1/pipelines/{spec.name}/runs"] = {"post": _submit(service, spec, components)}
-    paths |= _runs() | _catalog() | _operations()
+    for name, spec in zip(identifiers(service.pipelines), service.pipelines.values(), strict=True):
+        paths[f"/v1/pipelines/{spec.name}/runs"] = {"post": _submit(service, spec, name, components)}
+    paths |= _runs() | _catalog() | _operations(service)
     made = {
         "openapi": "3.1.0",
         "info": {
@@ -140,15 +156,15 @@ def _rule(rules: Mapping[tuple[str, str], Rule], method: str, path: str) -> Rule
     return found or rules["POST", "/v1/pipelines/{name}/runs"]
 
 
-def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, Schema]) -> dict[str, Any]:
+def _submit(service: Service, spec: PipelineSpec | None, name: str, components: dict[str, Schema]) -> dict[str, Any]:
     input_schema: Schema = {"type": "object"}
     operation: dict[str, Any] = {"operationId": "submit", "summary": "Start a run of any pipeline"}
     if spec is not None:
-        input_schema = rebased(spec.signature.input_schema, f"{spec.name}.input", components)
-        result = rebased(spec.signature.result_schema, f"{spec.name}.result", components)
-        components[f"{spec.name}.result"] = result
+        input_schema = rebased(spec.signature.input_schema, f"{name}.input", components)
+        result = rebased(spec.signature.result_schema, f"{name}.result", components)
+        components[f"{name}.result"] = result
         operation = {
-            "operationId": f"submit_{spec.name}",
+            "operationId": f"submit_{name}",
             "summary": f"Start a run of {spec.name}",
             "description": spec.doc,
         }
@@ -159,7 +175,7 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
         "description": "The event stream, with `Accept: text/event-stream`; it ends at the terminal event, or at "
         "`run.demoted` unless `follow` is true. With JSON: the finished run's document.",
         "headers": _PREFERENCE_APPLIED | _CONTENT_LOCATION,
-        "content": {SSE: {"schema": _ref("Message")}, JSON: {"schema": _run_of(spec)}},
+        "content": {JSON: {"schema": _run_of(name)}, SSE: _MESSAGES},
     }
     later = {
         "description": "Accepted, and not finished: at once with `Prefer: respond-async` or on the deep path, "
@@ -176,10 +192,10 @@ def _submit(service: Service, spec: PipelineSpec | None, components: dict[str, S
     }
 
 
-def _run_of(spec: PipelineSpec | None) -> Schema:
-    if spec is None:
+def _run_of(name: str) -> Schema:
+    if not name:
         return _ref("Run")
-    result = {"anyOf": [_ref(f"{spec.name}.result"), {"type": "null"}]}
+    result = {"anyOf": [_ref(f"{name}.result"), {"type": "null"}]}
     return {"allOf": [_ref("Run"), {"properties": {"result": result}}]}
 
 
@@ -191,7 +207,7 @@ def _submit_parameters() -> list[dict[str, Any]]:
             {"type": "string", "examples": ["respond-async", "wait=5"]},
         ),
         _key("The same key and body attach to the same run; quoted or bare."),
-        _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _SEQ),
+        _header("Last-Event-ID", "With an Idempotency-Key that is known: where its stream goes on.", _SEQ_IN_HEADER),
         _header("traceparent", "W3C Trace Context; `tracestate` and `baggage` too.", {"type": "string"}),
     ]
 
@@ -203,7 +219,7 @@ def _runs() -> dict[str, Any]:
     follow = _query("follow", "false: end after the newest event.", {"type": "boolean", "default": True})
     stream = {
         "description": "Events from the start or after a position, to the end of the run.",
-        "content": {SSE: {"schema": _ref("Message")}},
+        "content": {SSE: _MESSAGES},
     }
     unfinished = _json("Not finished yet.", "Run", _LOCATION | _RETRY_AFTER | _VARY)
     return (
@@ -221,7 +237,7 @@ def _runs() -> dict[str, Any]:
                     "runs",
                     {"200": stream, "204": {"description": "The event last seen is the run's last one."}}
                     | _problems("400", "404", "410", "422", "429", "500", "503"),
-                    [_header("Last-Event-ID", "The last event seen; wins.", _SEQ), resumed, after, follow],
+                    [_header("Last-Event-ID", "The last event seen; wins.", _SEQ_IN_HEADER), resumed, after, follow],
                 ),
             },
             "/v1/runs/{run_id}/result": {
@@ -330,7 +346,7 @@ def _signals(run_id: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _list_parameters() -> list[dict[str, Any]]:
-    text = {"type": "string", "maxLength": FILTER_LENGTH_MAX}
+    text = {"type": "string", "maxLength": FILTER_LENGTH_MAX, "pattern": "^[^\\x00-\\x1f]*$"}
     time = {"type": "string", "format": "date-time"}
     return [
         _INCLUDE,
@@ -348,11 +364,11 @@ def _list_parameters() -> list[dict[str, Any]]:
     ]
 
 
-def _stats_parameters() -> list[dict[str, Any]]:
+def _stats_parameters(service: Service) -> list[dict[str, Any]]:
     return [
         _query("window", "How far back.", {"enum": list(WINDOWS), "default": WINDOW_DEFAULT}),
-        _query("pipeline", "Only runs of this pipeline.", {"type": "string"}),
-        _query("class", "Only runs of this class.", {"type": "string"}),
+        _query("pipeline", "Only runs of this pipeline.", one_of(service.pipelines)),
+        _query("class", "Only runs of this class.", one_of(service.classes)),
     ]
 
 
@@ -366,7 +382,7 @@ def _catalog() -> dict[str, Any]:
     }
 
 
-def _operations() -> dict[str, Any]:
+def _operations(service: Service) -> dict[str, Any]:
     def plain(operation_id: str, summary: str, content_type: str) -> dict[str, Any]:
         answer = {"description": summary, "content": {content_type: {"schema": {"type": "string"}}}}
         return _operation(operation_id, summary, "operations", {"200": answer})
@@ -377,7 +393,9 @@ def _operations() -> dict[str, Any]:
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
         "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
         "/v1/stats": {
-            "get": _get("statistics", "Runs by pipeline and class", "operations", _stats_parameters(), "Stats", "422")
+            "get": _get(
+                "statistics", "Runs by pipeline and class", "operations", _stats_parameters(service), "Stats", "422"
+            )
         },
         "/v1/workers": {
             "get": _get("list_workers", "The processes of the service", "operations", [], "Workers", "422")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from offramp.core.events import TYPES
@@ -391,7 +394,7 @@ def run_request(input_schema: Schema, classes: list[str], budget_max: float, *, 
         {
             "input": input_schema,
             "session_id": _nullable("string", minLength=1, maxLength=SESSION_ID_LENGTH_MAX),
-            "class": {"enum": [*classes, None]},
+            "class": one_of([*classes, None]),
             "metadata": {
                 "type": "object",
                 "maxProperties": METADATA_PAIRS_MAX,
@@ -411,16 +414,37 @@ def run_request(input_schema: Schema, classes: list[str], budget_max: float, *, 
     )
 
 
+def one_of(values: Iterable[str | None]) -> Schema:
+    """One of these; no `enum`, as generators of clients fail at members that differ in case or punctuation alone."""
+    return {"anyOf": [{"const": value} for value in values]}
+
+
+def identifiers(names: Iterable[str]) -> list[str]:
+    """A name for each pipeline that code in any language can bear, each another, whatever its case."""
+    made: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "pipeline"
+        numbered = (f"{plain}_{number}" for number in itertools.count(2))
+        unique = next(each for each in itertools.chain([plain], numbered) if each.casefold() not in made)
+        made[unique.casefold()] = unique
+    return list(made.values())
+
+
 def rebased(schema: Schema, name: str, components: dict[str, Schema]) -> Schema:
     """`schema` with its definitions moved to `components` under names of their own.
 
-    `#/$defs/X` would mean something else once the schema is a part of a larger document.
+    `#/$defs/X` would mean something else once the schema is a part of a larger document. Titles go: generators of
+    clients name a class after them, and two pipelines may have a class of the same name.
     """
     renamed = {each: f"{name}.{_component_name(each)}" for each in schema.get("$defs", {})}
     for each, definition in schema.get("$defs", {}).items():
-        components[renamed[each]] = _with_refs(definition, renamed)
-    rest: Schema = _with_refs({key: value for key, value in schema.items() if key != "$defs"}, renamed)
-    return rest
+        components[renamed[each]] = _untitled(_with_refs(definition, renamed))
+    rest = _with_refs({key: value for key, value in schema.items() if key != "$defs"}, renamed)
+    return _untitled(rest)
+
+
+def _untitled(schema: Schema) -> Schema:
+    return {key: value for key, value in schema.items() if key != "title"}
 
 
 def _component_name(name: str) -> str:
