@@ -307,6 +307,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.purge:DUTY_S", "s", "until another process replaces a killed purger"),
             ("paths.purge:REST", "", "times the duration of a purge step, as the rest after it"),
             ("paths.purge:REST_S_MAX", "s", "at most of such a rest"),
+            ("paths.upkeep:COUNT_EVERY_S", "s", "between counts of waiting runs for `offramp_runs_waiting`"),
             (
                 "paths.upkeep:LEARN_EVERY_S",
                 "s",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 import offramp
 from offramp import App
@@ -15,6 +16,7 @@ from offramp.core.events import Frame, WaitEnded, WaitStarted, draft, frame
 from offramp.core.timestamps import rfc3339
 from offramp.errors import InputError, SignalTimeout
 from offramp.paths.signalling import is_awaited
+from offramp.ports.listing import RunFilter
 from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import GUARD_S, NOW, Signal, a_record, failure_of, log_of, of, reach, result_of
@@ -262,3 +264,32 @@ async def test_a_repeated_signal_is_no_misfit_of_a_later_wait(place):
             await service.signal(handle.id, "n", b"2", key="other")
         await handle.signal("n", "s")
         assert await result_of(handle) == [1, "s"]
+
+
+async def test_waiting_runs_are_listed_and_counted_for_the_metrics(place, clock):
+    async def ask(number: int) -> Any:
+        return await offramp.signal("go", timeout=3600) if number else number
+
+    def shown():
+        registry = CollectorRegistry()
+        for collector in runtime.service.collectors:
+            registry.register(collector)
+        kinds = ("signal", "time")
+        labels = [{"pipeline": "ask", "kind": kind} for kind in kinds]
+        return [registry.get_sample_value("offramp_runs_waiting", each) for each in labels]
+
+    async with started(app_of(ask), place, clock) as runtime:
+        list_waiting = RunFilter(waiting=True)
+        handles = [await runtime.start("ask", number=number) for number in range(3)]
+        for handle in handles[1:]:
+            await reach(handle, "wait.started")
+        await result_of(handles[0])
+        documents, _ = await runtime.service.list(list_waiting)
+        assert [document["id"] for document in documents] == [handles[2].id, handles[1].id]
+        assert [wait["name"] for document in documents for wait in document["waiting_for"]] == ["go", "go"]
+        await until(lambda: shown()[0] == 2, clock, step=1.0)
+        for handle in handles[1:]:
+            await handle.signal("go")
+            await until(lambda handle=handle: runtime.service.live.get(handle.id) is None, clock)
+        await until(lambda: shown()[0] == 0, clock, step=1.0)
+        assert await runtime.service.list(list_waiting) == ([], None)

@@ -126,7 +126,7 @@ async def test_every_statement_of_a_purge_is_a_range_of_an_index(traced, asked, 
     done = data(asked)
     assert not unranged(traced.database.path, done)
     removed = {re.match(r"DELETE FROM (\w+)", said)[1] for said in done if said.startswith("DELETE")}
-    assert removed == {"runs", "journal", "events", "signals", "turns", "webhooks", "idempotency"}
+    assert removed == {"runs", "journal", "events", "signals", "turns", "waits", "webhooks", "idempotency"}
     assert any("incremental_vacuum" in said for said in asked), "the file was not cut"
 
 
@@ -141,6 +141,7 @@ async def test_every_listing_is_a_range_of_an_index(traced, asked):
             await traced.store.runs(wanted)
             more = {"sla": "c", "path": "deep", "q": "x", "since": NOW, "until": NOW + 9, "newest_first": False}
             await traced.store.runs(msgspec.structs.replace(wanted, **more))
+            await traced.store.runs(msgspec.structs.replace(wanted, **more, waiting=True))
     done = data(asked)
     assert len(done) > 32
     assert not unranged(traced.database.path, done)

@@ -15,10 +15,12 @@ import msgspec
 import pytest
 
 from offramp import wiring
+from offramp.core.waits import waits_in
 from offramp.core.webhooks import Answer
 from offramp.egress import http
 from offramp.errors import RunGone
 from offramp.execution.clock import SystemClock
+from offramp.paths.deep import log_of
 from offramp.paths.submission import Submission
 from offramp.ports.store import RunFilter
 from offramp.settings import Settings
@@ -114,6 +116,24 @@ async def runs_by_case(service):
 
 def test_every_migration_has_a_database_from_before_it():
     assert set(SCHEMAS) >= set(range(1, len(MIGRATIONS)))
+
+
+@pytest.mark.parametrize("schema", [schema for schema in SCHEMAS if schema > SINCE["waiting"]])
+async def test_the_runs_that_wait_are_known_from_their_events(schema, tmp_path):
+    restored(schema, tmp_path / "data")
+    service = wiring.build(app, Settings(data=str(tmp_path / "data")), role="local")
+    try:
+        store, runs = service.process.store, await runs_by_case(service)
+        open_now = {
+            record.id
+            for record in runs.values()
+            if not record.finished and waits_in(await log_of(store, record.id)).open
+        }
+        assert {record.id for record in (await store.runs(RunFilter(waiting=True, limit=100))).runs} == open_now
+        assert runs["waiting"].id in open_now
+        assert sum((await store.waiting()).values()) == len(open_now)
+    finally:
+        await service.close()
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

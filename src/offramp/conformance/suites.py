@@ -25,6 +25,7 @@ from offramp.conformance import (
     store_records,
     store_secret,
     store_tallies,
+    store_waits,
     store_writes,
 )
 from offramp.conformance.blobs_stage import BlobsStage
@@ -51,7 +52,8 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records, store_secret, store_tallies, store_averages, store_cells),
+        *(store_writes, store_events, store_records, store_secret, store_tallies),
+        *(store_averages, store_cells, store_waits),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )

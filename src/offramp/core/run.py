@@ -153,6 +153,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     deaths_silent: int = 0
     company: int = 0
     left_by: LeftBy | None = None
+    waits: int = 0
     retry_of: str | None = None
     retried_as: list[str] = []
     keys_of: str | None = None

@@ -18,6 +18,8 @@ SCHEMA_BYTES_MAX = 16 * 1024
 Kind = Literal["signal", "time"]
 WaitState = Literal["sleep", "signal"]
 _KINDS: dict[str, Kind] = {"signal": "signal", "sleep": "time"}
+BITS: dict[WaitState, int] = {"signal": 1, "sleep": 2}
+"""Stores keep the kinds of a run's open waits as a mask of these."""
 _NULL = msgspec.Raw(b"null")
 _PREFIXES = (b'{"type":"wait.', b'{"type":"signal.')
 
@@ -101,12 +103,27 @@ def waits_in(frames: Iterable[Frame]) -> Waits:
     return waits
 
 
+def marks_of(waits: Waits) -> list[str]:
+    """The open waits, as `Change` marks them."""
+    return [Change("signal" if wait.kind == "signal" else "sleep", key).mark for key, wait in waits.open.items()]
+
+
+def kinds_in(mask: int) -> list[Kind]:
+    """The kinds of waits in a mask of `BITS`."""
+    return [_KINDS[wait] for wait, bit in BITS.items() if mask & bit]
+
+
 class Change(msgspec.Struct, frozen=True):
     """The start or end of a wait, as a store counts it."""
 
     wait: WaitState
     key: str
     begins: bool = False
+
+    @property
+    def mark(self) -> str:
+        """The wait among those of its run: its kind, a space, its key."""
+        return f"{self.wait} {self.key}"
 
 
 class _Changed(msgspec.Struct):

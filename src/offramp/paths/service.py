@@ -35,7 +35,7 @@ from offramp.paths.slo import ServiceLevel
 from offramp.paths.stats import Found
 from offramp.paths.submission import Accepted, Retrial, Submission
 from offramp.paths.submit import Submitter
-from offramp.paths.upkeep import CatchingUp, Learning, ObjectProbe, Purging
+from offramp.paths.upkeep import CatchingUp, Counting, Learning, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.engine import Engine
 from offramp.ports.listing import RunFilter
@@ -108,6 +108,7 @@ class Service:
             CatchingUp(process),
             Purging(process),
             ObjectProbe(process),
+            *([Counting(process)] if live.levels.shows else []),
             *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
             roster,

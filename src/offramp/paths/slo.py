@@ -47,7 +47,7 @@ class ServiceLevels(Part):
 
     def __init__(self, process: Process, *, shows: bool) -> None:
         self._process = process
-        self._shows = shows
+        self.shows = shows
         self._counts: dict[tuple[str, int, str], Counts] = {}
         self._lock = threading.Lock()
         self._classes = [sla for sla in process.classes.values() if sla.p95 is not None]
@@ -84,7 +84,7 @@ class ServiceLevels(Part):
             try:
                 if self._counts:
                     await self._write()
-                if self._shows and clock.monotonic() >= looks_at:
+                if self.shows and clock.monotonic() >= looks_at:
                     looks_at = clock.monotonic() + LOOK_EVERY_S
                     self._show(await self._look())
             except StoreError as error:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from offramp.errors import ObjectLost, ObjectsUnavailable, StoreError
+from offramp.execution.waiting import sleep_for
 from offramp.paths.durations import Durations
 from offramp.paths.parts import Background
 from offramp.paths.process import Process
@@ -14,6 +15,8 @@ from offramp.paths.purge import purge
 
 logger = logging.getLogger("offramp")
 
+COUNT_EVERY_S = 10.0
+"""Seconds between two counts of the runs that wait."""
 LEARN_EVERY_S = 5.0
 """Seconds until other processes learn the durations of runs here; a crash loses as much."""
 
@@ -40,6 +43,20 @@ class Purging(Background):
                 await purge(self._process, lambda: self.is_over)
             except StoreError as error:
                 logger.error("expired runs were not removed: %s", error)  # noqa: TRY400 - tried again
+
+
+class Counting(Background):
+    """Shows in the metrics how many runs of all processes wait."""
+
+    async def work(self) -> None:
+        """Count them every `COUNT_EVERY_S` seconds."""
+        clock = self._process.clock
+        while not self.is_over:
+            try:
+                self._process.metrics.waiting(await self._process.store.waiting())
+            except StoreError as error:
+                logger.error("waiting runs were not counted: %s", error)  # noqa: TRY400 - tried again
+            await sleep_for(clock, COUNT_EVERY_S)
 
 
 class Learning(Background):

@@ -24,6 +24,7 @@ class RunFilter(msgspec.Struct, frozen=True):
         until: accepted before this time.
         q: a part of their id, session or one of the values of their metadata; case counts for letters outside ASCII
             alone. A whole id finds the run with that id alone.
+        waiting: only runs that wait, for a signal or a time.
         newest_first: the newest run first, otherwise the oldest.
     """
 
@@ -39,6 +40,7 @@ class RunFilter(msgspec.Struct, frozen=True):
     until: float | None = None
     q: str | None = None
     newest_first: bool = True
+    waiting: bool = False
 
     @property
     def ids(self) -> tuple[str, str]:
@@ -68,6 +70,7 @@ class RunFilter(msgspec.Struct, frozen=True):
         searched = (record.id, record.session_id or "", *record.metadata.values())
         return (
             low <= record.id < high
+            and (record.waits > 0 or not self.waiting)
             and all(value is None or getattr(record, name) == value for name, value in asked.items())
             and (self.part is None or any(self.part in folded(text) for text in searched))
         )

@@ -39,6 +39,8 @@ S22 `secret` returns the same bytes to every process of the store, for as long a
 S23 `add_cells` adds to the counts of cells, and is visible when it returns. `summed_cells` sums those of all processes,
    of one width and tenant, from the first to the last number. Cells are kept for the `KEPT_MINUTES` of their width.
 S24 `unfinished` finds the runs that have not ended, all of them if they are no more than asked for.
+S25 `runs` with `waiting` shows the runs with a wait that has begun and not ended according to their events, until they
+   end. `waiting` counts them by pipeline and kind of wait; a run that waits for both kinds counts for each.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -241,6 +243,9 @@ class Statistics(Protocol):
         Raises:
             StoreError: nothing was learned.
         """
+
+    async def waiting(self) -> Mapping[tuple[str, str], int]:
+        """How many runs of each pipeline wait for a signal, and for a time: by (pipeline, kind of wait) (S25)."""
 
 
 class Figures(Protocol):

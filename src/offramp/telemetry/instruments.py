@@ -90,6 +90,13 @@ RUNTIME: tuple[Instrument, ...] = (
         _SECONDS,
     ),
     Instrument(names.RUNS_LIVE, "gauge", "{run}", "runs executing here now, by the path they began on", (names.PATH,)),
+    Instrument(
+        names.RUNS_WAITING,
+        "gauge",
+        "{run}",
+        "runs that wait for a signal or a time, of all processes, as this gateway last saw them",
+        (names.PIPELINE, names.KIND),
+    ),
     Instrument(names.RUNS_PURGED, "counter", "{run}", "runs whose data was removed at the end of their retention"),
     Instrument(names.DEMOTIONS, "counter", "{run}", "runs that left the fast path here", (names.REASON,)),
     Instrument(

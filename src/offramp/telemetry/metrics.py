@@ -72,6 +72,12 @@ class Metrics:
         """Where to ask how many runs execute."""
         self._board[names.RUNS_LIVE][path,].set_function(count)
 
+    def waiting(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """So many runs wait now, by pipeline and kind of wait; of others, none."""
+        gauges = self._board[names.RUNS_WAITING]
+        for labels in {*gauges, *counts}:
+            gauges[labels].set(counts.get(labels, 0))
+
     def first_event(self, record: RunRecord, seconds: float) -> None:
         """The first event after run.accepted became visible to readers this long after the acceptance."""
         self._first_event[record.sla, record.path].observe(max(0.0, seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import msgspec
 
@@ -10,6 +11,7 @@ from offramp.core import ownership
 from offramp.core.events import Frame
 from offramp.core.run import Outcome
 from offramp.core.slo import Counts
+from offramp.core.waits import change_in, kinds_in
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created
 from offramp.stores.memory import MemoryRunLog, MemoryStore
@@ -624,6 +626,48 @@ class EitherFilter(MemoryStore):
 
     async def runs(self, wanted):
         return await super().runs(replace(wanted, pipeline=None if wanted.session_id else wanted.pipeline))
+
+
+@breaks("S25")
+class WaitsForEver(MemoryStore):
+    """A run that has ended is still said to wait."""
+
+    def _append(self, run, event):
+        super()._append(run, event)
+        run.note_end = lambda: None
+
+
+@breaks("S25")
+class WaitsCounted(MemoryStore):
+    """A start of a wait that is written twice needs two ends."""
+
+    def _append(self, run, event):
+        change = change_in(event)
+        starts = run.__dict__.setdefault("starts", [])
+        if change is not None and change.begins:
+            starts.append(change.key)
+        elif change is not None:
+            starts.remove(change.key)
+            if change.key in starts:
+                event = msgspec.structs.replace(event, type="step.delta")
+        super()._append(run, event)
+
+
+@breaks("S25")
+class AnyWait(MemoryStore):
+    """Runs that do not wait are listed among those that do."""
+
+    async def runs(self, wanted):
+        return await super().runs(replace(wanted, waiting=False))
+
+
+@breaks("S25")
+class OneKindOfWait(MemoryStore):
+    """A run that waits for both kinds is counted for one."""
+
+    async def waiting(self):
+        runs = [run.record for run in self._runs.values() if run.record.waits]
+        return Counter((run.pipeline, kinds_in(run.waits)[0]) for run in runs)
 
 
 @breaks("S13")

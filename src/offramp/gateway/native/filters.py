@@ -18,8 +18,22 @@ LIMIT_MAX = 100
 FILTER_LENGTH_MAX = 200
 STATUSES: tuple[str, ...] = get_args(Status)
 PATHS: tuple[str, ...] = get_args(Path)
+BOOLEANS = ("true", "false")
 ORDERS = {"desc": True, "asc": False}
-LISTED = ("session_id", "status", "pipeline", "class", "path", "since", "until", "q", "order", "limit", "after")
+LISTED = (
+    "session_id",
+    "status",
+    "pipeline",
+    "class",
+    "path",
+    "waiting",
+    "since",
+    "until",
+    "q",
+    "order",
+    "limit",
+    "after",
+)
 """The parameters of a listing."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _UNESCAPED_PLUS = re.compile(r" (?=\d\d:\d\d$)")
@@ -40,6 +54,7 @@ def run_filter(tenant: str, query: Mapping[str, str]) -> RunFilter:
         "status": choice_of(query, "status", STATUSES),
         "sla": text_of(query, "class"),
         "path": choice_of(query, "path", PATHS),
+        "waiting": choice_of(query, "waiting", BOOLEANS) == "true",
         "since": _time(query, "since"),
         "until": _time(query, "until"),
         "q": text_of(query, "q") or None,

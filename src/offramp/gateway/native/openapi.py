@@ -355,6 +355,7 @@ def _list_parameters() -> list[dict[str, Any]]:
         _query("pipeline", "Only runs of this pipeline.", text),
         _query("class", "Only runs of this class.", text),
         _query("path", "Only runs that are, or ended, on this path.", {"enum": list(PATHS)}),
+        _query("waiting", "Only runs that wait for a signal or a time.", {"type": "boolean", "default": False}),
         _query("since", "Only runs accepted at this time or later.", time),
         _query("until", "Only runs accepted before this time.", time),
         _query("q", "Only runs with this text in their id, session or a value of their metadata.", text),

@@ -10,6 +10,7 @@ from offramp.core.events import RESULT_INLINE_BYTES_MAX, Frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import NOT_BEGUN, Ownership, StepTurn
 from offramp.core.run import RunHead, RunRecord
+from offramp.core.waits import BITS, Change, WaitState
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Claim, Lease
@@ -30,6 +31,7 @@ class MemoryRun:
         self.parked_until: float | None = None
         self.turns: dict[str, StepTurn] = {}
         self.notices = 0
+        self._waits: set[tuple[WaitState, str]] = set()
 
     @property
     def ownership(self) -> Ownership:
@@ -59,6 +61,22 @@ class MemoryRun:
         """Apply the table's answer."""
         self.owner, self.token, self.parked_until = moved.owner, moved.token, moved.parked_until
         self.notices, self.record = moved.notices, ownership.shown(self.record, moved)
+
+    def note_wait(self, change: Change) -> None:
+        """Note that a wait begins or ends."""
+        wait = change.wait, change.key
+        (self._waits.add if change.begins else self._waits.discard)(wait)
+        self._show_waits()
+
+    def note_end(self) -> None:
+        """Note that the run has ended, and waits for nothing."""
+        self._waits.clear()
+        self._show_waits()
+
+    def _show_waits(self) -> None:
+        mask = sum({BITS[wait] for wait, _ in self._waits})
+        if mask != self.record.waits:
+            self.record = msgspec.structs.replace(self.record, waits=mask)
 
     def held(self, lease: Lease) -> bool:
         """Whether the lease is current, and has the newest turn at its step."""

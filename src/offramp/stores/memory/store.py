@@ -18,6 +18,7 @@ from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.core.stats import Cell
+from offramp.core.waits import change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
@@ -100,6 +101,8 @@ class MemoryStore:
         seq = len(run.frames) + 1
         made = Frame(seq, frame(event, run.record.id, seq))
         run.frames.append(made)
+        if (change := change_in(event)) is not None:
+            run.note_wait(change)
         self.outbox.note(run.record.id, seq, event.type)
         # Under the lock, so that listeners see the order of the log.
         for listener in self._listeners:
@@ -232,6 +235,12 @@ class MemoryStore:
             before = len(self._keys)
             self._keys = {key: kept for key, kept in self._keys.items() if kept[0].expires_at > now}
             return before - len(self._keys)
+
+    async def waiting(self) -> dict[tuple[str, str], int]:
+        """How many runs wait, by pipeline and kind of wait."""
+        with self.lock:
+            records = [run.record for run in self._runs.values()]
+        return Counter((record.pipeline, kind) for record in records for kind in kinds_in(record.waits))
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch."""
@@ -493,6 +502,7 @@ class MemoryRunLog:
         def change(run: MemoryRun) -> None:
             run.move(ownership.finish(run.ownership, outcome.status))
             run.record = msgspec.structs.replace(run.record, finished_at=at, result=outcome.result, error=outcome.error)
+            run.note_end()
 
         with self._store.lock:  # a reader of the terminal event finds the outcome
             self._store.write(self.lease, None, event)

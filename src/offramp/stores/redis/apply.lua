@@ -193,7 +193,7 @@ function operations.uncreate(id, tenant, key, retry_of)
 end
 
 -- `may_append`.
-function operations.append(id, owner, token, step, turn, entry, kind, head, tail)
+function operations.append(id, owner, token, step, turn, entry, kind, head, tail, wait, key, begins)
   local run = held(id, owner, token, step, turn)
   if not run then return -1 end
   if step ~= '' then
@@ -206,6 +206,7 @@ function operations.append(id, owner, token, step, turn, entry, kind, head, tail
     run.new_entries[#run.new_entries + 1] = entry
     touched[id] = run
   end
+  if wait then note_wait(run, wait, key, begins) end
   return kind and add_event(run, kind, head, tail) or 0
 end
 
@@ -216,6 +217,7 @@ function operations.finish(id, owner, token, step, turn, ended, large, kind, hea
   local number = add_event(run, kind, head, tail)
   detach(run)
   for name, value in pairs(ended) do set(run, name, value) end
+  end_waits(run)
   set(run, 'owner', nil)
   if large then
     call('SET', P .. 'b:' .. id, large)

@@ -22,7 +22,7 @@ ENCODE = msgspec.msgpack.Encoder().encode
 SHOWN = (
     *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
     *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
-    *("deaths_alone", "deaths_silent", "company", "left_by", "retried", "id"),
+    *("deaths_alone", "deaths_silent", "company", "left_by", "retried", "waits", "id"),
 )
 """The fields that `record.lua` returns, in its order."""
 
@@ -112,6 +112,7 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
         deaths_silent=int(shown["deaths_silent"] or 0),
         company=int(shown["company"] or 0),
         left_by=_decoded(_left_by, shown["left_by"]),
+        waits=int(shown["waits"] or 0),
         retried_as=[] if shown["retried"] is None else shown["retried"].decode().split(),
         tenant=shown["tenant"].decode(),
         session_id=None if session is None else session.decode(),

@@ -9,6 +9,8 @@
 --   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
 --   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
 --   assigned  set   runs assigned to an engine
+--   ws:ID, wt:ID  set  its open waits for signals, and for times
+--   ix:w, ix:w:TENANT  zset  ids of waiting runs, newest last   waits  hash  "MASK PIPELINE": number of waiting runs
 --   waiting hash    tenant: number of its queued runs; see queued.lua
 --   o:OWNER set     its runs    c:OWNER  set  those with a request to cancel    x:OWNER  set  those with deaths
 --   owners, about  hash  the registration of a process, and what it says about itself;  owners:until  zset  their leases
@@ -27,10 +29,10 @@ local P = ARGV[1]
 local call = redis.call
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
   'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged',
-  'deaths_alone', 'deaths_silent', 'company', 'left_by'}
+  'deaths_alone', 'deaths_silent', 'company', 'left_by', 'waits'}
 local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
   deaths = true, parked = true, signal_bytes = true, event_bytes = true, deaths_alone = true, deaths_silent = true,
-  company = true}
+  company = true, waits = true}
 local OUTCOMES = {completed = true, failed = true, cancelled = true, expired = true}
 local ARGS_MAX = 1000
 
@@ -108,6 +110,34 @@ local function flush()
     end
   end
   runs, touched = {}, {}
+end
+
+-- Set the mask of the kinds of a run's open waits, 0 for none.
+local function set_waits(run, mask)
+  local before = run.waits or 0
+  if mask == before then return end
+  for _, index in ipairs({'ix:w', 'ix:w:' .. run.tenant}) do
+    if mask > 0 then call('ZADD', P .. index, 0, run.id) else call('ZREM', P .. index, run.id) end
+  end
+  for _, change in ipairs({{before, -1}, {mask, 1}}) do
+    local field = string.format('%d ', change[1]) .. run.pipeline
+    if change[1] > 0 and call('HINCRBY', P .. 'waits', field, change[2]) <= 0 then call('HDEL', P .. 'waits', field) end
+  end
+  set(run, 'waits', mask > 0 and mask or nil)
+end
+
+-- Note the start or end of a wait; `kind` is its bit in the mask.
+local function note_wait(run, kind, key, begins)
+  call(begins and 'SADD' or 'SREM', P .. (kind == 1 and 'ws:' or 'wt:') .. run.id, key)
+  set_waits(run, call('EXISTS', P .. 'ws:' .. run.id) + 2 * call('EXISTS', P .. 'wt:' .. run.id))
+end
+
+-- A run that has ended waits for nothing.
+local function end_waits(run)
+  if run.waits then
+    call('DEL', P .. 'ws:' .. run.id, P .. 'wt:' .. run.id)
+    set_waits(run, 0)
+  end
 end
 
 local function queue_of(run)

@@ -14,6 +14,7 @@ from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.core.stats import Cell
+from offramp.core.waits import BITS, change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
@@ -75,6 +76,8 @@ class RedisRunLog:
             )
         encoded = False if entry is None else raw(ENCODE(entry))
         described: tuple[Any, ...] = (False,) if event is None else (event.type, *halves(event, lease.run_id))
+        if event is not None and (change := change_in(event)) is not None:
+            described += (BITS[change.wait], change.key, change.begins)
         self._put(
             Operation(
                 wire("append", *held(lease), encoded, *described),
@@ -217,7 +220,9 @@ class RedisStore:
         asked = {"tenant": wanted.tenant, "session": wanted.session_id, "status": wanted.status}
         asked |= {"pipeline": wanted.pipeline, "path": wanted.path}
         fields = {name: value for name, value in asked.items() if value is not None}
-        if wanted.session_id is not None:
+        if wanted.waiting:
+            index = "ix:w" if wanted.tenant is None else f"ix:w:{fields.pop('tenant')}"
+        elif wanted.session_id is not None:
             index = f"ix:s:{fields.pop('session')}"
         elif wanted.tenant is not None:
             index = f"ix:t:{fields.pop('tenant')}"
@@ -372,6 +377,16 @@ class RedisStore:
         commit: Commit[dict[str, float]] = Commit()
         self.writer.put(Operation(wire("learn", observed), commit, _averages))
         return await commit
+
+    async def waiting(self) -> dict[tuple[str, str], int]:
+        """How many runs wait, by pipeline and kind of wait."""
+        counts = await self._reader.read(lambda client: client.hgetall(f"{self._tag}waits"))
+        found: dict[tuple[str, str], int] = {}
+        for field, runs in counts.items():
+            mask, _, pipeline = field.decode().partition(" ")
+            for kind in kinds_in(int(mask)):
+                found[pipeline, kind] = found.get((pipeline, kind), 0) + int(runs)
+        return found
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process makes visible."""

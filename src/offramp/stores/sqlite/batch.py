@@ -21,10 +21,12 @@ from offramp.core.events import TERMINAL, frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, NOT_BEGUN, StepTurn
 from offramp.core.run import RunRecord
+from offramp.core.waits import Change, change_in
 from offramp.core.webhooks import target_of
 from offramp.errors import IdempotencyMismatch, LeaseLost, RunConflict
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created, Lease
+from offramp.stores.sqlite import waits
 from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.rows import (
     ENCODE,
@@ -48,7 +50,7 @@ _INSERT_RUNS = (
 # `ownership.finish`, for every run of a batch: `_tail` has checked the lease.
 _FINISH_RUNS = (
     "UPDATE OR ROLLBACK runs SET status = v.column2, finished_at = v.column3, result = v.column4, error = v.column5, "
-    "owner = NULL, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
+    "owner = NULL, waits = 0, purge_at = v.column3 + retention FROM (VALUES {rows}) AS v WHERE runs.id = v.column1"
 )
 # An entry that is claimed, or waits for its next attempt, keeps its time.
 _ANNOUNCE = (
@@ -105,6 +107,7 @@ class Transaction:
         self._entries: list[Any] = []
         self._frames: dict[str, Batch] = {}
         self._finished: list[Any] = []
+        self._waits: list[tuple[str, Change]] = []
         self._webhooks: list[Any] = []
         self._due: dict[str, int] = {}
         self.has_announced = False
@@ -248,6 +251,8 @@ class Transaction:
         batch.frames.append(frame(event, run_id, tail.seq))
         if event.type in tail.announced:
             self._due[run_id] = tail.seq
+        if (change := change_in(event)) is not None:
+            self._waits.append((run_id, change))
         tail.seq += 1
 
     def _create(self, operation: Create) -> None:
@@ -338,10 +343,12 @@ class Transaction:
             else:
                 before.frames.extend(batch.frames)
         execute(self._connection, "INSERT OR ROLLBACK INTO events VALUES {rows}", 5, chunks)
+        if self._waits:
+            waits.write(self._connection, self._waits)
         execute(self._connection, _FINISH_RUNS, 5, self._finished)
         self._flush_webhooks()
         self._flush_turns()
-        self._runs, self._entries, self._frames, self._finished = [], [], {}, []
+        self._runs, self._entries, self._frames, self._finished, self._waits = [], [], {}, [], []
 
     def _flush_turns(self) -> None:
         rows = [value for run, step in self._turned for value in (run, step, *self._turns[run, step])]

@@ -39,10 +39,11 @@ def prepare(connection: sqlite3.Connection) -> None:
 def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
     """Matching records, in the order asked for, as far as one page scans."""
     values = _values(wanted)
-    source, found_by, left = _range(values)
+    source, found_by, left = _range(values, waiting=wanted.waiting)
     order, beyond = ("DESC", ">=") if wanted.newest_first else ("ASC", "<=")
     among = (
         f"FROM runs {source} WHERE {''.join([f'{name} = :{name} AND ' for name in found_by])}id >= :low AND id < :high"
+        + (" AND waits > 0" if wanted.waiting else "")
     )
     values["low"], values["high"] = wanted.ids
     values["limit"] = wanted.limit + 1
@@ -69,9 +70,11 @@ def _values(wanted: RunFilter) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _range(values: dict[str, Any]) -> _Range:
+def _range(values: dict[str, Any], *, waiting: bool) -> _Range:
     """The index that most likely has the fewest rows that do not match."""
     rest = [name for name in values if name != "tenant"]
+    if waiting and "tenant" in values:
+        return _Range("INDEXED BY runs_waiting", ("tenant",), tuple(rest))
     if "tenant" not in values:
         return _Range("", (), tuple(rest))
     if "session_id" in values:

@@ -47,6 +47,7 @@ _TABLES = {
     "events": ("first", "-1"),
     "signals": ("number", "-1"),
     "turns": ("step", "''"),
+    "waits": ("key", "''"),
     "webhooks": ("run_id", "''"),
 }
 """The tables with a run's rows, each with the rest of its key and the least value of that."""

@@ -14,7 +14,7 @@ from offramp.core.run import Demotion, Route, RunRecord, Webhook
 ENCODE = msgspec.msgpack.Encoder().encode
 
 _COLUMNS = "id, status, path, started_at, finished_at, cancel_requested, purged, record, demotion, error, token, "
-_DEATHS = ", deaths, deaths_alone, deaths_silent, company, left_by"
+_DEATHS = ", deaths, deaths_alone, deaths_silent, company, left_by, waits"
 RECORD_COLUMNS = _COLUMNS + "result" + _DEATHS
 OWNED_COLUMNS = RECORD_COLUMNS + ", owner, parked_until, unheard, deadline_at"
 """A record, and the other facts that the table of ownership decides on, in one read."""
@@ -94,7 +94,7 @@ def without_data(encoded: bytes) -> bytes:
 
 def ownership_in(row: tuple[Any, ...]) -> Ownership:
     """The facts that decide about a run's moves, from `OWNED_COLUMNS`."""
-    return Ownership(row[1], row[17], row[10], row[2], row[3], row[18], bool(row[5]), row[16], row[19], row[20])
+    return Ownership(row[1], row[18], row[10], row[2], row[3], row[19], bool(row[5]), row[16], row[20], row[21])
 
 
 def decode_record(row: tuple[Any, ...]) -> RunRecord:
@@ -116,5 +116,6 @@ def decode_record(row: tuple[Any, ...]) -> RunRecord:
         deaths_silent=row[14],
         company=row[15],
         left_by=row[16],
+        waits=row[17],
         **msgspec.structs.asdict(kept),
     )

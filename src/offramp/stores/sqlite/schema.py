@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Any, cast
 
 from offramp.core.run import key_digest
 from offramp.errors import StoreError
 from offramp.stores.sqlite.rows import deadline_in
+from offramp.stores.sqlite.waits import OpenWaits
 
 MIGRATIONS: list[str] = [
     # 1: runs, with columns for queries and the rest in `record`; events in chunks of one commit each.
@@ -175,6 +177,19 @@ MIGRATIONS: list[str] = [
     ) WITHOUT ROWID;
     CREATE INDEX cells_number ON cells (width, number);
     """,
+    # 12: what runs wait for: their open waits, and in the run's own row a mask of the kinds of them.
+    """
+    ALTER TABLE runs ADD COLUMN waits INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE waits (run_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (run_id, key)) WITHOUT ROWID;
+    INSERT INTO waits SELECT run_id, value FROM (
+        SELECT run_id, open_waits(first, data) AS open FROM events JOIN runs ON id = run_id
+        WHERE finished_at IS NULL AND deltas = 0 GROUP BY run_id
+    ), json_each(open);
+    UPDATE runs SET waits = (SELECT sum(DISTINCT iif(key < 'signal!', 1, 2)) FROM waits WHERE run_id = id)
+    WHERE id IN (SELECT run_id FROM waits);
+    CREATE INDEX runs_waiting ON runs (tenant, id) WHERE waits > 0;
+    CREATE INDEX runs_waits ON runs (waits, pipeline) WHERE waits > 0;
+    """,
 ]
 
 
@@ -196,6 +211,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     connection.create_function("deadline_in", 1, deadline_in, deterministic=True)
     connection.create_function("key_digest", 1, key_digest, deterministic=True)
+    connection.create_aggregate("open_waits", 2, cast("Any", OpenWaits))
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]

@@ -25,6 +25,7 @@ from offramp.stores.sqlite.operations import Append, Create, Finish, Sync
 from offramp.stores.sqlite.purge import Purge
 from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.secret import shared_secret
+from offramp.stores.sqlite.waits import count as count_waiting
 from offramp.stores.sqlite.writer import Writer
 
 EVENT_ROWS_MAX = 32
@@ -310,6 +311,10 @@ class SQLiteStore:
         commit: Commit[dict[str, float]] = Commit()
         self.writer.put(Call(change, durable=False, commit=commit))
         return await commit
+
+    async def waiting(self) -> dict[tuple[str, str], int]:
+        """How many runs wait, by pipeline and kind of wait."""
+        return await self.database.read(count_waiting)
 
     def listen(self, listener: Listener) -> None:
         """Call `listener` with every batch that this process makes visible."""
