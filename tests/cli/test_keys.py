@@ -171,6 +171,10 @@ def test_keys_let_others_in_and_keys_come_and_go_while_it_serves(project):
         with httpx.Client(base_url=url, trust_env=False) as web:
             runs = web.get("/v1/runs", headers=bearer(ann)).json()["runs"]
             assert len(runs) == 1
+            seen = offramp("show", runs[0]["id"], "--url", url, cwd=project, env={"OFFRAMP_API_KEY": ann})
+            assert (seen.returncode, "completed" in seen.stdout) == (0, True), seen.stderr
+            steps = offramp("show", runs[0]["id"], "--steps", "--url", url, cwd=project, env={"OFFRAMP_API_KEY": ann})
+            assert (steps.returncode, "the scope 'inspect'" in steps.stderr) == (3, True)
             bob = add(project, "bob", "--tenant", "beta").stdout.strip()
             until(lambda: web.get("/v1/runs", headers=bearer(bob)).status_code == 200)
             assert web.get("/v1/runs", headers=bearer(bob)).json()["runs"] == []

@@ -97,3 +97,27 @@ def test_elsewhere_than_on_a_terminal_it_is_plain_text_and_json_is_the_document(
     assert "x" in row(plain.replace("> flaky", "flaky"), "flaky")[0]
     document = json.loads(ask(gateway, "show", run, "--json", cwd=project).stdout)
     assert [step["name"] for step in document["steps"]] == ["flaky"]
+    assert "input" not in document
+
+
+def test_what_failed_and_what_went_in_and_out(gateway, project):
+    run = submitted(gateway, project, "stumble", "-i", '{"question": "why"}')
+    text = shown(gateway, project, run)
+    line = (project / "desk.py").read_text().splitlines().index('        raise ValueError("not this time")') + 1
+    assert f"✗ attempt 1: ValueError: not this time (desk.py:{line} in flaky)" in text
+    steps = ask(gateway, "show", run, "--steps", cwd=project).stdout
+    for part in ('input       {"question":"why"}', 'arguments   {"word":"why"}', 'result      "why"', "completed in"):
+        assert part in steps
+    key = json.loads(ask(gateway, "show", run, "--json", cwd=project).stdout)["steps"][0]["key"]
+    for given in ("flaky", key):
+        step = ask(gateway, "show", run, "--step", given, cwd=project).stdout
+        assert '{\n  "word": "why"\n}' in step
+        assert "attempt 1   ValueError: not this time" in step
+    assert json.loads(ask(gateway, "show", run, "--step", key, "--json", cwd=project).stdout)["result"] == "why"
+    unknown = ask(gateway, "show", run, "--step", "flakey", cwd=project)
+    assert (unknown.returncode, "did you mean" in unknown.stderr) == (3, True)
+    failed = submitted(gateway, project, "refuse", "-i", '{"question": "why"}')
+    assert "Traceback (most recent call last):" in shown(gateway, project, failed)
+    assert json.loads(ask(gateway, "show", failed, "--steps", "--json", cwd=project).stdout)["input"] == {
+        "question": "why"
+    }

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from offramp.cli.waterfall import LABEL_MAX, LINKS_MAX, ROWS_MAX, WIDTH_ELSEWHERE, WIDTH_MAX, draw
+from offramp.cli.waterfall import (
+    EMITTED_MAX,
+    FAILURES_MAX,
+    LABEL_MAX,
+    LINKS_MAX,
+    ROWS_MAX,
+    WIDTH_ELSEWHERE,
+    WIDTH_MAX,
+    draw,
+)
 from tests.core.test_waterfall import INTERRUPTED, Log, ended, logs
 
 WIDTH_LEAST = 40
@@ -46,6 +55,7 @@ PICTURE = """\
 ▸ research  ────────────────────▼───┅┅▶┄┄┄┄┄┄┄┄┄┄┄▶══════════  2.4 s
   search    ▒▒▒▒▒▒▒▒▒▒▒▒▒       ╎     ╎           ╎            600 ms
 ▸ search    ██████✗•••███████████████ ╎           ╎            1.2 s  2 attempts
+    ✗ attempt 1: step-failed
 ▸ write                         ╎     ╍╍╍╍╍╍╍╍╍╍╍╍✗██████████  1.1 s
 
   ▒ step   ▒✗ failed attempt   ╌✗ attempt lost with its process
@@ -61,6 +71,41 @@ critical path  search failed 300 ms → search retry 200 ms → search 700 ms
 """
 
 
+def rows_in(lines):
+    """Without the axis, and what is below a row."""
+    return [line for line in lines[1 : lines.index("")] if not line.startswith("    ")]
+
+
+def test_the_reason_is_beside_each_failed_attempt_and_within_the_width():
+    log = Log()
+    where = {"file": "desk/search.py", "line": 41, "function": "fetch"}
+    for attempt in range(1, FAILURES_MAX + 3):
+        error = {"code": "step-failed", "message": f"ConnectionError: {attempt} " + "refused " * 20, "where": where}
+        log.step(attempt, "started", attempt=attempt).step(attempt + 0.5, "retrying", attempt=attempt, error=error)
+    lines = drawn(ended(log.step(9, "started", attempt=9).step(9.5, "completed", attempt=9), 9.5))
+    below = [line for line in lines if line.startswith("    ") and line != lines[0]]
+    assert "2 earlier failed attempts" in below[0]
+    assert [line.split()[2] for line in below if "✗" in line] == ["3:", "4:", "5:", "6:", "7:"]
+    assert "desk/search.py:41 in fetch" in " ".join(line.strip() for line in below)
+    assert max(map(len, below)) <= 80
+
+
+def test_a_step_that_hangs_shows_what_it_emitted_last():
+    log = Log().step(0.0, "started").step(1.0, "delta", delta="void").step(1.5, "retrying", error={}, delay_ms=0.0)
+    log.step(1.5, "started", attempt=2)
+    for number in range(EMITTED_MAX):
+        log.step(2.0, "delta", attempt=2, delta=f"w{number} ")
+    lines = drawn(log, 160, now=12.0)
+    shown = " ".join(line.strip() for line in lines[1 : lines.index("")] if line.startswith("    "))
+    assert "emitted last, 10.0 s ago: …" in shown
+    assert shown.endswith(f"w{EMITTED_MAX - 1}")
+    assert "void" not in shown
+    log.step(13.0, "delta", attempt=2, delta={"done": 3})
+    assert 'emitted last, 1.0 s ago: {"done":3}' in "".join(drawn(log, 400, now=14.0))
+    log.step(15.0, "completed", attempt=2)
+    assert "emitted" not in "".join(drawn(log, 400, now=16.0))
+
+
 def test_a_picture():
     assert "\n".join(drawn(demoted())) + "\n" == PICTURE
 
@@ -69,7 +114,7 @@ def test_a_picture():
 def test_the_rows_fit_the_terminal_whatever_the_log_says(log, width, encoding, now):
     lines = drawn(log, width, encoding, now)
     rows = lines[: lines.index("")]
-    assert len(rows) == 1 + len(log.seen(now=now).rows)
+    assert len(rows_in(lines)) == len(log.seen(now=now).rows)
     assert max(map(len, rows)) <= min(width, WIDTH_MAX)
     assert encoding == "utf-8" or "".join(lines).isascii()
 
@@ -78,7 +123,7 @@ def test_the_rows_fit_the_terminal_whatever_the_log_says(log, width, encoding, n
 def test_the_rows_on_the_critical_path_are_marked_without_any_colour(log):
     found = log.seen(now=20.0)
     on_path = {link.row for link in found.critical if link.row is not None}
-    rows = drawn(log, now=20.0)[1 : 1 + len(found.rows)]
+    rows = rows_in(drawn(log, now=20.0))
     assert {number for number, line in enumerate(rows) if line.startswith("▸")} == on_path
 
 

@@ -128,7 +128,14 @@ _command(
     exits=EXITS_CLIENT,
 )
 _command(follow, f"offramp follow {_RUN}", f"offramp follow {_RUN} --after 17 | jq .", exits=EXITS_CLIENT)
-_command(show, f"offramp show {_RUN}", f"offramp show {_RUN} --json | jq .steps", exits=EXITS_CLIENT)
+_command(
+    show,
+    f"offramp show {_RUN}",
+    f"offramp show {_RUN} --steps",
+    f"offramp show {_RUN} --step search",
+    f"offramp show {_RUN} --json | jq .steps",
+    exits=EXITS_CLIENT,
+)
 _command(
     list_runs,
     "offramp list --status running",

@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
@@ -19,7 +20,7 @@ from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line,
 from offramp.cli.view import duration, error_text
 from offramp.core.names import did_you_mean
 from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
-from offramp.errors import RunGone
+from offramp.errors import Forbidden, RunGone
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,33 +33,86 @@ _STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled":
 RESULT_SHOWN_MAX = 2_000
 
 
-def show(run_id: RunId, *, as_json: AsJson = False, url: Url = _URL, api_key: ApiKey = None) -> int:
-    """Show a run: its steps and waits over time, its critical path, its result."""
-    from rich.text import Text
+def show(
+    run_id: RunId,
+    *,
+    steps: Annotated[bool, typer.Option("--steps", help="Also what went in and out of each step.")] = False,
+    step: Annotated[
+        str | None,
+        typer.Option("--step", metavar="KEY", help="Only this step, by key or name, whole.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = _URL,
+    api_key: ApiKey = None,
+) -> int:
+    """Show a run: its steps and waits over time, what failed and where, its critical path, its result.
 
+    --steps and --step need an API key with the scope 'inspect', and so does the traceback of a failed run.
+    """
     from offramp.cli.client import Gateway
 
     with Gateway(url, api_key) as gateway:
-        document = gateway.get(run_id).data
+        if step is not None:
+            return _show_step(gateway, run_id, step, as_json=as_json)
+        include = ["input", "steps", "traceback"] if steps else []
+        document = gateway.get(run_id, include=include).data if as_json else _inspected(gateway, run_id, include)
         if as_json:
             write_json(document)
             return OK
-        found = _waterfall(gateway, document)
-        if found is not None and found.status in OUTCOMES - {document["status"]}:
-            document = gateway.get(run_id).data  # the run ended between the two answers
+        waterfall = _waterfall(gateway, document)
+        if waterfall is not None and waterfall.status in OUTCOMES - {document["status"]}:
+            document = _inspected(gateway, run_id, include)  # the run ended between the two answers
+    _print_run(document, waterfall)
+    return OK
+
+
+def _inspected(gateway: Gateway, run_id: str, include: list[str]) -> dict[str, Any]:
+    """The document with what is asked for, and with the traceback if the key may see it."""
+    if include:
+        return gateway.get(run_id, include=include).data
+    try:
+        return gateway.get(run_id, include=["traceback"]).data
+    except Forbidden:
+        return gateway.get(run_id).data
+
+
+def _show_step(gateway: Gateway, run_id: str, given: str, *, as_json: bool) -> int:
+    from offramp.cli.steps import key_of, whole
+
+    key = key_of(gateway.get(run_id).data.get("steps") or [], given)
+    step = gateway.request("GET", f"/v1/runs/{quote(run_id, safe='')}/steps/{quote(key, safe='')}")
+    if as_json:
+        write_json(step)
+        return OK
+    out = console(sys.stdout)
+    for line in whole(step):
+        out.print(line)
+    return OK
+
+
+def _print_run(document: dict[str, Any], waterfall: Waterfall | None) -> None:
+    from rich.text import Text
+
+    from offramp.cli.steps import listed
+
     out = console(sys.stdout)
     for name, value in facts(document):
         out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
-    if found is not None:
+    if waterfall is not None:
         from offramp.cli.waterfall import draw
 
         out.print()
-        for line in draw(found, out):
+        for line in draw(waterfall, out):
             out.print(line)
+    for line in listed(document):
+        out.print(line)
+    traceback = (document.get("error") or {}).get("traceback")
+    if traceback:
+        out.print()
+        out.print(Text(printable(traceback)))
     if document.get("result") is not None:
         out.print()
         out.print(Text(_shortened(document)))
-    return OK
 
 
 def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:

@@ -5,6 +5,7 @@ Owns glyphs, colours and columns; `core/waterfall.py` decides what happened when
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from offramp.cli.output import one_line
-from offramp.cli.view import duration
+from offramp.cli.view import duration, error_text
 from offramp.core.timescale import Scale
 from offramp.core.waterfall import Row, Span, SpanKind, Waterfall
 
@@ -27,6 +28,12 @@ NARROW = 60
 TICKS_APART = 14
 LINKS_MAX = 12
 """The maximum of named parts of the critical path."""
+
+
+FAILURES_MAX = 5
+"""The maximum of failed attempts that are explained below a step."""
+EMITTED_MAX = 200
+"""Characters of what a running step emitted last."""
 
 
 class Look(NamedTuple):
@@ -89,6 +96,7 @@ class _Drawing:
         yield self._axis()
         for number, row in self._rows:
             yield self._line(number, row)
+            yield from self._beside(row)
         left_out = len(self._waterfall.rows) - len(self._rows)
         if left_out:
             yield Text(f"  and {left_out} shorter ones", style="dim")
@@ -113,6 +121,26 @@ class _Drawing:
         line.append(self._says[number], style="" if row.status in _FINE or row.kind == "run" else "bold")
         line.rstrip()
         return line
+
+    def _beside(self, row: Row) -> Iterable[Text]:
+        """The reason of each failed attempt, and what a running one emitted last, below the row, which has no room."""
+        cross, dots = ("✗", "…") if self._unicode else ("x", "...")
+        left_out = len(row.failures) - FAILURES_MAX
+        if left_out > 0:
+            yield Text(f"    {dots} {left_out} earlier failed attempts", style="dim")
+        for failed in row.failures[-FAILURES_MAX:]:
+            reason = error_text({**failed.error, "step": None, "attempt": 1})
+            yield from self._indented(f"{cross} attempt {failed.attempt}: {reason}", "red")
+        if row.emitted is not None:
+            ago = duration(max(0.0, self._waterfall.took - row.emitted.at) * 1000)
+            text = one_line(row.emitted.text)
+            cut = f"{dots}{text[-EMITTED_MAX:]}" if len(text) > EMITTED_MAX else text
+            yield from self._indented(f"emitted last, {ago} ago: {cut}", "italic")
+
+    def _indented(self, text: str, style: str) -> Iterable[Text]:
+        shown = text if self._unicode else text.encode("ascii", "replace").decode()
+        for line in textwrap.wrap(shown, self._width, initial_indent=" " * 4, subsequent_indent=" " * 6):
+            yield Text(line, style=style)
 
     def _bar(self, number: int, row: Row) -> Text:
         cells = [(" ", "")] * self._bars

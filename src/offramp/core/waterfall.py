@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from offramp.core.critical import Interval, Link, Totals, critical_path, totals
 from offramp.core.events import INTERRUPTED, TERMINAL, Event
@@ -21,6 +23,8 @@ with its process, one that was `cancelled` (its end is in no event), the delay b
 Of the run: `queued`, executing on the `fast` or the `deep` path, between two processes after a demotion (`handoff`),
 while it only waited (`parked`), or because its process died or stopped (`moved`)."""
 
+EMITTED_LENGTH_MAX = 2_000
+"""Characters kept of what a step emitted last."""
 BUSY: frozenset[str] = frozenset({"attempt", "failed", "cancelled"})
 WAITING: frozenset[str] = frozenset({"queued", "retry", "wait", "parked"})
 MOVING: frozenset[str] = frozenset({"handoff", "moved", "lost"})
@@ -35,14 +39,33 @@ class Span(NamedTuple):
     open: bool = False
 
 
+class Failed(NamedTuple):
+    """A failed attempt: its number, and the error as events describe it."""
+
+    attempt: int
+    error: Mapping[str, Any]
+
+
+class Emitted(NamedTuple):
+    """What a running attempt emitted last, and when, in seconds."""
+
+    text: str
+    at: float
+
+
 class Row(NamedTuple):
-    """The run itself, a step call or a wait; `took` in seconds from its first span to its last."""
+    """The run itself, a step call or a wait; `took` in seconds from its first span to its last.
+
+    `failures` are those of its attempts, and `emitted` is the last of what a running one emitted.
+    """
 
     kind: Literal["run", "step", "wait"]
     name: str
     status: str
     attempts: int
     spans: tuple[Span, ...]
+    failures: tuple[Failed, ...] = ()
+    emitted: Emitted | None = None
 
     @property
     def took(self) -> float:
@@ -108,6 +131,8 @@ class _Track:
     spans: list[Span] = field(default_factory=list)
     open: tuple[SpanKind, float] | None = None
     given_up: bool = False
+    failures: list[Failed] = field(default_factory=list)
+    emitted: Emitted | None = None
 
     def begin(self, kind: SpanKind, at: float) -> None:
         # Clocks of two machines disagree: a span is drawn after the one before it all the same.
@@ -132,7 +157,8 @@ class _Track:
             self.open, self.given_up = ("attempt", self.spans.pop().start), False
 
     def row(self) -> Row:
-        return Row(self.kind, self.name, self.status, self.attempts, tuple(self.spans))
+        emitted = self.emitted if self.status == "running" else None
+        return Row(self.kind, self.name, self.status, self.attempts, tuple(self.spans), tuple(self.failures), emitted)
 
 
 class _Fold:
@@ -212,7 +238,7 @@ class _Fold:
         label = event.data.get("label")
         track = self._track(event, "step", str(event.data.get("step", "?")) + (f" {label}" if label else ""))
         track.end(at)
-        track.given_up = False
+        track.given_up, track.emitted = False, None
         track.status, track.attempts = "running", int(event.data.get("attempt", 1))
         track.begin("attempt", at)
 
@@ -225,6 +251,7 @@ class _Fold:
             return
         track.go_on()
         track.end(at, "failed")
+        self._note_failure(track, event)
         track.status = "retrying"
         track.begin("retry", at)
 
@@ -241,7 +268,24 @@ class _Fold:
         if track.open is None:
             track.begin(kind, at)  # an interrupted step whose effect is unknown fails without an attempt
         track.end(at, kind)
+        if status == "failed":
+            self._note_failure(track, event)
         track.status, track.attempts = status, int(event.data.get("attempt", 1))
+
+    @staticmethod
+    def _note_failure(track: _Track, event: Event) -> None:
+        error = event.data.get("error")
+        track.failures.append(Failed(int(event.data.get("attempt", 1)), error if isinstance(error, Mapping) else {}))
+        track.emitted = None  # its deltas are void
+
+    def emitted(self, event: Event, at: float) -> None:
+        track = self._tracks.get(str(event.data.get("key")))
+        if track is None:  # from the body of the pipeline
+            return
+        delta = event.data.get("delta")
+        before = track.emitted.text if track.emitted is not None and isinstance(delta, str) else ""
+        text = delta if isinstance(delta, str) else msgspec.json.encode(delta).decode()
+        track.emitted = Emitted((before + text)[-EMITTED_LENGTH_MAX:], at)
 
     def waits(self, event: Event, at: float) -> None:
         track = self._wait(event)
@@ -320,6 +364,7 @@ _TABLE: Mapping[str, Callable[[_Fold, Event, float], None]] = {
     "run.demoted": _Fold.demoted,
     "run.resumed": _Fold.resumed,
     "step.started": _Fold.began,
+    "step.delta": _Fold.emitted,
     "step.retrying": _Fold.retrying,
     "step.completed": _Fold.completed,
     "step.failed": _Fold.failed,
