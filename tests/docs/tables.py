@@ -190,6 +190,10 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.inspection:ARGUMENTS_CUT_BYTES", "bytes", "recorded of arguments above `record_arguments`"),
             ("gateway.native.framing:RETRY_MS", "ms", "a reader should wait before it reconnects"),
             ("gateway.streams:STALL_S_MAX", "s", "for which a stream's reader may take nothing"),
+            ("ports.store:EVENTS_READ_BYTES", "bytes", "of events, after which a batch for a reader is full"),
+            ("gateway.streams:PIECE_BYTES_MAX", "bytes", "of a stream given to the server at a time"),
+            ("gateway.wire.connections:WRITE_BUFFER_BYTES", "bytes", "above which a connection's buffer takes no more"),
+            ("gateway.wire.server:UNSENT_BYTES_MAX", "bytes", "of a connection that the kernel holds unsent"),
             ("gateway.native.ws:SLOW_S_MAX", "s", "for a WebSocket's reader to take one batch of events"),
             ("gateway.native.ws:MESSAGE_BYTES_MAX", "bytes", "of a WebSocket message from a client"),
             (
@@ -275,7 +279,6 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.redis.leases:CLAIM_MAX", "", "runs that one claim takes"),
             ("stores.redis.reader:READERS", "", "connections that read"),
             ("stores.redis.store:EVENTS_READ_MAX", "", "events in one read"),
-            ("stores.redis.store:EVENTS_READ_BYTES", "bytes", "of the same, after which the read stops"),
             ("stores.redis.store:EVENTS_LOOKED_AT_MAX", "", "events that one script examines when it skips deltas"),
             ("stores.redis.store:LIST_LOOKS_MAX", "", "runs that one page of a listing examines"),
             ("stores.redis.store:PURGE_RUNS_MAX", "", "runs that one script removes"),

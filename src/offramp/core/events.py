@@ -227,6 +227,17 @@ def type_of(framed: bytes) -> str:
     return framed[_TYPE_AT : framed.index(b'"', _TYPE_AT)].decode()
 
 
+def first_bytes(frames: Iterable[Frame], size: int) -> list[Frame]:
+    """The first frames, up to and with the one with which they have `size` bytes."""
+    found: list[Frame] = []
+    for each in frames:
+        found.append(each)
+        size -= len(each.data)
+        if size <= 0:
+            break
+    return found
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
     """A numbered, encoded event."""
 

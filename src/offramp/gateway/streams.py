@@ -23,6 +23,9 @@ from offramp.gateway.slots import Slot
 STALL_S_MAX = 60.0
 """How long a reader may take no bytes before its stream ends."""
 
+PIECE_BYTES_MAX = 32 * 1024
+"""Bytes given to the server at a time, which waits before the next while the reader takes nothing."""
+
 HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -179,6 +182,7 @@ class EventStream:
                         await send(encoder.heartbeat)
                         continue
                     chunk, count, ended = encoder.encode(frames)
+                    del frames  # a reader that takes nothing holds one copy
                     self._complete = ended
                     await send(chunk, more=not ended)
                     sent.inc(count)
@@ -207,11 +211,17 @@ class Sender:
         self._timer = self._loop.call_later(STALL_S_MAX, self._check)
 
     async def __call__(self, body: bytes, *, more: bool = True) -> None:
-        self._since = self._loop.time()
         try:
-            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+            last = max(0, len(body) - 1) // PIECE_BYTES_MAX * PIECE_BYTES_MAX
+            for start in range(0, last, PIECE_BYTES_MAX):
+                await self._give(body[start : start + PIECE_BYTES_MAX], more=True)
+            await self._give(body[last:] if last else body, more=more)
         except OSError as error:
             raise ClientGone from error
+
+    async def _give(self, piece: bytes, *, more: bool) -> None:
+        self._since = self._loop.time()
+        await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         self._since = None
 
     def _check(self) -> None:

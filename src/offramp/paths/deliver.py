@@ -12,10 +12,10 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from offramp.core.events import Frame
+from offramp.core.events import Frame, first_bytes
 from offramp.errors import RunGone, StoreError
 from offramp.ports.commit import call_threadsafe
-from offramp.ports.store import Batch, Store
+from offramp.ports.store import EVENTS_READ_BYTES, Batch, Store
 
 FIRST_READER_WITHIN_S = 1.0
 """Seconds in which the client usually begins to follow its run; later readers get the first events from the store."""
@@ -114,13 +114,14 @@ class _Topic:
             self.complete = False
 
     def after(self, seq: int) -> list[Frame] | None:
-        """The known events after `seq`; None if the store must be asked."""
+        """The known events after `seq`, bounded as a read of the store; None if the store must be asked."""
         if not self.frames:
             return [] if self.complete else None
         if self.frames[0].seq > seq + 1:
             return None
         # From the end, where readers usually are: indexing a deque takes constant time there.
-        return [self.frames[-place] for place in range(self.last - seq, 0, -1)]
+        frames = (self.frames[-place] for place in range(self.last - seq, 0, -1))
+        return list(frames) if self.size <= EVENTS_READ_BYTES else first_bytes(frames, EVENTS_READ_BYTES)
 
     def common_seq(self) -> int:
         """The number up to which every reader has the events; requires a reader."""
@@ -324,9 +325,10 @@ class Feed:
                         if not frames:
                             return
                 if frames:
-                    reader.after, look = frames[-1].seq, False
-                    yield frames
-                    if frames[-1].terminal:
+                    reader.after, look, is_last = frames[-1].seq, False, frames[-1].terminal
+                    batch, frames = [frames], None
+                    yield batch.pop()  # not kept here while a slow reader takes it
+                    if is_last:
                         return
                     continue
                 if ended:

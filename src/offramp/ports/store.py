@@ -12,8 +12,8 @@ S6 A created run exists once per id, and once per tenant and idempotency key.
 S7 An event reaches listeners only after it is visible to every process; each once, in the order of the log.
 S8 `get` returns the present record; for an unknown run, None, and no journal, events or signals.
 S9 `adopt` moves a leased run to the deep path with its demotion and leaves it leased; repeating it changes nothing.
-S10 `events` returns the events numbered above `after`, in order: at least one if any exists, and at most a bounded
-   batch. `skip_deltas` leaves out `step.delta` and renumbers nothing.
+S10 `events` returns the events numbered above `after`, in order: at least one if any exists, and no more once they
+   have `EVENTS_READ_BYTES`. `skip_deltas` leaves out `step.delta` and renumbers nothing.
 S11 An idempotency key with another fingerprint raises `IdempotencyMismatch`; an expired key is free again.
 S12 `runs` lists the runs that fit a filter (`RunFilter.fits`), in its order, page by page, without large results. A
    page considers a bounded number of runs: it may hold fewer than fit, and names the start of the next.
@@ -62,6 +62,9 @@ from offramp.core.slo import Counts, Tally
 from offramp.core.stats import Cell
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
+
+EVENTS_READ_BYTES = 64 * 1024
+"""Bytes of events after which a read adds no more: a reader that takes nothing holds one batch."""
 
 
 class Lease(msgspec.Struct, frozen=True):

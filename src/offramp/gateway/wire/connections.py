@@ -41,6 +41,8 @@ BODY_S_MAX = 20.0
 """How long a body may take to arrive, plus one second per `BODY_BYTES_PER_S_MIN` received; past it 408."""
 BODY_BYTES_PER_S_MIN = 4096
 SOCKET_MESSAGE_BYTES_MAX = 64 * 1024
+WRITE_BUFFER_BYTES = 16 * 1024
+"""Bytes of an answer that the client has not taken, past which no more is written."""
 
 _PROBES = {b"/healthz", b"/readyz"}
 """Paths that are answered past the connection limit."""
@@ -88,6 +90,7 @@ class BoundedHttp(HttpToolsProtocol):
         """The request asks for another protocol: it is parsed again without that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._lingering = LingeringTransport(transport, self._may_be_sending)
         super().connection_made(self._lingering)  # type: ignore[arg-type]
         self._is_crowded = self._crowded()

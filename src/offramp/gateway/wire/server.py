@@ -27,6 +27,8 @@ from offramp.ports import forks
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 15
+UNSENT_BYTES_MAX = 32 * 1024
+"""Bytes that the kernel holds for a client with no room for them; otherwise it would take megabytes."""
 FORCED_S_MAX = 2.0
 """How long the gateway may take to stop after a second signal."""
 CLOSE_S_MIN = 1.0
@@ -57,6 +59,8 @@ def bind(host: str, port: int, *, insecure: bool = False, keys: bool = False) ->
     try:
         if sys.platform != "win32":
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # accepted connections inherit it
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         bound.bind(address)
         # Listen now, not when the server is up, so that a port in use is noticed before anything is started.
         bound.listen(BACKLOG)

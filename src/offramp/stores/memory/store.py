@@ -11,7 +11,7 @@ import msgspec
 
 from offramp.core import ownership
 from offramp.core.claims import NO_SUSPICION, Head, LeftBy, after_death, choose
-from offramp.core.events import Draft, Frame, frame
+from offramp.core.events import Draft, Frame, first_bytes, frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, StepTurn
 from offramp.core.routing import Observed
@@ -23,6 +23,7 @@ from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreEr
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import (
+    EVENTS_READ_BYTES,
     About,
     Batch,
     Claim,
@@ -38,8 +39,6 @@ from offramp.ports.store import (
 from offramp.stores.memory.figures import MemoryCells
 from offramp.stores.memory.outbox import MemoryOutbox
 from offramp.stores.memory.run import MemoryRun, paged
-
-EVENTS_READ_MAX = 1_000
 
 
 class MemoryStore:
@@ -196,7 +195,8 @@ class MemoryStore:
         """Events numbered above `after`."""
         with self.lock:
             frames = self._runs[run_id].frames[after:] if run_id in self._runs else []
-        return [made for made in frames if not (skip_deltas and made.type == "step.delta")][:EVENTS_READ_MAX]
+        kept = (made for made in frames if not (skip_deltas and made.type == "step.delta"))
+        return first_bytes(kept, EVENTS_READ_BYTES)
 
     async def ahead(self, positions: Mapping[str, int]) -> list[str]:
         """The runs with more events than their readers have, and those that ended or are unknown."""

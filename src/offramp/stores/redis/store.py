@@ -19,7 +19,7 @@ from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import Created, Idempotency, Lease, Listener
+from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
 from offramp.stores.redis import figures
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
@@ -28,8 +28,6 @@ from offramp.stores.redis.scripts import AHEAD, DUTY, EVENTS, GET, LIST, PURGE, 
 from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
-EVENTS_READ_BYTES = 256 * 1024
-"""Bytes of events after which a read adds no more."""
 EVENTS_LOOKED_AT_MAX = 10_000
 """Events that one read scans, skipped ones included; it blocks the server meanwhile."""
 ENTRIES_READ_MAX = 500

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
-from offramp.core.events import Draft, Frame
+from offramp.core.events import Draft, Frame, first_bytes
 from offramp.core.journal import Entry
 from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
@@ -16,7 +17,7 @@ from offramp.core.stats import Cell
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
-from offramp.ports.store import Created, Idempotency, Lease, Listener
+from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
 from offramp.stores.sqlite import figures
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import Database
@@ -27,9 +28,6 @@ from offramp.stores.sqlite.rows import ENCODE, RECORD_COLUMNS, decode_record
 from offramp.stores.sqlite.secret import shared_secret
 from offramp.stores.sqlite.waits import count as count_waiting
 from offramp.stores.sqlite.writer import Writer
-
-EVENT_ROWS_MAX = 32
-"""Rows of events that one read returns; a row holds a run's events of one commit, at most about 64 KiB."""
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
@@ -176,22 +174,22 @@ class SQLiteStore:
         return await self.database.read(query)
 
     async def events(self, run_id: str, after: int, *, skip_deltas: bool = False) -> list[Frame]:
-        """Events numbered above `after`, at most `EVENT_ROWS_MAX` rows of them."""
+        """Events numbered above `after`."""
 
         def query(connection: sqlite3.Connection) -> list[Frame]:
             # The inner select makes this a seek: without it, a reader at the end would scan the log from its start.
             rows = connection.execute(
                 "SELECT first, data FROM events WHERE run_id = :run AND last > :after AND deltas <= :deltas "
                 "AND first >= coalesce((SELECT max(first) FROM events WHERE run_id = :run AND first <= :after), 0) "
-                "ORDER BY first LIMIT :rows",
-                {"run": run_id, "after": after, "rows": EVENT_ROWS_MAX, "deltas": 0 if skip_deltas else 1},
+                "ORDER BY first",
+                {"run": run_id, "after": after, "deltas": 0 if skip_deltas else 1},
             )
-            return [
+            frames = (
                 Frame(first + place, data)
                 for first, chunk in rows
-                for place, data in enumerate(chunk.split(b"\n"))
-                if first + place > after
-            ]
+                for place, data in islice(enumerate(chunk.split(b"\n")), max(0, after + 1 - first), None)
+            )
+            return first_bytes(frames, EVENTS_READ_BYTES)
 
         return await self.database.read(query)
 
