@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -52,7 +52,7 @@ def violations(
     return [
         *database.violations(),
         *_clients(seen, database),
-        *_repeated(executed, interruptions, silent),
+        *repeated(executed, interruptions, silent),
         *_finished_again(executed, seen, interruptions, silent),
         *_results(executed, database),
         *unannounced(home, seen, database.events, database.unannounced),
@@ -84,7 +84,8 @@ class Recorded:
             self.keys = connection.execute("SELECT key, run_id FROM idempotency").fetchall()
             self.unannounced = [run for (run,) in connection.execute("SELECT run_id FROM webhooks")]
 
-    def violations(self) -> Iterator[str]:
+    def violations(self, retries: Container[str] = ()) -> Iterator[str]:
+        """Everything that is not as it must be; `retries` are runs whose journal begins with another run's."""
         if self.integrity != "ok":
             yield f"the database is damaged: {self.integrity}"
         for run_id, run in self.runs.items():
@@ -97,7 +98,8 @@ class Recorded:
                 yield f"{run_id}: a key twice in the journal: {keys}"
             yield from _log(run_id, run, events)
             finished = [event["key"] for _, event in events if event["type"] in {"step.completed", "step.failed"}]
-            if finished != [entry.key for _, entry in entries if entry.kind == "step"]:
+            recorded = [entry.key for _, entry in entries if entry.kind == "step"]
+            if finished != (recorded[len(recorded) - len(finished) :] if run_id in retries else recorded):
                 yield f"{run_id}: journal and log differ: {finished} {keys}"
             if run["owner"] is not None:
                 yield f"{run_id} is {run['status']} and owned by {run['owner']} at the end"
@@ -196,7 +198,7 @@ def _outcome(one: Seen) -> Iterator[str]:
         yield f"{one.run}: its document says {one.document['status']}, its log {one.outcome}"
 
 
-def _repeated(
+def repeated(
     executed: dict[str, list[Execution]], interruptions: Sequence[Interruption], silent: set[int]
 ) -> Iterator[str]:
     """D2: an execution is followed by another of the same attempt only if its process was killed or stopped."""

@@ -109,6 +109,16 @@ async def charge(n: int, seconds: float) -> str:
     return ended(line)
 
 
+@app.step
+async def hurdle(name: str, n: int) -> str:
+    """Fails until the test has raised the level."""
+    line = began()
+    await asyncio.sleep(0.01)
+    if n >= int((HOME / f"level-{name}").read_text()):
+        raise ConnectionError("not yet")
+    return ended(line)
+
+
 @app.pipeline(sla="interactive", on_disconnect="demote")
 async def sequence(steps: int, seconds: float = 0.02) -> list[str]:
     return [await work(n, seconds) for n in range(steps)]
@@ -181,6 +191,22 @@ async def breaks(steps: int) -> list[str]:
     for n in range(steps):
         await work(n, 0.01)
     return [await broken(0)]
+
+
+@app.pipeline(sla="batch")
+async def climb(name: str, hurdles: int, seconds: float = 0.02) -> list[str]:
+    """To be retried: each time it gets as far as the level, and what failed has company that does not."""
+    tokens = [f"{offramp.uuid4()}", await offramp.signal("approved")]
+    for n in range(hurdles):
+        tokens.append(await work(n, seconds))
+        await offramp.sleep(0.01)
+        beside = block(n, seconds * 2), hurdle(name, n), work(1_000 + n, seconds)
+        results = await asyncio.gather(*beside, return_exceptions=True)
+        tokens += [result for result in results if isinstance(result, str)]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+    return tokens
 
 
 @app.pipeline(sla="interactive")
