@@ -163,7 +163,7 @@ def chain_violations(campaign: RetryCampaign) -> Iterator[str]:
     retries = {run for chain in campaign.chains for run in chain.runs[1:]}
     yield from database.violations(retries)
     if strays := database.runs.keys() - retries - {chain.runs[0] for chain in campaign.chains if chain.runs}:
-        yield f"runs that nobody asked for, or twice: {strays}"
+        yield f"runs that no client asked for, or more than once: {strays}"
     by_run: dict[str, list[Execution]] = defaultdict(list)
     for key, each in executed.items():
         for execution in each:
@@ -184,7 +184,7 @@ def _results(entries: list[tuple[int, Entry]]) -> dict[str, Any]:
     }
 
 
-def _kept(run: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+def _unchanged(run: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for key, token in before.items():
         if after.get(key) != token:
             yield f"{run} {key}: recorded as {token} before the retry, and as {after.get(key)} after it"
@@ -196,7 +196,7 @@ def _chain(chain: Chain, database: Recorded, executed: dict[str, list[Execution]
     for one in chain.seen:
         run = str(one.run)
         results = _results(database.entries[run])
-        yield from _kept(run, recorded, results)
+        yield from _unchanged(run, recorded, results)
         again = [each for key in recorded for each in executed.get(f"{root}:{key}", ()) if each["run"] == run]
         if again:
             yield f"{run}: recorded in an earlier run, and executed again: {again}"

@@ -10,7 +10,7 @@ from offramp.core.ending import CLEANUP, STRUCK, struck
 from offramp.core.events import StepState
 from offramp.core.failure import Failure
 from offramp.core.journal import BEGUN, DUE, KEPT, TIMER, Entry, as_seen, digest, parted, steps_in, taken
-from offramp.core.seed import has_call, received_in, results_kept, seed_of, steps_begun
+from offramp.core.seed import calls_of, received_in, results_kept, seed_of, steps_begun
 from offramp.errors import EffectUnknown
 
 NAMES = ("search", "write", "send")
@@ -103,7 +103,8 @@ def test_nothing_from_the_step_on_is_kept(journal, start):
     )
     seed = seed_of(entries, signals, {}, start)
     assert steps(before_strike(entries[:cut])) <= steps(seed.entries) <= steps(entries[:cut])
-    assert has_call(entries, {}, start) == (cut < len(entries))
+    calls = calls_of(entries, {})
+    assert (start in calls or start in calls.values()) == (cut < len(entries))
     for name in SIGNALS:
         assert sum(sent == name for sent, _ in seed.signals) == received_in(entries[:cut], name)
     left = [signal for signal in signals if signal in seed.signals]
@@ -128,14 +129,16 @@ def test_a_kept_result_has_the_place_in_which_it_was_taken(journal, data):
 def test_a_retry_of_a_retry_that_did_nothing_begins_with_the_same(journal, data):
     entries, signals = journal
     begun = {
-        key: StepState(key.split(":")[0], key, "running", 2, "") for key in CALLS[:2] if not has_call(entries, {}, key)
+        key: StepState(key.split(":")[0], key, "running", 2, "")
+        for key in CALLS[:2]
+        if key not in calls_of(entries, {})
     }
     seed = seed_of(entries, signals, begun)
     assert steps_begun(seed.entries).keys() == begun.keys()
-    again = seed_of(as_seen(seed.entries), seed.signals, steps_begun(seed.entries))
+    again = seed_of(as_seen(seed.entries), seed.signals, {})
     assert again == seed
     order = data.draw(st.permutations(sorted(results_kept(seed.entries))))
-    later = seed_of(as_seen([*seed.entries, *map(taken, order)]), seed.signals, steps_begun(seed.entries))
+    later = seed_of(as_seen([*seed.entries, *map(taken, order)]), seed.signals, {})
     assert steps(later.entries) == steps(seed.entries)
 
 
@@ -144,15 +147,26 @@ def test_a_step_whose_effect_may_have_happened_is_known_unless_the_retry_is_from
     running = {key: StepState("send", key, "running", 1, "") for key in ("send:aa:0", "send:aa:1")}
     waiting = {"look:aa:0": StepState("look", "look:aa:0", "retrying", 1, "")}
 
-    def begun(start=None):
-        found = steps_begun(seed_of([unsure], [], running | waiting, start).entries)
+    asked = Entry("ask:aa:0", "ask", "step", None, FAILED, 1)
+    failed = {"ask:aa:0": StepState("ask", "ask:aa:0", "failed", 1, "", interrupted=True)}
+    entries, steps = [unsure, asked, Entry("fail:aa:0", "fail", "step", None, FAILED)], running | waiting | failed
+
+    def begun(start=None, entries=entries, steps=steps):
+        found = steps_begun(seed_of(entries, [], steps, start).entries)
         assert all((step.status, step.starts) == ("running", 0) for step in found.values())
         return {key: step.attempts for key, step in found.items()}
 
-    assert begun() == {"pay:aa:0": 3, "send:aa:0": 1, "send:aa:1": 1}
-    assert begun("pay") == {"send:aa:0": 1, "send:aa:1": 1}
-    assert begun("send:aa:1") == {"pay:aa:0": 3, "send:aa:0": 1}
-    assert begun("send") == {"pay:aa:0": 3}
+    every = {"pay:aa:0": 3, "send:aa:0": 1, "send:aa:1": 1, "ask:aa:0": 1}
+    assert begun() == every
+    assert begun("pay") == {key: every[key] for key in every if key != "pay:aa:0"}
+    assert begun("send:aa:1") == {key: every[key] for key in every if key != "send:aa:1"}
+    assert begun("send") == {"pay:aa:0": 3, "ask:aa:0": 1}
+    # What the retry asks about is not sure either: a failed answer leaves it unknown, a result settles it.
+    seed = seed_of(entries, [], steps).entries
+    assert begun(entries=[*seed, asked], steps={}) == every
+    assert begun(entries=[*seed, Entry("ask:aa:0", "ask", "step", b"1")], steps={}).keys() == every.keys() - {
+        "ask:aa:0"
+    }
 
 
 def test_a_cleanup_is_not_kept_and_what_outlived_the_cancellation_is():

@@ -259,6 +259,42 @@ async def an_effect_that_may_have_happened_is_not_repeated_unasked(opened):
 
 
 @story
+async def a_decider_that_fails_leaves_it_unknown(opened):
+    desk = Desk()
+
+    async def look_up(name: str) -> str:
+        desk.executed.append("look up")
+        if name in desk.failing:
+            raise ConnectionError("the bank does not answer")
+        return f"{name}, as the bank says"
+
+    @desk.app.step(effect="once", on_unknown=look_up, timeout=60)
+    async def transfer(name: str) -> str:
+        desk.executed.append(name)
+        desk.hung.set()
+        await asyncio.sleep(3600)
+        return name
+
+    @desk.app.pipeline(sla="batch")
+    async def moves() -> str:
+        return await transfer("money")
+
+    async with opened(desk.app) as runtime:
+        run = await runtime.start("moves")
+        await desk.hung.wait()
+        await run.cancel()
+        assert isinstance(await failure_of(run), RunCancelled)
+        desk.failing = {"money"}
+        for _ in range(2):
+            run = await run.retry()
+            assert isinstance(await failure_of(run), ConnectionError)
+        desk.failing = set()
+        run = await run.retry()
+        assert await result_of(run) == "money, as the bank says"
+        assert desk.count() == {"money": 1, "look up": 3}
+
+
+@story
 async def code_that_diverged_is_repaired(opened):
     desk, code = Desk(), {"repaired": True}
 

@@ -320,6 +320,8 @@ class StepState(msgspec.Struct):
     starts: int = 1
     """How often its last attempt was started: more than once where processes ended meanwhile, 0 if only in the run that
     this one retries."""
+    interrupted: bool = False
+    """Whether an attempt was ever interrupted."""
     left: bool = False
     """Whether the process that executed the attempt reported that it stopped."""
     failed: list[FailedAttempt] = []
@@ -386,7 +388,7 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
                 known.left = False
         elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
             if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
-                steps[seen.key].left = True
+                steps[seen.key].left = steps[seen.key].interrupted = True
         elif seen.type in _STATUS and seen.key in steps:
             _ended(steps[seen.key], seen)
     if finished:

@@ -47,16 +47,16 @@ class Begun(msgspec.Struct, frozen=True, array_like=True):
     attempt: int
 
 
-def has_call(entries: Sequence[Entry], interrupted: Mapping[str, StepState], start: str) -> bool:
-    """Whether a run made a call of the step with this name or key."""
-    recorded = any(entry.kind == "step" and start in {entry.name, entry.key} for entry in entries)
-    return recorded or any(start in {step.name, step.key} for step in interrupted.values())
+def calls_of(entries: Sequence[Entry], steps: Mapping[str, StepState]) -> dict[str, str]:
+    """The step calls that a run has made, or the run that it retries: their names by key."""
+    recorded = {entry.key: entry.name for entry in entries if entry.kind == "step"}
+    return recorded | {step.key: step.name for step in (steps_begun(entries) | dict(steps)).values()}
 
 
 def seed_of(
     entries: Sequence[Entry],
     signals: Sequence[tuple[str, bytes]],
-    interrupted: Mapping[str, StepState],
+    steps: Mapping[str, StepState],
     start: str | None = None,
 ) -> Seed:
     """The seed of a run that retries another.
@@ -64,7 +64,7 @@ def seed_of(
     Args:
         entries: the journal of the earlier run, in the order in which its body saw it.
         signals: that it was sent.
-        interrupted: the steps that it began without ending them, by key.
+        steps: its steps according to its event log, by key.
         start: a step's name or key: neither the first result recorded under it, nor any later one, is part of the
             seed. Then only signals that the rest received are.
     """
@@ -86,7 +86,12 @@ def seed_of(
             before.append(entry)
         elif _may_be_kept(entry, struck_at):
             kept.append(entry)
-    kept += _begun(ordered, interrupted, start)
+    begun = _begun([*seen, *beside], steps, steps_begun(head))
+    kept += [
+        Entry(f"{BEGUN}:{key}", BEGUN, "value", msgspec.json.encode(step))
+        for key, step in begun.items()
+        if start not in {key, step.name}
+    ]
     if kept:
         kept.insert(0, Entry(KEPT, KEPT, "value", msgspec.json.encode(len(kept))))
     taken = signals if start is None else _received(ordered, signals)
@@ -126,22 +131,22 @@ def _may_be_kept(entry: Entry, struck_at: float | None) -> bool:
     return entry.kind in _KEPT_KINDS and entry.name not in {TIMER, SIGNAL}
 
 
-def _begun(ordered: list[Entry], interrupted: Mapping[str, StepState], start: str | None) -> list[Entry]:
-    """The steps whose effect may have happened, unless the retry is from that very step."""
-    recorded = {entry.key for entry in ordered}
-    found = {
-        step.key: Begun(step.name, step.attempts)
-        for step in interrupted.values()
-        if step.status == "running" and step.key not in recorded
+def _begun(entries: list[Entry], steps: Mapping[str, StepState], before: Mapping[str, StepState]) -> dict[str, Begun]:
+    """The steps whose effect may have happened, by key: `before` those that were so when the run began.
+
+    A step that failed after an interruption is one of them: it was not executed, but asked what had happened.
+    """
+    found = {key: Begun(step.name, step.attempts) for key, step in before.items()}
+    found |= {
+        key: Begun(step.name, step.attempts)
+        for key, step in steps.items()
+        if step.interrupted or (step.status == "running" and step.starts)
     }
-    for entry in ordered:
+    for entry in entries:
         if entry.failure is not None and entry.failure.code in _UNSURE:
             found[entry.key] = Begun(entry.name, entry.attempt)
-    return [
-        Entry(f"{BEGUN}:{key}", BEGUN, "value", msgspec.json.encode(begun))
-        for key, begun in found.items()
-        if start not in {key, begun.name}
-    ]
+    recorded = {entry.key for entry in entries if entry.kind == "step" and entry.failure is None}
+    return {key: begun for key, begun in found.items() if key not in recorded}
 
 
 def _received(ordered: list[Entry], signals: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +26,7 @@ AGAIN_FIRST_S = 0.2
 AGAIN_MOST_S = 5.0
 """The longest interval between attempts to reach unavailable objects; it doubles each time."""
 READS_AT_ONCE = 4
-"""The number of one run's values read at the same time before its body is called again."""
+"""The number of one run's values read at the same time: before its body is called again, or for a copy."""
 
 T = TypeVar("T")
 StoreValue = Callable[[bytes, str], Awaitable[bytes]]
@@ -82,9 +82,20 @@ class Values:
         reference = reference_in(stored)
         return stored if reference is None else await self._configured().get(reference)
 
-    async def copy(self, stored: bytes, run_id: str) -> bytes:
-        """A reference to a copy, of this run, of the value that a reference leads to; raises as `whole` does."""
-        return (await self._configured().put(run_id, await self.whole(stored))).encoded()
+    async def copies(self, entries: Sequence[Entry], run_id: str) -> list[Entry]:
+        """A journal for this run: with copies of the objects that its values are stored in; raises as `whole` does."""
+
+        async def one(entry: Entry, held: bytes) -> Entry:
+            async with room:
+                copied = await self._configured().put(run_id, await self.whole(held))
+            return msgspec.structs.replace(entry, value=copied.encoded())
+
+        made, room = list(entries), asyncio.Semaphore(READS_AT_ONCE)
+        places = [place for place, entry in enumerate(made) if reference_in(entry.value) is not None]
+        copied = await _all_of(one(made[place], made[place].value or b"") for place in places)
+        for place, entry in zip(places, copied, strict=True):
+            made[place] = entry
+        return made
 
     async def forget(self, run_id: str) -> None:
         """Remove what was stored for a run that was not accepted, if the object store can be reached."""
@@ -118,12 +129,7 @@ class Values:
 
         if all(reference_in(entry.value) is None for entry in entries):
             return list(entries)
-        tasks = [asyncio.ensure_future(one(entry)) for entry in entries]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await _all_of(one(entry) for entry in entries)
 
     def stream(self, reference: Reference) -> AsyncGenerator[bytes, None]:
         """A stored value in parts; raises as `whole` does."""
@@ -169,3 +175,13 @@ class Values:
                 told = True
                 await sleep_for(clock, wait if ends is None else min(wait, ends - now))
                 wait = min(2 * wait, AGAIN_MOST_S)
+
+
+async def _all_of(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """All results; the first failure ends the rest."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

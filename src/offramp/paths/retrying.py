@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 
 import msgspec
 
-from offramp.core.journal import Entry
+from offramp.core.journal import as_seen, steps_in
 from offramp.core.names import did_you_mean
-from offramp.core.reference import reference_in
 from offramp.core.run import Route, RunRecord, key_digest, run_id
-from offramp.core.seed import NO_SEED, Seed, has_call, seed_of
+from offramp.core.seed import NO_SEED, Seed, calls_of, seed_of
 from offramp.core.spec import PipelineSpec
 from offramp.errors import (
     IdempotencyMismatch,
@@ -23,12 +23,14 @@ from offramp.errors import (
     TenantBusy,
     TenantLimit,
 )
-from offramp.execution.history import History
-from offramp.paths.deep import read_history
+from offramp.paths.deep import steps_of
 from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Retrial
 from offramp.paths.submit import Submitter
 from offramp.ports.store import Idempotency
+from offramp.telemetry.logs import about
+
+logger = logging.getLogger("offramp")
 
 
 class Retrier:
@@ -63,16 +65,21 @@ class Retrier:
             raise
         if accepted.attached:
             await self._process.values.forget(made.id)
+        else:
+            logger.info("%s retries %s (%d steps recorded)", made.id, old.id, steps_in(seed.entries), extra=about(made))
         return accepted
 
     async def _seed(self, old: RunRecord, start: str | None) -> Seed:
-        history = await read_history(self._process.store, old.id)
+        store = self._process.store
+        entries, signals = as_seen(await store.journal(old.id)), await store.signals(old.id)
+        steps = await steps_of(store, old.id)
         await self._require_kept(old)
-        if start is not None and not has_call(history.entries, history.interrupted, start):
-            names = _names(history)
-            message = f"{old.id} has no step with the name or key {start[:100]!r}; {did_you_mean(start, names)}"
+        calls = calls_of(entries, steps)
+        if start is not None and start not in calls and start not in calls.values():
+            known = did_you_mean(start, dict.fromkeys(calls.values()))
+            message = f"{old.id} has no step with the name or key {start[:100]!r}; {known}"
             raise InputError(message, [("/from", message)])
-        return seed_of(history.entries, history.signals, history.interrupted, start)
+        return seed_of(entries, signals, steps, start)
 
     async def _require_kept(self, old: RunRecord) -> None:
         """A purge marks a run before it removes its data: what was read before this is complete."""
@@ -81,15 +88,8 @@ class Retrier:
 
     async def _own(self, seed: Seed, old: RunRecord, run_id: str) -> Seed:
         """The seed of this run, with copies of large values: those of the old run end with its retention."""
-        values = self._process.values
-
-        async def own(entry: Entry) -> Entry:
-            if entry.value is None or reference_in(entry.value) is None:
-                return entry
-            return msgspec.structs.replace(entry, value=await values.copy(entry.value, run_id))
-
         try:
-            return seed._replace(entries=[await own(entry) for entry in seed.entries])
+            return seed._replace(entries=await self._process.values.copies(seed.entries, run_id))
         except ObjectLost:
             await self._require_kept(old)
             raise
@@ -100,7 +100,7 @@ class Retrier:
         return RunRecord(
             id=run_id(now, self._process.clock.random_bytes(10)),
             pipeline=spec.name,
-            version=spec.version,
+            version=spec.version if asked.fresh else old.version,  # of the code that made the records
             status="queued",
             path="deep",
             sla=sla.name,
@@ -141,11 +141,6 @@ def _require_retriable(old: RunRecord, asked: Retrial) -> None:
         raise RunConflict(
             f"{old.id} has completed, so nothing of it is left to do: name a step to begin from, or retry it fresh"
         )
-
-
-def _names(history: History) -> list[str]:
-    names = [entry.name for entry in history.entries if entry.kind == "step"]
-    return list(dict.fromkeys([*names, *(step.name for step in history.interrupted.values())]))
 
 
 def _gone(old: RunRecord) -> RunGone:
