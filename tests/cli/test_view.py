@@ -43,6 +43,12 @@ class Story:
         return [line.text for line in self.shown_by()[1]]
 
 
+def test_a_label_stands_beside_the_name_of_its_step():
+    view, lines = Story().accepted().step("started", 0.1, label="web 'why'\n").shown_by()
+    assert lines[-1].text == "write (web 'why')"
+    assert [step.name for step in view.running.values()] == ["write (web 'why')"]
+
+
 def test_a_run_is_told_from_acceptance_to_its_end():
     story = Story().accepted().step("started", 0.1).step("completed", 0.4, duration_ms=300.0)
     view, lines = story.then("run.completed", 0.5, result="x").shown_by()

@@ -63,6 +63,11 @@ def shares(shown):
     return [round(seconds, 3) for seconds in shown.totals]
 
 
+def test_calls_with_labels_are_rows_of_that_name():
+    log = Log().step(0.0, "started", "gather:1", label="web").step(0.0, "started", "gather:2", label="db")
+    assert [row.name for row in ended(log, 1.0).seen().rows] == ["research", "gather web", "gather db"]
+
+
 def test_a_quick_run():
     log = ended(Log().executed(0.0, 0.25, "search").executed(0.3, 0.5), 0.5)
     shown = log.seen()

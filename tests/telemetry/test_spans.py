@@ -39,6 +39,16 @@ async def think(word: str) -> str:
         return word
 
 
+@app.step(label="of {word}")
+async def labelled(word: str) -> str:
+    return word
+
+
+@app.pipeline(sla="patient")
+async def tells(word: str) -> str:
+    return await labelled(word)
+
+
 @app.step(retry=Retry(attempts=3, base=0.001))
 async def fail(word: str) -> None:
     raise ValueError(f"no answer to {word}")
@@ -245,6 +255,12 @@ async def test_a_run_is_below_the_span_of_the_program_that_starts_it(memory):
         await result_of(handle)
     whole = memory.one("invoke_workflow ask")
     assert whole.parent.span_id == memory.one("the program's").context.span_id
+
+
+async def test_a_label_is_shown_whether_inputs_are_or_not(memory):
+    _, whole = await run("tells", memory, word="why")
+    (step,) = below(memory, whole)
+    assert step.attributes[names.STEP_LABEL] == "of why"
 
 
 async def test_nothing_of_inputs_and_outputs_is_shown(memory):
