@@ -52,6 +52,7 @@ class App(Declarations):
         Args:
             settings: see `offramp.settings.Settings`.
         """
+        from offramp.core.addresses import parse_root_path
         from offramp.gateway.access import Access
         from offramp.gateway.asgi import create_asgi
         from offramp.settings import Settings, unread_warning
@@ -61,4 +62,9 @@ class App(Declarations):
         if misspelt := unread_warning():
             logging.getLogger("offramp").warning("%s", misspelt)
         service = functools.partial(build, self, chosen, role="local")
-        return create_asgi(service, Access.of(chosen), drains_on_signal=chosen.drain_on_signal)
+        return create_asgi(
+            service,
+            Access.of(chosen),
+            drains_on_signal=chosen.drain_on_signal,
+            root_path=parse_root_path(chosen.root_path),
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports
+from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports, parse_root_path
 from offramp.core.names import did_you_mean
 from offramp.core.origins import parse_origins
 from offramp.core.webhooks import parse_secrets
@@ -109,6 +109,11 @@ class Settings:
         "origins, separated by commas, whose web pages may use the API, such as https://app.example; `*` is any, only "
         "without API keys",
         reads=parse_origins,
+    )
+    root_path: str = _text(
+        "",
+        "path under which a proxy serves the gateway, such as /agents: links begin with it; requests may or may not",
+        reads=parse_root_path,
     )
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
@@ -249,6 +254,7 @@ class Given(TypedDict, total=False):
     api_keys_file: str | os.PathLike[str] | None
     allow_hosts: str | None
     cors_origins: str | None
+    root_path: str | None
     worker_runs: int | None
     fast_runs: int | None
     queue_runs: int | None

@@ -2,21 +2,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
+from websockets.asyncio.client import connect
 
-from offramp.errors import StoreError
+from offramp.app import App
+from offramp.errors import SettingsError, StoreError
+from offramp.gateway.access import Access
 from offramp.gateway.asgi import Gateway, create_asgi
 from offramp.gateway.routes import mounted_at
+from tests.gateway.conftest import serving
 from tests.gateway.fake import FakeService
 from tests.gateway.wire import AsgiCall, parse_sse
 
 RUNS = "/v1/pipelines/research/runs"
 BODY = {"input": {"question": "why"}}
+ENDS = ("events", "result", "ws", "cancel")
 
 
 def client_of(app):
@@ -236,6 +242,49 @@ def test_another_event_loop_is_told_apart_and_named_in_the_log(caplog):
 )
 def test_where_it_is_mounted(scope, expected):
     assert mounted_at(scope) == expected
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ({"path": "/v1/runs"}, ("/agents", "/v1/runs")),
+        ({"path": "/agents/v1/runs"}, ("/agents", "/v1/runs")),
+        ({"path": "/agents"}, ("/agents", "/")),
+        ({"path": "/agentsmith/v1"}, ("/agents", "/agentsmith/v1")),
+        ({"path": "/agents/agents/v1"}, ("/agents", "/agents/v1")),
+        ({"path": "/ai/v1", "root_path": "/ai"}, ("/agents/ai", "/v1")),
+        ({"path": "/agents/v1", "root_path": "/agents"}, ("/agents", "/v1")),
+        ({"path": "/ai/v1", "root_path": "/agents/ai", "app_root_path": "/agents"}, ("/agents/ai", "/v1")),
+    ],
+)
+def test_where_it_is_with_a_root_path_of_its_own(scope, expected):
+    assert mounted_at(scope, "/agents") == expected
+
+
+@pytest.mark.parametrize("asked", ["", "/agents"], ids=["stripped", "kept"])
+async def test_links_carry_the_root_path_and_requests_may(service, asked):
+    gateway = Gateway(lambda: service, Access(origins=frozenset({"https://app.example"})), root_path="/agents")
+    async with serving(gateway) as url, httpx.AsyncClient(base_url=url + asked, trust_env=False) as web:
+        answer = await web.post(RUNS, json={"input": {"question": "why"}}, headers={"Prefer": "respond-async"})
+        run = answer.headers["location"]
+        assert run.startswith("/agents/v1/runs/")
+        assert set(answer.json()["links"].values()) == {run, *(f"{run}/{end}" for end in ENDS)}
+        listed = (await web.get("/v1/runs")).json()["runs"]
+        assert [each["links"]["self"] for each in listed] == [run]
+        assert (await web.get("/openapi.json")).json()["servers"] == [{"url": "/agents"}]
+        assert (await web.get("/docs")).status_code == (await web.get("/healthz")).status_code == 200
+        asks = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        assert (await web.options(RUNS, headers=asks)).status_code == 204
+        assert service.submissions[0].mount == "/agents"
+        service.runs[run.rpartition("/")[2]].complete("x")
+        async with connect(f"{url}{asked}/v1/runs/{run.rpartition('/')[2]}/ws".replace("http", "ws")) as socket:
+            assert json.loads(await socket.recv())["type"] == "run.accepted"
+
+
+@pytest.mark.parametrize("wrong", ["agents", "/a//b", "/a/../b", "/a?b", "/a b", "https://a.example/b"])
+def test_a_root_path_that_is_none_is_refused(wrong):
+    with pytest.raises(SettingsError, match=r"root_path: .* is no path such as /agents"):
+        App("desk").asgi(root_path=wrong)
 
 
 async def test_an_unknown_path_names_the_nearest(client):

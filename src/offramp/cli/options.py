@@ -97,6 +97,7 @@ Cors = Annotated[
         show_default=False,
     ),
 ]
+RootPath = Annotated[str | None, setting("root_path", metavar="PATH")]
 Insecure = Annotated[
     bool, typer.Option("--insecure", envvar="OFFRAMP_INSECURE", help="Listen beyond this machine without API keys.")
 ]

@@ -26,6 +26,7 @@ from offramp.cli.options import (
     Objects,
     Port,
     Reload,
+    RootPath,
     Store,
     Target,
     TenantShare,
@@ -66,6 +67,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     log_format: LogFormat = None,
     allow_host: AllowHost = None,
     cors: Cors = None,
+    root_path: RootPath = None,
     insecure: Insecure = False,
     reload: Reload = False,
 ) -> int:
@@ -88,6 +90,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         log_format=log_format,
         allow_hosts=",".join(allow_host) if allow_host else None,
         cors_origins=",".join(cors) if cors else None,
+        root_path=root_path,
     )
     show_logs("gateway", settings.log_format)
     bound = inherited() if reload else None
@@ -117,6 +120,7 @@ def _serve(
     bound: socket.socket | None,
 ) -> int:
     from offramp.cli.supervised import SupervisedGateway
+    from offramp.core.addresses import parse_root_path
     from offramp.gateway.access import Access
     from offramp.gateway.descriptors import raise_limit
     from offramp.gateway.wire import server
@@ -129,6 +133,7 @@ def _serve(
         lambda: build(app, settings, role="gateway", on_present=gateway.present),
         lambda retire: _supervisor(target, workers, settings, retire),
         access,
+        parse_root_path(settings.root_path),
     )
 
     def started(url: str) -> None:

@@ -22,6 +22,7 @@ class SupervisedGateway(Gateway):
         service_factory: makes the service.
         supervisor_factory: makes the supervisor from the function that takes back the runs of a dead worker.
         access: admits requests.
+        root_path: the prefix under which a proxy serves it.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class SupervisedGateway(Gateway):
         service_factory: Callable[[], Service],
         supervisor_factory: Callable[[Callable[[str], Awaitable[int]]], Supervisor],
         access: Access | None = None,
+        root_path: str = "",
     ) -> None:
-        super().__init__(service_factory, access)
+        super().__init__(service_factory, access, root_path=root_path)
         self._supervisor = supervisor_factory(self._retire)
         self._loop: asyncio.AbstractEventLoop | None = None
 

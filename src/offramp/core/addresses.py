@@ -57,6 +57,7 @@ _GLOBAL_6 = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
+_ROOT_PATH = re.compile(r"(/(?!\.\.?(?:/|\Z))[A-Za-z0-9._~-]+)+")
 WEBHOOK_PORTS = "80, 443, 1024-65535"
 """Where webhooks go unless the operator says otherwise: ports below 1024 belong to services such as SSH and mail."""
 Ports = tuple[range, ...]
@@ -128,6 +129,18 @@ def parse_listen(text: str) -> tuple[str, int] | None:
     if ":" in host:
         raise ValueError(f"{text!r}: an IPv6 address stands in brackets, as in [::1]:9464")
     return host or "127.0.0.1", int(port)
+
+
+def parse_root_path(text: str) -> str:
+    """The prefix of paths below which a proxy serves a gateway, without a slash at its end; empty for none.
+
+    Raises:
+        ValueError: it is no such path.
+    """
+    path = text.strip().rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise ValueError(f"{text!r} is no path such as /agents: letters, digits, '-', '.', '_' and '~' between slashes")
+    return path
 
 
 def kind_of(address: Address) -> str | None:

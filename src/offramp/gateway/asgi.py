@@ -55,6 +55,7 @@ class Gateway(Hosted):
         access: admits requests; by default every one.
         surfaces: more protocols to serve, beside the native API.
         drains_on_signal: whether the drain begins at the server's signal to stop, or with its lifespan's end.
+        root_path: the prefix under which a proxy serves it.
 
     Attributes:
         access: admits requests, and counts open streams.
@@ -67,9 +68,11 @@ class Gateway(Hosted):
         surfaces: Sequence[Surface] = (),
         *,
         drains_on_signal: bool = False,
+        root_path: str = "",
     ) -> None:
         super().__init__(service_factory, drains_on_signal=drains_on_signal)
         self.access = access or Access()
+        self._root_path = root_path
         self._table = Table((NATIVE, *surfaces, OPERATIONS))
         shared = [surface for surface in (NATIVE, *surfaces) if surface.cross_origin is not None]
         self._sharing = [(surface, Sharing(surface, self.access.origins)) for surface in shared]
@@ -94,7 +97,7 @@ class Gateway(Hosted):
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        request = _Request(scope, self._table)
+        request = _Request(scope, self._table, self._root_path)
         answer: Answer
         try:
             answer = await self._answer(request, receive)
@@ -199,10 +202,10 @@ class Gateway(Hosted):
 class _Request:
     """One request on its way: when it began, its surface and route, and its span if it has one."""
 
-    def __init__(self, scope: Scope, table: Table) -> None:
+    def __init__(self, scope: Scope, table: Table, root_path: str) -> None:
         self.scope = scope
         self.tickets = withdraw(scope)
-        self.prefix, self.path = mounted_at(scope)
+        self.prefix, self.path = mounted_at(scope, root_path)
         self.surface = table.owner(self.path)
         self.method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
         self.template = UNMATCHED
@@ -218,7 +221,11 @@ def _shown(method: str) -> str:
 
 
 def create_asgi(
-    service_factory: Callable[[], Service], access: Access | None = None, *, drains_on_signal: bool = False
+    service_factory: Callable[[], Service],
+    access: Access | None = None,
+    *,
+    drains_on_signal: bool = False,
+    root_path: str = "",
 ) -> Gateway:
     """The gateway of the service that `service_factory` makes; see `Gateway`."""
-    return Gateway(service_factory, access, drains_on_signal=drains_on_signal)
+    return Gateway(service_factory, access, drains_on_signal=drains_on_signal, root_path=root_path)

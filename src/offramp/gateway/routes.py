@@ -75,8 +75,25 @@ class Table:
         raise UnknownPath(f"nothing is served at {shown!r}; {did_you_mean(shown, self._templates)}")
 
 
-def mounted_at(scope: Scope) -> tuple[str, str]:
+def mounted_at(scope: Scope, root_path: str = "") -> tuple[str, str]:
     """The prefix under which clients reach this gateway, and the path below it.
+
+    `root_path`, the gateway's own, begins the prefix unless the server says so too; the path may begin with it.
+    """
+    prefix, path = _mounted_at(scope)
+    if root_path and not _is_below(root_path, prefix):
+        prefix = root_path + prefix
+        if _is_below(root_path, path):
+            path = path[len(root_path) :] or "/"
+    return prefix, path
+
+
+def _is_below(prefix: str, path: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")
+
+
+def _mounted_at(scope: Scope) -> tuple[str, str]:
+    """The same without the gateway's own.
 
     Servers and Starlette put the prefix into both `path` and `root_path`. Behind a proxy that strips its own prefix,
     `path` contains only what Starlette added.
@@ -87,6 +104,6 @@ def mounted_at(scope: Scope) -> tuple[str, str]:
         return "", path
     mount = root.removeprefix(scope.get("app_root_path", "").rstrip("/"))
     for prefix in (root, mount):
-        if prefix and (path == prefix or path.startswith(prefix + "/")):
+        if prefix and _is_below(prefix, path):
             return quote(root), path[len(prefix) :] or "/"
     return quote(root), path
