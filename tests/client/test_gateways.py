@@ -105,7 +105,7 @@ def keyed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keyed")
     (folder / "app.py").write_text(ASK)
     with contextlib.ExitStack() as stack:
-        keys = "a/ada:ada-has-a-secret,b/bob:bob-has-a-secret"
+        keys = "a/ada+run+inspect:ada-has-a-secret,b/bob:bob-has-a-secret"
         command = serve(stack, folder, free_port(), OFFRAMP_API_KEYS=keys)
         command.wait_for("ready in")
         yield command.url
@@ -125,6 +125,14 @@ def test_everything_a_client_can_do_with_a_run(connect, keyed):
         with pytest.raises(RunFailed) as failed:
             client.run("fail", {})
         assert (failed.value.error_code, failed.value.problem.status) == ("step-failed", 409)
+        broken = client.list(pipeline="fail", limit=1).runs[0]
+        again = client.retry(broken, fresh=True)
+        assert (again.retry_of, client.get(broken).retried_as[-1]) == (broken.id, again.id)
+        shown = client.get(broken, include=["input", "steps", "traceback"])
+        assert (shown.input, shown.steps[0].arguments, shown.steps[0].error.code) == ({}, {}, "step-failed")
+        assert shown.error.where["function"] == "break_off"
+        assert "break_off" in str(shown.error.traceback)
+        assert client.ticket(again).expires_at > again.created_at
         with pytest.raises(RunExpired) as expired:
             client.run("dawdle", {})
         assert expired.value.problem.status == 410

@@ -413,16 +413,32 @@ def events_list() -> str:
 
 
 def limits_tables() -> str:
-    parts = []
-    for title, limits in LIMITS:
-        rows = [f"## {title}", "", "| name | in | value | bounds |", "|---|---|---|---|"]
-        for place, unit, meaning in limits:
-            module, _, constant = place.partition(":")
-            value = getattr(importlib.import_module(f"offramp.{module}"), constant)
-            shown = _shown(value) + (f" {unit}" if unit else "")
-            rows.append(f"| `{constant}` | `{module.replace('.', '/')}.py` | {shown} | {meaning} |")
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
+    return "\n\n".join(f"## {title}\n\n{limits_table(limits)}" for title, limits in LIMITS)
+
+
+def limits_table(limits: list[tuple[str, str, str]]) -> str:
+    rows = ["| name | in | value | bounds |", "|---|---|---|---|"]
+    for place, unit, meaning in limits:
+        module, _, constant = place.partition(":")
+        value = getattr(importlib.import_module(f"offramp.{module}"), constant)
+        shown = _shown(value) + (f" {unit}" if unit else "")
+        rows.append(f"| `{constant}` | `{module.replace('.', '/')}.py` | {shown} | {meaning} |")
+    return "\n".join(rows)
+
+
+CLIENT_LIMITS = [
+    ("client.options:KEY_LENGTH_MAX", "", "characters of an idempotency key"),
+    ("client.connecting:CONNECT_S_MAX", "s", "to connect, or `silence` if that is shorter"),
+    ("client.patience:BACKOFF_MAX_S", "s", "of a pause that the gateway did not ask for"),
+    ("client.refusals:RETRY_AFTER_S_MAX", "s", "of a `Retry-After`; a longer one counts as this"),
+    ("client.talk:ANSWER_S_MAX", "s", "without a byte, for the answer of `submit` with `wait`"),
+    ("client.sse:MESSAGE_BYTES_MAX", "bytes", "of one event; no gateway sends a larger one"),
+    ("client.talk:PROBLEM_BYTES_MAX", "bytes", "that are read of an answer that is no success"),
+]
+
+
+def client_limits_table() -> str:
+    return limits_table(CLIENT_LIMITS)
 
 
 def metrics_tables() -> str:
@@ -548,6 +564,7 @@ PARTS = {
     "settings": ("docs/reference/settings.md", settings_table),
     "events": ("docs/reference/events.md", events_list),
     "limits": ("docs/reference/limits.md", limits_tables),
+    "client-limits": ("docs/reference/client.md", client_limits_table),
     "delays": ("docs/reference/webhooks.md", delays_table),
     "metrics": ("docs/reference/metrics.md", metrics_tables),
     "run-states": ("docs/contributing/architecture.md", run_states),

@@ -113,3 +113,17 @@ def test_without_follow_the_stream_ends_at_the_demotion_and_its_link_goes_on(url
     assert [event["seq"] for event in events + rest] == list(range(1, len(events + rest) + 1))
     assert rest[-1]["type"] == "run.completed"
     assert events + rest == _stream(url, events[-1]["links"]["events"])
+
+
+def test_the_page_about_python_calls_it(url, monkeypatch, capsys):
+    monkeypatch.setenv("OFFRAMP_URL", url)
+    page = ROOT / "docs" / "how-to" / "python.md"
+    seen = {}
+    for block in blocks(page, "python"):
+        exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), seen)
+    shown = capsys.readouterr().out
+    assert "Why? 8 notes say it: web on Why? (1) to wiki on Why? (4)." in shown
+    assert "[This takes longer than usual." in shown
+    assert seen["answer"] == "Why? 2 notes say it: web on Why? (1) to wiki on Why? (1)."
+    assert [answer.split()[0] for answer in seen["answers"]] == ["Why?", "How?", "When?"]
+    assert seen["complaints"] == [("/input/question", "Expected `str`, got `int`")]
