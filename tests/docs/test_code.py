@@ -45,6 +45,10 @@ def test_the_javascript_of_the_how_to_is_that_of_the_page():
         assert piece.code.rstrip() in page, piece.name
 
 
+def test_lines_of_the_readme_fit_80_columns():
+    assert [line for line in README.read_text(encoding="utf-8").splitlines() if len(line) > 80] == []
+
+
 def test_the_backup_of_operations_is_made_and_restored(tmp_path):
     (block,) = [
         block
