@@ -96,8 +96,8 @@ chaos: setup ## kill a service at every crash point, then KILLS times at random;
 	$(BIN)/pytest -m "" -n 1 tests/chaos tests/leaving tests/engines/temporal/test_campaign.py tests/engines/temporal/test_gateway_kills.py
 	$(BIN)/python -m tests.chaos.campaign --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
-# STARTS as many; the suite makes 3. Needs a machine that has its cores for itself.
-cold-starts: setup ## start a fresh FastAPI site STARTS times; its first run must keep its budget
+# STARTS of each; the suite makes 2. Needs a machine that has its cores for itself.
+cold-starts: setup ## start fresh FastAPI sites STARTS times; the first run must keep its budget
 	COLD_STARTS=$(STARTS) $(BIN)/pytest -n 1 tests/examples/test_fastapi_desk.py
 
 # SEED=7 as above; EXAMPLES per operation of the OpenAPI document, and ATTACKS with malformed requests.

@@ -158,7 +158,7 @@ async def runtime(
             that the step could not return.
     """
     with _faked(app, fakes or {}):
-        async with local(app, {"store": "memory:", **settings}, clock) as made:
+        async with local(app, {"store": "memory:", **settings}, clock, warms=False) as made:
             yield made
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from offramp.core.addresses import parse_allowed
 from offramp.core.shares import Tenancy
@@ -98,6 +98,7 @@ def build(
     clock: Clock | None = None,
     on_present: Callable[[Collection[str]], object] = lambda _ids: None,
     seams: Seams = NO_SEAMS,
+    warms: bool = True,
 ) -> Service:
     """A process of the service, not started yet.
 
@@ -109,20 +110,24 @@ def build(
         clock: the system's otherwise.
         on_present: told the ids of the processes that hold a lease, on another thread, whenever that was looked up.
         seams: what each attempt of a step waits for before it, and what is around it.
+        warms: whether `start` makes the clients of `per_loop`, and waits for process lanes.
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
     if settings.objects == "memory:" and role != "local":
         raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
+    imports = _imports(app)
     values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
-    processes = _process_lane(app, settings, metrics, None if tracing is None else app.name)
+    processes = _process_lane(imports, settings, metrics, None if tracing is None else app.name) if imports else None
     lanes = _lanes(settings, metrics, control, processes)
-    warming = Warming(app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway")
+    warming = Warming(
+        app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway", only_hooks=not warms
+    )
     member_id = owner or f"{role}-{socket.gethostname()}-{os.getpid()}-{clock.random_bytes(3).hex()}"
     hints = _hints(settings, member_id)
     feed = Feed(hints.follow, hints.unfollow)
@@ -347,29 +352,45 @@ def _lanes(settings: Settings, metrics: Metrics, control: LoopThread, processes:
     return Lanes(threads, processes, leftovers, settings.cancel_grace, _step_bytes_max(settings))
 
 
-def _process_lane(app: Declarations, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane | None:
+class _Imports(NamedTuple):
+    """What a child of a process lane imports: modules with steps, and the places of start hooks."""
+
+    modules: list[str]
+    hooks: list[tuple[str, str]]
+
+
+def _imports(app: Declarations) -> _Imports | None:
+    """None if no step is for a process lane.
+
+    Raises:
+        DeclarationError: a start hook cannot be imported.
+    """
     modules = {step.spec.function.__module__ for step in app.steps.values() if step.spec.policy.lane == "process"}
-    if not modules:
-        return None
+    return _Imports(sorted(modules), [hook.place for hook in app.start_hooks]) if modules else None
+
+
+def _process_lane(imports: _Imports, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane:
     started = functools.partial(metrics.cold_start, "lane")
     return ProcessLane(
         settings.processes or os.cpu_count() or 1,
-        sorted(modules),
+        imports.modules,
         started,
         traced_as,
-        hooks=[hook.place for hook in app.start_hooks],
+        hooks=imports.hooks,
         start_timeout_s=settings.start_timeout,
     )
 
 
 @asynccontextmanager
-async def local(app: Declarations, given: Given, clock: Clock | None = None) -> AsyncIterator[LocalRuntime]:
+async def local(
+    app: Declarations, given: Given, clock: Clock | None = None, *, warms: bool = True
+) -> AsyncIterator[LocalRuntime]:
     """Both paths in this process; see `App.local`."""
     temporary = tempfile.mkdtemp(prefix="offramp-") if given.get("data") is None else None
     chosen: Given = {**given} if temporary is None else {**given, "data": temporary}
     try:
         settings = Settings.load(**chosen)
-        service = build(app, settings, role="local", clock=clock)
+        service = build(app, settings, role="local", clock=clock, warms=warms)
         try:
             await service.start()
             yield LocalRuntime(service)

@@ -15,7 +15,7 @@ from tests.execution import started
 
 
 def serving(app, **settings):
-    return testing.runtime(app, **settings)
+    return app.local(**settings)
 
 
 async def test_hooks_are_called_in_order_plain_ones_on_a_thread_async_ones_where_runs_execute():
@@ -63,6 +63,15 @@ async def test_clients_are_made_before_the_first_run_and_one_that_fails_is_made_
         keys.append(7)
         assert await (await runtime.start("ask")).result() == [1, 7]
     assert "without_key) has no object yet: ValueError: no key" in caplog.text
+
+
+async def test_a_runtime_of_a_test_calls_hooks_and_makes_no_clients():
+    app, made = App("a"), []
+    client = per_loop(lambda: made.append("client"))
+    app.on_start(lambda: made.append("hook"))
+    async with testing.runtime(app):
+        assert made == ["hook"]
+    assert client
 
 
 @pytest.mark.parametrize("error", [ValueError("no model"), SystemExit("no model"), TimeoutError("no model")])

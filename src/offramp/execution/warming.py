@@ -73,6 +73,7 @@ class Warming:
         processes: the process lane, if there is one; its children call the hooks themselves.
         limit_s: how long everything may take together.
         joins_first: whether the process joins the others before; it executes nothing for them.
+        only_hooks: whether clients and lanes are left to the steps that need them, as in a test.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Warming:
         limit_s: float,
         *,
         joins_first: bool,
+        only_hooks: bool = False,
     ) -> None:
         self.joins_first = joins_first
+        self._only_hooks = only_hooks
         self._hooks = hooks
         self._loop = loops.loops[0]
         self._processes = processes
@@ -103,6 +106,8 @@ class Warming:
                 for hook in self._hooks:
                     self.doing = f"on_start {hook.name!r} runs"
                     await self._call(hook)
+                if self._only_hooks:
+                    return
                 self.doing = "the clients of per_loop are made"
                 await self._loop.run(make_clients())
                 if self._processes is not None:
