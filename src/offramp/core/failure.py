@@ -60,8 +60,8 @@ def failure_of(
 ) -> Failure:
     """Describe an exception; one that a step already failed with keeps that step's name and attempt.
 
-    `function` is the user's whose failure it is. The place of its declaration stands for that of the
-    exception if no frame of the user's is known: of a timeout in a thread, for example.
+    `function` is the user's whose failure it is. The place of its declaration stands for that of the exception if no
+    frame of the user's is known: of a timeout in a thread, for example.
     """
     return _placed(error, step, attempt, function)[0]
 

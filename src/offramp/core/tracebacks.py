@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Any, Literal, NamedTuple
 
+from offramp.core.exact import place_of
 from offramp.core.recorded import (
     TRACEBACK,
     Failure,
@@ -133,7 +134,7 @@ def context_of(error: BaseException) -> BaseException | None:
 def brief(error: BaseException) -> Failure:
     """What a traceback needs of an exception that no replay sees."""
     kind = type(error)
-    return Failure("", message_of(kind.__name__, text_of(error)), type=f"{kind.__module__}:{kind.__qualname__}")
+    return Failure("", message_of(kind.__name__, text_of(error)), type=place_of(kind))
 
 
 def written(failure: Failure, *, messages: bool = True) -> str:
