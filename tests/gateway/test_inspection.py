@@ -74,6 +74,7 @@ async def test_what_is_refused(web):
             assert message in refused.json()["detail"]
     unknown = await web.get(f"/v1/runs/{run}/steps/gather", headers=bearer("see"))
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:offramp:error:unknown-step")
+    assert "calls of that name have the keys gather:" in unknown.json()["detail"]
     assert (await web.get(f"/v1/runs/{run}?include=", headers=bearer("plain"))).status_code == 200
 
 

@@ -19,6 +19,9 @@ from offramp.execution.values import Values
 from offramp.paths.deep import log_of
 from offramp.ports.store import Store
 
+KEYS_NAMED_MAX = 10
+"""Keys that an error names."""
+
 
 async def document_of(store: Store, record: RunRecord, prefix: str, showing: Showing) -> dict[str, Any]:
     """The document of a run, with its steps and waits from its event log, and the steps that a retry began with."""
@@ -50,7 +53,9 @@ async def step_of(store: Store, values: Values, record: RunRecord, key: str, pre
     steps = _steps(record, await log_of(store, record.id), entries)
     step = steps.get(key)
     if step is None:
-        raise UnknownStep(f"{record.id} has no step {key[:200]!r}; {did_you_mean(key, steps)}")
+        named = [each.key for each in steps.values() if each.name == key][:KEYS_NAMED_MAX]
+        hint = f"calls of that name have the keys {', '.join(named)}" if named else did_you_mean(key, steps)
+        raise UnknownStep(f"{record.id} has no step with the key {key[:200]!r}; {hint}")
     entry = next((each for each in entries if each.key == key), None)
     if entry is not None and entry.value is not None:
         entry = msgspec.structs.replace(entry, value=await values.whole(entry.value))
