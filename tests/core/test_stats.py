@@ -58,7 +58,7 @@ def test_windows_are_whole_cells_that_end_now():
 
 def test_a_row_shows_what_ended_and_what_has_not():
     def head(at, status, pipeline="p"):
-        return RunHead(run_id(at, b"0123456789"), "", pipeline, "c", None, status, "deep", None, 1)
+        return RunHead(run_id(at, b"0123456789"), "", pipeline, "c", None, status, "deep", None, 1, demoted=False)
 
     heads = [head(NOW - 7, "queued"), head(NOW - 9, "queued"), head(NOW - 99, "running"), head(NOW - 1, "running", "q")]
     ended = {("p", "c"): {"completed:fast": 3, "d:0": 3}}

@@ -1,9 +1,9 @@
-"""Cases of statistics: cells of ended runs, and the runs that have not ended (S23, S24)."""
+"""Cases of what an operator looks at: cells of ended runs, the runs that have not ended, new runs (S23, S24, S26)."""
 
 from __future__ import annotations
 
 from offramp.conformance.case import case
-from offramp.conformance.sample import DONE, NOW, completed, owner
+from offramp.conformance.sample import DEMOTION, DONE, NOW, completed, owner
 from offramp.conformance.store_stage import StoreStage
 from offramp.core.run import RunHead
 from offramp.core.stats import COARSE, FINE, KEPT_MINUTES, Cell
@@ -83,8 +83,8 @@ async def runs_that_have_not_ended_are_found(stage: StoreStage) -> None:
     await log.durable()
     heads = {head.id: head for head in await peer.store.unfinished(100)}
     assert heads.keys() == {running.id, queued.id}, f"not {ended.id}, which has ended, but the others"
-    assert heads[running.id] == RunHead(running.id, "acme", "p", "slow", "s", "running", "fast", None, 1)
-    assert heads[queued.id][4:] == (None, "queued", "deep", None, 1)
+    assert heads[running.id] == RunHead(running.id, "acme", "p", "slow", "s", "running", "fast", None, 1, demoted=False)
+    assert heads[queued.id][4:] == (None, "queued", "deep", None, 1, False)
     await log.finish(DONE, completed(), NOW)
     assert await _unfinished(stage) == {queued.id}
     assert len(await stage.store.unfinished(0)) == 0
@@ -105,3 +105,31 @@ async def a_run_of_an_engine_has_not_ended(stage: StoreStage) -> None:
     assert await _unfinished(stage) == {run.id}
     await stage.store.log(claim.lease).finish(DONE, completed(), NOW)
     assert await _unfinished(stage) == set()
+
+
+@case("S26")
+async def new_runs_are_found_by_their_ids_in_order(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    made = [(await stage.running(tenant=f"t{number}"))[0].id for number in range(5)]
+    assert list(await peer.store.ids_after("run_", 9)) == made
+    assert list(await peer.store.ids_after(made[1], 2)) == made[2:4]
+    assert list(await peer.store.ids_after(made[4], 9)) == []
+
+
+@case("S26")
+async def heads_are_those_of_the_given_runs_as_they_are_now(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    await stage.running()
+    run, log = await stage.running(tenant="acme")
+    await stage.store.adopt(log.lease, DEMOTION)
+    queued = await stage.queued()
+    unknown = stage.record()
+
+    async def heads() -> dict[str, tuple[object, ...]]:
+        found = await peer.store.heads([queued.id, unknown.id, run.id])
+        return {head.id: (head.status, head.path, head.finished_at, head.seq, head.demoted) for head in found}
+
+    assert await heads() == {run.id: ("running", "deep", None, 1, True), queued.id: ("queued", "deep", None, 1, False)}
+    await log.finish(DONE, completed(), NOW + 7)
+    assert (await heads())[run.id] == ("completed", "deep", NOW + 7, 2, True)
+    assert list(await peer.store.heads([])) == []

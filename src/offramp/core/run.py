@@ -170,7 +170,10 @@ class RunRecord(msgspec.Struct, kw_only=True):
 
 
 class RunHead(NamedTuple):
-    """What changes of a run, with what it is chosen by; `seq` is the number of its last event."""
+    """What changes of a run, with what it is chosen by; `seq` is the number of its last event.
+
+    `demoted` says whether it left the fast path.
+    """
 
     id: str
     tenant: str
@@ -181,6 +184,7 @@ class RunHead(NamedTuple):
     path: Path
     finished_at: float | None
     seq: int
+    demoted: bool
 
 
 class Outcome(msgspec.Struct, frozen=True):

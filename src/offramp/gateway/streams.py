@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing, closing
 from typing import Any, Protocol, TypeVar
 
@@ -166,12 +166,16 @@ class EventStream:
                 raise _Stalled from error
             raise
 
+    def _batches(self, idle: float) -> AsyncGenerator[list[Frame], None]:
+        """What is sent; an empty list after `idle` seconds without anything."""
+        return self._call.service.follow(self._run_id, self._after, idle)
+
     async def _follow(self, send: Sender, sent: Counter) -> None:
         service, encoder = self._call.service, self._encoder
         idle = service.settings.heartbeat if self._follow_on else 0.0
         await send(encoder.opening)
         try:
-            async with aclosing(service.follow(self._run_id, self._after, idle)) as batches:
+            async with aclosing(self._batches(idle)) as batches:
                 async for frames in batches:
                     if self._call.revoked:
                         logger.info("a reader of %s no longer has a valid API key; its stream ends", self._run_id)

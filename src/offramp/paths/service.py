@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from offramp.core.changes import Wanted
 from offramp.core.events import Frame
 from offramp.core.inspection import NOTHING, Include, Showing
 from offramp.core.reference import Reference
@@ -19,6 +20,7 @@ from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import RunConflict, UnknownRun
 from offramp.execution.warming import Warming
+from offramp.paths.changes import Changes
 from offramp.paths.deep import DeepPath
 from offramp.paths.demote import Demoter
 from offramp.paths.documents import document_of, step_of
@@ -93,6 +95,7 @@ class Service:
         self.engine = engine
         self._close = close
         self._roster = roster
+        self._changes = Changes(process)
         self.warming = warming
         self.on_joined: Callable[[], object] = lambda: None
         """Called by `start` once this process is among the others; it may still have to get ready."""
@@ -112,6 +115,7 @@ class Service:
             *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
             roster,
+            self._changes,
         ]
         """The parts in the order of their start; they close in the reverse order."""
         self._draining: Future[None] | None = None
@@ -392,6 +396,14 @@ class Service:
             StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.levels.report(tenant))
+
+    async def place_in_changes(self, last_id: str | None) -> tuple[str, int]:
+        """Where a reader of the changes of runs begins; see `Changes.place`."""
+        return await self._patience.read(self._changes.place(last_id))
+
+    def changes(self, after: int, wanted: Wanted, idle: float) -> AsyncGenerator[list[Frame], None]:
+        """The changes of all runs that a reader wants; see `Changes.follow`."""
+        return self._changes.follow(after, wanted, idle)
 
     async def statistics(self, window: str, tenant: str = "") -> Found:
         """The statistics of a tenant's runs in a window of `core.stats.WINDOWS`; of all runs for an empty tenant.

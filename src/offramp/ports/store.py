@@ -41,6 +41,8 @@ S23 `add_cells` adds to the counts of cells, and is visible when it returns. `su
 S24 `unfinished` finds the runs that have not ended, all of them if they are no more than asked for.
 S25 `runs` with `waiting` shows the runs with a wait that has begun and not ended according to their events, until they
    end. `waiting` counts them by pipeline and kind of wait; a run that waits for both kinds counts for each.
+S26 `ids_after` finds the runs whose ids are above a text, in the order of ids; `heads` finds the given runs, and no
+   others, as they are now.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -252,7 +254,7 @@ class Statistics(Protocol):
 
 
 class Figures(Protocol):
-    """What `/v1/stats` is made of."""
+    """What an operator looks at beside single runs."""
 
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells, after pending writes (S23).
@@ -268,6 +270,12 @@ class Figures(Protocol):
 
     async def unfinished(self, limit: int) -> Sequence[RunHead]:
         """Runs that have not ended, at most `limit`, in any order (S24)."""
+
+    async def ids_after(self, run_id: str, limit: int) -> Sequence[str]:
+        """The ids of runs above this text, in their order, at most `limit` (S26)."""
+
+    async def heads(self, ids: Sequence[str]) -> Sequence[RunHead]:
+        """The heads of these runs, in any order and without unknown ones (S26)."""
 
 
 class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Figures, Protocol):

@@ -953,3 +953,19 @@ class ParkedIsFinished(MemoryStore):
     async def unfinished(self, limit):
         parked = {run.record.id for run in self._runs.values() if run.parked_until is not None}
         return [head for head in await super().unfinished(limit) if head.id not in parked]
+
+
+@breaks("S26")
+class NewestFirst(MemoryStore):
+    """New runs are found in the wrong order."""
+
+    async def ids_after(self, run_id, limit):
+        return (await super().ids_after(run_id, limit))[::-1]
+
+
+@breaks("S26")
+class HeadsOfAll(MemoryStore):
+    """The heads of all runs are found."""
+
+    async def heads(self, ids):
+        return [run.head for run in self._runs.values()]

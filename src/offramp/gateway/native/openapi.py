@@ -373,6 +373,17 @@ def _stats_parameters(service: Service) -> list[dict[str, Any]]:
     ]
 
 
+def _change_parameters() -> list[dict[str, Any]]:
+    text = {"type": "string", "maxLength": FILTER_LENGTH_MAX}
+    return [
+        _header("Last-Event-ID", "The last change seen, to go on after it; wins.", text),
+        _query("lastEventId", "The same, for clients that send no headers.", text),
+        _query("pipeline", "Only changes of runs of this pipeline.", text),
+        _query("class", "Only changes of runs of this class.", text),
+        _query("session_id", "Only changes of runs of this session.", text),
+    ]
+
+
 def _catalog() -> dict[str, Any]:
     return {
         "/v1/pipelines": {"get": _get("list_pipelines", "What is served", "pipelines", [], "Pipelines")},
@@ -393,6 +404,16 @@ def _operations(service: Service) -> dict[str, Any]:
         "/healthz": {"get": alive},
         "/readyz": {"get": _get("ready", "Ready to take work", "operations", [], "Health")},
         "/v1/slo": {"get": _get("service_levels", "How SLA classes keep their targets", "operations", [], "Levels")},
+        "/v1/changes": {
+            "get": _operation(
+                "follow_changes",
+                "Follow the changes of all runs",
+                "runs",
+                {"200": {"description": "Changes, without end.", "content": {SSE: {"schema": _ref("ChangeMessage")}}}}
+                | _problems("422", "429", "500", "503"),
+                _change_parameters(),
+            )
+        },
         "/v1/stats": {
             "get": _get(
                 "statistics", "Runs by pipeline and class", "operations", _stats_parameters(service), "Stats", "422"

@@ -314,6 +314,31 @@ LEVELS = _object(
 
 TICKET = _object({"ticket": _STRING, "expires_at": _MOMENT})
 
+CHANGE = _object(
+    {
+        "run_id": RUN_ID,
+        "status": {"enum": list(STATUSES)},
+        "path": {"enum": list(PATHS)},
+        "pipeline": _STRING,
+        "class": _STRING,
+        "at": _MOMENT,
+    }
+)
+CHANGE_MESSAGE = _object(
+    {
+        "id": {"type": "string", "description": "Goes into `Last-Event-ID` to go on after this one."},
+        "event": {"enum": ["run.changed", "reset"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"anyOf": [{"$ref": "#/components/schemas/Change"}, {"type": "object"}]},
+        },
+        "retry": {"type": "integer"},
+    },
+    ["id", "event", "data"],
+    description="One server-sent event; after `reset`, changes are missing.",
+)
+
 _BY_PATH = _object(dict.fromkeys(PATHS, _COUNT))
 _QUANTILES = _object(dict.fromkeys(QUANTILES, _NUMBER))
 
@@ -383,6 +408,8 @@ COMPONENTS: dict[str, Schema] = {
     "Health": HEALTH,
     "Levels": LEVELS,
     "Ticket": TICKET,
+    "Change": CHANGE,
+    "ChangeMessage": CHANGE_MESSAGE,
     "Stats": STATS,
     "Workers": WORKERS,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from offramp.gateway.access import EVERY_SCOPE
 from offramp.gateway.native import (
     catalog,
+    changes,
     docs,
     inspection,
     levels,
@@ -36,6 +37,7 @@ NATIVE = Surface(
         Route("GET", "/v1/runs", runs.listing),
         Route("GET", "/v1/pipelines", catalog.pipelines),
         Route("GET", "/v1/pipelines/{name}", catalog.pipeline),
+        Route("GET", "/v1/changes", changes.stream),
         Route("GET", "/v1/slo", levels.report),
         Route("GET", "/v1/stats", stats.report),
         Route("GET", "/v1/workers", workers.listing),

@@ -55,7 +55,8 @@ class MemoryRun:
         """What changes of it."""
         record = self.record
         about = record.tenant, record.pipeline, record.sla, record.session_id, record.status, record.path
-        return RunHead(record.id, *about, record.finished_at, len(self.frames))
+        ended = record.finished_at
+        return RunHead(record.id, *about, ended, len(self.frames), record.demotion is not None)
 
     def move(self, moved: Ownership) -> None:
         """Apply the table's answer."""

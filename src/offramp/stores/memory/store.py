@@ -308,6 +308,16 @@ class MemoryStore:
         with self.lock:
             return [run.head for run in self._runs.values() if not run.record.finished][:limit]
 
+    async def ids_after(self, run_id: str, limit: int) -> list[str]:
+        """The ids of runs above a text."""
+        with self.lock:
+            return sorted(known for known in self._runs if known > run_id)[:limit]
+
+    async def heads(self, ids: Sequence[str]) -> list[RunHead]:
+        """The heads of these runs."""
+        with self.lock:
+            return [self._runs[run_id].head for run_id in ids if run_id in self._runs]
+
     async def take_duty(self, duty: str, owner: str, now: float, until: float) -> bool:
         """Take or renew a duty, which one process performs for all."""
         with self.lock:

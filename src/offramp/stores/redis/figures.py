@@ -63,6 +63,11 @@ def _unfinished_ids(client: Any, tag: str) -> Iterator[bytes]:
         yield run_id
 
 
+def ids_after(client: Any, tag: str, run_id: str, limit: int) -> list[str]:
+    """The ids of runs above a text, in order."""
+    return [found.decode() for found in client.zrange(f"{tag}ix", f"({run_id}", "+", bylex=True, offset=0, num=limit)]
+
+
 def heads(client: Any, tag: str, ids: Sequence[str | bytes]) -> list[RunHead]:
     """The heads of these runs, without unknown ones."""
     found = []
@@ -72,7 +77,7 @@ def heads(client: Any, tag: str, ids: Sequence[str | bytes]) -> list[RunHead]:
 
 
 def _head(*row: Any) -> RunHead:
-    tenant, pipeline, session, status, path, finished, sla, seq, run_id = row
+    tenant, pipeline, session, status, path, finished, sla, seq, run_id, demoted = row
     return RunHead(
         run_id.decode(),
         tenant.decode(),
@@ -83,4 +88,5 @@ def _head(*row: Any) -> RunHead:
         path.decode(),
         None if finished is None else float(finished),
         seq,
+        bool(demoted),
     )

@@ -7,6 +7,7 @@ for place = 2, #ARGV do
   if got[4] then
     got[7] = cmsgpack.unpack(got[7])[2]
     got[8], got[9] = redis.call('LLEN', ARGV[1] .. 'e:' .. ARGV[place]), ARGV[place]
+    got[10] = redis.call('HEXISTS', key, 'demotion')
     found[#found + 1] = got
   end
 end

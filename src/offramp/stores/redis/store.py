@@ -370,6 +370,14 @@ class RedisStore:
         """Runs that have not ended."""
         return await self._reader.read(lambda client: figures.unfinished(client, self._tag, limit))
 
+    async def ids_after(self, run_id: str, limit: int) -> list[str]:
+        """The ids of runs above a text."""
+        return await self._reader.read(lambda client: figures.ids_after(client, self._tag, run_id, limit))
+
+    async def heads(self, ids: Sequence[str]) -> list[RunHead]:
+        """The heads of these runs."""
+        return await self._reader.read(lambda client: figures.heads(client, self._tag, ids))
+
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""
         commit: Commit[dict[str, float]] = Commit()

@@ -12,17 +12,21 @@ from offramp.core.stats import KEPT_MINUTES, Cell, added
 
 _HEAD = (
     "SELECT id, tenant, pipeline, coalesce(class, class_in(record)) AS sla, session_id, status, path, finished_at, "
-    "coalesce((SELECT last FROM events WHERE run_id = runs.id ORDER BY first DESC LIMIT 1), 0) AS seq FROM runs "
+    "coalesce((SELECT last FROM events WHERE run_id = runs.id ORDER BY first DESC LIMIT 1), 0) AS seq, "
+    "demotion IS NOT NULL AS demoted FROM runs "
 )
 _HEADS = (
-    "SELECT json_group_array(json_array(id, tenant, pipeline, sla, session_id, status, "
-    "path, finished_at, seq)) FROM ({})"
+    "SELECT json_group_array(json_array(id, tenant, pipeline, sla, session_id, status, path, finished_at, seq, "
+    "json(iif(demoted, 'true', 'false')))) FROM ({})"
 )
 _UNFINISHED = _HEADS.format(
     f"{_HEAD} INDEXED BY runs_queued WHERE status = 'queued' UNION ALL "
     f"{_HEAD} INDEXED BY runs_owned WHERE owner IS NOT NULL AND status = 'running' UNION ALL "
     f"{_HEAD} INDEXED BY runs_parked WHERE parked_until IS NOT NULL LIMIT ?"
 )
+_NAMED = _HEADS.format(f"{_HEAD} JOIN (SELECT value AS named FROM json_each(?)) ON runs.id = named")  # noqa: S608
+_IDS_AFTER = "SELECT json_group_array(id) FROM (SELECT id FROM runs WHERE id > ? ORDER BY id LIMIT ?)"
+_decode_ids = msgspec.json.Decoder(list[str]).decode
 _decode_heads = msgspec.json.Decoder(list[RunHead]).decode
 _decode_counts = msgspec.json.Decoder(dict[str, int]).decode
 _decode_cells = msgspec.json.Decoder(list[tuple[str, str, dict[str, int]]]).decode
@@ -31,6 +35,17 @@ _decode_cells = msgspec.json.Decoder(list[tuple[str, str, dict[str, int]]]).deco
 def unfinished(connection: sqlite3.Connection, limit: int) -> list[RunHead]:
     """Runs that have not ended, from partial indexes: the length of the history does not matter."""
     return _decode_heads(connection.execute(_UNFINISHED, (limit,)).fetchone()[0])
+
+
+def ids_after(connection: sqlite3.Connection, run_id: str, limit: int) -> list[str]:
+    """The ids of runs above a text, in order."""
+    return _decode_ids(connection.execute(_IDS_AFTER, (run_id, limit)).fetchone()[0])
+
+
+def heads(connection: sqlite3.Connection, ids: Sequence[str]) -> list[RunHead]:
+    """The heads of these runs, without unknown ones."""
+    named = msgspec.json.encode(ids).decode()
+    return _decode_heads(connection.execute(_NAMED, (named,)).fetchone()[0])
 
 
 def add_cells(connection: sqlite3.Connection, cells: Sequence[Cell]) -> None:

@@ -295,6 +295,14 @@ class SQLiteStore:
         """Runs that have not ended."""
         return await self.database.read(lambda connection: figures.unfinished(connection, limit))
 
+    async def ids_after(self, run_id: str, limit: int) -> list[str]:
+        """The ids of runs above a text."""
+        return await self.database.read(lambda connection: figures.ids_after(connection, run_id, limit))
+
+    async def heads(self, ids: Sequence[str]) -> list[RunHead]:
+        """The heads of these runs."""
+        return await self.database.read(lambda connection: figures.heads(connection, ids))
+
     async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
         """Move the averages of pipelines."""
 
