@@ -116,6 +116,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
+            ("paths.retrying:RETRIES_MAX", "", "retries of one run; a retry can be retried in turn"),
             ("gateway.native.retrying:FROM_LENGTH_MAX", "", "characters of `from` in a request to retry a run"),
             ("core.ownership:SIGNALS_MAX", "", "signals per run"),
             ("core.ownership:SIGNALS_BYTES_MAX", "bytes", "of their values together"),

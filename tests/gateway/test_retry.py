@@ -9,6 +9,7 @@ import pytest
 from offramp import SLA, App
 from offramp.core.reference import reference_in
 from offramp.gateway.asgi import Gateway
+from offramp.paths import retrying
 from offramp.settings import Settings
 from offramp.wiring import build
 from tests.gateway.keyed import callers, gateway_of
@@ -143,6 +144,16 @@ async def test_a_run_that_executes_or_completed_is_409(web, desk):
     for body in ({"fresh": True}, {"from": "wait"}):
         assert (await retry(web, run, json=body)).status_code == 202
     assert (await retry(web, "run_01D78XYFJ1PRM1WPBCBT3VHMNV")).status_code == 404
+
+
+async def test_a_run_is_retried_a_bounded_number_of_times(web, monkeypatch):
+    monkeypatch.setattr(retrying, "RETRIES_MAX", 2)
+    run = await failed(web)
+    made = [(await retry(web, run)).json()["id"] for _ in range(2)]
+    refused = await retry(web, run)
+    assert (refused.status_code, "RETRIES_MAX" in refused.json()["detail"]) == (409, True)
+    await ended(web, made[-1])
+    assert (await retry(web, made[-1])).status_code == 202
 
 
 async def test_large_results_are_the_new_runs_own(web, gateway, desk, tmp_path):

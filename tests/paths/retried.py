@@ -206,16 +206,16 @@ async def from_a_step_or_fresh(opened):
         with pytest.raises(RunConflict, match="has completed"):
             await run.retry()
         with pytest.raises(InputError, match="did you mean 'check'"):
-            await run.retry(from_step="checks")
+            await run.retry(from_="checks")
         with pytest.raises(InputError, match="either"):
-            await run.retry(from_step="check", fresh=True)
-        by_name = await run.retry(from_step="check")
+            await run.retry(from_="check", fresh=True)
+        by_name = await run.retry(from_="check")
         await by_name.signal("go", "2")
         assert await result_of(by_name) == ["a", "b", "c", "2"], "a later signal was kept"
         assert desk.count() == {"b": 1, "c": 1}
         desk.again()
         last = [entry.key for entry in await runtime.service.process.store.journal(run.id) if entry.name == "check"][1]
-        by_key = await by_name.retry(from_step=last)
+        by_key = await by_name.retry(from_=last)
         await by_key.signal("go", "3")
         assert await result_of(by_key) == ["a", "b", "c", "3"]
         assert desk.count() == {"c": 1}
@@ -252,7 +252,7 @@ async def an_effect_that_may_have_happened_is_not_repeated_unasked(opened):
         third = await second.retry()
         assert isinstance(await failure_of(third), EffectUnknown), "the protection is lost by another retry"
         assert desk.count() == {}
-        fourth = await third.retry(from_step="pay")
+        fourth = await third.retry(from_="pay")
         assert await result_of(fourth) == ["order", "money"]
         assert desk.count() == {"money": 1}
         assert len(set(desk.keys["money"])) == 1, "the receiver cannot tell that it is the same effect"

@@ -89,13 +89,13 @@ class Handle:
         """
         return (await self._service.signal(self.id, name, encode(value, f"the value of signal {name!r}"))).awaited
 
-    async def retry(self, *, from_step: str | None = None, fresh: bool = False) -> Handle:
+    async def retry(self, *, from_: str | None = None, fresh: bool = False) -> Handle:
         """Start a run that retries this one, which has ended, and return its handle.
 
         The new run continues with what is recorded of this one: no finished step is executed again.
 
         Args:
-            from_step: a step's name or key: neither the first result recorded under it, nor any later one, is taken
+            from_: a step's name or key: neither the first result recorded under it, nor any later one, is taken
                 over.
             fresh: nothing is taken over.
 
@@ -103,7 +103,7 @@ class Handle:
             RunConflict: this run has not ended; or it has completed, and neither argument is given.
             InputError: there is no such step, or both arguments are given.
         """
-        accepted = await self._service.retry(Retrial(run_id=self.id, start=from_step, fresh=fresh))
+        accepted = await self._service.retry(Retrial(run_id=self.id, start=from_, fresh=fresh))
         return Handle(self._service, accepted.record.id, self._pipeline, Watcher())
 
     async def cancel(self) -> None:

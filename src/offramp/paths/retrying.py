@@ -32,6 +32,9 @@ from offramp.telemetry.logs import about
 
 logger = logging.getLogger("offramp")
 
+RETRIES_MAX = 100
+"""Retries of one run, all of which its document names; a retry can be retried in turn."""
+
 
 class Retrier:
     """Retries the runs of one process.
@@ -134,6 +137,8 @@ def _require_retriable(old: RunRecord, asked: Retrial) -> None:
         raise _gone(old)
     if not old.finished:
         raise RunConflict(f"{old.id} is {old.status}: it can be retried once it has ended; cancel it, or wait")
+    if len(old.retried_as) >= RETRIES_MAX:
+        raise RunConflict(f"{old.id} was retried {RETRIES_MAX} times (RETRIES_MAX): retry the last one of them instead")
     if asked.fresh and asked.start is not None:
         message = "give either a step, or fresh: a fresh run has no step to begin from"
         raise InputError(message, [("/from", message)])

@@ -154,8 +154,10 @@ class RedisStore:
         known = [raw(ENCODE(entry)) for entry in entries]
         first = halves(event, record.id)
         retried = record.retry_of or False
-        sent = [raw(ENCODE(signal)) for signal in signals], sum(len(value) for _, value in signals)
-        seeded = (*sent, retried) if signals or retried else ()
+        seeded: tuple[Any, ...] = ()
+        if signals or retried:
+            sent = [raw(ENCODE(signal)) for signal in signals]
+            seeded = (sent, sum(len(value) for _, value in signals), retried)
         request = wire("create", record.id, made(record), owner or False, *first, webhook, key, known, *seeded)
 
         def undo(answer: Any) -> list[Operation]:
