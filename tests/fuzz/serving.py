@@ -25,7 +25,8 @@ def served(home):
 
 
 def flaws_in_log(gateway):
-    """Lines that tell of something that no request may cause."""
-    lines = gateway.log.read_text(errors="replace").splitlines()
+    """Lines that tell of something that no request may cause; pipelines fail with a traceback of their own."""
+    log = gateway.log.read_text(errors="replace")
+    lines = log.replace(" failed: pipeline-failed\nTraceback (most recent call last):", " failed").splitlines()
     bad = ("Traceback", "error:", "warning:", "Exception", "died:", "has been blocked")
     return [line for line in lines if any(word in line for word in bad)]
