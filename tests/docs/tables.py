@@ -66,7 +66,7 @@ EXAMPLES: list[events.Body] = [
 
 METRICS = {"Of every process that executes runs": RUNTIME, "Of a gateway": GATEWAY}
 
-# Each bound of docs/reference/limits.md: where it is defined, its unit, and its meaning.
+# Each bound of docs/contributing/bounds.md: where it is defined, its unit, and its meaning.
 LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Declarations",
@@ -87,11 +87,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Requests",
         [
             ("gateway.wire.connections:HEAD_BYTES_MAX", "bytes", "of a request's line and headers; then 431"),
-            (
-                "gateway.wire.connections:CROWDED_HEAD_S_MAX",
-                "s",
-                "the same past the connection limit; then it is closed",
-            ),
+            ("gateway.wire.connections:CROWDED_HEAD_S_MAX", "s", "the same past the connection limit; then closed"),
             ("gateway.wire.connections:HEAD_S_MAX", "s", "for a request's line and headers to arrive; then 408"),
             ("gateway.wire.connections:BODY_S_MAX", "s", "for a body to arrive, extended as it arrives; then 408"),
             ("gateway.wire.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that extend this time by a second"),
@@ -99,21 +95,13 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.wire.server:KEEP_ALIVE_S", "s", "for which an idle connection is kept"),
             ("gateway.descriptors:FILES_RESERVED", "", "open files reserved from connections, at most a quarter"),
             ("gateway.descriptors:STREAMS_SHARE_MAX", "", "of the possible connections may be streams; then 503"),
-            (
-                "gateway.wire.accepting:REFUSED_MAX",
-                "",
-                "connections past the limit at a time: probes are answered, others get 503",
-            ),
+            ("gateway.wire.accepting:REFUSED_MAX", "", "past the limit: probes are answered, others get 503"),
             ("gateway.bodies:DEPTH_MAX", "", "levels of objects and lists in a body"),
             ("gateway.native.request:SESSION_ID_LENGTH_MAX", "", "characters of a `session_id`"),
             ("gateway.native.request:METADATA_PAIRS_MAX", "", "pairs of metadata"),
             ("gateway.native.request:METADATA_KEY_LENGTH_MAX", "", "characters of a key of metadata"),
             ("gateway.native.request:METADATA_VALUE_LENGTH_MAX", "", "characters of a value of metadata"),
-            (
-                "gateway.negotiation:LIST_LENGTH_MAX",
-                "",
-                "characters of all `Prefer`, or all `Accept`, headers; then 431",
-            ),
+            ("gateway.negotiation:LIST_LENGTH_MAX", "", "characters of all `Prefer`, or `Accept`, headers; then 431"),
             ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("paths.retrying:RETRIES_MAX", "", "retries of one run; a retry can be retried in turn"),
@@ -154,11 +142,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.keys:KEYS_MAX", "", "keys in the file"),
             ("gateway.keyring:CHECK_EVERY_S", "s", "until a change of that file is noticed"),
             ("paths.bounds:COUNT_AGAIN_S", "s", "until open runs that other gateways accepted are counted"),
-            (
-                "engines.leased.queue_bound:COUNT_EVERY_S",
-                "s",
-                "until queued runs that other gateways accepted are counted",
-            ),
+            ("engines.leased.queue_bound:COUNT_EVERY_S", "s", "until queued runs of other gateways are counted"),
             ("core.slo:TENANT_MINUTES", "", "minutes in one count of a tenant's outcomes"),
         ],
     ),
@@ -181,11 +165,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.tracebacks:FRAME_NAME_LENGTH_MAX", "", "characters of a frame's file, and of its function"),
             ("core.exact:DEPTH_MAX", "", "levels of containers in a restored exception argument"),
             ("core.retry:CHAIN_MAX", "", "nested exceptions that a `Retry` examines"),
-            (
-                "core.inspection:VALUE_BYTES_MAX",
-                "bytes",
-                "of a value with `include=`; of a larger one the beginning",
-            ),
+            ("core.inspection:VALUE_BYTES_MAX", "bytes", "of a value with `include=`; of a larger one the beginning"),
             ("core.inspection:SHOWN_BYTES_MAX", "bytes", "of all values of one such answer"),
             ("core.inspection:PREVIEW_LENGTH_MAX", "", "characters of such a beginning"),
             ("core.inspection:ARGUMENTS_CUT_BYTES", "bytes", "recorded of arguments above `record_arguments`"),
@@ -197,11 +177,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.wire.server:UNSENT_BYTES_MAX", "bytes", "of a connection that the kernel holds unsent"),
             ("gateway.native.ws:SLOW_S_MAX", "s", "for a WebSocket's reader to take one batch of events"),
             ("gateway.native.ws:MESSAGE_BYTES_MAX", "bytes", "of a WebSocket message from a client"),
-            (
-                "paths.deliver:TAIL_EVENTS_MAX",
-                "",
-                "newest events of a followed run in memory; older ones are read from the store",
-            ),
+            ("paths.deliver:TAIL_EVENTS_MAX", "", "newest events of a followed run in memory; older ones are read"),
             ("paths.deliver:TAIL_BYTES_MAX", "bytes", "of the same"),
         ],
     ),
@@ -229,11 +205,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("telemetry.setup:LANE_CLOSE_S_MAX", "s", "the same for a lane process"),
             ("telemetry.setup:LANE_DELAY_MS", "ms", "spans of a lane process wait to be exported"),
             ("telemetry.setup:TOLD_EVERY_S", "s", "between two log lines about an unreachable backend"),
-            (
-                "telemetry.tracing:WEBHOOK_CHILD_S_MAX",
-                "s",
-                "after its acceptance in which a run's webhooks join its trace",
-            ),
+            ("telemetry.tracing:WEBHOOK_CHILD_S_MAX", "s", "in which an accepted run's webhooks join its trace"),
             ("telemetry.tracing:PATH_LENGTH_MAX", "", "characters of a request's path that its span shows"),
             ("telemetry.context:SESSION_LENGTH_MAX", "", "characters of a session received as baggage"),
             ("telemetry.content:DECODED_BYTES_MAX", "bytes", "of a value decoded for redaction"),
@@ -244,11 +216,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "On Temporal",
         [
             ("ports.bodies:PAYLOAD_BYTES_MAX", "bytes", "of a step's arguments, its result, an input, a signal"),
-            (
-                "engines.temporal.body:DRAWN_MAX",
-                "",
-                "drawn values that a step's activity carries",
-            ),
+            ("engines.temporal.body:DRAWN_MAX", "", "drawn values that a step's activity carries"),
             ("engines.temporal.relay:HANDING_MAX", "", "runs that a worker hands to Temporal at a time"),
             ("engines.temporal.payloads:PAGE_BYTES_MAX", "bytes", "of journal that a body reads at a time"),
             ("engines.temporal.body:STEP_MARGIN_S", "s", "of an activity beyond its step's timeout"),
@@ -296,11 +264,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
     (
         "Inside",
         [
-            (
-                "gateway.starting:LOOKS_PER_TIMEOUT",
-                "",
-                "checks per `write_timeout` whether a run's end cannot be written",
-            ),
+            ("gateway.starting:LOOKS_PER_TIMEOUT", "", "checks per `write_timeout` of a run's unwritten end"),
             ("stores.sqlite.writer:TROUBLE_S_MIN", "s", "for which `/readyz` stays 503 after the last refused write"),
             ("paths.demote:BOUNDARY_GRACE_S", "s", "for a body without a step in flight at a demotion"),
             ("paths.roster:ABOUT_EVERY_S", "s", "until `/v1/workers` shows what changed in another process"),
@@ -316,11 +280,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.purge:REST", "", "times the duration of a purge step, as the rest after it"),
             ("paths.purge:REST_S_MAX", "s", "at most of such a rest"),
             ("paths.upkeep:COUNT_EVERY_S", "s", "between counts of waiting runs for `offramp_runs_waiting`"),
-            (
-                "paths.upkeep:LEARN_EVERY_S",
-                "s",
-                "until other processes learn how long runs took; a crash loses this much",
-            ),
+            ("paths.upkeep:LEARN_EVERY_S", "s", "until others learn how long runs took; a crash loses it"),
             ("paths.slo:LOOK_EVERY_S", "s", "between updates of the metrics of service levels"),
             ("core.slo:KEPT_MINUTES", "", "minutes for which counts of outcomes are kept"),
             ("paths.demote:PARK_AFTER_S", "s", "for which a deep run only waits before it is parked"),
@@ -329,11 +289,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("execution.ending:STRIKE_S_MAX", "s", "for the replay of a run that is being ended"),
             ("core.ownership:ASSIGNED_GRACE_S", "s", "after a deadline for Temporal to end a run, cleanup included"),
             ("execution.replay:DIVERGENCE_GRACE_S", "s", "without progress of a replay, then it counts as divergence"),
-            (
-                "paths.replay:CUTS_MAX",
-                "",
-                "simulated interruptions per `testing.replays`",
-            ),
+            ("paths.replay:CUTS_MAX", "", "simulated interruptions per `testing.replays`"),
             ("rehearsal:SEEDS_TRIED_MAX", "", "hash seeds tried to find another order of sets"),
             ("rehearsal:TIMEOUT_S", "s", "for the replays of `testing.replays` and `offramp check` in another process"),
             ("execution.replay:TIMEOUT_GRACE_S", "s", "the same at a step that a timer may still end"),
@@ -375,15 +331,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("stores.sqlite.purge:SPARE_SHARE", "", "the same, of the pages in use"),
             ("stores.sqlite.purge:CUT_PAGES_MAX", "", "free pages that one step cuts off the file"),
             ("stores.sqlite.purge:CUT_PAGES_MIN", "", "of the same, when steps are slow"),
-            (
-                "stores.sqlite.purge:CHECKPOINT_STEPS",
-                "",
-                "steps of a purge between two checkpoints of the WAL",
-            ),
+            ("stores.sqlite.purge:CHECKPOINT_STEPS", "", "steps of a purge between two checkpoints of the WAL"),
             ("cli.pulse:PULSE_S", "s", "between two pulses that a worker sends its supervisor"),
             ("cli.supervisor:PULSE_LEASES", "", "leases without a pulse after which a worker is killed"),
             ("cli.supervisor:PULSE_SILENCE_S_MIN", "s", "the least of that time"),
             ("cli.supervisor:ABORT_S", "s", "for a hung worker to write its stacks before it is killed"),
+            ("cli.reload:FILES_MAX", "", "files that `offramp serve --reload` watches"),
             ("cli.waterfall:ROWS_MAX", "", "steps and waits that `offramp show` draws"),
             ("cli.supervisor:BACKOFF_MAX_S", "s", "between two starts of a worker that keeps dying"),
             ("cli.supervisor:KILL_MARGIN_S", "s", "beyond its drain before a worker is killed"),
@@ -415,6 +368,26 @@ def events_list() -> str:
             f"```json\n{json.dumps(example, ensure_ascii=False)}\n```"
         )
     return "\n\n".join(parts)
+
+
+# Those of them that a pipeline or a client can meet, for docs/reference/limits.md.
+MET = {
+    "Declarations": "names:NAME_LENGTH_MAX spec:MESSAGE_LENGTH_MAX labels:LABEL_LENGTH_MAX retry:RETRY_ATTEMPTS_MAX "
+    "sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S ending:CLEANUP_S_MAX",
+    "Requests": "connections:HEAD_BYTES_MAX connections:BODY_S_MAX bodies:DEPTH_MAX request:SESSION_ID_LENGTH_MAX "
+    "request:METADATA_PAIRS_MAX request:METADATA_KEY_LENGTH_MAX request:METADATA_VALUE_LENGTH_MAX "
+    "negotiation:IDEMPOTENCY_KEY_LENGTH_MAX filters:LIMIT_MAX ownership:SIGNALS_MAX waits:ASK_BYTES_MAX "
+    "waits:SCHEMA_BYTES_MAX tickets:TICKET_S",
+    "Answers and streams": "events:EMITTED_BYTES_MAX events:RESULT_INLINE_BYTES_MAX recorded:MESSAGE_LENGTH_MAX "
+    "inspection:VALUE_BYTES_MAX streams:STALL_S_MAX ws:SLOW_S_MAX",
+    "Webhooks": "webhooks:URL_LENGTH_MAX webhooks:BODY_BYTES_MAX webhooks:GIVE_UP_AFTER_S",
+}
+
+
+def met_tables() -> str:
+    known = {each[0].rpartition(".")[2]: each for _, limits in LIMITS for each in limits}
+    chosen = {title: [known[name] for name in names.split()] for title, names in MET.items()}
+    return "\n\n".join(f"## {title}\n\n{limits_table(limits)}" for title, limits in chosen.items())
 
 
 def limits_tables() -> str:
@@ -568,7 +541,8 @@ def _shown(value: object) -> str:
 PARTS = {
     "settings": ("docs/reference/settings.md", settings_table),
     "events": ("docs/reference/events.md", events_list),
-    "limits": ("docs/reference/limits.md", limits_tables),
+    "limits": ("docs/reference/limits.md", met_tables),
+    "bounds": ("docs/contributing/bounds.md", limits_tables),
     "client-limits": ("docs/reference/client.md", client_limits_table),
     "delays": ("docs/reference/webhooks.md", delays_table),
     "metrics": ("docs/reference/metrics.md", metrics_tables),
