@@ -22,6 +22,7 @@ from offramp.cli.check import check
 from offramp.cli.doctor import doctor
 from offramp.cli.init import init
 from offramp.cli.keys import add, list_keys, revoke
+from offramp.cli.listing import list_runs
 from offramp.cli.options import epilog
 from offramp.cli.output import (
     EXITS_CHECK,
@@ -42,7 +43,7 @@ from offramp.cli.output import (
 )
 from offramp.cli.retry import retry
 from offramp.cli.run import run
-from offramp.cli.runs import cancel, list_runs, show, signal
+from offramp.cli.runs import cancel, show, signal
 from offramp.cli.serve import serve
 from offramp.cli.submit import follow, submit
 from offramp.cli.top import top
@@ -133,6 +134,7 @@ _command(
     f"offramp show {_RUN}",
     f"offramp show {_RUN} --steps",
     f"offramp show {_RUN} --step search",
+    f"offramp show {_RUN} --watch",
     f"offramp show {_RUN} --json | jq .steps",
     exits=EXITS_CLIENT,
 )
@@ -140,6 +142,7 @@ _command(
     list_runs,
     "offramp list --status running",
     "offramp list --session abc --limit 5 --json",
+    "offramp list --waiting --watch",
     exits=EXITS_CLIENT,
     name="list",
 )

@@ -1,12 +1,10 @@
-"""`offramp show`, `list`, `cancel` and `signal`: read and control the runs of a gateway.
-
-Prints a table for a person, or JSON for a program.
-"""
+"""`offramp show`, `cancel` and `signal`: read and control a run of a gateway."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -15,21 +13,23 @@ import msgspec
 import typer
 
 from offramp.cli.inputs import read_value
-from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Session, Url
+from offramp.cli.listing import STYLES
+from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Url
 from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line, printable, say, write_json
-from offramp.cli.view import duration, error_text
+from offramp.cli.view import duration, error_text, waited_for
+from offramp.cli.watch import Watch, on_screen
 from offramp.core.names import did_you_mean
-from offramp.core.run import OUTCOMES, RUN_ID_LENGTH, TRANSITIONS
+from offramp.core.run import OUTCOMES
 from offramp.errors import Forbidden, RunGone
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
+    from rich.text import Text
 
     from offramp.cli.client import Gateway
     from offramp.core.waterfall import Waterfall
 
 _URL = "http://127.0.0.1:8000"
-_STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
 RESULT_SHOWN_MAX = 2_000
 
 
@@ -41,29 +41,59 @@ def show(
         str | None,
         typer.Option("--step", metavar="KEY", help="Only this step, by key or name, whole.", show_default=False),
     ] = None,
+    watch: Watch = False,
     as_json: AsJson = False,
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> int:
     """Show a run: its steps and waits over time, what failed and where, its critical path, its result.
 
-    --steps and --step need an API key with the scope 'inspect', and so does the traceback of a failed run.
+    --steps and --step need an API key with the scope 'inspect', and so does the traceback of a failed run. With
+    --watch, a terminal shows the run anew every 2 s until it has ended.
     """
     from offramp.cli.client import Gateway
 
+    if watch and (as_json or step is not None or not sys.stdout.isatty()):
+        raise CommandError(f"--watch draws a whole run on a terminal; elsewhere: offramp follow {run_id}")
     with Gateway(url, api_key) as gateway:
         if step is not None:
             return _show_step(gateway, run_id, step, as_json=as_json)
         include = ["input", "steps", "traceback"] if steps else []
-        document = gateway.get(run_id, include=include).data if as_json else _inspected(gateway, run_id, include)
         if as_json:
-            write_json(document)
+            write_json(gateway.get(run_id, include=include).data)
             return OK
-        waterfall = _waterfall(gateway, document)
-        if waterfall is not None and waterfall.status in OUTCOMES - {document["status"]}:
-            document = _inspected(gateway, run_id, include)  # the run ended between the two answers
-    _print_run(document, waterfall)
+        out = console(sys.stdout)
+        if watch:
+            _watch(gateway, run_id, include, out)
+        _, lines = _looked(gateway, run_id, include, out)
+    for line in lines:
+        out.print(line)
     return OK
+
+
+def _watch(gateway: Gateway, run_id: str, include: list[str], out: Console) -> None:
+    """Draw the run until it has ended; the last lines, of what goes on, are always on the screen."""
+    from rich.text import Text
+
+    gateway.note = lambda _: None  # the screen says it
+
+    def look() -> tuple[Text, bool]:
+        document, lines = _looked(gateway, run_id, include, out)
+        head, room = len(facts(document)), out.height - 1
+        if len(lines) > room:
+            lines = [*lines[:head], Text("…", style="dim"), *lines[head - room + 1 :]][:room]
+        return Text("\n").join(lines), document["status"] in OUTCOMES
+
+    on_screen(out, look)
+
+
+def _looked(gateway: Gateway, run_id: str, include: list[str], out: Console) -> tuple[dict[str, Any], list[Text]]:
+    """The run's document, and the lines that show the run on this console."""
+    document = _inspected(gateway, run_id, include)
+    waterfall = _waterfall(gateway, document)
+    if waterfall is not None and waterfall.status in OUTCOMES - {document["status"]}:
+        document = _inspected(gateway, run_id, include)  # the run ended between the two answers
+    return document, list(_lines(document, waterfall, out))
 
 
 def _inspected(gateway: Gateway, run_id: str, include: list[str]) -> dict[str, Any]:
@@ -90,29 +120,24 @@ def _show_step(gateway: Gateway, run_id: str, given: str, *, as_json: bool) -> i
     return OK
 
 
-def _print_run(document: dict[str, Any], waterfall: Waterfall | None) -> None:
+def _lines(document: dict[str, Any], waterfall: Waterfall | None, out: Console) -> Iterator[Text]:
     from rich.text import Text
 
     from offramp.cli.steps import listed
 
-    out = console(sys.stdout)
     for name, value in facts(document):
-        out.print(Text.assemble((f"{name:<10}", "dim"), (value, _STYLES.get(value, ""))))
+        yield Text.assemble((f"{name:<10}", "dim"), (value, STYLES.get(value, "")))
     if waterfall is not None:
         from offramp.cli.waterfall import draw
 
-        out.print()
-        for line in draw(waterfall, out):
-            out.print(line)
-    for line in listed(document):
-        out.print(line)
+        yield Text()
+        yield from draw(waterfall, out)
+    yield from listed(document)
     traceback = (document.get("error") or {}).get("traceback")
     if traceback:
-        out.print()
-        out.print(Text(printable(traceback)))
+        yield from (Text(), Text(printable(traceback)))
     if document.get("result") is not None:
-        out.print()
-        out.print(Text(_shortened(document)))
+        yield from (Text(), Text(_shortened(document)))
 
 
 def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
@@ -124,55 +149,6 @@ def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
         return layout(gateway.events(document["id"]), time.time(), _epoch(started) if started else None)
     except RunGone:
         return None
-
-
-def list_runs(  # noqa: PLR0913 - one parameter for each option
-    *,
-    session: Session = None,
-    status: Annotated[
-        str | None, typer.Option("--status", help=f"One of {', '.join(TRANSITIONS)}.", show_default=False)
-    ] = None,
-    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Of this pipeline.", show_default=False)] = None,
-    sla: Annotated[str | None, typer.Option("--class", help="Of this class.", show_default=False)] = None,
-    path: Annotated[str | None, typer.Option("--path", help="On this path: fast or deep.", show_default=False)] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Accepted from this time on.", show_default=False)
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="Accepted before this time.", show_default=False)
-    ] = None,
-    search: Annotated[
-        str | None,
-        typer.Option("--search", "-q", metavar="TEXT", help="In id, session or metadata.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
-    after: Annotated[
-        str | None, typer.Option("--after", metavar="RUN", help="Older than this run.", show_default=False)
-    ] = None,
-    as_json: AsJson = False,
-    url: Url = _URL,
-    api_key: ApiKey = None,
-) -> int:
-    """List the runs of a gateway, newest first."""
-    from offramp.cli.client import Gateway
-
-    if status is not None and status not in TRANSITIONS:
-        raise CommandError(f"--status is one of {', '.join(TRANSITIONS)}, got {status!r}")
-    wanted = {"session_id": session, "status": status, "pipeline": pipeline, "class": sla, "path": path}
-    wanted |= {"since": since, "until": until, "q": search}
-    with Gateway(url, api_key) as gateway:
-        page = gateway.list(limit=limit, after=after, **wanted).data
-    if as_json:
-        write_json(page)
-        return OK
-    runs = page["runs"]
-    if not runs:
-        say("no such runs" if after or any(wanted.values()) else "no runs")
-        return OK
-    console(sys.stdout).print(_runs_table(runs))
-    if page["has_more"]:
-        say(f"more: --after {page['after']}")
-    return OK
 
 
 def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
@@ -254,6 +230,7 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if demotion:
         after, budget = (duration(demotion.get(name) or 0) for name in ("elapsed_ms", "budget_ms"))
         found.append(("demoted", f"after {after} ({demotion['reason']}, budget {budget})"))
+    found += [("waits for", one_line(waited_for(wait))) for wait in document.get("waiting_for") or ()]
     if document.get("error"):
         found.append(("error", error_text(document["error"])))
     if document.get("retry_of"):
@@ -262,23 +239,6 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if document.get("trace_id"):
         found.append(("trace", str(document["trace_id"])))
     return found
-
-
-def _runs_table(runs: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("run", "pipeline", "status", "path", "created", "took"):
-        # A cut id could not be copied.
-        least = RUN_ID_LENGTH if column == "run" else None
-        table.add_column(column, no_wrap=True, justify="right" if column == "took" else "left", min_width=least)
-    for run in runs:
-        took = duration(_between_ms(run["created_at"], run["finished_at"])) if run.get("finished_at") else ""
-        path = "fast>deep" if run.get("demotion") else str(run["path"])
-        status = Text(run["status"], style=_STYLES.get(run["status"], ""))
-        table.add_row(run["id"], one_line(run["pipeline"]), status, path, _day_and_clock(run["created_at"]), took)
-    return table
 
 
 def _between_ms(start: str, end: str) -> float:
@@ -293,10 +253,6 @@ def _epoch(at: str) -> float | None:
         return datetime.fromisoformat(at).timestamp()
     except ValueError:
         return None
-
-
-def _day_and_clock(at: str) -> str:
-    return f"{at[5:10]} {at[11:19]}"
 
 
 def _shortened(document: dict[str, Any]) -> str:

@@ -90,6 +90,15 @@ def duration(milliseconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def waited_for(wait: Mapping[str, Any]) -> str:
+    """A wait in a few words, with what is asked if that is a text."""
+    until = str(wait.get("until") or "")
+    if wait["kind"] == "time":
+        return f"the time {until[5:10]} {until[11:19]}" if until else "a time"
+    asked = f" ({wait['ask']})" if isinstance(wait.get("ask"), str) else ""
+    return f"signal {wait['name']}{asked}"
+
+
 def error_text(error: object) -> str:
     """`message (step write, attempt 3, desk.py:12 in fetch)` for the error object of an event or document."""
     if not isinstance(error, Mapping):
