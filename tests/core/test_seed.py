@@ -169,6 +169,18 @@ def test_a_step_whose_effect_may_have_happened_is_known_unless_the_retry_is_from
     }
 
 
+def test_what_a_cancelled_retry_had_at_hand_is_at_hand_again():
+    failed = Entry("work:aa:0", "work", "step", None, FAILED)
+    entries = [
+        failed,
+        Entry("offramp.now:cc:0", "offramp.now", "value", b"3"),
+        Entry("more:aa:0", "more", "step", b"1"),
+    ]
+    seed = seed_of(entries, [], {}).entries
+    again = seed_of([*seed, struck("cancelled", 0.5)], [], {})
+    assert list(again.entries) == list(seed)
+
+
 def test_a_cleanup_is_not_kept_and_what_outlived_the_cancellation_is():
     late = Entry("late:aa:0", "late", "step", b"1", started_at=4.0)
     undo = Entry("undo:aa:0", "undo", "step", b"1", started_at=6.0)

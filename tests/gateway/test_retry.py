@@ -149,7 +149,8 @@ async def test_a_run_that_executes_or_completed_is_409(web, desk):
 async def test_a_run_is_retried_a_bounded_number_of_times(web, monkeypatch):
     monkeypatch.setattr(retrying, "RETRIES_MAX", 2)
     run = await failed(web)
-    made = [(await retry(web, run)).json()["id"] for _ in range(2)]
+    made = [(await retry(web, run, headers={"Idempotency-Key": key})).json()["id"] for key in ("1", "2", "2")]
+    assert made[1] == made[2]
     refused = await retry(web, run)
     assert (refused.status_code, "RETRIES_MAX" in refused.json()["detail"]) == (409, True)
     await ended(web, made[-1])

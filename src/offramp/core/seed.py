@@ -84,7 +84,7 @@ def seed_of(
             continue
         elif place < in_order:
             before.append(entry)
-        elif _may_be_kept(entry, struck_at):
+        elif _may_be_kept(entry, struck_at if place < len(seen) else None):
             kept.append(entry)
     begun = _begun([*seen, *beside], steps, steps_begun(head))
     kept += [
@@ -171,6 +171,7 @@ def received_in(entries: Sequence[Entry], name: str) -> int:
 
 def steps_before(entries: Sequence[Entry]) -> dict[str, StepState]:
     """The finished steps of a journal, by key, as far as it describes them."""
+    head, seen = parted(entries)
     return {
         entry.key: StepState(
             entry.name,
@@ -180,7 +181,7 @@ def steps_before(entries: Sequence[Entry]) -> dict[str, StepState]:
             rfc3339(entry.started_at),
             entry.duration_ms,
         )
-        for entry in entries
+        for entry in (*seen, *head)
         if entry.kind == "step"
     }
 

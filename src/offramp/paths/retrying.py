@@ -60,6 +60,8 @@ class Retrier:
         await self._submitter.require_input(spec, old.input)
         made = self._record(old, spec, asked)
         key = self._idempotency(asked, made.created_at)
+        if len(old.retried_as) >= RETRIES_MAX and not await self._submitter.attaches(old.tenant, key, made.created_at):
+            raise RunConflict(f"{old.id} was retried {RETRIES_MAX} times (RETRIES_MAX): retry the last of them instead")
         seed = NO_SEED if asked.fresh else await self._seed(old, asked.start)
         try:
             accepted = await self._submitter.accept(made, key, lambda: self._own(seed, old, made.id))
@@ -137,8 +139,6 @@ def _require_retriable(old: RunRecord, asked: Retrial) -> None:
         raise _gone(old)
     if not old.finished:
         raise RunConflict(f"{old.id} is {old.status}: it can be retried once it has ended; cancel it, or wait")
-    if len(old.retried_as) >= RETRIES_MAX:
-        raise RunConflict(f"{old.id} was retried {RETRIES_MAX} times (RETRIES_MAX): retry the last one of them instead")
     if asked.fresh and asked.start is not None:
         message = "give either a step, or fresh: a fresh run has no step to begin from"
         raise InputError(message, [("/from", message)])

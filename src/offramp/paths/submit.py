@@ -115,7 +115,7 @@ class Submitter:
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
         facts = self._facts(submission, spec, sla)
-        if decide(facts).path == "refused" and await self._attaches(submission.tenant, key, now):
+        if decide(facts).path == "refused" and await self.attaches(submission.tenant, key, now):
             facts = self._facts(submission, spec, sla)
             facts = replace(facts, load=replace(facts.load, share_is_taken=False))
         decision = decide(facts)
@@ -211,11 +211,11 @@ class Submitter:
         try:
             return await self._open_runs.take(record.tenant)
         except TenantLimit:
-            if not await self._attaches(record.tenant, key, record.created_at):
+            if not await self.attaches(record.tenant, key, record.created_at):
                 raise
             return None
 
-    async def _attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
+    async def attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
         """Whether the request is for an existing run, which takes no room."""
         return key is not None and await self._process.store.holder(tenant, key.key, now) is not None
 
