@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tools.check_prose import BEHIND, NAMES, PHRASES, ROOT, complaints
+from tools.check_prose import NAMES, PHRASES, ROOT, complaints
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
@@ -38,10 +38,7 @@ def test_words_in_a_sentence_and_local_variables_are_left_alone():
     assert list(complaints("src/module.py", code)) == []
 
 
-def test_the_clean_folders_have_none_and_the_others_are_counted():
-    command = [sys.executable, "tools/check_prose.py", "--all"]
+def test_the_repository_has_none():
+    command = [sys.executable, "tools/check_prose.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    fine, *counts = done.stdout.splitlines()
-    assert (done.returncode, fine) == (0, "prose: fine"), done.stdout
-    assert [line.split()[1] for line in counts] == list(BEHIND)
-    assert all(line.split()[0].isdigit() for line in counts)
+    assert (done.returncode, done.stdout) == (0, "prose: fine\n")
