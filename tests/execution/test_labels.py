@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offramp import App, Retry, testing
-from tests.support import log_of, of, result_of
+from tests.support import failure_of, log_of, of, result_of
 
 
 @dataclass
@@ -50,3 +50,30 @@ async def check(runtime):
 async def test_calls_of_a_step_are_told_apart():
     async with testing.runtime(app) as runtime:
         await check(runtime)
+
+
+async def test_a_retry_shows_the_labels_and_the_arguments_of_what_it_began_with():
+    retried, fails = App("retried"), [True]
+
+    @retried.step(label="of {word}")
+    async def first(word: str) -> str:
+        return word
+
+    @retried.step
+    async def second(word: str) -> str:
+        if fails.pop():
+            raise ValueError("not yet")
+        return word
+
+    @retried.pipeline
+    async def pipe(word: str) -> str:
+        return await second(await first(word))
+
+    async with testing.runtime(retried) as runtime:
+        handle = await runtime.start("pipe", word="x")
+        await failure_of(handle)
+        fails.append(False)
+        again = await handle.retry()
+        assert await result_of(again) == "x"
+        [begun, _] = (await again.document(["steps"]))["steps"]
+    assert (begun["label"], begun["arguments"], begun["result"]) == ("of x", {"word": "x"}, "x")

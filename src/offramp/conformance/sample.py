@@ -51,7 +51,7 @@ def accepted(record: RunRecord) -> Draft:
 
 def entry(number: int) -> Entry:
     """A finished step."""
-    return Entry(f"work:{number}:0", "work", "step", str(number).encode(), arguments=b'{"number":1}')
+    return Entry(f"work:{number}:0", "work", "step", str(number).encode(), arguments=b'{"number":1}', label="of 1")
 
 
 def started(number: int) -> Draft:

@@ -21,7 +21,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One finished step, or one value that a replay must not see change.
 
     `value` is the JSON-encoded result; a failed step has `failure` instead. `started_at` is in epoch seconds.
-    `arguments` are those of the call, as `core/inspection.py` records them for people; no replay needs them.
+    `arguments` and `label` are those of the call, as `core/inspection.py` and `core/labels.py` make them for people; no
+    replay needs them.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     started_at: float = 0.0
     duration_ms: float = 0.0
     arguments: bytes | None = None
+    label: str | None = None
 
 
 def without_arguments(entries: Iterable[Entry]) -> list[Entry]:

@@ -180,6 +180,7 @@ def steps_before(entries: Sequence[Entry]) -> dict[str, StepState]:
             entry.attempt,
             rfc3339(entry.started_at),
             entry.duration_ms,
+            label=entry.label,
         )
         for entry in (*seen, *head)
         if entry.kind == "step"

@@ -114,6 +114,7 @@ class Attempt:
         "earlier",
         "is_admitted",
         "key",
+        "label",
         "live",
         "number",
         "patience_s",
@@ -138,6 +139,8 @@ class Attempt:
         self.watch: Watch | None = None
         """The watch of its task, once it has waited."""
         self.trace = trace
+        self.label: str | None = None
+        """What tells the call apart, once the attempt has begun."""
         self.at = self.began = 0.0
         """The time of its start, in epoch seconds and on the monotonic clock."""
         self.earlier: tuple[FailedAttempt, ...] = ()

@@ -176,10 +176,10 @@ def _begin(attempt: Attempt) -> None:
     clock = attempt.scope.clock
     attempt.at, attempt.began = clock.time(), clock.monotonic()
     call = attempt.call
-    label = None if call.label is None else call.label()
+    attempt.label = None if call.label is None else call.label()
     if attempt.trace is not None:
-        attempt.trace.attempt(attempt.number, label)
-    started = events.StepStarted(call.name, attempt.key, attempt.number, label)
+        attempt.trace.attempt(attempt.number, attempt.label)
+    started = events.StepStarted(call.name, attempt.key, attempt.number, attempt.label)
     attempt.scope.log.append(None, events.draft(started, rfc3339(attempt.at)))
 
 
@@ -188,7 +188,7 @@ def _complete(attempt: Attempt, encoded: bytes, stored: bytes) -> None:
     scope, name, key, number = attempt.scope, attempt.call.name, attempt.key, attempt.number
     duration_ms = round((scope.clock.monotonic() - attempt.began) * 1000, 3)
     scope.append(
-        Entry(key, name, "step", stored, None, number, attempt.at, duration_ms),
+        Entry(key, name, "step", stored, None, number, attempt.at, duration_ms, label=attempt.label),
         events.draft(events.StepCompleted(name, key, number, duration_ms), rfc3339(scope.clock.time())),
         recorded_arguments(attempt.call.arguments, scope.record_arguments),
     )
