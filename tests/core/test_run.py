@@ -85,7 +85,8 @@ def test_a_document_has_the_documented_fields_and_encodes():
     shown = msgspec.json.decode(msgspec.json.encode(document(record, [], "/mounted")))
     assert list(shown) == [
         *("id", "pipeline", "status", "path", "class", "session_id", "metadata", "route", "demotion", "created_at"),
-        *("started_at", "finished_at", "result", "error", "steps", "trace_id", "retry_of", "retried_as", "links"),
+        *("started_at", "finished_at", "result", "error", "steps"),
+        *("waiting_for", "trace_id", "retry_of", "retried_as", "links"),
     ]
     assert shown["demotion"] == {
         "reason": "budget",
@@ -94,7 +95,7 @@ def test_a_document_has_the_documented_fields_and_encodes():
         "budget_ms": 6000.0,
     }
     assert shown["result"] == {"a": 1}
-    assert shown["error"] == {"code": "step-failed", "message": "no", "step": "search", "attempt": 2}
+    assert shown["error"] == {"code": "step-failed", "message": "no", "step": "search", "attempt": 2, "where": None}
     assert shown["links"] == {
         "self": f"/mounted/v1/runs/{record.id}",
         **{name: f"/mounted/v1/runs/{record.id}/{name}" for name in ("events", "result", "ws", "cancel")},
