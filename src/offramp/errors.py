@@ -318,12 +318,25 @@ class RunFailed(OfframpError):
 
     code = "run-failed"
     title = "The run failed"
-    fault = "pipeline"
+    fault: ClassVar[Fault] = "pipeline"
 
     def __init__(self, message: str, error_code: str = "run-failed", step: str | None = None) -> None:
         super().__init__(message)
         self.error_code = error_code
         self.step = step
+
+
+class StillRunning(RunFailed):
+    """This process stops, and the awaited run has not failed: another process continues it; `run_id` names it."""
+
+    code = "still-running"
+    title = "The run continues in another process"
+    status = 503
+    fault = "operator"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"{run_id} continues in another process, as this one stops: follow it there", self.code)
+        self.run_id = run_id
 
 
 class RunCancelled(OfframpError):

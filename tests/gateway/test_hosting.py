@@ -10,10 +10,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+import offramp
 from offramp import App
-from offramp.errors import InputError, LoopMismatch, NotStarted, UnknownPipeline
+from offramp.errors import InputError, LoopMismatch, NotStarted, Overloaded, StillRunning, UnknownPipeline
 from offramp.gateway.asgi import Gateway
 from tests.gateway.fake import FakeService
+from tests.support import eventually
 
 
 def triage_app():
@@ -71,6 +73,26 @@ async def test_a_run_is_awaited_beyond_its_demotion(tmp_path):
         assert await handle.result() == 4
         document = await handle.document()
         assert (document["path"], document["demotion"] is None) == ("deep", False)
+
+
+async def test_a_caller_that_the_stop_of_the_gateway_leaves_waiting_gets_the_run(tmp_path):
+    app = App("desk")
+
+    @app.pipeline(budget=30)
+    async def wait() -> None:
+        await offramp.signal("go")
+
+    gateway = app.asgi(data=tmp_path)
+    async with gateway.lifespan():
+        handle = await gateway.start("wait")
+        waiting = asyncio.ensure_future(handle.result())
+        await eventually(lambda: gateway.service.live.get(handle.id))
+        await gateway.drain()
+        with pytest.raises(StillRunning, match="continues in another process") as raised:
+            await waiting
+        assert raised.value.run_id == handle.id
+        with pytest.raises(Overloaded):
+            await gateway.run("wait")
 
 
 async def test_what_a_run_refuses_is_raised(tmp_path):

@@ -117,7 +117,7 @@ class Warming:
             if not limit.expired():
                 raise
             raise StartFailed(
-                f"this process is not ready after {self._limit_s:g} s (start_timeout): {self.doing}"
+                f"not ready after {self._limit_s:g} s: {self.doing}; raise start_timeout, or do less there"
             ) from error
         self.doing = "the process joins the others"
 

@@ -13,7 +13,7 @@ from offramp.core.events import Event, decode, result_in
 from offramp.core.failure import annotate, exception_of
 from offramp.core.inspection import Include
 from offramp.core.tracebacks import annotate_elsewhere
-from offramp.errors import RunCancelled, RunExpired, RunFailed
+from offramp.errors import RunCancelled, RunExpired, StillRunning
 from offramp.paths.live import Watcher
 from offramp.paths.service import Service
 from offramp.paths.submission import Retrial, Submission
@@ -46,6 +46,7 @@ class Handle:
             RunCancelled: the run was cancelled.
             RunExpired: its deadline passed.
             RunFailed: it failed in another process, with an exception that cannot be rebuilt here.
+            StillRunning: this process stops, and the run continues in another one.
         """
         async with contextlib.aclosing(self._service.follow(self.id)) as parts:
             last = b""
@@ -66,7 +67,7 @@ class Handle:
         if record.status == "expired":
             raise RunExpired(failure.message if failure else f"{self.id} expired")
         if failure is None:
-            raise RunFailed(f"{self.id} is {record.status}; this process is stopping")
+            raise StillRunning(self.id)
         again = exception_of(failure)
         where = f"step {failure.step!r} of " if failure.step else ""
         annotate_elsewhere(again)
