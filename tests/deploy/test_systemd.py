@@ -79,8 +79,8 @@ def test_its_command_serves_and_its_signal_stops_it(tmp_path):
     words[words.index("--port") + 1] = str(port)
     words[words.index("--data") + 1] = str(tmp_path / "data")
     with running(*words, cwd=tmp_path, env={"OFFRAMP_API_KEYS": "desk:0123456789abcdef"}) as served:
-        for number in (1, 2):
-            served.wait_for(rf"worker {number} +ready in")
+        for _ in range(2):
+            served.wait_for(r"worker \d +ready in")
         key = {"Authorization": "Bearer 0123456789abcdef"}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=key, trust_env=False) as client:
             assert client.get("/readyz").status_code == 200
