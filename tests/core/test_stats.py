@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from offramp.core import stats
 from offramp.core.run import Demotion, RunHead, run_id
-from offramp.core.stats import COARSE, FINE, Row
+from offramp.core.stats import COARSE, FINE, LONG, Row
 from tests.support import NOW, a_record
 
 
 def row_of(*runs, unfinished=None, oldest=None):
     ended = {}
     for record, status, seconds in runs:
-        ended = stats.added(ended, dict.fromkeys(stats.events_of(record, status, seconds), 1))
+        ended = stats.added(ended, stats.counts_of(record, status, record.created_at + seconds, good=None))
     return Row("p", "c", ended, unfinished or {}, oldest)
 
 
@@ -48,12 +48,24 @@ def test_only_completed_runs_have_durations_and_only_fast_starts_a_rate():
 
 
 def test_windows_are_whole_cells_that_end_now():
-    assert stats.numbers_of(120 * 60.0 + 59, "5m") == (115, 120)
-    assert stats.numbers_of(120 * 60.0, "1h") == (60, 120)
-    assert stats.numbers_of(1440 * 60.0, "6h") == (96 - 24, 96)
-    assert [stats.width_of(window) for window in stats.WINDOWS] == [FINE, FINE, FINE, COARSE, COARSE]
-    for window, minutes in stats.WINDOWS.items():
-        assert minutes <= stats.KEPT_MINUTES[stats.width_of(window)], window
+    assert stats.cells_of(120 * 60.0 + 59, 5) == (FINE, 115, 120)
+    assert stats.cells_of(120 * 60.0, 60) == (FINE, 60, 120)
+    assert stats.cells_of(1440 * 60.0, 360) == (COARSE, 96 - 24, 96)
+    assert stats.cells_of(43_200 * 60.0, 43_200) == (LONG, 0, 180)
+    assert [stats.cells_of(1e9, minutes)[0] for minutes in stats.WINDOWS.values()] == [FINE, FINE, FINE, COARSE, COARSE]
+
+
+def test_a_run_counts_for_its_class_and_for_the_next_ones():
+    record = a_record(path="fast", created_at=NOW, started_at=NOW + 1)
+    assert stats.counts_of(record, "failed", NOW + 3, good=False) == {
+        "failed:fast": 1,
+        "ran": 1,
+        "ran_ms": 2000,
+        "bad": 1,
+    }
+    assert stats.counts_of(a_record(path="deep", retry_of="run_1"), "cancelled", NOW, good=None) == {
+        "cancelled:deep": 1
+    }
 
 
 def test_a_row_shows_what_ended_and_what_has_not():

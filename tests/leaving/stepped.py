@@ -336,8 +336,8 @@ class SteppedStore:
 
 
 _READS = {"get", "journal", "events", "signals", "ahead", "owners", "open_runs", "holder", "queued", "overdue", "runs"}
-_READS |= {"tallied", "due"}
-_CALLS = {"register", "claim", "claim_one", "send_signal", "request_cancel", "learn", "tally", "purge", "sweep"}
+_READS |= {"summed_cells", "unfinished", "due"}
+_CALLS = {"register", "claim", "claim_one", "send_signal", "request_cancel", "add_cells", "purge", "sweep"}
 _CALLS |= {"take_duty", "describe"}
 
 

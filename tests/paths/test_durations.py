@@ -1,45 +1,85 @@
-"""How long runs are expected to take: learned here, and from the processes that share the store."""
+"""How long runs are expected to take: counted here, and in the processes that share the store."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from offramp import App
-from offramp.core.routing import WEIGHT, Observed
+from offramp.core.run import Outcome
 from offramp.errors import StoreError
-from offramp.paths import upkeep
-from offramp.paths.durations import Durations
+from offramp.paths import stats
+from offramp.paths.stats import LEARNED_MINUTES, RunStats
 from offramp.paths.submission import Submission
-from tests.support import eventually, frames_of, member
+from offramp.stores.memory import MemoryStore
+from offramp.testing import FakeClock
+from tests.support import a_record, eventually, frames_of, member
 
-seconds = st.floats(0.001, 10_000)
-
-
-@given(seconds, st.lists(seconds, min_size=1, max_size=50))
-def test_runs_that_are_told_of_together_count_as_much_as_one_by_one(before, took):
-    together, average = Observed("pipe", 0.0, 0.0), before
-    for each in took:
-        together = together.and_run(each)
-        average += WEIGHT * (each - average)
-    assert together.moved(before) == pytest.approx(average)
-    assert 0 < together.share <= 1
+DONE = Outcome("completed", b"1")
 
 
-def test_what_was_not_told_yet_counts_on_top_of_what_is_learned():
-    durations = Durations()
-    assert durations.expected_s("pipe", 6.0) == 6.0
-    durations.observe("pipe", 10.0)
-    assert durations.expected_s("pipe", 6.0) == pytest.approx(10.0)
-    (told,) = durations.take_observed()
-    assert told == pytest.approx(("pipe", WEIGHT, 10.0))
-    durations.observe("pipe", 30.0)
-    durations.learned({"pipe": 20.0, "other": 1.0})
-    assert durations.expected_s("pipe", 6.0) == pytest.approx(21.0)
-    assert durations.expected_s("other", 6.0) == 1.0
-    assert durations.take_observed() == [pytest.approx(("pipe", WEIGHT, 30.0))]
-    assert durations.take_observed() == []
+class Alone:
+    """As much of a process as statistics need."""
+
+    def __init__(self, store, clock):
+        self.classes = {}
+        self.clock = clock
+        self.store = store
+
+
+@pytest.fixture
+def pair():
+    store, clock = MemoryStore(), FakeClock()
+    return RunStats(Alone(store, clock)), RunStats(Alone(store, clock)), clock
+
+
+def ended(counts, clock, seconds, pipeline="pipe", **given):
+    now = clock.time()
+    counts.ended(a_record(pipeline=pipeline, created_at=now - 99, started_at=now - seconds, **given), DONE, now)
+
+
+def test_the_average_is_of_what_runs_took_from_their_start(pair):
+    here, _, clock = pair
+    assert here.expected_s("pipe", 6.0) == 6.0
+    ended(here, clock, 10.0)
+    ended(here, clock, 30.0)
+    assert here.expected_s("pipe", 6.0) == pytest.approx(20.0, abs=0.01)
+    assert here.expected_s("other", 6.0) == 6.0
+
+
+def test_a_retry_may_have_executed_few_steps_and_does_not_count(pair):
+    here, _, clock = pair
+    ended(here, clock, 1.0, retry_of="run_1")
+    assert here.expected_s("pipe", 6.0) == 6.0
+
+
+async def test_runs_of_all_processes_count_once(pair):
+    here, there, clock = pair
+    ended(here, clock, 10.0)
+    ended(there, clock, 30.0)
+    ended(there, clock, 2.0, "other")
+    for _ in range(2):
+        await there.close()
+        await here.close()
+        assert here.expected_s("pipe", 6.0) == pytest.approx(10.0, abs=0.01), "not read yet"
+        assert there.expected_s("pipe", 6.0) == pytest.approx(30.0, abs=0.01)
+    await here.learn()
+    ended(here, clock, 80.0)
+    assert here.expected_s("pipe", 6.0) == pytest.approx(40.0, abs=0.01)
+    assert here.expected_s("other", 6.0) == pytest.approx(2.0, abs=0.01)
+
+
+async def test_old_runs_count_until_there_are_new_ones(pair):
+    here, there, clock = pair
+    ended(there, clock, 30.0)
+    await there.close()
+    await here.learn()
+    clock.advance(60.0 * LEARNED_MINUTES + 60)
+    await here.learn()
+    assert here.expected_s("pipe", 6.0) == pytest.approx(30.0, abs=0.01)
+    ended(there, clock, 4.0)
+    await there.close()
+    await here.learn()
+    assert here.expected_s("pipe", 6.0) == pytest.approx(4.0, abs=0.01)
 
 
 def app():
@@ -53,39 +93,27 @@ def app():
 
 
 async def test_a_gateway_learns_of_runs_that_ended_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.01)
+    monkeypatch.setattr(stats, "WRITE_EVERY_S", 0.01)
     async with member(app(), tmp_path, "gateway") as gateway, member(app(), tmp_path, "worker"):
         run = (await gateway.submit(Submission(pipeline="pipe", respond_async=True))).record.id
         await frames_of(gateway, run)
-        await eventually(lambda: gateway.live.durations.expected_s("pipe", 99.0) < 99.0)
+        await eventually(lambda: gateway.live.stats.expected_s("pipe", 99.0) < 99.0)
     async with member(app(), tmp_path, "gateway") as later:
-        await eventually(lambda: later.live.durations.expected_s("pipe", 99.0) < 99.0)
-
-
-async def test_what_was_observed_last_is_told_when_a_process_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 60.0)
-    async with member(app(), tmp_path, "gateway") as gateway:
-        await frames_of(gateway, (await gateway.submit(Submission(pipeline="pipe"))).record.id)
-    async with member(app(), tmp_path, "gateway") as later:
-        await eventually(lambda: later.live.durations.expected_s("pipe", 99.0) < 99.0)
+        await eventually(lambda: later.live.stats.expected_s("pipe", 99.0) < 99.0)
 
 
 async def test_a_store_that_refuses_is_asked_again(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.01)
+    monkeypatch.setattr(stats, "WRITE_EVERY_S", 0.01)
     async with member(app(), tmp_path, "gateway") as gateway:
-        store, refused = gateway.process.store, []
+        refused = []
 
-        async def refuse(observed):
-            refused.append(observed)
+        async def refuse(*asked):
+            refused.append(asked)
             raise StoreError("the disk is full")
 
         with monkeypatch.context() as failing:
-            failing.setattr(store, "learn", refuse)
+            failing.setattr(gateway.process.store, "summed_cells", refuse)
             await eventually(lambda: len(refused) > 2)
-        assert "the durations of runs were not shared: the disk is full" in caplog.text
+        assert "the statistics of ended runs are not up to date: the disk is full" in caplog.text
         await frames_of(gateway, (await gateway.submit(Submission(pipeline="pipe"))).record.id)
-
-        async def is_known():
-            return "pipe" in await store.learn([])
-
-        await eventually(is_known)
+        await eventually(lambda: gateway.live.stats.expected_s("pipe", 99.0) < 99.0)

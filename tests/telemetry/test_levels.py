@@ -8,10 +8,13 @@ import pytest
 
 from offramp import SLA, App, testing
 from offramp.core.run import Outcome
-from offramp.core.slo import WINDOWS, Counts, Tally, minute_of
+from offramp.core.slo import WINDOWS, Counts, minute_of
+from offramp.core.stats import BAD, COARSE, FINE, GOOD, LONG, Cell
 from offramp.errors import StoreError
-from offramp.paths.slo import FRESH_S, LOOK_EVERY_S, WRITE_EVERY_S, ServiceLevels
+from offramp.paths.slo import LOOK_EVERY_S, ServiceLevels
+from offramp.paths.stats import FRESH_S, WRITE_EVERY_S, RunStats
 from offramp.paths.submission import Submission
+from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
 from tests.support import GUARD_S, Signal, a_record, eventually, frames_of, member, reading
 
@@ -112,27 +115,24 @@ async def test_what_ends_last_is_counted_too(tmp_path):
         await eventually(is_counted)
 
 
-class Refusing:
+class Refusing(MemoryStore):
     """A store that cannot be written for a while; remembers what it was given."""
 
     def __init__(self):
+        super().__init__()
         self.broken = False
         self.given = []
         self.asked = 0
 
-    async def tally(self, tallies):
+    async def add_cells(self, cells):
         if self.broken:
             raise StoreError("no room")
-        self.given.append(list(tallies))
+        self.given.append(list(cells))
+        await super().add_cells(cells)
 
-    async def tallied(self, since, tenant=""):
+    async def summed_cells(self, width, first, last, tenant=""):
         self.asked += 1
-        found = Counts()
-        for tallies in self.given:
-            for tally in tallies:
-                counts = tally.minute >= since and tally.tenant == tenant
-                found = found.plus(tally.counts) if counts else found
-        return {"quick": found} if found.total else {}
+        return await super().summed_cells(width, first, last, tenant)
 
 
 class Shown:
@@ -157,6 +157,21 @@ class Alone:
         self.clock = FakeClock()
         self.store = Refusing()
         self.metrics = Shown()
+        self.stats = RunStats(self)
+
+    def levels(self, *, shows=False):
+        return ServiceLevels(self, self.stats, shows=shows)
+
+    def ends(self, outcome, *, at=0.0, times=1):
+        """A run that was accepted just now ends, so many seconds from now."""
+        now = self.clock.time() + at
+        for _ in range(times):
+            self.stats.ended(a_record(sla="quick", created_at=now), outcome, now)
+
+    def given(self, *names, width=FINE):
+        """The counts of these names in each cell of a width, as they were written."""
+        cells = [cell for cells in self.store.given for cell in cells if cell.width == width]
+        return [(cell.number, [cell.counts.get(name, 0) for name in names]) for cell in cells]
 
 
 @pytest.fixture
@@ -164,98 +179,99 @@ def alone():
     return Alone()
 
 
-def record_at(clock):
-    return a_record(sla="quick", created_at=clock.time())
-
-
 DONE, FAILED = Outcome("completed", b"1"), Outcome("failed")
 
 
-async def exported(alone, levels, seconds):
-    """Let the clock run for so long, with the task that keeps the levels beside it."""
-    task = asyncio.create_task(levels.keep())
+async def passing(alone, works, seconds):
+    """Let the clock run for so long, with the task of a part beside it."""
+    task = asyncio.create_task(works.work())
     try:
         await asyncio.sleep(0)
         for _ in range(int(seconds)):
             alone.clock.advance(1.0)
-            for _ in range(20):  # turns of the loop: what a timer woke goes on
+            for _ in range(20):  # turns of the loop: what a timer woke continues
                 await asyncio.sleep(0)
     finally:
         task.cancel()
 
 
 async def test_counts_are_written_now_and_then_and_once(alone):
-    levels = ServiceLevels(alone, shows=False)
-    for _ in range(3):
-        levels.ended(record_at(alone.clock), DONE, alone.clock.time())
+    task = asyncio.create_task(alone.stats.work())
+    await eventually(lambda: alone.store.asked)
+    alone.ends(DONE, times=3)
+    minute = minute_of(alone.clock.time())
     assert alone.store.given == []
-    await exported(alone, levels, 3 * WRITE_EVERY_S)
-    minute = minute_of(alone.clock.time() - 3 * WRITE_EVERY_S)
-    assert alone.store.given == [[Tally("quick", minute, Counts(3, 0))]]
-    assert alone.store.asked == 0
+    alone.clock.advance(WRITE_EVERY_S)
+    await eventually(lambda: alone.store.given)
+    assert alone.given(GOOD, BAD) == [(minute, [3, 0])]
+    asked = alone.store.asked
+    alone.clock.advance(WRITE_EVERY_S)
+    await eventually(lambda: alone.store.asked > asked)
+    assert len(alone.store.given) == 1
+    task.cancel()
 
 
 async def test_what_the_store_refuses_is_written_later(alone, caplog):
-    levels = ServiceLevels(alone, shows=False)
     alone.store.broken = True
-    at = alone.clock.time()
-    levels.ended(record_at(alone.clock), DONE, at)
-    await exported(alone, levels, 2 * WRITE_EVERY_S)
-    assert "service levels are not up to date: no room" in caplog.text
-    levels.ended(record_at(alone.clock), FAILED, at)
+    alone.ends(DONE)
+    await passing(alone, alone.stats, 2 * WRITE_EVERY_S)
+    assert "the statistics of ended runs are not up to date: no room" in caplog.text
+    alone.ends(FAILED)
     alone.store.broken = False
-    await exported(alone, levels, 2 * WRITE_EVERY_S)
-    assert alone.store.given == [[Tally("quick", minute_of(at), Counts(1, 1))]]
+    await passing(alone, alone.stats, 2 * WRITE_EVERY_S)
+    assert [counts for _, counts in alone.given(GOOD, BAD)] == [[1, 1]]
 
 
 async def test_minutes_are_counted_apart(alone):
-    levels = ServiceLevels(alone, shows=False)
-    at = alone.clock.time()
     for minutes in (0, 1, 1, 2):
-        levels.ended(record_at(alone.clock), FAILED, at + 60 * minutes)
-    await levels.close()
-    first = minute_of(at)
-    assert sorted(alone.store.given[0]) == [
-        Tally("quick", first, Counts(0, 1)),
-        Tally("quick", first + 1, Counts(0, 2)),
-        Tally("quick", first + 2, Counts(0, 1)),
-    ]
+        alone.ends(FAILED, at=60.0 * minutes)
+    await alone.stats.close()
+    first = minute_of(alone.clock.time())
+    assert sorted(alone.given(BAD)) == [(first, [1]), (first + 1, [2]), (first + 2, [1])]
+    assert sum(counts[0] for _, counts in alone.given(BAD, width=COARSE)) == 4
+    assert sum(counts[0] for _, counts in alone.given(BAD, width=LONG)) == 4
+
+
+async def test_the_longest_cells_hold_service_levels_alone(alone):
+    alone.ends(DONE)
+    await alone.stats.close()
+    held = [cell.counts for cell in alone.store.given[0] if cell.width == LONG]
+    assert held == [{GOOD: 1}]
 
 
 async def test_metrics_show_what_all_processes_counted(alone):
-    levels = ServiceLevels(alone, shows=True)
     now = minute_of(alone.clock.time())
-    alone.store.given = [
-        [Tally("quick", now, Counts(9, 1))],  # another process's
-        [Tally("quick", now - 20, Counts(10, 0))],
-    ]
-    await exported(alone, levels, LOOK_EVERY_S)
+    for age, counts in ((0, {GOOD: 9, BAD: 1}), (20, {GOOD: 10})):  # another process's
+        cells = [Cell("", width, (now - age) // width, "pipe", "quick", counts) for width in (FINE, COARSE, LONG)]
+        await alone.store.add_cells(cells)
+    await passing(alone, alone.levels(shows=True), 1)
     assert alone.metrics.levels["5m"] == pytest.approx((0.9, 2.0))
     assert alone.metrics.levels["30m"] == pytest.approx((0.95, 1.0))
+    assert alone.metrics.levels["30d"] == pytest.approx((0.95, 1.0))
     assert set(alone.metrics.levels) == set(WINDOWS)
 
 
 async def test_a_process_that_shows_nothing_asks_nothing(alone):
-    await exported(alone, ServiceLevels(alone, shows=False), 3 * LOOK_EVERY_S)
+    await passing(alone, alone.levels(), 3 * LOOK_EVERY_S)
     assert alone.store.asked == 0
 
 
-async def test_without_classes_that_have_a_target_nothing_is_asked_or_written(alone):
+async def test_without_classes_that_have_a_target_nothing_is_asked(alone):
     alone.classes = {"batch": SLA("batch")}
-    levels = ServiceLevels(alone, shows=True)
+    levels = alone.levels(shows=True)
     async with asyncio.timeout(GUARD_S):
-        await levels.keep()
+        await levels.work()
     assert await levels.report() == []
-    assert (alone.store.asked, alone.store.given) == (0, [])
+    assert alone.store.asked == 0
 
 
 async def test_an_answer_is_given_again_for_a_moment(alone):
-    levels = ServiceLevels(alone, shows=False)
+    levels = alone.levels()
     first = await levels.report()
     asked = alone.store.asked
     assert await levels.report() == first
     assert alone.store.asked == asked
-    levels.ended(record_at(alone.clock), DONE, alone.clock.time())
+    alone.ends(DONE)
     alone.clock.advance(FRESH_S)
     (level,) = await levels.report()
     assert level.windows["5m"] == Counts(1, 0)

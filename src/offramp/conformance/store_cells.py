@@ -1,4 +1,4 @@
-"""Cases of what an operator looks at: cells of ended runs, the runs that have not ended, new runs (S23, S24, S26)."""
+"""Cases of what an operator looks at: cells of ended runs, the runs that have not ended, new runs (S16, S17, S24)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _cell(number: int = NUMBER, tenant: str = "", width: int = FINE, sla: str = 
     return Cell(tenant, width, number, "answer", sla, counts)
 
 
-@case("S23")
+@case("S16")
 async def counts_of_cells_add_up_in_every_process(stage: StoreStage) -> None:
     peer = await stage.peer()
     assert await stage.store.summed_cells(FINE, NUMBER - 9, NUMBER) == {}
@@ -28,7 +28,7 @@ async def counts_of_cells_add_up_in_every_process(stage: StoreStage) -> None:
         assert await store.summed_cells(FINE, NUMBER, NUMBER) == expected
 
 
-@case("S23")
+@case("S16")
 async def cells_of_a_range_a_width_and_a_tenant_are_summed(stage: StoreStage) -> None:
     await stage.store.add_cells([_cell(NUMBER + place, n=10**place) for place in range(4)])
     await stage.store.add_cells([_cell(tenant="acme", n=5), _cell(width=COARSE, number=NUMBER // COARSE, n=9)])
@@ -42,7 +42,7 @@ async def cells_of_a_range_a_width_and_a_tenant_are_summed(stage: StoreStage) ->
     assert await stage.store.summed_cells(COARSE, number, number) == {("answer", "quick"): {"n": 9}}
 
 
-@case("S23")
+@case("S16")
 async def cells_are_kept_as_long_as_a_window_reads_them(stage: StoreStage) -> None:
     for width, minutes in KEPT_MINUTES.items():
         oldest, newest = 1_000, 1_000 + minutes // width
@@ -51,7 +51,7 @@ async def cells_are_kept_as_long_as_a_window_reads_them(stage: StoreStage) -> No
         assert await stage.store.summed_cells(width, oldest, newest) == {("answer", "quick"): {"n": 2}}
 
 
-@case("S23", needs=("durable", "shared"))
+@case("S16", needs=("durable", "shared"))
 async def cells_outlive_their_process(stage: StoreStage) -> None:
     await stage.store.add_cells([_cell(n=1)])
     after = await stage.end()
@@ -72,7 +72,7 @@ async def _unfinished(stage: StoreStage) -> set[str]:
     return {head.id for head in await stage.store.unfinished(100)}
 
 
-@case("S24")
+@case("S17")
 async def runs_that_have_not_ended_are_found(stage: StoreStage) -> None:
     peer = await stage.peer()
     await stage.leases.register(owner("a"))
@@ -90,14 +90,14 @@ async def runs_that_have_not_ended_are_found(stage: StoreStage) -> None:
     assert len(await stage.store.unfinished(0)) == 0
 
 
-@case("S24")
+@case("S17")
 async def a_run_that_is_parked_has_not_ended(stage: StoreStage) -> None:
     run, log = await stage.running()
     await stage.leases.release(log.lease, Parked(NOW + 60, 0))
     assert await _unfinished(stage) == {run.id}
 
 
-@case("S24")
+@case("S17")
 async def a_run_of_an_engine_has_not_ended(stage: StoreStage) -> None:
     run = await stage.queued()
     claim = await stage.leases.assign_to_engine(run.id, NOW)
@@ -107,7 +107,7 @@ async def a_run_of_an_engine_has_not_ended(stage: StoreStage) -> None:
     assert await _unfinished(stage) == set()
 
 
-@case("S26")
+@case("S24")
 async def new_runs_are_found_by_their_ids_in_order(stage: StoreStage) -> None:
     peer = await stage.peer()
     made = [(await stage.running(tenant=f"t{number}"))[0].id for number in range(5)]
@@ -116,7 +116,7 @@ async def new_runs_are_found_by_their_ids_in_order(stage: StoreStage) -> None:
     assert list(await peer.store.ids_after(made[4], 9)) == []
 
 
-@case("S26")
+@case("S24")
 async def heads_are_those_of_the_given_runs_as_they_are_now(stage: StoreStage) -> None:
     peer = await stage.peer()
     await stage.running()

@@ -1,4 +1,4 @@
-"""Cases of the runs that wait: listed and counted (S25)."""
+"""Cases of the runs that wait: listed and counted (S23)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def waiting(stage: StoreStage, *waits: Draft, **changes: str) -> tuple[Run
     return run, log
 
 
-@case("S25")
+@case("S23")
 async def a_run_is_listed_while_a_wait_of_it_is_open(stage: StoreStage) -> None:
     run, log = await waiting(stage, begins("signal", "a"), begins("sleep", "b"), ends("signal", "a"))
     await waiting(stage, started(1))
@@ -46,7 +46,7 @@ async def a_run_is_listed_while_a_wait_of_it_is_open(stage: StoreStage) -> None:
     assert await stage.listed(waiting=True) == []
 
 
-@case("S25")
+@case("S23")
 async def a_run_that_has_ended_waits_no_longer(stage: StoreStage) -> None:
     _, log = await waiting(stage, begins("signal"), begins("sleep", "b"))
     await log.finish(DONE, completed(), NOW)
@@ -54,7 +54,7 @@ async def a_run_that_has_ended_waits_no_longer(stage: StoreStage) -> None:
     assert await stage.store.waiting() == {}
 
 
-@case("S25")
+@case("S23")
 async def an_event_that_is_written_again_is_one_wait(stage: StoreStage) -> None:
     _, log = await waiting(stage, begins("signal"), begins("signal"))
     assert await stage.store.waiting() == {("conformance", "signal"): 1}
@@ -63,7 +63,7 @@ async def an_event_that_is_written_again_is_one_wait(stage: StoreStage) -> None:
     assert await stage.store.waiting() == {}, "a wait of which the start was written twice has not ended"
 
 
-@case("S25")
+@case("S23")
 async def waiting_runs_are_listed_by_the_other_filters_too(stage: StoreStage) -> None:
     made = []
     for number in range(8):
@@ -78,7 +78,7 @@ async def waiting_runs_are_listed_by_the_other_filters_too(stage: StoreStage) ->
         assert await stage.paged(waiting=True, tenant="t1", status="completed", limit=limit) == []
 
 
-@case("S25")
+@case("S23")
 async def waiting_runs_are_counted_by_pipeline_and_kind(stage: StoreStage) -> None:
     assert await stage.store.waiting() == {}
     await waiting(stage, begins("signal", "a"), begins("signal", "b"), pipeline="p")
@@ -87,7 +87,7 @@ async def waiting_runs_are_counted_by_pipeline_and_kind(stage: StoreStage) -> No
     assert await stage.store.waiting() == {("p", "signal"): 2, ("p", "time"): 1, ("q", "time"): 1}
 
 
-@case("S25", needs=("shared",))
+@case("S23", needs=("shared",))
 async def a_wait_ends_in_another_process_than_it_began_in(stage: StoreStage) -> None:
     run, log = await waiting(stage, begins("signal"))
     await stage.leases.release(log.lease)
@@ -104,7 +104,7 @@ async def a_wait_ends_in_another_process_than_it_began_in(stage: StoreStage) -> 
     assert await stage.listed(waiting=True) == []
 
 
-@case("S25", needs=("durable", "shared"))
+@case("S23", needs=("durable", "shared"))
 async def waits_outlive_their_process(stage: StoreStage) -> None:
     run, _ = await waiting(stage, begins("signal"))
     after = await stage.end()

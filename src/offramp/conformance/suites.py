@@ -19,12 +19,10 @@ from offramp.conformance import (
     lease_signals,
     outbox_claims,
     outbox_due,
-    store_averages,
     store_cells,
     store_events,
     store_records,
     store_secret,
-    store_tallies,
     store_waits,
     store_writes,
 )
@@ -52,8 +50,7 @@ BACKSTOPS_PER_PATIENCE = 10
 def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
-        *(store_writes, store_events, store_records, store_secret, store_tallies),
-        *(store_averages, store_cells, store_waits),
+        *(store_writes, store_events, store_records, store_secret, store_cells, store_waits),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from offramp.core.run import Route
 
@@ -106,24 +106,3 @@ SHARE_IS_TAKEN = (
     "your runs have your share of this gateway's fast path (OFFRAMP_TENANT_SHARE): try again when one has ended, or "
     "with Prefer: respond-async"
 )
-
-WEIGHT = 0.1
-"""The weight of one run in the moving average of its pipeline's durations."""
-
-
-class Observed(NamedTuple):
-    """Runs of a pipeline that ended: their own average, and its share (0 to 1) of one that includes those before."""
-
-    pipeline: str
-    share: float
-    seconds: float
-
-    def moved(self, average: float | None) -> float:
-        """The average with these runs, exponentially weighted; None where there was none."""
-        return self.seconds if average is None else average + self.share * (self.seconds - average)
-
-    def and_run(self, seconds: float) -> Observed:
-        """These and one more run: together they move an average as far as one by one."""
-        share = self.share + WEIGHT * (1 - self.share)  # 1 - (1 - WEIGHT)^n after n runs
-        mean = ((1 - WEIGHT) * self.share * self.seconds + WEIGHT * seconds) / share
-        return Observed(self.pipeline, share, mean)

@@ -20,10 +20,6 @@ MINUTE_S = 60
 WINDOWS: dict[str, int] = {"5m": 5, "30m": 30, "1h": 60, "6h": 360, "24h": 1440, "3d": 4320, "30d": 43_200}
 """The windows of a class in minutes; the longest is the period of its error budget."""
 BUDGET_WINDOW = "30d"
-KEPT_MINUTES = WINDOWS[BUDGET_WINDOW] + 1
-"""The minutes of counts that a store keeps: whole ones and the one that has begun."""
-TENANT_MINUTES = 5
-"""The width in minutes of one tenant's counts: there may be many tenants."""
 
 
 class Counts(NamedTuple):
@@ -40,16 +36,6 @@ class Counts(NamedTuple):
     def plus(self, other: Counts) -> Counts:
         """Both together."""
         return Counts(self.good + other.good, self.bad + other.bad)
-
-
-class Tally(NamedTuple):
-    """The counts of one class in one minute, of one tenant or of all; minutes are numbered from the epoch."""
-
-    sla: str
-    minute: int
-    counts: Counts
-    tenant: str = ""
-    """Empty for the sum over tenants, which callers without a tenant see."""
 
 
 class Rule(NamedTuple):
@@ -75,16 +61,6 @@ RULES = (Rule("page", "1h", "5m", 14.4), Rule("page", "6h", "30m", 6.0), Rule("t
 def minute_of(at: float) -> int:
     """The minute of a time in epoch seconds."""
     return int(at // MINUTE_S)
-
-
-def since(now: float, window: str) -> int:
-    """The first minute of a window that ends with the minute that has begun."""
-    return minute_of(now) - WINDOWS[window]
-
-
-def coarse(minute: int) -> int:
-    """The minute that a tenant's counts are kept under, and from which on its windows begin."""
-    return minute - minute % TENANT_MINUTES
 
 
 def keeps_promise(sla: SLA | None, status: OutcomeStatus, seconds: float) -> bool | None:

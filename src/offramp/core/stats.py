@@ -15,17 +15,20 @@ from offramp.core.run import OutcomeStatus, Path, RunHead, RunRecord, Status, ac
 Window = Literal["5m", "15m", "1h", "6h", "24h"]
 WINDOWS: dict[str, int] = dict(zip(get_args(Window), (5, 15, 60, 360, 1440), strict=True))
 """The windows in minutes."""
-FINE, COARSE = 1, 15
-"""The widths of cells in minutes; a window of more than an hour is summed from coarse ones."""
-FINE_MINUTES_MAX = 60
-KEPT_MINUTES: dict[int, int] = {FINE: FINE_MINUTES_MAX, COARSE: WINDOWS["24h"]}
-"""How long cells of each width are kept."""
+FINE, COARSE, LONG = 1, 15, 240
+"""The widths of cells in minutes; the longest ones hold the counts of service levels alone."""
+KEPT_MINUTES: dict[int, int] = {FINE: 60, COARSE: 1440, LONG: 43_200}
+"""How long cells of each width are kept: a window is summed from the finest cells that cover it."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 BUCKETS_PER_DOUBLING = 4
 """A quantile is within 10% of the true one."""
 BUCKET_MIN, BUCKET_MAX = -40, 80
 """About a millisecond, and twelve days."""
 DEMOTED = "demoted"
+GOOD, BAD = "good", "bad"
+"""Runs that kept the promise of their class, and runs that broke it."""
+RAN, RAN_MS = "ran", "ran_ms"
+"""Runs whose duration counts for the next ones of their pipeline, and the sum of these durations."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 PATHS: tuple[Path, ...] = get_args(Path)
 Counts = Mapping[str, int]
@@ -76,14 +79,24 @@ def _ended(status: str, path: Path) -> str:
     return f"{status}:{path}"
 
 
-def events_of(record: RunRecord, status: OutcomeStatus, seconds: float) -> list[str]:
-    """The names under which a run that ended is counted."""
-    names = [_ended(status, record.path)]
+def counts_of(record: RunRecord, status: OutcomeStatus, at: float, *, good: bool | None) -> dict[str, int]:
+    """The counts of a run that ended `at`, in epoch seconds; `good` if it kept a promise, None without one."""
+    counts = {_ended(status, record.path): 1}
     if record.demotion is not None:
-        names.append(DEMOTED)
+        counts[DEMOTED] = 1
     if status == "completed":
-        names.append(f"d:{_bucket(seconds)}")
-    return names
+        counts[f"d:{_bucket(at - record.created_at)}"] = 1
+    if record.retry_of is None:  # which may have executed few of its steps
+        ran_s = max(0.0, at - (record.started_at or record.created_at))
+        counts |= {RAN: 1, RAN_MS: round(ran_s * 1000)}
+    if good is not None:
+        counts[GOOD if good else BAD] = 1
+    return counts
+
+
+def held_in(width: int, counts: Counts) -> Counts:
+    """The part of the counts that cells of this width hold."""
+    return counts if width != LONG else {name: counts[name] for name in (GOOD, BAD) if name in counts}
 
 
 def _bucket(seconds: float) -> int:
@@ -101,16 +114,11 @@ def _quantile(buckets: list[tuple[int, int]], rank: float) -> float:
     return float(2 ** ((number + 0.5) / BUCKETS_PER_DOUBLING))
 
 
-def width_of(window: str) -> int:
-    """The width of the cells that a window is summed from."""
-    return FINE if WINDOWS[window] <= FINE_MINUTES_MAX else COARSE
-
-
-def numbers_of(now: float, window: str) -> tuple[int, int]:
-    """The first and the last cell of a window that ends now; it begins with a whole cell."""
-    width = width_of(window)
+def cells_of(now: float, minutes: int) -> tuple[int, int, int]:
+    """The width, and the first and last number, of the cells of a window that ends now and begins with a whole cell."""
+    width = next(width for width, kept in KEPT_MINUTES.items() if minutes <= kept)
     last = int(now // (60 * width))
-    return last - WINDOWS[window] // width, last
+    return width, last - minutes // width, last
 
 
 def added(before: Counts, more: Counts) -> dict[str, int]:

@@ -17,7 +17,7 @@ class Admission:
 
     def facts(self, submission: Submission, sla: str, budget_s: float) -> Facts:
         """The present facts about a request with this class and budget."""
-        expected_s = self._live.durations.expected_s(submission.pipeline, budget_s)
+        expected_s = self._live.stats.expected_s(submission.pipeline, budget_s)
         return Facts(submission.respond_async, budget_s, sla, expected_s, self._load(submission.tenant))
 
     def _load(self, tenant: str) -> Load:
@@ -31,7 +31,7 @@ class Admission:
 
     def _rest_s(self, run: LiveRun) -> float:
         elapsed = self._process.clock.monotonic() - run.began
-        return max(0.0, self._live.durations.expected_s(run.record.pipeline, run.record.budget_s) - elapsed)
+        return max(0.0, self._live.stats.expected_s(run.record.pipeline, run.record.budget_s) - elapsed)
 
 
 def _rest_s(stay: Stay) -> float:

@@ -23,7 +23,6 @@ from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
-from offramp.paths.durations import Durations
 from offramp.paths.first_events import FirstEvents
 from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
@@ -186,9 +185,8 @@ class LiveRuns:
         self._fast = Shares(process.settings.fast_runs, process.tenancy)
         self._reserved: set[str] = set()
         self._unwritten: dict[str, float] = {}
-        self.durations = Durations()
-        self.levels = ServiceLevels(process, shows=shows_levels)
         self.stats = RunStats(process)
+        self.levels = ServiceLevels(process, self.stats, shows=shows_levels)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
         process.metrics.live("fast", lambda: self.count("fast"))
@@ -288,8 +286,6 @@ class LiveRuns:
     def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
         """Write a run's outcome; resolves when it is on disk."""
         at = self._process.clock.time()
-        if record.retry_of is None:  # which may have executed few of its steps
-            self.durations.observe(record.pipeline, max(0.0, at - (record.started_at or record.created_at)))
         body = terminal_event(record, outcome)
         self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
@@ -302,7 +298,6 @@ class LiveRuns:
         if refused is None:
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
-            self.levels.ended(record, outcome, at)
             self.stats.ended(record, outcome, at)
             _log_bad_end(record, outcome)
             return

@@ -37,7 +37,7 @@ from offramp.paths.slo import ServiceLevel
 from offramp.paths.stats import Found
 from offramp.paths.submission import Accepted, Retrial, Submission
 from offramp.paths.submit import Submitter
-from offramp.paths.upkeep import CatchingUp, Counting, Learning, ObjectProbe, Purging
+from offramp.paths.upkeep import CatchingUp, Counting, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.engine import Engine
 from offramp.ports.listing import RunFilter
@@ -105,9 +105,8 @@ class Service:
         self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
         self._retrier = Retrier(process, self._submitter, self._get)
         self.parts: list[Part] = [
-            live.levels,
             live.stats,
-            Learning(process, live.durations),
+            live.levels,
             CatchingUp(process),
             Purging(process),
             ObjectProbe(process),

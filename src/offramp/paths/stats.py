@@ -11,10 +11,10 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-from offramp.core import stats
+from offramp.core import slo, stats
 from offramp.core.run import Outcome, RunHead, RunRecord
 from offramp.core.slo import MINUTE_S, minute_of
-from offramp.core.stats import COARSE, FINE, Cell, Row
+from offramp.core.stats import KEPT_MINUTES, RAN, RAN_MS, Cell, Row
 from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
 from offramp.paths.parts import Background
@@ -24,6 +24,8 @@ logger = logging.getLogger("offramp")
 
 WRITE_EVERY_S = 5.0
 """Seconds for which an outcome may be missing from the shared counts; a crash loses as much."""
+LEARNED_MINUTES = 60
+"""The age of runs whose durations say what the next ones will take."""
 FRESH_S = 1.0
 """The greatest age of a reused answer: however many callers ask, the store is read as often."""
 UNFINISHED_MAX = 10_000
@@ -59,25 +61,40 @@ class RunStats(Background):
         super().__init__(process)
         self._counts: dict[_Key, Counter[str]] = {}
         self._lock = threading.Lock()
+        self._ran: dict[str, Counter[str]] = {}
+        """By pipeline, the durations of its runs as far as they are shared."""
         self._reading = asyncio.Lock()
         self._read: dict[tuple[str, str], tuple[float, Found]] = {}
         self._heads: tuple[float, Sequence[RunHead]] | None = None
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
         """Count a run that got its outcome `at`, in epoch seconds; from any thread."""
-        names = stats.events_of(record, outcome.status, at - record.created_at)
+        seconds = at - record.created_at
+        good = slo.keeps_promise(self._process.classes.get(record.sla), outcome.status, seconds)
+        if good is not None:
+            self._process.metrics.counted(record.sla, good=good)
+        counts = stats.counts_of(record, outcome.status, at, good=good)
         key = minute_of(at), record.tenant, record.pipeline, record.sla
         with self._lock:
-            self._counts.setdefault(key, Counter()).update(names)
+            self._counts.setdefault(key, Counter()).update(counts)
+
+    def expected_s(self, pipeline: str, otherwise: float) -> float:
+        """Seconds that a run of this pipeline took on average lately, in all processes; `otherwise` without one."""
+        with self._lock:
+            ran = Counter(self._ran.get(pipeline))
+            for key, counts in self._counts.items():
+                if key[2] == pipeline:
+                    ran.update(counts)
+        return ran[RAN_MS] / ran[RAN] / 1000 if ran[RAN] else otherwise
 
     async def work(self) -> None:
-        """Write the counts at intervals."""
+        """Write the counts at intervals, and read those of all processes."""
         while not self.is_over:
-            await sleep_for(self._process.clock, WRITE_EVERY_S)
             try:
-                await self._write()
+                await self.learn()
             except StoreError as error:
-                logger.warning("the statistics of ended runs were not written: %s", error)
+                logger.warning("the statistics of ended runs are not up to date: %s", error)
+            await sleep_for(self._process.clock, WRITE_EVERY_S)
 
     async def close(self) -> None:
         """Write the last counts, twice: when the first write returns, the last outcomes are stored and counted."""
@@ -107,15 +124,38 @@ class RunStats(Background):
                 self._read[window, tenant] = at, found
             return self._read[window, tenant][1]
 
-    async def _look(self, window: str, tenant: str, at: float) -> Found:
+    async def summed(self, minutes: int, tenant: str = "") -> dict[tuple[str, str], dict[str, int]]:
+        """The counts in a window of so many minutes, by pipeline and class, those of this process included.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
         await self._write()
+        cells = stats.cells_of(self._process.clock.time(), minutes)
+        return await self._process.store.summed_cells(*cells, tenant)
+
+    async def learn(self) -> None:
+        """Read how long runs took in the last hour; of a pipeline without one, the earlier ones still count.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        ran: dict[str, Counter[str]] = {}
+        for (pipeline, _), counts in (await self.summed(LEARNED_MINUTES)).items():
+            if RAN in counts:
+                ran.setdefault(pipeline, Counter()).update({name: counts.get(name, 0) for name in (RAN, RAN_MS)})
+        with self._lock:
+            self._ran |= ran
+
+    async def _look(self, window: str, tenant: str, at: float) -> Found:
         store, now = self._process.store, self._process.clock.time()
         if self._heads is None or at >= self._heads[0] + FRESH_S:
             self._heads = at, await store.unfinished(UNFINISHED_MAX + 1)
         heads = self._heads[1]
         mine = [head for head in heads[:UNFINISHED_MAX] if not tenant or head.tenant == tenant]
-        width, (first, last) = stats.width_of(window), stats.numbers_of(now, window)
-        counts = await store.summed_cells(width, first, last, tenant)
+        minutes = stats.WINDOWS[window]
+        counts = await self.summed(minutes, tenant)
+        width, first, _ = stats.cells_of(now, minutes)
         since = float(first * width * MINUTE_S)
         return Found(stats.rows(counts, mine), now, since, is_complete=len(heads) <= UNFINISHED_MAX)
 
@@ -128,16 +168,19 @@ class RunStats(Background):
             await self._process.store.add_cells(_cells(counts))
         except StoreError:
             with self._lock:
-                for key, names in counts.items():
-                    self._counts.setdefault(key, Counter()).update(names)
+                for key, more in counts.items():
+                    self._counts.setdefault(key, Counter()).update(more)
             raise
+        with self._lock:
+            for (_, _, pipeline, _), more in counts.items():
+                self._ran.setdefault(pipeline, Counter()).update({name: more[name] for name in (RAN, RAN_MS)})
 
 
 def _cells(counts: dict[_Key, Counter[str]]) -> list[Cell]:
-    """The counts in cells of both widths, of single tenants and of all."""
+    """The counts in cells of every width, of single tenants and of all."""
     summed: dict[tuple[str, int, int, str, str], Counter[str]] = {}
-    for (minute, tenant, pipeline, sla), names in counts.items():
-        for width in (FINE, COARSE):
-            for whose in {tenant, ""}:
-                summed.setdefault((whose, width, minute // width, pipeline, sla), Counter()).update(names)
-    return [Cell(*key, names) for key, names in summed.items()]
+    for (minute, tenant, pipeline, sla), more in counts.items():
+        for width in KEPT_MINUTES:
+            for whose in {tenant, ""} if (held := stats.held_in(width, more)) else ():
+                summed.setdefault((whose, width, minute // width, pipeline, sla), Counter()).update(held)
+    return [Cell(*key, held) for key, held in summed.items()]

@@ -8,17 +8,13 @@ import logging
 
 from offramp.errors import ObjectLost, ObjectsUnavailable, StoreError
 from offramp.execution.waiting import sleep_for
-from offramp.paths.durations import Durations
 from offramp.paths.parts import Background
-from offramp.paths.process import Process
 from offramp.paths.purge import purge
 
 logger = logging.getLogger("offramp")
 
 COUNT_EVERY_S = 10.0
 """Seconds between two counts of the runs that wait."""
-LEARN_EVERY_S = 5.0
-"""Seconds until other processes learn the durations of runs here; a crash loses as much."""
 
 
 class ObjectProbe(Background):
@@ -57,35 +53,6 @@ class Counting(Background):
             except StoreError as error:
                 logger.error("waiting runs were not counted: %s", error)  # noqa: TRY400 - tried again
             await sleep_for(clock, COUNT_EVERY_S)
-
-
-class Learning(Background):
-    """Shares the durations of runs with all processes.
-
-    Args:
-        process: this process.
-        durations: of its runs.
-    """
-
-    def __init__(self, process: Process, durations: Durations) -> None:
-        super().__init__(process)
-        self._durations = durations
-
-    async def work(self) -> None:
-        """Share them every `LEARN_EVERY_S` seconds."""
-        while not self.is_over:
-            await self._share()
-            await asyncio.sleep(LEARN_EVERY_S)
-
-    async def close(self) -> None:
-        """Share the durations of the last runs."""
-        await self._share()
-
-    async def _share(self) -> None:
-        try:
-            self._durations.learned(await self._process.store.learn(self._durations.take_observed()))
-        except StoreError as error:
-            logger.warning("the durations of runs were not shared: %s", error)
 
 
 class CatchingUp(Background):

@@ -23,11 +23,9 @@ S13 `purge` empties the runs whose retention is over, once, and no others; such 
 S14 `close` completes pending writes; a later write fails with `StoreError`.
 S15 `ahead` gets runs with the number of the last event that their readers have. It names the runs that have more
    events, have ended or are unknown, and no others.
-S16 `tally` adds to the counts of a class in a minute, and is visible when it returns. `tallied` sums the counts of all
-   processes from a minute on, by class. Counts are kept for `KEPT_MINUTES`. Counts of a tenant, and of all tenants
-   together, are separate.
-S17 `learn` moves the average of each given pipeline by its share, and is visible when it returns. It returns the
-   averages that any process learned, of all pipelines.
+S16 `add_cells` adds to the counts of cells, and is visible when it returns. `summed_cells` sums those of all processes,
+   of one width and tenant, from the first to the last number. Cells are kept for the `KEPT_MINUTES` of their width.
+S17 `unfinished` finds the runs that have not ended, all of them if they are no more than asked for.
 S18 `trouble` states why writes fail, or that one takes longer than `write_timeout`; None while writes succeed. It ends
    by itself, even if no write is requested meanwhile.
 S19 `take_duty` gives a duty to one owner at a time, among all processes, until the time named with it.
@@ -36,12 +34,9 @@ S20 A run created with entries has them in its journal from the same moment on, 
 S21 A run created with `retry_of` is in `retried_as` of that run from the same moment on, after earlier ones, once.
 S22 `secret` returns the same bytes to every process of the store, for as long as it keeps runs: those that the first
    caller offered.
-S23 `add_cells` adds to the counts of cells, and is visible when it returns. `summed_cells` sums those of all processes,
-   of one width and tenant, from the first to the last number. Cells are kept for the `KEPT_MINUTES` of their width.
-S24 `unfinished` finds the runs that have not ended, all of them if they are no more than asked for.
-S25 `runs` with `waiting` shows the runs with a wait that has begun and not ended according to their events, until they
+S23 `runs` with `waiting` shows the runs with a wait that has begun and not ended according to their events, until they
    end. `waiting` counts them by pipeline and kind of wait; a run that waits for both kinds counts for each.
-S26 `ids_after` finds the runs whose ids are above a text, in the order of ids; `heads` finds the given runs, and no
+S24 `ids_after` finds the runs whose ids are above a text, in the order of ids; `heads` finds the given runs, and no
    others, as they are now.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
@@ -58,9 +53,7 @@ import msgspec
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import FIRST_TURN
-from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
-from offramp.core.slo import Counts, Tally
 from offramp.core.stats import Cell
 from offramp.ports.commit import Commit
 from offramp.ports.listing import Page, RunFilter
@@ -230,34 +223,13 @@ class Secrets(Protocol):
 
 
 class Statistics(Protocol):
-    """Counts and averages that all processes share."""
-
-    async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of runs that kept or broke their class's promise, after pending writes (S16).
-
-        Raises:
-            StoreError: nothing was added.
-        """
-
-    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
-        """The counts of a tenant from minute `since` on, by class; of classes that have any (S16)."""
-
-    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
-        """Move the averages of pipelines (`Observed.moved`); all of them after that, in seconds, by pipeline (S17).
-
-        Raises:
-            StoreError: nothing was learned.
-        """
+    """What an operator looks at beside single runs: counts in cells that only grow, and heads of runs."""
 
     async def waiting(self) -> Mapping[tuple[str, str], int]:
-        """How many runs of each pipeline wait for a signal, and for a time: by (pipeline, kind of wait) (S25)."""
-
-
-class Figures(Protocol):
-    """What an operator looks at beside single runs."""
+        """How many runs of each pipeline wait for a signal, and for a time: by (pipeline, kind of wait) (S23)."""
 
     async def add_cells(self, cells: Sequence[Cell]) -> None:
-        """Add to the counts of cells, after pending writes (S23).
+        """Add to the counts of cells, after pending writes (S16).
 
         Raises:
             StoreError: nothing was added.
@@ -266,19 +238,19 @@ class Figures(Protocol):
     async def summed_cells(
         self, width: int, first: int, last: int, tenant: str = ""
     ) -> dict[tuple[str, str], dict[str, int]]:
-        """The sums of a tenant's cells of a width, from one number to another, by pipeline and class (S23)."""
+        """The sums of a tenant's cells of a width, from one number to another, by pipeline and class (S16)."""
 
     async def unfinished(self, limit: int) -> Sequence[RunHead]:
-        """Runs that have not ended, at most `limit`, in any order (S24)."""
+        """Runs that have not ended, at most `limit`, in any order (S17)."""
 
     async def ids_after(self, run_id: str, limit: int) -> Sequence[str]:
-        """The ids of runs above this text, in their order, at most `limit` (S26)."""
+        """The ids of runs above this text, in their order, at most `limit` (S24)."""
 
     async def heads(self, ids: Sequence[str]) -> Sequence[RunHead]:
-        """The heads of these runs, in any order and without unknown ones (S26)."""
+        """The heads of these runs, in any order and without unknown ones (S24)."""
 
 
-class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Figures, Protocol):
+class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Protocol):
     """A store as one process has it open. See the obligations at the top of this module."""
 
     def listen(self, listener: Listener) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from offramp.core import ownership
 from offramp.core.events import Frame
 from offramp.core.run import Outcome
-from offramp.core.slo import Counts
+from offramp.core.stats import LONG
 from offramp.core.waits import change_in, kinds_in
 from offramp.ports.commit import Commit
 from offramp.ports.store import Batch, Created
@@ -628,7 +628,7 @@ class EitherFilter(MemoryStore):
         return await super().runs(replace(wanted, pipeline=None if wanted.session_id else wanted.pipeline))
 
 
-@breaks("S25")
+@breaks("S23")
 class WaitsForEver(MemoryStore):
     """A run that has ended is still said to wait."""
 
@@ -637,7 +637,7 @@ class WaitsForEver(MemoryStore):
         run.note_end = lambda: None
 
 
-@breaks("S25")
+@breaks("S23")
 class WaitsCounted(MemoryStore):
     """A start of a wait that is written twice needs two ends."""
 
@@ -653,7 +653,7 @@ class WaitsCounted(MemoryStore):
         super()._append(run, event)
 
 
-@breaks("S25")
+@breaks("S23")
 class AnyWait(MemoryStore):
     """Runs that do not wait are listed among those that do."""
 
@@ -661,7 +661,7 @@ class AnyWait(MemoryStore):
         return await super().runs(replace(wanted, waiting=False))
 
 
-@breaks("S25")
+@breaks("S23")
 class OneKindOfWait(MemoryStore):
     """A run that waits for both kinds is counted for one."""
 
@@ -785,93 +785,6 @@ class WakesEverybody(MemoryStore):
         return list(positions)
 
 
-@breaks("S16")
-class LastTallyCounts(MemoryStore):
-    """Counts take the place of those before."""
-
-    async def tally(self, tallies):
-        for tally in tallies:
-            self._counts.pop((tally.minute, tally.sla, tally.tenant), None)
-        await super().tally(tallies)
-
-
-@breaks("S16")
-class AlwaysCounted(MemoryStore):
-    """Minutes before the one that was asked for are summed, too."""
-
-    async def tallied(self, since, tenant=""):
-        return await super().tallied(0, tenant)
-
-
-@breaks("S16")
-class NewestMinuteLeftOut(MemoryStore):
-    """The minute that was asked for is not summed."""
-
-    async def tallied(self, since, tenant=""):
-        return await super().tallied(since + 1, tenant)
-
-
-@breaks("S16")
-class OneClass(MemoryStore):
-    """Classes are counted together."""
-
-    async def tallied(self, since, tenant=""):
-        found = await super().tallied(since, tenant)
-        total = Counts(sum(each.good for each in found.values()), sum(each.bad for each in found.values()))
-        return dict.fromkeys(found, total)
-
-
-@breaks("S16")
-class ShortMemory(MemoryStore):
-    """Counts are kept for a day."""
-
-    async def tally(self, tallies):
-        await super().tally(tallies)
-        newest = max((minute for minute, *_ in self._counts), default=0)
-        self._counts = {key: counts for key, counts in self._counts.items() if key[0] > newest - 1440}
-
-
-@breaks("S16")
-class OneTenant(MemoryStore):
-    """A tenant sees the sum over all tenants."""
-
-    async def tallied(self, since, tenant=""):
-        return await super().tallied(since)
-
-
-@breaks("S16")
-class CountedTwice(MemoryStore):
-    """A tenant's counts are added to those of all, which have them already."""
-
-    async def tally(self, tallies):
-        await super().tally([*tallies, *(each._replace(tenant="") for each in tallies if each.tenant)])
-
-
-@breaks("S17")
-class LatestDurationCounts(MemoryStore):
-    """What was observed takes the place of the average."""
-
-    async def learn(self, observed):
-        return await super().learn([each._replace(share=1.0) for each in observed])
-
-
-@breaks("S17")
-class LearnsOncePerPipeline(MemoryStore):
-    """Of several observations of one pipeline the last one alone counts."""
-
-    async def learn(self, observed):
-        return await super().learn(list({each.pipeline: each for each in observed}.values()))
-
-
-@breaks("S17")
-class TellsOnlyWhatItWasTold(MemoryStore):
-    """Averages of other pipelines are left out."""
-
-    async def learn(self, observed):
-        found = await super().learn(observed)
-        return {each.pipeline: found[each.pipeline] for each in observed}
-
-
 @breaks("S18")
 class AlwaysInTrouble(MemoryStore):
     """It says that nothing can be written, and writes."""
@@ -911,7 +824,46 @@ class ConstantSecret(MemoryStore):
         return bytes(len(offered))
 
 
-@breaks("S23")
+@breaks("S16")
+class AlwaysSummed(MemoryStore):
+    """Cells before the first one of the range are summed, too."""
+
+    async def summed_cells(self, width, first, last, tenant=""):
+        return await super().summed_cells(width, 0, last, tenant)
+
+
+@breaks("S16")
+class OneClass(MemoryStore):
+    """Classes are counted together."""
+
+    async def summed_cells(self, width, first, last, tenant=""):
+        found = await super().summed_cells(width, first, last, tenant)
+        total = Counter()
+        for counts in found.values():
+            total.update(counts)
+        return {key: dict(total) for key in found}
+
+
+@breaks("S16")
+class ShortMemory(MemoryStore):
+    """The cells of a range are kept for a day."""
+
+    async def add_cells(self, cells):
+        await super().add_cells(cells)
+        newest = max((cell.number for cell in cells if cell.width == LONG), default=0)
+        for key in [key for key in self._cells._counts if key[0] == LONG and key[1] <= newest - 6]:
+            del self._cells._counts[key]
+
+
+@breaks("S16")
+class CountedTwice(MemoryStore):
+    """A tenant's counts are added to those of all, which have them already."""
+
+    async def add_cells(self, cells):
+        await super().add_cells([*cells, *(each._replace(tenant="") for each in cells if each.tenant)])
+
+
+@breaks("S16")
 class LastCellCounts(MemoryStore):
     """Counts of a cell take the place of those before."""
 
@@ -922,7 +874,7 @@ class LastCellCounts(MemoryStore):
         await super().add_cells(cells)
 
 
-@breaks("S23")
+@breaks("S16")
 class NewestCellLeftOut(MemoryStore):
     """The last number that was asked for is not summed."""
 
@@ -930,7 +882,7 @@ class NewestCellLeftOut(MemoryStore):
         return await super().summed_cells(width, first, last - 1, tenant)
 
 
-@breaks("S23")
+@breaks("S16")
 class OneTenantOfCells(MemoryStore):
     """Every tenant sees the cells of all."""
 
@@ -938,7 +890,7 @@ class OneTenantOfCells(MemoryStore):
         return await super().summed_cells(width, first, last)
 
 
-@breaks("S24")
+@breaks("S17")
 class EndedIsUnfinished(MemoryStore):
     """Runs that have ended are among those that have not."""
 
@@ -946,7 +898,7 @@ class EndedIsUnfinished(MemoryStore):
         return [run.head for run in self._runs.values()][:limit]
 
 
-@breaks("S24")
+@breaks("S17")
 class ParkedIsFinished(MemoryStore):
     """Parked runs are left out."""
 
@@ -955,7 +907,7 @@ class ParkedIsFinished(MemoryStore):
         return [head for head in await super().unfinished(limit) if head.id not in parked]
 
 
-@breaks("S26")
+@breaks("S24")
 class NewestFirst(MemoryStore):
     """New runs are found in the wrong order."""
 
@@ -963,7 +915,7 @@ class NewestFirst(MemoryStore):
         return (await super().ids_after(run_id, limit))[::-1]
 
 
-@breaks("S26")
+@breaks("S24")
 class HeadsOfAll(MemoryStore):
     """The heads of all runs are found."""
 

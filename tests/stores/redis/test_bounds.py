@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from offramp.core.slo import Counts, Tally, minute_of
+from offramp.core.stats import FINE, Cell
 from offramp.errors import LeaseLost, StoreError, TooLarge
 from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
@@ -212,7 +212,7 @@ async def _live_through(opened, number):
 async def test_nothing_is_left_of_what_has_ended(server, at):
     opened = at(server.url())
     runs = [await _live_through(opened, number) for number in range(6)]
-    await opened.store.tally([Tally("quick", minute_of(NOW), Counts(1, 0))])
+    await opened.store.add_cells([Cell("", FINE, 1, "pipe", "quick", {"good": 1})])
     later = NOW + 11 + UNDELIVERED_KEPT_S
     while await opened.store.purge(later):
         pass
@@ -223,7 +223,7 @@ async def test_nothing_is_left_of_what_has_ended(server, at):
     while await opened.store.sweep(later + store.TOMBSTONE_S):
         pass
     left = names_in(server, opened)
-    assert {name for name in left if not name.startswith(("i:", "tally:"))} == set()
+    assert {name for name in left if not name.startswith(("i:", "cells:"))} == set()
     with server.client() as client:
         assert all(client.ttl(opened.address.tag + name) > 0 for name in left), "a key that nothing would remove"
 

@@ -14,9 +14,7 @@ from offramp.core.claims import NO_SUSPICION, Head, LeftBy, after_death, choose
 from offramp.core.events import Draft, Frame, first_bytes, frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, StepTurn
-from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
-from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.core.stats import Cell
 from offramp.core.waits import change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
@@ -48,8 +46,6 @@ class MemoryStore:
         self._runs: dict[str, MemoryRun] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
-        self._counts: dict[tuple[int, str, str], Counts] = {}
-        self._averages: dict[str, float] = {}
         self._cells = MemoryCells()
         self._duties: dict[str, tuple[str, float]] = {}
         self._secret: bytes | None = None
@@ -254,40 +250,11 @@ class MemoryStore:
         """Refuse further writes."""
         self._closed = True
 
-    # Shared counts, averages and duties of processes.
+    # Shared counts and duties of processes.
 
     def trouble(self) -> str | None:
         """None: memory accepts every write."""
         return None
-
-    async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes, and remove those too old to be read."""
-        if self._closed:
-            raise StoreError("the store is closed")
-        with self.lock:
-            for tally in tallies:
-                key = tally.minute, tally.sla, tally.tenant
-                self._counts[key] = self._counts.get(key, Counts()).plus(tally.counts)
-            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
-            self._counts = {key: counts for key, counts in self._counts.items() if key[0] >= oldest}
-
-    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
-        """Move the averages of pipelines."""
-        if self._closed:
-            raise StoreError("the store is closed")
-        with self.lock:
-            for each in observed:
-                self._averages[each.pipeline] = each.moved(self._averages.get(each.pipeline))
-            return dict(self._averages)
-
-    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
-        """The counts of a tenant from a minute on, by class."""
-        found: dict[str, Counts] = {}
-        with self.lock:
-            for (minute, sla, whose), counts in self._counts.items():
-                if minute >= since and whose == tenant:
-                    found[sla] = found.get(sla, Counts()).plus(counts)
-        return found
 
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells."""

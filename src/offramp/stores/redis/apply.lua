@@ -455,30 +455,6 @@ function operations.settle(id, token, cursor, attempts, failing_since, due_at, d
   return {OK, 1}
 end
 
--- Counts of classes, by minute, hour and day, so that a sum over thirty days reads a hundred numbers. A tenant's counts
--- have its name, which has no colon, in their keys.
-function operations.tally(tallies, ttl_s, days_kept)
-  local newest = 0
-  for _, each in ipairs(tallies) do
-    local sla, minute, good, bad, tenant = each[1], each[2], each[3], each[4], each[5]
-    local tag = P .. 'tally:' .. (tenant == '' and '' or 't:' .. tenant .. ':')
-    local hour, day = math.floor(minute / 60), math.floor(minute / 1440)
-    newest = math.max(newest, day)
-    for _, unit in ipairs({{'m:' .. hour, minute}, {'h:' .. day, hour}, {'d:' .. day, day}}) do
-      local key, field = tag .. unit[1], string.format('%d:', unit[2]) .. sla
-      call('HINCRBY', key, 'g:' .. field, good)
-      call('HINCRBY', key, 'b:' .. field, bad)
-      call('EXPIRE', key, ttl_s)
-    end
-    call('ZADD', P .. 'tally:days', day, day)
-  end
-  if newest > 0 then
-    call('ZREMRANGEBYSCORE', P .. 'tally:days', '-inf', newest - days_kept)
-    call('EXPIRE', P .. 'tally:days', ttl_s)
-  end
-  return {OK}
-end
-
 -- Statistics: a hash of counts for each cell's number and tenant.
 function operations.cells(cells)
   for _, each in ipairs(cells) do
@@ -487,16 +463,6 @@ function operations.cells(cells)
     call('EXPIRE', key, ttl_s)
   end
   return {OK}
-end
-
-function operations.learn(observed)
-  local key = P .. 'durations'
-  for _, each in ipairs(observed) do
-    local pipeline, share, seconds = each[1], each[2], each[3]
-    local average = tonumber(call('HGET', key, pipeline) or seconds)
-    call('HSET', key, pipeline, string.format('%.17g', average + share * (seconds - average)))
-  end
-  return {OK, call('HGETALL', key)}
 end
 
 -- The current records of the runs that answers name: remembered answers hold only the ids.

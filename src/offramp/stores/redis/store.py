@@ -10,9 +10,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
-from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
-from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.core.stats import Cell
 from offramp.core.waits import BITS, change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, TooLarge
@@ -43,7 +41,6 @@ UNPURGED_KEPT_S = 3_600.0
 """Seconds past its retention after which an unpurged key expires by itself."""
 KEY_SLACK_S = 60.0
 """Seconds for which an idempotency key outlives its validity, as clocks differ."""
-TALLY_DAYS = KEPT_MINUTES // 1440 + 1
 
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
 _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
@@ -326,35 +323,6 @@ class RedisStore:
 
         return await self._reader.read(query)
 
-    async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes, and remove those too old to be read."""
-        commit: Commit[None] = Commit()
-        flat = [(tally.sla, tally.minute, *tally.counts, tally.tenant) for tally in tallies]
-        self.writer.put(Operation(wire("tally", flat, (TALLY_DAYS + 1) * 86_400, TALLY_DAYS), commit))
-        await commit
-
-    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
-        """A tenant's counts from a minute on, by class: by minute in the first hour, by hour that day, then by day."""
-        hour, day = since // 60, since // 1440
-        tag, whose = f"{self._tag}tally:", f"t:{tenant}:" if tenant else ""
-
-        def query(client: Any) -> list[tuple[int, Mapping[bytes, bytes]]]:
-            days = client.zrangebyscore(f"{tag}days", day + 1, "+inf")
-            with client.pipeline(transaction=False) as pipe:
-                for key in (f"m:{hour}", f"h:{day}", *(f"d:{int(later)}" for later in days)):
-                    pipe.hgetall(tag + whose + key)
-                parts = pipe.execute()
-            return list(zip((since, hour + 1, *([day + 1] * len(days))), parts, strict=True))
-
-        found: dict[str, Counts] = {}
-        for first, counts in await self._reader.read(query):
-            for field, count in counts.items():
-                kind, unit, sla = field.decode().split(":", 2)
-                if int(unit) >= first:
-                    added = Counts(int(count), 0) if kind == "g" else Counts(0, int(count))
-                    found[sla] = found.get(sla, Counts()).plus(added)
-        return found
-
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells."""
         commit: Commit[None] = Commit()
@@ -379,12 +347,6 @@ class RedisStore:
     async def heads(self, ids: Sequence[str]) -> list[RunHead]:
         """The heads of these runs."""
         return await self._reader.read(lambda client: figures.heads(client, self._tag, ids))
-
-    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
-        """Move the averages of pipelines."""
-        commit: Commit[dict[str, float]] = Commit()
-        self.writer.put(Operation(wire("learn", observed), commit, _averages))
-        return await commit
 
     async def waiting(self) -> dict[tuple[str, str], int]:
         """How many runs wait, by pipeline and kind of wait."""
@@ -412,11 +374,6 @@ class RedisStore:
         """Write all pending operations, then close the connections."""
         self.writer.close()
         self._reader.close()
-
-
-def _averages(answer: Any, _records: Records) -> dict[str, float]:
-    flat = answer[1]
-    return {name.decode(): float(seconds) for name, seconds in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _key(idempotency: Idempotency, now: float) -> dict[str, Any]:

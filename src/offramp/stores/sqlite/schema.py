@@ -165,7 +165,7 @@ MIGRATIONS: list[str] = [
     """,
     # 11: what listings filter by beside the columns of before: a run's class, and the values of its metadata; NULL for
     # earlier runs, whose record has them. What a process says about itself. Statistics of ended runs in cells of
-    # `width` minutes, numbered from the epoch.
+    # `width` minutes, numbered from the epoch; they take over the counts of service levels, and replace the averages.
     """
     ALTER TABLE runs ADD COLUMN class TEXT;
     ALTER TABLE runs ADD COLUMN searched TEXT;
@@ -176,6 +176,13 @@ MIGRATIONS: list[str] = [
         PRIMARY KEY (tenant, width, number, pipeline, class)
     ) WITHOUT ROWID;
     CREATE INDEX cells_number ON cells (width, number);
+    INSERT INTO cells SELECT '', 240, minute / 240, '', class, json_object('good', sum(good), 'bad', sum(bad))
+        FROM outcomes GROUP BY minute / 240, class;
+    INSERT INTO cells SELECT tenant, 240, minute / 240, '', class, json_object('good', sum(good), 'bad', sum(bad))
+        FROM tenant_outcomes GROUP BY tenant, minute / 240, class;
+    DROP TABLE outcomes;
+    DROP TABLE tenant_outcomes;
+    DROP TABLE durations;
     """,
     # 12: what runs wait for: their open waits, and in the run's own row a mask of the kinds of them.
     """

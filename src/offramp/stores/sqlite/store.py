@@ -10,9 +10,7 @@ import msgspec
 
 from offramp.core.events import Draft, Frame, first_bytes
 from offramp.core.journal import Entry
-from offramp.core.routing import Observed
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
-from offramp.core.slo import KEPT_MINUTES, Counts, Tally
 from offramp.core.stats import Cell
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
@@ -244,40 +242,6 @@ class SQLiteStore:
         """The secret of all processes of this folder, in a file of its own: no copy of the database contains it."""
         return await self.database.read(lambda _connection: shared_secret(self.database.path.parent, offered))
 
-    async def tally(self, tallies: Sequence[Tally]) -> None:
-        """Add to the counts of classes, and remove those too old to be read."""
-
-        def change(connection: sqlite3.Connection, _transaction: Transaction) -> None:
-            adds = "DO UPDATE SET good = good + excluded.good, bad = bad + excluded.bad"
-            connection.executemany(
-                f"INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT (minute, class) {adds}",  # noqa: S608
-                [(tally.minute, tally.sla, *tally.counts) for tally in tallies if not tally.tenant],
-            )
-            connection.executemany(
-                f"INSERT INTO tenant_outcomes VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant, minute, class) {adds}",  # noqa: S608
-                [(tally.tenant, tally.minute, tally.sla, *tally.counts) for tally in tallies if tally.tenant],
-            )
-            oldest = max((tally.minute for tally in tallies), default=0) - KEPT_MINUTES
-            connection.execute("DELETE FROM outcomes WHERE minute < ?", (oldest,))
-            connection.execute("DELETE FROM tenant_outcomes WHERE minute < ?", (oldest,))
-
-        commit: Commit[None] = Commit()
-        self.writer.put(Call(change, durable=False, commit=commit))
-        await commit
-
-    async def tallied(self, since: int, tenant: str = "") -> dict[str, Counts]:
-        """The counts of a tenant from a minute on, by class."""
-        of_all = "SELECT class, sum(good), sum(bad) FROM outcomes WHERE minute >= ?1 GROUP BY class"
-        of_one = (
-            "SELECT class, sum(good), sum(bad) FROM tenant_outcomes WHERE tenant = ?2 AND minute >= ?1 GROUP BY class"
-        )
-
-        def query(connection: sqlite3.Connection) -> dict[str, Counts]:
-            rows = connection.execute(of_one, (since, tenant)) if tenant else connection.execute(of_all, (since,))
-            return {sla: Counts(good, bad) for sla, good, bad in rows}
-
-        return await self.database.read(query)
-
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells."""
         commit: Commit[None] = Commit()
@@ -302,21 +266,6 @@ class SQLiteStore:
     async def heads(self, ids: Sequence[str]) -> list[RunHead]:
         """The heads of these runs."""
         return await self.database.read(lambda connection: figures.heads(connection, ids))
-
-    async def learn(self, observed: Sequence[Observed]) -> dict[str, float]:
-        """Move the averages of pipelines."""
-
-        def change(connection: sqlite3.Connection, _transaction: Transaction) -> dict[str, float]:
-            connection.executemany(
-                "INSERT INTO durations VALUES (?1, ?3) ON CONFLICT (pipeline) "
-                "DO UPDATE SET seconds = seconds + ?2 * (?3 - seconds)",
-                observed,
-            )
-            return dict(connection.execute("SELECT pipeline, seconds FROM durations").fetchall())
-
-        commit: Commit[dict[str, float]] = Commit()
-        self.writer.put(Call(change, durable=False, commit=commit))
-        return await commit
 
     async def waiting(self) -> dict[tuple[str, str], int]:
         """How many runs wait, by pipeline and kind of wait."""
