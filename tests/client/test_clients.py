@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import httpx
+import msgspec
+import pydantic
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import offramp
 from offramp.client import RunCompleted, StepCompleted
 from offramp.client.events import KINDS
+from offramp.client.options import body_of
 from offramp.core import events as core_events
 from offramp.errors import (
     Forbidden,
@@ -27,7 +32,7 @@ from offramp.errors import (
     Unreachable,
 )
 from tests.cli.harness import served
-from tests.client.both import EVENTS, RUN, Flaky, event, problem
+from tests.client.both import EVENTS, RUN, Flaky, asynchronous, event, problem, synchronous
 from tests.servers import free_port
 from tests.support import GUARD_S
 
@@ -213,6 +218,53 @@ def test_the_environment_says_where_and_who(monkeypatch):
             client.get(RUN)
 
 
+@pytest.mark.parametrize(("kind", "http"), [(synchronous, httpx.Client), (asynchronous, httpx.AsyncClient)])
+def test_an_httpx_client_of_one_s_own_sends_the_requests_and_is_closed(kind, http):
+    asked = []
+
+    def answer(request):
+        asked.append(request)
+        return httpx.Response(200, json={"id": RUN, "status": "queued"})
+
+    given = http(transport=httpx.MockTransport(answer), headers={"X-Tenant": "a"})
+    with kind("http://gateway.example/agents", "secret", http_client=given) as client:
+        assert client.submit("p", wait=2.5).id == RUN
+    (request,) = asked
+    assert str(request.url) == "http://gateway.example/agents/v1/pipelines/p/runs"
+    assert (request.headers["x-tenant"], request.headers["authorization"]) == ("a", "Bearer secret")
+    assert (request.headers["prefer"], request.content) == ("wait=3", b'{"input":{}}')
+    assert request.extensions["timeout"]["read"] == 77.5
+    assert given.is_closed
+
+
+class Asked(pydantic.BaseModel):
+    question: str
+    on: date
+
+
+def test_an_input_may_be_an_object():
+    @dataclass
+    class Plain:
+        question: str
+        on: date
+
+    for made in (Asked, Plain):
+        body = body_of("p", made(question="é", on=date(2026, 1, 2)), {"budget": None})
+        assert msgspec.json.encode(body) == '{"input":{"question":"é","on":"2026-01-02"}}'.encode()
+
+
+def test_a_long_list_is_asked_for_in_pages_that_a_gateway_has(connect):
+    async def page(request):
+        limit, after = int(request.query_params["limit"]), int(request.query_params.get("after", 0))
+        runs = [{"id": f"run_{after + number}", "status": "failed"} for number in range(limit)]
+        return JSONResponse({"runs": runs, "has_more": True, "after": str(after + limit)}, 200 if limit <= 100 else 422)
+
+    with served(Starlette(routes=[Route("/v1/runs", page)])) as url, connect(url) as client:
+        found = client.list(limit=230, status="failed")
+    assert [each.id for each in found] == [f"run_{number}" for number in range(230)]
+    assert (found.after, len(found.data["runs"])) == ("230", 230)
+
+
 def test_plain_http_reads_no_certificates(connect, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", "absent.pem")
     with connect("http://gateway.example") as client:
@@ -221,6 +273,8 @@ def test_plain_http_reads_no_certificates(connect, monkeypatch):
 
 def test_wrong_use_is_told_before_anything_is_sent(connect):
     with connect("http://127.0.0.1:1", patience=0.0) as client:
+        with pytest.raises(TypeError, match="its input, a dict"):
+            client.run("p", question="why?")
         with pytest.raises(TypeError, match="did you mean 'session_id'"):
             client.stream("p", {}, sesion_id="s")
         with pytest.raises(OfframpError, match="input of pipeline"):

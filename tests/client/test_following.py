@@ -31,6 +31,7 @@ class World:
         self.faults = list(faults)
         self.always = always
         self.status = status
+        self.is_deaf = False
         self.now = 0.0
         self.pauses = []
         self.requests = []
@@ -72,7 +73,7 @@ class World:
         if kind == "busy":
             body = b'{"type": "urn:offramp:error:overloaded", "status": 503, "detail": "full"}'
             return Head(503, "", {"retry-after": str(amount % 7)}), iter([body])
-        after = int(request.headers.get("Last-Event-ID", 0))
+        after = 0 if self.is_deaf else int(request.headers.get("Last-Event-ID", 0))
         start = max(0, after - amount % 3 if kind == "again" else after)  # sends some events twice
         events = self.log[start:]
         if kind == "gap":
@@ -123,6 +124,12 @@ def test_a_stream_that_held_for_a_while_costs_no_patience():
     world = World(log_of(2), [("silent", 24, 1000)] * 50)
     assert [event.seq for event in world.drive(streaming.follow(world.talk, RUN, 0))] == [1, 2]
     assert world.now > 50 * SILENCE_S > PATIENCE_S
+
+
+def test_a_proxy_that_drops_the_header_repeats_no_event():
+    world = World(log_of(5), [("drop", 400, 50)] * 3)
+    world.is_deaf = True
+    assert [event.seq for event in world.drive(streaming.follow(world.talk, RUN, 0))] == [1, 2, 3, 4, 5]
 
 
 def test_a_reader_past_the_end_of_a_run_gets_an_empty_stream():

@@ -410,7 +410,12 @@ CLIENT_LIMITS = [
     ("client.connecting:CONNECT_S_MAX", "s", "to connect, or `silence` if that is shorter"),
     ("client.patience:BACKOFF_MAX_S", "s", "of a pause that the gateway did not ask for"),
     ("client.refusals:RETRY_AFTER_S_MAX", "s", "of a `Retry-After`; a longer one counts as this"),
-    ("client.talk:ANSWER_S_MAX", "s", "without a byte, for the answer of `submit` with `wait`"),
+    ("client.streaming:RETRY_S_MAX", "s", "of a stream's `retry:`; a longer one counts as this"),
+    (
+        "client.talk:ANSWER_S_MAX",
+        "s",
+        "beside `silence` for the answer of `submit` with `wait=math.inf` and no `budget`",
+    ),
     ("client.sse:MESSAGE_BYTES_MAX", "bytes", "of one event; no gateway sends a larger one"),
     ("client.talk:PROBLEM_BYTES_MAX", "bytes", "that are read of an answer that is no success"),
 ]

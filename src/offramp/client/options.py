@@ -57,13 +57,14 @@ def body_of(pipeline: str, input: Any, options: Mapping[str, Any]) -> dict[str, 
     """
     for name in options:
         if name not in _NAMES:
-            raise TypeError(f"no option {name!r}; {did_you_mean(name, _NAMES)}")
+            hint = "a pipeline's arguments go into its input, a dict"
+            raise TypeError(f"no option {name!r}; {did_you_mean(name, _NAMES)} ({hint})")
     if options.get("class_") is not None and options.get("class") is not None:
         raise InputError("class and class_ are the same option: give one of them")
     given = {name.rstrip("_"): value for name, value in options.items() if value is not None}
     for name in ("follow", "idempotency_key"):
         given.pop(name, None)
-    return {"input": raw(input, f"the input of pipeline {pipeline!r}"), **given}
+    return {"input": raw({} if input is None else input, f"the input of pipeline {pipeline!r}"), **given}
 
 
 def raw(value: Any, what: str) -> msgspec.Raw:

@@ -12,7 +12,8 @@ from offramp.errors import OfframpError, RunUnfinished
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 5.0
 JITTER = 0.5
-"""The share of a backoff that is drawn, so that clients which lost the same gateway do not return together."""
+"""The share that is drawn: of a backoff less, of a wait that the gateway asked for more. Clients that lost the same
+gateway then do not return together."""
 
 
 @dataclass
@@ -54,11 +55,13 @@ class Patience:
         now = self.now()
         self.since = min(self.since, now)
         self.failures += 1
-        delay_s = max(backoff_s(self.failures, self.draw()), at_least_s)
+        drawn = self.draw()
+        delay_s = max(backoff_s(self.failures, drawn), at_least_s * (1.0 + JITTER * drawn))
         if now + delay_s > self.until and self.answered:
             raise unfinished(self.run_id) from error
         if now + delay_s > min(self.until, self.since + self.most_s):
-            error.add_note(f"gave up after {self.failures} attempts in {now - self.since:.1f} s")
+            if self.failures > 1:
+                error.add_note(f"gave up after {self.failures} attempts in {now - self.since:.1f} s")
             raise error
         return Pause(Retrying(error, self.failures, delay_s, self.run_id, self.after, self.answered))
 

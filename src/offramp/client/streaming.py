@@ -20,6 +20,8 @@ from offramp.core.events import Event
 from offramp.errors import OfframpError, Unreachable
 
 SSE = "text/event-stream"
+RETRY_S_MAX = 5.0
+"""A longer `retry:` of a stream counts as this."""
 HELD_S = 5.0
 """A stream that was open for so long was a success, also without an event: a run may wait for days."""
 
@@ -97,7 +99,8 @@ class Follower:
                     raise error from lost.__cause__
             if patience.answered and talk.now() - opened_at >= HELD_S and not at_least_s:
                 patience.got_on()
-            yield patience.pause(error, max(at_least_s, (self._stream.retry_ms or 0) / 1000))
+            retry_s = min(RETRY_S_MAX, (self._stream.retry_ms or 0) / 1000)
+            yield patience.pause(error, max(at_least_s, retry_s))
 
     def outcome(self) -> Conversation[Any]:
         """Follow the run to its end; the result, or the error for a run that has none."""

@@ -22,8 +22,10 @@ from offramp.errors import UnexpectedAnswer, Unreachable
 
 PROBLEM_BYTES_MAX = 1024 * 1024
 """Of the body of an answer that is no success; the rest is not read."""
-ANSWER_S_MAX = 3_700.0
+ANSWER_S_MAX = 3_600.0
 """An answer may wait for a run's whole budget, which an operator may set to an hour."""
+PAGE_MAX = 100
+"""Runs that are asked for at once; a gateway's pages have no more."""
 
 D = TypeVar("D", bound=Document)
 
@@ -74,7 +76,11 @@ class Talk:
         """Start a run; gives its document."""
         body = body_of(pipeline, input, options)
         headers = self.keyed(options.get("idempotency_key")) | preference(wait)
-        silence_s = max(self.silence_s, ANSWER_S_MAX if wait is not None else 0.0)
+        longest_s = wait or 0.0
+        if longest_s == inf:
+            budget = options.get("budget")
+            longest_s = budget if isinstance(budget, (int, float)) else ANSWER_S_MAX
+        silence_s = self.silence_s + longest_s
         request = self.request("POST", path_of("pipelines", pipeline, "runs"), headers, body, silence_s=silence_s)
         return self._gives(RunDocument, request)
 
@@ -88,7 +94,7 @@ class Talk:
         runs: list[RunDocument] = []
         after = filters.get("after")
         while True:
-            params = query_of({**filters, "after": after, "limit": limit - len(runs)})
+            params = query_of({**filters, "after": after, "limit": min(PAGE_MAX, limit - len(runs))})
             page = self.typed(_Page, (yield from self.json(self.request("GET", "/v1/runs", params=params))))
             runs += [self.typed(RunDocument, each) for each in page.runs]
             after = page.after
