@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import msgspec
@@ -189,6 +190,11 @@ def test_without_a_frame_of_the_users_the_function_stands_for_it():
         assert failure_of(without, function=helper).where is None
     assert failure_of(ValueError("x"), function=print).where is None
     assert declared_at(print) is None
+
+
+def test_a_declaration_is_found_behind_decorators_and_partials():
+    wrapped = functools.wraps(helper)(lambda *given: [helper(*given)])
+    assert declared_at(functools.partial(wrapped, "x")) == declared_at(helper)
 
 
 def test_a_failure_of_an_earlier_version_has_no_traceback():

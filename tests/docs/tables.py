@@ -158,6 +158,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("core.recorded:CAUSES_MAX", "", "recorded members of a group, or nested exceptions"),
             ("core.recorded:FAILURE_BYTES_MAX", "bytes", "recorded of one error with its causes, about"),
+            ("core.tracebacks:DECORATORS_MAX", "", "decorators behind which the place of a declaration is looked for"),
             ("core.tracebacks:FRAMES_MAX", "", "recorded frames of one exception"),
             ("core.tracebacks:FRAMES_FIRST", "", "of those are the outermost, where some are left out"),
             ("core.tracebacks:FRAMES_BYTES_MAX", "bytes", "of all frames of one error with its causes, about"),

@@ -36,6 +36,8 @@ FRAMES_BYTES_MAX = 16_000
 """The approximate limit of all frames of one failure with its causes; the innermost frames are kept."""
 FRAME_NAME_LENGTH_MAX = 160
 """The limit of a frame's file and of its function, in characters."""
+DECORATORS_MAX = 20
+"""How many decorators and partials are looked behind for the place of a declaration."""
 _FRAME_BYTES = 16
 """What a frame takes beside its file and function."""
 
@@ -109,7 +111,9 @@ def size_of(frame: Frame) -> int:
 
 
 def declared_at(function: Any) -> Traceback | None:
-    """A traceback that says where a function is declared; None if it is not written in Python."""
+    """The place where a function is declared, behind its decorators; None if it is not written in Python."""
+    for _ in range(DECORATORS_MAX):
+        function = getattr(function, "__wrapped__", None) or getattr(function, "func", None) or function
     code = getattr(function, "__code__", None) or getattr(vars(type(function)).get("__call__"), "__code__", None)
     if not isinstance(code, CodeType):
         return None
