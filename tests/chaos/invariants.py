@@ -215,13 +215,13 @@ def repeated(
                 item.until >= before["at"] and item.at <= after["at"] for item in harmed[before["pid"]]
             )
             # Of the two, either may be what a stopped process began when it went on.
-            excused = excused or any(_began_late(each, harmed[each["pid"]]) for each in (before, after))
+            excused = excused or any(began_late(each, harmed[each["pid"]]) for each in (before, after))
             excused = excused or _outlived(before, harmed[before["pid"]])
             if not excused:
                 yield f"{key}: executed again though nothing happened to its process: {before} {after}"
 
 
-def _began_late(execution: Execution, harm: Sequence[Interruption]) -> bool:
+def began_late(execution: Execution, harm: Sequence[Interruption]) -> bool:
     """Whether the step was in flight when its process was stopped, and its code begun when that went on.
 
     It was on its way to a thread, or waited for the one process lane.
@@ -253,7 +253,7 @@ def _finished_again(
                 ended[str(one.run)] = frame.at
     for key, runs in executed.items():
         for execution in runs:
-            if execution["pid"] in silent or _began_late(execution, harmed[execution["pid"]]):
+            if execution["pid"] in silent or began_late(execution, harmed[execution["pid"]]):
                 continue
             if execution["at"] > finished.get(key, execution["at"]):
                 late = execution["at"] - finished[key]

@@ -26,7 +26,7 @@ from offramp.core.journal import Entry
 from offramp.stores.sqlite.crash_points import MARK, VARIABLE
 from tests.chaos.campaign import Campaign, say
 from tests.chaos.client import PAUSE_S, TRANSIENT, Asked, Client, Seen
-from tests.chaos.invariants import Execution, Recorded, executions, repeated
+from tests.chaos.invariants import Execution, Recorded, began_late, executions, repeated
 from tests.chaos.serving import GUARD_S
 
 CHAINS = 5
@@ -169,6 +169,17 @@ def chain_violations(campaign: RetryCampaign) -> Iterator[str]:
         for execution in each:
             by_run[f"{execution['run']} {key}"].append(execution)
     yield from repeated(by_run, serving.interruptions, serving.silent())
+    # What a process began that was stopped, or fell silent, while others went on: it could not know.
+    harm, silent = serving.interruptions, serving.silent()
+    punctual = {
+        key: [
+            execution
+            for execution in each
+            if execution["pid"] not in silent
+            and not began_late(execution, [item for item in harm if item.pid == execution["pid"]])
+        ]
+        for key, each in executed.items()
+    }
     for chain in campaign.chains:
         for one in chain.seen:
             yield from one.wrong
@@ -176,6 +187,7 @@ def chain_violations(campaign: RetryCampaign) -> Iterator[str]:
             yield f"{chain.name} did not complete: {[(one.run, one.outcome) for one in chain.seen]}"
             continue
         yield from _chain(chain, database, executed)
+        yield from _late(chain, punctual)
 
 
 def _results(entries: list[tuple[int, Entry]]) -> dict[str, Any]:
@@ -192,31 +204,34 @@ def _unchanged(run: str, before: dict[str, Any], after: dict[str, Any]) -> Itera
 
 def _chain(chain: Chain, database: Recorded, executed: dict[str, list[Execution]]) -> Iterator[str]:
     """No recorded step of a run is executed by a later one, and each result is the recorded one to the end."""
-    root, recorded, heard = chain.runs[0], {}, {}
-    for one in chain.seen:
-        run = str(one.run)
+    root, recorded = chain.runs[0], {}
+    for run in chain.runs:
         results = _results(database.entries[run])
         yield from _unchanged(run, recorded, results)
         again = [each for key in recorded for each in executed.get(f"{root}:{key}", ()) if each["run"] == run]
         if again:
             yield f"{run}: recorded in an earlier run, and executed again: {again}"
-        for frame in one.frames:
-            if frame.type == "step.completed":
-                heard.setdefault(json.loads(frame.data)["key"], frame.at)
         recorded |= results
     for key, token in recorded.items():
         each = executed.get(f"{root}:{key}", [])
         if token not in {execution["token"] for execution in each}:
             yield f"{root} {key}: the journal has {token}, its executions returned {each}"
-        late = [execution for execution in each if execution["at"] > heard.get(key, execution["at"])]
-        if late:
-            yield f"{root} {key}: executed after it was heard to be finished: {late}"
     result = json.loads(database.runs[chain.runs[-1]]["result"])
     tokens = [token for token in result if "=" in token]
     if sorted(tokens) != sorted(recorded.values()) or len(tokens) != 4 * HURDLES:
         yield f"{chain.runs[-1]}: the result {result} is not what the journals hold: {recorded}"
     if result[1] != "yes":
         yield f"{chain.runs[-1]}: the approval is {result[1]!r}"
+
+
+def _late(chain: Chain, executed: dict[str, list[Execution]]) -> Iterator[str]:
+    """Nothing begins once a client has heard that it was finished, in whichever run of the chain."""
+    for one in chain.seen:
+        for frame in one.frames:
+            key = f"{chain.runs[0]}:{json.loads(frame.data)['key']}" if frame.type == "step.completed" else ""
+            late = [execution for execution in executed.get(key, ()) if execution["at"] > frame.at]
+            if late:
+                yield f"{key}: executed after it was heard to be finished: {late}"
 
 
 def main() -> int:
