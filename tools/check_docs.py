@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,}|~{3,})(?P<language>[\w-]*).*$")
 LINK = re.compile(r"\]\(\s*<?(?P<inline>[^)\s>]+)|^\[[^\]]+\]:\s*<?(?P<reference>[^\s>]+)")
@@ -88,6 +89,22 @@ def broken_links(path: Path, prose: list[str]) -> Iterator[tuple[int, str]]:
                 yield number, f"link to {target}: no such heading"
 
 
+def unlisted(pages: list[Path]) -> Iterator[str]:
+    """Pages of docs/ that no index leads to: docs/README.md, or the README.md of their folder."""
+    for page in pages:
+        indexes = [folder / "README.md" for folder in page.parents if folder == DOCS or DOCS in folder.parents]
+        if not indexes or page in indexes or "decisions" in page.parts:
+            continue
+        listed = {
+            (index.parent / (match["inline"] or match["reference"])).resolve()
+            for index in indexes
+            if index.is_file()
+            for match in LINK.finditer(index.read_text(encoding="utf-8"))
+        }
+        if page not in listed:
+            yield f"{page.relative_to(ROOT)}: is not in docs/README.md"
+
+
 def anchors(path: Path) -> set[str]:
     """The names that GitHub gives a page's headings."""
     slugs: set[str] = set()
@@ -117,6 +134,7 @@ def problems(path: Path) -> Iterator[tuple[int, str]]:
 
 if __name__ == "__main__":
     reported = [f"{path.relative_to(ROOT)}:{line}: {what}" for path in files() for line, what in problems(path)]
+    reported += unlisted([path for path in files() if path.suffix == ".md"])
     if not (ROOT / "CHANGELOG.md").is_file():
         reported.append("CHANGELOG.md: missing")
     print("\n".join(reported) or "docs: fine")

@@ -44,7 +44,7 @@ def _submit(path: str, body: str) -> str:
     return f"curl -N http://127.0.0.1:8000{path} {headers} -d '{body}'"
 
 
-_SERVE = ("serve it; a changed file is served anew", "offramp serve app.py --reload")
+_SERVE = ("serve it, and reload it when a file changes", "offramp serve app.py --reload")
 _FIVE_ROUNDS = '{"input": {"question": "Why?", "rounds": 5}, "follow": true}'
 _TEST = ("test it", "python -m pytest")
 TEMPLATES = {

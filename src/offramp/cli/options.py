@@ -103,7 +103,7 @@ Insecure = Annotated[
 ]
 Reload = Annotated[
     bool,
-    typer.Option("--reload", help="For development: serve anew when the App's files change; no run is lost."),
+    typer.Option("--reload", help="For development: reload the App when its files change. No run is lost."),
 ]
 Url = Annotated[
     str,
