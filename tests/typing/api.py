@@ -23,6 +23,7 @@ from offramp import (
     now,
     per_loop,
     random,
+    signal,
     sleep,
     uuid4,
 )
@@ -61,6 +62,8 @@ async def pipe(question: str) -> str:
         assert_type(await ended, list[str])
     async for future in as_completed([bare_async("a")]):
         assert_type(future.result(), int)
+    assert_type(await signal("go", schema=bool), bool)
+    assert_type(await signal("go", ask={"text": "?"}, schema={"type": "boolean"}), Any)
     coroutine: Coroutine[Any, Any, list[str]] = bare(question, 2)
     return "".join(await coroutine)
 

@@ -9,12 +9,13 @@ import signal
 import msgspec
 import pytest
 
+import offramp
 from offramp import App
 from offramp.cli.engines import data_place, load_settings
 from offramp.cli.secrets import for_worker
 from offramp.cli.serve import worker_command
 from offramp.core.sla import SLA
-from offramp.errors import StoreError
+from offramp.errors import InputError, StoreError
 from offramp.paths import upkeep
 from offramp.paths.submission import Submission
 from offramp.ports.listing import RunFilter
@@ -163,3 +164,30 @@ async def test_a_gateway_is_not_ready_while_redis_takes_no_writes_and_is_again_w
         run = (await gateway.submit(Submission(pipeline="leaves"))).record.id
         assert (await frames_of(gateway, run))[-1].type == "run.completed"
         assert [listed["id"] for listed in (await gateway.list(RunFilter()))[0]] == [run]
+
+
+async def test_what_a_run_waits_for_is_known_on_every_machine(server, tmp_path):
+    app = App("asks", classes=[SLA("deep", budget=0)])
+
+    @app.pipeline(sla="deep")
+    async def ask() -> bool:
+        return await offramp.signal("go", ask="Go?", schema=bool)
+
+    async with machines(app, tmp_path, server.url()) as (gateway, worker):
+        run = (await gateway.submit(Submission(pipeline="ask"))).record.id
+
+        async def is_parked():
+            record = await gateway.process.store.get(run)
+            return record.left_by == "wait" and record.waits
+
+        await eventually(is_parked)
+        for service in (gateway, worker):
+            [document], _ = await service.list(RunFilter(waiting=True))
+            assert [(wait["name"], bytes(wait["ask"])) for wait in document["waiting_for"]] == [("go", b'"Go?"')]
+            assert await service.process.store.waiting() == {("ask", "signal"): 1}
+            with pytest.raises(InputError):
+                await service.signal(run, "go", b"1")
+        sent = await gateway.signal(run, "go", b"true")
+        assert sent == (sent.record, True)
+        await frames_of(gateway, run)
+        assert await worker.list(RunFilter(waiting=True)) == ([], None)
