@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -21,25 +22,34 @@ class Terminal:
 
     def __init__(self, leader, process):
         self._leader, self._process = leader, process
+        self._text = codecs.getincrementaldecoder("utf-8")()
         self.seen = ""
+
+    def _read(self, within_s):
+        """Whether there was output."""
+        ready = select.select([self._leader], [], [], max(0.0, within_s))[0]
+        if ready:
+            self.seen += self._text.decode(os.read(self._leader, 65_536))
+        return bool(ready)
 
     def wait_for(self, text, times=1):
         ends = time.monotonic() + WAIT_S
         while self.seen.count(text) < times:
-            ready = select.select([self._leader], [], [], max(0.0, ends - time.monotonic()))[0]
-            assert ready, f"no {text!r} in {self.seen}"
-            self.seen += os.read(self._leader, 65_536).decode()
+            assert self._read(ends - time.monotonic()), f"no {text!r} in {self.seen}"
 
     def interrupt(self):
         """What Ctrl-C does."""
         self._process.send_signal(signal.SIGINT)
 
     def end(self):
-        """The exit code, once all output was read."""
-        code = self._process.wait(WAIT_S)
-        while select.select([self._leader], [], [], 0.0)[0]:
-            self.seen += os.read(self._leader, 65_536).decode()
-        return code
+        """The exit code, once all output was read: unread output would hold the command up."""
+        ends = time.monotonic() + WAIT_S
+        while self._process.poll() is None:
+            assert time.monotonic() < ends, f"it goes on: {self.seen}"
+            self._read(0.1)
+        while self._read(0.0):
+            pass
+        return self._process.returncode
 
 
 @contextlib.contextmanager

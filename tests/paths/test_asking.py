@@ -14,6 +14,7 @@ import offramp
 from offramp import App
 from offramp.core.events import Frame, WaitEnded, WaitStarted, draft, frame
 from offramp.core.timestamps import rfc3339
+from offramp.core.waits import WAITS_SHOWN_MAX
 from offramp.errors import InputError, SignalTimeout
 from offramp.paths.signalling import is_awaited
 from offramp.ports.listing import RunFilter
@@ -193,6 +194,21 @@ async def test_waits_of_parallel_branches_are_all_there_and_each_gets_what_fits_
         sent = [await handle.signal(name, value) for name, value in (("n", "s"), ("other", 0), ("n", 1))]
         assert await result_of(handle) == [1, "s", 0, None]
     assert sent == [True, True, True]
+
+
+async def test_a_document_shows_a_bounded_number_of_waits_and_every_one_takes_its_signal(place):
+    count = WAITS_SHOWN_MAX + 5
+
+    async def ask() -> int:
+        return len(await asyncio.gather(*(offramp.signal(f"s{number}") for number in range(count))))
+
+    async with started(app_of(ask), place) as runtime:
+        handle = await runtime.start("ask")
+        document = await waiting(handle, WAITS_SHOWN_MAX)
+        assert [wait["name"] for wait in document["waiting_for"]] == [f"s{number}" for number in range(WAITS_SHOWN_MAX)]
+        for number in reversed(range(count)):
+            await handle.signal(f"s{number}")
+        assert await result_of(handle) == count
 
 
 async def test_a_parked_run_waits_since_its_first_time(place, clock):

@@ -18,7 +18,6 @@ from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Url
 from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text, waited_for
 from offramp.cli.watch import Watch, on_screen
-from offramp.core.names import did_you_mean
 from offramp.core.run import OUTCOMES
 from offramp.errors import Forbidden, RunGone
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 _URL = "http://127.0.0.1:8000"
 RESULT_SHOWN_MAX = 2_000
+NAMES_SHOWN_MAX = 10
 
 
 def show(
@@ -198,10 +198,8 @@ def _sent(document: dict[str, Any], name: str) -> int:
     if not others or name in others:
         say(f"{run_id} was sent {name!r}: it keeps the signal, as it does not wait for one now")
         return OK
-    say(
-        f"{run_id} was sent {name!r} and keeps it, but does not wait for it: it waits for "
-        f"{', '.join(map(repr, others))}; {did_you_mean(name, others)}"
-    )
+    listed = ", ".join(map(repr, others[:NAMES_SHOWN_MAX])) + (", …" if len(others) > NAMES_SHOWN_MAX else "")
+    say(f"{run_id} was sent {name!r} and keeps it, but does not wait for it: it waits for {listed}")
     return NOT_AWAITED
 
 

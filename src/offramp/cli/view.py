@@ -188,9 +188,7 @@ def _waited(view: RunView, event: Event) -> Shown:
 
 
 def _refused(view: RunView, event: Event) -> Shown:
-    problems = [
-        f"{each.get('pointer') or 'the value'}: {each.get('message')}" for each in event.data.get("errors") or []
-    ]
+    problems = [f"{each.get('pointer') or '/'}: {each.get('message')}" for each in event.data.get("errors") or []]
     text = f"signal {event.data.get('name')} came early and does not fit: {'; '.join(problems)}"
     return Shown(view, [_line(view, "wait", one_line(text))])
 

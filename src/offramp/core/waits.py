@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,8 @@ ASK_BYTES_MAX = 16 * 1024
 """The limit of what `offramp.signal(ask=)` asks, as JSON."""
 SCHEMA_BYTES_MAX = 16 * 1024
 """The limit of `offramp.signal(schema=)` as JSON Schema."""
+WAITS_SHOWN_MAX = 100
+"""The waits that a run document shows."""
 
 Kind = Literal["signal", "time"]
 WaitState = Literal["sleep", "signal"]
@@ -58,8 +61,8 @@ class Waits(NamedTuple):
         return self.received[name] + len(misfits)
 
     def document(self) -> list[dict[str, Any]]:
-        """`waiting_for` of a run document."""
-        return [wait._asdict() for wait in self.open.values()]
+        """`waiting_for` of a run document: the waits that began first."""
+        return [wait._asdict() for wait in itertools.islice(self.open.values(), WAITS_SHOWN_MAX)]
 
 
 class _Seen(msgspec.Struct):
