@@ -40,11 +40,9 @@ def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
     """Matching records, in the order asked for, as far as one page scans."""
     values = _values(wanted)
     source, found_by, left = _range(values, waiting=wanted.waiting)
-    order, beyond = ("DESC", ">=") if wanted.newest_first else ("ASC", "<=")
-    among = (
-        f"FROM runs {source} WHERE {''.join([f'{name} = :{name} AND ' for name in found_by])}id >= :low AND id < :high"
-        + (" AND waits > 0" if wanted.waiting else "")
-    )
+    order = "DESC" if wanted.newest_first else "ASC"
+    equal = "".join([f"{name} = :{name} AND " for name in found_by])
+    among = f"FROM runs {source} WHERE {equal}id >= :low AND id < :high"
     values["low"], values["high"] = wanted.ids
     values["limit"] = wanted.limit + 1
     last, within = None, ""
@@ -52,11 +50,11 @@ def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
         # The end of the scan; the index alone gives it.
         query = f"SELECT id {among} ORDER BY id {order} LIMIT 1 OFFSET {LIST_LOOKS_MAX - 1}"
         row = connection.execute(query, values).fetchone()
-        last = None if row is None else row[0]
-        values["last"] = last or values["low" if wanted.newest_first else "high"]
-        within = "".join(
-            [f" AND id {beyond} :last", *(f" AND {_IS_OF.get(name, f'{name} = :{name}')}" for name in left)]
-        )
+        if row is not None:
+            # Not a third condition: SQLite searches an index by two, and compares the rest row by row.
+            last = row[0]
+            values |= {"low": last} if wanted.newest_first else {"high": last + "\0"}
+        within = "".join([f" AND {_IS_OF.get(name, f'{name} = :{name}')}" for name in left])
     query = f"SELECT {LISTED_COLUMNS} {among}{within} ORDER BY id {order} LIMIT :limit"
     found: list[RunRecord] = [decode_record(row) for row in connection.execute(query, values)]
     if len(found) > wanted.limit:
