@@ -91,6 +91,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.wire.connections:HEAD_S_MAX", "s", "for a request's line and headers to arrive; then 408"),
             ("gateway.wire.connections:BODY_S_MAX", "s", "for a body to arrive, extended as it arrives; then 408"),
             ("gateway.wire.connections:BODY_BYTES_PER_S_MIN", "bytes", "of a body that extend this time by a second"),
+            (
+                "gateway.wire.lingering:UNTAKEN_S_MAX",
+                "s",
+                "for a client to take something of a connection's end; then it is cut off",
+            ),
             ("gateway.wire.lingering:LINGER_S", "s", "in which a refused client's further bytes are discarded"),
             ("gateway.wire.server:KEEP_ALIVE_S", "s", "for which an idle connection is kept"),
             ("gateway.descriptors:FILES_RESERVED", "", "open files reserved from connections, at most a quarter"),

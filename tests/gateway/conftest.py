@@ -31,11 +31,14 @@ async def client(gateway):
 
 
 @contextlib.asynccontextmanager
-async def serving(gateway):
-    """The gateway under the real server, on a free port, in this loop."""
+async def serving(gateway, **configured):
+    """The gateway under the real server, on a free port, in this loop; `configured` sets attributes of its config."""
     bound = server.bind("127.0.0.1", 0)
     started = asyncio.Event()
-    running = server.Server(server.config_of(gateway), bound, started.set)
+    config = server.config_of(gateway)
+    for name, value in configured.items():
+        setattr(config, name, value)
+    running = server.Server(config, bound, started.set)
     await gateway.open()
     task = asyncio.create_task(running.serve(sockets=[bound]))
     try:

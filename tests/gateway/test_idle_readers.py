@@ -6,6 +6,7 @@ import array
 import asyncio
 import base64
 import fcntl
+import select
 import socket
 import termios
 from contextlib import aclosing
@@ -15,12 +16,16 @@ import pytest
 
 from offramp import App, emit
 from offramp.core.events import StepDelta, draft, frame
+from offramp.gateway import streams
 from offramp.gateway.asgi import Gateway
+from offramp.gateway.native import ws
 from offramp.gateway.streams import PIECE_BYTES_MAX
+from offramp.gateway.wire import lingering
 from offramp.gateway.wire.connections import WRITE_BUFFER_BYTES
 from offramp.gateway.wire.server import UNSENT_BYTES_MAX
 from offramp.paths.deliver import TAIL_BYTES_MAX, Feed
 from offramp.ports.store import EVENTS_READ_BYTES, Batch
+from tests.gateway.conftest import serving
 from tests.gateway.keyed import gateway_of
 from tests.support import NOW, eventually
 
@@ -91,6 +96,34 @@ async def test_of_a_long_log_the_gateway_takes_a_bounded_part(gateway, web, url,
         assert waiting(reader) > 0
         assert EVENTS_READ_BYTES <= taken <= waiting(reader) + COST_MAX
     await eventually(lambda: not gateway.access.streams.count(""))
+
+
+@pytest.mark.parametrize(("end", "more"), [("events", ""), ("ws", HANDSHAKE)], ids=["sse", "websocket"])
+async def test_one_that_takes_nothing_for_long_is_cut_off(service, monkeypatch, end, more):
+    """Closing alone would wait, without limit, until it has taken the rest."""
+    monkeypatch.setattr(streams, "STALL_S_MAX", 0.1)
+    monkeypatch.setattr(ws, "SLOW_S_MAX", 0.1)
+    monkeypatch.setattr(ws, "CLOSE_S_MAX", 0.1)
+    monkeypatch.setattr(lingering, "UNTAKEN_S_MAX", 0.1)
+    run = service.new_run()
+    for _ in range(3_000):
+        run.delta("x" * EVENT_BYTES)
+    async with serving(Gateway(lambda: service), ws_ping_interval=0.1, ws_ping_timeout=0.1) as url:
+        address = urlsplit(url)
+        with socket.socket() as reader:
+            reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            reader.connect((address.hostname, address.port))
+            asked = f"GET /v1/runs/{run.record.id}/{end} HTTP/1.1\r\nHost: {address.netloc}\r\n{more}\r\n"
+            reader.sendall(asked.encode())
+            reader.setblocking(False)
+            await eventually(lambda: is_cut_off(reader))
+
+
+def is_cut_off(connection):
+    """Whether the other side has ended it, seen without taking a byte of it."""
+    poll = select.poll()
+    poll.register(connection, select.POLLERR | select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 async def test_a_large_event_is_sent_in_pieces(service):

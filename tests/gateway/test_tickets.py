@@ -81,6 +81,18 @@ class TestWithKeys:
             await opened.send('{"type": "cancel"}')
             assert await service.cancelled.get() == run
 
+    async def test_but_not_where_its_key_may_only_read(self, service):
+        reader = "reader-0123456789abcdef"
+        gateway = Gateway(lambda: service, Access(Keyring(parse_keys(f"screen+read:{reader}", "KEYS"))))
+        run = service.new_run().record.id
+        async with serving(gateway) as url, httpx.AsyncClient(base_url=url, trust_env=False) as web:
+            ticket = await ticket_for(web, run, headers={"Authorization": f"Bearer {reader}"})
+            async with connect(socket(url, run, ticket)) as opened:
+                await opened.send('{"type": "cancel"}')
+                await opened.wait_closed()
+                assert opened.close_code == 4403
+        assert service.cancelled.empty()
+
     async def test_of_another_run_it_opens_nothing(self, web, url, service, run):
         ticket = await ticket_for(web, run, headers=bearer("ann"))
         other = service.new_run().record.id

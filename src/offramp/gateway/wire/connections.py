@@ -134,7 +134,8 @@ class BoundedHttp(HttpToolsProtocol):
                     if self._is_answering():
                         self._refuse(RequestError("a WebSocket needs its own connection"))
                     else:
-                        self.transport = self._lingering.own
+                        # A WebSocket reads on until it is closed.
+                        self.transport = LingeringTransport(self._lingering.own, lambda: False)  # type: ignore[assignment]
                         self.handle_websocket_upgrade()
                     return
                 data = self._without_upgrade() + data[upgrade.args[0] :]
