@@ -430,7 +430,7 @@ async def test_a_signal_that_is_sent_again_with_its_key_arrives_once(place):
         await send(handle.id, "y", b"2", key="b")
         assert await result_of(handle) == [1, 2]
         # Who did not hear of it may ask after the end: it was taken.
-        assert (await send(handle.id, "x", b"1", key="a")).status == "completed"
+        assert (await send(handle.id, "x", b"1", key="a")).record.status == "completed"
         with pytest.raises(RunConflict, match="has ended"):
             await send(handle.id, "x", b"1", key="c")
 
