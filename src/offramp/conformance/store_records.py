@@ -125,7 +125,7 @@ async def the_entries_of_a_new_run_survive_with_it(stage: StoreStage) -> None:
     assert await successor.store.journal(run.id) == [entry(1), entry(2)]
 
 
-@case("S20", needs=("signals",))
+@case("Q8", "S20", needs=("signals",))
 async def a_run_is_created_with_signals_that_come_before_others(stage: StoreStage) -> None:
     run = stage.record(status="queued")
     sent = [("go", b"1"), ("stop", b'"x"'), ("go", b"2")]
