@@ -42,7 +42,8 @@ def page(connection: sqlite3.Connection, wanted: RunFilter) -> Page:
     source, found_by, left = _range(values, waiting=wanted.waiting)
     order = "DESC" if wanted.newest_first else "ASC"
     equal = "".join([f"{name} = :{name} AND " for name in found_by])
-    among = f"FROM runs {source} WHERE {equal}id >= :low AND id < :high"
+    waits = " AND waits > 0" if wanted.waiting else ""
+    among = f"FROM runs {source} WHERE {equal}id >= :low AND id < :high{waits}"
     values["low"], values["high"] = wanted.ids
     values["limit"] = wanted.limit + 1
     last, within = None, ""
