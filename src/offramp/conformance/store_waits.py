@@ -63,7 +63,7 @@ async def an_event_that_is_written_again_is_one_wait(stage: StoreStage) -> None:
     assert await stage.store.waiting() == {}, "a wait of which the start was written twice has not ended"
 
 
-@case("S23")
+@case("S12", "S23")
 async def waiting_runs_are_listed_by_the_other_filters_too(stage: StoreStage) -> None:
     made = []
     for number in range(8):
