@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from offramp import App, current_run, emit, testing
-from offramp.errors import StepTimeout
+from offramp.errors import StepTimeout, StillRunning
 from offramp.execution.threads import Threads
 from offramp.gateway.health import ready
 from offramp.gateway.problems import NotReady
@@ -24,6 +24,7 @@ from tests.support import (
     Signal,
     eventually,
     failure_of,
+    frames_of,
     log_of,
     member,
     of,
@@ -137,7 +138,7 @@ async def test_a_run_whose_step_waits_for_a_thread_is_handed_over_without_it(tmp
 async def test_a_drain_hands_over_what_waits_for_a_thread(tmp_path, gates):
     app, executed = an_app(gates)
     async with (
-        member(app, tmp_path, "worker"),
+        member(app, tmp_path, "worker") as worker,
         member(app, tmp_path, "gateway", threads=1, drain_timeout=GUARD_S) as gateway,
     ):
         runtime = LocalRuntime(gateway)
@@ -146,7 +147,9 @@ async def test_a_drain_hands_over_what_waits_for_a_thread(tmp_path, gates):
         handle = await runtime.start("asks")
         await eventually(lambda: queued(gateway) == 1)
         draining = asyncio.ensure_future(gateway.drain())
-        assert await result_of(handle) == "quick"
+        with pytest.raises(StillRunning):  # elsewhere: this process hands it over
+            await result_of(handle)
+        await frames_of(worker, handle.id)
         assert not draining.done()  # for what is in flight it does wait
         gates[0].set()
         await draining

@@ -54,11 +54,11 @@ def test_no_page_or_message_installs_from_an_index_by_our_name():
 
 
 def test_a_missing_extra_is_installed_by_the_names_of_its_packages(monkeypatch):
-    assert install("redis") == "pip install 'redis<9,>=8'"
-    assert install("unknown") == "install Offramp with its extra 'unknown'"
+    assert install("redis") == "pip install 'redis<9,>=8' (Offramp's extra 'redis')"
+    assert install("unknown") == "install Offramp's extra 'unknown'"
 
     def gone(_name):
         raise metadata.PackageNotFoundError
 
     monkeypatch.setattr(metadata, "requires", gone)
-    assert install("redis") == "install Offramp with its extra 'redis'"
+    assert install("redis") == "install Offramp's extra 'redis'"

@@ -337,7 +337,7 @@ def _pattern_fault(pattern: Any) -> str:
     except ImportError as error:
         raise MissingExtra(
             f"the pattern {pattern!r:.100} in a signal's schema is checked in linear time by pydantic: "
-            "install 'offramp[pydantic]', or use enum or maxLength"
+            "install Offramp's extra 'pydantic', or use enum or maxLength"
         ) from error
     except ValueError:
         return "is no regular expression without look-around and back-references, which take more than linear time"

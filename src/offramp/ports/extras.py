@@ -23,6 +23,7 @@ def packages_by_extra() -> dict[str, list[str]]:
 
 
 def install(extra: str) -> str:
-    """`pip install …` with the packages of an extra: no index knows this package by its name."""
+    """`pip install …` with the packages of an extra, which it names: no index knows this package by its name."""
     packages = packages_by_extra().get(extra)
-    return f"pip install {shlex.join(packages)}" if packages else f"install Offramp with its extra {extra!r}"
+    named = f"Offramp's extra {extra!r}"
+    return f"pip install {shlex.join(packages)} ({named})" if packages else f"install {named}"
