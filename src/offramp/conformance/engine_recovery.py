@@ -47,7 +47,7 @@ async def the_signals_of_a_seed_are_received(stage: EngineStage) -> None:
     assert stage.ledger.values == [b"7"]
 
 
-@case("N17", needs=("shared", "durable"))
+@case("N4", "N17", needs=("shared", "durable"))
 async def a_seed_survives_the_process_that_took_it(stage: EngineStage) -> None:
     members = {member.owner: member for member in (await stage.join("a"), await stage.join("b"))}
     stage.ledger.hold("two")

@@ -116,7 +116,7 @@ async def new_runs_are_found_by_their_ids_in_order(stage: StoreStage) -> None:
     assert list(await peer.store.ids_after(made[4], 9)) == []
 
 
-@case("S5", "S24")
+@case("S5", "S9", "S24")
 async def heads_are_those_of_the_given_runs_as_they_are_now(stage: StoreStage) -> None:
     peer = await stage.peer()
     await stage.running()

@@ -125,7 +125,7 @@ async def the_entries_of_a_new_run_survive_with_it(stage: StoreStage) -> None:
     assert await successor.store.journal(run.id) == [entry(1), entry(2)]
 
 
-@case("Q8", "S20", needs=("signals",))
+@case("Q8", "S6", "S20", needs=("signals",))
 async def a_run_is_created_with_signals_that_come_before_others(stage: StoreStage) -> None:
     run = stage.record(status="queued")
     sent = [("go", b"1"), ("stop", b'"x"'), ("go", b"2")]
@@ -139,7 +139,7 @@ async def a_run_is_created_with_signals_that_come_before_others(stage: StoreStag
     assert len(await stage.store.signals(run.id)) == 4, "creating a run again sent its signals again"
 
 
-@case("S21")
+@case("S6", "S21")
 async def a_retry_is_named_by_the_run_that_it_retries(stage: StoreStage) -> None:
     run, log = await stage.running()
     await log.finish(DONE, completed(), NOW)
