@@ -2,7 +2,7 @@
 
 export OFFRAMP_API_KEYS="page:$(openssl rand -hex 16)"
 offramp serve examples/browser/app.py --cors http://localhost:5173
-python -m http.server 5173 --directory examples/browser
+python -m http.server 5173 --bind 127.0.0.1 --directory examples/browser
 """
 
 import asyncio

@@ -101,7 +101,7 @@ class Settings:
         "share of the queue, fast path, streams and readers left free by other tenants that one may use; past it "
         "429; 1 without API keys",
     )
-    api_keys: str = _text("", "API keys, `[tenant/]name:secret` each, separated by commas", secret=True)
+    api_keys: str = _text("", "API keys, `[tenant/]name[+scope…]:secret` each, separated by commas", secret=True)
     api_keys_file: str = _text("", "file that `offramp keys` writes; empty means keys.json in `data`")
     allow_hosts: str = _text("", "host names, separated by commas, that a gateway without keys answers to; `*` is any")
     cors_origins: str = _text(

@@ -159,7 +159,7 @@ def test_keys_let_others_in_and_keys_come_and_go_while_it_serves(project):
     ann = add(project, "ann", "--tenant", "acme").stdout.strip()
     with running("serve", "desk.py", "--host", "0.0.0.0", "--port", "0", cwd=project) as command:
         port = command.wait_for(r"at http://0\.0\.0\.0:(\d+),")[1]
-        command.wait_for("1 API keys of 1 tenants")
+        command.wait_for("1 API key of 1 tenant")
         warm(command)
         url = f"http://127.0.0.1:{port}"
         mine = ("submit", "explain", "-i", QUESTION, "--url", url)

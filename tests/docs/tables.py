@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import inspect
 import json
 import math
 import re
@@ -72,7 +73,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Declarations",
         [
             ("core.names:NAME_LENGTH_MAX", "", "characters of a name of an app, pipeline, step or class"),
-            ("core.spec:MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
+            ("core.spec:DEMOTION_MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
             ("core.labels:LABEL_LENGTH_MAX", "", "characters of a step's label; the rest is cut off"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is cached; others are rebuilt"),
@@ -372,7 +373,7 @@ def events_list() -> str:
         adds = ", ".join(f"`{field}`" for field in kind.__struct_encode_fields__)
         example = json.loads(events.frame(events.draft(body, AT), RUN, EXAMPLES.index(body) + 1))
         parts.append(
-            f"### {name}\n\n{(kind.__doc__ or '').strip()} Adds {adds}.\n\n"
+            f"### {name}\n\n{inspect.cleandoc(kind.__doc__ or '')} Adds {adds}.\n\n"
             f"```json\n{json.dumps(example, ensure_ascii=False)}\n```"
         )
     return "\n\n".join(parts)
@@ -380,14 +381,14 @@ def events_list() -> str:
 
 # Those of them that a pipeline or a client can meet, for docs/reference/limits.md.
 MET = {
-    "Declarations": "names:NAME_LENGTH_MAX spec:MESSAGE_LENGTH_MAX labels:LABEL_LENGTH_MAX retry:RETRY_ATTEMPTS_MAX "
-    "sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S ending:CLEANUP_S_MAX",
+    "Declarations": "names:NAME_LENGTH_MAX spec:DEMOTION_MESSAGE_LENGTH_MAX labels:LABEL_LENGTH_MAX "
+    "retry:RETRY_ATTEMPTS_MAX sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S ending:CLEANUP_S_MAX",
     "Requests": "connections:HEAD_BYTES_MAX connections:BODY_S_MAX bodies:DEPTH_MAX request:SESSION_ID_LENGTH_MAX "
     "request:METADATA_PAIRS_MAX request:METADATA_KEY_LENGTH_MAX request:METADATA_VALUE_LENGTH_MAX "
     "negotiation:IDEMPOTENCY_KEY_LENGTH_MAX filters:LIMIT_MAX ownership:SIGNALS_MAX waits:ASK_BYTES_MAX "
-    "waits:SCHEMA_BYTES_MAX tickets:TICKET_S",
+    "waits:SCHEMA_BYTES_MAX retrying:RETRIES_MAX tickets:TICKET_S",
     "Answers and streams": "events:EMITTED_BYTES_MAX events:RESULT_INLINE_BYTES_MAX recorded:MESSAGE_LENGTH_MAX "
-    "inspection:VALUE_BYTES_MAX streams:STALL_S_MAX ws:SLOW_S_MAX",
+    "inspection:VALUE_BYTES_MAX streams:STALL_S_MAX",
     "Webhooks": "webhooks:URL_LENGTH_MAX webhooks:BODY_BYTES_MAX webhooks:GIVE_UP_AFTER_S",
 }
 

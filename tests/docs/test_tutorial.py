@@ -106,12 +106,17 @@ class Reader:
             time.sleep(0.2)
 
     def reads(self, code: str, prose: str) -> None:
-        """A block of Python: appended to the file that the prose names, or quoted from app.py."""
+        """A block of Python: appended to app.py, its extended import, or quoted from it."""
         file = self._project / "app.py"
-        if prose == "Append to `app.py`:":
-            file.write_text(f"{file.read_text()}\n\n{code}\n")
+        text = file.read_text()
+        if prose == "Append to the file:":
+            file.write_text(f"{text}\n\n{code}\n")
+        elif prose == "In `app.py`, extend the import from `offramp`:":
+            (old,) = re.findall(r"^from offramp import .*$", text, re.MULTILINE)
+            assert code.startswith(f"{old}, ")
+            file.write_text(text.replace(old, code.strip()))
         else:
-            assert code in file.read_text()
+            assert code in text
 
 
 def sections(code: str) -> list[tuple[str, list[str]]]:

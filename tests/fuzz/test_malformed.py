@@ -29,7 +29,7 @@ whether ten thousand requests are sent or a hundred thousand."""
 LATE_S = 15.0
 """On top of the gateway's own bounds, for a busy machine."""
 SAID = re.compile(
-    r"\d\d:\d\d:\d\d (fuzzed: 4 pipelines at |1 API keys of |worker 1 started |worker 1  (ready in|resuming run_\w+) )"
+    r"\d\d:\d\d:\d\d (fuzzed: 4 pipelines at |1 API key of |worker 1 started |worker 1  (ready in|resuming run_\w+) )"
 )
 
 HEAD = b"POST /v1/pipelines/echo/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\n" % KEY.encode()

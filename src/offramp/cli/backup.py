@@ -16,7 +16,7 @@ BackupFile = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")]
 
 
 def backup(folder: Folder, file: BackupFile) -> int:
-    """Copy the database of a data folder to one file, and check the copy.
+    """Copy the database of a data folder to one checked file.
 
     Gateways and workers may keep running. The new backup replaces one of the same name once it is complete. It does not
     include objects stored elsewhere (--objects).
@@ -28,10 +28,10 @@ def backup(folder: Folder, file: BackupFile) -> int:
 
 
 def restore(file: BackupFile, folder: Folder) -> int:
-    """Replace a data folder's database with a backup, once no process uses it.
+    """Replace a data folder's database with a backup.
 
-    The previous database is lost. Runs resume from their state in the backup: steps that finished after it was made are
-    executed again.
+    No process may use it. The previous database is lost. Runs resume from their state in the backup: steps that
+    finished after it was made are executed again.
     """
     from offramp.stores.sqlite import copies
 

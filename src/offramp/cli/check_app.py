@@ -11,6 +11,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from offramp.cli.findings import Finding
+from offramp.cli.output import counted
 from offramp.core.retry import Retry
 from offramp.core.spec import PipelineSpec, StepSpec
 
@@ -25,7 +26,8 @@ def check_app(app: App, settings: Settings) -> Iterator[Finding]:
         yield Finding("broken", "app", f"App {app.name!r} has no pipeline", "declare one with @app.pipeline")
     lanes = [step.spec.policy.lane for step in app.steps.values()]
     shown = ", ".join(f"{lanes.count(lane)} {lane}" for lane in ("loop", "thread", "process") if lane in lanes)
-    yield Finding("ok", "app", f"{app.name}: {len(app.pipelines)} pipelines, {len(lanes)} steps ({shown or 'none'})")
+    pipelines, steps = counted(len(app.pipelines), "pipeline"), counted(len(lanes), "step")
+    yield Finding("ok", "app", f"{app.name}: {pipelines}, {steps} ({shown or 'none'})")
     yield from _check_classes(app, settings)
     for pipeline in app.pipelines.values():
         yield from _check_pipeline(app, pipeline.spec, settings)

@@ -13,7 +13,7 @@ import typer
 from offramp.cli.engines import load_settings
 from offramp.cli.findings import LEVELS, Finding, exit_code, report
 from offramp.cli.options import AsJson, Data, Engine, Host, Objects, Port, Store, Target, Workers
-from offramp.cli.output import console, write_json
+from offramp.cli.output import console, counted, write_json
 from offramp.cli.target import load_app
 from offramp.stores.redis.address import is_redis
 
@@ -92,4 +92,9 @@ def _show(findings: Sequence[Finding]) -> None:
         if finding.fix:
             out.print(Text(f"        -> {finding.fix}", style="dim"))
     counts = {level: sum(finding.level == level for finding in findings) for level in LEVELS}
-    out.print(Text(", ".join(f"{count} {level}" for level, count in counts.items() if count), style="bold"))
+    shown = [
+        counted(count, level) if level in {"note", "risk"} else f"{count} {level}"
+        for level, count in counts.items()
+        if count
+    ]
+    out.print(Text(", ".join(shown), style="bold"))

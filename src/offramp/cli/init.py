@@ -56,7 +56,7 @@ TEMPLATES = {
             ("one run in this terminal", """offramp run app.py --input '{"question": "Why?"}'"""),
             _SERVE,
             (
-                "in another terminal: five rounds are too many for a budget of two seconds",
+                "in another terminal: five rounds exceed the budget of two seconds",
                 _submit("/v1/pipelines/research/runs", _FIVE_ROUNDS),
             ),
             _TEST,
@@ -84,7 +84,7 @@ TEMPLATES = {
             ("serve it", "uvicorn main:api --port 8000"),
             ("in another terminal: ask the application", "curl 'http://127.0.0.1:8000/ask?question=Why'"),
             (
-                "stream a run, of which five rounds are too many for a budget of two seconds",
+                "stream a run: five rounds exceed the budget of two seconds",
                 _submit("/agents/v1/pipelines/research/runs", _FIVE_ROUNDS),
             ),
             _TEST,
@@ -107,7 +107,7 @@ def init(
 ) -> int:
     """Make a folder with a first App and its tests.
 
-    The commands to go on with are printed. Nothing is installed, and no existing file is changed.
+    Prints the next commands to run. Installs nothing, and changes no existing file.
     """
     chosen = TEMPLATES[template]
     try:

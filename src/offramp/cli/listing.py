@@ -52,7 +52,7 @@ def list_runs(  # noqa: PLR0913 - one parameter for each option
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> int:
-    """List the runs of a gateway, newest first, with their errors and what they wait for.
+    """List runs, newest first, with their errors and waits.
 
     With --watch, a terminal shows the list anew every 2 s; elsewhere, and with --json, each new or changed run is one
     line.

@@ -83,7 +83,7 @@ AllowHost = Annotated[
     typer.Option(
         "--allow-host",
         metavar="NAME",
-        help="Answer to this host name too while there are no API keys; several times for several.",
+        help="Answer to this host name too while there are no API keys; repeatable.",
         show_default=False,
     ),
 ]
@@ -92,7 +92,7 @@ Cors = Annotated[
     typer.Option(
         "--cors",
         metavar="ORIGIN",
-        help="Let web pages of this origin use the API, such as https://app.example; several times for several; "
+        help="Let web pages of this origin use the API, such as https://app.example; repeatable; "
         "'*' is any, only without API keys.",
         show_default=False,
     ),
@@ -114,7 +114,7 @@ ApiKey = Annotated[
     typer.Option(
         "--api-key",
         envvar="OFFRAMP_API_KEY",
-        help="Sent as a bearer token. Better set by the variable: arguments are seen by other users.",
+        help="Sent as a bearer token. Better set by the variable: other users can see arguments.",
         show_default=False,
     ),
 ]

@@ -24,6 +24,7 @@ EXITS_CLIENT = (
     "Exit codes: 0 done; 1 the run failed, was cancelled or expired; 2 wrong usage; "
     "3 the gateway cannot be reached or refused; 130 interrupted."
 )
+EXITS_LOOK = "Exit codes: 0 done; 2 wrong usage; 3 the gateway cannot be reached or refused; 130 interrupted."
 EXITS_SIGNAL = (
     "Exit codes: 0 the run has the signal, or keeps it; 2 wrong usage; 3 the gateway cannot be reached or refused; "
     "4 the run keeps it, but waits for other names; 130 interrupted."
@@ -62,6 +63,11 @@ class CommandError(Exception):
 def printable(text: str) -> str:
     """`text` without characters that control a terminal or reorder its text; tabs and newlines stay."""
     return _CONTROL.sub("", text)
+
+
+def counted(number: int, noun: str) -> str:
+    """`number` and the noun, in the plural where there is not one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(text: str) -> str:

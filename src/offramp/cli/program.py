@@ -31,6 +31,7 @@ from offramp.cli.output import (
     EXITS_DOCTOR,
     EXITS_INIT,
     EXITS_KEYS,
+    EXITS_LOOK,
     EXITS_RUN,
     EXITS_SERVER,
     EXITS_SIGNAL,
@@ -136,20 +137,20 @@ _command(
     f"offramp show {_RUN} --step search",
     f"offramp show {_RUN} --watch",
     f"offramp show {_RUN} --json | jq .steps",
-    exits=EXITS_CLIENT,
+    exits=EXITS_LOOK,
 )
 _command(
     list_runs,
     "offramp list --status running",
     "offramp list --session abc --limit 5 --json",
     "offramp list --waiting --watch",
-    exits=EXITS_CLIENT,
+    exits=EXITS_LOOK,
     name="list",
 )
 _command(
-    top, "offramp top", "offramp top --url https://agents.example --every 5", "offramp top --once", exits=EXITS_CLIENT
+    top, "offramp top", "offramp top --url https://agents.example --every 5", "offramp top --once", exits=EXITS_LOOK
 )
-_command(cancel, f"offramp cancel {_RUN}", exits=EXITS_CLIENT)
+_command(cancel, f"offramp cancel {_RUN}", exits=EXITS_LOOK)
 _command(
     retry,
     f"offramp retry {_RUN} --follow",

@@ -31,8 +31,8 @@ def retry(
 ) -> int:
     """Retry a run that failed, was cancelled or expired.
 
-    A new run continues with what is recorded of it: finished steps are not executed again, and received signals stay
-    received. With --from or --fresh, a completed run can be retried, too.
+    A new run continues with what is recorded of it: finished steps are not executed again, and received signals are
+    kept. With --from or --fresh, a completed run can be retried, too.
     """
     from offramp.cli.client import Gateway
 

@@ -46,7 +46,7 @@ def show(
     url: Url = _URL,
     api_key: ApiKey = None,
 ) -> int:
-    """Show a run: its steps and waits over time, what failed and where, its critical path, its result.
+    """Show a run: its steps over time, failures, waits and result.
 
     --steps and --step need an API key with the scope 'inspect', and so does the traceback of a failed run. With
     --watch, a terminal shows the run anew every 2 s until it has ended.

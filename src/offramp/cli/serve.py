@@ -34,7 +34,7 @@ from offramp.cli.options import (
     Workers,
     WriteTimeout,
 )
-from offramp.cli.output import CommandError
+from offramp.cli.output import CommandError, counted
 from offramp.cli.reload import DRAIN_S, inherited, serve_versions
 from offramp.cli.secrets import for_worker, withdraw
 from offramp.cli.supervisor import KILL_MARGIN_S, Supervisor
@@ -177,10 +177,12 @@ def _log_access(app: App, url: str, access: Access, host: str) -> None:
     from offramp.core.addresses import is_loopback
     from offramp.core.origins import ANY_ORIGIN
 
-    logger.info("%s: %d pipelines at %s, to read and try at %s/docs", app.name, len(app.pipelines), url, url)
+    pipelines = counted(len(app.pipelines), "pipeline")
+    logger.info("%s: %s at %s, to read and try at %s/docs", app.name, pipelines, url, url)
     if access.closed:
         tenants = {shown_tenant(key.tenant) for key in access.keys}
-        logger.info("%d API keys of %d tenants; requests need one", len(access.keys), len(tenants))
+        keys = counted(len(access.keys), "API key")
+        logger.info("%s of %s; requests need one", keys, counted(len(tenants), "tenant"))
     elif is_loopback(host):
         logger.info("no API keys: serving this machine only; 'offramp keys add NAME' makes one")
     else:

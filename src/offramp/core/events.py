@@ -58,7 +58,7 @@ class StepDelta(Body, frozen=True, tag="step.delta"):
 
 
 class StepRetrying(Body, frozen=True, tag="step.retrying"):
-    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void (invariant E2)."""
+    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void."""
 
     step: str
     key: str
@@ -87,7 +87,7 @@ class StepFailed(Body, frozen=True, tag="step.failed"):
 
 
 class WaitStarted(Body, frozen=True, tag="wait.started"):
-    """The pipeline waits for a time or a signal, till `until` at the latest; said once, however often it is parked.
+    """The pipeline waits for a time or a signal, until `until` at the latest; said once, however often it is parked.
 
     Of a signal, `ask` says what is asked, and `schema` which values fit.
     """

@@ -79,7 +79,7 @@ def require_checkable(schema: Schema, what: str) -> None:
 
     Raises:
         DeclarationError: it does not, or the schema is none.
-        MissingExtra: it has a pattern, which needs `offramp[pydantic]`.
+        MissingExtra: it has a pattern, which needs the extra `pydantic`.
     """
     for place, problem in _faults(schema, schema, "", 0):
         raise DeclarationError(f"{what}: the schema {f'at {place}' if place else 'itself'} {problem}")

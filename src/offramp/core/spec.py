@@ -26,7 +26,7 @@ RETENTION_DEFAULT_S = 86_400.0
 SHORT_TIMEOUT_S = 5.0
 """The longest that a step with `short=True` may take, and its timeout unless it names a lower one."""
 DEMOTION_MESSAGE = "This takes longer than usual. It goes on in the background and nothing is lost; follow the links."
-MESSAGE_LENGTH_MAX = 500
+DEMOTION_MESSAGE_LENGTH_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +178,9 @@ def pipeline_spec(
     _require_duration(retention, f"{what}: retention=")
     _require_choice(on_disconnect, ("continue", "demote", "cancel"), f"{what}: on_disconnect=")
     if demotion_message is not None and not (
-        isinstance(demotion_message, str) and len(demotion_message) <= MESSAGE_LENGTH_MAX
+        isinstance(demotion_message, str) and len(demotion_message) <= DEMOTION_MESSAGE_LENGTH_MAX
     ):
-        raise DeclarationError(f"{what}: demotion_message= is text of at most {MESSAGE_LENGTH_MAX} characters")
+        raise DeclarationError(f"{what}: demotion_message= is text of at most {DEMOTION_MESSAGE_LENGTH_MAX} characters")
     if not isinstance(version, str) or not 1 <= len(version) <= 100:
         raise DeclarationError(f"{what}: version= is a string of 1 to 100 characters, got {version!r}")
     return PipelineSpec(

@@ -144,7 +144,7 @@ def _require_retriable(old: RunRecord, asked: Retrial) -> None:
         raise InputError(message, [("/from", message)])
     if old.status == "completed" and not asked.fresh and asked.start is None:
         raise RunConflict(
-            f"{old.id} has completed, so nothing of it is left to do: name a step to begin from, or retry it fresh"
+            f"{old.id} has completed, so there is nothing left to execute: name a step to begin from, or retry it fresh"
         )
 
 

@@ -4,7 +4,7 @@ from app import app
 from fastapi import FastAPI
 
 gateway = app.asgi()
-api = FastAPI(title="desk", lifespan=gateway.lifespan)
+api = FastAPI(title=app.name, lifespan=gateway.lifespan)
 
 
 @api.get("/ask")
