@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from offramp import App
@@ -12,7 +14,7 @@ from offramp.paths.stats import LEARNED_MINUTES, RunStats
 from offramp.paths.submission import Submission
 from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
-from tests.support import a_record, eventually, frames_of, member
+from tests.support import Signal, a_record, eventually, frames_of, member
 
 DONE = Outcome("completed", b"1")
 
@@ -27,8 +29,13 @@ class Alone:
 
 
 @pytest.fixture
-def pair():
-    store, clock = MemoryStore(), FakeClock()
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def pair(store):
+    clock = FakeClock()
     return RunStats(Alone(store, clock)), RunStats(Alone(store, clock)), clock
 
 
@@ -80,6 +87,41 @@ async def test_old_runs_count_until_there_are_new_ones(pair):
     await there.close()
     await here.learn()
     assert here.expected_s("pipe", 6.0) == pytest.approx(4.0, abs=0.01)
+
+
+async def test_a_new_process_reads_a_day_where_the_last_hour_has_no_runs(pair):
+    here, there, clock = pair
+    ended(there, clock, 30.0)
+    await there.close()
+    clock.advance(3 * 3600.0)
+    await here.learn()
+    assert here.expected_s("pipe", 6.0) == pytest.approx(30.0, abs=0.01)
+
+
+async def test_counts_whose_writer_gave_up_are_written_or_counted_again(pair, store, monkeypatch):
+    here, _, clock = pair
+    ended(here, clock, 10.0)
+    asked, ends, write = Signal(), Signal(), store.add_cells
+
+    async def fails(_cells):
+        asked.set()
+        await ends.wait()
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(store, "add_cells", fails)
+    reader = asyncio.create_task(here.report("1h"))
+    await asked.wait()
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    monkeypatch.setattr(store, "add_cells", write)
+    ends.set()
+
+    async def is_counted():
+        clock.advance(stats.FRESH_S)
+        return [row.runs("completed", "fast") for row in (await here.report("1h")).rows] == [1]
+
+    await eventually(is_counted)
 
 
 def app():

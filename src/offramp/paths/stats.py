@@ -6,10 +6,11 @@ A process writes its counts every `WRITE_EVERY_S`, never while a caller waits; a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from offramp.core import slo, stats
 from offramp.core.run import Outcome, RunHead, RunRecord
@@ -26,6 +27,8 @@ WRITE_EVERY_S = 5.0
 """Seconds for which an outcome may be missing from the shared counts; a crash loses as much."""
 LEARNED_MINUTES = 60
 """The age of runs whose durations say what the next ones will take."""
+COUNTS_PER_WRITE = 50
+"""Minutes of a pipeline, class and tenant that one write adds: other writes wait for it."""
 FRESH_S = 1.0
 """The greatest age of a reused answer: however many callers ask, the store is read as often."""
 UNFINISHED_MAX = 10_000
@@ -61,8 +64,10 @@ class RunStats(Background):
         super().__init__(process)
         self._counts: dict[_Key, Counter[str]] = {}
         self._lock = threading.Lock()
-        self._ran: dict[str, Counter[str]] = {}
-        """By pipeline, the durations of its runs as far as they are shared."""
+        self._ran: dict[str, tuple[int, int]] = {}
+        """By pipeline, how many runs are known to have taken how many milliseconds together."""
+        self._has_learned = False
+        self._puts: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
         self._read: dict[tuple[str, str], tuple[float, Found]] = {}
         self._heads: tuple[float, Sequence[RunHead]] | None = None
@@ -77,15 +82,12 @@ class RunStats(Background):
         key = minute_of(at), record.tenant, record.pipeline, record.sla
         with self._lock:
             self._counts.setdefault(key, Counter()).update(counts)
+            self._ran[record.pipeline] = _plus(self._ran.get(record.pipeline, (0, 0)), counts)
 
     def expected_s(self, pipeline: str, otherwise: float) -> float:
         """Seconds that a run of this pipeline took on average lately, in all processes; `otherwise` without one."""
-        with self._lock:
-            ran = Counter(self._ran.get(pipeline))
-            for key, counts in self._counts.items():
-                if key[2] == pipeline:
-                    ran.update(counts)
-        return ran[RAN_MS] / ran[RAN] / 1000 if ran[RAN] else otherwise
+        runs, ms = self._ran.get(pipeline, (0, 0))
+        return ms / runs / 1000 if runs else otherwise
 
     async def work(self) -> None:
         """Write the counts at intervals, and read those of all processes."""
@@ -135,17 +137,27 @@ class RunStats(Background):
         return await self._process.store.summed_cells(*cells, tenant)
 
     async def learn(self) -> None:
-        """Read how long runs took in the last hour; of a pipeline without one, the earlier ones still count.
+        """Read how long runs took in the last hour, or before, of a pipeline without a run in that hour.
 
         Raises:
             StoreError: they cannot be read.
         """
-        ran: dict[str, Counter[str]] = {}
-        for (pipeline, _), counts in (await self.summed(LEARNED_MINUTES)).items():
-            if RAN in counts:
-                ran.setdefault(pipeline, Counter()).update({name: counts.get(name, 0) for name in (RAN, RAN_MS)})
+        ran = await self._ran_in(LEARNED_MINUTES)
+        if not self._has_learned:
+            ran = await self._ran_in(stats.WINDOWS["24h"]) | ran
         with self._lock:
+            for (_, _, pipeline, _), counts in self._counts.items():  # ended since
+                if pipeline in ran:
+                    ran[pipeline] = _plus(ran[pipeline], counts)
             self._ran |= ran
+        self._has_learned = True
+
+    async def _ran_in(self, minutes: int) -> dict[str, tuple[int, int]]:
+        ran: dict[str, tuple[int, int]] = {}
+        for (pipeline, _), counts in (await self.summed(minutes)).items():
+            if RAN in counts:
+                ran[pipeline] = _plus(ran.get(pipeline, (0, 0)), counts)
+        return ran
 
     async def _look(self, window: str, tenant: str, at: float) -> Found:
         store, now = self._process.store, self._process.clock.time()
@@ -160,20 +172,33 @@ class RunStats(Background):
         return Found(stats.rows(counts, mine), now, since, is_complete=len(heads) <= UNFINISHED_MAX)
 
     async def _write(self) -> None:
+        """Write the counts so far. They are written, or counted again, even if the caller gives up."""
         with self._lock:
             counts, self._counts = self._counts, {}
-        if not counts:
-            return
+        if counts:
+            put = asyncio.get_running_loop().create_task(self._put(counts))
+            self._puts.add(put)
+            put.add_done_callback(self._puts.discard)
+            await asyncio.shield(put)
+
+    async def _put(self, counts: dict[_Key, Counter[str]]) -> None:
+        """Write in short calls, between which the store takes other writes."""
+        left = dict(counts)
         try:
-            await self._process.store.add_cells(_cells(counts))
+            while left:
+                part = dict(itertools.islice(left.items(), COUNTS_PER_WRITE))
+                await self._process.store.add_cells(_cells(part))
+                for key in part:
+                    del left[key]
         except StoreError:
             with self._lock:
-                for key, more in counts.items():
+                for key, more in left.items():
                     self._counts.setdefault(key, Counter()).update(more)
             raise
-        with self._lock:
-            for (_, _, pipeline, _), more in counts.items():
-                self._ran.setdefault(pipeline, Counter()).update({name: more[name] for name in (RAN, RAN_MS)})
+
+
+def _plus(ran: tuple[int, int], counts: Mapping[str, int]) -> tuple[int, int]:
+    return ran[0] + counts.get(RAN, 0), ran[1] + counts.get(RAN_MS, 0)
 
 
 def _cells(counts: dict[_Key, Counter[str]]) -> list[Cell]:

@@ -189,8 +189,10 @@ MIGRATIONS: list[str] = [
     ALTER TABLE runs ADD COLUMN waits INTEGER NOT NULL DEFAULT 0;
     CREATE TABLE waits (run_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (run_id, key)) WITHOUT ROWID;
     INSERT INTO waits SELECT run_id, value FROM (
-        SELECT run_id, open_waits(first, data) AS open FROM events JOIN runs ON id = run_id
-        WHERE finished_at IS NULL AND deltas = 0 GROUP BY run_id
+        SELECT run_id, open_waits(first, data) AS open FROM (
+            SELECT id FROM runs WHERE status = 'queued' UNION SELECT id FROM runs WHERE owner IS NOT NULL
+            UNION SELECT id FROM runs WHERE parked_until IS NOT NULL
+        ) CROSS JOIN events ON run_id = id WHERE deltas = 0 GROUP BY run_id
     ), json_each(open);
     UPDATE runs SET waits = (SELECT sum(DISTINCT iif(key < 'signal!', 1, 2)) FROM waits WHERE run_id = id)
     WHERE id IN (SELECT run_id FROM waits);
