@@ -12,12 +12,14 @@ import httpx
 import pytest
 
 from offramp.settings import Settings
-from tests.cli.harness import running
+from tests.cli.harness import offramp, running
 from tests.cli.parsed import parse
 from tests.deploy.files import DEPLOY, GATEWAY_CLOSING_S
 from tests.servers import free_port
 
 UNIT = DEPLOY / "systemd" / "offramp.service"
+BACKUP = DEPLOY / "systemd" / "offramp-backup.service"
+TIMER = DEPLOY / "systemd" / "offramp-backup.timer"
 APP = """
 from offramp import App
 
@@ -33,21 +35,34 @@ async def shout(text: str) -> str:
 """
 
 
-def service():
+def service(unit=UNIT):
     parsed = configparser.ConfigParser(interpolation=None)
     parsed.optionxform = str
-    parsed.read(UNIT)
+    parsed.read(unit)
     return parsed["Service"]
 
 
-def command():
-    program, *words = shlex.split(service()["ExecStart"])
+def command(unit=UNIT):
+    program, *words = shlex.split(service(unit)["ExecStart"])
     assert program.endswith("/offramp")
     return words
 
 
-def test_its_command_is_one_that_the_program_knows():
-    parse(command())
+@pytest.mark.parametrize("unit", [UNIT, BACKUP], ids=lambda unit: unit.stem)
+def test_its_command_is_one_that_the_program_knows(unit):
+    parse(command(unit))
+
+
+def test_the_backup_copies_the_data_of_the_service_to_where_it_may_write():
+    _, data, file = command(BACKUP)
+    assert data == command()[command().index("--data") + 1]
+    assert file.startswith(service(BACKUP)["ReadWritePaths"] + "/")
+    assert service(BACKUP)["User"] == service()["User"]
+
+
+def test_wrong_settings_are_not_tried_again(tmp_path):
+    done = offramp("serve", "missing.app:app", "--data", str(tmp_path / "data"), cwd=tmp_path)
+    assert str(done.returncode) == service()["RestartPreventExitStatus"]
 
 
 def test_a_drain_and_the_closing_after_it_end_before_systemd_kills():
@@ -62,11 +77,13 @@ def test_the_data_is_where_it_may_write():
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="this machine has no systemd")
 def test_systemd_accepts_it(tmp_path):
-    text = UNIT.read_text(encoding="utf-8").replace("/opt/offramp/bin/offramp", shutil.which("true"))
-    made = tmp_path / UNIT.name
-    made.write_text(text.replace("User=offramp", "User=root"), encoding="utf-8")
-    done = subprocess.run(["systemd-analyze", "verify", str(made)], capture_output=True, text=True, check=False)
-    problems = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    made = [tmp_path / unit.name for unit in (UNIT, BACKUP, TIMER)]
+    for unit, copy in zip((UNIT, BACKUP, TIMER), made, strict=True):
+        text = unit.read_text(encoding="utf-8").replace("/opt/offramp/bin/offramp", shutil.which("true"))
+        copy.write_text(text.replace("User=offramp", "User=root"), encoding="utf-8")
+    command = ["systemd-analyze", "verify", *map(str, made)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    problems = [line for line in done.stderr.splitlines() if any(copy.name in line for copy in made)]
     assert (done.returncode, problems) == (0, []), done.stderr
 
 
