@@ -50,7 +50,8 @@ def test_the_secret_is_on_stdout_alone_and_nowhere_else(project):
 
 
 def test_a_list_has_the_keys_of_the_environment_too_without_their_secrets(project):
-    add(project, "alice", "--scope", "run, inspect")
+    made = add(project, "alice", "--scope", "run", "--scope", "inspect, run")
+    assert "scope run,inspect" in made.stderr
     env = {"OFFRAMP_API_KEYS": "acme/env+operate:0123456789abcdef"}
     listed = offramp("keys", "list", "--json", cwd=project, env=env)
     found = json.loads(listed.stdout)["keys"]
@@ -220,7 +221,7 @@ class TestDoctor:
 
     def test_with_keys(self, settings, tmp_path):
         add_key(tmp_path / "keys.json", "ann", "acme")
-        assert self.judged(settings) == [("ok", "1 API keys; tenants: acme")]
+        assert self.judged(settings) == [("ok", "1 API key; tenants: acme")]
         assert [level for level, _ in self.judged(settings, "0.0.0.0")] == ["ok", "note"]
         revoke_key(tmp_path / "keys.json", "ann")
         ((level, says),) = self.judged(settings)
@@ -251,4 +252,4 @@ class TestDoctor:
         add(project, "ann")
         done = offramp("doctor", "desk.py", "--port", "0", cwd=project)
         assert done.returncode == 0, done.stdout
-        assert "keys: 1 API keys; tenants: default" in done.stdout
+        assert "keys: 1 API key; tenants: default" in done.stdout

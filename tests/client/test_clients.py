@@ -290,6 +290,24 @@ def test_wrong_use_is_told_before_anything_is_sent(connect):
                 client.cancel(run)
 
 
+def test_a_path_leads_to_no_other_host(connect):
+    asked = []
+
+    async def keep(request):
+        asked.append(str(request.url))
+        return JSONResponse({})
+
+    other = Starlette(routes=[Route("/{path:path}", keep)])
+    with served(other) as url, connect("http://127.0.0.1:1", "secret", patience=0.0) as client:
+        there = url.removeprefix("http://")
+        for path in (f"@{there}/x", f"//{there}/x", ".example/x", "0/x", "v1/slo", ""):
+            with pytest.raises(RequestError, match="a path begins with one slash, such as /v1/slo"):
+                client.request("GET", path)
+        with pytest.raises(RequestError, match="cannot be part of an address"):
+            client.request("GET", "/v1/\x00")
+    assert asked == []
+
+
 def hanging():
     """A gateway whose stream hangs after two events; `/left` answers once it sees that the reader has left."""
     flaky = Flaky((2, "hang"))

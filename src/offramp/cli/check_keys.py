@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from offramp.cli.findings import Finding
+from offramp.cli.output import counted
 from offramp.core.keys import shown_tenant
 from offramp.errors import SettingsError
 from offramp.settings import Settings
@@ -33,7 +34,7 @@ def check_keys(settings: Settings, host: str) -> Iterator[Finding]:
     if keyring.keys:
         tenants = sorted({shown_tenant(key.tenant) for key in keyring.keys})
         shown = ", ".join(tenants[:TENANTS_SHOWN_MAX]) + (", …" if len(tenants) > TENANTS_SHOWN_MAX else "")
-        yield Finding("ok", "keys", f"{len(keyring.keys)} API keys; tenants: {shown}")
+        yield Finding("ok", "keys", f"{counted(len(keyring.keys), 'API key')}; tenants: {shown}")
         if not is_loopback(host):
             says = f"{host} is reachable by others, and keys travel in the clear without TLS"
             yield Finding("note", "keys", says, "put a proxy with TLS in front of it")

@@ -24,14 +24,14 @@ def add(
     *,
     tenant: Annotated[str, typer.Option("--tenant", help="The tenant whose runs it starts and sees.")] = DEFAULT_TENANT,
     scope: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--scope",
             metavar="SCOPE,...",
             help="What it may do: run (start, read, cancel, signal and retry runs), read (read alone), inspect "
-            "(read inputs, arguments and tracebacks too), operate (read, cancel, signal and retry).",
+            "(read inputs, arguments and tracebacks too), operate (read, cancel, signal and retry). Default: run.",
         ),
-    ] = ",".join(shown_scopes(SCOPES_DEFAULT)),
+    ] = None,
     data: Data = None,
     engine: Engine = None,
 ) -> int:
@@ -44,11 +44,13 @@ def add(
     from offramp.gateway.keyfile import add_key
     from offramp.gateway.keyring import file_of
 
-    scopes = require_scopes([each.strip() for each in scope.split(",") if each.strip()])
+    given = shown_scopes(SCOPES_DEFAULT) if scope is None else ",".join(scope).split(",")
+    scopes = require_scopes([each.strip() for each in given if each.strip()])
     file = file_of(load_settings(data=data, engine=engine))
     secret = add_key(file, name, tenant, scopes)
     print(secret, flush=True)
-    say(f"key {name!r} of tenant {tenant!r} is in {file}, hashed: the secret above is not shown again")
+    may = ",".join(shown_scopes(scopes))
+    say(f"key {name!r} of tenant {tenant!r}, scope {may}, is in {file}, hashed: the secret above is not shown again")
     return OK
 
 

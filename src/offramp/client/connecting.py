@@ -13,7 +13,7 @@ import httpx
 
 from offramp.client.effects import Head, Lost, Request
 from offramp.client.talk import Talk
-from offramp.errors import SettingsError
+from offramp.errors import RequestError, SettingsError
 
 URL_DEFAULT = "http://127.0.0.1:8000"
 CONNECT_S_MAX = 10.0
@@ -84,10 +84,18 @@ def _address(url: str) -> httpx.URL:
 
 
 def sent(setup: Setup, request: Request) -> dict[str, Any]:
-    """The request as arguments of httpx's `build_request`."""
+    """The request as arguments of httpx's `build_request`.
+
+    Raises:
+        RequestError: its path cannot be part of an address.
+    """
+    try:
+        url = httpx.URL(setup.url + request.path)
+    except httpx.InvalidURL as error:
+        raise RequestError(f"the path {request.path[:100]!r} cannot be part of an address: {error}") from error
     return {
         "method": request.method,
-        "url": setup.url + request.path,
+        "url": url,
         "headers": {**setup.headers, **request.headers},
         "params": dict(request.params) or None,
         "content": request.content,

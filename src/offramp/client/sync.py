@@ -222,6 +222,9 @@ class Client:
             path: below the gateway's address, such as `/v1/slo`.
             params: of the query; None is left out.
             json: the body.
+
+        Raises:
+            RequestError: the path does not begin with one slash, or cannot be part of an address.
         """
         return self._call(self._talk.any(method, path, params or {}, json))
 

@@ -18,7 +18,7 @@ from offramp.client.patience import Patience
 from offramp.client.refusals import PASSING, refusal, retry_after_s
 from offramp.core.names import require_name
 from offramp.document import Document, read
-from offramp.errors import UnexpectedAnswer, Unreachable
+from offramp.errors import RequestError, UnexpectedAnswer, Unreachable
 
 PROBLEM_BYTES_MAX = 1024 * 1024
 """Of the body of an answer that is no success; the rest is not read."""
@@ -135,7 +135,13 @@ class Talk:
         yield Give([self.typed(PipelineDocument, each) for each in listed])
 
     def any(self, method: str, path: str, params: Mapping[str, Any], body: Any) -> Conversation[None]:
-        """Any request; gives the JSON of the answer."""
+        """Any request; gives the JSON of the answer.
+
+        Raises:
+            RequestError: the path is none, or would lead to another host, which must not get the key.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise RequestError(f"a path begins with one slash, such as /v1/slo, got {path[:100]!r}")
         content = None if body is None else raw(body, "the body")
         headers = {} if method == "GET" else self.keyed(None)
         request = self.request(method, path, headers, content, params=query_of(params))
