@@ -231,7 +231,7 @@ class FakeService:
         return 0.0
 
     async def is_read(self, record, seq):
-        return seq == len(self.runs[record.id].frames)
+        return seq >= len(self.runs[record.id].frames)
 
     async def follow(self, run_id, after=0, idle=None) -> AsyncIterator[list[Frame]]:
         run = self.runs[run_id]

@@ -45,6 +45,9 @@ class TestAtTheEnd:
             ({}, "?lastEventId=3&starting_after=1"),
             ({}, "?starting_after=3"),
             ({"Last-Event-ID": "3"}, "?follow=false"),
+            ({"Last-Event-ID": "9999"}, ""),
+            ({}, "?lastEventId=4"),
+            ({}, "?starting_after=9999"),
         ],
     )
     async def test_a_reader_with_the_terminal_event_is_told_to_stop(self, web, ended, headers, query):

@@ -127,7 +127,7 @@ async def test_a_stream(web):
     run_id = json.loads(found[0][2])["run_id"]
     again = await web.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": "4"})
     assert parse_sse(again.content)[0] == found[4:]
-    for last, status in (("5", 200), ("6", 204)):
+    for last, status in (("5", 200), ("6", 204), ("9999", 204)):
         assert (await web.get(f"/v1/runs/{run_id}/events", headers={"Last-Event-ID": last})).status_code == status
 
 

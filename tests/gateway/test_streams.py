@@ -66,7 +66,6 @@ async def test_a_stream_of_events_goes_on_after_a_demotion(client, service):
         ({}, "?lastEventId=&starting_after=3", ["4"]),
         ({"Last-Event-ID": "3"}, "?lastEventId=1", ["4"]),
         ({"Last-Event-ID": "3"}, "?lastEventId=4&starting_after=4", ["4"]),
-        ({"Last-Event-ID": "99"}, "", []),
     ],
 )
 async def test_a_reader_resumes_after_the_last_event_it_has(client, service, headers, query, seqs):

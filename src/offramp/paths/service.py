@@ -249,17 +249,12 @@ class Service:
         return self.process.feed.follow(self.process.store, run_id, after, idle)
 
     async def is_read(self, record: RunRecord, seq: int) -> bool:
-        """Whether the event number `seq` of a finished run is its last one.
+        """Whether a finished run has no event after the number `seq`.
 
         Raises:
             StoreTimeout: the store did not answer in time.
         """
-        store = self.process.store
-
-        async def is_last() -> bool:
-            return not await store.events(record.id, seq) and bool(await store.events(record.id, seq - 1))
-
-        return await self._patience.read(is_last())
+        return not await self._patience.read(self.process.store.events(record.id, seq))
 
     async def replay(self, run_id: str) -> Replayed:
         """Replay a run's pipeline with its journal, without writing.

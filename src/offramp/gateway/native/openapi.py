@@ -235,7 +235,7 @@ def _runs() -> dict[str, Any]:
                     "follow_run",
                     "Follow a run's events",
                     "runs",
-                    {"200": stream, "204": {"description": "The event last seen is the run's last one."}}
+                    {"200": stream, "204": {"description": "The run has ended, and has no event after the position."}}
                     | _problems("400", "404", "410", "422", "429", "500", "503"),
                     [_header("Last-Event-ID", "The last event seen; wins.", _SEQ_IN_HEADER), resumed, after, follow],
                 ),
