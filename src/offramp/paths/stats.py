@@ -90,9 +90,14 @@ class RunStats(Background):
         return ms / runs / 1000 if runs else otherwise
 
     async def work(self) -> None:
-        """Write the counts at intervals, and read those of all processes."""
+        """Write the counts at intervals, and read those of all processes.
+
+        An idle process writes too: it has to notice when the store takes no writes.
+        """
         while not self.is_over:
             try:
+                if not self._counts:
+                    await self._process.store.add_cells([])
                 await self.learn()
             except StoreError as error:
                 logger.warning("the statistics of ended runs are not up to date: %s", error)

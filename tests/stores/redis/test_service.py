@@ -16,7 +16,7 @@ from offramp.cli.secrets import for_worker
 from offramp.cli.serve import worker_command
 from offramp.core.sla import SLA
 from offramp.errors import InputError, StoreError
-from offramp.paths import upkeep
+from offramp.paths import stats
 from offramp.paths.submission import Submission
 from offramp.ports.listing import RunFilter
 from offramp.stores.redis import writer
@@ -141,7 +141,7 @@ async def test_a_gateway_is_not_ready_while_redis_takes_no_writes_and_is_again_w
 ):
     monkeypatch.setattr(writer, "RETRY_EVERY_S", 0.02)
     monkeypatch.setattr(writer, "MEMORY_LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(upkeep, "LEARN_EVERY_S", 0.05)
+    monkeypatch.setattr(stats, "WRITE_EVERY_S", 0.05)
     gate.set()
     server = a_server("--maxmemory", "16mb", "--maxmemory-policy", "noeviction", "--appendonly", "no")
     async with machines(app, tmp_path, server.url()) as (gateway, worker):
