@@ -107,6 +107,7 @@ class StoreStage:
         while after is not None:
             page = await self.store.runs(RunFilter(**wanted, after=after or None))
             assert len(page.runs) <= wanted["limit"], "a page is longer than asked for"
+            assert page.after != after, "a page ends where the one before did: a reader would never get to the end"
             found += [run.id for run in page.runs]
             after = page.after
         return found
