@@ -118,7 +118,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.waits:ASK_BYTES_MAX", "bytes", "of `ask=` of `offramp.signal`, as JSON"),
             ("core.waits:SCHEMA_BYTES_MAX", "bytes", "of `schema=` of `offramp.signal`, as JSON Schema"),
             ("core.waits:WAITS_SHOWN_MAX", "", "waits in the `waiting_for` of a run document, those that began first"),
-            ("core.fitting:LOOKS_MAX", "", "comparisons of a part of a signal with a part of a schema; then 422"),
+            (
+                "core.fitting:LOOKS_MAX",
+                "",
+                "comparisons of a part of a signal with a part of a schema, each kB of it one more; then 422",
+            ),
             ("core.fitting:DEPTH_MAX", "", "nesting of a signal and a schema together; then 422"),
             ("core.fitting:PROBLEMS_MAX", "", "problems that are reported of a signal"),
             ("gateway.native.filters:LIMIT_MAX", "", "runs in a page of `GET /v1/runs`"),

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 import offramp
 from offramp import App
 from offramp.core.events import Frame, WaitEnded, WaitStarted, draft, frame
+from offramp.core.question import Question
 from offramp.core.timestamps import rfc3339
 from offramp.core.waits import WAITS_SHOWN_MAX
 from offramp.errors import InputError, SignalTimeout
@@ -145,8 +146,14 @@ async def test_a_wait_that_another_signal_is_on_its_way_to_awaits_none(log, expe
 
 
 @pytest.mark.parametrize("path", ["fast", "deep"])
-async def test_an_early_value_that_does_not_fit_is_recorded_and_goes_to_a_call_that_it_fits(place, path):
-    hold, app = Signal(), App("early")
+async def test_an_early_value_that_does_not_fit_is_recorded_and_goes_to_a_call_that_it_fits(place, path, monkeypatch):
+    hold, app, checked, check = Signal(), App("early"), [], Question.problems
+
+    def counted(question: Question, value: bytes) -> list[Any]:
+        checked.append((question.schema, value))
+        return check(question, value)
+
+    monkeypatch.setattr(Question, "problems", counted)
 
     @app.step
     async def gate() -> None:
@@ -170,6 +177,7 @@ async def test_an_early_value_that_does_not_fit_is_recorded_and_goes_to_a_call_t
         (refused,) = of(await log_of(handle), "signal.refused")
     assert (refused.data["name"], refused.data["signal"]) == ("n", 1)
     assert refused.data["errors"] == [{"pointer": "", "message": "expected an integer, got a string"}]
+    assert checked.count((Question("n", schema=int).schema, b'"early"')) == 1, "a recorded misfit was checked again"
 
 
 async def test_waits_of_parallel_branches_are_all_there_and_each_gets_what_fits_it(place):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, DecimalException
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -16,13 +17,17 @@ import msgspec
 from offramp.core import models
 from offramp.errors import DeclarationError, MissingExtra
 
-LOOKS_MAX = 100_000
-"""The most comparisons of a part of a value with a part of a schema in one check."""
+LOOKS_MAX = 10_000
+"""The most comparisons of a part of a value with a part of a schema in one check; a large part counts as several."""
+LOOK_BYTES, LOOK_NAMES = 1_024, 32
+"""What counts as one comparison: bytes that are encoded, matched or copied, and names that are looked up."""
 DEPTH_MAX = 250
 """The deepest nesting of them: of value and schema together."""
 PROBLEMS_MAX = 10
 """The most problems that one check reports."""
 MESSAGE_LENGTH_MAX = 300
+ALTERNATIVES_SHOWN_MAX = 150
+"""The most alternatives that a message names: more would not fit into it."""
 
 Problem = tuple[str, str]
 """A JSON pointer (RFC 6901) into the value, and what is wrong there."""
@@ -100,14 +105,33 @@ class _Check:
         self._root = root
         self._looks = 0
         self._patterns: dict[str, Callable[[str], bool] | None] = {}
+        self._enums: dict[int, tuple[frozenset[Any], str]] = {}
+        """The alternatives of each `enum`, and what is wrong with others, by the identity of its list."""
+
+    def _count(self, looks: int) -> None:
+        self._looks += looks
+        if self._looks > LOOKS_MAX:
+            raise _TooMuch
+
+    def _encoded(self, value: Any) -> bytes:
+        encoded = _encode(value)
+        self._count(len(encoded) // LOOK_BYTES)
+        return encoded
+
+    def _comparable(self, value: Any) -> Any:
+        """What is equal, and has an equal hash, for equal JSON values alone."""
+        if isinstance(value, bool):
+            return bool, value
+        return self._encoded(value) if isinstance(value, (dict, list)) else value
 
     def look(self, schema: Schema, value: Any, at: str, depth: int) -> list[Problem]:
         """The problems of a part of the value, which is at this pointer."""
-        self._looks += 1
-        if self._looks > LOOKS_MAX or depth > DEPTH_MAX:
+        if depth > DEPTH_MAX:
             raise _TooMuch
+        self._count(1 + len(at) // LOOK_BYTES)
         if isinstance(schema, bool):
             return [] if schema else [(at, "not allowed here")]
+        self._count(len(schema) // LOOK_NAMES)
         found: list[Problem] = []
         for keyword, argument in schema.items():
             check = _KEYWORDS.get(keyword)
@@ -124,16 +148,23 @@ class _Check:
         return [(at, f"expected {' or '.join(map(_with_article, names))}, got {_with_article(_type_of(value))}")]
 
     def _enum(self, allowed: list[Any], value: Any, at: str, *_: Any) -> list[Problem]:
-        if any(_same(value, each) for each in allowed):
-            return []
-        return [(at, _cut("expected one of " + ", ".join(_encode(each).decode() for each in allowed)))]
+        prepared = self._enums.get(id(allowed))
+        if prepared is None:
+            shown = ", ".join(self._encoded(each).decode() for each in allowed[:ALTERNATIVES_SHOWN_MAX])
+            prepared = frozenset(map(self._comparable, allowed)), _cut(f"expected one of {shown}")
+            self._enums[id(allowed)] = prepared
+        fitting, problem = prepared
+        return [] if self._comparable(value) in fitting else [(at, problem)]
 
     def _const(self, wanted: Any, value: Any, at: str, *_: Any) -> list[Problem]:
-        return [] if _same(value, wanted) else [(at, _cut(f"expected {_encode(wanted).decode()}"))]
+        if self._comparable(value) == self._comparable(wanted):
+            return []
+        return [(at, _cut(f"expected {self._encoded(wanted).decode()}"))]
 
     def _properties(self, wanted: dict[str, Schema], value: Any, at: str, depth: int, _: Any) -> list[Problem]:
         if not isinstance(value, dict):
             return []
+        self._count(len(wanted) // LOOK_NAMES)
         parts = ((name, part) for name, part in wanted.items() if name in value)
         return self._all((part, value[name], at + _step(name)) for name, part in parts)(depth)
 
@@ -151,11 +182,13 @@ class _Check:
     def _required(self, names: list[str], value: Any, at: str, *_: Any) -> list[Problem]:
         if not isinstance(value, dict):
             return []
+        self._count(len(names) // LOOK_NAMES)
         return [(at, _cut(f"misses the field {name!r}")) for name in names if name not in value]
 
     def _others(self, schema: Schema, value: Any, at: str, depth: int, beside: dict[str, Any]) -> list[Problem]:
         if not isinstance(value, dict):
             return []
+        self._count(len(value) // LOOK_NAMES)
         known = beside.get("properties", {})
         others = [name for name in value if name not in known]
         if schema is False:
@@ -167,7 +200,7 @@ class _Check:
 
     def _items(self, schema: Schema, value: Any, at: str, depth: int, beside: dict[str, Any]) -> list[Problem]:
         first = len(beside.get("prefixItems", ()))
-        rest = enumerate(value[first:], first) if isinstance(value, list) else ()
+        rest = enumerate(islice(value, first, None), first) if isinstance(value, list) else ()
         return self._all((schema, item, f"{at}/{place}") for place, item in rest)(depth)
 
     def _prefix(self, schemas: list[Schema], value: Any, at: str, depth: int, _: Any) -> list[Problem]:
@@ -175,13 +208,18 @@ class _Check:
         return self._all((schema, item, f"{at}/{place}") for place, (schema, item) in enumerate(pairs))(depth)
 
     def _unique(self, wanted: bool, value: Any, at: str, *_: Any) -> list[Problem]:  # noqa: FBT001 - a schema's
-        if not wanted or not isinstance(value, list) or len({_encode(item) for item in value}) == len(value):
+        if not wanted or not isinstance(value, list) or self._are_unique(value):
             return []
         return [(at, "has an item twice")]
+
+    def _are_unique(self, items: list[Any]) -> bool:
+        self._count(len(items) // LOOK_NAMES)
+        return len({self._comparable(item) for item in items}) == len(items)
 
     def _pattern(self, pattern: str, value: Any, at: str, *_: Any) -> list[Problem]:
         if not isinstance(value, str):
             return []
+        self._count(len(value) // LOOK_BYTES)
         if pattern not in self._patterns:
             try:
                 self._patterns[pattern] = models.pattern(pattern)
@@ -358,14 +396,6 @@ def _referred(root: Schema, reference: str) -> Schema | None:
         else:
             return None
     return cast("Schema", node) if isinstance(node, (dict, bool)) else None
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    if _is_number(value) and _is_number(wanted):
-        return bool(value == wanted)
-    if isinstance(value, (dict, list)) and isinstance(wanted, (dict, list)):
-        return _encode(value) == _encode(wanted)
-    return type(value) is type(wanted) and bool(value == wanted)
 
 
 def _type_of(value: Any) -> str:

@@ -169,10 +169,12 @@ class Body:
         return entry.value or b"null"
 
     def _fits(self, question: Question, key: str, signal: Received) -> bool:
-        """Whether a signal answers the question; one that does not is noted once."""
-        scope, problems = self.scope, question.problems(signal.value)
-        refused = refusal(key, signal.number)
-        if problems and refused not in scope.replay.refused and scope.gate.state in {"running", "leaving"}:
+        """Whether a signal answers the question; one that does not is noted once, and then not checked again."""
+        scope, refused = self.scope, refusal(key, signal.number)
+        if refused in scope.replay.refused:
+            return False
+        problems = question.problems(signal.value)
+        if problems and scope.gate.state in {"running", "leaving"}:
             scope.replay.refused.add(refused)
             errors = [{"pointer": pointer, "message": message} for pointer, message in problems]
             body = events.SignalRefused(question.name, key, signal.number, errors)

@@ -496,9 +496,10 @@ class Service:
     async def list(
         self, wanted: RunFilter, prefix: str = "", include: frozenset[Include] = NOTHING
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """A page of documents, newest first, without results above `RESULT_INLINE_BYTES_MAX`, and the next page start.
+        """A page of documents in the filter's order, and the next page start.
 
-        With several filters a page may hold fewer than `wanted.limit` documents and still have a next page.
+        Results above `RESULT_INLINE_BYTES_MAX` are left out. With several filters a page may hold fewer than
+        `wanted.limit` documents and still have a next page.
         """
 
         async def read() -> tuple[list[dict[str, Any]], str | None]:

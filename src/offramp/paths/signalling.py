@@ -36,7 +36,7 @@ async def is_awaited(store: Store, record: RunRecord, name: str, value: bytes, *
     named = waits.named(name)
     if not named:
         return False
-    # Not on the loop: a check may take a tenth of a second.
+    # Not on the loop: a check may take some 10 ms, and there may be many waits.
     misfits = await asyncio.to_thread(lambda: [_problems(wait, value) for wait in named])
     before = [given for sent, given in await store.signals(record.id) if sent == name]
     if all(misfits):

@@ -14,7 +14,7 @@ from offramp.errors import LeaseLost, StoreError, TooLarge
 from offramp.ports.listing import RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Idempotency, Lease
-from offramp.stores.redis import leases, store, writer
+from offramp.stores.redis import figures, leases, store, writer
 from tests.conformance.on_redis import OpenRedis
 from tests.servers import free_port
 from tests.stores.redis.words import (
@@ -141,6 +141,18 @@ async def test_a_claim_is_of_a_bounded_number_of_runs(server, at, monkeypatch):
     opened = at(server.url())
     await asyncio.gather(*(created(opened, by=None) for _ in range(5)))
     assert [len(await claim(opened, "a", limit=1_000)) for _ in range(3)] == [3, 2, 0]
+
+
+def test_the_search_for_unfinished_runs_ends_with_as_many_as_are_wanted(monkeypatch):
+    class Client:
+        def sscan_iter(self, _key, count):
+            yield from (b"a", b"b", b"a", b"c", b"d")
+            raise AssertionError(f"all runs were read, {count} at a time, for a few")
+
+    wanted = []
+    monkeypatch.setattr(figures, "heads", lambda _client, _tag, ids: wanted.extend(ids) or [])
+    figures.unfinished(Client(), "", 3)
+    assert wanted == [b"a", b"b", b"c"]
 
 
 async def test_a_page_of_a_listing_looks_at_a_bounded_number_of_runs(server, at, monkeypatch):

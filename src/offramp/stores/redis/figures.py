@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from offramp.core.run import OUTCOMES, RunHead
@@ -50,8 +49,12 @@ def summed_cells(
 
 def unfinished(client: Any, tag: str, limit: int) -> list[RunHead]:
     """Runs that have not ended, from the keys of their states."""
-    ids = list(islice(dict.fromkeys(_unfinished_ids(client, tag)), limit))
-    return [head for head in heads(client, tag, ids) if head.status not in OUTCOMES]
+    ids: dict[bytes, None] = {}
+    for run_id in _unfinished_ids(client, tag):
+        if len(ids) >= limit:
+            break
+        ids[run_id] = None
+    return [head for head in heads(client, tag, list(ids)) if head.status not in OUTCOMES]
 
 
 def _unfinished_ids(client: Any, tag: str) -> Iterator[bytes]:
