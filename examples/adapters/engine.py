@@ -7,7 +7,7 @@ import contextlib
 import math
 
 from offramp.core.events import Draft
-from offramp.core.run import RunRecord
+from offramp.core.run import NOT_TAKEN, RunRecord
 from offramp.core.seed import NO_SEED, Seed
 from offramp.core.shares import Shares, Tenancy
 from offramp.errors import Overloaded, StoreError, TenantBusy
@@ -97,7 +97,7 @@ class OneProcessEngine:
         else:
             await self._require_room(record, idempotency)
         if owner or seed.entries:
-            record.started_at = record.created_at
+            record.started_at = record.created_at if owner else NOT_TAKEN
         given = {"owner": owner, "durable": True, "idempotency": idempotency, **seed._asdict()}
         commit, log = self._store.create(record, accepted, **given)
         created = await commit  # on disk: only now may the client hear of the run

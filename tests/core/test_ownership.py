@@ -20,7 +20,7 @@ from offramp.core.ownership import (
     Ownership,
     StepTurn,
 )
-from offramp.core.run import OUTCOMES, TRANSITIONS
+from offramp.core.run import NOT_TAKEN, OUTCOMES, TRANSITIONS
 from offramp.errors import IdempotencyMismatch, RunConflict
 
 NOW = 1_000.0
@@ -40,7 +40,7 @@ def of(status, owner, parked_until=None):
         owner=owner if isinstance(owner, st.SearchStrategy) else st.just(owner),
         token=st.integers(1, 5),
         path=st.just("deep"),
-        started_at=st.sampled_from([None, NOW - 50]),
+        started_at=st.sampled_from([None, NOT_TAKEN, NOW - 50]),
         parked_until=st.none() if parked_until is None else parked_until,
         cancel_requested=st.booleans(),
         left_by=st.none(),
@@ -199,7 +199,7 @@ def test_what_an_owner_held_is_free_for_any_other(run, left_by, owner, now):
     assert released.left_by == left_by
     claimed = ownership.claim(released, owner, now)
     assert claimed.token > run.token
-    assert claimed.started_at == (now if run.started_at is None else run.started_at)
+    assert claimed.started_at == (run.started_at or now)
 
 
 # Q5: parked runs.

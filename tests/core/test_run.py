@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.core.failure import Failure
-from offramp.core.run import OUTCOMES, TRANSITIONS, Demotion, document, is_run_id, run_id, trace_id, transition
+from offramp.core.run import (
+    NOT_TAKEN,
+    OUTCOMES,
+    TRANSITIONS,
+    Demotion,
+    document,
+    is_run_id,
+    run_id,
+    trace_id,
+    transition,
+)
 from offramp.errors import RunConflict
 from tests.support import a_record
 
@@ -100,3 +110,7 @@ def test_a_document_has_the_documented_fields_and_encodes():
         "self": f"/mounted/v1/runs/{record.id}",
         **{name: f"/mounted/v1/runs/{record.id}/{name}" for name in ("events", "result", "ws", "cancel")},
     }
+
+
+def test_a_retry_that_no_process_has_taken_shows_no_start():
+    assert document(a_record(status="queued", started_at=NOT_TAKEN), [])["started_at"] is None

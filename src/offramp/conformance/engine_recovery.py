@@ -38,6 +38,19 @@ async def the_steps_of_a_seed_are_not_executed(stage: EngineStage) -> None:
     assert await stage.recorded(run) == ["one", "two", "three"]
 
 
+@case("N17")
+async def a_run_with_a_seed_starts_when_it_is_taken(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    run = stage.record("one", "two")
+    await stage.start(member, run, seed=_seeded("one"))
+    record = await stage.seen(run)
+    assert bool(record.started_at) == (record.status == "running"), "a run that waits has started"
+    member.host.room = 1
+    member.host.ended()
+    assert await stage.outcome(run) == "completed"
+    assert (await stage.seen(run)).started_at, "a run ended without having started"
+
+
 @case("N17", needs=("signals",))
 async def the_signals_of_a_seed_are_received(stage: EngineStage) -> None:
     member = await stage.join()

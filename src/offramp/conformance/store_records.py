@@ -24,7 +24,7 @@ from offramp.conformance.store_stage import StoreStage, claimed_one, count_of, f
 from offramp.core import events
 from offramp.core.failure import Failure
 from offramp.core.recorded import Frame, Traceback
-from offramp.core.run import Outcome, RunRecord
+from offramp.core.run import NOT_TAKEN, Outcome, RunRecord
 from offramp.errors import IdempotencyMismatch
 from offramp.ports.store import Idempotency, RunLog
 
@@ -84,7 +84,7 @@ async def concurrent_creations_with_one_key_make_one_run(stage: StoreStage) -> N
 
 async def _seeded(stage: StoreStage, owner: str | None) -> tuple[RunRecord, RunLog | None]:
     """A run that is created with two entries."""
-    run = stage.record(status="queued" if owner is None else "running", started_at=NOW)
+    run = stage.record(status="queued" if owner is None else "running", started_at=NOW if owner else NOT_TAKEN)
     made, log = stage.store.create(run, accepted(run), owner=owner, durable=True, entries=[entry(1), entry(2)])
     assert (await made).existing is None, f"{run.id} is new, but was said to exist"
     return run, log
@@ -102,8 +102,10 @@ async def a_run_is_created_with_entries_that_come_before_its_own(stage: StoreSta
 @case("Q7", "S1", "S20")
 async def a_queued_run_that_was_created_with_entries_is_not_claimed_as_fresh(stage: StoreStage) -> None:
     run, _ = await _seeded(stage, None)
-    claim = await claimed_one(stage.leases, "b")
+    assert not (await stage.stored(run)).started_at, "a run that waits has been started"
+    claim = await claimed_one(stage.leases, "b", now=NOW + 3)
     assert not claim.fresh, "a run that has finished steps was claimed as one that has none"
+    assert (await stage.stored(run)).started_at == claim.record.started_at == NOW + 3, "its first claim starts a run"
     log = stage.store.log(claim.lease)
     log.append(entry(4), None)
     await log.durable()

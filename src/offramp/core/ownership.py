@@ -42,7 +42,7 @@ class Ownership(NamedTuple):
         owner: the process that may write the run, or `ENGINE`.
         token: grows with every claim; a lease is current while both its owner and its token are the run's (J3).
         path: of the run.
-        started_at: when a process first took the run, in epoch seconds.
+        started_at: when a process first took the run, in epoch seconds; `NOT_TAKEN` if none has, but it has entries.
         parked_until: when a parked run is queued, in epoch seconds; `inf` where only a signal queues it.
         cancel_requested: whether a caller wishes to cancel the run.
         left_by: how its last owner came to leave it.
@@ -118,7 +118,7 @@ def assign(run: Ownership, now: float) -> Ownership | None:
 
 
 def _taken(run: Ownership, owner: str, now: float) -> Ownership:
-    started_at = now if run.started_at is None else run.started_at
+    started_at = run.started_at or now
     return Ownership(
         "running",
         owner,

@@ -22,6 +22,9 @@ Path = Literal["fast", "deep"]
 DemotionReason = Literal["budget", "predicted", "disconnect", "drain", "overload"]
 OutcomeStatus = Literal["completed", "failed", "cancelled", "expired"]
 
+NOT_TAKEN = 0.0
+"""`started_at` of a run that has recorded steps of the run that it retries, but that no process has taken yet."""
+
 OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled", "expired"})
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
@@ -114,12 +117,12 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunRecord(msgspec.Struct, kw_only=True):
     """The stored record of a run, beside its journal and its events.
 
-    Times are epoch seconds; `mount` is the prefix under which clients reach the accepting gateway. `trace` is the
-    context, as headers, that the next process continues from: the run's own if it is traced, else the caller's.
-    `deaths` counts the processes in a row that died while they executed the run without finishing a step in between;
-    the fields after it describe them, see `Suspicion`. `left_by` is how the last owner left the run; None if no owner
-    left it, or if that is unknown. A retry of another run names it (`retry_of`), and is named there (`retried_as`). The
-    idempotency keys of its steps are made from the id in `keys_of`; None for its own.
+    Times are epoch seconds, `started_at` also `NOT_TAKEN`; `mount` is the prefix under which clients reach the
+    accepting gateway. `trace` is the context, as headers, that the next process continues from: the run's own if it is
+    traced, else the caller's. `deaths` counts the processes in a row that died while they executed the run without
+    finishing a step in between; the fields after it describe them, see `Suspicion`. `left_by` is how the last owner
+    left the run; None if no owner left it, or if that is unknown. A retry of another run names it (`retry_of`), and is
+    named there (`retried_as`). The idempotency keys of its steps are made from the id in `keys_of`; None for its own.
     """
 
     id: str
@@ -210,7 +213,7 @@ def document(
         "route": msgspec.structs.asdict(record.route),
         "demotion": _demotion(record.demotion),
         "created_at": rfc3339(record.created_at),
-        "started_at": None if record.started_at is None else rfc3339(record.started_at),
+        "started_at": rfc3339(record.started_at) if record.started_at else None,
         "finished_at": None if record.finished_at is None else rfc3339(record.finished_at),
         "result": _inline(record.result),
         "error": None if record.error is None else record.error.public(),

@@ -26,6 +26,7 @@ N15 After `has_room`, a waiting run that fits is taken at once.
 N16 An engine that declares `sharing` executes a shared run beside its steps in flight, which it leaves to their
    process; the run's journal takes what that process writes of them. Any other engine has None.
 N17 A run that is started with a seed has its entries and signals from the start: no recorded step is executed again.
+   While it is queued it has not started.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ S18 `trouble` states why writes fail, or that one takes longer than `write_timeo
    by itself, even if no write is requested meanwhile.
 S19 `take_duty` gives a duty to one owner at a time, among all processes, until the time named with it.
 S20 A run created with entries has them in its journal from the same moment on, in their order and before any other; no
-   claim of it is `fresh`. Creating it again adds none. Signals that it is created with are its first ones.
+   claim of it is `fresh`, and the first one of a queued run starts it. Creating it again adds none. Signals that it is
+   created with are its first ones.
 S21 A run created with `retry_of` is in `retried_as` of that run from the same moment on, after earlier ones, once.
 S22 `secret` returns the same bytes to every process of the store, for as long as it keeps runs: those that the first
    caller offered.
@@ -141,8 +142,9 @@ class Runs(Protocol):
     ) -> tuple[Commit[Created], RunLog | None]:
         """A new run with its first event: queued, or running and leased to `owner`, whose log is returned (S6, S11).
 
-        With `entries`, steps of it are finished already (S20); its record then has `started_at`. With `signals`, as
-        name and encoded value, it was sent these. A retry is added to the run that it retries (S21).
+        With `entries`, steps of it are finished already (S20); its record then has `started_at`, which is `NOT_TAKEN`
+        without an owner. With `signals`, as name and encoded value, it was sent these. A retry is added to the run
+        that it retries (S21).
 
         A creation that has waited for longer than `write_timeout` fails with `StoreError` when its turn comes: its
         caller has already received a refusal.

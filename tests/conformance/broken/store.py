@@ -376,6 +376,15 @@ class EntriesBackwards(MemoryStore):
 
 
 @breaks("S20")
+class SeededAsStarted(MemoryStore):
+    """A run that is created with entries has started, though it waits."""
+
+    def create(self, record, event, *, entries=(), **options):
+        record.started_at = record.created_at if entries else record.started_at
+        return super().create(record, event, entries=entries, **options)
+
+
+@breaks("S20")
 class SeededAsFresh(MemoryStore):
     """A run that is created with entries is claimed as if it had none."""
 

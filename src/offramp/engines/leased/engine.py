@@ -6,7 +6,7 @@ import logging
 import math
 
 from offramp.core.events import Draft
-from offramp.core.run import RunRecord
+from offramp.core.run import NOT_TAKEN, RunRecord
 from offramp.core.seed import NO_SEED, Seed
 from offramp.engines.leased.ends import Ends
 from offramp.engines.leased.membership import Links, Membership
@@ -74,7 +74,7 @@ class LeasedEngine:
         if here:
             record.status = "running"
         if here or seed.entries:
-            record.started_at = record.created_at
+            record.started_at = record.created_at if here else NOT_TAKEN
         owner, held_until = self.seat.member.id if here else None, self.seat.held_until
         commit, runlog = self._store.create(
             record, accepted, owner=owner, durable=True, idempotency=idempotency, **seed._asdict()

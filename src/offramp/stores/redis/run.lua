@@ -212,7 +212,7 @@ local function take(run, owner, now)
   set(run, 'owner', owner)
   set(run, 'parked', nil)
   set(run, 'token', math.max(run.token + 1, math.floor(now * 1000)))
-  if fresh then set(run, 'started', now) end
+  if fresh or run.started == 0 then set(run, 'started', now) end
   attach(run)
   return fresh
 end
