@@ -111,6 +111,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("gateway.negotiation:LIST_PARTS_MAX", "", "commas and semicolons in them; then 431"),
             ("gateway.negotiation:IDEMPOTENCY_KEY_LENGTH_MAX", "", "characters of an `Idempotency-Key`"),
             ("paths.retrying:RETRIES_MAX", "", "retries of one run; a retry can be retried in turn"),
+            (
+                "paths.retrying:FORGET_AGAIN_S",
+                "s",
+                "to the second attempt to remove copies for a retry that was not started",
+            ),
             ("gateway.native.retrying:FROM_LENGTH_MAX", "", "characters of `from` in a request to retry a run"),
             ("core.ownership:SIGNALS_MAX", "", "signals per run"),
             ("core.ownership:SIGNALS_BYTES_MAX", "bytes", "of their values together"),

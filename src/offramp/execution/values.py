@@ -6,7 +6,6 @@ A reference exists only after its object is stored, so no reference in a store d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
@@ -83,11 +82,15 @@ class Values:
         return stored if reference is None else await self._configured().get(reference)
 
     async def copies(self, entries: Sequence[Entry], run_id: str) -> list[Entry]:
-        """A journal for this run: with copies of the objects that its values are stored in; raises as `whole` does."""
+        """A journal for this run: with copies of the objects that its values are stored in; raises as `whole` does.
+
+        No object of it is being written any more when this ends, in whatever way.
+        """
 
         async def one(entry: Entry, held: bytes) -> Entry:
             async with room:
-                copied = await self._configured().put(run_id, await self.whole(held))
+                value = await self.whole(held)
+                copied = await _to_its_end(self._configured().put(run_id, value))
             return msgspec.structs.replace(entry, value=copied.encoded())
 
         made, room = list(entries), asyncio.Semaphore(READS_AT_ONCE)
@@ -98,10 +101,13 @@ class Values:
         return made
 
     async def forget(self, run_id: str) -> None:
-        """Remove what was stored for a run that was not accepted, if the object store can be reached."""
+        """Remove what was stored for a run that was not accepted.
+
+        Raises:
+            ObjectsUnavailable: some of it may be left.
+        """
         if self.blobs is not None:
-            with contextlib.suppress(ObjectsUnavailable):
-                await self.blobs.delete([run_id])
+            await self.blobs.delete([run_id])
 
     async def whole_entries(self, entries: Sequence[Entry], patience_s: float | None = None) -> list[Entry]:
         """A journal with every value in it.
@@ -178,10 +184,20 @@ class Values:
 
 
 async def _all_of(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """All results; the first failure ends the rest."""
+    """All results; the first failure ends the rest, which have ended when it is raised."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _to_its_end(work: Coroutine[None, None, T]) -> T:
+    """The result of work that no cancellation interrupts: it is raised once the work has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])

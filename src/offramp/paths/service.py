@@ -103,7 +103,7 @@ class Service:
         self._fast = FastPath(process, live, demoter)
         self._patience = Patience(process.settings.write_timeout, process.store.trouble)
         self._submitter = Submitter(process, live, demoter, self._fast, engine, self._patience)
-        self._retrier = Retrier(process, self._submitter, self._get)
+        self._retrier = Retrier(process, self._submitter, self._patience, self._get)
         self.parts: list[Part] = [
             live.stats,
             live.levels,
@@ -342,7 +342,7 @@ class Service:
             ObjectsUnavailable: a large result of it cannot be copied now.
             Others as `submit`.
         """
-        return await self._patience.write(self._retrier.retry, asked)
+        return await self._retrier.retry(asked)
 
     def unwritten_s(self, run_id: str) -> float:
         """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -30,8 +29,6 @@ from offramp.paths.process import Process
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
-
-MakesSeed = Callable[[], Awaitable[Seed]]
 
 
 def _accepted_event(record: RunRecord) -> events.Draft:
@@ -76,14 +73,24 @@ class Submitter:
         else:
             spec.signature.decode_input(encoded)
 
-    async def accept(self, record: RunRecord, key: Idempotency | None, seeded: MakesSeed) -> Accepted:
-        """Take a run that goes deep at once, with a seed that is made once there is room for the run.
+    async def accept(self, record: RunRecord, key: Idempotency | None, seed: Seed) -> Accepted:
+        """Take a run that goes deep at once, with records of another; continues as a write does; raises as `submit`."""
+        self._require_open()
+        return await self._accepted(record, _accepted_event(record), key, seed)
 
-        Raises as `submit`, and whatever making the seed raises.
+    async def require_room(self, record: RunRecord, key: Idempotency | None) -> None:
+        """Check that the run would be accepted now, and leave the room to others.
+
+        Raises:
+            TenantLimit: the tenant has reached its limit of open runs.
+            Overloaded: this process is stopping.
         """
+        self._require_open()
+        self._give_back(record, await self._take_room(record, key))
+
+    def _require_open(self) -> None:
         if self.closed:
             raise Overloaded("this gateway is stopping; send the request to another one", retry_after=1.0)
-        return await self._accepted(record, _accepted_event(record), key, seeded)
 
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; `watcher` gets the exception if the run fails in this process.
@@ -99,8 +106,7 @@ class Submitter:
             StoreTimeout: the store did not answer in time; the run may have been accepted.
             StoreError: the store cannot take the run, which was not accepted.
         """
-        if self.closed:
-            raise Overloaded("this gateway is stopping; send the request to another one", retry_after=1.0)
+        self._require_open()
         self.arriving += 1
         try:
             return await self._take(submission, watcher)
@@ -155,19 +161,17 @@ class Submitter:
         return await self._patience.write(self._accepted, record, _accepted_event(record), key)
 
     async def _accepted(
-        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None = None
+        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed = NO_SEED
     ) -> Accepted:
         """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
         try:
-            return await self._accept(record, accepted, key, seeded)
+            return await self._accept(record, accepted, key, seed)
         finally:
             self.arriving -= 1
 
-    async def _accept(
-        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None
-    ) -> Accepted:
-        created = await self._start(record, accepted, key, seeded)
+    async def _accept(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Accepted:
+        created = await self._start(record, accepted, key, seed)
         if created.existing is None or created.existing == record.id:
             self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
@@ -180,9 +184,7 @@ class Submitter:
             )
         return Accepted(existing, attached=True)
 
-    async def _start(
-        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seeded: MakesSeed | None
-    ) -> Created:
+    async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Created:
         """Create the run within its tenant's bound; attaching to an existing run is always allowed."""
         until = self._patience.until()
         taken = await self._take_room(record, key)
@@ -192,7 +194,6 @@ class Submitter:
             if record.path == "fast":
                 created = await self._fast.start(record, accepted, key)
             else:
-                seed = NO_SEED if seeded is None else await seeded()
                 created = await self._send(record, accepted, key, seed)
         except Exception:
             self._give_back(record, taken)
