@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from offramp.cli.logs import CompactFormatter, KeyValues, Logfmt
-from offramp.cli.output import one_line, printable, write_json
+from offramp.cli.output import one_line, printable, with_fields, write_json
 
 BIDI = "\u202aa\u202bb\u202cc\u202dd\u202ee\u2066f\u2067g\u2068h\u2069i\u200ej\u200fk\u061cl"
 HOSTILE = {
@@ -56,3 +56,10 @@ def test_no_line_of_a_log_has_any_of_it(formatter, name):
     record = logging.LogRecord("offramp", logging.ERROR, "x.py", 1, "failed: %s", (text,), told)
     line = formatter.format(record)
     assert printable(line) == line
+
+
+def test_what_is_wrong_with_a_field_is_said_once():
+    fields = [("/query/order", "one of desc, asc"), ("", "expected a string"), ("/input/q", "too long")]
+    assert with_fields(ValueError("order is one of desc, asc"), fields) == (
+        "order is one of desc, asc; the value: expected a string; /input/q: too long"
+    )

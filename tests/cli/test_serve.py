@@ -174,7 +174,10 @@ def test_workers_may_be_started_elsewhere(project):
 
 def test_settings_come_from_variables_and_the_file(project):
     (project / "offramp.toml").write_text('data = "from-file"\n')
-    with running("serve", "desk.py", cwd=project, env={"OFFRAMP_PORT": "0", "OFFRAMP_WORKERS": "0"}) as gateway:
+    env = {"OFFRAMP_PORT": "0", "OFFRAMP_WORKERS": "0", "OFFRAMP_ROOT_PATH": "/agents"}
+    with running("serve", "desk.py", cwd=project, env=env) as gateway:
+        url = gateway.wait_for(r"at (http://[\d.:]+/agents),.* at \1/docs")[1]
+        assert httpx.get(f"{url}/healthz").status_code == 200
         gateway.wait_for("embedded:.*from-file")
         gateway.send(signal.SIGTERM)
         assert gateway.end()[0] == 0

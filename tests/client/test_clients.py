@@ -92,6 +92,17 @@ def test_events_of_an_unknown_kind_come_with_their_data(connect):
     assert (seen[1].type, seen[1].data) == ("step.pondered", {"depth": 3})
 
 
+def test_what_events_hold_is_typed_too(connect):
+    error = {"code": "step-failed", "message": "no", "where": {"file": "a.py", "line": 3, "function": "f"}, "new": 1}
+    log = [EVENTS[0], event(2, "step.failed", step="a", key="a-1", error=error), event(3, "run.failed", error=error)]
+    with served(Flaky((3, "close"), log=log).app) as url, connect(url) as client:
+        accepted, step, run = client.stream("explain", {})
+    assert (accepted.route.reasons, step.error, run.data["error"]) == ([], run.error, error)
+    assert (run.error.where.line, run.error["where"]["line"], run.error["code"]) == (3, 3, "step-failed")
+    with pytest.raises(KeyError):
+        run.error["new"]
+
+
 @pytest.mark.parametrize("body", core_events.EVENTS)
 def test_each_event_has_what_its_type_adds_as_attributes(body):
     kind = KINDS[str(body.__struct_config__.tag)]

@@ -56,7 +56,7 @@ def test_scopes_that_cannot_be_are_refused_by_their_place(label):
 
 def test_an_unknown_scope_is_named_with_the_nearest():
     assert require_scopes(["run", "inspect", "run"]) == {"run", "inspect"}
-    with pytest.raises(SettingsError, match=r"no scope 'inspec'.*run, read, inspect, operate.*did you mean 'inspect'"):
+    with pytest.raises(SettingsError, match=r"no scope 'inspec'.*operate; did you mean 'inspect'.$"):
         require_scopes(["run", "inspec"])
     with pytest.raises(SettingsError, match="at least one scope"):
         require_scopes([])

@@ -23,6 +23,7 @@ class Unspeakable:
         ("{query!r:>5}", ["web", "w"], "  'w'"),
         ("{source[0]} of {query.year}", [["a", "b"], dt.date(2026, 1, 2)], "a of 2026"),
         ("{query:%H:%M}", ["web", dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)], "03:04"),
+        ("{query:<80.80}", ["web", "w"], "w" + " " * 79),
         ("{{{source}}}", ["web", ""], "{web}"),
         ("always", ["web", "why"], "always"),
         ("{query}", ["web", "one\ntwo\x1b[31m"], "one two [31m"),
@@ -59,6 +60,9 @@ def test_what_cannot_be_formatted_has_no_label(label, values):
         ("{source:{query}}", "leave it out"),
         ("", "label= is a format"),
         (7, "label= is a format"),
+        ("{source:>81}", "'source' with a width or precision above 80"),
+        ("{source:x<0999999999}", "width or precision"),
+        ("{source:.1000000f}", "width or precision"),
     ],
 )
 def test_a_bad_format_is_refused_at_declaration(label, message):

@@ -68,6 +68,13 @@ def require_refused(answer):
     assert "--scope" in answer.json()["detail"]
 
 
+async def test_a_refusal_says_how_to_make_a_key_that_may(web):
+    run = await started(web)
+    detail = (await web.get(f"/v1/runs/{run}/input", headers=bearer("plain"))).json()["detail"]
+    assert "'offramp keys add NAME --scope run,inspect'" in detail
+    assert "name+run+inspect:secret in OFFRAMP_API_KEYS" in detail
+
+
 @pytest.mark.parametrize("name", SCOPES)
 async def test_what_a_key_may_do_to_runs_that_another_key_of_its_tenant_started(web, name):
     run = await started(web)

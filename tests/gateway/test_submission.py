@@ -112,6 +112,11 @@ def test_a_metadata_value_that_is_no_string_is_refused():
     assert caught.value.errors[0][0].startswith("/metadata")
 
 
+def test_what_is_wrong_with_the_whole_body_is_said_of_the_body():
+    with pytest.raises(InputError, match=r"^the body: Expected `object`"):
+        parse(b"[]")
+
+
 def test_the_nearest_field_is_named():
     with pytest.raises(InputError, match="did you mean 'session_id'"):
         parse(body(sesion_id="x"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
-from offramp.cli.output import REFUSED, CommandError, one_line, say
+from offramp.cli.output import REFUSED, CommandError, say, with_fields
 from offramp.client import Client, Retrying
 from offramp.errors import OfframpError, Unauthenticated, UnexpectedAnswer, Unreachable
 
@@ -49,8 +49,7 @@ class Gateway(Client):
 def refused(error: OfframpError) -> str:
     """An error of a gateway as one line: its detail, each field that is wrong, and what to do."""
     fields = error.problem.errors if error.problem is not None else []
-    listed = [f"{field.pointer or '/'}: {field.message}" for field in fields]
-    line = one_line("; ".join([str(error), *(text for text in listed if text not in str(error))]))
+    line = with_fields(error, [(field.pointer, field.message) for field in fields])
     if isinstance(error, Unauthenticated):
         return f"{line}; give --api-key or OFFRAMP_API_KEY"
     if isinstance(error, Unreachable) and error.run_id is not None:

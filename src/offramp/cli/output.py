@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
@@ -73,6 +74,13 @@ def counted(number: int, noun: str) -> str:
 def one_line(text: str) -> str:
     """`text` as a single line, safe for a terminal."""
     return " ".join(printable(text).split())
+
+
+def with_fields(error: Exception, fields: Iterable[tuple[str, str]]) -> str:
+    """An error as one line, with those of its `(JSON pointer, message)` pairs whose message it does not have yet."""
+    text = str(error)
+    listed = [f"{pointer or 'the value'}: {message}" for pointer, message in fields if message not in text]
+    return one_line("; ".join([text, *listed]))
 
 
 def complain(message: str) -> None:

@@ -41,6 +41,7 @@ from offramp.cli.output import (
     USAGE,
     CommandError,
     complain,
+    with_fields,
 )
 from offramp.cli.retry import retry
 from offramp.cli.run import run
@@ -225,5 +226,4 @@ def _usage_error(error: typer.TyperException) -> int:
 
 
 def _explained(error: OfframpError) -> str:
-    wrong = [f"{pointer}: {message}" for pointer, message in error.errors] if isinstance(error, InputError) else []
-    return "; ".join([str(error), *(text for text in wrong if text not in str(error))])
+    return with_fields(error, error.errors if isinstance(error, InputError) else [])

@@ -233,7 +233,7 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("error", error_text(document["error"])))
     if document.get("retry_of"):
         found.append(("retry of", str(document["retry_of"])))
-    found += [("retried as", str(retry)) for retry in document.get("retried_as") or ()]
+    found += [("retried", f"as {retry}") for retry in document.get("retried_as") or ()]
     if document.get("trace_id"):
         found.append(("trace", str(document["trace_id"])))
     return found

@@ -129,16 +129,17 @@ def _serve(
 
     raise_limit()
     access = Access.of(settings, host)
+    root_path = parse_root_path(settings.root_path)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway", on_present=gateway.present),
         lambda retire: _supervisor(target, workers, settings, retire),
         access,
-        parse_root_path(settings.root_path),
+        root_path,
     )
 
     def started(url: str) -> None:
         relax()
-        _log_access(app, url, access, host)
+        _log_access(app, url + root_path, access, host)
         if not workers:
             logger.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 

@@ -188,8 +188,9 @@ def _waited(view: RunView, event: Event) -> Shown:
 
 
 def _refused(view: RunView, event: Event) -> Shown:
-    problems = [f"{each.get('pointer') or '/'}: {each.get('message')}" for each in event.data.get("errors") or []]
-    text = f"signal {event.data.get('name')} came early and does not fit: {'; '.join(problems)}"
+    problems = [(each.get("pointer"), each.get("message")) for each in event.data.get("errors") or []]
+    listed = "; ".join(f"{pointer or 'the value'}: {message}" for pointer, message in problems)
+    text = f"signal {event.data.get('name')} came early and does not fit: {listed}"
     return Shown(view, [_line(view, "wait", one_line(text))])
 
 

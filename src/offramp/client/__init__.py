@@ -11,6 +11,7 @@ from offramp.client.documents import (
     StepDocument,
     Ticket,
     WaitingFor,
+    Where,
 )
 from offramp.client.effects import Retrying
 from offramp.client.events import (
@@ -64,4 +65,5 @@ __all__ = [
     "WaitEnded",
     "WaitStarted",
     "WaitingFor",
+    "Where",
 ]

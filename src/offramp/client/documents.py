@@ -13,7 +13,24 @@ from offramp.core.run import OUTCOMES
 from offramp.document import Document
 
 
-class RunError(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Part of a document or an event; `part["field"]` is the same as `part.field`."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.__struct_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+
+class Where(Part, frozen=True, kw_only=True):
+    """A line of the pipeline's code: where an error was raised."""
+
+    file: str = ""
+    line: int = 0
+    function: str = ""
+
+
+class RunError(Part, frozen=True, kw_only=True):
     """Why a run, or an attempt of a step, failed; `traceback` only with `include=["traceback"]`."""
 
     code: str = ""
@@ -21,12 +38,12 @@ class RunError(msgspec.Struct, frozen=True, kw_only=True):
     step: str | None = None
     attempt: int | None = None
     at: datetime | None = None
-    where: dict[str, Any] | None = None
+    where: Where | None = None
     traceback: Any = None
     causes: list[RunError] = field(default_factory=list)
 
 
-class RouteTaken(msgspec.Struct, frozen=True, kw_only=True):
+class RouteTaken(Part, frozen=True, kw_only=True):
     """The path on which a run began, and why."""
 
     path: str = ""
@@ -34,7 +51,7 @@ class RouteTaken(msgspec.Struct, frozen=True, kw_only=True):
     predicted_ms: Any = None
 
 
-class Demotion(msgspec.Struct, frozen=True, kw_only=True):
+class Demotion(Part, frozen=True, kw_only=True):
     """When and why a run moved to the deep path; times in milliseconds."""
 
     reason: str = ""
@@ -43,7 +60,7 @@ class Demotion(msgspec.Struct, frozen=True, kw_only=True):
     budget_ms: float | None = None
 
 
-class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
+class StepDocument(Part, frozen=True, kw_only=True):
     """One step of a run; from `arguments` on only with `include=["steps"]`."""
 
     name: str = ""
@@ -59,7 +76,7 @@ class StepDocument(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[RunError] = field(default_factory=list)
 
 
-class WaitingFor(msgspec.Struct, frozen=True, kw_only=True):
+class WaitingFor(Part, frozen=True, kw_only=True):
     """What a run waits for: a `signal` or a `time`; `ask` and `schema` are what the pipeline gave with the signal."""
 
     kind: str = ""

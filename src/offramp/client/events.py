@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import field
 
+from offramp.client.documents import RouteTaken, RunError
 from offramp.core.events import TERMINAL, Event
-from offramp.document import shown
+from offramp.document import FieldError, shown
 
 
 class _Known(Event, frozen=True, kw_only=True):
@@ -26,7 +27,7 @@ class RunAccepted(_Known, frozen=True, kw_only=True, rename={"class_": "class"})
     session_id: str | None = None
     path: str = ""
     class_: str = ""
-    route: dict[str, Any] = field(default_factory=dict)
+    route: RouteTaken = field(default_factory=RouteTaken)
 
 
 class _OfStep(_Known, frozen=True, kw_only=True):
@@ -50,7 +51,7 @@ class StepDelta(_OfStep, frozen=True, kw_only=True):
 class StepRetrying(_OfStep, frozen=True, kw_only=True):
     """An attempt failed, and another follows in `delay_ms`; the deltas of `attempt` are void."""
 
-    error: dict[str, Any] = field(default_factory=dict)
+    error: RunError = field(default_factory=RunError)
     delay_ms: float = 0.0
 
 
@@ -64,7 +65,7 @@ class StepFailed(_OfStep, frozen=True, kw_only=True):
     """A step failed for good."""
 
     duration_ms: float = 0.0
-    error: dict[str, Any] = field(default_factory=dict)
+    error: RunError = field(default_factory=RunError)
 
 
 class WaitStarted(_Known, frozen=True, kw_only=True):
@@ -93,7 +94,7 @@ class SignalRefused(_Known, frozen=True, kw_only=True):
     name: str = ""
     key: str = ""
     signal: int = 0
-    errors: list[dict[str, str]] = field(default_factory=list)
+    errors: list[FieldError] = field(default_factory=list)
 
 
 class RunDemoted(_Known, frozen=True, kw_only=True):
@@ -124,19 +125,19 @@ class RunCompleted(_Known, frozen=True, kw_only=True):
 class RunFailed(_Known, frozen=True, kw_only=True):
     """Terminal: the run failed."""
 
-    error: dict[str, Any] = field(default_factory=dict)
+    error: RunError = field(default_factory=RunError)
 
 
 class RunCancelled(_Known, frozen=True, kw_only=True):
     """Terminal: the run was cancelled."""
 
-    error: dict[str, Any] = field(default_factory=dict)
+    error: RunError = field(default_factory=RunError)
 
 
 class RunExpired(_Known, frozen=True, kw_only=True):
     """Terminal: the run's deadline passed."""
 
-    error: dict[str, Any] = field(default_factory=dict)
+    error: RunError = field(default_factory=RunError)
 
 
 KINDS: dict[str, type[Event]] = {

@@ -358,7 +358,7 @@ def validation_error(error: Exception, below: str) -> InputError:
     details = getattr(error.__cause__, "errors", None)
     if callable(details):
         problems = [(below + _pointer([*places, *each["loc"]]), str(each["msg"])) for each in details()]
-    return InputError("; ".join(f"{pointer}: {text}" for pointer, text in problems), problems)
+    return InputError("; ".join(f"{pointer or 'the body'}: {text}" for pointer, text in problems), problems)
 
 
 def _pointer(places: Sequence[object]) -> str:

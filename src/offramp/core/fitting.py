@@ -420,4 +420,4 @@ def _cut(text: str) -> str:
 
 def summary(problems: Sequence[Problem]) -> str:
     """The problems as one line."""
-    return "; ".join(f"{pointer or '/'}: {message}" for pointer, message in problems)
+    return "; ".join(f"{pointer or 'the value'}: {message}" for pointer, message in problems)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, cast, get_args
 
-from offramp.core.names import did_you_mean
+from offramp.core.names import near_miss
 from offramp.errors import SettingsError
 
 SECRET_LENGTH_MIN = 16
@@ -84,8 +84,8 @@ def require_scopes(names: Iterable[str]) -> frozenset[Scope]:
     names = list(names)
     for name in names:
         if name not in SCOPES:
-            hint = did_you_mean(name, SCOPES)
-            raise SettingsError(f"no scope {name[:NAME_LENGTH_MAX]!r}; a key has some of {', '.join(SCOPES)}: {hint}")
+            hint = near_miss(name, SCOPES)
+            raise SettingsError(f"no scope {name[:NAME_LENGTH_MAX]!r}, a key has some of {', '.join(SCOPES)}{hint}")
     if not names:
         raise SettingsError(f"a key has at least one scope of {', '.join(SCOPES)}")
     return frozenset(cast("list[Scope]", names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from offramp.errors import DeclarationError
 LABEL_LENGTH_MAX = 80
 """Characters of a label; the rest is cut off."""
 _CONVERSIONS = {None, "", "a", "r", "s"}
+_SIZED = re.compile(r"(?:.?[<>=^])?[ +-]?z?#?0?(\d*)[,_]?(?:\.(\d+))?[,_]?[A-Za-z%]?", re.DOTALL)
+"""A format specification of Python's own types, with its width and its precision."""
 
 
 def require_label(label: object, names: Sequence[str], what: str) -> str | None:
@@ -39,7 +42,17 @@ def require_label(label: object, names: Sequence[str], what: str) -> str | None:
             raise DeclarationError(f"{what}: label={label!r} has the conversion {conversion!r}: use !r, !s or !a")
         if spec is not None and "{" in spec:  # an argument could ask for any width
             raise DeclarationError(f"{what}: label={label!r} has a field within the format of {field!r}: leave it out")
+        sized = _SIZED.fullmatch(spec or "")
+        if sized and any(digits and _is_long(digits) for digits in sized.groups()):
+            raise DeclarationError(
+                f"{what}: label={label!r} formats {field!r} with a width or precision above {LABEL_LENGTH_MAX}, "
+                "the characters of a label: make it smaller"
+            )
     return label
+
+
+def _is_long(digits: str) -> bool:
+    return len(digits) > len(str(LABEL_LENGTH_MAX)) or int(digits) > LABEL_LENGTH_MAX
 
 
 def label_of(label: str, names: Sequence[str], values: Sequence[Any]) -> str | None:

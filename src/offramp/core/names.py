@@ -29,9 +29,19 @@ def require_name(what: str, name: object) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known name, or all of them when they are few."""
     names = sorted(known)
-    near = difflib.get_close_matches(name[:NAME_LENGTH_MAX], names, n=1)
+    near = _near(name, names)
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {near!r}?"
     if not names:
         return "none is declared."
     return "known: " + ", ".join(names[:10]) + (", …" if len(names) > 10 else "") + "."
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """What ends a sentence that lists the known names: the nearest one, or nothing."""
+    near = _near(name, sorted(known))
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _near(name: str, known: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name[:NAME_LENGTH_MAX], known, n=1)), None)

@@ -136,10 +136,12 @@ def require_scope(key: Key | None, scopes: frozenset[Scope]) -> None:
     """
     if key is None or key.scopes & scopes:
         return
-    needed = " or ".join(repr(scope) for scope in shown_scopes(scopes))
+    needed = shown_scopes(scopes)
+    both = shown_scopes(key.scopes | {needed[0]})
     raise Forbidden(
-        f"this needs an API key with the scope {needed}; the one sent has {', '.join(shown_scopes(key.scopes))}. "
-        "'offramp keys add NAME --scope' makes one"
+        f"this needs an API key with the scope {' or '.join(map(repr, needed))}; the one sent has "
+        f"{', '.join(shown_scopes(key.scopes))}. A key has the scopes listed for it alone: make one with "
+        f"'offramp keys add NAME --scope {','.join(both)}', or as name+{'+'.join(both)}:secret in OFFRAMP_API_KEYS"
     )
 
 

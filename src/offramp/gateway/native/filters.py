@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, get_args
 
-from offramp.core.names import did_you_mean
+from offramp.core.names import near_miss
 from offramp.core.run import Path, Status, is_run_id
 from offramp.errors import InputError
 from offramp.gateway.call import query_pointer
@@ -87,7 +87,7 @@ def choice_of(query: Mapping[str, str], name: str, known: Collection[str]) -> st
     """
     value = query.get(name)
     if value is not None and value not in known:
-        raise refused(name, f"one of {', '.join(known)}; {did_you_mean(value, known)}")
+        raise refused(name, f"one of {', '.join(known)}{near_miss(value, known)}")
     return value
 
 

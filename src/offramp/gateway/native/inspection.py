@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offramp.core.inspection import INCLUDES, Include, included
-from offramp.core.names import did_you_mean
+from offramp.core.names import near_miss
 from offramp.gateway.call import Call
 from offramp.gateway.native.filters import refused
 from offramp.gateway.reply import Reply, json_reply
@@ -26,7 +26,7 @@ def include_in(call: Call, query: Mapping[str, str]) -> frozenset[Include]:
     names = [name for name in query.get("include", "").split(",") if name]
     for name in names:
         if name not in INCLUDES:
-            raise refused("include", f"some of {', '.join(INCLUDES)}, with commas; {did_you_mean(name, INCLUDES)}")
+            raise refused("include", f"some of {', '.join(INCLUDES)}, with commas{near_miss(name, INCLUDES)}")
     if names:
         call.require(INSPECTING)
     return included(names)
