@@ -16,7 +16,8 @@ def head(status="running", path="fast", *, demoted=False, ended=None, **more):
 @pytest.mark.parametrize(
     ("path", "now", "reported"),
     [
-        (None, head(), [("running", "fast", NOW + 9)]),
+        (None, head(), [("running", "fast", NOW)]),
+        ("fast", head(), [("running", "fast", NOW + 9)]),
         (None, head("queued", "deep"), [("queued", "deep", NOW + 9)]),
         (None, head("completed", ended=NOW + 1), [("completed", "fast", NOW + 1)]),
         (None, head("running", "deep", demoted=True), [("running", "fast", NOW), ("running", "deep", NOW + 9)]),
@@ -24,18 +25,25 @@ def head(status="running", path="fast", *, demoted=False, ended=None, **more):
         (
             "fast",
             head("failed", "deep", demoted=True, ended=NOW + 5),
-            [("running", "deep", NOW + 9), ("failed", "deep", NOW + 5)],
+            [("running", "deep", NOW + 5), ("failed", "deep", NOW + 5)],
         ),
         (
             None,
             head("failed", "deep", demoted=True, ended=NOW + 5),
-            [("running", "fast", NOW), ("running", "deep", NOW + 9), ("failed", "deep", NOW + 5)],
+            [("running", "fast", NOW), ("running", "deep", NOW + 5), ("failed", "deep", NOW + 5)],
         ),
         ("deep", head("cancelled", "deep", demoted=True, ended=NOW + 5), [("cancelled", "deep", NOW + 5)]),
     ],
 )
 def test_each_path_and_each_end_is_reported_however_late_it_is_seen(path, now, reported):
     assert [(change.status, change.path, change.at) for change in changes(path, now, NOW + 9)] == reported
+
+
+def test_the_times_of_a_run_never_go_back():
+    made = run_id(NOW + 0.03, b"0123456789")  # after `now`, which is from before the read
+    ended = head("completed", "deep", demoted=True, ended=NOW + 0.04, id=made)
+    reported = changes(None, head(id=made), NOW) + changes("fast", ended, NOW + 9)
+    assert [change.at for change in reported] == pytest.approx([NOW + 0.03, NOW + 0.04, NOW + 0.04])
 
 
 def test_a_change_is_told_without_its_tenant_and_session():

@@ -57,14 +57,16 @@ def changes(path: Path | None, head: RunHead, now: float) -> list[Change]:
     Args:
         path: the last path that was reported; None if nothing was.
         head: the run.
-        now: epoch seconds.
+        now: epoch seconds, from before the run was read: what it became afterwards is later.
     """
     has_ended = head.status in OUTCOMES
+    begun = accepted_at(head.id)
+    now = begun if path is None and head.path == "fast" else max(now, begun)
+    at = now if head.finished_at is None else head.finished_at
     found = []
     if path is None and head.demoted:
         path = "fast"
-        found.append(Change(head, "running", path, accepted_at(head.id)))
+        found.append(Change(head, "running", path, begun))
     if has_ended and path == "fast" and head.path == "deep":
-        found.append(Change(head, "running", "deep", now))
-    at = now if head.finished_at is None else head.finished_at
+        found.append(Change(head, "running", "deep", min(now, at)))
     return [*found, Change(head, head.status, head.path, at)]

@@ -232,7 +232,7 @@ class Changes(Part):
         Raises:
             StoreError: the store cannot be read.
         """
-        store, now = self._process.store, self._process.clock.monotonic()
+        store, now, read_at = self._process.store, self._process.clock.monotonic(), self._process.clock.time()
         due = [run_id for run_id, known in self._known.items() if now >= known.reported_at + APART_S]
         positions = {run_id: self._known[run_id].seq for run_id in islice(due, CHECKED_MAX)}
         ahead = await store.ahead(positions) if positions else []
@@ -249,17 +249,17 @@ class Changes(Part):
             ]
         for run_id in missing:
             del self._known[run_id]
-        self._report(heads, now)
+        self._report(heads, now, read_at)
 
     def _is_new(self, run_id: str) -> bool:
         return run_id not in self._known and run_id not in self._ended
 
-    def _report(self, heads: Sequence[RunHead], now: float) -> None:
+    def _report(self, heads: Sequence[RunHead], now: float, read_at: float) -> None:
         found: list[Change] = []
         for head in heads:
             known = self._known.pop(head.id, None)
             path: Path | None = None if known is None else known.path
-            found += changes(path, head, self._process.clock.time())
+            found += changes(path, head, read_at)
             if head.status in OUTCOMES:
                 self._ended[head.id] = now
             elif len(self._known) < KNOWN_MAX:
