@@ -70,7 +70,8 @@ class TestPreflight:
         return KEYS  # a preflight has none
 
     async def test_allows_what_the_api_reads(self, web):
-        asked = "authorization,baggage,content-type,idempotency-key,last-event-id,prefer,traceparent,tracestate"
+        asked = "authorization,baggage,cache-control,content-type,idempotency-key,last-event-id,prefer"
+        asked += ",traceparent,tracestate,x-requested-with"
         answer = await web.options(RUNS, headers=preflight(headers=asked))
         assert (answer.status_code, answer.content) == (204, b"")
         assert "content-length" not in answer.headers
@@ -80,21 +81,23 @@ class TestPreflight:
         assert "origin" in names(answer.headers["vary"])
 
     @pytest.mark.parametrize(
-        "asked",
+        ("asked", "refused"),
         [
-            preflight(OTHER),
-            preflight("null"),
-            preflight(APP + ".evil.example"),
-            preflight(APP + ":8443"),
-            preflight(method="DELETE"),
-            preflight(headers="content-type,x-mine"),
+            (preflight(OTHER), f"the origin '{OTHER}'"),
+            (preflight("null"), "the origin 'null'"),
+            (preflight(APP + ".evil.example"), f"the origin '{APP}.evil.example'"),
+            (preflight(APP + ":8443"), f"the origin '{APP}:8443'"),
+            (preflight(method="DELETE"), "the method 'DELETE'"),
+            (preflight(headers="content-type, X-Mine,x-other"), "the header 'X-Mine'"),
+            (preflight(OTHER, "PUT", "x" * 200), f"the origin '{OTHER}', the method 'PUT', the header '{'x' * 100}'"),
         ],
     )
-    async def test_refuses_anything_else_as_a_problem(self, web, asked):
+    async def test_refuses_anything_else_as_a_problem(self, web, asked, refused):
         answer = await web.options(RUNS, headers=asked)
         assert answer.status_code == 403
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["type"] == "urn:offramp:error:cross-origin"
+        assert answer.json()["detail"].startswith(f"not allowed: {refused}; pages")
         assert "OFFRAMP_CORS_ORIGINS" in answer.json()["detail"]
         assert "access-control-allow-origin" not in answer.headers
 

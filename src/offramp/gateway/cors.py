@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from starlette.middleware.cors import CORSMiddleware
+from starlette.datastructures import Headers
+from starlette.middleware.cors import SAFELISTED_HEADERS, CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from offramp.gateway.problems import OriginRefused
 from offramp.gateway.reply import Answer, Reply
 from offramp.gateway.surface import SOCKET, Surface
+
+SHOWN = 100
+"""Characters that a refusal shows of what a page asked for."""
 
 
 class Sharing:
@@ -59,12 +63,26 @@ class Sharing:
         await CORSMiddleware(_unreached, **self._options)(scope, receive, keep)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
         if sent[0]["status"] >= 400:
-            raise OriginRefused(
-                "pages may use this API if OFFRAMP_CORS_ORIGINS has their origin, with the methods "
-                f"{', '.join(self._methods)} and the headers {', '.join(self._headers)}"
-            )
+            raise OriginRefused(self._refusal(HTTPConnection(scope).headers, sent[1]["body"]))
         shared = {name: value for name, value in headers.items() if name.startswith(("access-control-", "vary"))}
         return Reply(204, b"", shared)
+
+    def _refusal(self, asked: Headers, says: bytes) -> str:
+        """What of a preflight is refused, by the middleware's words, and what is allowed."""
+        refused = []
+        if b"origin" in says:
+            refused.append(f"the origin {asked['origin'][:SHOWN]!r}")
+        if b"method" in says:
+            refused.append(f"the method {asked['access-control-request-method'][:SHOWN]!r}")
+        if b"headers" in says:
+            known = {name.lower() for name in (*SAFELISTED_HEADERS, *self._headers)}
+            names = [name.strip() for name in asked["access-control-request-headers"].split(",")]
+            unknown = next(name for name in names if name.lower() not in known)
+            refused.append(f"the header {unknown[:SHOWN]!r}")
+        return (
+            f"not allowed: {', '.join(refused)}; pages may use this API if OFFRAMP_CORS_ORIGINS has their origin, with "
+            f"the methods {', '.join(self._methods)} and the headers {', '.join(self._headers)}"
+        )
 
 
 def is_preflight(scope: Scope) -> bool:

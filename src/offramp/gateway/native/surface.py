@@ -48,10 +48,12 @@ NATIVE = Surface(
     cross_origin=CrossOrigin(
         headers=(
             "Authorization",
+            "Cache-Control",
             "Content-Type",
             "Idempotency-Key",
             "Last-Event-ID",
             "Prefer",
+            "X-Requested-With",
             "baggage",
             "traceparent",
             "tracestate",
