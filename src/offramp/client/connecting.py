@@ -87,17 +87,16 @@ def sent(setup: Setup, request: Request) -> dict[str, Any]:
     """The request as arguments of httpx's `build_request`.
 
     Raises:
-        RequestError: its path cannot be part of an address.
+        RequestError: its path or query cannot be part of an address, or is too long for one.
     """
     try:
-        url = httpx.URL(setup.url + request.path)
-    except httpx.InvalidURL as error:
-        raise RequestError(f"the path {request.path[:100]!r} cannot be part of an address: {error}") from error
+        url = httpx.URL(setup.url + request.path).copy_merge_params(dict(request.params))
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise RequestError(f"a request for {request.path[:100]!r} has an impossible path or query: {error}") from error
     return {
         "method": request.method,
         "url": url,
         "headers": {**setup.headers, **request.headers},
-        "params": dict(request.params) or None,
         "content": request.content,
         "timeout": httpx.Timeout(request.silence_s, connect=min(CONNECT_S_MAX, request.silence_s), pool=None),
     }
