@@ -295,6 +295,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.changes:KEPT_MAX", "", "changes that are kept for that"),
             ("paths.changes:APART_S", "s", "between two changes of a run, but for its paths and its end"),
             ("paths.changes:KNOWN_MAX", "", "unfinished runs whose changes are reported"),
+            ("paths.changes:CHECKED_MAX", "", "of them that one look at the store compares"),
             ("paths.purge:DUTY_S", "s", "until another process replaces a killed purger"),
             ("paths.purge:REST", "", "times the duration of a purge step, as the rest after it"),
             ("paths.purge:REST_S_MAX", "s", "at most of such a rest"),

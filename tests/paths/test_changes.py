@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import msgspec
@@ -10,7 +11,7 @@ from offramp import SLA, App, testing
 from offramp.core.changes import Wanted
 from offramp.paths import changes
 from offramp.paths.changes import APART_S, KEPT_S, RESET, Changes
-from tests.support import Signal, reach
+from tests.support import GUARD_S, Signal, eventually, reach
 
 
 def waiting_app(let_go):
@@ -182,3 +183,59 @@ async def test_a_reader_that_takes_nothing_costs_no_memory_and_stops_no_other(mo
         (missed,) = await anext(slow)
         assert (missed.seq, missed.data) == (6, RESET)
         await slow.aclose()
+
+
+async def test_an_unfinished_run_past_the_most_that_are_followed_is_reported_when_it_has_ended(monkeypatch):
+    async with watched(monkeypatch) as made:
+        monkeypatch.setattr(changes, "KNOWN_MAX", 1)
+        run = await made.runtime.start("waits")
+        await reach(run, "step.started")
+        for _ in range(5):
+            await made.look(0.05)
+        assert await made.seen() == [], "a run that is not followed was reported as it did not change"
+        made.let_go.set()
+        await made.before.result()
+        await run.result()
+        for _ in range(3):
+            await made.look(APART_S)
+        assert [told for _, told in await made.seen()] == [("completed", "fast")] * 2
+
+
+async def test_a_run_that_this_process_has_written_to_is_compared_first(monkeypatch):
+    async with watched(monkeypatch) as made:
+        runs = [await made.runtime.start("waits") for _ in range(6)]
+        for run in runs:
+            await reach(run, "step.started")
+        await made.look()
+        last = made.changes.log.last
+        monkeypatch.setattr(changes, "CHECKED_MAX", 2)
+        reader = made.changes.follow(last, Wanted(), 0.0)
+        assert await anext(reader) == []
+        await runs[-1].cancel()
+        await reach(runs[-1], "run.cancelled")
+        await made.look(APART_S)
+        assert await made.seen(last) == [(last + 1, ("cancelled", "fast"))]
+        await reader.aclose()
+
+
+async def test_what_nobody_reads_wakes_no_look_and_a_new_reader_does(monkeypatch):
+    looks, look = [], Changes.look
+
+    async def counted(log):
+        looks.append(log.log.last)
+        await look(log)
+
+    monkeypatch.setattr(changes, "LOOK_UNREAD_S", 3600.0)
+    monkeypatch.setattr(changes, "LOOK_S_MIN", 0.0)
+    monkeypatch.setattr(Changes, "look", counted)
+    async with testing.runtime(waiting_app(Signal())) as runtime:
+        log = Changes(runtime.service.process)
+        _, last = await log.place(None)
+        await eventually(lambda: looks)
+        for _ in range(5):
+            await (await runtime.start("counts")).result()
+        assert len(looks) == 1
+        async with asyncio.timeout(GUARD_S), contextlib.aclosing(log.follow(last, Wanted(), GUARD_S)) as parts:
+            read = 0
+            while read < 5:
+                read += len(await anext(parts))

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from offramp.core.changes import Change, Wanted, changes
 from offramp.core.events import Frame
@@ -33,7 +33,7 @@ KEPT_MAX = 100_000
 APART_S = 0.25
 """Seconds between two changes of a run, unless it has ended or changed its path."""
 LOOK_S, LOOK_UNREAD_S, LOOK_S_MIN = 0.25, 1.0, 0.05
-"""Seconds between two looks: with readers, without, and at least, when this process has written something."""
+"""Seconds between two looks: with readers, without, and at least, when this process writes for readers."""
 NEW_WITHIN_S = 6.0
 """Seconds after which a new run is visible in every process; clocks may differ by a part of it."""
 NEW_MAX = 5_000
@@ -119,6 +119,8 @@ class Changes(Part):
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, float] = {}
         self._readers: set[_Reader] = set()
+        self._wrote: set[str] = set()
+        """The runs that this process has written to since they were compared."""
         self._left_at = -math.inf
         self._looked_at = 0.0
         self._unfinished_at = -math.inf
@@ -133,8 +135,9 @@ class Changes(Part):
         for reader in tuple(self._readers):
             reader.wake()
 
-    def _written(self, _batches: Sequence[Batch]) -> None:
-        if self._is_looking:
+    def _written(self, batches: Sequence[Batch]) -> None:
+        if self._readers:
+            self._wrote.update(batch.run_id for batch in batches)
             self._process.control.call(self._wake.set)
 
     async def place(self, last_id: str | None) -> tuple[str, int]:
@@ -159,6 +162,8 @@ class Changes(Part):
         A frame of `RESET` says that changes are missing before the next one. Ends when this process stops.
         """
         reader, loop = _Reader(), asyncio.get_running_loop()
+        if not self._readers:
+            self._process.control.call(self._wake.set)
         self._readers.add(reader)
         said_at = loop.time()
         try:
@@ -224,7 +229,7 @@ class Changes(Part):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), (LOOK_S if self._readers else LOOK_UNREAD_S) - LOOK_S_MIN)
         self._is_looking = False
-        self._known, self._ended, self.log = {}, {}, Log()
+        self._known, self._ended, self._wrote, self.log = {}, {}, set(), Log()
 
     async def look(self) -> None:
         """Compare the store with what is known, and report what has changed.
@@ -233,8 +238,7 @@ class Changes(Part):
             StoreError: the store cannot be read.
         """
         store, now, read_at = self._process.store, self._process.clock.monotonic(), self._process.clock.time()
-        due = [run_id for run_id, known in self._known.items() if now >= known.reported_at + APART_S]
-        positions = {run_id: self._known[run_id].seq for run_id in islice(due, CHECKED_MAX)}
+        positions = self._compared(now)
         ahead = await store.ahead(positions) if positions else []
         for run_id in positions:  # to the end, so that each has its turn
             self._known[run_id] = self._known.pop(run_id)
@@ -251,18 +255,29 @@ class Changes(Part):
             del self._known[run_id]
         self._report(heads, now, read_at)
 
+    def _compared(self, now: float) -> dict[str, int]:
+        """The last known events of the followed runs whose turn it is: first those that this process has written to."""
+        due = {run_id: known.seq for run_id, known in self._known.items() if now >= known.reported_at + APART_S}
+        wrote = list(self._wrote)
+        first = islice((run_id for run_id in wrote if run_id in due), CHECKED_MAX // 2)  # the others have turns too
+        chosen = dict.fromkeys(islice(chain(first, due), CHECKED_MAX))
+        self._wrote.difference_update(run_id for run_id in wrote if run_id in chosen or run_id not in self._known)
+        return {run_id: due[run_id] for run_id in chosen}
+
     def _is_new(self, run_id: str) -> bool:
         return run_id not in self._known and run_id not in self._ended
 
     def _report(self, heads: Sequence[RunHead], now: float, read_at: float) -> None:
         found: list[Change] = []
         for head in heads:
-            known = self._known.pop(head.id, None)
+            known, has_ended = self._known.pop(head.id, None), head.status in OUTCOMES
+            if not has_ended and len(self._known) >= KNOWN_MAX:
+                continue  # reported when there is room to follow it, or when it has ended
             path: Path | None = None if known is None else known.path
             found += changes(path, head, read_at)
-            if head.status in OUTCOMES:
+            if has_ended:
                 self._ended[head.id] = now
-            elif len(self._known) < KNOWN_MAX:
+            else:
                 self._known[head.id] = _Known(head, now)
         self._ended = {run_id: at for run_id, at in self._ended.items() if now < at + 2 * NEW_WITHIN_S}
         self.log.add(found, now)
