@@ -84,7 +84,7 @@ class Settings:
         8 << 20, 1024, 1 << 30, "bytes of a step's or a run's encoded result; a larger one fails it"
     )
     record_arguments: int = _setting(
-        256 << 10,
+        1 << 20,
         0,
         8 << 20,
         "bytes of a step's encoded arguments up to which they are recorded whole, to be read with `include=steps`; of "

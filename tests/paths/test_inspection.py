@@ -6,6 +6,7 @@ import pytest
 
 from offramp import SLA, App, testing
 from offramp.paths.local import LocalRuntime
+from offramp.settings import Settings
 from tests import valkey
 from tests.paths.inspected import app, check
 from tests.support import Signal, member, reach, result_of
@@ -51,6 +52,10 @@ async def test_the_edge_of_what_is_recorded_whole(bytes_max, shown):
         await result_of(handle)
         [step] = (await handle.document(["steps"]))["steps"]
     assert step["arguments"] == shown
+
+
+def test_what_a_request_may_carry_is_recorded_whole_as_a_rule():
+    assert Settings().record_arguments >= Settings().max_body_bytes
 
 
 async def test_none_are_recorded_if_so_set():
