@@ -76,7 +76,7 @@ def test_an_approved_run_that_died_at_a_bad_deploy_keeps_its_approval(folder):
         [document] = json.loads(retry.stdout)["runs"]
         assert document["retry_of"] == run
         shown = ask(command, "show", run, folder=folder).stdout
-        assert document["id"] in shown
+        assert f"retried   as {document['id']}" in shown
         assert ask(command, "retry", document["id"], folder=folder).returncode == 3
         again = ask(command, "retry", document["id"], "--from", "charge", "--id", folder=folder).stdout.strip()
         assert json.loads(ask(command, "follow", again, folder=folder).stdout) == "charged 7"
