@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from offramp.core.changes import Wanted, changes
+from offramp.core.changes import Era, Wanted, changes
 from offramp.core.run import RunHead, run_id
 from tests.support import NOW
 
@@ -57,6 +59,19 @@ def test_a_change_is_told_without_its_tenant_and_session():
         "class": "quick",
         "at": "2023-11-14T22:13:20.000Z",
     }
+
+
+@given(st.integers(0, 2**64 - 1), st.binary(min_size=16, max_size=16))
+def test_an_id_leads_back_to_its_number(number, secret):
+    era = Era("5f0c9a1e", secret)
+    assert era.number_in(era.id_of(number)) == number
+
+
+def test_ids_do_not_show_how_many_changes_there_are():
+    ids = [Era("5f0c9a1e", bytes(16)).id_of(number) for number in range(1000)]
+    assert len(set(ids)) == 1000
+    assert len({made[:13] for made in ids}) > 900, "neighbours are alike"
+    assert Era("5f0c9a1e", b"k" * 16).number_in(ids[1]) != 1
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,16 @@ async def test_a_place_in_another_log_is_a_reset(monkeypatch):
         await made.look()
         era, last = await made.changes.place(None)
         assert last == 1
-        assert await made.changes.place(f"{era}-0") == (era, 0)
-        for strange in ("other-0", f"{era}-", f"{era}-x", f"{era}-{'9' * 50}", "", "-", "\x00"):
+        assert await made.changes.place(era.id_of(0)) == (era, 0)
+        for strange in (
+            "other-" + "0" * 16,
+            f"{era.name}-",
+            f"{era.name}-1",
+            f"{era.name}-{'9' * 50}",
+            "",
+            "-",
+            "\x00",
+        ):
             assert await made.changes.place(strange) == (era, -1), strange
         assert await made.seen(-1) == [(1, "reset")]
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
 from offramp.core.run import OUTCOMES, Path, RunHead, Status, accepted_at
 from offramp.core.timestamps import rfc3339
+
+_CODE = re.compile(r"[0-9a-f]{16}")
+_HALF = 0xFFFFFFFF
+_ROUNDS = 4
 
 
 class Change(NamedTuple):
@@ -31,6 +37,41 @@ class Change(NamedTuple):
                 "at": rfc3339(self.at),
             }
         )
+
+
+class Era(NamedTuple):
+    """Makes the ids of changes in one log, which do not show how many changes there are: they may be others' runs.
+
+    A number of 64 bits is permuted by a Feistel network of four keyed rounds.
+
+    Attributes:
+        name: of the log; a number of another one means nothing here.
+        secret: the key of the permutation.
+    """
+
+    name: str = ""
+    secret: bytes = b""
+
+    def id_of(self, number: int) -> str:
+        """The id of the change with this number."""
+        left, right = number >> 32, number & _HALF
+        for turn in range(_ROUNDS):
+            left, right = right, left ^ self._round(turn, right)
+        return f"{self.name}-{left << 32 | right:016x}"
+
+    def number_in(self, change_id: str) -> int:
+        """The number of the change with this id; of any other text -1, or a number that no change has."""
+        name, _, code = change_id.rpartition("-")
+        if name != self.name or _CODE.fullmatch(code) is None:
+            return -1
+        left, right = int(code[:8], 16), int(code[8:], 16)
+        for turn in reversed(range(_ROUNDS)):
+            left, right = right ^ self._round(turn, left), left
+        return left << 32 | right
+
+    def _round(self, turn: int, half: int) -> int:
+        hashed = blake2b(half.to_bytes(4, "big"), digest_size=4, key=self.secret, salt=bytes((turn,)))
+        return int.from_bytes(hashed.digest(), "big")
 
 
 class Wanted(NamedTuple):

@@ -15,7 +15,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import chain, islice
 
-from offramp.core.changes import Change, Wanted, changes
+from offramp.core.changes import Change, Era, Wanted, changes
 from offramp.core.events import Frame
 from offramp.core.run import OUTCOMES, Path, RunHead, accepted_at, first_id
 from offramp.errors import StoreError
@@ -114,8 +114,7 @@ class Changes(Part):
         self._process = process
         self.log = Log()
         self.is_over = False
-        self._era = ""
-        """Names the log; a number of another one means nothing here."""
+        self._era = Era()
         self._known: dict[str, _Known] = {}
         self._ended: dict[str, float] = {}
         self._readers: set[_Reader] = set()
@@ -140,7 +139,7 @@ class Changes(Part):
             self._wrote.update(batch.run_id for batch in batches)
             self._process.control.call(self._wake.set)
 
-    async def place(self, last_id: str | None) -> tuple[str, int]:
+    async def place(self, last_id: str | None) -> tuple[Era, int]:
         """The log that a new reader reads, and the number after which it begins; -1 if it has missed changes.
 
         Args:
@@ -152,9 +151,7 @@ class Changes(Part):
         await self._process.control.run(self._begin())
         if last_id is None:
             return self._era, self.log.last
-        era, _, number = last_id.rpartition("-")
-        is_known = era == self._era and number.isascii() and number.isdigit() and len(number) <= len(str(1 << 63))
-        return self._era, int(number) if is_known else -1
+        return self._era, self._era.number_in(last_id)
 
     async def follow(self, after: int, wanted: Wanted, idle: float) -> AsyncGenerator[list[Frame], None]:
         """Changes after a number, as frames with their numbers; an empty list after `idle` seconds without any.
@@ -203,7 +200,7 @@ class Changes(Part):
             self._known = {head.id: _Known(head, -math.inf) for head in await store.unfinished(KNOWN_MAX)}
             for run_id in self._known:
                 self._ended.pop(run_id, None)
-            self._era = self._process.clock.random_bytes(4).hex()
+            self._era = Era(self._process.clock.random_bytes(4).hex(), self._process.clock.random_bytes(16))
             self.log = Log()
             self._is_looking = True
             self._process.control.spawn(self.keep_looking())

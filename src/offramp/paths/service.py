@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from offramp.core.changes import Wanted
+from offramp.core.changes import Era, Wanted
 from offramp.core.events import Frame
 from offramp.core.inspection import NOTHING, Include, Showing
 from offramp.core.reference import Reference
@@ -391,7 +391,7 @@ class Service:
         """
         return await self._patience.read(self.live.levels.report(tenant))
 
-    async def place_in_changes(self, last_id: str | None) -> tuple[str, int]:
+    async def place_in_changes(self, last_id: str | None) -> tuple[Era, int]:
         """Where a reader of the changes of runs begins; see `Changes.place`."""
         return await self._patience.read(self._changes.place(last_id))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from offramp.core.changes import Wanted
+from offramp.core.changes import Era, Wanted
 from offramp.core.events import Frame
 from offramp.gateway.call import Call
 from offramp.gateway.native.filters import choice_of, text_of
@@ -15,16 +15,16 @@ from offramp.paths.changes import RESET
 
 
 class ChangeEncoder:
-    """Changes as server-sent events whose id names the log and the number in it.
+    """Changes as server-sent events.
 
     Args:
-        era: the name of the log.
+        era: makes their ids.
     """
 
     opening = FIRST
     heartbeat = HEARTBEAT
 
-    def __init__(self, era: str) -> None:
+    def __init__(self, era: Era) -> None:
         self._era = era
 
     def encode(self, frames: Sequence[Frame]) -> tuple[bytes, int, bool]:
@@ -32,7 +32,7 @@ class ChangeEncoder:
         parts = []
         for frame in frames:
             kind = "reset" if frame.data == RESET else "run.changed"
-            parts.append(f"id: {self._era}-{frame.seq}\nevent: {kind}\ndata: {(frame.data or b'{}').decode()}\n\n")
+            parts.append(f"id: {self._era.id_of(frame.seq)}\nevent: {kind}\ndata: {(frame.data or b'{}').decode()}\n\n")
         return "".join(parts).encode(), len(frames), False
 
 
@@ -45,7 +45,7 @@ class ChangeStream(EventStream):
         wanted: the runs whose changes are sent.
     """
 
-    def __init__(self, call: Call, place: tuple[str, int], wanted: Wanted) -> None:
+    def __init__(self, call: Call, place: tuple[Era, int], wanted: Wanted) -> None:
         era, after = place
         super().__init__(call, "changes", after, ChangeEncoder(era), slot=call.open_stream())
         self._wanted = wanted
