@@ -147,7 +147,7 @@ async def a_cancelled_run_and_one_whose_block_timed_out_go_on(opened):
     @desk.app.pipeline(sla="batch")
     async def waits() -> list[str]:
         first = await desk.do("first")
-        async with asyncio.timeout(0.4):
+        async with asyncio.timeout(1.5):
             second = await desk.do("second")
         return [first, second]
 
@@ -174,7 +174,7 @@ async def a_cancelled_run_and_one_whose_block_timed_out_go_on(opened):
 async def the_deadline_counts_anew(opened):
     desk = Desk()
 
-    @desk.app.pipeline(sla="batch", deadline=1.0)
+    @desk.app.pipeline(sla="batch", deadline=2.0)
     async def hurries() -> list[str]:
         return [await desk.do("first"), await desk.do("second")]
 
