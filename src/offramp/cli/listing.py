@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offramp.cli.options import ApiKey, AsJson, Session, Url
+from offramp.cli.options import URL_DEFAULT, ApiKey, AsJson, Session, Url
 from offramp.cli.output import OK, CommandError, console, say, write_json
 from offramp.cli.watch import Watch, as_lines, on_screen
 from offramp.core.run import TRANSITIONS
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from offramp.cli.client import Gateway
 
-_URL = "http://127.0.0.1:8000"
 STYLES = {"completed": "green", "failed": "red", "expired": "red", "cancelled": "yellow", "running": "cyan"}
 
 
@@ -49,7 +48,7 @@ def list_runs(  # noqa: PLR0913 - one parameter for each option
     ] = None,
     watch: Watch = False,
     as_json: AsJson = False,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """List runs, newest first, with their errors and waits.

@@ -105,6 +105,7 @@ Reload = Annotated[
     bool,
     typer.Option("--reload", help="For development: reload the App when its files change. No run is lost."),
 ]
+URL_DEFAULT = "http://127.0.0.1:8000"
 Url = Annotated[
     str,
     typer.Option("--url", envvar="OFFRAMP_URL", help="The gateway's address, with the prefix it is mounted under."),

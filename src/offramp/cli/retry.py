@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import ApiKey, IdempotencyKey, RunId, Url
+from offramp.cli.options import URL_DEFAULT, ApiKey, IdempotencyKey, RunId, Url
 from offramp.cli.output import CommandError, say
 from offramp.cli.submit import report, watch
-
-_URL = "http://127.0.0.1:8000"
 
 
 def retry(
@@ -26,7 +24,7 @@ def retry(
     ] = False,
     idempotency_key: IdempotencyKey = None,
     only_id: Annotated[bool, typer.Option("--id", help="Print the new run's id instead of its document.")] = False,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Retry a run that failed, was cancelled or expired.

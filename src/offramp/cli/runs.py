@@ -14,7 +14,7 @@ import typer
 
 from offramp.cli.inputs import read_value
 from offramp.cli.listing import STYLES
-from offramp.cli.options import ApiKey, AsJson, IdempotencyKey, RunId, Url
+from offramp.cli.options import URL_DEFAULT, ApiKey, AsJson, IdempotencyKey, RunId, Url
 from offramp.cli.output import NOT_AWAITED, OK, CommandError, console, one_line, printable, say, write_json
 from offramp.cli.view import duration, error_text, waited_for
 from offramp.cli.watch import Watch, on_screen
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from offramp.cli.client import Gateway
     from offramp.core.waterfall import Waterfall
 
-_URL = "http://127.0.0.1:8000"
 RESULT_SHOWN_MAX = 2_000
 NAMES_SHOWN_MAX = 10
 
@@ -43,7 +42,7 @@ def show(
     ] = None,
     watch: Watch = False,
     as_json: AsJson = False,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Show a run: its steps over time, failures, waits and result.
@@ -151,7 +150,7 @@ def _waterfall(gateway: Gateway, document: dict[str, Any]) -> Waterfall | None:
         return None
 
 
-def cancel(run_id: RunId, url: Url = _URL, api_key: ApiKey = None) -> int:
+def cancel(run_id: RunId, url: Url = URL_DEFAULT, api_key: ApiKey = None) -> int:
     """Cancel a run.
 
     It ends as 'cancelled' once its running steps have stopped.
@@ -173,7 +172,7 @@ def signal(
         str, typer.Option("--data", "-d", metavar="JSON", help="The signal's value: JSON, @FILE, or - for stdin.")
     ] = "null",
     idempotency_key: IdempotencyKey = None,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Send a signal to a run.

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from offramp.cli.inputs import read_input, read_metadata
-from offramp.cli.options import ApiKey, Budget, IdempotencyKey, Input, RunId, ServedPipeline, Session, Url
+from offramp.cli.options import URL_DEFAULT, ApiKey, Budget, IdempotencyKey, Input, RunId, ServedPipeline, Session, Url
 from offramp.cli.output import INTERRUPTED, OK, REFUSED, RUN_ENDED_BADLY, CommandError, say, write_json
 from offramp.core.run import OUTCOMES
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from offramp.cli.client import Gateway
     from offramp.client import Options, RunDocument
     from offramp.core.events import Event
-
-_URL = "http://127.0.0.1:8000"
 
 
 def submit(  # noqa: PLR0913 - one parameter for each option
@@ -45,7 +43,7 @@ def submit(  # noqa: PLR0913 - one parameter for each option
     idempotency_key: IdempotencyKey = None,
     budget: Budget = None,
     only_id: Annotated[bool, typer.Option("--id", help="Print the run's id instead of its document.")] = False,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Start a run at a gateway.
@@ -78,7 +76,7 @@ def follow(
     run_id: RunId,
     *,
     after: Annotated[int, typer.Option("--after", min=0, help="Skip events up to this number.")] = 0,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Watch a run to its end.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offramp.cli.options import ApiKey, Url
+from offramp.cli.options import URL_DEFAULT, ApiKey, Url
 from offramp.cli.output import OK, REFUSED, CommandError, console
 from offramp.cli.top_frame import WINDOW, Line, Snapshot, frame
 from offramp.errors import OfframpError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from offramp.client import Client
 
-_URL = "http://127.0.0.1:8000"
 SIZE_ELSEWHERE = (80, 24)
 """Columns and lines outside a terminal."""
 RUNS_READ = 50
@@ -35,7 +34,7 @@ def top(
     every: Annotated[
         float, typer.Option("--every", metavar="SECONDS", min=0.5, max=3600, help="Time between two frames.")
     ] = 2.0,
-    url: Url = _URL,
+    url: Url = URL_DEFAULT,
     api_key: ApiKey = None,
 ) -> int:
     """Watch a gateway: classes with their burn, live runs, processes.

@@ -301,8 +301,6 @@ _KEYWORDS: dict[str, Callable[..., list[Problem]]] = {
     "not": _Check._none,  # noqa: SLF001
     "$ref": _Check._reference,  # noqa: SLF001
 }
-CHECKED: tuple[str, ...] = tuple(_KEYWORDS)
-"""The keywords that are checked."""
 
 _MAPS = ("properties", "$defs", "definitions")
 _LISTS = ("prefixItems", "allOf", "anyOf", "oneOf")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
 from offramp.paths.parts import Background
 from offramp.paths.process import Process
-from offramp.paths.stats import FRESH_S, RunStats
+from offramp.paths.stats import Answers, RunStats
 
 logger = logging.getLogger("offramp")
 
@@ -44,8 +43,7 @@ class ServiceLevels(Background):
         self._stats = stats
         self.shows = shows
         self._classes = [sla for sla in process.classes.values() if sla.p95 is not None]
-        self._reading = asyncio.Lock()
-        self._read: dict[str, tuple[float, list[ServiceLevel]]] = {}
+        self._answers: Answers[list[ServiceLevel]] = Answers(process.clock)
 
     async def work(self) -> None:
         """Show the shared counts at intervals."""
@@ -65,12 +63,7 @@ class ServiceLevels(Background):
         Raises:
             StoreError: the counts cannot be read.
         """
-        async with self._reading:
-            now = self._process.clock.monotonic()
-            self._read = {known: read for known, read in self._read.items() if now < read[0] + FRESH_S}
-            if tenant not in self._read:
-                self._read[tenant] = now, await self._look(tenant)
-            return self._read[tenant][1]
+        return await self._answers.get((tenant,), lambda: self._look(tenant))
 
     async def _look(self, tenant: str) -> list[ServiceLevel]:
         if not self._classes:

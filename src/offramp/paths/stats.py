@@ -10,7 +10,8 @@ import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Generic, TypeVar
 
 from offramp.core import slo, stats
 from offramp.core.run import Outcome, RunHead, RunRecord
@@ -20,7 +21,9 @@ from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
 from offramp.paths.parts import Background
 from offramp.paths.process import Process
+from offramp.ports.clock import Clock
 
+T = TypeVar("T")
 logger = logging.getLogger("offramp")
 
 WRITE_EVERY_S = 5.0
@@ -37,6 +40,27 @@ ANSWERS_MAX = 1_000
 """Answers that are kept for reuse, by window and tenant."""
 _Key = tuple[int, str, str, str]
 """Minute, tenant, pipeline and class."""
+
+
+class Answers(Generic[T]):
+    """Answers that are given again for `FRESH_S`, on one loop: however many callers ask, the store is read as often."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._reading = asyncio.Lock()
+        self._read: dict[tuple[str, ...], tuple[float, T]] = {}
+
+    async def get(self, key: tuple[str, ...], read: Callable[[], Awaitable[T]]) -> T:
+        """The answer of this key, read unless there is a fresh one; raises what `read` raises."""
+        async with self._reading:
+            now = self._clock.monotonic()
+            self._read = {known: kept for known, kept in self._read.items() if now < kept[0] + FRESH_S}
+            if key not in self._read:
+                answer = await read()
+                if len(self._read) >= ANSWERS_MAX:
+                    self._read.clear()
+                self._read[key] = now, answer
+            return self._read[key][1]
 
 
 class Found:
@@ -68,9 +92,8 @@ class RunStats(Background):
         """By pipeline, how many runs are known to have taken how many milliseconds together."""
         self._has_learned = False
         self._puts: set[asyncio.Task[None]] = set()
-        self._reading = asyncio.Lock()
-        self._read: dict[tuple[str, str], tuple[float, Found]] = {}
-        self._heads: tuple[float, Sequence[RunHead]] | None = None
+        self._answers: Answers[Found] = Answers(process.clock)
+        self._heads: Answers[Sequence[RunHead]] = Answers(process.clock)
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
         """Count a run that got its outcome `at`, in epoch seconds; from any thread."""
@@ -121,15 +144,7 @@ class RunStats(Background):
         Raises:
             StoreError: the counts cannot be read.
         """
-        async with self._reading:
-            at = self._process.clock.monotonic()
-            self._read = {key: read for key, read in self._read.items() if at < read[0] + FRESH_S}
-            if (window, tenant) not in self._read:
-                found = await self._look(window, tenant, at)
-                if len(self._read) >= ANSWERS_MAX:
-                    self._read.clear()
-                self._read[window, tenant] = at, found
-            return self._read[window, tenant][1]
+        return await self._answers.get((window, tenant), lambda: self._look(window, tenant))
 
     async def summed(self, minutes: int, tenant: str = "") -> dict[tuple[str, str], dict[str, int]]:
         """The counts in a window of so many minutes, by pipeline and class, those of this process included.
@@ -164,11 +179,9 @@ class RunStats(Background):
                 ran[pipeline] = _plus(ran.get(pipeline, (0, 0)), counts)
         return ran
 
-    async def _look(self, window: str, tenant: str, at: float) -> Found:
+    async def _look(self, window: str, tenant: str) -> Found:
         store, now = self._process.store, self._process.clock.time()
-        if self._heads is None or at >= self._heads[0] + FRESH_S:
-            self._heads = at, await store.unfinished(UNFINISHED_MAX + 1)
-        heads = self._heads[1]
+        heads = await self._heads.get((), lambda: store.unfinished(UNFINISHED_MAX + 1))
         mine = [head for head in heads[:UNFINISHED_MAX] if not tenant or head.tenant == tenant]
         minutes = stats.WINDOWS[window]
         counts = await self.summed(minutes, tenant)
