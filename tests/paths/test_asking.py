@@ -19,7 +19,6 @@ from offramp.core.waits import WAITS_SHOWN_MAX
 from offramp.errors import InputError, SignalTimeout
 from offramp.paths.signalling import is_awaited
 from offramp.ports.listing import RunFilter
-from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import GUARD_S, NOW, Signal, a_record, failure_of, log_of, of, reach, result_of
 
@@ -31,16 +30,6 @@ ASK = {"text": "Refund?", "sum": 90}
 class Decision:
     approved: bool
     by: str = ""
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def place(request, tmp_path):
-    return None if request.param == "memory" else tmp_path
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 def app_of(body):

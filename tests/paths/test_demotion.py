@@ -10,7 +10,6 @@ import pytest
 from offramp import SLA, App, Retry, current_run, emit, testing
 from offramp.core import events
 from offramp.paths.submission import Submission
-from offramp.testing import FakeClock
 from offramp.wiring import local
 from tests.support import (
     Signal,
@@ -24,11 +23,6 @@ from tests.support import (
     result_of,
     types,
 )
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 async def test_a_run_that_makes_its_budget_stays_fast():

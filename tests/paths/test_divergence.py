@@ -20,11 +20,6 @@ from tests.paths.waiting import deep, parked, until
 from tests.support import Signal, assert_one_log, eventually, frames_of, member
 
 
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
 class Release:
     """One version of an app: `pipe` calls these steps in turn; what they execute is noted."""
 

@@ -33,16 +33,6 @@ from tests.support import (
 )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def place(request, tmp_path):
-    return None if request.param == "memory" else tmp_path
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
-
-
 def waiting(**pipeline):
     app, executed = App("waiting"), Counter()
 

@@ -14,7 +14,6 @@ from offramp.core.ownership import SIGNALS_BYTES_MAX, SIGNALS_MAX
 from offramp.errors import DeclarationError, IdempotencyMismatch, OutsideRun, RunConflict, SignalTimeout, UnknownRun
 from offramp.paths.live import LiveRun
 from offramp.paths.submission import Submission
-from offramp.testing import FakeClock
 from tests.paths.waiting import deep, is_parked, parked, started, until
 from tests.support import (
     Signal,
@@ -28,16 +27,6 @@ from tests.support import (
     result_of,
     types,
 )
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def place(request, tmp_path):
-    return None if request.param == "memory" else tmp_path
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 def asking(*names, timeout=None):

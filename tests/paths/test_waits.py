@@ -11,19 +11,8 @@ import pytest
 import offramp
 from offramp import App
 from offramp.errors import SignalTimeout
-from offramp.testing import FakeClock
 from tests.paths.waiting import deep, parked, started
 from tests.support import log_of, of, reach, result_of, types
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def place(request, tmp_path):
-    return None if request.param == "memory" else tmp_path
-
-
-@pytest.fixture
-def clock():
-    return FakeClock()
 
 
 def epoch(text):
