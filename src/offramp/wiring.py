@@ -178,7 +178,7 @@ def _service(
     live = LiveRuns(
         process,
         lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
-        lambda run: demoter.rests(run),  # noqa: PLW0108
+        lambda run, until: demoter.waits(run, until),  # noqa: PLW0108
         shows_levels=role != "worker",
     )
     dispatcher = _dispatcher(process, outbox) if role != "worker" else None

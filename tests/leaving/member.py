@@ -95,7 +95,7 @@ class Member:
             feed=feed,
             metrics=metrics,
         )
-        made = lambda: engine.has_room(), lambda run: demoter.rests(run)  # noqa: PLW0108 - below
+        made = lambda: engine.has_room(), lambda run, until: demoter.waits(run, until)  # noqa: PLW0108 - below
         self.live = LiveRuns(process, *made)
         deep = DeepPath(process, self.live)
 

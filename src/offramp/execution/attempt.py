@@ -99,6 +99,9 @@ class Executing(Protocol):
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""
 
+    def foretell(self, until: float, holds: Callable[[], bool]) -> None:
+        """Report that a step cannot continue before this time, in epoch seconds, while that `holds`."""
+
     def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""
 
@@ -234,6 +237,9 @@ class Attempt:
 
     async def sleep(self, seconds: float) -> None:
         """A plain wait, by the injected clock."""
+        timeout, scope = self.call.policy.timeout, self.scope
+        if timeout is None or scope.clock.monotonic() + seconds < self.began + timeout:
+            scope.foretell(scope.clock.time() + seconds, lambda: self.live)
         await sleep_for(self.scope.clock, seconds)
 
     async def signal(self, question: Question, timeout: float | None) -> bytes:

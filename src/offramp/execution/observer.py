@@ -17,6 +17,9 @@ class Observer:
     def rests(self) -> None:
         """The run seems only to wait."""
 
+    def has_to_wait(self, until: float) -> None:
+        """A step cannot continue before this time, in epoch seconds, whatever else the run does. From any thread."""
+
     def waits_for_signal(self) -> None:
         """The body starts to wait for a signal, which the store may have already."""
 

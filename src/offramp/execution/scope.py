@@ -220,8 +220,15 @@ class Scope:
 
     async def pause(self, seconds: float) -> None:
         """Wait; the run needs no process meanwhile."""
-        with self.waits.to(self.clock.time() + seconds):
+        until = self.clock.time() + seconds
+        with self.waits.paused(until) as lasts:
+            self.foretell(until, lasts)
             await sleep_for(self.clock, seconds)
+
+    def foretell(self, until: float, holds: Callable[[], bool]) -> None:
+        """Report that a step cannot continue before this time, in epoch seconds, while that `holds`."""
+        if self.facts.path == "fast":
+            self.waits.foretell(until, holds)
 
     def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from offramp.execution.turns import SETTLE_TURNS
+from offramp.ports.commit import call_threadsafe
 from offramp.ports.store import Parked
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Waits:
         self.stirs = 0
         """How often the run has changed: if it did between two looks, it was not at rest."""
         self._due: dict[object, float] = {}
+        self._pauses: dict[object, float] = {}
         self._bounds: dict[object, float] = {}
 
     @contextlib.contextmanager
@@ -48,6 +50,35 @@ class Waits:
             del self._due[mark]
         self.look()  # others may still wait, and nothing else may prevent parking now
 
+    @contextlib.contextmanager
+    def paused(self, until: float) -> Iterator[Callable[[], bool]]:
+        """Note that a step cannot continue before this time, in epoch seconds; returns whether it still waits."""
+        mark = object()
+        self._pauses[mark] = until
+        try:
+            self.look()
+            yield lambda: mark in self._pauses
+        finally:
+            del self._pauses[mark]
+        self.look()
+
+    def foretell(self, until: float, holds: Callable[[], bool]) -> None:
+        """Report that a step cannot continue before this time, in epoch seconds. From any thread.
+
+        A wait of the body beside the step may end its wait earlier: branches that begin now have a few turns for it.
+
+        Args:
+            until: the time.
+            holds: whether that is still so.
+        """
+
+        def report() -> None:
+            if holds():
+                self._gate.observer.has_to_wait(min(until, *self._due.values(), *self._bounds.values(), math.inf))
+
+        turns = self._result_order.turns
+        call_threadsafe(turns.loop, turns.after, SETTLE_TURNS, report)
+
     def begin(self, due: float, *, bounds: bool) -> object:
         """The same until `end`; one that `bounds` does not count by itself, but ends the waits beside it."""
         self.stirs += 1
@@ -65,7 +96,7 @@ class Waits:
         """Check, after a change of the run, whether it only waits now."""
         self.stirs += 1
         gate = self._gate
-        if gate.in_flight or not self._due:
+        if gate.in_flight or not (self._due or self._pauses):
             return
         if gate.state == "leaving":
             gate.observer.changed()
@@ -82,7 +113,8 @@ class Waits:
     def _earliest(self) -> float | None:
         if self._result_order.waiting:
             return None
-        due = list(self._due.values())  # one atomic copy: the run loop changes it meanwhile
+        # Atomic copies: the run loop changes them meanwhile.
+        due = list(self._due.values()) + list(self._pauses.values())
         return min(due + list(self._bounds.values())) if due else None
 
     def at_rest(self, beyond: float, then: Callable[[Parked], object]) -> None:

@@ -200,10 +200,18 @@ class Demoter:
                 return
             await sleep_for(self._process.clock, RETRY_EVERY_S)
 
-    def rests(self, run: LiveRun) -> None:
-        """Handle a run that seems only to wait: if that lasts, demote a fast run, and park a deep one."""
+    def waits(self, run: LiveRun, until: float | None) -> None:
+        """Demote a fast run that waits beyond its budget; park a deep one that only waits.
+
+        Args:
+            run: the run.
+            until: the time, in epoch seconds, before which a step of it cannot continue; None if the run seems only to
+                wait.
+        """
         if run.record.path == "fast":
-            self._leave_early(run)
+            self._leave_early(run, until)
+            return
+        if until is not None:
             return
         clock = self._process.clock
         clock.call_at(clock.monotonic() + PARK_AFTER_S, lambda: run.execution.call(self._park, run))
@@ -213,12 +221,22 @@ class Demoter:
         control = self._process.control
         run.execution.scope.move_at_rest("park", beyond, lambda: control.spawn(self._give_back(run)))
 
-    def _leave_early(self, run: LiveRun) -> None:
-        """Demote a fast run that only waits, for longer than its budget lasts (a sleep, a Retry-After)."""
-        scope, clock = run.execution.scope, self._process.clock
-        until = scope.waits.until()
-        if until is not None and clock.time() + scope.facts.remaining() < until < math.inf:
-            self._process.control.spawn(self.demote(run, "predicted"))
+    def _leave_early(self, run: LiveRun, until: float | None) -> None:
+        """Demote a run that waits until then, or as long as it seems, if its budget ends before.
+
+        A signal without a timeout may come at any time.
+        """
+        scope = run.execution.scope
+        ends = self._process.clock.time() + scope.facts.remaining()
+
+        def leave(until: float) -> None:
+            if ends < until < math.inf:
+                self._process.control.spawn(self.demote(run, "predicted"))
+
+        if until is None:
+            scope.waits.at_rest(ends, lambda rest: leave(rest.until))
+        else:
+            leave(until)
 
     async def _progress(self, changed: asyncio.Event) -> bool:
         clock = self._process.clock

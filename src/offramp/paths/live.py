@@ -49,7 +49,8 @@ class LiveRun(Observer):
         history: of earlier executions.
         trace: its spans, if it is traced.
         ended: called once with its outcome, and the exception that caused it.
-        rests: called when it seems only to wait.
+        waits: called with the run, and None when it seems only to wait, or the time, in epoch seconds, until which a
+            step of it has to.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class LiveRun(Observer):
         history: History,
         trace: RunTrace | None,
         ended: Callable[[LiveRun, Outcome, BaseException | None], object],
-        rests: Callable[[LiveRun], object],
+        waits: Callable[[LiveRun, float | None], object],
     ) -> None:
         self._process = process
-        self._rests = rests
+        self._waits = waits
         self.record = record
         self.log = runlog
         self.began = process.clock.monotonic()
@@ -133,7 +134,11 @@ class LiveRun(Observer):
 
     def rests(self) -> None:
         """Report that it may be sent away, or parked."""
-        self._rests(self)
+        self._waits(self, None)
+
+    def has_to_wait(self, until: float) -> None:
+        """Report that it may be sent away."""
+        self._waits(self, until)
 
     def waits_for_signal(self) -> None:
         """Check whether the signal has already arrived."""
@@ -164,7 +169,7 @@ class LiveRuns:
     Args:
         process: this process.
         made_room: called when a run leaves, or does not begin, and so makes room for another.
-        rests: called when a run seems only to wait.
+        waits: see `LiveRun`.
         shows_levels: whether this process's metrics show the service levels of all processes.
     """
 
@@ -172,12 +177,12 @@ class LiveRuns:
         self,
         process: Process,
         made_room: Callable[[], object],
-        rests: Callable[[LiveRun], object],
+        waits: Callable[[LiveRun, float | None], object],
         *,
         shows_levels: bool = False,
     ) -> None:
         self._process = process
-        self._rests = rests
+        self._waits = waits
         self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
@@ -208,7 +213,7 @@ class LiveRuns:
         if stale is not None:
             self.drop(stale)  # its lease was lost, and this process claimed the run again before it noticed
         process.feed.begun(record.id)
-        run = LiveRun(process, record, runlog, history, trace, self._end, self._rests)
+        run = LiveRun(process, record, runlog, history, trace, self._end, self._waits)
         execution = run.execution
         with self._lock:
             self._runs[record.id] = run
