@@ -15,14 +15,20 @@ from offramp.execution.per_loop import per_loop
 
 if typing.TYPE_CHECKING:
     from offramp.client import AsyncClient, Client
+    from offramp.complexity import text_complexity
 
     __version__: str
 else:
+    _LATE = {
+        "AsyncClient": "offramp.client",
+        "Client": "offramp.client",
+        "text_complexity": "offramp.complexity",
+    }
 
     def __getattr__(name: str) -> object:
         """What is imported or read only when it is asked for; no pipeline needs it."""
-        if name in {"AsyncClient", "Client"}:
-            return getattr(importlib.import_module("offramp.client"), name)
+        if module := _LATE.get(name):
+            return getattr(importlib.import_module(module), name)
         if name != "__version__":
             raise AttributeError(f"module 'offramp' has no attribute {name!r}")
         from importlib import metadata
@@ -53,5 +59,6 @@ __all__ = [
     "random",
     "signal",
     "sleep",
+    "text_complexity",
     "uuid4",
 ]

@@ -82,6 +82,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.sla:BUDGET_DEFAULT_S", "s", "default budget"),
             ("core.spec:RETENTION_DEFAULT_S", "s", "default retention"),
             ("core.spec:SHORT_TIMEOUT_S", "s", "for a step with `short=True`"),
+            ("core.wording:TEXT_CHARS_MAX", "", "characters of a text that `text_complexity` reads"),
         ],
     ),
     (

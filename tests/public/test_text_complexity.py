@@ -1,0 +1,73 @@
+"""`offramp.text_complexity`: what it says of a request, and that its weights are those of the labelled requests."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import offramp
+from offramp.complexity import WEIGHTS
+from offramp.errors import DeclarationError
+from tools import train_text_complexity as trainer
+
+WEIGHTS_BYTES_MAX = 50_000
+SIMPLE = "Who wrote Hamlet?"
+COMPLEX = (
+    "Find the three cheapest flights from Oslo to Rome, compare them with the train, then book the best one and also "
+    "send the translated booking to Ada."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    input: dict[str, Any]
+
+
+def test_a_simple_request_goes_fast_and_a_complex_one_deep_with_reasons_to_check():
+    classify = offramp.text_complexity("question")
+    path, reason = classify(Request({"question": SIMPLE}))
+    assert path == "fast"
+    assert "'question' asks for one answer" in reason
+    path, reason = classify(Request({"question": COMPLEX}))
+    assert path == "deep"
+    assert "'question' asks for several steps: probability of several steps 0.9" in reason
+    assert "joined actions" in reason
+    assert "Oslo" not in reason
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, ["text"], "", " \n", "?!", "12 + 30", "请先查找航班,然后预订酒店", "найди рейсы и забронируй"]
+)
+def test_what_it_cannot_judge_it_passes_over(value):
+    assert offramp.text_complexity("question")(Request({"question": value})) is None
+    assert offramp.text_complexity("question")(Request({"other": SIMPLE})) is None
+
+
+def test_the_threshold_says_from_where_on_a_request_goes_deep():
+    assert offramp.text_complexity("q", threshold=0.001)(Request({"q": SIMPLE}))[0] == "deep"
+    assert offramp.text_complexity("q", threshold=0.9999)(Request({"q": COMPLEX}))[0] == "fast"
+
+
+@pytest.mark.parametrize("field", ["", "two words", 3, None])
+def test_a_field_that_no_pipeline_can_have_is_refused(field):
+    with pytest.raises(DeclarationError, match="name of an input field, such as 'question'"):
+        offramp.text_complexity(field)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1, True, "0.5", float("nan")])
+def test_a_threshold_out_of_range_is_refused(threshold):
+    with pytest.raises(DeclarationError, match="above 0 and below 1"):
+        offramp.text_complexity("q", threshold=threshold)
+
+
+def test_the_trainer_reproduces_the_weights_that_ship():
+    shipped = trainer.WEIGHTS.read_text(encoding="utf-8")
+    assert trainer.WEIGHTS.name == WEIGHTS
+    assert shipped == trainer.document()
+    assert len(shipped) < WEIGHTS_BYTES_MAX
+    content = json.loads(shipped)
+    assert all(source["licence"] for source in content["sources"].values())
+    assert min(each["weight"] for each in content["features"].values()) > 0
