@@ -20,7 +20,7 @@ from offramp.conformance import (
 )
 from tests.conformance.adapters import SQLITE, FakeTime, Memory
 from tests.conformance.blobs import InMemory
-from tests.conformance.broken import blobs, clock, engine, entrusted, leases, outbox, rules, sqlite, store
+from tests.conformance.broken import blobs, clock, engine, entrusted, learned, leases, outbox, rules, sqlite, store
 from tests.conformance.broken.marks import bugs_in
 
 PATIENCE_S = 0.6
@@ -28,7 +28,7 @@ PATIENCE_S = 0.6
 RULES = bugs_in(rules)
 # Rules of many runs, which statements restate; so is the expiry of an owner.
 IN_SQL = {"holds", "unpark", "is_overdue", "acknowledge"}
-STORES = bugs_in(store, leases, entrusted, outbox)
+STORES = bugs_in(store, leases, entrusted, outbox, learned)
 DATABASES = bugs_in(sqlite)
 ENGINES = bugs_in(engine)
 CLOCKS = bugs_in(clock)

@@ -23,7 +23,7 @@ from offramp.conformance import (
 )
 from offramp.conformance.__main__ import main, named
 from offramp.conformance.matrix import page
-from offramp.ports import blobs, clock, engine, outbox, store
+from offramp.ports import blobs, clock, engine, learning, outbox, store
 from tests.conformance.adapters import ALONE, CLOCKS, ENGINES, EVERYTHING, STORES, Memory
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.broken.lacking import Lacking
@@ -50,7 +50,7 @@ def methods(port):
     return [name for name, made in vars(port).items() if not name.startswith("_") and inspect.isfunction(made)]
 
 
-PORTS = [port for module in (store, engine, outbox, blobs, clock) for port in protocols(module)]
+PORTS = [port for module in (store, learning, engine, outbox, blobs, clock) for port in protocols(module)]
 
 
 def passed(harness, cases, obligations):

@@ -39,6 +39,12 @@ S23 `runs` with `waiting` shows the runs with a wait that has begun and not ende
    end. `waiting` counts them by pipeline and kind of wait; a run that waits for both kinds counts for each.
 S24 `ids_after` finds the runs whose ids are above a text, in the order of ids; `heads` finds the given runs, and no
    others, as they are now.
+S25 `learn` adds to the weights of cells, and is visible when it returns. `learned` returns the cells that any process
+   changed after an `until`, as they are now, in the order of their changes and with none left out between two reads;
+   the last `CELLS_KEPT` changed ones of a pipeline and class are kept. `forget` removes the named blocks of one
+   pipeline and class.
+S26 `learn` counts turns of sessions in the same way, and keeps how long the last `LAST_TURNS` took; the last
+   `SESSIONS_KEPT` changed sessions are kept. `learned` returns the changed ones, `turns_of` one of them.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -57,6 +63,7 @@ from offramp.core.ownership import FIRST_TURN
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.stats import Cell
 from offramp.ports.commit import Commit
+from offramp.ports.learning import Learning
 from offramp.ports.listing import Page, RunFilter
 
 EVENTS_READ_BYTES = 64 * 1024
@@ -252,7 +259,7 @@ class Statistics(Protocol):
         """The heads of these runs, in any order and without unknown ones (S24)."""
 
 
-class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Protocol):
+class Store(Runs, Logs, Retention, Duties, Secrets, Statistics, Learning, Protocol):
     """A store as one process has it open. See the obligations at the top of this module."""
 
     def listen(self, listener: Listener) -> None:

@@ -19,6 +19,7 @@ from offramp.core.stats import Cell
 from offramp.core.waits import change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
 from offramp.ports.commit import Commit
+from offramp.ports.learning import BeliefCell, EndedTurn, Learned, SessionTurns
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import (
     EVENTS_READ_BYTES,
@@ -35,6 +36,7 @@ from offramp.ports.store import (
     Turn,
 )
 from offramp.stores.memory.figures import MemoryCells
+from offramp.stores.memory.learned import MemoryLearned
 from offramp.stores.memory.outbox import MemoryOutbox
 from offramp.stores.memory.run import MemoryRun, paged
 
@@ -47,6 +49,7 @@ class MemoryStore:
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self._cells = MemoryCells()
+        self._learned = MemoryLearned()
         self._duties: dict[str, tuple[str, float]] = {}
         self._secret: bytes | None = None
         self._closed = False
@@ -269,6 +272,28 @@ class MemoryStore:
         """The sums of a tenant's cells."""
         with self.lock:
             return self._cells.summed(width, first, last, tenant)
+
+    async def learn(self, cells: Sequence[BeliefCell], turns: Sequence[EndedTurn]) -> None:
+        """Add to what is learned."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        with self.lock:
+            self._learned.add(cells, turns)
+
+    async def learned(self, after: int, limit: int) -> Learned:
+        """What has been learned since."""
+        with self.lock:
+            return self._learned.changed(after, limit)
+
+    async def forget(self, pipeline: str, sla: str, blocks: Sequence[int]) -> None:
+        """Remove blocks of cells."""
+        with self.lock:
+            self._learned.forget(pipeline, sla, blocks)
+
+    async def turns_of(self, session: str) -> SessionTurns | None:
+        """What is known of a session."""
+        with self.lock:
+            return self._learned.turns_of(session)
 
     async def unfinished(self, limit: int) -> list[RunHead]:
         """Runs that have not ended."""

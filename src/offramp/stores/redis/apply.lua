@@ -465,6 +465,67 @@ function operations.cells(cells)
   return {OK}
 end
 
+-- What is learned of runs; each change has a number. `weights` is a map, and an ended turn is {session, seconds}.
+local function overflow(order, values, kept)
+  local over = call('ZCARD', order) - kept
+  if over <= 0 then return end
+  for _, member in ipairs(call('ZRANGE', order, 0, over - 1)) do call('HDEL', values, member) end
+  call('ZREMRANGEBYRANK', order, 0, over - 1)
+end
+
+function operations.learn(cells, turns, cells_kept, sessions_kept, last_kept, ttl_s)
+  local number = tonumber(call('GET', P .. 'learned') or 0)
+  local groups = {}
+  for _, cell in ipairs(cells) do
+    local group, member = cell[1], cell[2]
+    local order, values = P .. 'bo:' .. group, P .. 'bw:' .. group
+    local before = call('HGET', values, member)
+    local weights = before and cmsgpack.unpack(before) or {}
+    for bucket, weight in pairs(cell[3]) do weights[bucket] = (weights[bucket] or 0) + weight end
+    number = number + 1
+    call('HSET', values, member, cmsgpack.pack(weights))
+    call('ZADD', order, number, member)
+    groups[group] = true
+  end
+  for _, turn in ipairs(turns) do
+    local session = turn[1]
+    local before = call('HGET', P .. 'sw', session)
+    local known = before and cmsgpack.unpack(before) or {0, {}}
+    known[1] = known[1] + 1
+    table.insert(known[2], 1, turn[2])
+    known[2][last_kept + 1] = nil
+    number = number + 1
+    call('HSET', P .. 'sw', session, cmsgpack.pack(known))
+    call('ZADD', P .. 'so', number, session)
+  end
+  call('SET', P .. 'learned', number)
+  for group in pairs(groups) do
+    call('SADD', P .. 'beliefs', group)
+    overflow(P .. 'bo:' .. group, P .. 'bw:' .. group, cells_kept)
+    call('EXPIRE', P .. 'bo:' .. group, ttl_s)
+    call('EXPIRE', P .. 'bw:' .. group, ttl_s)
+  end
+  if #turns > 0 then
+    overflow(P .. 'so', P .. 'sw', sessions_kept)
+    call('EXPIRE', P .. 'so', ttl_s)
+    call('EXPIRE', P .. 'sw', ttl_s)
+  end
+  return {OK}
+end
+
+function operations.forget(group, blocks)
+  local order, values = P .. 'bo:' .. group, P .. 'bw:' .. group
+  local gone = {}
+  for _, block in ipairs(blocks) do gone[tostring(block)] = true end
+  for _, member in ipairs(call('ZRANGE', order, 0, -1)) do
+    if gone[string.match(member, '^[^%z]*')] then
+      call('ZREM', order, member)
+      call('HDEL', values, member)
+    end
+  end
+  return {OK}
+end
+
 -- The current records of the runs that answers name: remembered answers hold only the ids.
 local function named(answers)
   local seen, found = {}, {}

@@ -20,6 +20,9 @@
 --   unheard zset    assigned runs by the number of their engine's pending notices
 --   duty:DUTY  hash  the process that performs a duty for all, and until when, see duty.lua
 --   cells:WIDTH:NUMBER:TENANT  hash  counts of ended runs, by pipeline, class and name
+--   beliefs set     pipelines and classes with beliefs;  learned  string  the number of the last change
+--   bo:PIPELINE CLASS, bw:PIPELINE CLASS  zset, hash  cells of beliefs by their last change, and their weights
+--   so, sw  zset, hash  sessions by their last change, and their turns
 --   purge   zset    ended runs by the time of their purge;  tomb  zset  purged ones by the time they are forgotten
 --
 -- Invariants: a run is in q: or qs: and `queued` exactly while its status is queued; in o:OWNER exactly while owned by

@@ -15,10 +15,11 @@ from offramp.core.stats import Cell
 from offramp.core.waits import BITS, change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, TooLarge
 from offramp.ports.commit import Commit
+from offramp.ports.learning import BeliefCell, EndedTurn, Learned, SessionTurns
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
-from offramp.stores.redis import figures
+from offramp.stores.redis import figures, learned
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
@@ -325,9 +326,7 @@ class RedisStore:
 
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells."""
-        commit: Commit[None] = Commit()
-        self.writer.put(Operation(figures.added_cells(cells), commit))
-        await commit
+        await self._write(figures.added_cells(cells))
 
     async def summed_cells(
         self, width: int, first: int, last: int, tenant: str = ""
@@ -335,6 +334,28 @@ class RedisStore:
         """The sums of a tenant's cells."""
         asked = (width, first, last, tenant)
         return await self._reader.read(lambda client: figures.summed_cells(client, self._tag, *asked))
+
+    async def learn(self, cells: Sequence[BeliefCell], turns: Sequence[EndedTurn]) -> None:
+        """Add to what is learned."""
+        await self._write(learned.learn(cells, turns))
+
+    async def learned(self, after: int, limit: int) -> Learned:
+        """What has been learned since."""
+        return await self._reader.read(lambda client: learned.learned(client, self._tag, after, limit))
+
+    async def forget(self, pipeline: str, sla: str, blocks: Sequence[int]) -> None:
+        """Remove blocks of cells."""
+        await self._write(learned.forget(pipeline, sla, blocks))
+
+    async def turns_of(self, session: str) -> SessionTurns | None:
+        """What is known of a session."""
+        return await self._reader.read(lambda client: learned.turns_of(client, self._tag, session))
+
+    async def _write(self, request: bytes) -> None:
+        """Make a change that no run waits for; returns when it is visible."""
+        commit: Commit[None] = Commit()
+        self.writer.put(Operation(request, commit))
+        await commit
 
     async def unfinished(self, limit: int) -> list[RunHead]:
         """Runs that have not ended."""

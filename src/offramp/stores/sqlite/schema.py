@@ -199,6 +199,22 @@ MIGRATIONS: list[str] = [
     CREATE INDEX runs_waiting ON runs (tenant, id) WHERE waits > 0;
     CREATE INDEX runs_waits ON runs (waits, pipeline) WHERE waits > 0;
     """,
+    # 13: what is learned of runs: weights in cells, and the turns of sessions; each change of them has a number.
+    """
+    CREATE TABLE learned (only INTEGER PRIMARY KEY CHECK (only = 1), newest INTEGER NOT NULL);
+    INSERT INTO learned VALUES (1, 0);
+    CREATE TABLE beliefs (
+        pipeline TEXT NOT NULL, class TEXT NOT NULL, block INTEGER NOT NULL, name TEXT NOT NULL,
+        changed INTEGER NOT NULL, weights BLOB NOT NULL,
+        PRIMARY KEY (pipeline, class, block, name)
+    ) WITHOUT ROWID;
+    CREATE INDEX beliefs_changed ON beliefs (changed);
+    CREATE INDEX beliefs_of ON beliefs (pipeline, class, changed);
+    CREATE TABLE turns_of_sessions (
+        session TEXT PRIMARY KEY, changed INTEGER NOT NULL, turns INTEGER NOT NULL, last BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX turns_of_sessions_changed ON turns_of_sessions (changed);
+    """,
 ]
 
 

@@ -14,9 +14,10 @@ from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
 from offramp.core.stats import Cell
 from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
+from offramp.ports.learning import BeliefCell, EndedTurn, Learned, SessionTurns
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
-from offramp.stores.sqlite import figures
+from offramp.stores.sqlite import figures, learned
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.listing import page
@@ -244,9 +245,7 @@ class SQLiteStore:
 
     async def add_cells(self, cells: Sequence[Cell]) -> None:
         """Add to the counts of cells."""
-        commit: Commit[None] = Commit()
-        self.writer.put(Call(lambda connection, _: figures.add_cells(connection, cells), durable=False, commit=commit))
-        await commit
+        await self._write(lambda connection: figures.add_cells(connection, cells))
 
     async def summed_cells(
         self, width: int, first: int, last: int, tenant: str = ""
@@ -254,6 +253,28 @@ class SQLiteStore:
         """The sums of a tenant's cells."""
         asked = (width, first, last, tenant)
         return await self.database.read(lambda connection: figures.summed_cells(connection, *asked))
+
+    async def learn(self, cells: Sequence[BeliefCell], turns: Sequence[EndedTurn]) -> None:
+        """Add to what is learned."""
+        await self._write(lambda connection: learned.learn(connection, cells, turns))
+
+    async def learned(self, after: int, limit: int) -> Learned:
+        """What has been learned since."""
+        return await self.database.read(lambda connection: learned.learned(connection, after, limit))
+
+    async def forget(self, pipeline: str, sla: str, blocks: Sequence[int]) -> None:
+        """Remove blocks of cells."""
+        await self._write(lambda connection: learned.forget(connection, pipeline, sla, blocks))
+
+    async def turns_of(self, session: str) -> SessionTurns | None:
+        """What is known of a session."""
+        return await self.database.read(lambda connection: learned.turns_of(connection, session))
+
+    async def _write(self, change: Callable[[sqlite3.Connection], None]) -> None:
+        """Make a change that no run waits for; returns when it is visible."""
+        commit: Commit[None] = Commit()
+        self.writer.put(Call(lambda connection, _: change(connection), durable=False, commit=commit))
+        await commit
 
     async def unfinished(self, limit: int) -> list[RunHead]:
         """Runs that have not ended."""
