@@ -241,7 +241,7 @@ def a_record(**changes):
 
 
 def accepted(record):
-    return drafted(events.RunAccepted(record.pipeline, None, record.path, record.sla, record.route))
+    return drafted(events.RunAccepted(record.pipeline, None, record.path, record.sla, record.route.shown()))
 
 
 def drafted(body, at=NOW):

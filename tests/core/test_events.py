@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from offramp.core import events
 from offramp.core.events import Frame, decode, draft, fold_steps, frame, type_of
-from offramp.core.run import Route
+from offramp.core.run import Route, ShownRoute
 from offramp.core.timestamps import rfc3339
 from offramp.core.waits import waits_in
 
@@ -29,9 +29,9 @@ of_type = {
     float: st.floats(0, 1e9),
     msgspec.Raw: raws,
     list[dict[str, str]]: st.lists(st.dictionaries(texts, texts, max_size=2), max_size=2),
-    Route: st.builds(
+    ShownRoute: st.builds(
         Route, st.sampled_from(["fast", "deep"]), st.lists(texts, max_size=2), st.none() | st.floats(0, 9)
-    ),
+    ).map(Route.shown),
 }
 
 
@@ -122,7 +122,7 @@ moves = st.lists(
 
 def log_and_model(made):
     """An event log as a scope writes it, and what a reader would note on paper."""
-    bodies_, model = [events.RunAccepted("p", None, "fast", "default", Route("fast", []))], {}
+    bodies_, model = [events.RunAccepted("p", None, "fast", "default", Route("fast", []).shown())], {}
     for key, move in made:
         name = key.partition(":")[0]
         step = model.get(key)

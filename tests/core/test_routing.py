@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.core.routing import Facts, Load, Stay, decide
+from offramp.core.routing import (
+    REASON_LENGTH_MAX,
+    Answer,
+    Estimate,
+    Facts,
+    Load,
+    Stay,
+    answer_of,
+    decide,
+)
+from offramp.core.run import Route
 
 seconds = st.floats(0, 100)
+paths = st.sampled_from(["fast", "deep"])
 stays = st.none() | st.builds(Stay, st.just("run_longest"), seconds)
 loads = st.builds(Load, st.integers(0, 12), st.integers(1, 4), st.integers(0, 12), stays, st.booleans())
-everything = st.builds(Facts, st.booleans(), seconds, st.just("c"), seconds, loads)
+answers = st.none() | st.builds(Answer, paths, st.just("because"), st.none() | seconds)
+estimates = st.none() | st.builds(
+    Estimate, seconds, seconds, st.integers(1, 500), st.none() | paths, st.just(["seen before"])
+)
 ROOM = Load(0, 1)
 
 
-@given(st.booleans(), seconds)
-def test_with_room_a_run_goes_fast_exactly_when_it_has_a_budget_and_its_client_waits(respond_async, budget):
-    decision = decide(Facts(respond_async, budget, "c", 1.0, ROOM))
-    assert decision.path == ("fast" if budget > 0 and not respond_async else "deep")
-    assert len(decision.reasons) == 1
+def facts_with(load):
+    return st.builds(
+        Facts, st.just("c"), seconds, seconds, load, st.booleans(), st.booleans(), answers, answers, estimates
+    )
+
+
+everything = facts_with(loads)
+
+
+def wanted(facts):
+    """The path and the reason by the documented order, without the load."""
+    if facts.respond_async:
+        return "deep", "preference"
+    if facts.own_budget:
+        return ("fast" if facts.budget_s > 0 else "deep"), "preference"
+    if facts.budget_s == 0:
+        return "deep", "class"
+    for by in ("rule", "classifier"):
+        if (answer := getattr(facts, by)) is not None:
+            return answer.path, by
+    if facts.estimate is not None and facts.estimate.path is not None:
+        return facts.estimate.path, "learned"
+    return "fast", "default"
+
+
+@given(facts_with(st.just(ROOM)))
+def test_with_room_the_first_that_answers_decides(facts):
+    decision = decide(facts)
+    assert (decision.path, decision.by) == wanted(facts)
+
+
+@given(everything)
+def test_the_load_keeps_runs_off_the_fast_path_and_puts_none_on_it(facts):
+    path, by = wanted(facts)
+    decision = decide(facts)
+    assert decision.by in {by, "load"}
+    assert (decision.by == "load") == (decision.path != path)
+    assert path == "fast" or decision.path == "deep"
 
 
 @given(everything)
@@ -36,8 +86,7 @@ def test_at_most_twice_as_many_runs_as_fit_are_let_onto_the_fast_path(facts):
 
 @given(everything)
 def test_only_a_request_for_the_fast_path_is_refused_for_its_tenants_share(facts):
-    wants_fast = facts.budget_s > 0 and not facts.respond_async
-    assert (decide(facts).path == "refused") is (wants_fast and facts.load.share_is_taken)
+    assert (decide(facts).path == "refused") is (wanted(facts)[0] == "fast" and facts.load.share_is_taken)
 
 
 @given(everything)
@@ -45,11 +94,81 @@ def test_of_a_full_path_and_the_new_run_the_longest_goes_deep(facts):
     decision, load = decide(facts), facts.load
     if decision.displaces is not None:
         assert load.longest.rest_s > facts.expected_s
-    if decision.path == "deep" and facts.budget_s > 0 and not facts.respond_async and load.held < 2 * load.most:
+    if decision.by == "load" and decision.path == "deep" and load.held < 2 * load.most:
         assert load.longest is None or load.longest.rest_s <= facts.expected_s
-        assert decision.predicted_ms == pytest.approx(facts.expected_s * 1000, abs=0.001)
+        assert decision.predicted is not None
+
+
+@given(everything)
+def test_a_prediction_is_recorded_with_the_runs_that_it_rests_on(facts):
+    decision = decide(facts)
+    if decision.path == "refused":
+        return
+    shown = decision.route().shown()
+    assert (shown.path, shown.by, shown.reasons) == (decision.path, decision.by, decision.reasons)
+    if decision.by == "learned":
+        estimate = facts.estimate
+        assert shown.predicted_ms.p50 == pytest.approx(estimate.p50_s * 1000, abs=0.001)
+        assert shown.predicted_ms.p95 == pytest.approx(estimate.p95_s * 1000, abs=0.001)
+        assert shown.confidence == estimate.runs
+    if decision.by in {"preference", "class"}:
+        assert (shown.predicted_ms, shown.confidence) == (None, 0)
 
 
 def test_a_refused_request_has_no_route():
     with pytest.raises(ValueError, match="no route"):
-        decide(Facts(False, 1.0, "c", 1.0, Load(0, 1, share_is_taken=True))).route()
+        decide(Facts("c", 1.0, 1.0, Load(0, 1, share_is_taken=True))).route()
+
+
+class Where(StrEnum):
+    DEEP = "deep"
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        (None, None),
+        ("fast", Answer("fast", "rule 'r' says fast")),
+        (Where.DEEP, Answer("deep", "rule 'r' says deep")),
+        (("deep", "more than 3 files"), Answer("deep", "more than 3 files")),
+        (("deep", "  "), Answer("deep", "rule 'r' says deep")),
+        (("deep", "x" * 1000), Answer("deep", "x" * REASON_LENGTH_MAX)),
+        (("deep", "half of \ud83d"), Answer("deep", "half of ?")),
+        (6, Answer("fast", "rule 'r' expects 6 s, within the budget of 6 s", 6.0)),
+        (6.5, Answer("deep", "rule 'r' expects 6.5 s, above the budget of 6 s", 6.5)),
+    ],
+)
+def test_what_a_function_says_is_understood(returned, expected):
+    assert answer_of(returned, 6.0, "rule 'r'") == expected
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [True, "FAST", "", b"deep", ("deep",), ("deep", None), ["deep", "x"], -1, float("nan"), float("inf"), {}],
+)
+def test_nonsense_is_refused_without_repeating_it(returned):
+    with pytest.raises(ValueError, match="has to return") as caught:
+        answer_of(returned, 6.0, "rule 'r'")
+    assert not returned or str(returned) not in str(caught.value).partition("got")[2]
+
+
+def test_a_route_of_an_earlier_version_is_shown_in_the_present_form():
+    stored = msgspec.msgpack.encode({"path": "deep", "reasons": ["full"], "predicted_ms": 60_000.0})
+    shown = msgspec.to_builtins(msgspec.msgpack.decode(stored, type=Route).shown())
+    assert shown == {
+        "path": "deep",
+        "by": "default",
+        "reasons": ["full"],
+        "predicted_ms": {"p50": 60_000.0, "p95": None},
+        "confidence": 0,
+    }
+
+
+def test_a_process_of_an_earlier_version_reads_a_route_of_this_one():
+    class Earlier(msgspec.Struct):
+        path: str
+        reasons: list[str]
+        predicted_ms: float | None = None
+
+    stored = msgspec.msgpack.encode(Route("deep", ["slow"], 9_000.0, "learned", 20_000.0, 200))
+    assert msgspec.msgpack.decode(stored, type=Earlier) == Earlier("deep", ["slow"], 9_000.0)

@@ -35,7 +35,7 @@ NOWHERE = {"step": None, "attempt": None, "where": None}
 
 EXAMPLES: list[events.Body] = [
     events.RunAccepted(
-        "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"])
+        "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"]).shown()
     ),
     events.StepStarted("write", KEY, 1, "Why? (3 notes)"),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),

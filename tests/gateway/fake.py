@@ -115,6 +115,7 @@ class FakeService:
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
         self.signals: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
         self.signal_keys = {}
+        self.secured = []
         self.not_ready = ""
         self.now = 1_700_000_000.0
         self.owners = []
@@ -147,6 +148,9 @@ class FakeService:
     async def secret(self):
         return b"s" * 32
 
+    async def secure(self, run_id):
+        self.secured.append(run_id)
+
     async def ready(self):
         return not self.not_ready, self.not_ready
 
@@ -154,7 +158,7 @@ class FakeService:
         number = next(self._numbers)
         sla = given.pop("sla", "interactive")
         budget = given.pop("budget_s", 6.0)
-        route = decide(Facts(given.pop("respond_async", False), budget, sla, budget, Load(0, 1))).route()
+        route = decide(Facts(sla, budget, budget, Load(0, 1), given.pop("respond_async", False))).route()
         record = RunRecord(
             id=run_id(number, number.to_bytes(10, "big")),
             pipeline=pipeline,
@@ -169,7 +173,7 @@ class FakeService:
             **given,
         )
         run = self.runs[record.id] = FakeRun(record)
-        run.add(events.RunAccepted(pipeline, record.session_id, record.path, sla, route))
+        run.add(events.RunAccepted(pipeline, record.session_id, record.path, sla, route.shown()))
         return run
 
     async def submit(self, submission):
@@ -182,7 +186,7 @@ class FakeService:
         if name not in self.classes:
             message = f"no class {name!r}; {did_you_mean(name, self.classes)}"
             raise InputError(message, [("/class", message)])
-        budget = budget_s(self.classes[name], spec.budget, submission.budget, submission.wait, self.settings.max_budget)
+        budget = budget_s(self.classes[name], spec.budget, submission.budget, self.settings.max_budget)
         if submission.idempotency_key in self.keys:
             body, existing = self.keys[submission.idempotency_key]
             if body != submission.input:

@@ -210,9 +210,10 @@ async def test_wait_ends_the_wait(web, gates):
     answer = await web.post(runs("gated"), json={"input": {"gate": gate}}, headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "wait=1"
-    assert answer.json()["demotion"]["budget_ms"] == 1000.0
+    assert (answer.json()["path"], answer.json()["status"]) == ("fast", "running")
     gates.open(gate)
-    await until(web, answer.json()["id"], "completed")
+    document = await until(web, answer.json()["id"], "completed")
+    assert (document["path"], document["demotion"]) == ("fast", None)
 
 
 async def test_cancel(web, gates):

@@ -93,12 +93,20 @@ async def test_respond_async_wins_over_a_stream(client):
     assert answer.headers["content-type"] == "application/json"
 
 
-async def test_wait_lowers_the_budget_and_is_applied(client, service):
+async def test_a_demotion_ends_a_wait_that_is_longer(client, service):
     service.script = lambda run: run.demote("budget")
-    answer = await client.post(RUNS, json=BODY, headers={"Prefer": "respond-async, wait=3"})
+    answer = await client.post(RUNS, json=BODY, headers={"Prefer": "respond-async, wait=30"})
     assert answer.status_code == 202
-    assert answer.headers["preference-applied"] == "respond-async, wait=3"
-    assert (service.submissions[0].wait, service.submissions[0].respond_async) == (3.0, False)
+    assert answer.headers["preference-applied"] == "respond-async, wait=30"
+    assert service.submissions[0].respond_async is False
+
+
+async def test_the_end_of_the_wait_answers_202_once_the_run_is_on_disk_and_leaves_it_where_it_is(client, service):
+    answer = await client.post(RUNS, json=BODY, headers={"Prefer": "wait=0"})
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=0"
+    assert (answer.json()["path"], answer.json()["demotion"]) == ("fast", None)
+    assert service.secured == [answer.json()["id"]]
 
 
 async def test_wait_on_a_run_that_completes(client, service):
@@ -197,7 +205,7 @@ async def test_all_fields_reach_the_service(client, service):
     assert json.loads(submission.input) == BODY["input"]
     assert (submission.pipeline, submission.session_id, submission.sla) == ("research", "s", "interactive")
     assert (submission.metadata, submission.budget) == ({"k": "v"}, 2.0)
-    assert (submission.idempotency_key, submission.wait) == ("k", None)
+    assert submission.idempotency_key == "k"
     assert submission.trace == {"traceparent": parent, "baggage": "a=b"}
 
 

@@ -4,6 +4,7 @@ from offramp.client.asynchronous import AsyncClient
 from offramp.client.documents import (
     Demotion,
     PipelineDocument,
+    Predicted,
     RouteTaken,
     RunDocument,
     RunError,
@@ -41,6 +42,7 @@ __all__ = [
     "Demotion",
     "Options",
     "PipelineDocument",
+    "Predicted",
     "Problem",
     "Retrying",
     "RouteTaken",

@@ -43,12 +43,25 @@ class RunError(Part, frozen=True, kw_only=True):
     causes: list[RunError] = field(default_factory=list)
 
 
+class Predicted(Part, frozen=True, kw_only=True):
+    """How long a run was expected to take, in milliseconds; `p95` is None where only the median is known."""
+
+    p50: float
+    p95: float | None = None
+
+
 class RouteTaken(Part, frozen=True, kw_only=True):
-    """The path on which a run began, and why."""
+    """The path on which a run began, and why.
+
+    `by` says what decided: `preference`, `class`, `rule`, `classifier`, `learned`, `load` or `default`. `confidence` is
+    the number of runs that the prediction rests on. Gateways of earlier versions predict a number: the median.
+    """
 
     path: str = ""
+    by: str = ""
     reasons: list[str] = field(default_factory=list)
-    predicted_ms: Any = None
+    predicted_ms: Predicted | float | None = None
+    confidence: int = 0
 
 
 class Demotion(Part, frozen=True, kw_only=True):

@@ -46,7 +46,9 @@ def drafted(body: events.Body) -> Draft:
 
 def accepted(record: RunRecord) -> Draft:
     """The first event of a run."""
-    return drafted(events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route))
+    return drafted(
+        events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route.shown())
+    )
 
 
 def entry(number: int) -> Entry:

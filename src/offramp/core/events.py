@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from offramp.core.attempts import FailedAttempt
-from offramp.core.run import Path, Route
+from offramp.core.run import Path, ShownRoute
 
 RESULT_INLINE_BYTES_MAX = 256 * 1024
 """`run.completed` carries no larger result; its `result_url` gives the address."""
@@ -36,7 +36,7 @@ class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}
     session_id: str | None
     path: Path
     sla: str
-    route: Route
+    route: ShownRoute
 
 
 class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):

@@ -1,11 +1,71 @@
-"""Fast or deep: from the facts known at acceptance to a decision with its reasons. Pure."""
+"""Fast or deep: from what is known of a request to a decision with its reasons. Pure.
+
+Asked in this order: the client's preference, the class, the user's rules, the user's classifier, what was learned, the
+load. The first that answers decides, but only the load knows whether the fast path has room.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+import numbers
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from offramp.core.run import Route
+from offramp.core.run import By, Path, Route
+
+REASON_LENGTH_MAX = 300
+"""Characters of a reason that a user's rule or classifier gives; the rest is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRequest:
+    """A request for a run, as the rules and the classifier of an app get it.
+
+    Args:
+        pipeline: its name.
+        input: the pipeline's arguments by parameter name, validated and typed as the pipeline gets them.
+        session_id: the conversation that the run belongs to, if any.
+        metadata: what the client stored with the run.
+        sla: the name of its class.
+        budget_s: seconds that it may take on the fast path.
+        tenant: its owner; empty without keys.
+    """
+
+    pipeline: str
+    input: dict[str, Any]
+    session_id: str | None
+    metadata: dict[str, str]
+    sla: str
+    budget_s: float
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of a user's rule or classifier, with the expected duration if it gave one."""
+
+    path: Path
+    reason: str
+    expected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What earlier runs say about a request.
+
+    Args:
+        p50_s: the expected median of its duration, in seconds.
+        p95_s: the 95th percentile.
+        runs: how many runs that rests on.
+        path: where it should go; None to predict without deciding.
+        reasons: sentences that a person can check.
+    """
+
+    p50_s: float
+    p95_s: float
+    runs: int
+    path: Path | None
+    reasons: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +100,26 @@ class Facts:
     """The facts that a decision rests on; gathered before it.
 
     Args:
-        respond_async: the client asked for an answer at once (`Prefer: respond-async`, RFC 7240).
-        budget_s: the run's budget in seconds.
-        sla: its class.
+        sla: the class of the run.
+        budget_s: its budget in seconds.
         expected_s: seconds that runs of its pipeline take.
         load: of the fast path.
+        respond_async: the client asked for an answer at once (`Prefer: respond-async`, RFC 7240).
+        own_budget: the request names its budget.
+        rule: the answer of the first of the app's rules that gave one.
+        classifier: the answer of the app's classifier.
+        estimate: what was learned from earlier runs.
     """
 
-    respond_async: bool
-    budget_s: float
     sla: str
+    budget_s: float
     expected_s: float
     load: Load
+    respond_async: bool = False
+    own_budget: bool = False
+    rule: Answer | None = None
+    classifier: Answer | None = None
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +129,17 @@ class Decision:
     Args:
         path: or `refused`: the request is not taken.
         reasons: sentences for a person.
-        predicted_ms: the expected duration of the run, if that decided.
+        by: what decided.
+        predicted: its expected duration in seconds, median and 95th percentile, as far as they are known.
+        confidence: how many runs the prediction rests on.
         displaces: id of the run that has to leave the fast path for it.
     """
 
     path: Literal["fast", "deep", "refused"]
     reasons: list[str]
-    predicted_ms: float | None = None
+    by: By
+    predicted: tuple[float, float | None] | None = None
+    confidence: int = 0
     displaces: str | None = None
 
     def route(self) -> Route:
@@ -78,28 +150,97 @@ class Decision:
         """
         if self.path == "refused":
             raise ValueError("a refused request has no route")
-        return Route(self.path, self.reasons, self.predicted_ms)
+        p50_s, p95_s = self.predicted or (None, None)
+        return Route(self.path, self.reasons, _ms(p50_s), self.by, _ms(p95_s), self.confidence)
 
 
 def decide(facts: Facts) -> Decision:
     """Where the run goes."""
+    decision = asked(facts) or answered(facts) or learned(facts)
+    return placed(decision, facts) if decision.path == "fast" else decision
+
+
+def asked(facts: Facts) -> Decision | None:
+    """What the client's preference or the class decides; None if neither does."""
     if facts.respond_async:
-        return Decision("deep", ["the client asked for respond-async"])
+        return Decision("deep", ["the client asked for respond-async"], "preference")
+    if facts.own_budget:
+        path: Path = "fast" if facts.budget_s > 0 else "deep"
+        return Decision(path, [f"the client asked for a budget of {facts.budget_s:g} s"], "preference")
     if facts.budget_s <= 0:
-        return Decision("deep", [f"no budget for the fast path (class {facts.sla!r})"])
-    reasons = [f"a budget of {facts.budget_s:g} s (class {facts.sla!r})"]
+        return Decision("deep", [f"no budget for the fast path (class {facts.sla!r})"], "class")
+    return None
+
+
+def answered(facts: Facts) -> Decision | None:
+    """What the user's rules or classifier decide; None if they do not."""
+    answer, by = (facts.rule, "rule") if facts.rule is not None else (facts.classifier, "classifier")
+    if answer is None:
+        return None
+    predicted = None if answer.expected_s is None else (answer.expected_s, None)
+    return Decision(answer.path, [answer.reason], by, predicted)  # type: ignore[arg-type]
+
+
+def learned(facts: Facts) -> Decision:
+    """What earlier runs decide; without any, the run goes fast."""
+    estimate, budget = facts.estimate, [f"a budget of {facts.budget_s:g} s (class {facts.sla!r})"]
+    if estimate is None:
+        return Decision("fast", budget, "default")
+    predicted = estimate.p50_s, estimate.p95_s
+    if estimate.path is None:
+        return Decision("fast", budget, "default", predicted, estimate.runs)
+    return Decision(estimate.path, estimate.reasons, "learned", predicted, estimate.runs)
+
+
+def placed(wanted: Decision, facts: Facts) -> Decision:
+    """The decision for the fast path as far as the load allows it."""
     load = facts.load
     if load.share_is_taken:
-        return Decision("refused", [SHARE_IS_TAKEN])
+        return Decision("refused", [SHARE_IS_TAKEN], "load")
     if load.held < load.most:
-        return Decision("fast", reasons)
+        return wanted
     if load.held < 2 * load.most:
         if load.staying < load.most:
-            return Decision("fast", reasons)
+            return wanted
         if load.longest is not None and load.longest.rest_s > facts.expected_s:
-            return Decision("fast", reasons, displaces=load.longest.run_id)
+            return replace(wanted, displaces=load.longest.run_id)
     full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS) and this run is expected to take longest"
-    return Decision("deep", [*reasons, full], round(facts.expected_s * 1000, 3))
+    predicted = wanted.predicted or (facts.expected_s, None)
+    return Decision("deep", [*wanted.reasons, full], "load", predicted, wanted.confidence)
+
+
+def answer_of(returned: Any, budget_s: float, source: str) -> Answer | None:
+    """What a user's function answered; None if it leaves the decision to others.
+
+    Args:
+        returned: `"fast"`, `"deep"`, a pair of one of these and a reason, expected seconds, or None.
+        budget_s: the budget of the run.
+        source: the function, as reasons name it.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if returned is None:
+        return None
+    if not isinstance(returned, bool) and isinstance(returned, numbers.Real) and 0 <= float(returned) < math.inf:
+        return _expecting(float(returned), budget_s, source)
+    path, reason = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, "")
+    if not (isinstance(path, str) and isinstance(reason, str) and path in ("fast", "deep")):
+        kind = type(returned).__name__
+        raise ValueError(f"{source} has to return 'fast', 'deep', (path, reason) or None, got {kind}")
+    # Half of a surrogate pair cannot be stored or sent.
+    reason = reason[:REASON_LENGTH_MAX].strip().encode("utf-8", "replace").decode()
+    return Answer("fast" if path == "fast" else "deep", reason or f"{source} says {path}")
+
+
+def _expecting(seconds: float, budget_s: float, source: str) -> Answer:
+    if seconds > budget_s:
+        return Answer("deep", f"{source} expects {seconds:.3g} s, above the budget of {budget_s:g} s", seconds)
+    return Answer("fast", f"{source} expects {seconds:.3g} s, within the budget of {budget_s:g} s", seconds)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 SHARE_IS_TAKEN = (

@@ -19,6 +19,8 @@ from offramp.errors import RunConflict
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "expired"]
 Path = Literal["fast", "deep"]
+By = Literal["preference", "class", "rule", "classifier", "learned", "load", "default"]
+"""What decided about a run's path, in the order in which it is asked; `default` where nothing else did."""
 DemotionReason = Literal["budget", "predicted", "disconnect", "drain", "overload"]
 OutcomeStatus = Literal["completed", "failed", "cancelled", "expired"]
 
@@ -83,12 +85,41 @@ def key_digest(key: str) -> str:
     return blake2b(key.encode(), digest_size=32).hexdigest()
 
 
+class Predicted(msgspec.Struct, frozen=True):
+    """The expected duration of a run in milliseconds; `p95` is None where only the median is known."""
+
+    p50: float
+    p95: float | None = None
+
+
+class ShownRoute(msgspec.Struct, frozen=True):
+    """The public form of a route."""
+
+    path: Path
+    by: By
+    reasons: list[str]
+    predicted_ms: Predicted | None
+    confidence: int
+
+
 class Route(msgspec.Struct, frozen=True):
-    """Where the router sent a run and why; `predicted_ms` is None where nothing was predicted."""
+    """Where the router sent a run and why, as it is stored.
+
+    Processes of earlier versions read it too: they know only the first three fields. `predicted_ms` is the median,
+    None where nothing was predicted. `confidence` is the number of runs that the prediction rests on.
+    """
 
     path: Path
     reasons: list[str]
     predicted_ms: float | None = None
+    by: By = "default"
+    p95_ms: float | None = None
+    confidence: int = 0
+
+    def shown(self) -> ShownRoute:
+        """The public form."""
+        predicted = None if self.predicted_ms is None else Predicted(self.predicted_ms, self.p95_ms)
+        return ShownRoute(self.path, self.by, self.reasons, predicted, self.confidence)
 
 
 class Demotion(msgspec.Struct, frozen=True):
@@ -210,7 +241,7 @@ def document(
         "class": record.sla,
         "session_id": record.session_id,
         "metadata": record.metadata,
-        "route": msgspec.structs.asdict(record.route),
+        "route": msgspec.to_builtins(record.route.shown()),
         "demotion": _demotion(record.demotion),
         "created_at": rfc3339(record.created_at),
         "started_at": rfc3339(record.started_at) if record.started_at else None,

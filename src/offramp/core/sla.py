@@ -101,17 +101,15 @@ def _is_whole(value: object) -> bool:
 DEFAULT_CLASS = SLA("default")
 
 
-def budget_s(
-    sla: SLA, pipeline_budget: float | None, requested: float | None, wait: float | None, budget_max: float
-) -> float:
-    """The run's budget in seconds: the request's, else the pipeline's, else the class's; `wait` only lowers it.
+def budget_s(sla: SLA, pipeline_budget: float | None, requested: float | None, budget_max: float) -> float:
+    """The run's budget in seconds: the request's, else the pipeline's, else the class's.
 
     Raises:
         InputError: the requested budget is negative, not finite or above `budget_max`.
     """
-    if requested is not None and not (math.isfinite(requested) and 0 <= requested <= budget_max):
+    if requested is None:
+        return min(sla.budget if pipeline_budget is None else pipeline_budget, budget_max)
+    if not (math.isfinite(requested) and 0 <= requested <= budget_max):
         message = f"budget is from 0 to {budget_max:g} seconds (OFFRAMP_MAX_BUDGET), got {requested!r}"
         raise InputError(message, [("/budget", message)])
-    declared = sla.budget if pipeline_budget is None else pipeline_budget
-    chosen = min(declared, budget_max) if requested is None else requested
-    return chosen if wait is None else min(chosen, wait)
+    return requested

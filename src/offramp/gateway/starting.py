@@ -6,6 +6,7 @@ answers.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 from offramp.core.events import TERMINAL
@@ -72,22 +73,36 @@ async def submit_streamed(
         raise
 
 
-async def finishes_fast(call: Call, accepted: Accepted) -> bool:
-    """Wait until the run is finished (True) or on the deep path (False); the service keeps the budget.
+async def finishes_fast(call: Call, accepted: Accepted, until: float | None = None) -> bool:
+    """Wait until the run is finished (True) or on the deep path (False), or the client's wait ends (False).
+
+    The service keeps the budget: the end of the wait changes nothing for the run. `until` is the time of the loop.
 
     Raises:
         ClientGone: the client left; the run's `on_disconnect` applies if this request started it.
-        StoreTimeout: the run ended or was demoted, but the store does not take that in time.
+        StoreTimeout: the run ended or was demoted, but the store does not take that in time; or it does not take the
+            run itself by the end of the wait.
     """
     record = accepted.record
     if record.finished or record.path != "fast":
         return bool(record.finished)
     try:
-        return await unless_gone(_finishes(call, record.id), call.receive)
+        return await unless_gone(_finishes_until(call, record.id, until), call.receive)
     except ClientGone:
         if not accepted.attached:
             call.service.disconnected(record.id)
         raise
+
+
+async def _finishes_until(call: Call, run_id: str, until: float | None) -> bool:
+    try:
+        async with asyncio.timeout_at(until) as limit:
+            return await _finishes(call, run_id)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+    await call.service.secure(run_id)
+    return (await call.service.get(run_id, call.tenant)).finished
 
 
 async def _finishes(call: Call, run_id: str) -> bool:

@@ -18,7 +18,9 @@ class Admission:
     def facts(self, submission: Submission, sla: str, budget_s: float) -> Facts:
         """The present facts about a request with this class and budget."""
         expected_s = self._live.stats.expected_s(submission.pipeline, budget_s)
-        return Facts(submission.respond_async, budget_s, sla, expected_s, self._load(submission.tenant))
+        load = self._load(submission.tenant)
+        own_budget = submission.budget is not None
+        return Facts(sla, budget_s, expected_s, load, respond_async=submission.respond_async, own_budget=own_budget)
 
     def _load(self, tenant: str) -> Load:
         held, most = self._live.count("fast"), self._process.settings.fast_runs

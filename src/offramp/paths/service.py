@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from offramp.core.run import RunRecord, key_digest
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.tickets import SECRET_BYTES
-from offramp.errors import RunConflict, UnknownRun
+from offramp.errors import LeaseLost, RunConflict, UnknownRun
 from offramp.execution.warming import Warming
 from offramp.paths.changes import Changes
 from offramp.paths.deep import DeepPath
@@ -347,6 +348,18 @@ class Service:
     def unwritten_s(self, run_id: str) -> float:
         """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""
         return self.live.unwritten_s(run_id)
+
+    async def secure(self, run_id: str) -> None:
+        """Return when what is recorded of a run is on disk, so that it can be promised to a client that leaves it.
+
+        Raises:
+            StoreTimeout: the store did not answer in time.
+            StoreError: it cannot write the run.
+        """
+        run = self.live.get(run_id)
+        if run is not None:  # any other has ended or left, which waited for the disk
+            with contextlib.suppress(LeaseLost):  # it is on disk: another process continues it
+                await self._patience.read(run.log.durable())
 
     def disconnected(self, run_id: str) -> None:
         """Handle a disconnect of the client that started this run."""

@@ -19,7 +19,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         sla: the requested class; by default the pipeline's.
         metadata: stored and shown with the run.
         budget: seconds; by default the class's.
-        wait: seconds the client is willing to wait (`Prefer: wait=N`); lowers the budget.
         respond_async: the client wants `202` at once (`Prefer: respond-async`).
         idempotency_key: attaches to the run that was created with it, if that exists.
         trace: `traceparent`, `tracestate` and `baggage` as received.
@@ -34,7 +33,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     sla: str | None = None
     metadata: dict[str, str] = {}
     budget: float | None = None
-    wait: float | None = None
     respond_async: bool = False
     idempotency_key: str | None = None
     trace: dict[str, str] = {}

@@ -32,7 +32,7 @@ from offramp.ports.store import Created, Idempotency
 
 
 def _accepted_event(record: RunRecord) -> events.Draft:
-    body = events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route)
+    body = events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route.shown())
     return events.draft(body, rfc3339(record.created_at))
 
 
@@ -147,7 +147,7 @@ class Submitter:
         return decide(self._facts(submission, spec, self._class(submission.sla or spec.sla)))
 
     def _facts(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> Facts:
-        budget = budget_s(sla, spec.budget, submission.budget, submission.wait, self._process.settings.max_budget)
+        budget = budget_s(sla, spec.budget, submission.budget, self._process.settings.max_budget)
         return self._admission.facts(submission, sla.name, budget)
 
     def _make_room(self, decision: Decision) -> None:

@@ -330,11 +330,15 @@ def _facts(record: RunRecord) -> dict[str, str | float | Sequence[str]]:
         names.RUN_PATH: record.path,
         names.RUN_CLASS: record.sla,
         names.RUN_VERSION: record.version,
+        names.ROUTE_BY: record.route.by,
         names.ROUTE_REASONS: record.route.reasons,
         names.BUDGET_MS: record.budget_s * 1000,
     }
     if record.route.predicted_ms is not None:
         facts[names.ROUTE_PREDICTED_MS] = record.route.predicted_ms
+        facts[names.ROUTE_CONFIDENCE] = record.route.confidence
+    if record.route.p95_ms is not None:
+        facts[names.ROUTE_PREDICTED_P95_MS] = record.route.p95_ms
     if record.demotion is not None:
         facts[names.DEMOTION_REASON] = record.demotion.reason
     return facts

@@ -69,7 +69,6 @@ async def read_submission(call: Call, pipeline: str) -> Asked:
         sla=body.sla,
         metadata=body.metadata,
         budget=body.budget,
-        wait=preference.wait,
         respond_async=preference.at_once,
         webhook=body.webhook,
     )

@@ -5,6 +5,7 @@ Owns the status and headers of each outcome. The service decides what happens to
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from offramp.core.reference import reference_in
@@ -19,25 +20,24 @@ from offramp.gateway.native.request import read_submission
 from offramp.gateway.native.stored import stored_result
 from offramp.gateway.negotiation import Preference, position, wants_stream
 from offramp.gateway.problems import RETRY_AFTER_S, NoResult, NoResultInTime
-from offramp.gateway.reply import Answer, Headers, Reply, json_reply
+from offramp.gateway.reply import Answer, Reply, json_reply
 from offramp.gateway.starting import finishes_fast, submit_streamed
 from offramp.gateway.streams import EventStream
 
 
 async def submit(call: Call) -> Answer:
     """`POST /v1/pipelines/{name}/runs`: a stream, or JSON once the run ends or the client's wait does."""
+    came_at = asyncio.get_running_loop().time()
     spec = call.pipeline(call.connection.path_params["name"])
     asked = await read_submission(call, spec.name)
     headers, preference = call.connection.headers, asked.preference
     after = position(headers.get("last-event-id"))
     if not preference.at_once and wants_stream(headers.getlist("accept")):
-        applied = preference.applied(EventStream.status)
-        more: Headers = [(b"preference-applied", applied.encode("latin-1"))] if applied else []
         encoder = NativeEncoder(until_demoted=not asked.follow)
-        return await submit_streamed(call, asked.submission, after, encoder, more)
+        return await submit_streamed(call, asked.submission, after, encoder)
     accepted = await starting.submit(call, asked.submission)
     if not preference.at_once:
-        finished = await finishes_fast(call, accepted)
+        finished = await finishes_fast(call, accepted, None if preference.wait is None else came_at + preference.wait)
         return await _document(call, 200 if finished else 202, accepted.record.id, preference)
     if not accepted.attached:  # a new run: its document needs no read
         return _described(202, document(accepted.record, [], call.prefix), preference)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from offramp.core.events import TYPES
-from offramp.core.run import DemotionReason, Status, Webhook
+from offramp.core.run import By, DemotionReason, Path, Status, Webhook
 from offramp.core.slo import WINDOWS
 from offramp.core.stats import PATHS, QUANTILES, STATUSES
 from offramp.core.stats import WINDOWS as STATS_WINDOWS
@@ -92,6 +92,20 @@ STEP = _object(
     description="From `arguments` on with `include=steps` only.",
 )
 
+ROUTE = _object(
+    {
+        "path": {"enum": list(get_args(Path))},
+        "by": {"enum": list(get_args(By)), "description": "What decided."},
+        "reasons": {"type": "array", "items": _STRING},
+        "predicted_ms": {
+            "oneOf": [{"type": "null"}, _object({"p50": _NUMBER, "p95": _nullable("number")})],
+            "description": "The expected duration.",
+        },
+        "confidence": _COUNT | {"description": "The number of runs that the prediction rests on."},
+    },
+    description="The path on which the run began, and why.",
+)
+
 RUN = _object(
     {
         "id": RUN_ID,
@@ -101,13 +115,7 @@ RUN = _object(
         "class": _STRING,
         "session_id": _nullable("string"),
         "metadata": {"type": "object", "additionalProperties": _STRING},
-        "route": _object(
-            {
-                "path": {"enum": ["fast", "deep"]},
-                "reasons": {"type": "array", "items": _STRING},
-                "predicted_ms": _nullable("number"),
-            }
-        ),
+        "route": {"$ref": "#/components/schemas/Route"},
         "demotion": {
             "oneOf": [
                 {"type": "null"},
@@ -399,6 +407,7 @@ COMPONENTS: dict[str, Schema] = {
     "Wait": WAIT,
     "Signalled": SIGNALLED,
     "RunError": RUN_ERROR,
+    "Route": ROUTE,
     "RunPage": RUN_PAGE,
     "Pipeline": PIPELINE,
     "Pipelines": PIPELINES,
