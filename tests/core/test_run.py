@@ -103,6 +103,7 @@ def test_a_document_has_the_documented_fields_and_encodes():
         "at": "2023-11-14T22:13:26.000Z",
         "elapsed_ms": 6000.0,
         "budget_ms": 6000.0,
+        "reasons": [],
     }
     assert shown["result"] == {"a": 1}
     assert shown["error"] == {"code": "step-failed", "message": "no", "step": "search", "attempt": 2, "where": None}

@@ -82,6 +82,9 @@ async def test_a_step_that_has_to_wait_demotes_its_run(place, clock, step):
         assert len(of(await log_of(handle), "run.demoted")) == 1
         document = await handle.document()
     assert (document["path"], document["demotion"]["reason"]) == ("deep", "predicted")
+    [why] = document["demotion"]["reasons"]
+    assert why.startswith("the run has to wait for ")
+    assert why.endswith(" s, and 6 s of the budget are left")
     assert clock.monotonic() >= 30
 
 

@@ -227,6 +227,7 @@ def facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     if demotion:
         after, budget = (duration(demotion.get(name) or 0) for name in ("elapsed_ms", "budget_ms"))
         found.append(("demoted", f"after {after} ({demotion['reason']}, budget {budget})"))
+        found += [("", one_line(reason)) for reason in demotion.get("reasons") or ()]
     found += [("waits for", one_line(waited_for(wait))) for wait in document.get("waiting_for") or ()]
     if document.get("error"):
         found.append(("error", error_text(document["error"])))

@@ -65,12 +65,16 @@ class RouteTaken(Part, frozen=True, kw_only=True):
 
 
 class Demotion(Part, frozen=True, kw_only=True):
-    """When and why a run moved to the deep path; times in milliseconds."""
+    """When and why a run moved to the deep path; times in milliseconds.
+
+    `reasons` are sentences for a person, of a demotion that is `predicted`.
+    """
 
     reason: str = ""
     at: datetime | None = None
     elapsed_ms: float | None = None
     budget_ms: float | None = None
+    reasons: list[str] = field(default_factory=list)
 
 
 class StepDocument(Part, frozen=True, kw_only=True):

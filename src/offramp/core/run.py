@@ -22,6 +22,9 @@ Path = Literal["fast", "deep"]
 By = Literal["preference", "class", "rule", "classifier", "learned", "load", "default"]
 """What decided about a run's path, in the order in which it is asked; `default` where nothing else did."""
 DemotionReason = Literal["budget", "predicted", "disconnect", "drain", "overload"]
+Doubt = Literal["", "wait", "belief", "control"]
+"""What is known of a run that is demoted: it was sure to wait (`wait`), or it was expected to miss its budget, and was
+therefore demoted (`belief`) or let go on, to see whether that is right (`control`)."""
 OutcomeStatus = Literal["completed", "failed", "cancelled", "expired"]
 
 NOT_TAKEN = 0.0
@@ -125,7 +128,8 @@ class Route(msgspec.Struct, frozen=True):
 class Demotion(msgspec.Struct, frozen=True):
     """The move of a run from the fast to the deep path; `at` in epoch seconds.
 
-    `trace` is the context, as headers, that the deep path continues from; no document shows it.
+    `trace` is the context, as headers, that the deep path continues from; no document shows it. `reasons` are sentences
+    for a person, where the reason alone does not say it.
     """
 
     reason: DemotionReason
@@ -133,6 +137,8 @@ class Demotion(msgspec.Struct, frozen=True):
     elapsed_ms: float
     budget_ms: float
     trace: dict[str, str] = {}
+    reasons: list[str] = []
+    by: Doubt = ""
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -270,6 +276,7 @@ def _demotion(demotion: Demotion | None) -> dict[str, Any] | None:
         "at": rfc3339(demotion.at),
         "elapsed_ms": demotion.elapsed_ms,
         "budget_ms": demotion.budget_ms,
+        "reasons": demotion.reasons,
     }
 
 

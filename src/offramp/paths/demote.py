@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Sequence
 
 import msgspec
 
 from offramp.core import events
 from offramp.core.failure import Failure
 from offramp.core.leaving import OVER
-from offramp.core.run import Demotion, DemotionReason, links
+from offramp.core.run import Demotion, DemotionReason, Doubt, links
 from offramp.core.timestamps import rfc3339
 from offramp.errors import LeaseLost, StoreError
 from offramp.execution.attempt import Attempt
@@ -45,8 +46,15 @@ class Demoter:
         self._engine = engine
         self._live = live
 
-    async def demote(self, run: LiveRun, reason: DemotionReason) -> None:
-        """Move a run from the fast to the deep path; does nothing if it has ended or is already leaving."""
+    async def demote(self, run: LiveRun, reason: DemotionReason, reasons: Sequence[str] = (), by: Doubt = "") -> None:
+        """Move a run from the fast to the deep path; does nothing if it has ended or is already leaving.
+
+        Args:
+            run: the run.
+            reason: why.
+            reasons: the same in sentences for a person, where the reason alone does not say it.
+            by: what the demotion says about the estimate of the run.
+        """
         scope = run.execution.scope
         if scope.gate.ending.outcome is not None and reason != "drain":
             return  # it ends here, after its cleanup
@@ -55,7 +63,8 @@ class Demoter:
         self._live.waits_for_store(run.record.id)
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
-        demotion = Demotion(reason, clock.time(), elapsed_ms, run.record.budget_s * 1000)
+        budget_ms = run.record.budget_s * 1000
+        demotion = Demotion(reason, clock.time(), elapsed_ms, budget_ms, reasons=list(reasons), by=by)
         in_flight = list(scope.gate.in_flight)
         try:
             if run.trace is None:
@@ -226,12 +235,14 @@ class Demoter:
 
         A signal without a timeout may come at any time.
         """
-        scope = run.execution.scope
-        ends = self._process.clock.time() + scope.facts.remaining()
+        scope, now = run.execution.scope, self._process.clock.time()
+        left_s = scope.facts.remaining()
+        ends = now + left_s
 
         def leave(until: float) -> None:
             if ends < until < math.inf:
-                self._process.control.spawn(self.demote(run, "predicted"))
+                why = f"the run has to wait for {until - now:.3g} s, and {left_s:.3g} s of the budget are left"
+                self._process.control.spawn(self.demote(run, "predicted", [why], "wait"))
 
         if until is None:
             scope.waits.at_rest(ends, lambda rest: leave(rest.until))

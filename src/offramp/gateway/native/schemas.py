@@ -125,6 +125,7 @@ RUN = _object(
                         "at": _MOMENT,
                         "elapsed_ms": _NUMBER,
                         "budget_ms": _NUMBER,
+                        "reasons": {"type": "array", "items": _STRING},
                     }
                 ),
             ]
