@@ -1,0 +1,86 @@
+"""Histograms of durations whose bands grow by a fixed factor, kept in named cells, and merged by adding. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+BANDS_PER_DOUBLING = 2
+BAND_MIN, BAND_MAX = -20, 40
+"""About a millisecond, and twelve days."""
+PARTS = 4
+"""A duration counts in two neighbouring bands, by its distance from their middles, in so many parts: sums of such
+numbers are exact, in whatever order they are added."""
+Counts = dict[str, dict[str, float]]
+"""Cells by name, each with its weights by band; stored and shared as they are."""
+
+
+def place_of(seconds: float) -> float:
+    """Where a duration lies on the scale of bands: band n is from n to n + 1."""
+    if not seconds > 0:
+        return BAND_MIN
+    return min(max(math.log2(seconds) * BANDS_PER_DOUBLING, BAND_MIN), BAND_MAX)
+
+
+def seconds_at(place: float) -> float:
+    """The duration at this place on the scale."""
+    return float(2 ** (place / BANDS_PER_DOUBLING))
+
+
+def weights_of(seconds: float) -> dict[str, float]:
+    """What one duration adds to a cell."""
+    middle = place_of(seconds) - 0.5
+    lower = math.floor(middle)
+    upper_part = round((middle - lower) * PARTS) / PARTS
+    parts = {str(lower): 1 - upper_part, str(lower + 1): upper_part}
+    return {band: part for band, part in parts.items() if part}
+
+
+def add(into: Counts, more: Mapping[str, Mapping[str, float]]) -> None:
+    """Add the cells of `more`, in place."""
+    for name, weights in more.items():
+        cell = into.setdefault(name, {})
+        for band, weight in weights.items():
+            cell[band] = cell.get(band, 0.0) + weight
+
+
+class Cell:
+    """A histogram in memory.
+
+    Attributes:
+        runs: the sum of its weights.
+        weights: by band.
+    """
+
+    __slots__ = ("runs", "weights")
+
+    def __init__(self) -> None:
+        self.runs = 0.0
+        self.weights: dict[int, float] = {}
+
+    def add(self, weights: Mapping[str, float], times: float = 1.0) -> None:
+        """Add the weights of a stored cell, each so many times."""
+        for name, weight in weights.items():
+            band = int(name)
+            self.weights[band] = self.weights.get(band, 0.0) + weight * times
+            self.runs += weight * times
+
+    def above(self, seconds: float) -> float:
+        """The runs that took longer."""
+        return above(self.weights.items(), place_of(seconds)) if seconds > 0 else self.runs
+
+
+def above(weights: Iterable[tuple[int, float]], place: float) -> float:
+    """The weight above this place; a band counts by the part of it that lies above."""
+    return sum(weight * min(1.0, max(0.0, band + 1 - place)) for band, weight in weights)
+
+
+def quantile(weights: Iterable[tuple[int, float]], share: float) -> float:
+    """The duration below which this share of the weight lies."""
+    ordered = sorted(weights)
+    left = share * sum(weight for _, weight in ordered)
+    for band, weight in ordered:
+        if weight >= left:
+            return seconds_at(band + left / weight) if weight else seconds_at(band)
+        left -= weight
+    return seconds_at(ordered[-1][0] + 1)

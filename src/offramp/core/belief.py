@@ -1,0 +1,405 @@
+"""What is believed of a pipeline's durations: learned from its ended runs, and asked about the next ones. Pure.
+
+A cell is a histogram of log durations: of all runs of a pipeline and class, or of those with one feature. The belief
+for a run starts from the cell of all runs and multiplies in what each of its features says, each shrunk towards all
+runs (naive Bayes over the bands of the histogram). After each finished step, cells of their own hold the time that was
+left then. Counts are additive, so gateways share a belief by adding. They are kept in blocks, by when they were
+learned: later runs halve the weight of a block, and a break (the pipeline became faster or slower) cuts it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from statistics import NormalDist
+from typing import NamedTuple
+
+from offramp.core.bands import Cell, Counts, above, add, place_of, quantile, weights_of
+from offramp.core.features import Features, in_words
+
+STEPS_MAX = 4
+"""Finished steps of a run after which the time left is learned."""
+VALUES_MAX = 32
+"""Values of one feature with a cell of their own; further ones share one."""
+CELLS_MAX = 10_000
+"""Cells of one belief; beyond it no further feature is counted by itself."""
+BLOCKS_KEPT = 16
+BLOCK_MINUTES = 10
+"""The shortest time for which a block is filled."""
+BLOCK_RUNS = 128
+"""The fewest runs of a full block."""
+HALF_LIFE_RUNS = 1_000
+"""Later runs that halve the weight of a block."""
+HALF_LIFE_MINUTES = 14 * 1440
+"""Minutes that halve the weight of a block."""
+BROKEN_WEIGHT = 0.005
+"""What runs before a break count in the belief after it."""
+SHRUNK_TO = 8.0
+"""How many runs of the whole weigh as much as a feature's own."""
+TEMPERS = (1.0, 0.5, 0.25)
+"""By how much the features are believed, chosen by the past: correlated ones say the same thing twice."""
+LOOKS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875)
+"""When a run on the fast path is looked at again, in parts of its budget; also whenever one of its steps has ended."""
+DRIFT_SLACK, DRIFT_LIMIT = 0.75, 12.0
+"""A cumulative sum test: by how many standard deviations runs may differ from the belief, and the sum of what they
+differ beyond that at which the pipeline is taken to have changed."""
+DRIFT_RUNS_MIN = 20
+"""Runs from which a belief is firm enough to be found wrong."""
+SCORE_MIN = 0.001
+"""The least chance that a temper is charged for: one odd run decides nothing."""
+NOTES, RUNS, BREAK = "!", "runs", "break"
+"""The cell of a block with its notes: its runs, the scores of the tempers, and whether it began with a break."""
+_NORMAL = NormalDist()
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Args:
+        elapsed_s: seconds for which it has moved.
+        steps: its finished steps in the order of their ends, with the seconds for which the run had moved then.
+    """
+
+    elapsed_s: float = 0.0
+    steps: tuple[tuple[str, float], ...] = ()
+
+
+JUST_BEGUN = Progress()
+
+
+class Past(NamedTuple):
+    """A run that ended.
+
+    Args:
+        features: what it is compared by.
+        took_s: seconds for which it moved.
+        steps: its finished steps in the order of their ends, with the seconds for which the run had moved then.
+        budget_s: its budget on the fast path; None if it had none.
+    """
+
+    features: Features
+    took_s: float
+    steps: tuple[tuple[str, float], ...] = ()
+    budget_s: float | None = None
+
+    def at(self, elapsed_s: float) -> Progress:
+        """How far it had come then."""
+        return Progress(elapsed_s, tuple(step for step in self.steps if step[1] <= elapsed_s))
+
+
+class Estimate(NamedTuple):
+    """What is expected of a run.
+
+    Args:
+        p50_s: the median of the seconds that it will have moved in all.
+        p95_s: their 95th percentile.
+        chance: of ending within the budget; 1 if nothing is known.
+        runs: ended runs that this rests on, older ones in part.
+        reasons: sentences for a person.
+    """
+
+    p50_s: float
+    p95_s: float
+    chance: float
+    runs: int
+    reasons: tuple[str, ...]
+
+
+NOTHING_KNOWN = Estimate(0.0, 0.0, 1.0, 0, ("no run of this pipeline has ended yet",))
+
+
+class _Left(NamedTuple):
+    """The time that a run has left after its last finished step: the cells that say it, and the belief from them."""
+
+    stage: str
+    since_s: float
+    whole: Cell
+    cells: list[tuple[str, Cell]]
+    weights: list[tuple[int, float]]
+
+    def chance(self, elapsed_s: float, budget_s: float) -> float:
+        if budget_s <= elapsed_s:
+            return 0.0
+        gone_s = elapsed_s - self.since_s
+        ahead = above(self.weights, place_of(gone_s)) if gone_s > 0 else sum(weight for _, weight in self.weights)
+        late = above(self.weights, place_of(budget_s - self.since_s))
+        unknown = 0.5 / (self.whole.runs + 1)
+        return (ahead - late + unknown) / (ahead + 2 * unknown)
+
+
+class Belief:
+    """What is believed of the runs of one pipeline and class."""
+
+    def __init__(self) -> None:
+        self._shared: dict[int, Counts] = {}
+        self._taken: dict[int, Counts] = {}
+        self._pending: dict[int, Counts] = {}
+        self._drift = _Drift()
+        self._look_over()
+
+    @property
+    def runs(self) -> float:
+        """Ended runs that it rests on, older ones in part."""
+        whole = self._cells.get("|")
+        return whole.runs if whole else 0.0
+
+    @property
+    def cells(self) -> int:
+        """The number of cells."""
+        return len(self._cells)
+
+    def estimate(self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN) -> Estimate:
+        """What is expected of a run.
+
+        Args:
+            features: what it is compared by.
+            budget_s: its budget in seconds.
+            progress: how far it has come.
+        """
+        left = self._left(features, progress.steps)
+        if left is None:
+            return NOTHING_KNOWN
+        ahead = _ahead(left.weights, progress.elapsed_s - left.since_s)
+        p50_s, p95_s = (
+            max(progress.elapsed_s, left.since_s + quantile(ahead, share)) if ahead else progress.elapsed_s
+            for share in (0.5, 0.95)
+        )
+        chance = left.chance(progress.elapsed_s, budget_s)
+        return Estimate(p50_s, p95_s, chance, round(left.whole.runs), _reasons(left, budget_s, progress))
+
+    def chance(self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN) -> float:
+        """The chance of ending within the budget alone, as `estimate` gives it: the cheaper half."""
+        left = self._left(features, progress.steps)
+        return 1.0 if left is None else left.chance(progress.elapsed_s, budget_s)
+
+    def looked_at(self, past: Past, budget_s: float) -> Iterator[tuple[float, float]]:
+        """When an ended run was, or would have been, looked at on the fast path, and its chance then by this belief."""
+        ends = [at_s for _, at_s in past.steps if at_s < past.took_s]
+        times = {part * budget_s for part in LOOKS if part * budget_s < past.took_s}
+        for elapsed_s in sorted(times | {at_s for at_s in ends[:STEPS_MAX] if at_s < budget_s}):
+            yield elapsed_s, self.chance(past.features, budget_s, past.at(elapsed_s))
+
+    def observe(self, past: Past, now: float) -> None:
+        """Learn from a run that ended.
+
+        Args:
+            past: the run.
+            now: epoch seconds.
+        """
+        whole = self._cells.get("|")
+        notes = {RUNS: 1.0} if whole is None else {RUNS: 1.0, **self._judged(past, whole)}
+        block = self._block(int(now // 60))
+        learned: Counts = {NOTES: notes}
+        for stage, since_s in _stages(past.steps, past.took_s):
+            weights = weights_of(past.took_s - since_s)
+            learned |= dict.fromkeys(self._keys_of(stage, past.features), weights)
+        add(self._pending.setdefault(block, {}), learned)
+        self._see(block, learned, 1.0)
+
+    def take(self) -> dict[int, Counts]:
+        """What was learned here since the last call, by block: the store adds it to what it has."""
+        taken, self._pending = self._pending, {}
+        add_blocks(self._taken, taken)
+        return taken
+
+    def put_back(self) -> None:
+        """The store has not added what was taken: the next `take` gives it again."""
+        add_blocks(self._taken, self._pending)
+        self._taken, self._pending = {}, self._taken
+
+    def replace(self, blocks: Mapping[int, Counts]) -> None:
+        """Believe the sums that the store has, which include what was taken here, and what was learned here since."""
+        self._shared, self._taken = dict(blocks), {}
+        self._look_over()
+
+    def expired(self) -> list[int]:
+        """Blocks that count no more."""
+        return sorted(self._shared)[:-BLOCKS_KEPT]
+
+    def _look_over(self) -> None:
+        """Sum the blocks into the cells, each by its weight."""
+        self._cells: dict[str, Cell] = {}
+        self._values: dict[str, int] = {}
+        self._blocks: dict[int, float] = {}
+        self._scores = dict.fromkeys(TEMPERS, 0.0)
+        everything = self._shared, self._taken, self._pending
+        kept = sorted({block for blocks in everything for block in blocks}, reverse=True)[:BLOCKS_KEPT]
+        later, times, begun_at = 0.0, 1.0, kept[0] if kept else 0
+        for block in kept:
+            self._blocks[block] = 0.0
+            decay = 2.0 ** -(later / HALF_LIFE_RUNS + (begun_at - block) / HALF_LIFE_MINUTES)
+            for blocks in everything:
+                if block in blocks:
+                    self._see(block, blocks[block], times * decay)
+            later += self._blocks[block]
+            if any(blocks.get(block, {}).get(NOTES, {}).get(BREAK) for blocks in everything):
+                times = BROKEN_WEIGHT
+                self._drift.began_with(block)
+        self._temper = max(TEMPERS, key=self._scores.__getitem__)
+
+    def _see(self, block: int, counts: Mapping[str, Mapping[str, float]], times: float) -> None:
+        for key, weights in counts.items():
+            if key == NOTES:
+                self._blocks[block] = self._blocks.get(block, 0.0) + weights.get(RUNS, 0.0)
+                for temper in TEMPERS:
+                    self._scores[temper] += times * weights.get(str(temper), 0.0)
+                continue
+            if key not in self._cells:
+                if len(self._cells) >= CELLS_MAX:
+                    continue
+                self._cells[key] = Cell()
+                name = key.rpartition(":")[0]
+                self._values[name] = self._values.get(name, 0) + 1
+            self._cells[key].add(weights, times)
+
+    def _block(self, minute: int) -> int:
+        """The block that counts now; a new one if the latest is full, or the pipeline has changed."""
+        if not self._blocks:
+            return minute
+        latest = max(self._blocks)
+        if self._drift.is_over:
+            latest = max(latest + 1, minute)
+            self._pending[latest] = {NOTES: {BREAK: 1.0}}
+            self._look_over()
+        elif minute - latest >= BLOCK_MINUTES and self._blocks[latest] >= max(BLOCK_RUNS, self.runs / BLOCKS_KEPT):
+            latest = minute
+            self._pending[latest] = {}
+            self._look_over()
+        return latest
+
+    def _keys_of(self, stage: str, features: Features) -> Iterator[str]:
+        """The cells of a run; a value too many of one feature counts with the others of its kind."""
+        yield f"{stage}|"
+        for feature in features:
+            key = f"{stage}|{feature}"
+            name = key.rpartition(":")[0]
+            is_counted = key in self._cells or self._values.get(name, 0) < VALUES_MAX
+            yield key if is_counted else f"{name}:*"
+
+    def _judged(self, past: Past, whole: Cell) -> dict[str, float]:
+        """How well this run was expected by each temper; and whether its like has changed."""
+        left = self._left(past.features, ())
+        ratios = _ratios(whole, [cell for _, cell in left.cells]) if left else {}
+        scores = {}
+        budget_s = past.budget_s or 0.0
+        for temper in TEMPERS if budget_s else ():
+            weights = list(_tempered(whole, ratios, temper).items())
+            chance = _Left("", 0.0, whole, [], weights).chance(0.0, budget_s)
+            came_true = chance if past.took_s <= budget_s else 1 - chance
+            scores[str(temper)] = math.log(max(came_true, SCORE_MIN))
+        if left and whole.runs >= DRIFT_RUNS_MIN:
+            late = above(left.weights, place_of(past.took_s))
+            self._drift.add(1 - late / sum(weight for _, weight in left.weights))
+        return scores
+
+    def _left(self, features: Features, steps: tuple[tuple[str, float], ...]) -> _Left | None:
+        """What the latest of its stages says that was seen before."""
+        for stage, since_s in reversed(list(_stages(steps))):
+            whole = self._cells.get(f"{stage}|")
+            if whole is None:
+                continue
+            cells = []
+            for feature in features:
+                key = f"{stage}|{feature}"
+                cell = self._cells.get(key) or self._cells.get(f"{key.rpartition(':')[0]}:*")
+                if cell is not None:
+                    cells.append((feature, cell))
+            ratios = _ratios(whole, [cell for _, cell in cells])
+            weights = list(_tempered(whole, ratios, self._temper).items())
+            return _Left(stage, since_s, whole, cells, weights)
+        return None
+
+
+class _Drift:
+    """Notices that runs have become faster or slower than believed.
+
+    It sums how far from the middle of its expected distribution each run lies, in standard deviations.
+    """
+
+    def __init__(self) -> None:
+        self._slower = self._faster = 0.0
+        self._block: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return max(self._slower, self._faster) > DRIFT_LIMIT
+
+    def add(self, rank: float) -> None:
+        """A run that took longer than this share of its like."""
+        differs = _NORMAL.inv_cdf(min(max(rank, 0.02), 0.98))
+        self._slower = max(0.0, self._slower + differs - DRIFT_SLACK)
+        self._faster = max(0.0, self._faster - differs - DRIFT_SLACK)
+
+    def began_with(self, block: int) -> None:
+        """Begin again with a block that another process or this one opened for the change."""
+        if self._block is None or block > self._block:
+            self._slower = self._faster = 0.0
+            self._block = block
+
+
+def add_blocks(into: dict[int, Counts], more: Mapping[int, Counts]) -> None:
+    for block, counts in more.items():
+        add(into.setdefault(block, {}), counts)
+
+
+def _stages(steps: tuple[tuple[str, float], ...], took_s: float = math.inf) -> Iterator[tuple[str, float]]:
+    """The stages of a run, with the seconds at which each began: its start, and the end of each of its first steps."""
+    yield "", 0.0
+    for number, (name, at_s) in enumerate(steps[:STEPS_MAX], 1):
+        if at_s < took_s:
+            yield f"{number} {name.replace('|', ' ')}", at_s
+
+
+def _ratios(whole: Cell, cells: list[Cell]) -> dict[int, float]:
+    """By band, how much likelier the features make it."""
+    ratios = {}
+    for band, weight in whole.weights.items():
+        share, ratio = weight / whole.runs, 1.0
+        for cell in cells:
+            ratio *= (cell.weights.get(band, 0.0) / share + SHRUNK_TO) / (cell.runs + SHRUNK_TO)
+        ratios[band] = ratio
+    return ratios
+
+
+def _tempered(whole: Cell, ratios: Mapping[int, float], temper: float) -> dict[int, float]:
+    return {band: weight / whole.runs * ratios[band] ** temper for band, weight in whole.weights.items()}
+
+
+def _ahead(weights: list[tuple[int, float]], gone_s: float) -> list[tuple[int, float]]:
+    """The weights of the time that is not over."""
+    if gone_s <= 0:
+        return weights
+    place = place_of(gone_s)
+    return [(band, weight * min(1.0, band + 1 - place)) for band, weight in weights if band + 1 > place]
+
+
+def _reasons(left: _Left, budget_s: float, progress: Progress) -> tuple[str, ...]:
+    """What the most telling feature says."""
+    whole = _Share.of(left.whole, left, budget_s, progress)
+    shares = [(_Share.of(cell, left, budget_s, progress), feature) for feature, cell in left.cells]
+    telling = max(shares, key=lambda share: abs(share[0].odds - whole.odds), default=None)
+    alike = [] if telling is None else [in_words(telling[1])]
+    if left.stage:
+        alike.append(f"finished steps: {len(progress.steps)}")
+    if progress.elapsed_s > left.since_s:
+        alike.append(f"still running after {progress.elapsed_s:.3g} s")
+    share = whole if telling is None else telling[0]
+    is_late = share.late * 2 >= share.runs
+    count, word = (share.late, "longer") if is_late else (share.runs - share.late, "no longer")
+    like_this = ", ".join(["runs like this", *alike]) + ("," if alike else "")
+    return (f"{count} of the last {share.runs} {like_this} took {word} than {budget_s:g} s",)
+
+
+class _Share(NamedTuple):
+    """How many of the runs of a cell that were still going took longer than the budget."""
+
+    late: int
+    runs: int
+    odds: float
+
+    @classmethod
+    def of(cls, cell: Cell, left: _Left, budget_s: float, progress: Progress) -> _Share:
+        gone_s, until_s = progress.elapsed_s - left.since_s, budget_s - left.since_s
+        runs = cell.above(gone_s)
+        late = min(runs, cell.above(until_s))
+        return cls(round(late), round(runs), math.log((late + 1) / (runs - late + 1)))

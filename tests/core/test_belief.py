@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offramp.core import belief as core
+from offramp.core.belief import Belief, Past, Progress
+from offramp.core.features import FEATURES_MAX, OWN_MAX, Session, features, in_words
+
+MINUTE_S = 60.0
+NOW = 1_790_000_000.0
+
+
+def learned(*pasts, belief=None, minutes=1.0):
+    belief = belief or Belief()
+    for number, past in enumerate(pasts):
+        belief.observe(past, NOW + number * minutes * MINUTE_S)
+    return belief
+
+
+def runs_of(count, middle_s, *features, seed=1, spread=0.4):
+    draws = random.Random(seed)
+    return [Past(features, middle_s * draws.lognormvariate(0, spread), (), 6.0) for _ in range(count)]
+
+
+def in_turn(ones, others):
+    return [run for pair in zip(ones, others, strict=True) for run in pair]
+
+
+def shared(*takes):
+    sums = {}
+    for taken in takes:
+        core.add_blocks(sums, taken)
+    return sums
+
+
+PASTS = st.lists(
+    st.builds(
+        Past,
+        st.lists(st.sampled_from(["c:kind:a", "c:kind:b", "n:size:9", "n:size:12"]), max_size=2, unique=True).map(
+            tuple
+        ),
+        st.floats(0.01, 1_000),
+        st.lists(st.tuples(st.sampled_from(["plan", "write"]), st.floats(0.01, 10)), max_size=3).map(
+            lambda steps: tuple(sorted(steps, key=lambda step: step[1]))
+        ),
+        st.sampled_from([None, 6.0]),
+    ),
+    max_size=20,
+)
+
+
+def cells_of(blocks):
+    """The stored cells without the notes, whose scores depend on what was believed at the time."""
+    return {
+        block: {name: cell for name, cell in counts.items() if name != core.NOTES} for block, counts in blocks.items()
+    }
+
+
+@given(PASTS, PASTS, PASTS)
+def test_adding_is_associative_and_equals_learning_together(one, two, three):
+    takes = [learned(*pasts, minutes=0).take() for pasts in (one, two, three)]
+    together = learned(*one, *two, *three, minutes=0).take()
+    left, right = shared(shared(*takes[:2]), takes[2]), shared(takes[0], shared(*takes[1:]))
+    assert cells_of(left) == cells_of(right) == cells_of(together)
+    believed, expected = Belief(), Belief()
+    believed.replace(left)
+    expected.replace(together)
+    assert believed.runs == expected.runs == len(one + two + three)
+
+
+@given(PASTS, st.floats(0, 20), st.floats(0.1, 60), st.floats(0.1, 60), st.booleans())
+def test_a_larger_budget_is_never_less_likely_to_be_kept(pasts, elapsed_s, one_s, other_s, has_finished):
+    belief = learned(*pasts)
+    progress = Progress(elapsed_s, (("plan", elapsed_s / 2),) if has_finished else ())
+    lower, upper = (belief.chance(("c:kind:a",), budget_s, progress) for budget_s in sorted([one_s, other_s]))
+    assert 0 <= lower <= upper <= 1
+    estimate = belief.estimate(("c:kind:a",), one_s, progress)
+    assert estimate.p50_s <= estimate.p95_s
+    assert not pasts or estimate.p50_s >= elapsed_s
+
+
+def test_nothing_is_expected_to_miss_its_budget_before_a_run_has_ended():
+    estimate = Belief().estimate((), 6.0)
+    assert (estimate.chance, estimate.runs) == (1.0, 0)
+
+
+def test_after_one_run_the_next_is_expected_to_take_about_as_long():
+    estimate = learned(Past(("c:kind:a",), 12.0)).estimate(("c:kind:a",), 6.0)
+    assert 10 < estimate.p50_s < 14
+    assert 0.1 < estimate.chance < 0.5, "one run is no proof"
+    assert estimate.runs == 1
+    assert estimate.reasons == ("1 of the last 1 runs like this, kind a, took longer than 6 s",)
+
+
+def test_after_a_thousand_runs_the_features_tell_short_from_long():
+    mixed = [
+        run for pair in zip(runs_of(500, 2, "c:kind:a"), runs_of(500, 20, "c:kind:b"), strict=True) for run in pair
+    ]
+    belief = learned(*mixed)
+    short, long = (belief.estimate((f"c:kind:{kind}",), 6.0) for kind in "ab")
+    assert short.chance > 0.98
+    assert 1.8 < short.p50_s < 2.3
+    assert long.chance < 0.02
+    assert 18 < long.p50_s < 23
+    assert 30 < long.p95_s < 50
+
+
+def test_a_run_that_still_runs_is_ever_less_likely_to_keep_its_budget():
+    belief = learned(*in_turn(runs_of(300, 2), runs_of(300, 20)))
+    chances = [belief.chance((), 6.0, Progress(elapsed_s)) for elapsed_s in (0, 2, 4, 5)]
+    assert chances == sorted(chances, reverse=True)
+    assert chances[0] > 0.4
+    assert chances[2] < 0.1
+
+
+def test_a_finished_step_tells_what_is_left():
+    short = [Past((), 2.0, ()) for _ in range(100)]
+    long = [Past((), 30.0, (("plan", 1.5),)) for _ in range(100)]
+    belief = learned(*in_turn(short, long))
+    assert belief.chance((), 6.0, Progress(1.6)) > 0.4
+    assert belief.chance((), 6.0, Progress(1.6, (("plan", 1.5),))) < 0.02
+    unseen = Progress(1.6, (("another", 1.5),))
+    assert belief.chance((), 6.0, unseen) == belief.chance((), 6.0, Progress(1.6)), "the start says it then"
+
+
+@pytest.mark.parametrize(("before_s", "after_s"), [(2.0, 8.0), (20.0, 5.0)])
+def test_a_deploy_that_makes_a_pipeline_slower_or_faster_is_noticed_within_40_runs(before_s, after_s):
+    belief = learned(*runs_of(2_000, before_s))
+    learned(*runs_of(40, after_s, seed=2), belief=belief)
+    assert after_s * 0.7 < belief.estimate((), 6.0).p50_s < after_s * 1.4
+    other = Belief()
+    other.replace(belief.take())
+    assert other.estimate((), 6.0).p50_s == pytest.approx(belief.estimate((), 6.0).p50_s, rel=0.2), "it is shared"
+
+
+def test_a_steady_pipeline_keeps_its_past():
+    belief = learned(*runs_of(3_000, 5.0))
+    assert not any(counts[core.NOTES].get(core.BREAK) for counts in belief.take().values())
+    assert belief.runs > 1_000
+
+
+def test_what_the_store_did_not_take_is_given_again():
+    belief = learned(*runs_of(10, 2.0))
+    first = belief.take()
+    learned(*runs_of(5, 2.0), belief=belief)
+    belief.put_back()
+    taken = belief.take()
+    assert sum(counts[core.NOTES][core.RUNS] for counts in taken.values()) == 15
+    belief.replace(taken)
+    assert belief.runs == 15
+    assert belief.take() == {}
+    learned(*runs_of(1, 2.0), belief=belief)
+    belief.replace(shared(taken, first))
+    assert belief.runs == 26, "what another gateway added, and what was learned since"
+
+
+def test_cells_and_blocks_are_bounded(monkeypatch):
+    monkeypatch.setattr(core, "CELLS_MAX", 500)
+    belief = Belief()
+    for number in range(3_000):
+        seen = features({f"field{number % 50}": f"id-{number}", "size": number}, {f"own{number % 9}": number})
+        belief.observe(Past(seen, 1.0, (("plan", 0.5),)), NOW + number * 10 * MINUTE_S)
+    assert belief.cells == 500
+    taken = belief.take()
+    belief.replace(taken)
+    assert len(belief.expired()) == len(taken) - core.BLOCKS_KEPT > 0
+    few = learned(*[Past((f"c:user:{number}",), 1.0) for number in range(200)])
+    assert few.cells == 1 + core.VALUES_MAX + 1, "further values share a cell"
+
+
+def test_features_are_few_short_and_say_what_they_are():
+    question = "What is 2 + 2? And why. " * 100
+    input = {
+        "question": question,
+        "model": "opus",
+        "documents": ["a"] * 5,
+        "input_tokens": 20_000,
+        "deep": {"on": True},
+    }
+    seen = features(input, {"kind": "batch", "pages": 12.5}, Session(3, (2.5, 9.0, 1.0)))
+    assert [in_words(feature) for feature in seen] == [
+        "2 to 4 session turns",
+        "run 1 before took 2 to 4 s",
+        "run 2 before took 8 to 16 s",
+        "kind batch",
+        "8 to 16 pages",
+        "model opus",
+        "deep.on true",
+        "16 to 32 thousand input tokens",
+        "question of 2 to 4 thousand characters",
+        "question with a question, 8 to 16 or more sentences, 1 lines",
+        "4 to 8 documents",
+    ]
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    ),
+    st.dictionaries(st.text(), st.floats() | st.text(), max_size=12),
+)
+def test_any_input_has_features(input, own):
+    seen = features(input, own, Session(10**9, (float("nan"), -1.0)))
+    assert len(seen) <= FEATURES_MAX
+    assert sum(feature[2:].startswith("own.") for feature in seen) <= 2 * OWN_MAX
+    assert all(in_words(feature) for feature in seen)
+    assert learned(Past(seen, 1.0)).estimate(seen, 6.0).runs == 1
