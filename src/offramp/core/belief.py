@@ -40,6 +40,8 @@ TEMPERS = (1.0, 0.5, 0.25)
 """By how much the features are believed, chosen by the past: correlated ones say the same thing twice."""
 LOOKS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875)
 """When a run on the fast path is looked at again, in parts of its budget; also whenever one of its steps has ended."""
+MISSES_MIN = 0.2
+"""Runs above the budget up to which every run is expected to make it."""
 DRIFT_SLACK, DRIFT_LIMIT = 0.75, 12.0
 """A cumulative sum test: by how many standard deviations runs may differ from the belief, and the sum of what they
 differ beyond that at which the pipeline is taken to have changed."""
@@ -171,6 +173,11 @@ class Belief:
         """The chance of ending within the budget alone, as `estimate` gives it: the cheaper half."""
         left = self._left(features, progress.steps)
         return 1.0 if left is None else left.chance(progress.elapsed_s, budget_s)
+
+    def may_miss(self, budget_s: float) -> bool:
+        """Whether any run is known to have taken longer, as far as it still counts; cheap."""
+        whole = self._cells.get("|")
+        return whole is not None and whole.above(budget_s) > MISSES_MIN
 
     def looked_at(self, past: Past, budget_s: float) -> Iterator[tuple[float, float]]:
         """When an ended run was, or would have been, looked at on the fast path, and its chance then by this belief."""

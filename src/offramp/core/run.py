@@ -129,7 +129,8 @@ class Demotion(msgspec.Struct, frozen=True):
     """The move of a run from the fast to the deep path; `at` in epoch seconds.
 
     `trace` is the context, as headers, that the deep path continues from; no document shows it. `reasons` are sentences
-    for a person, where the reason alone does not say it.
+    for a person, where the reason alone does not say it. `moved_ms` is how long the run had moved until then; None if
+    that was not noted.
     """
 
     reason: DemotionReason
@@ -139,6 +140,7 @@ class Demotion(msgspec.Struct, frozen=True):
     trace: dict[str, str] = {}
     reasons: list[str] = []
     by: Doubt = ""
+    moved_ms: float | None = None
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +153,20 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Webhook(events={self.events!r})"
 
 
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """What was known of a run when it was accepted, beside its input; it is compared with others by both.
+
+    Attributes:
+        turns: the runs of its session that had ended; None without a session, or if that was not known.
+        last_s: seconds that the last ones of them had moved, the newest first.
+        own: what the function with which its pipeline describes runs said about it.
+    """
+
+    turns: int | None = None
+    last_s: tuple[float, ...] = ()
+    own: dict[str, float | str] | None = None
+
+
 class RunRecord(msgspec.Struct, kw_only=True):
     """The stored record of a run, beside its journal and its events.
 
@@ -160,6 +176,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     finishing a step in between; the fields after it describe them, see `Suspicion`. `left_by` is how the last owner
     left the run; None if no owner left it, or if that is unknown. A retry of another run names it (`retry_of`), and is
     named there (`retried_as`). The idempotency keys of its steps are made from the id in `keys_of`; None for its own.
+    `seen` is None if nothing but its input is known.
     """
 
     id: str
@@ -197,6 +214,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     retry_of: str | None = None
     retried_as: list[str] = []
     keys_of: str | None = None
+    seen: Seen | None = None
 
     @property
     def suspicion(self) -> Suspicion:

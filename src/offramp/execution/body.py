@@ -151,7 +151,7 @@ class Body:
             wait = _Wait("signal", name, key, question.ask, question.schema)
             scope.gate.observer.waits_for_signal()
             fits = functools.partial(self._fits, question, key)
-            with scope.steps.traced_wait(scope, name), self._waits(wait, due) as came:
+            with scope.steps.traced_wait(scope, name), scope.gate.still(), self._waits(wait, due) as came:
                 settled = scope.replay.result_order.settled
                 value = await scope.waits.mailbox.take(scope.clock, name, due, Taker(fits, came, settled))
             failure = None

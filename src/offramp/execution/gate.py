@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from offramp.core.leaving import OVER, Move, State, after, may_begin
@@ -17,8 +18,10 @@ from offramp.execution.ending import Ending
 from offramp.execution.endings import ExecutionOver
 from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.observer import SILENT, Observer
+from offramp.execution.stills import Stills
 
 if TYPE_CHECKING:
+    from offramp.core.critical import Interval
     from offramp.core.run import Outcome
     from offramp.execution.run_facts import RunFacts
     from offramp.ports.clock import Clock
@@ -68,6 +71,17 @@ class Gate(Generic[E]):
         """Steps that wait for a thread, or came after the last permitted start."""
         self.rest: Parked | None = None
         """For a run that was given back at rest: the end of its wait, and how many signals it has seen."""
+        self._stills: Stills | None = None
+
+    def still(self) -> AbstractContextManager[None]:
+        """Marks a wait for others: for permits, a thread or a signal."""
+        if self._stills is None:
+            self._stills = Stills(self._clock)
+        return self._stills.during()
+
+    def stills(self, now: float) -> Sequence[Interval]:
+        """When the run waited for others, up to now on the monotonic clock."""
+        return () if self._stills is None else self._stills.until(now)
 
     def let_go(self) -> None:
         """Drop the observer: it refers to this, and a cycle waits for the garbage collector."""
@@ -162,7 +176,8 @@ class Gate(Generic[E]):
         if not self.is_open:
             self.observer.changed()
         try:
-            yield
+            with self.still():
+                yield
         finally:
             with self._lock:
                 self.parked -= 1

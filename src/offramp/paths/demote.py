@@ -64,7 +64,8 @@ class Demoter:
         clock = self._process.clock
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
         budget_ms = run.record.budget_s * 1000
-        demotion = Demotion(reason, clock.time(), elapsed_ms, budget_ms, reasons=list(reasons), by=by)
+        moved_ms = round(run.moved().elapsed_s * 1000, 3)
+        demotion = Demotion(reason, clock.time(), elapsed_ms, budget_ms, {}, list(reasons), by, moved_ms)
         in_flight = list(scope.gate.in_flight)
         try:
             if run.trace is None:

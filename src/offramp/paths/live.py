@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from offramp.core import events
+from offramp.core import events, moving
+from offramp.core.belief import Progress
 from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
@@ -24,6 +25,7 @@ from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
 from offramp.paths.first_events import FirstEvents
+from offramp.paths.learning import Learning, fast_of
 from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
@@ -69,6 +71,7 @@ class LiveRun(Observer):
         self.log = runlog
         self.began = process.clock.monotonic()
         self.began_on: Path = record.path
+        self._earlier = moving.earlier(history.entries, process.clock.time()) if history.entries else ()
         self.timers: list[Timer] = []
         self.left: Commit[None] = Commit()
         """Resolved when it no longer executes here."""
@@ -108,6 +111,16 @@ class LiveRun(Observer):
     def trace(self) -> RunTrace | None:
         """Its spans, if it is traced."""
         return self.execution.scope.trace
+
+    def moved(self) -> Progress:
+        """How far it has come, by the time for which it has moved."""
+        clock, scope = self._process.clock, self.execution.scope
+        now = clock.monotonic()
+        shift = clock.time() - now
+        still = [(since + shift, until + shift) for since, until in scope.gate.stills(now)]
+        fast = None if self.began_on == "fast" else fast_of(self.record)
+        part = moving.Part(self.began + shift, now + shift, still)
+        return moving.moved(part, scope.replay.journal.entries, self._earlier, fast)
 
     def changes(self) -> asyncio.Event:
         """An event that every change of it sets: for the one coroutine that sends it away, on its loop."""
@@ -191,6 +204,7 @@ class LiveRuns:
         self._reserved: set[str] = set()
         self._unwritten: dict[str, float] = {}
         self.stats = RunStats(process)
+        self.learning = Learning(process)
         self.levels = ServiceLevels(process, self.stats, shows=shows_levels)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
@@ -285,22 +299,29 @@ class LiveRuns:
             watcher.error = error
         if run.trace is not None:
             run.trace.concluded(outcome)
-        self.conclude(run.record, run.log, outcome)
+        progress = run.moved() if self.learning.wants(run.record) else None
+        self.conclude(run.record, run.log, outcome, progress)
         self._forget(run)
 
-    def conclude(self, record: RunRecord, runlog: RunLog, outcome: Outcome) -> Commit[None]:
-        """Write a run's outcome; resolves when it is on disk."""
+    def conclude(
+        self, record: RunRecord, runlog: RunLog, outcome: Outcome, progress: Progress | None = None
+    ) -> Commit[None]:
+        """Write a run's outcome; resolves when it is on disk. With `progress`, something is learned from it."""
         at = self._process.clock.time()
         body = terminal_event(record, outcome)
         self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
-        written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
+        written.then(lambda commit: self._concluded(record, outcome, at, progress, commit.error))
         return written
 
-    def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
+    def _concluded(
+        self, record: RunRecord, outcome: Outcome, at: float, progress: Progress | None, refused: BaseException | None
+    ) -> None:
         """Count an outcome that is on disk; a refused one counts in the process that writes it."""
         self.is_written(record.id)
         if refused is None:
+            if progress is not None:
+                self.learning.ended(record, outcome, progress)
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
             self.stats.ended(record, outcome, at)

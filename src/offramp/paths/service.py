@@ -107,6 +107,7 @@ class Service:
         self._retrier = Retrier(process, self._submitter, self._patience, self._get)
         self.parts: list[Part] = [
             live.stats,
+            live.learning,
             live.levels,
             CatchingUp(process),
             Purging(process),

@@ -47,6 +47,8 @@ class MemoryLearned:
 
     def changed(self, after: int, limit: int) -> Learned:
         """What has changed since."""
+        if after == self._newest:
+            return Learned([], [], after)
         numbered: list[tuple[int, BeliefCell | SessionTurns]] = [
             *(each for group in self._cells.values() for each in group.values() if each[0] > after),
             *(each for each in self._sessions.values() if each[0] > after),

@@ -10,7 +10,7 @@ import msgspec
 from offramp.core.claims import LeftBy
 from offramp.core.events import RESULT_INLINE_BYTES_MAX, TERMINAL
 from offramp.core.failure import Failure
-from offramp.core.run import Demotion, Outcome, Route, RunRecord, Webhook
+from offramp.core.run import Demotion, Outcome, Route, RunRecord, Seen, Webhook
 from offramp.core.webhooks import target_of
 from offramp.stores.redis.operations import raw
 
@@ -40,6 +40,7 @@ class _Kept(msgspec.Struct, array_like=True):
     mount: str = ""
     retry_of: str | None = None
     keys_of: str | None = None
+    seen: Seen | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode

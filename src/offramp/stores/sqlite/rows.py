@@ -9,7 +9,7 @@ import msgspec
 from offramp.core.events import RESULT_INLINE_BYTES_MAX
 from offramp.core.failure import Failure
 from offramp.core.ownership import Ownership
-from offramp.core.run import Demotion, Route, RunRecord, Webhook
+from offramp.core.run import Demotion, Route, RunRecord, Seen, Webhook
 
 ENCODE = msgspec.msgpack.Encoder().encode
 
@@ -49,6 +49,7 @@ class _Kept(msgspec.Struct, array_like=True):
     retry_of: str | None = None
     retried_as: list[str] = []
     keys_of: str | None = None
+    seen: Seen | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode

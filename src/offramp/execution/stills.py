@@ -1,0 +1,42 @@
+"""When an executing run only waits for others: for permits, a thread or a signal. Such time says nothing about it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from offramp.core.critical import Interval, union
+
+if TYPE_CHECKING:
+    from offramp.ports.clock import Clock
+
+STILLS_MAX = 1_000
+"""Separate waits of one execution that are remembered; further ones count as time in which the run moves."""
+
+
+class Stills:
+    """The waits of one execution, on the monotonic clock; noted on its loop, read from any thread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[object, float] = {}
+        self._over: list[Interval] = []
+
+    @contextlib.contextmanager
+    def during(self) -> Iterator[None]:
+        """Note a wait for others."""
+        mark = object()
+        self._since[mark] = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            wait = self._since.pop(mark), self._clock.monotonic()
+            if len(self._over) >= STILLS_MAX:
+                self._over = union(self._over)
+            if wait[0] < wait[1] and len(self._over) < STILLS_MAX:
+                self._over.append(wait)
+
+    def until(self, now: float) -> list[Interval]:
+        """All waits up to now, those that are not over included."""
+        return [*self._over, *((since, now) for since in list(self._since.values()))]

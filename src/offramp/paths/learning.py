@@ -1,0 +1,352 @@
+"""What a process learns of its ended runs, shares with the others through the store, and answers from memory.
+
+Each process observes a sample of the runs that end in it, adds what it learned to the store every `SHARE_EVERY_S`, and
+reads what the others added: no caller waits for that. Only an unknown session is looked up when a request comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import msgspec
+
+from offramp.core import events
+from offramp.core.bands import Counts
+from offramp.core.belief import Belief, Estimate, Past, Progress
+from offramp.core.features import Features, Session, features
+from offramp.core.moving import Fast, moved_elsewhere
+from offramp.core.run import Outcome, RunRecord, Seen
+from offramp.core.sla import SLA
+from offramp.core.waterfall import layout
+from offramp.errors import StoreError
+from offramp.execution.waiting import sleep_for
+from offramp.paths.parts import Background
+from offramp.paths.process import Process
+from offramp.ports.learning import CELLS_KEPT, BeliefCell, EndedTurn, SessionTurns, after_turn
+
+logger = logging.getLogger("offramp")
+
+SHARE_EVERY_S = 2.0
+"""Seconds between two writes of what was learned here, each followed by a read of what others learned."""
+OBSERVED_MAX = 50
+"""Runs that a process learns from in that time; a busier one learns from as many of them."""
+LOGS_READ_MAX = 20
+"""Runs of an engine with bodies of its own that a process learns from: it reads their event logs."""
+CELLS_PER_WRITE = 200
+"""Cells that one write adds to: other writes wait for it."""
+CHANGES_PER_READ = 1_000
+SESSIONS_CACHED = 10_000
+"""Sessions whose turns a process remembers."""
+TURNS_WAITING_MAX = 10_000
+"""Ended turns that wait to be written."""
+SESSION_S_MAX = 0.02
+"""Seconds that a request waits for what is known of its session; then the run is taken without."""
+BEGUN = Progress()
+"""The progress of a run that begins."""
+_Group = tuple[str, str]
+"""A pipeline, and a class or a part of it, as the store names them."""
+_decode_input = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Part(Protocol):
+    """Counts in blocks, which the processes of a store share by adding."""
+
+    def take(self) -> dict[int, Counts]:
+        """What was learned here since the last call."""
+
+    def replace(self, blocks: Mapping[int, Counts]) -> None:
+        """Adopt the sums of the store, which include all that was taken."""
+
+    def expired(self) -> list[int]:
+        """Blocks that count no more."""
+
+
+class Learning(Background):
+    """What this process knows about the durations of runs.
+
+    Args:
+        process: this process.
+    """
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
+        self._lock = threading.RLock()
+        self._parts: dict[_Group, Part] = {}
+        self._blocks: dict[_Group, dict[int, Counts]] = {}
+        self._stale: set[_Group] = set()
+        """The parts to which others have added something that is not adopted yet."""
+        self._outbox: list[BeliefCell] = []
+        self._turns: list[EndedTurn] = []
+        self._sessions: OrderedDict[str, SessionTurns] = OrderedDict()
+        self._until = 0
+        self._observed = self._read = 0
+        self._callbacks: list[Callable[[RunRecord, Past], object]] = []
+        self._writing = asyncio.Lock()
+
+    # About a request, from any thread.
+
+    def belief(self, pipeline: str, sla: str) -> Belief:
+        """The belief about a pipeline and class."""
+        group = pipeline, sla
+        with self._lock:
+            part = self._parts.get(group)
+            if part is None:
+                part = Belief()
+                self._add_part(group, part)
+        assert isinstance(part, Belief)  # noqa: S101 - no other part has the name of a class
+        return part
+
+    def share(self, pipeline: str, sla: str, name: str, part: Part) -> None:
+        """Share further counts about a pipeline and class under a name of their own."""
+        with self._lock:
+            self._add_part((pipeline, f"{sla}#{name}"), part)
+
+    def _add_part(self, group: _Group, part: Part) -> None:
+        self._parts[group] = part
+        if group in self._blocks:
+            part.replace(_copied(self._blocks[group]))
+
+    def doubts(self, pipeline: str, sla: str, budget_s: float) -> bool:
+        """Whether some run of this pipeline and class is known to have taken longer; cheap."""
+        part = self._parts.get((pipeline, sla))
+        with self._lock:
+            return isinstance(part, Belief) and part.may_miss(budget_s)
+
+    def estimate(
+        self, pipeline: str, sla: str, seen: Features, budget_s: float, progress: Progress = BEGUN
+    ) -> Estimate:
+        """What is expected of a run; see `Belief.estimate`."""
+        with self._lock:
+            return self.belief(pipeline, sla).estimate(seen, budget_s, progress)
+
+    async def seen(self, tenant: str, pipeline: str, sla: SLA, session_id: str | None) -> Seen | None:
+        """What is known of a session, as of now; None without one, and where no decision is asked for.
+
+        From memory, as a rule. An unknown session is looked up in the store, for at most `SESSION_S_MAX`.
+        """
+        if session_id is None or not (sla.early_demotion and sla.budget):
+            return None
+        session = digest(tenant, pipeline, session_id)
+        with self._lock:
+            known = self._remembered(session)
+        if known is None:
+            known = await self._looked_up(session)
+        return None if known is None else Seen(known.turns, known.last_s)
+
+    def _remembered(self, session: str) -> SessionTurns | None:
+        known = self._sessions.get(session)
+        if known is not None:
+            self._sessions.move_to_end(session)
+        return known
+
+    async def _looked_up(self, session: str) -> SessionTurns | None:
+        try:
+            async with asyncio.timeout(SESSION_S_MAX):
+                found = await self._process.store.turns_of(session)
+        except (StoreError, TimeoutError):
+            return None
+        with self._lock:
+            return self._remember(found or SessionTurns(session, 0, ()))
+
+    def _remember(self, known: SessionTurns) -> SessionTurns:
+        """Remember what the store knows of a session, with the turns that it does not know yet."""
+        for turn in self._turns:
+            if turn.session == known.session:
+                known = after_turn(known, turn)
+        self._sessions[known.session] = known
+        self._sessions.move_to_end(known.session)
+        if len(self._sessions) > SESSIONS_CACHED:
+            self._sessions.popitem(last=False)
+        return known
+
+    # About ended runs, from any thread.
+
+    def on_learned(self, callback: Callable[[RunRecord, Past], object]) -> None:
+        """Call back with each run that is learned from, before it is: on the control loop, under the lock."""
+        self._callbacks.append(callback)
+
+    def wants(self, record: RunRecord) -> bool:
+        """Whether something will be learned from this run when it ends."""
+        if record.retry_of is not None:  # it may have executed few of its steps
+            return False
+        return record.session_id is not None or self._observed < OBSERVED_MAX
+
+    def ended(self, record: RunRecord, outcome: Outcome, progress: Progress) -> None:
+        """Learn from a wanted run that ended here, and had come so far."""
+        if record.session_id is not None:
+            self._end_turn(record.tenant, record.pipeline, record.session_id, progress.elapsed_s)
+        if teaches(record, outcome, progress) and self._observed < OBSERVED_MAX:
+            self._observed += 1
+            self._process.control.call(self._observe, record, progress)
+
+    async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> None:
+        """Learn from a run whose steps were executed by an engine in many processes."""
+        if self._read >= LOGS_READ_MAX or not self.wants(record):
+            return
+        self._read += 1
+        frames: list[events.Frame] = []
+        while part := await self._process.store.events(record.id, frames[-1].seq if frames else 0, skip_deltas=True):
+            frames += part
+        drawn = layout((events.decode(frame.data) for frame in frames), self._process.clock.time(), record.started_at)
+        if drawn is not None:
+            self.ended(record, outcome, moved_elsewhere(drawn, record.created_at, fast_of(record)))
+
+    def _end_turn(self, tenant: str, pipeline: str, session_id: str, took_s: float) -> None:
+        turn = EndedTurn(digest(tenant, pipeline, session_id), round(took_s, 3))
+        with self._lock:
+            if len(self._turns) < TURNS_WAITING_MAX:
+                self._turns.append(turn)
+            if turn.session in self._sessions:
+                self._sessions[turn.session] = after_turn(self._sessions[turn.session], turn)
+
+    def _observe(self, record: RunRecord, progress: Progress) -> None:
+        if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
+            return
+        past = Past(features_of(_decode_input(record.input), record.seen), *progress)
+        with self._lock:
+            for callback in self._callbacks:
+                callback(record, past)
+            self.belief(record.pipeline, record.sla).observe(past, self._process.clock.time())
+
+    # Sharing, on the control loop.
+
+    async def work(self) -> None:
+        """Share at intervals."""
+        while not self.is_over:
+            self._observed = self._read = 0
+            try:
+                await self.sync()
+            except StoreError as error:
+                logger.warning("what is known about the durations of runs is not up to date: %s", error)
+            await sleep_for(self._process.clock, SHARE_EVERY_S)
+
+    async def close(self) -> None:
+        """Write what was learned last."""
+        try:
+            async with self._writing:
+                await self._write()
+        except StoreError as error:
+            logger.warning("what was learned last about the durations of runs is lost: %s", error)
+
+    async def sync(self) -> None:
+        """Write what was learned here, then read what others have learned.
+
+        Raises:
+            StoreError: the store does not answer; what was not written stays for the next time.
+        """
+        async with self._writing:
+            await self._write()
+            await self._take_in()
+            self._adopt()
+            await self._forget()
+
+    async def _write(self) -> None:
+        with self._lock:
+            for (pipeline, name), part in self._parts.items() if not self._outbox else ():
+                for block, counts in part.take().items():
+                    self._outbox += [BeliefCell(pipeline, name, block, cell, each) for cell, each in counts.items()]
+        while self._outbox or self._turns:
+            cells, turns = self._outbox[:CELLS_PER_WRITE], self._turns[:CELLS_PER_WRITE]
+            await self._process.store.learn(cells, turns)
+            with self._lock:
+                del self._outbox[: len(cells)], self._turns[: len(turns)]
+                for cell in cells:
+                    self._set(cell._replace(weights=_sum(self._known(cell), cell.weights)))
+
+    async def _take_in(self) -> None:
+        while True:
+            found = await self._process.store.learned(self._until, CHANGES_PER_READ)
+            with self._lock:
+                if found.until < self._until:  # the store has lost what it had
+                    self._blocks.clear()
+                    self._stale.update(self._parts)
+                    self._until = 0
+                    continue
+                is_over = found.until == self._until
+                self._until = found.until
+                for cell in found.cells:
+                    if self._is_declared(cell) and self._known(cell) != cell.weights:
+                        self._set(cell)
+                        self._stale.add((cell.pipeline, cell.sla))
+                for known in found.sessions:
+                    if known.session in self._sessions:
+                        self._remember(known)
+            if is_over:
+                return
+
+    def _is_declared(self, cell: BeliefCell) -> bool:
+        return cell.pipeline in self._process.pipelines and cell.sla.partition("#")[0] in self._process.classes
+
+    def _known(self, cell: BeliefCell) -> Mapping[str, float]:
+        return self._blocks.get((cell.pipeline, cell.sla), {}).get(cell.block, {}).get(cell.name, {})
+
+    def _set(self, cell: BeliefCell) -> None:
+        blocks = self._blocks.setdefault((cell.pipeline, cell.sla), {})
+        blocks.setdefault(cell.block, {})[cell.name] = dict(cell.weights)
+
+    def _adopt(self) -> None:
+        """Let the parts adopt what others added, once all that was taken of them is in the store."""
+        with self._lock:
+            for group in self._stale:
+                blocks = self._blocks.get(group, {})
+                while len(blocks) > 1 and sum(len(counts) for counts in blocks.values()) > CELLS_KEPT:
+                    del blocks[min(blocks)]
+                if group in self._parts:
+                    self._parts[group].replace(_copied(blocks))
+                elif "#" not in group[1]:
+                    self.belief(*group)
+            self._stale.clear()
+
+    async def _forget(self) -> None:
+        for group, part in list(self._parts.items()):
+            with self._lock:
+                blocks = part.expired()
+                for block in blocks:
+                    self._blocks.get(group, {}).pop(block, None)
+            if blocks:
+                await self._process.store.forget(*group, blocks)
+                self._stale.add(group)
+
+
+def digest(tenant: str, pipeline: str, session_id: str) -> str:
+    """A session among those of all tenants and pipelines; the store keeps no name of it beyond its runs."""
+    return blake2b(f"{tenant}\0{pipeline}\0{session_id}".encode(), digest_size=16).hexdigest()
+
+
+def features_of(given: Mapping[str, Any], seen: Seen | None) -> Features:
+    """What a run with this input is compared by."""
+    if seen is None:
+        return features(given)
+    session = None if seen.turns is None else Session(seen.turns, seen.last_s)
+    return features(given, seen.own, session)
+
+
+def fast_of(record: RunRecord) -> Fast | None:
+    """The time of a demoted run on the fast path; None if that is not known."""
+    demotion = record.demotion
+    if demotion is None or demotion.moved_ms is None:
+        return None
+    return Fast(record.created_at, demotion.at, demotion.moved_ms / 1000)
+
+
+def teaches(record: RunRecord, outcome: Outcome, progress: Progress) -> bool:
+    """Whether the duration of a run says something about the next ones.
+
+    A run that failed, expired or was cancelled took at least so long: that tells something if it missed its budget.
+    """
+    return outcome.status == "completed" or progress.elapsed_s > record.budget_s > 0
+
+
+def _sum(before: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    return {bucket: before.get(bucket, 0.0) + more.get(bucket, 0.0) for bucket in {**before, **more}}
+
+
+def _copied(blocks: Mapping[int, Counts]) -> dict[int, Counts]:
+    """Blocks whose owner may add cells; the cells themselves are never changed in place."""
+    return {block: dict(counts) for block, counts in blocks.items()}

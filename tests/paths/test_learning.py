@@ -1,0 +1,341 @@
+"""What processes learn of ended runs: the time that a run moves, shared through the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import msgspec
+import pytest
+
+import offramp
+from offramp import SLA, App
+from offramp.core.run import Seen
+from offramp.errors import StoreError
+from offramp.paths import learning
+from offramp.paths.learning import OBSERVED_MAX, Learning, digest
+from offramp.paths.submission import Retrial, Submission
+from offramp.ports.learning import SessionTurns
+from offramp.ports.seams import Seams
+from offramp.testing import FakeClock
+from tests.paths import victim
+from tests.paths.test_recovery import in_step_two, kill, process
+from tests.paths.waiting import is_parked, until
+from tests.support import GUARD_S, eventually, frames_of, member
+
+
+def moving(clock):
+    """Pipelines whose steps take a second each of the fake clock."""
+    app = App("moving", classes=[SLA("quick", budget=2.5), SLA("patient", budget=50)])
+
+    @app.step
+    async def work(number: int) -> int:
+        await asyncio.get_running_loop().run_in_executor(None, clock.advance, 1.0)
+        return number
+
+    @app.step
+    async def breaks() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, clock.advance, 1.0)
+        raise ValueError("broken")
+
+    @app.pipeline(sla="patient")
+    async def some(steps: int) -> int:
+        for number in range(steps):
+            await work(number)
+        return steps
+
+    @app.pipeline(sla="quick")
+    async def many(steps: int) -> int:
+        for number in range(steps):
+            await work(number)
+        return steps
+
+    @app.pipeline(sla="patient")
+    async def asks() -> int:
+        await work(1)
+        await offramp.signal("go")
+        return await work(2)
+
+    @app.pipeline(sla="patient")
+    async def rests() -> int:
+        await work(1)
+        await offramp.sleep(20)
+        await work(2)
+        await asyncio.sleep(20)
+        return await work(3)
+
+    @app.pipeline(sla="quick")
+    async def fails(after: int) -> None:
+        for number in range(after):
+            await work(number)
+        await breaks()
+
+    return app
+
+
+def lessons(*services):
+    """What these processes learn from here on, by run."""
+    found = {}
+    for service in services:
+        service.live.learning.on_learned(lambda record, past: found.__setitem__(record.id, past))
+    return found
+
+
+def asked(pipeline, respond_async=False, **given):
+    return Submission(pipeline=pipeline, respond_async=respond_async, input=msgspec.json.encode(given))
+
+
+async def submitted(service, submission):
+    return (await service.submit(submission)).record.id
+
+
+def seconds(past):
+    return round(past.took_s, 1), [round(at, 1) for _, at in past.steps]
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+async def test_a_fast_run_teaches_how_long_it_took(tmp_path, clock):
+    async with member(moving(clock), tmp_path, "gateway", clock=clock) as gateway:
+        found = lessons(gateway)
+        run = await submitted(gateway, asked("some", steps=3))
+        await frames_of(gateway, run)
+        await eventually(lambda: run in found)
+        assert seconds(found[run]) == (3.0, [1.0, 2.0, 3.0])
+        assert gateway.live.learning.doubts("some", "patient", 2.0)
+        assert not gateway.live.learning.doubts("some", "patient", 50.0)
+        assert not gateway.live.learning.doubts("some", "quick", 2.0)
+        estimate = gateway.live.learning.estimate("some", "patient", found[run].features, 2.0)
+        assert estimate.runs == 1
+        assert estimate.p50_s == pytest.approx(3.0, rel=0.4)
+
+
+@pytest.mark.parametrize("respond_async", [True, False])
+async def test_queue_and_handoff_do_not_count(tmp_path, clock, respond_async):
+    app = moving(clock)
+    async with member(app, tmp_path, "gateway", clock=clock, lease=600) as gateway:
+        run = await submitted(gateway, asked("many", respond_async, steps=5))
+        await eventually(lambda: gateway.live.get(run) is None)
+        clock.advance(100.0)
+        async with member(app, tmp_path, "worker", clock=clock, lease=600) as worker:
+            found = lessons(gateway, worker)
+            await clock.run_until(frames_of(gateway, run), 0.01)
+            await eventually(lambda: run in found)
+            took, ends = seconds(found[run])
+    assert 5.0 <= took < 6.0
+    assert ends == pytest.approx([1.0, 2.0, 3.0, 4.0], abs=0.9)
+
+
+@contextlib.asynccontextmanager
+async def local(app, tmp_path, clock):
+    async with member(app, tmp_path, "local", clock=clock, lease=600) as service:
+        yield service, lessons(service)
+
+
+@pytest.mark.parametrize("respond_async", [True, False])
+async def test_a_wait_for_a_signal_does_not_count(tmp_path, clock, respond_async):
+    async with local(moving(clock), tmp_path, clock) as (service, found):
+        run = await submitted(service, asked("asks", respond_async))
+        if respond_async:
+            await until(lambda: is_parked(service, run), clock)
+        else:
+            await until(lambda: service.live.get(run).execution.scope.waits.until() is not None)
+        clock.advance(30.0)
+        await service.signal(run, "go")
+        await clock.run_until(frames_of(service, run), 0.01)
+        await eventually(lambda: run in found)
+        took, ends = seconds(found[run])
+    assert 2.0 <= took < 3.0
+    assert ends == pytest.approx([1.0, 2.0], abs=0.9)
+
+
+@pytest.mark.parametrize("respond_async", [True, False])
+async def test_own_sleeps_count_once_parked_or_not(tmp_path, clock, respond_async):
+    async with local(moving(clock), tmp_path, clock) as (service, found):
+        run = await submitted(service, asked("rests", respond_async))
+        await clock.run_until(frames_of(service, run), 0.1)
+        await eventually(lambda: run in found)
+        assert seconds(found[run])[0] == pytest.approx(43.0, abs=1.5)
+
+
+async def test_a_run_without_an_answer_teaches_if_it_missed_its_budget(tmp_path, clock):
+    async with local(moving(clock), tmp_path, clock) as (service, found):
+        early = await submitted(service, asked("fails", after=0))
+        await frames_of(service, early)
+        late = await submitted(service, asked("fails", after=3))
+        await clock.run_until(frames_of(service, late), 0.01)
+        await eventually(lambda: late in found)
+        assert seconds(found[late])[0] == pytest.approx(4.0, abs=0.5)
+        again = (await service.retry(Retrial(run_id=late, start="breaks"))).record.id
+        whole = await submitted(service, asked("some", steps=1))
+        for run in (again, whole):
+            await clock.run_until(frames_of(service, run), 0.01)
+        await eventually(lambda: whole in found)
+    assert found.keys() == {late, whole}
+
+
+class Slow:
+    """A seam that admits a step after ten seconds of the fake clock."""
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    async def admit(self, asked, says):
+        await asyncio.get_running_loop().run_in_executor(None, self._clock.advance, 10.0)
+        return lambda: None
+
+
+async def test_a_wait_for_a_permit_does_not_count(tmp_path, clock):
+    seams = Seams(before=(Slow(clock),))
+    async with member(moving(clock), tmp_path, "gateway", clock=clock, seams=seams, lease=600) as gateway:
+        found = lessons(gateway)
+        run = await submitted(gateway, asked("some", steps=3))
+        await frames_of(gateway, run)
+        await eventually(lambda: run in found)
+        assert seconds(found[run]) == (3.0, [1.0, 2.0, 3.0])
+
+
+async def test_a_run_recovered_after_a_kill_counts_what_was_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr(victim, "folder", tmp_path)
+    async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=0.5, poll=0.1) as gateway:
+        with process(tmp_path, "gateway", "first", "fast_five", lease_s=0.5) as first:
+            [run] = first.runs
+            await in_step_two(gateway, run)
+            await kill(first)
+        killed = time.time()
+        (tmp_path / "go").touch()
+        await asyncio.to_thread(time.sleep, 0.3)
+        gap_s = time.time() - killed
+        async with member(victim.app, tmp_path, "worker", owner="second", lease=0.5, poll=0.1) as worker:
+            found = lessons(worker)
+            await frames_of(gateway, run)
+            await eventually(lambda: run in found)
+            record = await gateway.get(run)
+    assert 0 < found[run].took_s <= record.finished_at - record.created_at - gap_s
+    assert [name for name, _ in found[run].steps] == ["work"] * 4
+
+
+def short():
+    app = App("short")
+
+    @app.pipeline
+    async def pipe() -> str:
+        return "done"
+
+    return app
+
+
+async def test_gateways_share_one_belief_and_a_restart_keeps_it(tmp_path, monkeypatch):
+    assert 2 * learning.SHARE_EVERY_S < 10
+    monkeypatch.setattr(learning, "SHARE_EVERY_S", 0.01)
+
+    def runs(*services):
+        return [round(service.live.learning.belief("pipe", "default").runs) for service in services]
+
+    async with member(short(), tmp_path, "gateway") as one, member(short(), tmp_path, "gateway") as other:
+        for service in (one, one, other):
+            await frames_of(service, await submitted(service, asked("pipe")))
+        await eventually(lambda: runs(one, other) == [3, 3])
+        await frames_of(other, await submitted(other, asked("pipe")))
+    async with member(short(), tmp_path, "gateway") as later:
+        await eventually(lambda: runs(later) == [4])
+
+
+async def test_a_process_learns_from_a_bounded_number_of_runs(tmp_path, clock):
+    async with member(short(), tmp_path, "gateway", clock=clock) as gateway:
+        found = lessons(gateway)
+        for _ in range(OBSERVED_MAX + 10):
+            await frames_of(gateway, await submitted(gateway, asked("pipe")))
+        await eventually(lambda: len(found) == OBSERVED_MAX)
+        await clock.run_until(frames_of(gateway, await submitted(gateway, asked("pipe"))), 0.01)
+    assert len(found) == OBSERVED_MAX
+
+
+PATIENT = SLA("patient")
+
+
+def sessions(service):
+    async def seen(session="s", tenant="", sla=PATIENT):
+        return await service.live.learning.seen(tenant, "pipe", sla, session)
+
+    return seen
+
+
+async def test_a_session_is_known_wherever_its_next_turn_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "SHARE_EVERY_S", 0.01)
+    async with member(short(), tmp_path, "gateway") as one, member(short(), tmp_path, "gateway") as other:
+        here, there = sessions(one), sessions(other)
+        assert await here() == await there() == Seen(0)
+        for turns, service in enumerate((one, other, other), 1):
+            submission = Submission(pipeline="pipe", session_id="s")
+            await frames_of(service, await submitted(service, submission))
+
+            async def known(turns=turns):
+                return [(await seen()).turns for seen in (here, there)] == [turns, turns]
+
+            await eventually(known)
+        assert len((await here()).last_s) == 3
+        assert await here("another") == await here("s", "another tenant") == Seen(0)
+        assert await here("s", sla=SLA("never", early_demotion=0)) is None
+        assert await here(None) is None
+
+
+class Alone:
+    """As much of a process as learning needs."""
+
+    def __init__(self, store, clock):
+        self.store, self.clock = store, clock
+        self.pipelines, self.classes = {}, {}
+
+
+class Hung:
+    """A store that does not answer."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def turns_of(self, _session):
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
+class Refusing:
+    """A store that refuses."""
+
+    async def turns_of(self, _session):
+        raise StoreError("the disk is gone")
+
+
+@pytest.mark.parametrize("store", [Hung(), Refusing()])
+async def test_a_request_does_not_wait_for_a_store_that_does_not_know(store, clock):
+    async with asyncio.timeout(GUARD_S):
+        assert await Learning(Alone(store, clock)).seen("", "pipe", PATIENT, "s") is None
+
+
+class Counting:
+    """A store that knows one session."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def turns_of(self, session):
+        self.asked.append(session)
+        return SessionTurns(session, 7, (1.0,)) if session == digest("", "pipe", "old") else None
+
+
+async def test_a_known_session_is_not_looked_up_again_and_few_are_remembered(clock, monkeypatch):
+    monkeypatch.setattr(learning, "SESSIONS_CACHED", 2)
+    store = Counting()
+    learned = Learning(Alone(store, clock))
+    for _ in range(3):
+        assert await learned.seen("", "pipe", PATIENT, "old") == Seen(7, (1.0,))
+        assert await learned.seen("", "pipe", PATIENT, "new") == Seen(0)
+    assert len(store.asked) == 2
+    await learned.seen("", "pipe", PATIENT, "third")
+    await learned.seen("", "pipe", PATIENT, "new")
+    await learned.seen("", "pipe", PATIENT, "old")
+    assert len(store.asked) == 4, "the one that was asked for longest ago was forgotten"
