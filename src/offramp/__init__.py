@@ -6,6 +6,7 @@ import typing
 from offramp.app import App
 from offramp.core.events import Event
 from offramp.core.retry import Retry
+from offramp.core.routing import RouteRequest
 from offramp.core.sla import SLA
 from offramp.declarations import Pipeline, Step
 from offramp.errors import OfframpError
@@ -48,6 +49,7 @@ __all__ = [
     "OfframpError",
     "Pipeline",
     "Retry",
+    "RouteRequest",
     "Run",
     "Step",
     "as_completed",

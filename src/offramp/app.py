@@ -26,6 +26,9 @@ class App(Declarations):
     Args:
         name: what the service is called.
         classes: its SLA classes; a class `default` (budget 6 s) exists unless one of that name is given.
+        classifier: decides where a request goes that no rule decides, as a rule does or by the seconds that it expects:
+            above the budget, the run goes deep. Plain or async.
+        classifier_timeout: seconds for one call of it, at most 10.
 
     Raises:
         DeclarationError: the name or a class is not usable; raised by `step` and `pipeline` too.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import warnings
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, overload
 
+from offramp.core.advisers import CLASSIFIER_TIMEOUT_DEFAULT_S, Adviser, of_input, of_requests, require_timeout
 from offramp.core.call import Effect, StepKind
 from offramp.core.names import require_name
 from offramp.core.retry import Retry
+from offramp.core.routing import RouteRequest
 from offramp.core.sla import DEFAULT_CLASS, SLA
 from offramp.core.spec import (
     LaneChoice,
@@ -29,9 +31,15 @@ from offramp.execution.body import Body
 from offramp.execution.context import current
 from offramp.execution.warming import StartHook, start_hook
 
+Features = Mapping[str, float | str]
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[[], object])
+G = TypeVar("G", bound=Callable[..., Features | Awaitable[Features]])
+Ruling = Literal["fast", "deep"] | tuple[Literal["fast", "deep"], str] | None
+"""What a rule answers: a path, a path and a reason, or None to leave the decision to others."""
+Rule = TypeVar("Rule", bound=Callable[[RouteRequest], Ruling | Awaitable[Ruling]])
+Classifier = Callable[[RouteRequest], Ruling | float | Awaitable[Ruling | float]]
 _OUTSIDE = (
     "pipeline {0!r} is called outside a run: without journal, budget, events and trace. Start a run with `await "
     "gateway.run({0!r}, ...)`, or with `runtime.start` in `async with app.local() as runtime`; the plain function is "
@@ -99,11 +107,15 @@ class Step(Generic[P, R]):
 
 
 class Pipeline(Generic[P, R]):
-    """A declared pipeline; calling it inside a run runs it as part of that run. `fn` is the plain function."""
+    """A declared pipeline; calling it inside a run runs it as part of that run. `fn` is the plain function.
+
+    `describes` is the function that `features` declared.
+    """
 
     def __init__(self, fn: Callable[P, Coroutine[Any, Any, R]], spec: PipelineSpec) -> None:
         self._fn = fn
         self.spec = spec
+        self.describes: Adviser | None = None
         self._has_warned = False
         functools.update_wrapper(self, fn)
 
@@ -129,6 +141,22 @@ class Pipeline(Generic[P, R]):
         """Refused like the setter."""
         self.fn = None
 
+    def features(self, fn: G, /) -> G:
+        """Describe inputs to the router by what only your code knows of them: a decorator.
+
+        Args:
+            fn: a plain or async function that is called with the pipeline's arguments by name and returns a dict of at
+                most 8 features: a name and a number or a text. Runs with like features are expected to take as long. It
+                has 0.25 s; one that raises, is late or returns something else is passed over.
+
+        Raises:
+            DeclarationError: it does not take the pipeline's arguments, or there is one already.
+        """
+        if self.describes is not None:
+            raise DeclarationError(f"pipeline {self.spec.name!r} has a function of features already")
+        self.describes = of_input(fn, self.spec.name, self.spec.signature.names)
+        return fn
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run the function; its steps join the run that is executing, if one is. Outside a run it warns once."""
         if current.get() is None and not self._has_warned:
@@ -146,12 +174,22 @@ class Declarations:
     Args:
         name: what the service is called.
         classes: its SLA classes; a class `default` (budget 6 s) exists unless one of that name is given.
+        classifier: decides where a request goes that no rule decides, as a rule does or by the seconds that it expects:
+            above the budget, the run goes deep. Plain or async.
+        classifier_timeout: seconds for one call of it, at most 10.
 
     Raises:
         DeclarationError: the name or a class is not usable; raised by `step` and `pipeline` too.
     """
 
-    def __init__(self, name: str, *, classes: Iterable[SLA] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        classes: Iterable[SLA] = (),
+        classifier: Classifier | None = None,
+        classifier_timeout: float = CLASSIFIER_TIMEOUT_DEFAULT_S,
+    ) -> None:
         self.name = require_name("app", name)
         self.classes: dict[str, SLA] = {}
         self.steps: dict[str, Step[..., Any]] = {}
@@ -162,6 +200,9 @@ class Declarations:
             if sla.name in self.classes:
                 raise DeclarationError(f"App({name!r}): SLA class {sla.name!r} is declared twice")
             self.classes[sla.name] = sla
+        self.rules: list[Adviser] = []
+        self.classifier = None if classifier is None else of_requests(classifier, "classifier")
+        self.classifier_timeout = require_timeout(classifier_timeout)
         self.start_hooks: list[StartHook] = []
         self.classes.setdefault(DEFAULT_CLASS.name, DEFAULT_CLASS)
 
@@ -312,6 +353,31 @@ class Declarations:
             pipeline: Pipeline[..., Any] = Pipeline(function, spec)
             self.pipelines[spec.name] = pipeline
             return pipeline
+
+        return declare if fn is None else declare(fn)
+
+    @overload
+    def rule(self, fn: Rule, /) -> Rule: ...
+    @overload
+    def rule(self) -> Callable[[Rule], Rule]: ...
+    def rule(self, fn: Any = None) -> Any:
+        """Declare a rule: a function that decides which path a request takes.
+
+        Rules are asked in order of declaration, after the client's preference and a class without a budget, and before
+        the classifier; the first that answers decides. A run goes fast only where the fast path has room. A rule has
+        0.25 s; one that raises, is late or answers something else is passed over.
+
+        Args:
+            fn: a plain or async function of a `RouteRequest` that returns `"fast"`, `"deep"`, one of these with a
+                reason, or None to leave the decision to others.
+
+        Raises:
+            DeclarationError: it cannot be called with a request.
+        """
+
+        def declare(function: Rule) -> Rule:
+            self.rules.append(of_requests(function, "rule"))
+            return function
 
         return declare if fn is None else declare(fn)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from offramp.core.addresses import parse_allowed
+from offramp.core.advisers import RULE_TIMEOUT_S, Adviser
 from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
 from offramp.declarations import Declarations
@@ -22,6 +23,7 @@ from offramp.engines.leased.membership import Links
 from offramp.engines.leased.presence import Presence
 from offramp.engines.leased.seat import Member
 from offramp.errors import MissingExtra, SettingsError
+from offramp.execution.advice import Advice, Consultant
 from offramp.execution.clock import SystemClock
 from offramp.execution.lanes import Lanes
 from offramp.execution.lease_window import LeaseWindow
@@ -148,14 +150,14 @@ def build(
         tenancy=Tenancy(settings.tenant_share),
         feed=feed,
         metrics=metrics,
+        advice=_advice(app, loops, metrics),
         tracing=tracing,
         on_present=on_present,
     )
 
     def close() -> None:
-        watchdog.close()
-        lanes.close()
-        loops.close()
+        for part in (watchdog, process.advice, lanes, loops):
+            part.close()
         leases.leave()
         control.close()
         values.close()
@@ -344,6 +346,19 @@ def _tracing(settings: Settings) -> Tracing | None:
     from offramp.telemetry.tracing import Tracing
 
     return Tracing.current(settings.trace_content_bytes if settings.trace_content else None)
+
+
+def _advice(app: Declarations, loops: RunLoops, metrics: Metrics) -> Advice:
+    """The app's rules, classifier and feature functions."""
+
+    def ready(adviser: Adviser, limit_s: float = RULE_TIMEOUT_S) -> Consultant:
+        return Consultant(adviser, limit_s, loops, metrics.advised)
+
+    return Advice(
+        [ready(rule) for rule in app.rules],
+        None if app.classifier is None else ready(app.classifier, app.classifier_timeout),
+        {name: ready(each.describes) for name, each in app.pipelines.items() if each.describes is not None},
+    )
 
 
 def _lanes(settings: Settings, metrics: Metrics, control: LoopThread, processes: ProcessLane | None) -> Lanes:

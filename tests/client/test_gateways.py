@@ -99,6 +99,21 @@ def test_a_stream_goes_on_over_a_gateway_that_is_killed_and_started_again(connec
         assert [event.seq for event in client.events(run)] == [event.seq for event in seen]
 
 
+def test_a_run_that_its_client_left_at_the_end_of_the_wait_survives_its_gateway(tmp_path):
+    (tmp_path / "app.py").write_text(COUNT)
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        first = serve(stack, tmp_path, port)
+        first.wait_for("ready in")
+        client = stack.enter_context(synchronous(first.url))
+        left = client.submit("counted", {"rounds": 2}, wait=0, budget=30)
+        assert (left.status, left.path, left.route.by) == ("running", "fast", "preference")
+        first.send(signal.SIGKILL)
+        first.end()
+        serve(stack, tmp_path, port)
+        assert client.result(left, wait=60) == 40
+
+
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
     """A gateway with two tenants, and a pipeline that waits for an answer."""
@@ -122,6 +137,15 @@ def test_everything_a_client_can_do_with_a_run(connect, keyed):
         finished = client.submit("echo", {"text": "é\u2028"}, wait=math.inf)
         assert (finished.status, finished.result) == ("completed", "é\u2028")
         assert client.run("echo", {"text": "x"}, budget=0) == "x"
+        assert [event.type for event in client.stream("echo", {"text": "x"}, budget=0, follow=False)] == [
+            "run.accepted"
+        ]
+        assert (client.route("echo", {"text": "x"}).path, client.route("ask", {"question": "?"}, budget=0).by) == (
+            "fast",
+            "preference",
+        )
+        with pytest.raises(InputError):
+            client.route("echo", {"text": 3})
         with pytest.raises(RunFailed) as failed:
             client.run("fail", {})
         assert (failed.value.error_code, failed.value.problem.status) == ("step-failed", 409)

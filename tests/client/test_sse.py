@@ -75,7 +75,7 @@ def test_it_takes_any_bytes(raw, places):
 def test_what_a_gateway_sends_is_what_is_read(events, beats, places):
     bodies = [b'{"type":"%b","text":%b}' % (kind.encode(), json.dumps(text).encode()) for kind, text in events]
     frames = [Frame(number, body) for number, body in enumerate(bodies, 1)]
-    encode = NativeEncoder(until_demoted=False).encode
+    encode = NativeEncoder(until_deep=False).encode
     raw = FIRST + b"".join((HEARTBEAT if beats else b"") + encode([frame])[0] for frame in frames)
     found, retry_ms = read(cut_at(raw, places))
     assert found == [Message(str(frame.seq), frame.type, frame.data) for frame in frames]

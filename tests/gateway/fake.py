@@ -158,7 +158,7 @@ class FakeService:
         number = next(self._numbers)
         sla = given.pop("sla", "interactive")
         budget = given.pop("budget_s", 6.0)
-        route = decide(Facts(sla, budget, budget, Load(0, 1), given.pop("respond_async", False))).route()
+        route = decide(Facts(sla, budget, given.pop("respond_async", False)), Load(0, 1)).route()
         record = RunRecord(
             id=run_id(number, number.to_bytes(10, "big")),
             pipeline=pipeline,

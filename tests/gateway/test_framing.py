@@ -12,7 +12,7 @@ from offramp.gateway.native.framing import FIRST, HEARTBEAT, RETRY_MS, NativeEnc
 from tests.gateway.fake import AT
 from tests.gateway.wire import parse_sse
 
-encode = NativeEncoder(until_demoted=False).encode
+encode = NativeEncoder(until_deep=False).encode
 
 RUN = "run_" + "0" * 26
 JSON = st.recursive(

@@ -442,10 +442,10 @@ async def test_a_dry_decision_writes_nothing_takes_no_place_and_displaces_no_run
         await begun.wait()
         before = await runtime.service.list(RunFilter())
         for _ in range(3):
-            decision = runtime.service.decide(Submission(pipeline="quick"))
+            decision = await runtime.service.decide(Submission(pipeline="quick"))
             assert (decision.path, decision.displaces) == ("fast", slow.id)
-        assert runtime.service.decide(Submission(pipeline="pipe")).path == "deep"
-        assert runtime.service.decide(Submission(pipeline="quick", respond_async=True)).path == "deep"
+        assert (await runtime.service.decide(Submission(pipeline="pipe"))).path == "deep"
+        assert (await runtime.service.decide(Submission(pipeline="quick", respond_async=True))).path == "deep"
         assert await runtime.service.list(RunFilter()) == before
         document = await slow.document()
         assert (document["path"], document["demotion"]) == ("fast", None)

@@ -3,7 +3,7 @@
 from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 from uuid import UUID
 
 import offramp
@@ -15,6 +15,7 @@ from offramp import (
     Event,
     Pipeline,
     Retry,
+    RouteRequest,
     Run,
     Step,
     as_completed,
@@ -30,6 +31,24 @@ from offramp import (
 from offramp.client import Options, RunDocument, RunPage, StepDelta, Ticket
 
 app = App("typed", classes=[SLA("fast", p95=1.0)])
+
+
+@app.rule
+def by_length(request: RouteRequest) -> tuple[Literal["deep"], str] | None:
+    return ("deep", "long") if len(request.input["question"]) > 9 else None
+
+
+@app.rule()
+async def by_tenant(request: RouteRequest) -> Literal["fast", "deep"]:
+    return "fast" if request.tenant else "deep"
+
+
+async def seconds(request: RouteRequest) -> float:
+    return request.budget_s
+
+
+classified = App("classified", classifier=seconds, classifier_timeout=0.1)
+worded = App("worded", classifier=offramp.text_complexity("question"))
 
 
 @app.step

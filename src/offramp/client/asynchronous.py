@@ -16,7 +16,7 @@ import httpx
 
 from offramp.client import streaming
 from offramp.client.connecting import PATIENCE_S, SILENCE_S, head_of, lost, sent, set_up
-from offramp.client.documents import PipelineDocument, RunDocument, RunPage, Ticket
+from offramp.client.documents import PipelineDocument, RouteTaken, RunDocument, RunPage, Ticket
 from offramp.client.effects import Conversation, Give, Lost, Open, Pause, Retrying
 from offramp.client.options import Options
 from offramp.core.events import Event
@@ -83,6 +83,11 @@ class AsyncClient:
     ) -> RunDocument:
         """As `Client.submit`."""
         return await self._document(self._talk.submit(pipeline, input, wait, options))
+
+    async def route(self, pipeline: str, input: Any = None, **options: Unpack[Options]) -> RouteTaken:
+        """As `Client.route`."""
+        route: RouteTaken = await self._call(self._talk.route(pipeline, input, options))
+        return route
 
     async def get(self, run: str | RunDocument, *, include: Sequence[str] = ()) -> RunDocument:
         """As `Client.get`."""

@@ -30,7 +30,8 @@ class Options(_Class, total=False):
         metadata: text by name, stored with the run.
         budget: seconds that the run may stay on the fast path.
         webhook: `{"url": ..., "events": [...]}`, where events are posted.
-        follow: False ends a stream at `run.demoted`; by default it follows the run to its end.
+        follow: False ends a stream where the run is on the deep path, at `run.demoted` or at `run.accepted`; by
+            default it follows the run to its end.
         idempotency_key: the same key with the same request attaches to the same run. By default each call has a new
             one, so that a request which is sent again after a lost connection starts no second run.
     """

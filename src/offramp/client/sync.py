@@ -16,7 +16,7 @@ import httpx
 
 from offramp.client import streaming
 from offramp.client.connecting import PATIENCE_S, SILENCE_S, head_of, lost, sent, set_up
-from offramp.client.documents import PipelineDocument, RunDocument, RunPage, Ticket
+from offramp.client.documents import PipelineDocument, RouteTaken, RunDocument, RunPage, Ticket
 from offramp.client.effects import Conversation, Give, Lost, Open, Pause, Retrying
 from offramp.client.options import Options
 from offramp.core.events import Event
@@ -124,6 +124,20 @@ class Client:
             OfframpError: the gateway refused, or was not reached in time.
         """
         return self._document(self._talk.submit(pipeline, input, wait, options))
+
+    def route(self, pipeline: str, input: Any = None, **options: Unpack[Options]) -> RouteTaken:
+        """Where a run with this input and these options would go now, and why; starts nothing.
+
+        Args:
+            pipeline: its name.
+            input: its arguments by name.
+            options: see `Options`.
+
+        Raises:
+            OfframpError: the gateway would refuse the run, or was not reached in time.
+        """
+        route: RouteTaken = self._call(self._talk.route(pipeline, input, options))
+        return route
 
     def get(self, run: str | RunDocument, *, include: Sequence[str] = ()) -> RunDocument:
         """The document of a run.

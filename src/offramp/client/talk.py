@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from offramp.client.documents import PipelineDocument, RunDocument, RunPage, Ticket
+from offramp.client.documents import PipelineDocument, RouteTaken, RunDocument, RunPage, Ticket
 from offramp.client.effects import Conversation, Give, Head, Lost, Open, Read, Request
 from offramp.client.options import body_of, id_of, key_header, path_of, preference, query_of, raw
 from offramp.client.patience import Patience
@@ -41,6 +41,10 @@ class _Page(Document, frozen=True, kw_only=True):
     runs: list[Any]
     has_more: bool = False
     after: str | None = None
+
+
+class _Routed(Document, frozen=True, kw_only=True):
+    route: RouteTaken
 
 
 class Talk:
@@ -83,6 +87,14 @@ class Talk:
         silence_s = self.silence_s + longest_s
         request = self.request("POST", path_of("pipelines", pipeline, "runs"), headers, body, silence_s=silence_s)
         return self._gives(RunDocument, request)
+
+    def route(self, pipeline: str, input: Any, options: Mapping[str, Any]) -> Conversation[None]:
+        """Where a run would go; gives its route."""
+        body = body_of(pipeline, input, options)
+        found = yield from self.document(
+            _Routed, self.request("POST", path_of("pipelines", pipeline, "route"), body=body)
+        )
+        yield Give(found.route)
 
     def get(self, run: str | RunDocument, include: Sequence[str]) -> Conversation[None]:
         """A run's document."""

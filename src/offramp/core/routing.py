@@ -40,6 +40,10 @@ class RouteRequest:
     tenant: str
 
 
+class Unusable(ValueError):
+    """A user's function returned what no decision can use; the message names no value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer of a user's rule or classifier, with the expected duration if it gave one."""
@@ -84,6 +88,7 @@ class Load:
         held: runs that have a place on it, or are about to leave one.
         most: the limit; up to twice as many are held while those above `most` leave.
         staying: the held runs that are not about to leave.
+        expected_s: seconds that the new run is expected to stay.
         longest: the one that is expected to stay longest; looked up only when the path is full.
         share_is_taken: this request's tenant has its share of the path.
     """
@@ -91,6 +96,7 @@ class Load:
     held: int
     most: int
     staying: int = 0
+    expected_s: float = 0.0
     longest: Stay | None = None
     share_is_taken: bool = False
 
@@ -102,8 +108,6 @@ class Facts:
     Args:
         sla: the class of the run.
         budget_s: its budget in seconds.
-        expected_s: seconds that runs of its pipeline take.
-        load: of the fast path.
         respond_async: the client asked for an answer at once (`Prefer: respond-async`, RFC 7240).
         own_budget: the request names its budget.
         rule: the answer of the first of the app's rules that gave one.
@@ -113,8 +117,6 @@ class Facts:
 
     sla: str
     budget_s: float
-    expected_s: float
-    load: Load
     respond_async: bool = False
     own_budget: bool = False
     rule: Answer | None = None
@@ -154,10 +156,10 @@ class Decision:
         return Route(self.path, self.reasons, _ms(p50_s), self.by, _ms(p95_s), self.confidence)
 
 
-def decide(facts: Facts) -> Decision:
+def decide(facts: Facts, load: Load) -> Decision:
     """Where the run goes."""
     decision = asked(facts) or answered(facts) or learned(facts)
-    return placed(decision, facts) if decision.path == "fast" else decision
+    return placed(decision, load) if decision.path == "fast" else decision
 
 
 def asked(facts: Facts) -> Decision | None:
@@ -192,9 +194,8 @@ def learned(facts: Facts) -> Decision:
     return Decision(estimate.path, estimate.reasons, "learned", predicted, estimate.runs)
 
 
-def placed(wanted: Decision, facts: Facts) -> Decision:
+def placed(wanted: Decision, load: Load) -> Decision:
     """The decision for the fast path as far as the load allows it."""
-    load = facts.load
     if load.share_is_taken:
         return Decision("refused", [SHARE_IS_TAKEN], "load")
     if load.held < load.most:
@@ -202,32 +203,35 @@ def placed(wanted: Decision, facts: Facts) -> Decision:
     if load.held < 2 * load.most:
         if load.staying < load.most:
             return wanted
-        if load.longest is not None and load.longest.rest_s > facts.expected_s:
+        if load.longest is not None and load.longest.rest_s > load.expected_s:
             return replace(wanted, displaces=load.longest.run_id)
     full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS) and this run is expected to take longest"
-    predicted = wanted.predicted or (facts.expected_s, None)
+    predicted = wanted.predicted or (load.expected_s, None)
     return Decision("deep", [*wanted.reasons, full], "load", predicted, wanted.confidence)
 
 
-def answer_of(returned: Any, budget_s: float, source: str) -> Answer | None:
+def answer_of(returned: Any, source: str, budget_s: float | None = None) -> Answer | None:
     """What a user's function answered; None if it leaves the decision to others.
 
     Args:
         returned: `"fast"`, `"deep"`, a pair of one of these and a reason, expected seconds, or None.
-        budget_s: the budget of the run.
         source: the function, as reasons name it.
+        budget_s: the budget of the run; None for a function that may not answer with seconds.
 
     Raises:
-        ValueError: it is none of these.
+        Unusable: it is none of these.
     """
     if returned is None:
         return None
-    if not isinstance(returned, bool) and isinstance(returned, numbers.Real) and 0 <= float(returned) < math.inf:
-        return _expecting(float(returned), budget_s, source)
+    if budget_s is not None and not isinstance(returned, bool) and isinstance(returned, numbers.Real):
+        seconds = float(returned)
+        if 0 <= seconds < math.inf:
+            return _expecting(seconds, budget_s, source)
     path, reason = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, "")
     if not (isinstance(path, str) and isinstance(reason, str) and path in ("fast", "deep")):
         kind = type(returned).__name__
-        raise ValueError(f"{source} has to return 'fast', 'deep', (path, reason) or None, got {kind}")
+        seconds_too = "" if budget_s is None else "seconds from 0 on, "
+        raise Unusable(f"{source} has to return 'fast', 'deep', (path, reason), {seconds_too}or None, got {kind}")
     # Half of a surrogate pair cannot be stored or sent.
     reason = reason[:REASON_LENGTH_MAX].strip().encode("utf-8", "replace").decode()
     return Answer("fast" if path == "fast" else "deep", reason or f"{source} says {path}")

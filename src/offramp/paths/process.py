@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from offramp.core.shares import Tenancy
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
+from offramp.execution.advice import NO_ADVICE, Advice
 from offramp.execution.lanes import Lanes
 from offramp.execution.lease_window import LeaseWindow
 from offramp.execution.loops import LoopThread, RunLoops
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 class Process:
     """`id` names the process in leases and `run.resumed`; `control` is a loop without user code.
 
-    `tracing` is None if it is off; `on_present` is called with the ids of the processes that hold a lease, whenever
-    they were looked up.
+    `advice` holds the functions of the app that are asked about requests. `tracing` is None if it is off; `on_present`
+    is called with the ids of the processes that hold a lease, whenever they were looked up.
     """
 
     id: str
@@ -47,5 +48,6 @@ class Process:
     tenancy: Tenancy
     feed: Feed
     metrics: Metrics
+    advice: Advice = NO_ADVICE
     tracing: Tracing | None = None
     on_present: Callable[[Collection[str]], object] = lambda _ids: None

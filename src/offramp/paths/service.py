@@ -183,9 +183,9 @@ class Service:
         """Take a request; see `Submitter.submit`."""
         return await self._submitter.submit(submission, watcher)
 
-    def decide(self, submission: Submission) -> Decision:
+    async def decide(self, submission: Submission) -> Decision:
         """The decision for a request now; see `Submitter.decide`."""
-        return self._submitter.decide(submission)
+        return await self._submitter.decide(submission)
 
     async def get(self, run_id: str, tenant: str = "") -> RunRecord:
         """A run's record.

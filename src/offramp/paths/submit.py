@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from offramp.core.names import did_you_mean
 from offramp.core.routing import Decision, Facts, decide
 from offramp.core.run import Route, RunRecord, key_digest, run_id
 from offramp.core.seed import NO_SEED, Seed
-from offramp.core.sla import SLA, budget_s
+from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
@@ -22,6 +23,7 @@ from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLi
 from offramp.paths.admission import Admission
 from offramp.paths.bounds import open_runs
 from offramp.paths.demote import Demoter
+from offramp.paths.entry import Entry
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
@@ -52,6 +54,7 @@ class Submitter:
         self._patience = patience
         self._live = live
         self._admission = Admission(process, live)
+        self._entry = Entry(process)
         self._demoter = demoter
         self._fast = fast
         self._engine = engine
@@ -61,17 +64,16 @@ class Submitter:
         """Admitted requests whose runs have not begun yet."""
 
     @staticmethod
-    async def require_input(spec: PipelineSpec, encoded: bytes) -> None:
-        """Check an input.
+    async def require_input(spec: PipelineSpec, encoded: bytes) -> dict[str, Any]:
+        """Check an input; returns the pipeline's arguments.
 
         Raises:
             InputError: the pipeline does not take it.
         """
         if spec.signature.runs_user_code:
             # Validators are user code: they must not block this loop (invariant L1).
-            await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, encoded)
-        else:
-            spec.signature.decode_input(encoded)
+            return await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, encoded)
+        return spec.signature.decode_input(encoded)
 
     async def accept(self, record: RunRecord, key: Idempotency | None, seed: Seed) -> Accepted:
         """Take a run that goes deep at once, with records of another; continues as a write does; raises as `submit`."""
@@ -116,17 +118,17 @@ class Submitter:
     async def _take(self, submission: Submission, watcher: Watcher | None) -> Accepted:
         spec = self.pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
-        await self.require_input(spec, submission.input)
+        arguments = await self.require_input(spec, submission.input)
         self._check_webhook(submission)
+        facts = await self._entry.facts(submission, spec, sla, arguments)
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
-        facts = self._facts(submission, spec, sla)
-        if decide(facts).path == "refused" and await self.attaches(submission.tenant, key, now):
-            facts = self._facts(submission, spec, sla)
-            facts = replace(facts, load=replace(facts.load, share_is_taken=False))
-        decision = decide(facts)
+        decision = decide(facts, self._admission.load(submission, facts.budget_s))
         if decision.path == "refused":
-            raise TenantBusy(decision.reasons[0])
+            if not await self.attaches(submission.tenant, key, now):
+                raise TenantBusy(decision.reasons[0])
+            load = self._admission.load(submission, facts.budget_s)
+            decision = decide(facts, replace(load, share_is_taken=False))
         record = self._record(submission, spec, facts, decision.route(), now)
         if record.path == "fast":
             self._live.reserve(record)
@@ -136,19 +138,25 @@ class Submitter:
         finally:
             self._live.give_up(record)
 
-    def decide(self, submission: Submission) -> Decision:
+    async def decide(self, submission: Submission) -> Decision:
         """The decision for a request now; starts and stores nothing.
 
         Raises:
             UnknownPipeline: no pipeline has that name.
-            InputError: class or budget are invalid.
+            InputError: input, class, budget or webhook are invalid.
+            TenantBusy: the request would be refused.
+            Overloaded: this process is stopping.
         """
+        self._require_open()
         spec = self.pipeline(submission.pipeline)
-        return decide(self._facts(submission, spec, self._class(submission.sla or spec.sla)))
-
-    def _facts(self, submission: Submission, spec: PipelineSpec, sla: SLA) -> Facts:
-        budget = budget_s(sla, spec.budget, submission.budget, self._process.settings.max_budget)
-        return self._admission.facts(submission, sla.name, budget)
+        sla = self._class(submission.sla or spec.sla)
+        arguments = await self.require_input(spec, submission.input)
+        self._check_webhook(submission)
+        facts = await self._entry.facts(submission, spec, sla, arguments)
+        decision = decide(facts, self._admission.load(submission, facts.budget_s))
+        if decision.path == "refused":
+            raise TenantBusy(decision.reasons[0])
+        return decision
 
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)

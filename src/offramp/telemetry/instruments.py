@@ -64,6 +64,14 @@ _OF_STEP = (names.PIPELINE, names.STEP)
 
 RUNTIME: tuple[Instrument, ...] = (
     Instrument(names.RUNS_ACCEPTED, "counter", "{run}", "runs accepted here, by the path they were routed to", _OF_RUN),
+    Instrument(
+        names.CLASSIFIER,
+        "counter",
+        "{call}",
+        "calls of rules, classifiers and feature functions: `answered`, `none`, or passed over as `failed`, `invalid`, "
+        "`late` or `skipped`",
+        (names.OUTCOME,),
+    ),
     Instrument(names.RUNS_ENDED, "counter", "{run}", "runs that ended here", (*_OF_RUN, names.OUTCOME)),
     Instrument(
         names.RUN_DURATION,

@@ -63,6 +63,10 @@ class Metrics:
         """A request was accepted as a run."""
         self._accepted[record.pipeline, record.sla, record.path].inc()
 
+    def advised(self, outcome: str) -> None:
+        """A rule, a classifier or a feature function was asked about a request."""
+        self._board[names.CLASSIFIER][outcome,].inc()
+
     def ended(self, record: RunRecord, outcome: Outcome, now: float) -> None:
         """A run got its outcome at `now`, in epoch seconds."""
         self._ended[record.pipeline, record.sla, record.path, outcome.status].inc()

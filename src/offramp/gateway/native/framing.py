@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from offramp.core.events import TERMINAL, Frame
 from offramp.gateway.streams import DEMOTED
 
@@ -18,23 +20,32 @@ FIRST = b"retry: %d\n" % RETRY_MS
 
 _TYPE_AT = len(b'{"type":"')
 _TERMINAL = frozenset(name.encode() for name in TERMINAL)
-_ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode()}
+_ACCEPTED = b"run.accepted"
+_ENDS_UNLESS_FOLLOWED = _TERMINAL | {DEMOTED.encode(), _ACCEPTED}
 _LINE_ENDS = [(char.encode(), b"\\u%04x" % ord(char)) for char in "\u0085\u2028\u2029"]
 """Where Unicode, and so `str.splitlines`, ends a line as well; JSON escapes the others."""
+
+
+class _Accepted(msgspec.Struct):
+    path: str
+
+
+_accepted = msgspec.json.Decoder(_Accepted).decode
 
 
 class NativeEncoder:
     """Frames as server-sent events whose id is the event's number.
 
     Args:
-        until_demoted: end at `run.demoted`, not only at the terminal event.
+        until_deep: end at `run.demoted`, or at the `run.accepted` of a run that begins on the deep path, and not only
+            at the terminal event.
     """
 
     opening = FIRST
     heartbeat = HEARTBEAT
 
-    def __init__(self, *, until_demoted: bool) -> None:
-        self._ends = _ENDS_UNLESS_FOLLOWED if until_demoted else _TERMINAL
+    def __init__(self, *, until_deep: bool) -> None:
+        self._ends = _ENDS_UNLESS_FOLLOWED if until_deep else _TERMINAL
 
     def encode(self, frames: Sequence[Frame]) -> tuple[bytes, int, bool]:
         """One chunk up to and with the first frame that ends the stream; how many events; whether one ends it."""
@@ -49,6 +60,6 @@ class NativeEncoder:
                 for char, escaped in _LINE_ENDS:
                     data = data.replace(char, escaped)
             parts.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (frame.seq, kind, data))
-            if kind in self._ends:
+            if kind in self._ends and (kind != _ACCEPTED or _accepted(frame.data).path == "deep"):
                 return b"".join(parts), len(parts), True
         return b"".join(parts), len(parts), False

@@ -94,7 +94,11 @@ def describe(service: Service, prefix: str = "", rules: Mapping[tuple[str, str],
         "/v1/pipelines/{name}/runs": {
             "parameters": [_in_path("name", "The pipeline.")],
             "post": _submit(service, None, "", components),
-        }
+        },
+        "/v1/pipelines/{name}/route": {
+            "parameters": [_in_path("name", "The pipeline.")],
+            "post": _route(service),
+        },
     }
     for name, spec in zip(identifiers(service.pipelines), service.pipelines.values(), strict=True):
         paths[f"/v1/pipelines/{spec.name}/runs"] = {"post": _submit(service, spec, name, components)}
@@ -172,8 +176,9 @@ def _submit(service: Service, spec: PipelineSpec | None, name: str, components: 
     webhooks = bool(settings.webhook_secret)
     body = run_request(input_schema, sorted(service.classes), settings.max_budget, webhooks=webhooks)
     streamed = {
-        "description": "The event stream, with `Accept: text/event-stream`; it ends at the terminal event, or at "
-        "`run.demoted` unless `follow` is true. With JSON: the finished run's document.",
+        "description": "The event stream, with `Accept: text/event-stream`; it ends at the terminal event, or, unless "
+        "`follow` is true, at `run.demoted` or the `run.accepted` of a run that begins on the deep path. With JSON: "
+        "the finished run's document.",
         "headers": _PREFERENCE_APPLIED | _CONTENT_LOCATION,
         "content": {JSON: {"schema": _run_of(name)}, SSE: _MESSAGES},
     }
@@ -190,6 +195,20 @@ def _submit(service: Service, spec: PipelineSpec | None, name: str, components: 
         "responses": {"200": streamed, "202": later}
         | _problems("400", "404", "410", "413", "415", "422", "429", "500", "503"),
     }
+
+
+def _route(service: Service) -> dict[str, Any]:
+    settings = service.settings
+    webhooks = bool(settings.webhook_secret)
+    body = run_request({"type": "object"}, sorted(service.classes), settings.max_budget, webhooks=webhooks)
+    return _operation(
+        "route",
+        "Say where a request for a run would go now, and why; start nothing",
+        "runs",
+        {"200": _json("The route.", "Routed", _VARY)}
+        | _problems("400", "404", "413", "415", "422", "429", "500", "503"),
+        _submit_parameters()[:1],
+    ) | {"requestBody": {"required": True, "content": {JSON: {"schema": body}}}}
 
 
 def _run_of(name: str) -> Schema:

@@ -33,7 +33,7 @@ async def submit(call: Call) -> Answer:
     headers, preference = call.connection.headers, asked.preference
     after = position(headers.get("last-event-id"))
     if not preference.at_once and wants_stream(headers.getlist("accept")):
-        encoder = NativeEncoder(until_demoted=not asked.follow)
+        encoder = NativeEncoder(until_deep=not asked.follow)
         return await submit_streamed(call, asked.submission, after, encoder)
     accepted = await starting.submit(call, asked.submission)
     if not preference.at_once:
@@ -42,6 +42,13 @@ async def submit(call: Call) -> Answer:
     if not accepted.attached:  # a new run: its document needs no read
         return _described(202, document(accepted.record, [], call.prefix), preference)
     return await _document(call, 202, accepted.record.id, preference)
+
+
+async def route(call: Call) -> Reply:
+    """`POST /v1/pipelines/{name}/route`: where the same request for a run would go now, and why; starts nothing."""
+    spec = call.pipeline(call.connection.path_params["name"])
+    decision = await call.service.decide((await read_submission(call, spec.name)).submission)
+    return json_reply(200, {"route": decision.route().shown()}, {"Vary": "Prefer"})
 
 
 async def events(call: Call) -> Answer:
@@ -57,7 +64,7 @@ async def events(call: Call) -> Answer:
     if record.finished and after and await call.service.is_read(record, after):
         # Tells browsers to stop reconnecting (HTML, 9.2.3). A cache must not give it to a reader without the events.
         return Reply(204, headers={"Cache-Control": "no-store"})
-    encoder = NativeEncoder(until_demoted=False)
+    encoder = NativeEncoder(until_deep=False)
     return EventStream(call, record.id, after, encoder, follow=follow == "true", slot=call.open_stream())
 
 

@@ -106,6 +106,8 @@ ROUTE = _object(
     description="The path on which the run began, and why.",
 )
 
+ROUTED = _object({"route": {"$ref": "#/components/schemas/Route"}})
+
 RUN = _object(
     {
         "id": RUN_ID,
@@ -409,6 +411,7 @@ COMPONENTS: dict[str, Schema] = {
     "Signalled": SIGNALLED,
     "RunError": RUN_ERROR,
     "Route": ROUTE,
+    "Routed": ROUTED,
     "RunPage": RUN_PAGE,
     "Pipeline": PIPELINE,
     "Pipelines": PIPELINES,

@@ -23,6 +23,7 @@ from offramp.gateway.surface import INSPECTING, OPERATING, SOCKET, CrossOrigin, 
 NATIVE = Surface(
     (
         Route("POST", "/v1/pipelines/{name}/runs", runs.submit),
+        Route("POST", "/v1/pipelines/{name}/route", runs.route),
         Route("GET", "/v1/runs/{run_id}", runs.show),
         Route("GET", "/v1/runs/{run_id}/input", inspection.run_input, scopes=INSPECTING),
         Route("GET", "/v1/runs/{run_id}/steps/{key}", inspection.step, scopes=INSPECTING),
