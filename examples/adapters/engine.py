@@ -144,6 +144,9 @@ class OneProcessEngine:
     def takes(self) -> bool:  # N13
         return self._taking.is_on
 
+    async def backlog(self) -> int:  # N18
+        return sum((await self._leases.queued()).values())
+
     async def retire(self, owner: str) -> int:  # N14
         released = await self._leases.retire(owner)
         self.has_room()

@@ -15,13 +15,13 @@ from typing import Any, TypedDict
 from offramp.core.addresses import WEBHOOK_PORTS, parse_allowed, parse_listen, parse_ports, parse_root_path
 from offramp.core.names import did_you_mean
 from offramp.core.origins import parse_origins
+from offramp.core.scaling import parse_workers
 from offramp.core.webhooks import parse_secrets
 from offramp.errors import SettingsError
 
 LOG_FORMATS = ("text", "logfmt", "json")
 _READ_ELSEWHERE = frozenset(
-    f"OFFRAMP_{name}"
-    for name in ("HOST", "PORT", "WORKERS", "INSECURE", "URL", "API_KEY", "SUPERVISED", "CRASH_AT", "CRASH_MARK")
+    f"OFFRAMP_{name}" for name in ("HOST", "PORT", "INSECURE", "URL", "API_KEY", "SUPERVISED", "CRASH_AT", "CRASH_MARK")
 )
 """Variables of the command line only, and of communication between its processes and tests."""
 
@@ -114,6 +114,15 @@ class Settings:
         "",
         "path under which a proxy serves the gateway, such as /agents: links begin with it; requests may or may not",
         reads=parse_root_path,
+    )
+    workers: str = _text(
+        "",
+        "worker processes of `serve`: a number, 0 if they are started elsewhere, or a range such as 2..8; empty means "
+        "1, or the sum of the classes' `min_warm`",
+        reads=parse_workers,
+    )
+    workers_idle: float = _setting(
+        60.0, 0.1, 86_400.0, "seconds without need after which `serve` keeps fewer workers, within the range"
     )
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
     fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
@@ -255,6 +264,8 @@ class Given(TypedDict, total=False):
     allow_hosts: str | None
     cors_origins: str | None
     root_path: str | None
+    workers: str | None
+    workers_idle: float | None
     worker_runs: int | None
     fast_runs: int | None
     queue_runs: int | None
@@ -331,6 +342,8 @@ def _checked(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:
     if "low" not in metadata:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
+        if type(value) is int and metadata["reads"] is parse_workers:  # `workers = 4` in offramp.toml
+            value = str(value)
         if not isinstance(value, str):
             got = type(value).__name__ if metadata["secret"] else repr(value)
             raise SettingsError(f"{name} must be text, got {got}")

@@ -188,7 +188,7 @@ def _service(
     demoter = Demoter(process, engine, live)
     outbox.listen(dispatcher.wake if dispatcher else functools.partial(hints.send, "webhooks"))
     process.store.on_lost(lambda lease: process.control.call(deep.lost, lease))
-    roster = Roster(process, leases, live)
+    roster = Roster(process, leases, live, deep.places if role != "gateway" else lambda: (0, 0))
     return Service(
         app.name, process, live, demoter, deep, engine, dispatcher, roster=roster, warming=warming, close=close
     )

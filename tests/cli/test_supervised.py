@@ -31,6 +31,7 @@ class Party:
 
 
 class Service(Party):
+    crew = SimpleNamespace()
     metrics = SimpleNamespace(workers_wanted=lambda count: None, worker_started=None, worker_ended=None)
 
     async def start(self):

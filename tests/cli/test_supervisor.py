@@ -101,6 +101,50 @@ async def test_a_dead_worker_is_retired_and_replaced_under_a_new_id(crew, caplog
     assert one.retired.empty()
 
 
+async def test_it_starts_more_and_only_idle_ones_leave_for_good(crew, caplog):
+    caplog.set_level("INFO", "offramp")
+    one = crew()
+    one.supervisor.start()
+    first = await one.next()
+    one.supervisor.scale(3)
+    more = sorted([await one.next(), await one.next()])
+    assert [number for number, _, _ in [first, *more]] == ["1", "2", "3"]
+    one.supervisor.scale(1, [first[1]])
+    assert await one.retired.get() == first[1]
+    assert not is_alive(first[2])
+    assert one.supervisor.count == 2, "the other one is not idle"
+    assert sorted(one.supervisor.owners) == sorted(owner for _, owner, _ in more)
+    one.supervisor.scale(3)
+    assert (await one.next())[0] == "1"
+    await one.supervisor.stop()
+    assert "died" not in caplog.text
+    one.supervisor.scale(5)
+    assert one.supervisor.count <= 3, "it has stopped"
+
+
+async def test_one_that_leaves_and_is_killed_meanwhile_gives_its_runs_back_and_stays_away(crew):
+    one = crew(STUBBORN, count=2)
+    one.supervisor.start()
+    _, owner, pid = max(await one.next(), await one.next())
+    one.supervisor.scale(1, one.supervisor.owners)
+    os.kill(pid, signal.SIGKILL)
+    assert await one.retired.get() == owner
+    assert one.supervisor.count == len(one.supervisor.owners) == 1
+    await one.supervisor.stop()
+
+
+async def test_one_that_does_not_leave_is_killed(crew, caplog, monkeypatch):
+    monkeypatch.setattr(module, "KILL_MARGIN_S", 0.05)
+    one = crew(STUBBORN, count=2, drain_timeout=0.0)
+    one.supervisor.start()
+    _, owner, pid = max(await one.next(), await one.next())
+    one.supervisor.scale(1, one.supervisor.owners)
+    assert await one.retired.get() == owner
+    assert not is_alive(pid)
+    assert f"worker 2 (pid {pid}) did not leave in time and is killed" in caplog.text
+    await one.supervisor.stop()
+
+
 class Looks:
     """A monotonic clock for the supervisor's checks of leases."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import msgspec
 
@@ -14,10 +15,12 @@ from offramp.core.failure import Failure
 from offramp.core.names import did_you_mean
 from offramp.core.routing import Facts, Load, decide
 from offramp.core.run import Demotion, RunRecord, document, links, run_id
+from offramp.core.scaling import Span
 from offramp.core.sla import SLA, budget_s
 from offramp.core.slo import WINDOWS, Counts
 from offramp.core.spec import pipeline_spec
 from offramp.errors import IdempotencyMismatch, InputError, RunConflict, RunGone, UnknownRun, UnknownStep
+from offramp.paths.crew import Keeping
 from offramp.paths.signalling import Sent
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.submission import Accepted, Submission
@@ -227,6 +230,8 @@ class FakeService:
     async def list(self, wanted: RunFilter, prefix="", include=frozenset()):
         page = paged([run.record for run in self.runs.values()], wanted)
         return [document(record, [], prefix) for record in page.runs], page.after
+
+    crew = SimpleNamespace(last=None, keeping=Keeping(0, Span(0, 0)))
 
     async def workers(self):
         return self.owners

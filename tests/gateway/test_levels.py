@@ -21,7 +21,7 @@ def fits(schema, components, value):
         return fits(components[schema["$ref"].rpartition("/")[2]], components, value)
     kinds = {"number": (int, float), "integer": int, "string": str, "boolean": bool, "null": type(None)}
     wanted = schema.get("type")
-    if wanted == "object":
+    if wanted == "object" or (wanted == ["object", "null"] and value is not None):
         return set(value) == set(schema["properties"]) and all(
             fits(schema["properties"][name], components, each) for name, each in value.items()
         )

@@ -13,7 +13,10 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from offramp.cli.engines import crew_of
 from offramp.cli.findings import Finding
+from offramp.cli.output import CommandError
+from offramp.core.sla import SLA
 from offramp.gateway.descriptors import FILES_RESERVED, files_allowed
 from offramp.ports.extras import install, packages_by_extra
 from offramp.settings import Settings, unread
@@ -55,6 +58,16 @@ def has_wal_reset_bug(version: tuple[int, ...]) -> bool:
     if version >= _WAL_RESET_FIXED[-1]:
         return False
     return not any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_RESET_FIXED)
+
+
+def check_workers(settings: Settings, classes: Mapping[str, SLA]) -> Iterator[Finding]:
+    """The number of workers against what the classes keep warm, and against the machine."""
+    try:
+        span = crew_of(classes, settings)
+    except CommandError as error:
+        yield Finding("broken", "workers", str(error), "raise --workers, or lower min_warm")
+    else:
+        yield from check_machine(settings, span.high)
 
 
 def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ def doctor(  # noqa: PLR0913 - one parameter for each option
     objects: Objects = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
-    workers: Workers = 1,
+    workers: Workers = "1",
     check_data: CheckData = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 on a risk too, for CI.")] = False,
     as_json: AsJson = False,
@@ -46,11 +46,11 @@ def doctor(  # noqa: PLR0913 - one parameter for each option
     from offramp.cli.check_data import check_folder
     from offramp.cli.check_host import (
         check_address,
-        check_machine,
         check_python,
         check_settings,
         check_sqlite,
         check_webhooks,
+        check_workers,
     )
     from offramp.cli.check_keys import check_keys
     from offramp.cli.check_objects import check_objects
@@ -58,11 +58,11 @@ def doctor(  # noqa: PLR0913 - one parameter for each option
     from offramp.cli.check_telemetry import check_telemetry
     from offramp.cli.check_temporal import check_temporal
 
-    settings = load_settings(data=data, engine=engine, store=store, objects=objects)
+    settings = load_settings(data=data, workers=workers, engine=engine, store=store, objects=objects)
     app = load_app(target)
     findings = [
         *check_python(),
-        *check_machine(settings, workers),
+        *check_workers(settings, app.classes),
         *check_settings(os.environ),
         *(() if is_redis(settings.store) else (*check_sqlite(), *check_folder(Path(settings.data), whole=check_data))),
         *check_redis(settings),

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offramp.cli.output import CommandError
+from offramp.core.scaling import Span, parse_workers, span_of
 from offramp.settings import Settings, unread_warning
 from offramp.stores.redis.address import Address, is_redis, without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from offramp.core.sla import SLA
 
 logger = logging.getLogger("offramp")
 
@@ -22,6 +28,18 @@ def warn_of_unread() -> None:
 def data_place(settings: Settings) -> str:
     """Where runs are stored, as text for a person."""
     return Address.parse(settings.store).shown if settings.store else settings.data
+
+
+def crew_of(classes: Mapping[str, SLA], settings: Settings) -> Span:
+    """How many workers `serve` keeps: at least the sum of the classes' `min_warm`.
+
+    Raises:
+        CommandError: the setting allows fewer.
+    """
+    try:
+        return span_of(parse_workers(settings.workers), sum(sla.min_warm for sla in classes.values()))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def load_settings(**given: Any) -> Settings:

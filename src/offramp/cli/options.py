@@ -64,14 +64,23 @@ Host = Annotated[
 Port = Annotated[
     int, typer.Option("--port", envvar="OFFRAMP_PORT", min=0, max=65_535, help="Port to listen on; 0 for any free one.")
 ]
+
+
+def _unless_default(context: typer.Context, option: typer.CallbackParam, value: str) -> str | None:
+    """None for an option that was not given: offramp.toml may have another value than its default."""
+    source = context.get_parameter_source(str(option.name))
+    return None if source is None or source.name == "DEFAULT" else value
+
+
 Workers = Annotated[
-    int,
+    str | None,
     typer.Option(
         "--workers",
         envvar="OFFRAMP_WORKERS",
-        min=0,
-        max=1024,
-        help="Worker processes beside the gateway; 0 if they are started elsewhere.",
+        metavar="N|A..B",
+        help="Worker processes beside the gateway, at least the sum of the classes' min_warm; 2..8 for as many as the "
+        "queue needs; 0 if they are started elsewhere.",
+        callback=_unless_default,
     ),
 ]
 WorkerMetrics = Annotated[str | None, setting("worker_metrics", metavar="HOST:PORT")]

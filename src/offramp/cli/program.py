@@ -97,6 +97,7 @@ _command(
     "offramp serve desk/app.py:app",
     "offramp serve desk/app.py --reload",
     "offramp serve desk.app:app --port 9000 --workers 4 --data /var/lib/desk",
+    "offramp serve desk.app:app --workers 2..8",
     "offramp serve desk.app:app --host 10.0.0.5 --insecure",
     exits=EXITS_SERVER,
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp.cli.collector import relax
-from offramp.cli.engines import data_place, load_settings, warn_of_unread
+from offramp.cli.engines import crew_of, data_place, load_settings, warn_of_unread
 from offramp.cli.logs import show_logs
 from offramp.cli.options import (
     AllowHost,
@@ -55,7 +55,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     host: Host = "127.0.0.1",
     port: Port = 8000,
     data: Data = None,
-    workers: Workers = 1,
+    workers: Workers = "1",
     engine: Engine = None,
     store: Store = None,
     objects: Objects = None,
@@ -79,6 +79,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
         drain_timeout = DRAIN_S
     settings = load_settings(
         data=data,
+        workers=workers,
         engine=engine,
         store=store,
         objects=objects,
@@ -97,7 +98,7 @@ def serve(  # noqa: PLR0913 - each is an option of the command
     if reload and bound is None:
         return _reloading(target, settings, host, port, insecure=insecure)
     withdraw()
-    return _serve(served_app(target), target, settings, host, port, workers, insecure=insecure, bound=bound)
+    return _serve(served_app(target), target, settings, host, port, insecure=insecure, bound=bound)
 
 
 def _reloading(target: str, settings: Settings, host: str, port: int, *, insecure: bool) -> int:
@@ -114,7 +115,6 @@ def _serve(
     settings: Settings,
     host: str,
     port: int,
-    workers: int,
     *,
     insecure: bool,
     bound: socket.socket | None,
@@ -130,17 +130,21 @@ def _serve(
     raise_limit()
     access = Access.of(settings, host)
     root_path = parse_root_path(settings.root_path)
+    span = crew_of(app.classes, settings)
     gateway = SupervisedGateway(
         lambda: build(app, settings, role="gateway", on_present=gateway.present),
-        lambda retire: _supervisor(target, workers, settings, retire),
+        lambda retire: _supervisor(target, span.low, settings, retire),
         access,
         root_path,
+        span=span,
     )
 
     def started(url: str) -> None:
         relax()
         _log_access(app, url + root_path, access, host)
-        if not workers:
+        if span.scales:
+            logger.info("workers: %s, by how long runs wait; fewer after %g s", span, settings.workers_idle)
+        if not span.high:
             logger.info("no workers here; elsewhere: %s", worker_elsewhere(target, settings))
 
     with closing(set_up(app.name, "gateway")):

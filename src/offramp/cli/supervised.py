@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
+from offramp.cli.scaler import Scaler
 from offramp.cli.supervisor import Supervisor
+from offramp.core.scaling import NONE, Span
 from offramp.gateway.asgi import Gateway
+from offramp.paths.crew import Keeping
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ class SupervisedGateway(Gateway):
         supervisor_factory: makes the supervisor from the function that takes back the runs of a dead worker.
         access: admits requests.
         root_path: the prefix under which a proxy serves it.
+        span: the bounds within which the number of workers follows the queue.
     """
 
     def __init__(
@@ -31,9 +35,12 @@ class SupervisedGateway(Gateway):
         supervisor_factory: Callable[[Callable[[str], Awaitable[int]]], Supervisor],
         access: Access | None = None,
         root_path: str = "",
+        *,
+        span: Span = NONE,
     ) -> None:
         super().__init__(service_factory, access, root_path=root_path)
         self._supervisor = supervisor_factory(self._retire)
+        self._span = span
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self) -> None:
@@ -47,15 +54,26 @@ class SupervisedGateway(Gateway):
 
     def _has_joined(self, service: Service) -> None:
         super()._has_joined(service)
-        metrics = service.metrics
-        metrics.workers_wanted(self._supervisor.count)
-        self._supervisor.on_start, self._supervisor.on_end = metrics.worker_started, metrics.worker_ended
-        self._supervisor.start()
+        metrics, supervisor = service.metrics, self._supervisor
+        supervisor.on_start, supervisor.on_end = metrics.worker_started, metrics.worker_ended
+        supervisor.start()
+
+        def changed(count: int) -> None:
+            metrics.workers_wanted(count)
+            service.crew.keeping = Keeping(count, self._span)
+
+        changed(supervisor.count)
+        if self._span.scales:
+            scaler = Scaler(supervisor, self._span, service.settings.workers_idle, changed)
+            service.crew.on_look = lambda look: self._in_loop(lambda: scaler.look(look))
 
     def present(self, ids: Collection[str]) -> None:
         """Report the processes that hold a lease; callable from any thread."""
+        self._in_loop(lambda: self._supervisor.present(ids))
+
+    def _in_loop(self, call: Callable[[], object]) -> None:
         if self._loop is not None:
-            call_threadsafe(self._loop, lambda: self._supervisor.present(ids))
+            call_threadsafe(self._loop, call)
 
     async def drain(self) -> None:
         """Drain the service and the workers together; until all have left, everything can still be read."""

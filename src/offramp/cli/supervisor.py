@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -58,7 +59,7 @@ class Supervisor:
 
     Args:
         command: what to execute; each process learns its number and owner id from `OFFRAMP_SUPERVISED`.
-        count: how many.
+        count: how many at first; see `scale`.
         retire: gives back the runs of a dead process; returns their number.
         drain_timeout: seconds in which a process must leave after SIGTERM.
         first_line: what each process reads first from its stdin, which stays open while this process lives.
@@ -87,7 +88,9 @@ class Supervisor:
         self._processes: dict[int, Process] = {}
         self._pulses: dict[int, Pulse] = {}
         self._killed: set[int] = set()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._leaving: set[int] = set()
+        """Workers that were asked to leave, as fewer do."""
+        self._keepers: dict[int, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self.on_start: Callable[[str, float], object] = lambda _owner, _at: None
@@ -103,29 +106,66 @@ class Supervisor:
     @property
     def count(self) -> int:
         """How many processes are to run."""
-        return self._count
+        return len(self._keepers) - len(self._leaving) if self._watch is not None else self._count
+
+    @property
+    def owners(self) -> list[str]:
+        """The ids of the processes that are to go on."""
+        return [owner for number, owner in self._owners.items() if number not in self._leaving]
 
     def start(self) -> None:
         """Start all processes, and from now on restart each that ends."""
-        self._keepers = [asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)]
         self._watch = asyncio.create_task(self._watch_pulses())
+        self.scale(self._count)
+
+    def scale(self, count: int, idle: Collection[str] = ()) -> None:
+        """Keep this many processes from now on; if these are fewer, only idle ones leave.
+
+        Args:
+            count: how many.
+            idle: owner ids of processes that execute nothing. They drain, so that what they took since is not lost.
+        """
+        if self._stopping.is_set():
+            return
+        free = (number for number in itertools.count(1) if number not in self._keepers)
+        while self.count < count:
+            number = next(free)
+            self._keepers[number] = asyncio.create_task(self._keep(number))
+        for number in sorted(self._processes, reverse=True):
+            if self.count <= count:
+                return
+            if number not in self._leaving and self._owners[number] in idle:
+                self._dismiss(number, self._processes[number])
+
+    def _dismiss(self, number: int, process: Process) -> None:
+        self._leaving.add(number)
+        _signal(process, signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._drain_timeout + KILL_MARGIN_S, self._kill_late, number, process)
+
+    def _kill_late(self, number: int, process: Process) -> None:
+        if self._processes.get(number) is process:
+            logger.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
+            _kill_group(process.pid)
 
     async def stop(self) -> None:
         """Ask all processes to drain and leave; kill those that do not, or all if this call is cancelled."""
         self._stopping.set()
-        for process in self._processes.values():
-            _signal(process, signal.SIGTERM)
+        for number, process in self._processes.items():
+            if number not in self._leaving:  # a second signal would cut its drain short
+                _signal(process, signal.SIGTERM)
+        keepers = list(self._keepers.values())
         try:
-            if self._keepers:
-                await asyncio.wait(self._keepers, timeout=self._drain_timeout + KILL_MARGIN_S)
+            if keepers:
+                await asyncio.wait(keepers, timeout=self._drain_timeout + KILL_MARGIN_S)
         finally:
             # Also if the wait was cut short: a process that stops at once leaves no worker behind.
             for number, process in self._processes.items():
                 logger.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
                 self._killed.add(number)
                 _kill_group(process.pid)
-        if self._keepers:
-            await asyncio.wait(self._keepers)
+        if keepers:
+            await asyncio.wait(keepers)
         if self._watch is not None:
             self._watch.cancel()
 
@@ -154,7 +194,7 @@ class Supervisor:
 
     def _end(self, number: int, process: Process, why: str) -> None:
         """Kill a process that hung. The abort makes it write the stacks of its threads first."""
-        if self._stopping.is_set():  # it is killed if it does not leave
+        if self._stopping.is_set() or number in self._leaving:  # it is killed if it does not leave
             return
         logger.error("worker %d (pid %d) %s: it hung, and is killed", number, process.pid, why)
         _signal(process, signal.SIGABRT)
@@ -178,6 +218,12 @@ class Supervisor:
             if self._stopping.is_set():
                 if number in self._killed:
                     await self._give_back(number, owner)
+                return
+            if number in self._leaving:
+                # Usually none: it has handed its runs over, unless it was killed meanwhile.
+                await self._give_back(number, owner)
+                del self._keepers[number], self._owners[number]
+                self._leaving.discard(number)
                 return
             failures = 1 if time.monotonic() - started >= STABLE_S else failures + 1
             pause = restart_after_s(failures)

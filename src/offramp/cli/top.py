@@ -68,14 +68,16 @@ def _snapshot(gateway: Client, url: str) -> Snapshot:
     def ask(path: str, **params: Any) -> Any:
         return gateway.request("GET", path, params=params)
 
+    workers = ask("/v1/workers")
     unfinished = [ask("/v1/runs", status=status, limit=RUNS_READ)["runs"] for status in ("running", "queued")]
     return Snapshot(
         url,
         time.time(),
         ask("/v1/slo")["classes"],
         ask("/v1/stats", window=WINDOW)["stats"],
-        ask("/v1/workers")["workers"],
+        workers["workers"],
         sorted((run for runs in unfinished for run in runs), key=lambda run: str(run["id"]), reverse=True),
+        scaling=workers.get("scaling"),
     )
 
 

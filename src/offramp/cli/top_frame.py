@@ -38,6 +38,7 @@ class Snapshot:
         workers: of `/v1/workers`.
         runs: unfinished ones, the newest first; more may exist.
         problem: why later answers are missing.
+        scaling: of `/v1/workers`; None for a tenant.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Snapshot:
     workers: Sequence[Document] = ()
     runs: Sequence[Document] = ()
     problem: str = ""
+    scaling: Document | None = None
 
 
 def frame(shown: Snapshot, width: int, height: int) -> list[Line]:
@@ -54,7 +56,7 @@ def frame(shown: Snapshot, width: int, height: int) -> list[Line]:
     classes = _classes(shown)
     workers = [_worker(worker, shown.at) for worker in shown.workers]
     top = [_title(shown), Line(""), *_table(_CLASS_HEAD, classes, CLASSES_SHOWN_MAX)]
-    bottom = [Line(""), *_table(_WORKER_HEAD, workers, WORKERS_SHOWN_MAX)]
+    bottom = [*_scaling(shown.scaling), Line(""), *_table(_WORKER_HEAD, workers, WORKERS_SHOWN_MAX)]
     room = height - len(top) - len(bottom) - 2
     runs = _table(_RUN_HEAD, [_run(run, shown.at) for run in shown.runs], max(1, room), _live(shown.stats))
     lines = [*top, Line(""), *runs, *bottom][:height]
@@ -98,6 +100,19 @@ _RUN = _Columns((-31, -16, -9, -6, 7, 2, -1))
 _RUN_HEAD = _RUN.row("RUN", "PIPELINE", "STATUS", "PATH", "AGE", "", "CLASS")
 _WORKER = _Columns((-34, -16, -7, 5, 7, 9))
 _WORKER_HEAD = _WORKER.row("PROCESS", "HOST", "READY", "RUNS", "LANES", "UP")
+
+
+def _scaling(scaling: Document | None) -> list[Line]:
+    """How many workers this gateway keeps; no line where their number is fixed and enough."""
+    if not scaling or scaling["needed"] is None:
+        return []
+    least, most = scaling["least"], scaling["most"]
+    if least == most and scaling["needed"] <= scaling["kept"]:
+        return []
+    bounds = f" ({least}..{most})" if least < most else ""
+    waiting = f", {scaling['waiting']:,} waiting" if scaling["waiting"] else ""
+    text = f"workers: {scaling['kept']} kept here{bounds}, {scaling['needed']} needed{waiting}"
+    return [Line(""), Line(text, "yellow" if scaling["needed"] > scaling["kept"] else "")]
 
 
 def _classes(shown: Snapshot) -> list[Line]:

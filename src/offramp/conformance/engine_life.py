@@ -166,6 +166,15 @@ async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stag
     await stage.started(member, "one", tenant="acme")
 
 
+@case("N18")
+async def runs_that_wait_for_a_worker_are_counted(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    runs = [await stage.started(member, "one") for _ in range(3)]
+    assert await member.engine.backlog() == len(runs), "runs that wait are not counted, or others are"
+    await _emptied(stage, member, runs)
+    assert await member.engine.backlog() == 0, "no run waits, and some are counted"
+
+
 @case("N15")
 async def a_run_that_waits_is_taken_when_another_ends(stage: EngineStage) -> None:
     member = await stage.join(room=1)

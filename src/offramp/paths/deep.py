@@ -58,6 +58,11 @@ class DeepPath(RunHost):
         """How many more deep runs fit."""
         return self._process.settings.worker_runs - self._live.count("deep") - self._starting
 
+    def places(self) -> tuple[int, int]:
+        """The places that are taken here, and how many there are."""
+        most = self._process.settings.worker_runs
+        return most - self.free(), most
+
     def execute(self, claim: Claim) -> None:
         """Begin to execute: at once if there is no journal to replay."""
         if claim.fresh:

@@ -88,6 +88,10 @@ class EnginePath(DeepPath, BodyHost):
             bodies = list(self._bodies)
         return sum(1 for body in bodies if not body.over)
 
+    def places(self) -> tuple[int, int]:
+        """The places for steps that are taken here, and how many there are."""
+        return len(self._attempts), self._process.settings.worker_runs
+
     def terms(self, step: str) -> StepTerms | None:
         """A step's declaration."""
         spec = self._steps.get(step)

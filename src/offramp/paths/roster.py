@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from offramp.errors import StoreError
@@ -26,12 +26,16 @@ class Roster(Background):
         process: this process.
         leases: where the processes are registered.
         live: the runs that execute here.
+        places: how many places for deep runs are taken here, of how many.
     """
 
-    def __init__(self, process: Process, leases: Ownership, live: LiveRuns) -> None:
+    def __init__(
+        self, process: Process, leases: Ownership, live: LiveRuns, places: Callable[[], tuple[int, int]]
+    ) -> None:
         super().__init__(process)
         self._leases = leases
         self._live = live
+        self._places = places
         self._host, self._version = socket.gethostname(), version("offramp")
 
     async def work(self) -> None:
@@ -49,7 +53,7 @@ class Roster(Background):
 
     def _about(self) -> About:
         held = Counter(run.record.tenant for run in self._live.all())
-        return About(self._host, os.getpid(), self._version, dict(held), self._process.lanes.warm)
+        return About(self._host, os.getpid(), self._version, dict(held), self._process.lanes.warm, *self._places())
 
     async def present(self) -> Sequence[Owner]:
         """The processes that hold a lease, the oldest first.

@@ -22,6 +22,7 @@ from offramp.core.tickets import SECRET_BYTES
 from offramp.errors import LeaseLost, RunConflict, UnknownRun
 from offramp.execution.warming import Warming
 from offramp.paths.changes import Changes
+from offramp.paths.crew import Crewing
 from offramp.paths.deep import DeepPath
 from offramp.paths.demote import Demoter
 from offramp.paths.documents import document_of, step_of
@@ -96,6 +97,8 @@ class Service:
         self.engine = engine
         self._close = close
         self._roster = roster
+        self.crew = Crewing(process, roster.present, engine.backlog)
+        """Looks how many workers are needed, in a process that serves requests."""
         self._changes = Changes(process)
         self.warming = warming
         self.on_joined: Callable[[], object] = lambda: None
@@ -116,6 +119,7 @@ class Service:
             *engine.parts,
             *([] if dispatcher is None else [dispatcher]),
             roster,
+            *([self.crew] if live.levels.shows else []),
             self._changes,
         ]
         """The parts in the order of their start; they close in the reverse order."""

@@ -27,6 +27,7 @@ N16 An engine that declares `sharing` executes a shared run beside its steps in 
    process; the run's journal takes what that process writes of them. Any other engine has None.
 N17 A run that is started with a seed has its entries and signals from the start: no recorded step is executed again.
    While it is queued it has not started.
+N18 `backlog` counts the runs that wait for a worker, in all processes, and none of the runs that a worker has taken.
 """
 
 from __future__ import annotations
@@ -138,6 +139,13 @@ class Joined(Protocol):
 
     async def retire(self, owner: str) -> int:
         """Release the runs of a process known to be dead (N14); returns their number."""
+
+    async def backlog(self) -> int:
+        """How many runs wait for a worker, and on an engine with queues of its own how many steps (N18).
+
+        Raises:
+            StoreError: the runs cannot be counted.
+        """
 
     def has_room(self) -> None:
         """A run ended here: take another if one waits (N15). From any thread."""

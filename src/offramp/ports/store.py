@@ -287,6 +287,8 @@ class About(msgspec.Struct, frozen=True):
         version: of Offramp.
         held: the runs that execute in it, by tenant.
         warm_lanes: the processes of its process lane that are ready.
+        busy: the places for deep runs that are taken in it; on Temporal, for steps.
+        places: how many it has; 0 if it has none, or is of a version that does not say it.
     """
 
     host: str
@@ -294,6 +296,8 @@ class About(msgspec.Struct, frozen=True):
     version: str
     held: dict[str, int] = {}
     warm_lanes: int = 0
+    busy: int = 0
+    places: int = 0
 
 
 class Owner(msgspec.Struct, frozen=True):

@@ -154,6 +154,12 @@ RUNTIME: tuple[Instrument, ...] = (
     Instrument(names.WORKERS_WARM, "gauge", "{process}", "processes that take deep runs, as this one sees them"),
     Instrument(names.WORKERS_WANTED, "gauge", "{process}", "worker processes that this gateway keeps (`--workers`)"),
     Instrument(
+        names.WORKERS_NEEDED,
+        "gauge",
+        "{process}",
+        "workers that the deep runs of all processes need, as this gateway last saw them: for a scaler",
+    ),
+    Instrument(
         names.WEBHOOK_ATTEMPTS,
         "counter",
         "{attempt}",

@@ -155,6 +155,10 @@ class Metrics:
         """This process keeps this many workers running."""
         self._board[names.WORKERS_WANTED][()].set(count)
 
+    def workers_needed(self, count: int) -> None:
+        """The deep runs of all processes need this many workers."""
+        self._board[names.WORKERS_NEEDED][()].set(count)
+
     def worker_started(self, owner: str, at: float) -> None:
         """This process started a worker, `at` on the monotonic clock; its start is recorded once it is warm."""
         with self._lock:

@@ -518,6 +518,19 @@ class NeverLooks(Broken):
         return _NeverLooks(engine)
 
 
+class _CountsNoQueue(Passing):
+    async def backlog(self):
+        return 0
+
+
+@breaks("N18")
+class CountsNoQueue(Broken):
+    """No run waits, however many do."""
+
+    def wrap(self, engine, host):
+        return _CountsNoQueue(engine)
+
+
 class _SaysThatItShares(Passing):
     sharing = object()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from offramp import SLA, App, Retry, current_run
+from offramp.core.scaling import Sight
 from offramp.engines.temporal import engine
 from offramp.errors import TooLarge
-from tests.support import eventually, failure_of, reading, result_of
+from tests.support import Signal, eventually, failure_of, reading, result_of
 
+waits = SimpleNamespace(gate=Signal())
 app = App("counted", classes=[SLA("now", budget=0.3), SLA("deep", budget=0)])
 
 
@@ -43,6 +46,16 @@ async def large() -> int:
     except TooLarge:
         return await echo("small") + await echo("smaller")
     return 0
+
+
+@app.step
+async def patient() -> None:
+    await waits.gate.wait()
+
+
+@app.pipeline(sla="deep")
+async def full() -> None:
+    await patient()
 
 
 @app.pipeline(sla="now")
@@ -97,3 +110,17 @@ async def test_bodies_under_way_are_shown(service, monkeypatch):
         await eventually(lambda: counts(runtime.worker, "runs_live", path="deep") == 1)
         await failure_of(handle)
         await eventually(lambda: counts(runtime.worker, "runs_live", path="deep") == 0)
+
+
+async def test_steps_that_wait_for_a_worker_count_for_how_many_are_needed(service, monkeypatch):
+    monkeypatch.setattr(waits, "gate", Signal())
+    looks = []
+    async with service(app, worker_runs=1) as runtime:
+        runtime.service.crew.on_look = looks.append
+        runs = [await runtime.start("full") for _ in range(4)]
+        await eventually(lambda: (Sight(waiting=3, busy=1, places=1, warm=1), 4) in [look[:2] for look in looks])
+        waits.gate.set()
+        for run in runs:
+            await result_of(run)
+        await eventually(lambda: looks[-1].needed == 1)
+        assert counts(runtime.service, "workers_needed") == 1

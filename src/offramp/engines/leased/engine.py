@@ -145,6 +145,10 @@ class LeasedEngine:
         """Whether this process takes runs and, as far as it knows, its lease still runs; from any thread."""
         return self.taking.is_on
 
+    async def backlog(self) -> int:
+        """How many runs wait for a worker."""
+        return sum((await self.leases.queued()).values())
+
     async def retire(self, owner: str) -> int:
         """Release the runs of a process known to be dead at once."""
         return await self.membership.retire(owner)

@@ -30,6 +30,8 @@ RETRY_EVERY_S = 0.5
 """The interval between attempts to reach Temporal."""
 CLOSE_S_MAX = 2.0
 """The time after its drain in which a process may still send to Temporal, or leave it."""
+BACKLOG_S_MAX = 5.0
+"""The time in which Temporal has to say how many steps wait."""
 ATTRIBUTES = {name: SearchAttributeKey.for_keyword(f"Offramp{name}") for name in ("Session", "Class", "Tenant")}
 """Search attributes in Temporal's UI, beside the workflow's type (the pipeline's name) and id (the run's id)."""
 
@@ -115,6 +117,22 @@ async def connect(address: Address, api_key: str, identity: str | None = None, b
         identity=identity,
         runtime=_runtime(),
     )
+
+
+async def backlog(client: Client, task_queue: str) -> int:
+    """How many steps wait in a task queue, about; Temporal counts each of its partitions.
+
+    Raises:
+        RPCError: the service does not answer.
+    """
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+        report_stats=True,
+    )
+    answer = await client.workflow_service.describe_task_queue(request, timeout=timedelta(seconds=BACKLOG_S_MAX))
+    return answer.stats.approximate_backlog_count
 
 
 class Survey(NamedTuple):

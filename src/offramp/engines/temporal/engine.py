@@ -29,7 +29,7 @@ from offramp.engines.leased.membership import Links
 from offramp.engines.leased.seat import Member
 from offramp.engines.temporal.anew import Anew, Strayed, WatchedRunner
 from offramp.engines.temporal.body import PipelineWorkflow
-from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection
+from offramp.engines.temporal.connection import RETRY_EVERY_S, Connection, backlog
 from offramp.engines.temporal.held import GO
 from offramp.engines.temporal.home import HomeInterceptor
 from offramp.engines.temporal.hop import Hop
@@ -152,6 +152,12 @@ class TemporalEngine(LeasedEngine):
     async def cancel(self, run_id: str) -> RunRecord | None:
         """Store the request, then cancel the workflow (N5)."""
         return self._passed_on(await super().cancel(run_id))
+
+    async def backlog(self) -> int:
+        """How many runs wait to be handed to Temporal, and how many steps wait there."""
+        client = self.connection.known
+        steps = 0 if client is None else await backlog(client, self._options.address.task_queue)
+        return await super().backlog() + steps
 
     def _passed_on(self, record: RunRecord | None) -> RunRecord | None:
         if record is not None and not record.finished:  # a repeated signal may belong to a run that has ended

@@ -397,7 +397,17 @@ WORKERS = _object(
                     "version": _nullable("string", description="Of Offramp; null until the process has said it."),
                 }
             ),
-        }
+        },
+        "scaling": _object(
+            {
+                "needed": _nullable("integer", description="Workers that all runs need; null at first."),
+                "waiting": _nullable("integer", description="Runs that wait for a worker; on Temporal, steps too."),
+                "kept": _COUNT | {"description": "Workers that this gateway keeps."},
+                "least": _COUNT,
+                "most": _COUNT | {"description": "The bounds of `--workers`; equal for a fixed number."},
+            }
+        )
+        | {"type": ["object", "null"], "description": "Null for a tenant's key."},
     }
 )
 
