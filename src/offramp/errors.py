@@ -183,6 +183,20 @@ class TenantBusy(TenantLimit):
     title = "Your share is in use"
 
 
+class RateLimited(TenantLimit):
+    """The API key has used its quota (`offramp keys add --rate --runs`); `retry_after` is in seconds.
+
+    `policy` is the name of the limit in the `RateLimit` header field.
+    """
+
+    code = "rate-limited"
+    title = "The quota of the API key is used"
+
+    def __init__(self, detail: str, retry_after: float = 1.0, policy: str = "") -> None:
+        super().__init__(detail, retry_after)
+        self.policy = policy
+
+
 class RunConflict(RequestError):
     """The run is not in a state that allows this."""
 

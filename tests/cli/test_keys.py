@@ -62,6 +62,33 @@ def test_a_list_has_the_keys_of_the_environment_too_without_their_secrets(projec
     assert "0123456789abcdef" not in listed.stdout + listed.stderr
 
 
+def test_limits_are_stored_and_listed_and_a_file_from_before_them_is_read(project):
+    add(project, "bob")
+    assert not {"rate", "runs"} & json.loads((project / ".offramp" / "keys.json").read_text())["keys"][0].keys()
+    made = add(project, "alice", "--rate", "100/minute", "--runs", "50")
+    assert "rate 100/min, 50 runs at once" in made.stderr
+    env = {"OFFRAMP_API_KEYS": "acme/env+run+rate=1000/12h+runs=5:0123456789abcdef"}
+    listed = json.loads(offramp("keys", "list", "--json", cwd=project, env=env).stdout)["keys"]
+    found = [(key["name"], key["tenant"], key["scopes"], key["rate"], key["runs"]) for key in listed]
+    assert found == [
+        ("env", "acme", ["run"], "1000/12h", 5),
+        ("bob", "default", ["run"], None, None),
+        ("alice", "default", ["run"], "100/min", 50),
+    ]
+    assert re.search(r"alice +default +run +100/min +50 +20\d\d-", offramp("keys", "list", cwd=project).stdout)
+
+
+def test_a_limit_that_is_used_is_said_on_the_command_line_with_what_to_do(project):
+    secret = add(project, "alice", "--rate", "1/h").stdout.strip()
+    with running("serve", "desk.py", "--port", "0", "--workers", "0", cwd=project) as command:
+        url = command.wait_for(r"at (http://[\d.:]+),")[1]
+        submit = ("submit", "ask", "--input", QUESTION, "--url", url)
+        assert offramp(*submit, cwd=project, env={"OFFRAMP_API_KEY": secret}).returncode == 0
+        refused = offramp(*submit, cwd=project, env={"OFFRAMP_API_KEY": secret})
+        assert refused.returncode == 3
+        assert "as many runs as its rate allows, 1/h" in refused.stderr
+
+
 def test_the_file_may_be_elsewhere(project):
     env = {"OFFRAMP_API_KEYS_FILE": "elsewhere/k.json"}
     add(project, "alice", env=env)
@@ -79,6 +106,9 @@ def test_the_file_may_be_elsewhere(project):
         (("add", "x", "--tenant", "a/b"), "the tenant is 1 to 64"),
         (("add", "x", "--scope", "run,inspec"), "did you mean 'inspect'?"),
         (("add", "x", "--scope", ","), "at least one scope"),
+        (("add", "x", "--rate", "100"), "--rate is a number per time, such as 100/min"),
+        (("add", "x", "--rate", "0/s"), "--rate is from 1 to 10000"),
+        (("add", "x", "--runs", "0"), "--runs is from 1 to 10000"),
         (("revoke", "alic"), "did you mean 'alice'?"),
         (("revoke", "alice", "--data", "nowhere"), "--data"),
     ],

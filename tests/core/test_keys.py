@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from offramp.core import keys
 from offramp.core.keys import Key, digest_of, find, parse_keys, require_scopes, shown_tenant, stored_tenant
+from offramp.core.quotas import Quota
+from offramp.core.rates import Rate
 from offramp.errors import SettingsError
 
 SECRET = "0123456789abcdef"
@@ -52,6 +54,21 @@ def test_scopes_follow_the_name():
 def test_scopes_that_cannot_be_are_refused_by_their_place(label):
     with pytest.raises(SettingsError, match=r"X, key 1: (its scopes|a name)"):
         parse_keys(f"{label}:{SECRET}", "X")
+
+
+def test_limits_follow_the_name_in_any_order():
+    text = f"acme/a+runs=5+inspect+rate=100/min:{SECRET},b:{OTHER}"
+    limited, free = parse_keys(text, "X")
+    assert (limited.scopes, limited.quota) == ({"inspect"}, Quota("acme/a", Rate(100, 60), 5))
+    assert free.quota is None
+
+
+@pytest.mark.parametrize(
+    "limit", ["runs=0", "runs=x", "runs=5+runs=6", "runs=\u0663", "rate=", "rate=1/x", "speed=3", "="]
+)
+def test_limits_that_cannot_be_are_refused_by_their_place(limit):
+    with pytest.raises(SettingsError, match=r"^X, key 1: its "):
+        parse_keys(f"a+{limit}:{SECRET}", "X")
 
 
 def test_an_unknown_scope_is_named_with_the_nearest():

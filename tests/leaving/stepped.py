@@ -336,7 +336,7 @@ class SteppedStore:
 
 
 _READS = {"get", "journal", "events", "signals", "ahead", "owners", "open_runs", "holder", "queued", "overdue", "runs"}
-_READS |= {"summed_cells", "unfinished", "due"}
+_READS |= {"summed_cells", "unfinished", "due", "runs_of_key"}
 _CALLS = {"register", "claim", "claim_one", "send_signal", "request_cancel", "add_cells", "purge", "sweep"}
 _CALLS |= {"take_duty", "describe"}
 

@@ -10,7 +10,16 @@ import typer
 from offramp.cli.engines import load_settings
 from offramp.cli.options import AsJson, Data, Engine
 from offramp.cli.output import OK, console, say, write_json
-from offramp.core.keys import DEFAULT_TENANT, SCOPES_DEFAULT, parse_keys, require_scopes, shown_scopes, shown_tenant
+from offramp.core.keys import (
+    DEFAULT_TENANT,
+    SCOPES_DEFAULT,
+    parse_keys,
+    require_runs,
+    require_scopes,
+    shown_scopes,
+    shown_tenant,
+)
+from offramp.core.rates import parse_rate
 
 if TYPE_CHECKING:
     from offramp.core.keys import Key
@@ -32,6 +41,14 @@ def add(
             "(read inputs, arguments and tracebacks too), operate (read, cancel, signal and retry). Default: run.",
         ),
     ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option("--rate", metavar="N/TIME", help="How many runs it may start, as 100/min. Default: no limit."),
+    ] = None,
+    runs: Annotated[
+        int | None,
+        typer.Option("--runs", metavar="N", help="How many of its runs may be open at once. Default: no limit."),
+    ] = None,
     data: Data = None,
     engine: Engine = None,
 ) -> int:
@@ -40,6 +57,8 @@ def add(
     Only a hash is stored. Running gateways accept the key within a second.
 
     offramp keys add support --tenant acme --scope read,inspect
+
+    offramp keys add ann --rate 100/min --runs 50
     """
     from offramp.gateway.keyfile import add_key
     from offramp.gateway.keyring import file_of
@@ -47,15 +66,19 @@ def add(
     given = shown_scopes(SCOPES_DEFAULT) if scope is None else ",".join(scope).split(",")
     scopes = require_scopes([each.strip() for each in given if each.strip()])
     file = file_of(load_settings(data=data, engine=engine))
-    secret = add_key(file, name, tenant, scopes)
+    limit = None if rate is None else parse_rate(rate, "--rate")
+    most = None if runs is None else require_runs(runs, "--runs")
+    secret = add_key(file, name, tenant, scopes, rate=limit, runs=most)
     print(secret, flush=True)
     may = ",".join(shown_scopes(scopes))
+    may += "" if limit is None else f", rate {limit}"
+    may += "" if most is None else f", {most} runs at once"
     say(f"key {name!r} of tenant {tenant!r}, scope {may}, is in {file}, hashed: the secret above is not shown again")
     return OK
 
 
 def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = None) -> int:
-    """List the keys by name, with their tenants and scopes; their secrets are not stored."""
+    """List the keys by name, with their tenants, scopes and limits; their secrets are not stored."""
     settings = load_settings(data=data, engine=engine)
     found = _listed(settings)
     if as_json:
@@ -67,10 +90,11 @@ def list_keys(*, as_json: AsJson = False, data: Data = None, engine: Engine = No
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("name", "tenant", "scopes", "made at", "kept in"):
+    for title in ("name", "tenant", "scopes", "rate", "runs", "made at", "kept in"):
         table.add_column(title, header_style="dim")
     for key in found:
-        table.add_row(key["name"], key["tenant"], ",".join(key["scopes"]), key["created_at"] or "", key["source"])
+        may = ",".join(key["scopes"]), key["rate"] or "", str(key["runs"] or "")
+        table.add_row(key["name"], key["tenant"], *may, key["created_at"] or "", key["source"])
     console(sys.stdout).print(table)
     return OK
 
@@ -95,6 +119,8 @@ def _described(key: Key, created_at: str | None, source: str) -> dict[str, Any]:
         "name": key.name,
         "tenant": shown_tenant(key.tenant),
         "scopes": shown_scopes(key.scopes),
+        "rate": None if key.rate is None else str(key.rate),
+        "runs": key.runs,
         "created_at": created_at,
         "source": source,
     }

@@ -21,6 +21,7 @@ from offramp.conformance import (
     outbox_due,
     store_cells,
     store_events,
+    store_keys,
     store_learned,
     store_records,
     store_secret,
@@ -52,6 +53,7 @@ def store_cases() -> list[Case[StoreStage]]:
     """Every case of the store, lease and outbox suite."""
     return cases_in(
         *(store_writes, store_events, store_records, store_secret, store_cells, store_learned, store_waits),
+        *(store_keys,),
         *(lease_claims, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, cast, get_args
 
 from offramp.core.names import near_miss
+from offramp.core.quotas import KEY_RUNS_MAX, Quota
+from offramp.core.rates import Rate, parse_rate
 from offramp.errors import SettingsError
 
 SECRET_LENGTH_MIN = 16
@@ -36,12 +38,24 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Key(NamedTuple):
-    """An API key without its secret; `digest` is the secret's SHA-256 in hexadecimal."""
+    """An API key without its secret; `digest` is the secret's SHA-256 in hexadecimal.
+
+    `rate` limits the requests that may start runs, `runs` how many of its runs may be open at once; None for no limit.
+    """
 
     name: str
     tenant: str
     digest: str
     scopes: frozenset[Scope] = SCOPES_DEFAULT
+    rate: Rate | None = None
+    runs: int | None = None
+
+    @property
+    def quota(self) -> Quota | None:
+        """Its limits, None without any; a key with the name of an earlier one of its tenant continues its count."""
+        if self.rate is None and self.runs is None:
+            return None
+        return Quota(f"{shown_tenant(self.tenant)}/{self.name}", self.rate, self.runs)
 
     def __repr__(self) -> str:
         return f"<key {self.name!r} of tenant {shown_tenant(self.tenant)!r}>"
@@ -91,6 +105,17 @@ def require_scopes(names: Iterable[str]) -> frozenset[Scope]:
     return frozenset(cast("list[Scope]", names))
 
 
+def require_runs(number: int, what: str = "the limit on a key's open runs") -> int:
+    """`number`, if a key may have so many open runs.
+
+    Raises:
+        SettingsError: it may not.
+    """
+    if not 1 <= number <= KEY_RUNS_MAX:
+        raise SettingsError(f"{what} is from 1 to {KEY_RUNS_MAX} (KEY_RUNS_MAX), got {number}")
+    return number
+
+
 def shown_scopes(scopes: frozenset[Scope]) -> list[Scope]:
     """Scopes in the order of `SCOPES`."""
     return [scope for scope in SCOPES if scope in scopes]
@@ -107,7 +132,7 @@ def shown_tenant(stored: str) -> str:
 
 
 def parse_keys(text: str, source: str) -> list[Key]:
-    """Keys from `[tenant/]name[+scope...]:secret` or a bare secret each, separated by commas.
+    """Keys from `[tenant/]name[+scope...][+rate=100/min][+runs=50]:secret` or a bare secret each, separated by commas.
 
     `sha256:digest` may stand for a secret.
 
@@ -138,6 +163,8 @@ def _parse_key(entry: str, place: int, where: str) -> Key:
     require_name(name, f"{where}: a name")
     if slash:
         require_name(tenant, f"{where}: a tenant")
+    rate, runs = _limits([part for part in given if "=" in part], where)
+    given = [part for part in given if "=" not in part]
     if any(scope not in SCOPES for scope in given):
         raise SettingsError(f"{where}: its scopes, each after a '+', are some of {', '.join(SCOPES)}")
     scopes = require_scopes(given) if given else SCOPES_DEFAULT
@@ -145,7 +172,7 @@ def _parse_key(entry: str, place: int, where: str) -> Key:
         digest = secret.removeprefix("sha256:")
         if not _DIGEST.fullmatch(digest):
             raise SettingsError(f"{where}: a SHA-256 is 64 hexadecimal digits in lower case")
-        return Key(name, stored_tenant(tenant), digest, scopes)
+        return Key(name, stored_tenant(tenant), digest, scopes, rate, runs)
     if not SECRET_LENGTH_MIN <= len(secret) <= SECRET_LENGTH_MAX:
         raise SettingsError(
             f"{where}: its secret has {len(secret)} characters, from {SECRET_LENGTH_MIN} to {SECRET_LENGTH_MAX} are "
@@ -155,4 +182,19 @@ def _parse_key(entry: str, place: int, where: str) -> Key:
         raise SettingsError(
             f"{where}: its secret has a character that a bearer token cannot have; letters, digits and -._~+/ are taken"
         )
-    return Key(name, stored_tenant(tenant), digest_of(secret), scopes)
+    return Key(name, stored_tenant(tenant), digest_of(secret), scopes, rate, runs)
+
+
+def _limits(given: list[str], where: str) -> tuple[Rate | None, int | None]:
+    """The limits of `rate=100/min` and `runs=50`."""
+    rate: Rate | None = None
+    runs: int | None = None
+    for part in given:
+        name, _, value = part.partition("=")
+        if name == "rate" and rate is None:
+            rate = parse_rate(value, f"{where}: its rate")
+        elif name == "runs" and runs is None and value.isascii() and value.isdigit() and len(value) < 10:
+            runs = require_runs(int(value), f"{where}: its runs=")
+        else:
+            raise SettingsError(f"{where}: its limits, each once after a '+', are rate=100/min and runs=50")
+    return rate, runs

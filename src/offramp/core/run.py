@@ -177,6 +177,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     left the run; None if no owner left it, or if that is unknown. A retry of another run names it (`retry_of`), and is
     named there (`retried_as`). The idempotency keys of its steps are made from the id in `keys_of`; None for its own.
     `seen` is None if nothing but its input is known.
+    `api_key` is the API key that started it, as TENANT/NAME, if that key has limits.
     """
 
     id: str
@@ -215,6 +216,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     retried_as: list[str] = []
     keys_of: str | None = None
     seen: Seen | None = None
+    api_key: str | None = None
 
     @property
     def suspicion(self) -> Suspicion:

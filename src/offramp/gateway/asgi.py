@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from offramp.core.keys import Key, shown_tenant
+from offramp.core.quotas import Quota
 from offramp.core.run import is_run_id
 from offramp.core.shares import Tenancy
 from offramp.errors import InputError
@@ -26,6 +27,7 @@ from offramp.gateway.hosting import Hosted
 from offramp.gateway.metering import Meter
 from offramp.gateway.native.surface import NATIVE
 from offramp.gateway.problems import NotReady, explain
+from offramp.gateway.quota_fields import with_quota
 from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import UNMATCHED, Table, mounted_at
@@ -99,6 +101,7 @@ class Gateway(Hosted):
             return
         request = _Request(scope, self._table, self._root_path)
         answer: Answer
+        refused: Exception | None = None
         try:
             answer = await self._answer(request, receive)
         except ClientGone:
@@ -107,10 +110,12 @@ class Gateway(Hosted):
                 request.trace.end(CLIENT_GONE_STATUS)
             return
         except Exception as error:  # noqa: BLE001 - the caller gets an answer for every error
-            problem = explain(error)
+            problem, refused = explain(error), error
             reply = request.surface.render(problem)
             answer = Denied(problem, reply) if request.method == SOCKET else reply
             self._trace(request)
+        if request.quota is not None and self._service is not None:
+            answer = await with_quota(answer, request.quota, self._service, refused)
         self._answered(request, answer.status)
         try:
             sharing = None if is_preflight(scope) else self._shares(request)
@@ -155,6 +160,7 @@ class Gateway(Hosted):
             self.access.admit(connection, Rule("public"))
             return await self._tickets.redeem(given, connection.path_params["run_id"], await self._started())
         key = self.access.admit(connection, route.rule)
+        request.quota = None if key is None else key.quota
         if request.tickets and not route.takes_ticket:
             message = "a ticket opens only the events and the WebSocket of its run"
             raise InputError(message, [("/query/ticket", message)])
@@ -200,7 +206,7 @@ class Gateway(Hosted):
 
 
 class _Request:
-    """One request on its way: when it began, its surface and route, and its span if it has one."""
+    """One request on its way: when it began, its surface and route, its key's limits, and its span if it has one."""
 
     def __init__(self, scope: Scope, table: Table, root_path: str) -> None:
         self.scope = scope
@@ -210,6 +216,7 @@ class _Request:
         self.method: str = SOCKET if scope["type"] == "websocket" else scope["method"]
         self.template = UNMATCHED
         self.route: str | None = None
+        self.quota: Quota | None = None
         self.trace: RequestTrace | None = None
         self.began = time.perf_counter()
         self.began_ns = time.time_ns()

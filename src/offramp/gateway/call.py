@@ -14,6 +14,7 @@ from starlette.types import Receive
 
 from offramp.core.keys import Key, Scope
 from offramp.core.names import did_you_mean
+from offramp.core.quotas import Quota
 from offramp.core.run import RunRecord, is_run_id
 from offramp.core.spec import PipelineSpec
 from offramp.errors import InputError, RunGone, UnknownPipeline, UnknownRun
@@ -60,6 +61,11 @@ class Call:
     def tenant(self) -> str:
         """The tenant of the request; empty for the default tenant, and without keys."""
         return "" if self.key is None else self.key.tenant
+
+    @property
+    def quota(self) -> Quota | None:
+        """The limits of its key, None without any."""
+        return None if self.key is None else self.key.quota
 
     @property
     def revoked(self) -> bool:

@@ -25,6 +25,8 @@ from offramp.core.keys import (
     stored_tenant,
 )
 from offramp.core.names import did_you_mean
+from offramp.core.quotas import KEY_RUNS_MAX
+from offramp.core.rates import Rate, parse_rate
 from offramp.errors import SettingsError
 
 FILE_NAME = "keys.json"
@@ -33,18 +35,22 @@ SECRET_RANDOM_BYTES = 32
 
 
 class KeyEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One stored key; `created_at` in RFC 3339, no `scopes` for the default ones."""
+    """One stored key; `created_at` in RFC 3339, no `scopes` for the default ones, no limits without any."""
 
     name: str
     tenant: str
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     created_at: str
     scopes: Annotated[tuple[Scope, ...], msgspec.Meta(min_length=1)] | None = None
+    rate: str | None = None
+    runs: Annotated[int, msgspec.Meta(ge=1, le=KEY_RUNS_MAX)] | None = None
 
     @property
     def key(self) -> Key:
         """The key."""
-        return Key(self.name, stored_tenant(self.tenant), self.sha256, frozenset(self.scopes or SCOPES_DEFAULT))
+        scopes = frozenset(self.scopes or SCOPES_DEFAULT)
+        rate = None if self.rate is None else parse_rate(self.rate, f"the rate of key {self.name!r}")
+        return Key(self.name, stored_tenant(self.tenant), self.sha256, scopes, rate, self.runs)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,8 +80,24 @@ def read_keys(file: Path) -> list[KeyEntry]:
     return content.keys
 
 
-def add_key(file: Path, name: str, tenant: str, scopes: frozenset[Scope] = SCOPES_DEFAULT) -> str:
+def add_key(
+    file: Path,
+    name: str,
+    tenant: str,
+    scopes: frozenset[Scope] = SCOPES_DEFAULT,
+    *,
+    rate: Rate | None = None,
+    runs: int | None = None,
+) -> str:
     """Make a key and store its hash. Only the caller gets the secret.
+
+    Args:
+        file: the file of keys.
+        name: the key's.
+        tenant: whose runs it starts and sees.
+        scopes: what it may do.
+        rate: limits the requests that may start runs; None for no limit.
+        runs: how many of its runs may be open at once; None for no limit.
 
     Raises:
         SettingsError: the name is taken or invalid, there are `KEYS_MAX` keys, or the file cannot be used.
@@ -94,7 +116,8 @@ def add_key(file: Path, name: str, tenant: str, scopes: frozenset[Scope] = SCOPE
         created_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         shown = shown_tenant(stored_tenant(tenant))
         stored = None if scopes == SCOPES_DEFAULT else tuple(shown_scopes(scopes))
-        entries.append(KeyEntry(name, shown, digest_of(secret), created_at, stored))
+        limit = None if rate is None else str(rate)
+        entries.append(KeyEntry(name, shown, digest_of(secret), created_at, stored, limit, runs))
     return secret
 
 

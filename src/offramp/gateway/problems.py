@@ -17,6 +17,7 @@ from offramp.errors import (
     InputError,
     OfframpError,
     Overloaded,
+    RateLimited,
     RequestError,
     RunConflict,
     RunGone,
@@ -193,6 +194,8 @@ def _extensions(error: Exception) -> dict[str, Any]:
         return {"errors": [{"pointer": pointer, "message": message} for pointer, message in error.errors]}
     if isinstance(error, (NoResult, NoResultInTime)):
         return {"error": error.error}
+    if isinstance(error, RateLimited):
+        return {"violated-policies": [error.policy]}
     return {}
 
 

@@ -35,6 +35,7 @@ def submission(call: Call, pipeline: str) -> Submission:
         idempotency_key=idempotency_key(headers.getlist("idempotency-key")),
         trace=trace_context(trace),
         tenant=call.tenant,
+        quota=call.quota,
         mount=call.prefix,
     )
 

@@ -11,6 +11,7 @@ import msgspec
 
 from offramp.core.journal import Entry, as_seen, steps_in
 from offramp.core.names import did_you_mean
+from offramp.core.quotas import Quota
 from offramp.core.reference import reference_in
 from offramp.core.run import Route, RunRecord, key_digest, run_id
 from offramp.core.seed import NO_SEED, Seed, calls_of, seed_of
@@ -69,20 +70,21 @@ class Retrier:
         seed = await self._patience.read(self._possible(old, made, key, asked))
         if _has_objects(seed):
             seed = await self._copied(seed, old, made.id)
-        return await self._patience.write(self._start, made, key, seed)
+        return await self._patience.write(self._start, made, key, seed, asked.quota)
 
     async def _possible(self, old: RunRecord, made: RunRecord, key: Idempotency | None, asked: Retrial) -> Seed:
         """What the new run begins with, if it may be started."""
-        if len(old.retried_as) >= RETRIES_MAX and not await self._submitter.attaches(old.tenant, key, made.created_at):
+        attaches = self._submitter.room.attaches
+        if len(old.retried_as) >= RETRIES_MAX and not await attaches(old.tenant, key, made.created_at):
             raise RunConflict(f"{old.id} was retried {RETRIES_MAX} times (RETRIES_MAX): retry the last of them instead")
         seed = NO_SEED if asked.fresh else await self._seed(old, asked.start)
-        await self._submitter.require_room(made, key)
+        await self._submitter.require_room(made, key, asked.quota)
         return seed
 
-    async def _start(self, made: RunRecord, key: Idempotency | None, seed: Seed) -> Accepted:
+    async def _start(self, made: RunRecord, key: Idempotency | None, seed: Seed, quota: Quota | None) -> Accepted:
         started = False
         try:
-            accepted = await self._submitter.accept(made, key, seed)
+            accepted = await self._submitter.accept(made, key, seed, quota)
             started = not accepted.attached
         finally:
             if not started and _has_objects(seed):
@@ -177,6 +179,7 @@ class Retrier:
             session_id=old.session_id,
             metadata=old.metadata,
             tenant=old.tenant,
+            api_key=None if asked.quota is None else asked.quota.key,
             trace=asked.trace,
             deadline_at=None if spec.deadline is None else now + spec.deadline,
             retention_s=spec.retention,

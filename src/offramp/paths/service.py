@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from offramp.core.changes import Era, Wanted
 from offramp.core.events import Frame
 from offramp.core.inspection import NOTHING, Include, Showing
+from offramp.core.quotas import Quota, Use
 from offramp.core.reference import Reference
 from offramp.core.routing import Decision
 from offramp.core.run import RunRecord, key_digest
@@ -186,6 +187,14 @@ class Service:
     async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
         """Take a request; see `Submitter.submit`."""
         return await self._submitter.submit(submission, watcher)
+
+    async def quota_use(self, quota: Quota) -> Use:
+        """What of an API key's quota is in use.
+
+        Raises:
+            StoreError: the store cannot be asked, or did not answer in time.
+        """
+        return await self._patience.read(self._submitter.room.use(quota))
 
     async def decide(self, submission: Submission) -> Decision:
         """The decision for a request now; see `Submitter.decide`."""

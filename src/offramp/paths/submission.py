@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from offramp.core.quotas import Quota
 from offramp.core.run import RunRecord, Webhook
 
 
@@ -23,6 +24,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: attaches to the run that was created with it, if that exists.
         trace: `traceparent`, `tracestate` and `baggage` as received.
         tenant: the owner of the run; empty without keys.
+        quota: of the API key that starts it; None without limits.
         webhook: the receiver of events.
         mount: the prefix of the gateway, for the links in events.
     """
@@ -37,6 +39,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     trace: dict[str, str] = {}
     tenant: str = ""
+    quota: Quota | None = None
     webhook: Webhook | None = None
     mount: str = ""
 
@@ -51,6 +54,7 @@ class Retrial(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: attaches to the run that was created with it, if that exists.
         trace: `traceparent`, `tracestate` and `baggage` as received.
         tenant: the owner of the run; empty without keys.
+        quota: of the API key that starts it; None without limits.
         mount: the prefix of the gateway, for the links in events.
     """
 
@@ -60,6 +64,7 @@ class Retrial(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     trace: dict[str, str] = {}
     tenant: str = ""
+    quota: Quota | None = None
     mount: str = ""
 
 

@@ -12,6 +12,7 @@ import msgspec
 from offramp.core import events
 from offramp.core.addresses import parse_allowed
 from offramp.core.names import did_you_mean
+from offramp.core.quotas import Quota
 from offramp.core.routing import Decision, Facts, decide
 from offramp.core.run import Route, RunRecord, key_digest, run_id
 from offramp.core.seed import NO_SEED, Seed
@@ -19,15 +20,15 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
+from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, UnknownPipeline
 from offramp.paths.admission import Admission
-from offramp.paths.bounds import open_runs
 from offramp.paths.demote import Demoter
 from offramp.paths.entry import Entry
 from offramp.paths.fast import FastPath
 from offramp.paths.live import LiveRuns, Watcher
 from offramp.paths.patience import Patience
 from offramp.paths.process import Process
+from offramp.paths.room import Room
 from offramp.paths.submission import Accepted, Submission
 from offramp.ports.engine import Engine
 from offramp.ports.store import Created, Idempotency
@@ -58,7 +59,7 @@ class Submitter:
         self._demoter = demoter
         self._fast = fast
         self._engine = engine
-        self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
+        self.room = Room(process, live.stats)
         self.closed = False
         self.arriving = 0
         """Admitted requests whose runs have not begun yet."""
@@ -75,20 +76,23 @@ class Submitter:
             return await asyncio.get_running_loop().run_in_executor(None, spec.signature.decode_input, encoded)
         return spec.signature.decode_input(encoded)
 
-    async def accept(self, record: RunRecord, key: Idempotency | None, seed: Seed) -> Accepted:
+    async def accept(
+        self, record: RunRecord, key: Idempotency | None, seed: Seed, quota: Quota | None = None
+    ) -> Accepted:
         """Take a run that goes deep at once, with records of another; continues as a write does; raises as `submit`."""
         self._require_open()
-        return await self._accepted(record, _accepted_event(record), key, seed)
+        return await self._accepted(record, _accepted_event(record), key, quota, seed)
 
-    async def require_room(self, record: RunRecord, key: Idempotency | None) -> None:
+    async def require_room(self, record: RunRecord, key: Idempotency | None, quota: Quota | None = None) -> None:
         """Check that the run would be accepted now, and leave the room to others.
 
         Raises:
             TenantLimit: the tenant has reached its limit of open runs.
+            RateLimited: the API key has used its quota.
             Overloaded: this process is stopping.
         """
         self._require_open()
-        self._give_back(record, await self._take_room(record, key))
+        self.room.give_back(record, await self.room.take(record, quota, key))
 
     def _require_open(self) -> None:
         if self.closed:
@@ -103,6 +107,7 @@ class Submitter:
             IdempotencyMismatch: the key was used with another request.
             RunGone: the key's run has ended, and its data was removed.
             TenantLimit: the tenant has reached its limit of open runs.
+            RateLimited: the API key has used its quota.
             TenantBusy: the tenant has used its share of the fast path, or of the queue.
             Overloaded: this process is stopping, or the queue is full.
             StoreTimeout: the store did not answer in time; the run may have been accepted.
@@ -125,7 +130,7 @@ class Submitter:
         key = self._idempotency(submission, now)
         decision = decide(facts, self._admission.load(submission, facts.budget_s))
         if decision.path == "refused":
-            if not await self.attaches(submission.tenant, key, now):
+            if not await self.room.attaches(submission.tenant, key, now):
                 raise TenantBusy(decision.reasons[0])
             load = self._admission.load(submission, facts.budget_s)
             decision = decide(facts, replace(load, share_is_taken=False))
@@ -134,7 +139,7 @@ class Submitter:
             self._live.reserve(record)
         self._make_room(decision)
         try:
-            return await self._begin(record, key, watcher)
+            return await self._begin(record, key, submission.quota, watcher)
         finally:
             self._live.give_up(record)
 
@@ -163,23 +168,29 @@ class Submitter:
         if run is not None:
             self._process.control.spawn(self._demoter.demote(run, "overload"))
 
-    async def _begin(self, record: RunRecord, key: Idempotency | None, watcher: Watcher | None) -> Accepted:
+    async def _begin(
+        self, record: RunRecord, key: Idempotency | None, quota: Quota | None, watcher: Watcher | None
+    ) -> Accepted:
         if watcher is not None:
             self._live.watchers[record.id] = watcher
-        return await self._patience.write(self._accepted, record, _accepted_event(record), key)
+        return await self._patience.write(self._accepted, record, _accepted_event(record), key, quota)
 
     async def _accepted(
-        self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed = NO_SEED
+        self,
+        record: RunRecord,
+        accepted: events.Draft,
+        key: Idempotency | None,
+        quota: Quota | None,
+        seed: Seed = NO_SEED,
     ) -> Accepted:
         """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
         try:
-            return await self._accept(record, accepted, key, seed)
+            return await self._accept(record, await self._start(record, accepted, key, quota, seed))
         finally:
             self.arriving -= 1
 
-    async def _accept(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Accepted:
-        created = await self._start(record, accepted, key, seed)
+    async def _accept(self, record: RunRecord, created: Created) -> Accepted:
         if created.existing is None or created.existing == record.id:
             self._process.metrics.accepted(record)
             return Accepted(record, attached=False)
@@ -192,10 +203,17 @@ class Submitter:
             )
         return Accepted(existing, attached=True)
 
-    async def _start(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Created:
-        """Create the run within its tenant's bound; attaching to an existing run is always allowed."""
+    async def _start(
+        self,
+        record: RunRecord,
+        accepted: events.Draft,
+        key: Idempotency | None,
+        quota: Quota | None,
+        seed: Seed,
+    ) -> Created:
+        """Create the run within the bounds of its tenant and key; attaching to an existing run is always allowed."""
         until = self._patience.until()
-        taken = await self._take_room(record, key)
+        taken = await self.room.take(record, quota, key)
         self._process.feed.expect(record.id, self._process.clock.monotonic())
         try:
             self._patience.require(until)
@@ -204,10 +222,12 @@ class Submitter:
             else:
                 created = await self._send(record, accepted, key, seed)
         except Exception:
-            self._give_back(record, taken)
+            self.room.give_back(record, taken)
             raise
         if created.existing is not None:
-            self._give_back(record, taken)
+            self.room.give_back(record, taken)
+        else:
+            self.room.created(record, taken)
         return created
 
     async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Created:
@@ -216,26 +236,10 @@ class Submitter:
         with self._process.tracing.send(record):
             return await self._engine.start(record, accepted, key, seed)
 
-    async def _take_room(self, record: RunRecord, key: Idempotency | None) -> int | None:
-        try:
-            return await self._open_runs.take(record.tenant)
-        except TenantLimit:
-            if not await self.attaches(record.tenant, key, record.created_at):
-                raise
-            return None
-
-    async def attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
-        """Whether the request is for an existing run, which takes no room."""
-        return key is not None and await self._process.store.holder(tenant, key.key, now) is not None
-
-    def _give_back(self, record: RunRecord, taken: int | None) -> None:
-        if taken is not None:
-            self._open_runs.give_back(record.tenant, taken)
-
     def close(self) -> None:
         """Take no more requests."""
         self.closed = True
-        self._open_runs.close()
+        self.room.close()
 
     def pipeline(self, name: str) -> PipelineSpec:
         """A pipeline by name; raises `UnknownPipeline`."""
@@ -277,6 +281,7 @@ class Submitter:
             session_id=submission.session_id,
             metadata=submission.metadata,
             tenant=submission.tenant,
+            api_key=None if submission.quota is None else submission.quota.key,
             trace=submission.trace,
             deadline_at=None if spec.deadline is None else now + spec.deadline,
             retention_s=spec.retention,

@@ -45,6 +45,8 @@ S25 `learn` adds to the weights of cells, and is visible when it returns. `learn
    pipeline and class.
 S26 `learn` counts turns of sessions in the same way, and keeps how long the last `LAST_TURNS` took; the last
    `SESSIONS_KEPT` changed sessions are kept. `learned` returns the changed ones, `turns_of` one of them.
+S27 `runs_of_key` counts the runs of an API key that have not ended, and names those that it started within the last
+   `WINDOW_S_MAX`, ended or not; with all earlier writes of this process, and without runs of other keys.
 
 An adapter that lacks a capability raises `NotSupported` (or `SettingsError`, where the process is put together); it
 never ignores a call.
@@ -110,6 +112,13 @@ class Batch(NamedTuple):
     frames: list[bytes]
 
 
+class KeyRuns(NamedTuple):
+    """The runs of one API key: how many have not ended, and ids of all that it started."""
+
+    open: int
+    ids: Sequence[str]
+
+
 Listener = Callable[[list[Batch]], None]
 
 
@@ -171,6 +180,9 @@ class Runs(Protocol):
 
     async def open_runs(self) -> dict[str, int]:
         """How many runs each tenant has queued or running, including all earlier writes of this process (S8)."""
+
+    async def runs_of_key(self, key: str, after: str, limit: int) -> KeyRuns:
+        """The runs with this `api_key`: those above `after`, the newest `limit` of them, in order (S27)."""
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key (S6)."""

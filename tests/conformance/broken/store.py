@@ -930,3 +930,41 @@ class HeadsOfAll(MemoryStore):
 
     async def heads(self, ids):
         return [run.head for run in self._runs.values()]
+
+
+@breaks("S27")
+class OpenOnThePath(MemoryStore):
+    """A run of a key counts as open only while a process executes it."""
+
+    async def runs_of_key(self, key, after, limit):
+        found = await super().runs_of_key(key, after, limit)
+        owned = sum(run.record.api_key == key and run.owner is not None for run in self._runs.values())
+        return found._replace(open=owned)
+
+
+@breaks("S27")
+class OldestOfKey(MemoryStore):
+    """The oldest ids of a key, not the newest."""
+
+    async def runs_of_key(self, key, after, limit):
+        found = await super().runs_of_key(key, after, 1_000_000)
+        return found._replace(ids=found.ids[:limit])
+
+
+@breaks("S27")
+class EndedOfKey(MemoryStore):
+    """A run that has ended was never started."""
+
+    async def runs_of_key(self, key, after, limit):
+        found = await super().runs_of_key(key, after, limit)
+        return found._replace(ids=[each for each in found.ids if not self._runs[each].record.finished])
+
+
+@breaks("S27")
+class KeysTogether(MemoryStore):
+    """The runs of every key."""
+
+    async def runs_of_key(self, key, after, limit):
+        for run in self._runs.values():
+            run.record.api_key = key
+        return await super().runs_of_key(key, after, limit)

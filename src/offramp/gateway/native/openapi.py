@@ -46,7 +46,7 @@ _PROBLEMS = {
     "413": "The body is over the limit.",
     "415": "The body is not declared as `application/json`.",
     "422": "A field does not fit (`errors` points at it), or the Idempotency-Key came with another body before.",
-    "429": "The tenant has as many runs or streams open as it may, or its share of all; see Retry-After.",
+    "429": "The tenant has as many runs or streams open as it may, or its share, or the key has used its limits.",
     "500": "Not the request's fault; `error_id` finds the cause in the log.",
     "503": "Too much at once, stopping, or the store is not available; see Retry-After.",
 }

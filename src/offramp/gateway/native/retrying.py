@@ -45,6 +45,7 @@ async def retry(call: Call) -> Reply:
             idempotency_key=brought.idempotency_key,
             trace=brought.trace,
             tenant=brought.tenant,
+            quota=brought.quota,
             mount=brought.mount,
         )
     )

@@ -234,6 +234,7 @@ PROBLEM = _object(
         "errors": {"type": "array", "items": _object({"pointer": _STRING, "message": _STRING})},
         "error": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/RunError"}]},
         "error_id": {"type": "string", "description": "Under which the log has the cause."},
+        "violated-policies": {"type": "array", "items": _STRING, "description": "As `RateLimit` names them."},
     },
     ["type", "title", "status", "detail"],
 )

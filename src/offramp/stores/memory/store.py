@@ -28,6 +28,7 @@ from offramp.ports.store import (
     Claim,
     Created,
     Idempotency,
+    KeyRuns,
     Lease,
     Listener,
     Owner,
@@ -172,6 +173,13 @@ class MemoryStore:
         """How many runs each tenant has queued or running."""
         with self.lock:
             return dict(Counter(run.record.tenant for run in self._runs.values() if not run.record.finished))
+
+    async def runs_of_key(self, key: str, after: str, limit: int) -> KeyRuns:
+        """The open and the newest runs of an API key."""
+        with self.lock:
+            found = [run.record for run in self._runs.values() if run.record.api_key == key]
+        ids = sorted(record.id for record in found if record.id > after)
+        return KeyRuns(sum(not record.finished for record in found), ids[-limit:])
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key."""

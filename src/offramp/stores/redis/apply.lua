@@ -57,8 +57,9 @@ local function add_event(run, kind, head, tail)
   return number
 end
 
-local function count_open(tenant, by)
-  if call('HINCRBY', P .. 'open', tenant, by) <= 0 then call('HDEL', P .. 'open', tenant) end
+local function count_open(run, by)
+  if call('HINCRBY', P .. 'open', run.tenant, by) <= 0 then call('HDEL', P .. 'open', run.tenant) end
+  if run.api_key then call(by > 0 and 'SADD' or 'SREM', P .. 'ok:' .. run.api_key, run.id) end
 end
 
 local function shown(run) return {OK, 'run', run.id} end
@@ -158,7 +159,11 @@ function operations.create(id, made, owner, head, tail, webhook, key, entries, s
   for _, index in ipairs({'ix', 'ix:t:' .. run.tenant, run.session and 'ix:s:' .. run.session}) do
     call('ZADD', P .. index, 0, id)
   end
-  count_open(run.tenant, 1)
+  if run.api_key then
+    call('ZADD', P .. 'ix:k:' .. run.api_key, 0, id)
+    call('EXPIRE', P .. 'ix:k:' .. run.api_key, 2 * WINDOW_S_MAX)
+  end
+  count_open(run, 1)
   if webhook then
     set(run, 'announces', webhook.announces)
     call('HSET', P .. 'w:' .. id, 'host', webhook.host, 'token', 0, 'latest', 0)
@@ -180,8 +185,8 @@ function operations.uncreate(id, tenant, key, retry_of)
   if not run or run.token ~= 1 or OUTCOMES[run.status] then return {OK} end
   detach(run)
   drop_webhook(id)
-  unindex(id, run.tenant, run.session)
-  count_open(run.tenant, -1)
+  unindex(id, run.tenant, run.session, run.api_key)
+  count_open(run, -1)
   for _, kind in ipairs({'r:', 'e:', 'j:', 's:', 'k:', 't:'}) do call('DEL', P .. kind .. id) end
   local name = key and P .. 'i:' .. tenant .. '\0' .. key
   local kept = name and call('GET', name)
@@ -223,7 +228,7 @@ function operations.finish(id, owner, token, step, turn, ended, large, kind, hea
     call('SET', P .. 'b:' .. id, large)
     set(run, 'large', 1)
   end
-  count_open(run.tenant, -1)
+  count_open(run, -1)
   call('ZREM', P .. 'unheard', id)
   local waits = call('EXISTS', P .. 'w:' .. id) == 1 and kept_s or 0
   call('ZADD', P .. 'purge', text(run.finished + run.retention + waits), card(run))

@@ -41,6 +41,7 @@ class _Kept(msgspec.Struct, array_like=True):
     retry_of: str | None = None
     keys_of: str | None = None
     seen: Seen | None = None
+    api_key: str | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
@@ -61,6 +62,7 @@ def made(record: RunRecord) -> dict[str, Any]:
         "deadline": record.deadline_at,
         "retention": record.retention_s,
         "started": record.started_at,
+        "api_key": record.api_key,
         "record": raw(ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))),
         "input": raw(record.input),
         "webhook": None if record.webhook is None else raw(ENCODE(record.webhook)),

@@ -16,7 +16,8 @@
 --   owners, about  hash  the registration of a process, and what it says about itself;  owners:until  zset  their leases
 --   free    zset    runs with a deadline and no owner, by deadline; assigned ones by deadline and the engine's grace
 --   open    hash    tenant: number of its unfinished runs
---   ix, ix:t:TENANT, ix:s:SESSION  zset  ids, newest last
+--   ix, ix:t:TENANT, ix:s:SESSION, ix:k:API-KEY  zset  ids, newest last
+--   ok:API-KEY  set  unfinished runs of a key with limits; see key.lua
 --   unheard zset    assigned runs by the number of their engine's pending notices
 --   duty:DUTY  hash  the process that performs a duty for all, and until when, see duty.lua
 --   cells:WIDTH:NUMBER:TENANT  hash  counts of ended runs, by pipeline, class and name
@@ -32,7 +33,7 @@ local P = ARGV[1]
 local call = redis.call
 local FIELDS = {'status', 'owner', 'token', 'tenant', 'pipeline', 'session', 'priority', 'deadline', 'retention',
   'started', 'finished', 'cancel', 'deaths', 'parked', 'path', 'announces', 'signal_bytes', 'event_bytes', 'purged',
-  'deaths_alone', 'deaths_silent', 'company', 'left_by', 'waits'}
+  'deaths_alone', 'deaths_silent', 'company', 'left_by', 'waits', 'api_key'}
 local NUMBERS = {token = true, priority = true, deadline = true, retention = true, started = true, finished = true,
   deaths = true, parked = true, signal_bytes = true, event_bytes = true, deaths_alone = true, deaths_silent = true,
   company = true, waits = true}
@@ -242,11 +243,12 @@ end
 
 -- A run's member in the purge sets: enough to unindex it after its hash has expired.
 local function card(run)
-  return cmsgpack.pack({run.id, run.tenant, run.session or false})
+  return cmsgpack.pack({run.id, run.tenant, run.session or false, run.api_key})
 end
 
-local function unindex(id, tenant, session)
+local function unindex(id, tenant, session, api_key)
   call('ZREM', P .. 'ix', id)
   call('ZREM', P .. 'ix:t:' .. tenant, id)
   if session then call('ZREM', P .. 'ix:s:' .. session, id) end
+  if api_key then call('ZREM', P .. 'ix:k:' .. api_key, id) end
 end

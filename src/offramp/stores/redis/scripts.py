@@ -11,10 +11,15 @@ from redis.exceptions import NoScriptError
 
 from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, UNBOUNDED
 from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, FIRST_TURN
+from offramp.core.rates import WINDOW_S_MAX
+
+CHECKED_MAX = 100
+"""Open runs of an API key that each count checks for having ended."""
 
 _CONSTANTS = (
     f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ASSIGNED_GRACE_S:g}, {FIRST_TURN}\n"
     f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
+    f"local WINDOW_S_MAX, CHECKED_MAX = {WINDOW_S_MAX}, {CHECKED_MAX}\n"
 )
 """Constants from the tables of core/; the scripts define none of their own."""
 _READS, _FREES = "no-writes", "allow-oom"
@@ -56,6 +61,7 @@ HEADS = Script("heads", flags=_READS)
 LEARNED = Script("learned", flags=_READS)
 OWNERS = Script("owners", flags=_READS)
 QUEUED = Script("queued", flags=_FREES)
+KEY = Script("key", flags=_FREES)
 RENEW = Script("renew", flags=_FREES)
 EXPIRE = Script("run", "expire", flags=_FREES)
 PURGE = Script("run", "outbox", "purge", flags=_FREES)

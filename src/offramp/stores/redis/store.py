@@ -18,12 +18,12 @@ from offramp.ports.commit import Commit
 from offramp.ports.learning import BeliefCell, EndedTurn, Learned, SessionTurns
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
-from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
+from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, KeyRuns, Lease, Listener
 from offramp.stores.redis import figures, learned
 from offramp.stores.redis.operations import REFUSED, Operation, Records, halves, held, raw, wire
 from offramp.stores.redis.reader import Reader
 from offramp.stores.redis.rows import ENCODE, announced, decode_record, ended, made
-from offramp.stores.redis.scripts import AHEAD, DUTY, EVENTS, GET, LIST, PURGE, SWEEP
+from offramp.stores.redis.scripts import AHEAD, DUTY, EVENTS, GET, KEY, LIST, PURGE, SWEEP
 from offramp.stores.redis.writer import RUN_EVENT_BYTES_MAX, Writer
 
 EVENTS_READ_MAX = 1_000
@@ -199,11 +199,21 @@ class RedisStore:
 
     async def open_runs(self) -> dict[str, int]:
         """Queued, owned and parked runs by tenant; the scripts count them."""
-        turn: Commit[None] = Commit()
-        self.writer.put(Operation(wire("turn"), turn))  # when it ends, earlier operations are applied
-        await turn
+        await self._written()
         stored = await self._reader.read(lambda client: client.hgetall(self._tag + "open"))
         return {tenant.decode(): int(count) for tenant, count in stored.items()}
+
+    async def runs_of_key(self, key: str, after: str, limit: int) -> KeyRuns:
+        """The open and the newest runs of an API key."""
+        await self._written()
+        count, ids = await self._reader.read(lambda client: KEY(client, [self._tag], self._tag, key, after, limit))
+        return KeyRuns(count, [run_id.decode() for run_id in reversed(ids)])
+
+    async def _written(self) -> None:
+        """A turn of the writer: when it ends, earlier operations are applied."""
+        turn: Commit[None] = Commit()
+        self.writer.put(Operation(wire("turn"), turn))
+        await turn
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key."""

@@ -2,8 +2,8 @@
 
 local forgotten = call('ZRANGE', P .. 'tomb', '-inf', ARGV[2], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, packed in ipairs(forgotten) do
-  local id, tenant, session = unpack(cmsgpack.unpack(packed))
-  unindex(id, tenant, session)
+  local id = cmsgpack.unpack(packed)[1]
+  unindex(unpack(cmsgpack.unpack(packed)))
   call('DEL', P .. 'r:' .. id)
   call('ZREM', P .. 'tomb', packed)
 end

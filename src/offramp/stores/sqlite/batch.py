@@ -45,7 +45,7 @@ _ROWS_PER_STATEMENT = (128, 64, 32, 16, 8, 4, 2, 1)
 """Powers of two: any number of rows takes few statements, and each stays prepared."""
 _INSERT_RUNS = (
     "INSERT OR ROLLBACK INTO runs (id, tenant, pipeline, session_id, status, path, priority, owner, token, started_at, "
-    "retention, deadline_at, record, class, searched) VALUES {rows}"
+    "retention, deadline_at, record, class, searched, api_key) VALUES {rows}"
 )
 # `ownership.finish`, for every run of a batch: `_tail` has checked the lease.
 _FINISH_RUNS = (
@@ -332,7 +332,7 @@ class Transaction:
 
     def _flush(self) -> None:
         """Write the rows collected so far."""
-        execute(self._connection, _INSERT_RUNS, 15, self._runs)
+        execute(self._connection, _INSERT_RUNS, 16, self._runs)
         execute(self._connection, "INSERT OR ROLLBACK INTO journal VALUES {rows}", 3, self._entries)
         chunks: list[Any] = []
         for batch in self._frames.values():
@@ -385,6 +385,7 @@ def _run_row(record: RunRecord, owner: str | None) -> tuple[Any, ...]:
         encode_record(record),
         record.sla,
         searched(record.metadata),
+        record.api_key,
     )
 
 

@@ -50,6 +50,7 @@ class _Kept(msgspec.Struct, array_like=True):
     retried_as: list[str] = []
     keys_of: str | None = None
     seen: Seen | None = None
+    api_key: str | None = None
 
 
 _decode_kept = msgspec.msgpack.Decoder(_Kept).decode

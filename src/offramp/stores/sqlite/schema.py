@@ -215,6 +215,12 @@ MIGRATIONS: list[str] = [
     ) WITHOUT ROWID;
     CREATE INDEX turns_of_sessions_changed ON turns_of_sessions (changed);
     """,
+    # 14: the API key that started a run, if the key has limits: what it started lately, and what of it is open.
+    """
+    ALTER TABLE runs ADD COLUMN api_key TEXT;
+    CREATE INDEX runs_of_key ON runs (api_key, id) WHERE api_key IS NOT NULL;
+    CREATE INDEX runs_open_of_key ON runs (api_key) WHERE api_key IS NOT NULL AND finished_at IS NULL;
+    """,
 ]
 
 

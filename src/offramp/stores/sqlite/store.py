@@ -16,7 +16,7 @@ from offramp.errors import LeaseLost
 from offramp.ports.commit import Commit
 from offramp.ports.learning import BeliefCell, EndedTurn, Learned, SessionTurns
 from offramp.ports.listing import Page, RunFilter
-from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, Lease, Listener
+from offramp.ports.store import EVENTS_READ_BYTES, Created, Idempotency, KeyRuns, Lease, Listener
 from offramp.stores.sqlite import figures, learned
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import Database
@@ -132,10 +132,7 @@ class SQLiteStore:
 
     async def open_runs(self) -> dict[str, int]:
         """Queued, owned and parked runs by tenant, from partial indexes: the length of the history does not matter."""
-        # A turn of the writer: when it ends, earlier operations are committed.
-        turn: Commit[None] = Commit()
-        self.writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
-        await turn
+        await self._written()
 
         def query(connection: sqlite3.Connection) -> dict[str, int]:
             rows = connection.execute(
@@ -148,6 +145,31 @@ class SQLiteStore:
             return dict(rows.fetchall())
 
         return await self.database.read(query)
+
+    async def runs_of_key(self, key: str, after: str, limit: int) -> KeyRuns:
+        """The open and the newest runs of an API key, from partial indexes."""
+        await self._written()
+
+        def query(connection: sqlite3.Connection) -> KeyRuns:
+            counted = (
+                "SELECT count(*) FROM runs INDEXED BY runs_open_of_key WHERE api_key = ? AND api_key IS NOT NULL "
+                "AND finished_at IS NULL"
+            )
+            newest = (
+                "SELECT id FROM runs INDEXED BY runs_of_key WHERE api_key = ? AND api_key IS NOT NULL AND id > ? "
+                "ORDER BY id DESC LIMIT ?"
+            )
+            [count] = connection.execute(counted, (key,)).fetchone()
+            ids = [row[0] for row in connection.execute(newest, (key, after, limit))]
+            return KeyRuns(count, ids[::-1])
+
+        return await self.database.read(query)
+
+    async def _written(self) -> None:
+        """A turn of the writer: when it ends, earlier operations are committed."""
+        turn: Commit[None] = Commit()
+        self.writer.put(Call(lambda _connection, _transaction: None, durable=False, commit=turn))
+        await turn
 
     async def holder(self, tenant: str, key: str, now: float) -> str | None:
         """The run that holds an idempotency key."""

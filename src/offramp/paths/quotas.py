@@ -1,0 +1,175 @@
+"""The quotas of API keys with limits: what each key started lately and what of that is open, over all gateways.
+
+The store's runs are the count: nothing else is stored, a restart forgets nothing, and no run that ends in any way keeps
+its place. This process remembers the starts within a key's window, and learns those of other gateways, and how many
+runs are open, from the store before it starts another one; requests that come meanwhile share an answer. Several
+gateways together may pass a limit by what they accept at the same moment; one alone never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+
+from offramp.core.quotas import RATE_POLICY, RUNS_POLICY, Quota, Use, Window
+from offramp.core.run import first_id
+from offramp.errors import RateLimited
+from offramp.ports.clock import Clock
+from offramp.ports.store import KeyRuns, Store
+
+SHOWN_S = 1.0
+"""The greatest age of what an answer shows to a request that starts no run."""
+LATE_S = 30.0
+"""How much later than its acceptance a run may appear in the store, differences between clocks included."""
+KEYS_REMEMBERED_MAX = 1_000
+"""Keys of which this process remembers what it read, those used last; of others it reads again."""
+
+
+class Known:
+    """What this process knows of the runs of one key."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.window = None if quota.rate is None else Window(quota.rate)
+        self.open = 0
+        self.starting: set[str] = set()
+        """Runs that are being created."""
+        self.created: set[str] = set()
+        """Runs created here since the newest look began, which may be missing in it."""
+        self.looked_at = -math.inf
+        self.looks_begun = self.learned = 0
+        """The numbers of the newest look, and of the newest that succeeded."""
+        self.lock = asyncio.Lock()
+
+    def learn(self, stored: KeyRuns, created_before: set[str]) -> None:
+        """Take over what the store has; runs created here before the look are in it."""
+        if self.window is not None:
+            self.window.add(stored.ids)
+        self.created -= created_before
+        self.open = stored.open + len((self.starting | self.created).difference(stored.ids))
+
+    def take(self, run_id: str) -> None:
+        """Count a run that will be created."""
+        if self.window is not None:
+            self.window.add([run_id])
+        self.starting.add(run_id)
+        self.open += 1
+
+    def created_run(self, run_id: str) -> None:
+        """A counted run exists."""
+        self.starting.discard(run_id)
+        self.created.add(run_id)
+
+    def give_back(self, run_id: str) -> None:
+        """Uncount a run that was not created."""
+        self.starting.discard(run_id)
+        self.open -= 1
+        if self.window is not None:
+            self.window.remove(run_id)
+
+    def rate_is_used(self, now: float) -> bool:
+        """Whether the rate allows no run more; `now` in epoch seconds."""
+        rate = self.quota.rate
+        return rate is not None and self.use(now).started >= rate.limit
+
+    def use(self, now: float) -> Use:
+        """What is in use; `now` in epoch seconds."""
+        if self.window is None:
+            return Use(open=self.open)
+        self.window.pass_to(now)
+        return Use(len(self.window), self.window.free_in_s(now), self.open)
+
+    def refusal(self, now: float, run_s: float) -> RateLimited | None:
+        """Why no run more may start; `run_s` is how long one is expected to take."""
+        quota, use = self.quota, self.use(now)
+        if self.rate_is_used(now):
+            return RateLimited(
+                f"this API key has started as many runs as its rate allows, {quota.rate}: try again after the time in "
+                "Retry-After, or ask the operator for a higher rate",
+                use.free_in_s or 0.0,
+                RATE_POLICY,
+            )
+        if quota.runs is not None and use.open >= quota.runs:
+            # As many runs as are open end within the time that one takes.
+            return RateLimited(
+                f"this API key has as many runs open as it may, {quota.runs}: try again after one has ended, or ask "
+                "the operator for more",
+                run_s / quota.runs,
+                RUNS_POLICY,
+            )
+        return None
+
+
+class Quotas:
+    """Counts the runs of keys with limits.
+
+    Args:
+        store: has the runs.
+        clock: time.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._known: OrderedDict[str, Known] = OrderedDict()
+
+    async def take(self, quota: Quota, run_id: str, run_s: float) -> Known:
+        """Count a run, which the caller then creates; then call `created_run` or `give_back` of what this returns.
+
+        Args:
+            quota: of the key that starts it.
+            run_id: the run.
+            run_s: how long such a run is expected to take, for the time to retry.
+
+        Raises:
+            RateLimited: the key has used its quota.
+            StoreError: the store cannot be asked.
+        """
+        known = self._of(quota)
+        if not known.rate_is_used(self._clock.time()):  # else only time frees a place: no look changes that
+            await self._look(known, 0.0)
+        refused = known.refusal(self._clock.time(), run_s)
+        if refused is not None:
+            raise refused
+        known.take(run_id)
+        return known
+
+    async def use(self, quota: Quota) -> Use:
+        """What of a quota is in use, as far as it is known.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        known = self._of(quota)
+        await self._look(known, SHOWN_S)
+        return known.use(self._clock.time())
+
+    def _of(self, quota: Quota) -> Known:
+        known = self._known.get(quota.key)
+        if known is None or known.quota != quota:
+            known = self._known[quota.key] = Known(quota)
+            for key in list(self._known)[: max(0, len(self._known) - KEYS_REMEMBERED_MAX)]:
+                if not self._known[key].starting:
+                    del self._known[key]
+        self._known.move_to_end(quota.key)
+        return known
+
+    async def _look(self, known: Known, age_s: float) -> None:
+        """Learn from the store, unless it was asked that recently; requests that come meanwhile share the next look."""
+        now = self._clock.monotonic()
+        if now - known.looked_at < age_s:
+            return
+        begun = known.looks_begun
+        async with known.lock:
+            if known.learned > begun:
+                return
+            number = known.looks_begun = known.looks_begun + 1
+            looked_at, created_before = self._clock.monotonic(), set(known.created)
+            rate = known.quota.rate
+            unseen_s = min(0 if rate is None else rate.seconds, looked_at - known.looked_at + LATE_S)
+            after = first_id(self._clock.time() - unseen_s)
+            after = min([after, *(each[:-1] for each in known.starting | known.created)])
+            limit = max(0 if rate is None else rate.limit, len(known.starting) + len(known.created), 1)
+            known.learn(await self._store.runs_of_key(known.quota.key, after, limit), created_before)
+            known.looked_at, known.learned = looked_at, number

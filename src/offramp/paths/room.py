@@ -1,0 +1,84 @@
+"""The room that a new run takes: among its tenant's open runs, and in the quota of the API key that starts it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from offramp.core.quotas import Quota, Use
+from offramp.core.run import RunRecord
+from offramp.errors import TenantLimit
+from offramp.paths.bounds import open_runs
+from offramp.paths.process import Process
+from offramp.paths.quotas import Known, Quotas
+from offramp.paths.stats import RunStats
+from offramp.ports.store import Idempotency
+
+
+class Taken(NamedTuple):
+    """What a run took; nothing if it attaches to an existing one."""
+
+    open: int | None = None
+    known: Known | None = None
+
+
+class Room:
+    """Counts new runs against the bounds of their tenants and keys.
+
+    Args:
+        process: its store and settings.
+        stats: tells how long runs take.
+    """
+
+    def __init__(self, process: Process, stats: RunStats) -> None:
+        self._process = process
+        self._stats = stats
+        self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
+        self._quotas = Quotas(process.store, process.clock)
+
+    async def take(self, record: RunRecord, quota: Quota | None, key: Idempotency | None) -> Taken:
+        """Count a run, which the caller then creates without waiting for anything in between.
+
+        Raises:
+            TenantLimit: the tenant or the API key has no room, and the request is not for an existing run.
+            StoreError: the store cannot count now.
+        """
+        known = None
+        try:
+            if quota is not None:
+                run_s = self._stats.expected_s(record.pipeline, record.budget_s)
+                known = await self._quotas.take(quota, record.id, run_s)
+            return Taken(await self._open_runs.take(record.tenant), known)
+        except BaseException as error:
+            if known is not None:
+                known.give_back(record.id)
+            if not isinstance(error, TenantLimit) or not await self.attaches(record.tenant, key, record.created_at):
+                raise
+            return Taken()
+
+    async def attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
+        """Whether the request is for an existing run, which takes no room."""
+        return key is not None and await self._process.store.holder(tenant, key.key, now) is not None
+
+    def created(self, record: RunRecord, taken: Taken) -> None:
+        """The run exists."""
+        if taken.known is not None:
+            taken.known.created_run(record.id)
+
+    def give_back(self, record: RunRecord, taken: Taken) -> None:
+        """The run was not created."""
+        if taken.open is not None:
+            self._open_runs.give_back(record.tenant, taken.open)
+        if taken.known is not None:
+            taken.known.give_back(record.id)
+
+    async def use(self, quota: Quota) -> Use:
+        """What of a quota is in use.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        return await self._quotas.use(quota)
+
+    def close(self) -> None:
+        """Count no more."""
+        self._open_runs.close()
