@@ -153,7 +153,7 @@ def make(old: Old) -> None:
 
     # Those that a process executes, or that wait.
     running = [(old.submit("running", "works"), "held"), (old.submit("paid", "pays"), "pay")]
-    running += [(old.submit("demoted", "demoted", "wait=1"), "held"), (killed, "held")]
+    running += [(old.submit("demoted", "demoted", "wait=9", budget=1), "held"), (killed, "held")]
     running += [(old.submit("asked-to-end", "works"), "held")]
     for run, step in running:
         until(lambda run=run, step=step: old.is_in(run, step), f"{run['metadata']} does not begin", LEASE_S * 2)

@@ -28,7 +28,7 @@ def record_of(number: int, **changes: Any) -> RunRecord:
         "status": "running",
         "path": "fast",
         "sla": "default",
-        "route": Route("fast", ["because"]),
+        "route": Route("fast", ["because"], 1500.0, "learned", 9000.0, 40),
         "created_at": NOW,
         "started_at": NOW,
         "input": b"{}",

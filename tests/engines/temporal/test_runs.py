@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import offramp
-from offramp import SLA, App, Retry, current_run, emit
+from offramp import SLA, App, Retry, RouteRequest, current_run, emit
 from offramp.errors import InputError, SignalTimeout
 from offramp.paths.submission import Submission
 from offramp.ports.bodies import PAYLOAD_BYTES_MAX
@@ -31,6 +31,11 @@ def _fresh():
     executed.clear()
     cancelled.clear()
     gates.clear()
+
+
+@app.rule
+async def by_metadata(request: RouteRequest):
+    return ("deep", "its metadata") if request.metadata.get("to") == "deep" else None
 
 
 @app.step(timeout=20)
@@ -340,6 +345,17 @@ async def test_runs_are_found_by_session_class_and_tenant(service, url):
         assert await listed() == [accepted.record.id]
         description = await client.get_workflow_handle(accepted.record.id).describe()
     assert description.raw_description.workflow_execution_info.priority.fairness_key == "acme"
+
+
+async def test_a_rule_sends_a_run_deep_and_the_run_keeps_its_route(service):
+    async with service(app) as runtime:
+        handle = await runtime.submit(Submission(pipeline="leaves", input=b'{"number": 1}', metadata={"to": "deep"}))
+        gate("leaving").set()
+        assert await result_of(handle) == ["leaving", 6]
+        document = await handle.document()
+    assert (document["path"], document["demotion"]) == ("deep", None)
+    route = {"path": "deep", "by": "rule", "reasons": ["its metadata"], "predicted_ms": None, "confidence": 0}
+    assert document["route"] == route
 
 
 async def test_a_run_whose_workflow_was_terminated_can_be_cancelled(service):
