@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offramp.core import belief as core
+from offramp.core.bands import add
 from offramp.core.belief import Belief, Past, Progress
 from offramp.core.features import FEATURES_MAX, OWN_MAX, Session, features, in_words
 
@@ -33,7 +34,8 @@ def in_turn(ones, others):
 def shared(*takes):
     sums = {}
     for taken in takes:
-        core.add_blocks(sums, taken)
+        for block, counts in taken.items():
+            add(sums.setdefault(block, {}), counts)
     return sums
 
 

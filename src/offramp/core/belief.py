@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 from typing import NamedTuple
 
-from offramp.core.bands import Cell, Counts, above, add, place_of, quantile, weights_of
+from offramp.core.bands import Cell, Counts, above, place_of, quantile, weights_of
+from offramp.core.blocks import BLOCK_MINUTES, BLOCKS_KEPT, Blocks
 from offramp.core.features import Features, in_words
 
 STEPS_MAX = 4
@@ -23,9 +24,6 @@ VALUES_MAX = 32
 """Values of one feature with a cell of their own; further ones share one."""
 CELLS_MAX = 10_000
 """Cells of one belief; beyond it no further feature is counted by itself."""
-BLOCKS_KEPT = 16
-BLOCK_MINUTES = 10
-"""The shortest time for which a block is filled."""
 BLOCK_RUNS = 128
 """The fewest runs of a full block."""
 HALF_LIFE_RUNS = 1_000
@@ -133,9 +131,7 @@ class Belief:
     """What is believed of the runs of one pipeline and class."""
 
     def __init__(self) -> None:
-        self._shared: dict[int, Counts] = {}
-        self._taken: dict[int, Counts] = {}
-        self._pending: dict[int, Counts] = {}
+        self._blocks = Blocks()
         self._drift = _Drift()
         self._look_over()
 
@@ -200,54 +196,45 @@ class Belief:
         for stage, since_s in _stages(past.steps, past.took_s):
             weights = weights_of(past.took_s - since_s)
             learned |= dict.fromkeys(self._keys_of(stage, past.features), weights)
-        add(self._pending.setdefault(block, {}), learned)
-        self._see(block, learned, 1.0)
+        self._blocks.add(block, learned)
+        self._see(learned, 1.0)
 
     def take(self) -> dict[int, Counts]:
         """What was learned here since the last call, by block: the store adds it to what it has."""
-        taken, self._pending = self._pending, {}
-        add_blocks(self._taken, taken)
-        return taken
+        return self._blocks.take()
 
     def put_back(self) -> None:
-        """The store has not added what was taken: the next `take` gives it again."""
-        add_blocks(self._taken, self._pending)
-        self._taken, self._pending = {}, self._taken
+        """The store has not added what was taken last: the next `take` gives it again."""
+        self._blocks.put_back()
 
     def replace(self, blocks: Mapping[int, Counts]) -> None:
         """Believe the sums that the store has, which include what was taken here, and what was learned here since."""
-        self._shared, self._taken = dict(blocks), {}
+        self._blocks.replace(blocks)
         self._look_over()
 
     def expired(self) -> list[int]:
-        """Blocks that count no more."""
-        return sorted(self._shared)[:-BLOCKS_KEPT]
+        """Blocks that count no more: the store may delete them."""
+        return self._blocks.expired()
 
     def _look_over(self) -> None:
         """Sum the blocks into the cells, each by its weight."""
         self._cells: dict[str, Cell] = {}
         self._values: dict[str, int] = {}
-        self._blocks: dict[int, float] = {}
         self._scores = dict.fromkeys(TEMPERS, 0.0)
-        everything = self._shared, self._taken, self._pending
-        kept = sorted({block for blocks in everything for block in blocks}, reverse=True)[:BLOCKS_KEPT]
-        later, times, begun_at = 0.0, 1.0, kept[0] if kept else 0
-        for block in kept:
-            self._blocks[block] = 0.0
-            decay = 2.0 ** -(later / HALF_LIFE_RUNS + (begun_at - block) / HALF_LIFE_MINUTES)
-            for blocks in everything:
-                if block in blocks:
-                    self._see(block, blocks[block], times * decay)
-            later += self._blocks[block]
-            if any(blocks.get(block, {}).get(NOTES, {}).get(BREAK) for blocks in everything):
+        numbers = self._blocks.numbers()
+        later, times = 0.0, 1.0
+        for number in numbers:
+            decay = 2.0 ** -(later / HALF_LIFE_RUNS + (numbers[0] - number) / HALF_LIFE_MINUTES)
+            for counts in self._blocks.parts(number):
+                self._see(counts, times * decay)
+            later += self._blocks.sum(number, NOTES, RUNS)
+            if self._blocks.sum(number, NOTES, BREAK):
                 times = BROKEN_WEIGHT
-                self._drift.began_with(block)
-        self._temper = max(TEMPERS, key=self._scores.__getitem__)
+                self._drift.began_with(number)
 
-    def _see(self, block: int, counts: Mapping[str, Mapping[str, float]], times: float) -> None:
+    def _see(self, counts: Mapping[str, Mapping[str, float]], times: float) -> None:
         for key, weights in counts.items():
             if key == NOTES:
-                self._blocks[block] = self._blocks.get(block, 0.0) + weights.get(RUNS, 0.0)
                 for temper in TEMPERS:
                     self._scores[temper] += times * weights.get(str(temper), 0.0)
                 continue
@@ -258,21 +245,25 @@ class Belief:
                 name = key.rpartition(":")[0]
                 self._values[name] = self._values.get(name, 0) + 1
             self._cells[key].add(weights, times)
+        self._temper = max(TEMPERS, key=self._scores.__getitem__)
 
     def _block(self, minute: int) -> int:
         """The block that counts now; a new one if the latest is full, or the pipeline has changed."""
-        if not self._blocks:
+        latest = max(self._blocks.numbers(), default=None)
+        if latest is None:
             return minute
-        latest = max(self._blocks)
         if self._drift.is_over:
             latest = max(latest + 1, minute)
-            self._pending[latest] = {NOTES: {BREAK: 1.0}}
+            self._blocks.add(latest, {NOTES: {BREAK: 1.0}})
             self._look_over()
-        elif minute - latest >= BLOCK_MINUTES and self._blocks[latest] >= max(BLOCK_RUNS, self.runs / BLOCKS_KEPT):
+        elif minute - latest >= BLOCK_MINUTES and self._is_full(latest):
             latest = minute
-            self._pending[latest] = {}
+            self._blocks.add(latest, {})
             self._look_over()
         return latest
+
+    def _is_full(self, block: int) -> bool:
+        return self._blocks.sum(block, NOTES, RUNS) >= max(BLOCK_RUNS, self.runs / BLOCKS_KEPT)
 
     def _keys_of(self, stage: str, features: Features) -> Iterator[str]:
         """The cells of a run; a value too many of one feature counts with the others of its kind."""
@@ -342,11 +333,6 @@ class _Drift:
         if self._block is None or block > self._block:
             self._slower = self._faster = 0.0
             self._block = block
-
-
-def add_blocks(into: dict[int, Counts], more: Mapping[int, Counts]) -> None:
-    for block, counts in more.items():
-        add(into.setdefault(block, {}), counts)
 
 
 def _stages(steps: tuple[tuple[str, float], ...], took_s: float = math.inf) -> Iterator[tuple[str, float]]:
