@@ -131,7 +131,9 @@ class Settings:
         3, 1, 1_000_000, "processes that may die or hang in a row while a run is the only suspect; then it fails"
     )
     threads: int = _setting(64, 1, 1024, "threads for sync steps, per process; as many again replace held ones")
-    processes: int = _setting(0, 0, 256, "processes for lane='process', per process; 0 means one per core")
+    processes: int = _setting(
+        0, 0, 256, "processes for lane='process', per process; 0 means one per core; never below a class's `min_warm`"
+    )
     spare_loops: int = _setting(3, 0, 64, "spare run loops while another is blocked")
     blocked_after: float = _setting(0.1, 0.01, 60.0, "seconds after which a blocked run loop is reported")
     lease: float = _setting(10.0, 0.5, 600.0, "seconds after which a silent process loses its runs")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from offramp.core.addresses import parse_allowed
 from offramp.core.advisers import RULE_TIMEOUT_S, Adviser
+from offramp.core.scaling import lane_processes
 from offramp.core.shares import Tenancy
 from offramp.core.webhooks import parse_secrets
 from offramp.declarations import Declarations
@@ -125,7 +126,7 @@ def build(
     loops = RunLoops(settings.spare_loops)
     watchdog = Watchdog(loops, settings.blocked_after, metrics.blocked)
     control = LoopThread("offramp-control")
-    processes = _process_lane(imports, settings, metrics, None if tracing is None else app.name) if imports else None
+    processes = _process_lane(app, imports, settings, metrics, tracing) if imports else None
     lanes = _lanes(settings, metrics, control, processes)
     warming = Warming(
         app.start_hooks, loops, processes, settings.start_timeout, joins_first=role == "gateway", only_hooks=not warms
@@ -384,13 +385,15 @@ def _imports(app: Declarations) -> _Imports | None:
     return _Imports(sorted(modules), [hook.place for hook in app.start_hooks]) if modules else None
 
 
-def _process_lane(imports: _Imports, settings: Settings, metrics: Metrics, traced_as: str | None) -> ProcessLane:
+def _process_lane(
+    app: Declarations, imports: _Imports, settings: Settings, metrics: Metrics, tracing: Tracing | None
+) -> ProcessLane:
     started = functools.partial(metrics.cold_start, "lane")
     return ProcessLane(
-        settings.processes or os.cpu_count() or 1,
+        lane_processes(settings.processes, os.cpu_count() or 1, [sla.min_warm for sla in app.classes.values()]),
         imports.modules,
         started,
-        traced_as,
+        None if tracing is None else app.name,
         hooks=imports.hooks,
         start_timeout_s=settings.start_timeout,
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from offramp import testing
+from offramp import SLA, testing
 from offramp.errors import LaneDied, RunCancelled, StepTimeout
+from offramp.execution import processes
 from tests.execution import cpu
-from tests.support import eventually, failure_of, log_of, of, result_of
+from tests.support import eventually, failure_of, log_of, of, reading, result_of
 
 
 @pytest.fixture
@@ -80,6 +81,39 @@ async def test_a_child_that_dies_idle_costs_no_step(runtime):
     assert other != child
 
 
+async def test_a_child_that_dies_idle_is_replaced_before_a_step_needs_it(runtime, monkeypatch):
+    monkeypatch.setattr(processes, "IDLE_LOOK_S", 0.01)
+    [child] = await result_of(await runtime.start("of_pids", n=1))
+    os.kill(child, signal.SIGKILL)
+
+    def is_replaced():
+        [*lanes] = psutil.Process().children()
+        return runtime.service.process.lanes.warm == 1 and child not in {lane.pid for lane in lanes}
+
+    await eventually(is_replaced)
+    assert await result_of(await runtime.start("of_square", n=2)) == 5
+
+
+async def test_a_step_that_waits_for_a_child_to_start_is_a_cold_start_of_its_class(runtime, monkeypatch):
+    monkeypatch.setattr(processes, "IDLE_LOOK_S", 60.0)  # its death is seen when a step needs it
+    [child] = await result_of(await runtime.start("of_pids", n=1))
+    before = reading(runtime.service, "offramp_cold_starts_total", **{"class": "default"})
+    os.kill(child, signal.SIGKILL)
+    await eventually(lambda: gone(child))
+    for _ in range(2):
+        assert await result_of(await runtime.start("of_square", n=2)) == 5
+    assert reading(runtime.service, "offramp_cold_starts_total", **{"class": "default"}) == before + 1
+    rows = {row.pipeline: row.ended.get("cold", 0) for row in (await runtime.service.statistics("5m")).rows}
+    assert (rows["of_square"], rows["of_pids"]) == (1, before)
+
+
+async def test_a_lane_keeps_as_many_processes_as_a_class_keeps_warm(monkeypatch):
+    warm = {"default": SLA("default", min_warm=2), "other": SLA("other", min_warm=1)}
+    monkeypatch.setattr(cpu.app, "classes", warm)
+    async with testing.runtime(cpu.app, processes=1) as runtime:
+        await eventually(lambda: runtime.service.process.lanes.warm == 2)
+
+
 async def test_a_child_is_killed_at_its_timeout(runtime, tmp_path):
     [child] = await result_of(await runtime.start("of_pids", n=1))  # the only one; it may not get to write its marker
     error = await failure_of(await runtime.start("of_late", marker=str(tmp_path / "pid")))
@@ -116,7 +150,7 @@ async def test_what_a_process_step_started_is_killed_with_it(runtime, tmp_path):
 
 PARENT = """
 import asyncio, sys
-from offramp import testing
+from offramp import SLA, testing
 from tests.execution import cpu
 
 async def main():

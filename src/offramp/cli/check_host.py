@@ -9,13 +9,14 @@ import platform
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
 from offramp.cli.engines import crew_of
 from offramp.cli.findings import Finding
 from offramp.cli.output import CommandError
+from offramp.core.scaling import lane_processes
 from offramp.core.sla import SLA
 from offramp.gateway.descriptors import FILES_RESERVED, files_allowed
 from offramp.ports.extras import install, packages_by_extra
@@ -67,13 +68,13 @@ def check_workers(settings: Settings, classes: Mapping[str, SLA]) -> Iterator[Fi
     except CommandError as error:
         yield Finding("broken", "workers", str(error), "raise --workers, or lower min_warm")
     else:
-        yield from check_machine(settings, span.high)
+        yield from check_machine(settings, span.high, [sla.min_warm for sla in classes.values()])
 
 
-def check_machine(settings: Settings, workers: int) -> Iterator[Finding]:
+def check_machine(settings: Settings, workers: int, min_warms: Iterable[int] = ()) -> Iterator[Finding]:
     """Cores against threads and processes, and open files against connections."""
     cores = cores_available()
-    lanes = settings.processes or max(1, int(cores))
+    lanes = lane_processes(settings.processes, int(cores), min_warms)
     in_all = lanes * (workers + 1)
     says = f"{cores:g} cores; {settings.threads} threads and {lanes} process lanes in each of {workers + 1} processes"
     if in_all > 4 * max(1.0, cores):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 WORKERS_MAX = 1_024
@@ -71,6 +72,10 @@ def span_of(given: Span | None, min_warm: int) -> Span:
     Raises:
         ValueError: the greatest number is below that sum. 0 is not, as the workers are elsewhere.
     """
+    if min_warm > WORKERS_MAX:
+        raise ValueError(
+            f"the classes keep {min_warm} workers warm (the sum of min_warm), at most {WORKERS_MAX}: lower it"
+        )
     if given is None:
         return Span(max(1, min_warm), max(1, min_warm))
     if 0 < given.high < min_warm:
@@ -79,6 +84,11 @@ def span_of(given: Span | None, min_warm: int) -> Span:
             f"{min_warm} or more, such as {Span(given.low, min_warm)}, or lower min_warm"
         )
     return Span(max(given.low, min_warm), given.high) if given.high else given
+
+
+def lane_processes(given: int, cores: int, min_warms: Iterable[int]) -> int:
+    """The processes of a process lane: as many as given, else one per core, and never fewer than a class keeps warm."""
+    return max(given or cores, *min_warms, 1)
 
 
 class Sight(NamedTuple):

@@ -12,6 +12,7 @@ from offramp.errors import DeclarationError, InputError
 BUDGET_DEFAULT_S = 6.0
 BUDGET_MAX_DEFAULT_S = 60.0
 PRIORITY_MAX = 1_000
+MIN_WARM_MAX = 256
 PATIENCE_DEFAULT_S = 60.0
 SHARE_DEFAULT = 0.05
 EARLY_DEMOTION_DEFAULT = 0.05
@@ -80,7 +81,8 @@ class SLA:
         early = self.early_demotion
         self._require("early_demotion", "is from 0 to 1", _is_number(early) and 0 <= early <= 1)
         warm = self.min_warm
-        self._require("min_warm", "is a whole number, 0 or more", _is_whole(warm) and warm >= 0)
+        rule = f"is a whole number up to {MIN_WARM_MAX}, 0 or more"
+        self._require("min_warm", rule, _is_whole(warm) and 0 <= warm <= MIN_WARM_MAX)
 
     def _require(self, field: str, rule: str, holds: bool) -> None:  # noqa: FBT001
         if not holds:

@@ -29,6 +29,8 @@ GOOD, BAD = "good", "bad"
 """Runs that kept the promise of their class, and runs that broke it."""
 RAN, RAN_MS = "ran", "ran_ms"
 """Runs whose duration counts for the next ones of their pipeline, and the sum of these durations."""
+COLD = "cold"
+"""Times that a run waited for a worker, or a process of a process lane, to start."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 PATHS: tuple[Path, ...] = get_args(Path)
 Counts = Mapping[str, int]
@@ -156,5 +158,6 @@ def shown(row: Row, now: float) -> dict[str, Any]:
         "duration_ms": None if durations is None else {name: round(s * 1000, 3) for name, s in durations.items()},
         "demoted": row.ended.get(DEMOTED, 0),
         "demotion_rate": None if row.demotion_rate is None else round(row.demotion_rate, 6),
+        "cold_starts": row.ended.get(COLD, 0),
         "queue": {"length": queued, "oldest_s": age},
     }

@@ -102,6 +102,9 @@ class Executing(Protocol):
     def foretell(self, until: float, holds: Callable[[], bool]) -> None:
         """Report that a step cannot continue before this time, in epoch seconds, while that `holds`."""
 
+    def report_cold_start(self) -> None:
+        """Report that a step waited for a process of the process lane to start; from any thread."""
+
     def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""
 

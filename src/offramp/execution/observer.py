@@ -29,6 +29,9 @@ class Observer:
     def step_waits(self, what: str | None) -> None:
         """A step waits for this before it begins; None once it waits no longer."""
 
+    def cold_started(self) -> None:
+        """A step waited for a process of the process lane to start. From any thread."""
+
     def began_task(self) -> None:
         """The body begins a task."""
 

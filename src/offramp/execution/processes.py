@@ -1,7 +1,7 @@
 """The process lane: a fixed number of warm child processes for CPU-bound steps.
 
 Each child is served by one thread of the parent. JSON goes both ways, so nothing is unpickled; a child is killed
-when its step times out or is cancelled, and replaced at once.
+when its step times out or is cancelled. A child that ended, also an idle one, is replaced at once.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("offramp")
 START_TIMEOUT_S = 60.0
+IDLE_LOOK_S = 1.0
+"""How often a process that has nothing to do is checked to be alive."""
 LEAVE_S_MAX = LANE_CLOSE_S_MAX + 0.5
 """The time for a traced child to export its last spans and end."""
 _KILLED = -9
@@ -50,6 +52,7 @@ class _Request:
         self.attempt = attempt
         self.job = job
         self.loop = asyncio.get_running_loop()
+        self.asked_at = time.perf_counter()
         self.begun = self.loop.create_future()
         self.done: asyncio.Future[bytes] = self.loop.create_future()
         self.abandoned = False
@@ -175,12 +178,11 @@ class ProcessLane:
             trace={} if self._traced_as is None else _current_trace(),
         )
         request = _Request(attempt, job)
-        queued_at = time.perf_counter()
         self._requests.put(request)
         try:
             await request.begun
             if attempt.trace is not None:
-                attempt.trace.queued(time.perf_counter() - queued_at)
+                attempt.trace.queued(time.perf_counter() - request.asked_at)
             async with asyncio.timeout(call.policy.timeout) as limit:
                 return await request.done
         except TimeoutError as error:
@@ -192,6 +194,7 @@ class ProcessLane:
 
     def _serve(self, first: Future[None]) -> None:
         started: tuple[SpawnProcess, Connection] | None = None
+        ready_at = 0.0
         while not self._closed:
             if started is None:
                 try:
@@ -199,19 +202,18 @@ class ProcessLane:
                 except StartFailed as error:
                     self._not_started(error, first)
                     continue
+                ready_at = time.perf_counter()
                 if not first.done():
                     first.set_result(None)
             child, pipe = started
-            request = self._requests.get()
+            request = self._next(child)
             if request is None:
-                break
-            if not child.is_alive():  # it died while idle: no step caused that
-                self._requests.put(request)
-                self._reap(child)
-                started = None
+                started = None if self._died_idle(child) else started
                 continue
             if not request.begin(child):
                 continue
+            if request.asked_at < ready_at:
+                request.attempt.scope.report_cold_start()
             self._busy.add(child)
             try:
                 self._work(request, pipe)
@@ -223,6 +225,16 @@ class ProcessLane:
                 self._busy.discard(child)
         if started is not None:
             self._let_go(*started)
+
+    def _next(self, child: SpawnProcess) -> _Request | None:
+        """The next attempt for this child; None if it died while it was idle, or the lane closes."""
+        while not self._closed and child.is_alive():
+            with contextlib.suppress(queue.Empty):
+                request = self._requests.get(timeout=IDLE_LOOK_S)
+                if request is None or child.is_alive():
+                    return request
+                self._requests.put(request)
+        return None
 
     def _work(self, request: _Request, pipe: Connection) -> None:
         pipe.send_bytes(msgspec.msgpack.encode(request.job))
@@ -288,6 +300,14 @@ class ProcessLane:
         return LaneDied(
             f"the process that executed step {request.attempt.call.name!r} ended (exit code {child.exitcode}); {hint}"
         )
+
+    def _died_idle(self, child: SpawnProcess) -> bool:
+        """Whether it died without a step that caused it: then another takes its place before a step needs it."""
+        if self._closed or child.is_alive():
+            return False
+        logger.warning("an idle process of the process lane ended (exit code %s); another is started", child.exitcode)
+        self._reap(child)
+        return True
 
     def _reap(self, child: SpawnProcess) -> None:
         self._children.discard(child)

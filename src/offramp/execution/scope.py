@@ -230,6 +230,10 @@ class Scope:
         if self.facts.path == "fast":
             self.waits.foretell(until, holds)
 
+    def report_cold_start(self) -> None:
+        """Pass it on to the observer."""
+        self.gate.observer.cold_started()
+
     def report_wait(self, step: str, what: str | None) -> None:
         """Report what a step of this name waits for before it begins; None once it waits no longer."""
         run_id = self.facts.run_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +44,8 @@ class DeepPath(RunHost):
         self._process = process
         self._live = live
         self._starting = 0
+        self.ready_at = -math.inf
+        """When this process was ready, in epoch seconds: a run that waited before waited for its start."""
 
     @property
     def starting(self) -> int:
@@ -68,12 +71,19 @@ class DeepPath(RunHost):
         if claim.fresh:
             self._process.metrics.waited(claim.record, self._process.clock.time() - claim.record.created_at)
             self._live.first_events.of_new(claim.record)
+            self._began(claim.record)
         if claim.fresh and not claim.record.cancel_requested and claim.record.deadline_at is None:
             runlog, trace = self._process.store.log(claim.lease), self._traced(claim, History(), time.time_ns())
             self._live.start(claim.record, runlog, History(), trace)
             return
         self._starting += 1
         self._process.control.spawn(self._resume(claim, self._process.lease_window.until))
+
+    def _began(self, record: RunRecord) -> None:
+        """Count a run that begins here if it waited for the start of this process."""
+        since = record.created_at if record.demotion is None else record.demotion.at
+        if since < self.ready_at:
+            self._live.cold_started(record)
 
     async def _resume(self, claim: Claim, held_until: float) -> None:
         process, record = self._process, claim.record
@@ -111,6 +121,7 @@ class DeepPath(RunHost):
         if not claim.fresh:
             if not history.resumed:
                 self._live.first_events.of_demoted(record)
+                self._began(record)
             if _is_new_retry(record):
                 process.metrics.waited(record, now - record.created_at)
             replayed = _replayed(history)

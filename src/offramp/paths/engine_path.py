@@ -134,6 +134,8 @@ class EnginePath(DeepPath, BodyHost):
         process, record = self._process, claim.record
         since = record.created_at if record.demotion is None else record.demotion.at
         waited_s = process.clock.time() - since
+        if first:
+            self._began(record)
         if first and record.demotion is None:
             process.metrics.waited(record, waited_s)
         elif first:
@@ -203,7 +205,7 @@ class EnginePath(DeepPath, BodyHost):
             history,
             process.metrics,
             store_value=process.values.of(record.id),
-            observer=_Says(context.says),
+            observer=_Watches(context.says, lambda: self._live.cold_started(record)),
         )
         scope.record_arguments = process.settings.record_arguments
         scope.suspects.watched = lease.turn > FIRST_TURN
@@ -275,13 +277,18 @@ class _Gathered(Notes):
             super().append(*each)
 
 
-class _Says(Observer):
-    """Reports the reason for which an attempt waits before it begins."""
+class _Watches(Observer):
+    """Reports the reason for which an attempt waits before it begins, and a wait for a process to start."""
 
-    __slots__ = ("_says",)
+    __slots__ = ("_cold_started", "_says")
 
-    def __init__(self, says: Callable[[str | None], object]) -> None:
+    def __init__(self, says: Callable[[str | None], object], cold_started: Callable[[], object]) -> None:
         self._says = says
+        self._cold_started = cold_started
+
+    def cold_started(self) -> None:
+        """Count it."""
+        self._cold_started()
 
     def step_waits(self, what: str | None) -> None:
         """Report the reason for which a step waits; None once it waits no more."""

@@ -53,6 +53,7 @@ class LiveRun(Observer):
         ended: called once with its outcome, and the exception that caused it.
         waits: called with the run, and None when it seems only to wait, or the time, in epoch seconds, until which a
             step of it has to.
+        cold_started: called with its record each time a step of it waited for a process to start.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class LiveRun(Observer):
         trace: RunTrace | None,
         ended: Callable[[LiveRun, Outcome, BaseException | None], object],
         waits: Callable[[LiveRun, float | None], object],
+        *,
+        cold_started: Callable[[RunRecord], object],
     ) -> None:
+        self._cold_started = cold_started
         self._process = process
         self._waits = waits
         self.record = record
@@ -138,6 +142,10 @@ class LiveRun(Observer):
         self.execution.call(self.execution.scope.waits.mailbox.put, received)
 
     # The observer of its scope.
+
+    def cold_started(self) -> None:
+        """Count that it waited for a process."""
+        self._cold_started(self.record)
 
     def changed(self) -> None:
         """Wake the coroutine that sends it away."""
@@ -213,6 +221,10 @@ class LiveRuns:
         self.watchers: weakref.WeakValueDictionary[str, Watcher] = weakref.WeakValueDictionary()
         """Receivers of the exception of a run that fails in this process, by run id."""
 
+    def cold_started(self, record: RunRecord) -> None:
+        """A run waited for a process to start, until now; from any thread."""
+        self.stats.cold_started(record, self._process.clock.time())
+
     def start(
         self,
         record: RunRecord,
@@ -227,7 +239,7 @@ class LiveRuns:
         if stale is not None:
             self.drop(stale)  # its lease was lost, and this process claimed the run again before it noticed
         process.feed.begun(record.id)
-        run = LiveRun(process, record, runlog, history, trace, self._end, self._waits)
+        run = LiveRun(process, record, runlog, history, trace, self._end, self._waits, cold_started=self.cold_started)
         execution = run.execution
         with self._lock:
             self._runs[record.id] = run

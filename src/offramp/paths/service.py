@@ -179,6 +179,7 @@ class Service:
         self.process.metrics.open()
         if not self.warming.joins_first:
             await self.warming.run()
+            self.deep.ready_at = self.process.clock.time()
         await self.process.control.run(start_all(self.parts))
         self.on_joined()
         if self.warming.joins_first:

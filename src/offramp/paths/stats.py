@@ -107,6 +107,13 @@ class RunStats(Background):
             self._counts.setdefault(key, Counter()).update(counts)
             self._ran[record.pipeline] = _plus(self._ran.get(record.pipeline, (0, 0)), counts)
 
+    def cold_started(self, record: RunRecord, at: float) -> None:
+        """Count that a run waited for a process to start, until `at`, in epoch seconds; from any thread."""
+        self._process.metrics.cold_started(record.sla)
+        key = minute_of(at), record.tenant, record.pipeline, record.sla
+        with self._lock:
+            self._counts.setdefault(key, Counter())[stats.COLD] += 1
+
     def expected_s(self, pipeline: str, otherwise: float) -> float:
         """Seconds that a run of this pipeline took on average lately, in all processes; `otherwise` without one."""
         runs, ms = self._ran.get(pipeline, (0, 0))

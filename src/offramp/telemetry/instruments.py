@@ -151,6 +151,13 @@ RUNTIME: tuple[Instrument, ...] = (
         (names.KIND,),
         _START_SECONDS,
     ),
+    Instrument(
+        names.COLD_STARTS,
+        "counter",
+        "{wait}",
+        "times that a run waited here for a worker, or a process of a process lane, to start",
+        (names.CLASS,),
+    ),
     Instrument(names.WORKERS_WARM, "gauge", "{process}", "processes that take deep runs, as this one sees them"),
     Instrument(names.WORKERS_WANTED, "gauge", "{process}", "worker processes that this gateway keeps (`--workers`)"),
     Instrument(

@@ -151,6 +151,10 @@ class Metrics:
         """A process became ready, this long after its start."""
         self._board[names.COLD_START][kind,].observe(max(0.0, seconds))
 
+    def cold_started(self, sla: str) -> None:
+        """A run of this class waited for a process to start."""
+        self._board[names.COLD_STARTS][sla,].inc()
+
     def workers_wanted(self, count: int) -> None:
         """This process keeps this many workers running."""
         self._board[names.WORKERS_WANTED][()].set(count)

@@ -373,6 +373,8 @@ STATS = _object(
                     | {"type": ["object", "null"], "description": "From acceptance to end, of completed runs."},
                     "demoted": _COUNT | {"description": "Of the ended runs."},
                     "demotion_rate": _nullable("number", description="Of the ended runs that began on the fast path."),
+                    "cold_starts": _COUNT
+                    | {"description": "Times in the window that a run waited for a process to start."},
                     "queue": _object({"length": _COUNT, "oldest_s": _nullable("number", minimum=0)}),
                 }
             ),
