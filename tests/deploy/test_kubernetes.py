@@ -6,8 +6,10 @@ import re
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from offramp.core.addresses import parse_listen
+from offramp.core.scaling import FULL_SHARE
 from offramp.engines.temporal.address import Address
 from offramp.errors import SettingsError
 from offramp.gateway.access import Access
@@ -34,7 +36,6 @@ from tests.deploy.manifests import (
     PARTS,
     ROLES,
     SECRETS,
-    SETTINGS,
     container,
     environment,
     hook_s,
@@ -104,16 +105,7 @@ def test_the_engine_of_the_other_variant_fits():
     assert (generator["name"], generator["behavior"]) == (BUILT["configMapGenerator"][0]["name"], "merge")
     given = dict(literal.split("=", 1) for literal in generator["literals"])
     address = Address.parse(settings(environment("worker") | given).engine)
-    [trigger] = load(TEMPORAL / "scaler.yaml")["spec"]["triggers"]
-    metadata = trigger["metadata"]
-    assert (metadata["endpoint"], metadata["namespace"], metadata["taskQueue"]) == (
-        address.target,
-        address.namespace,
-        address.task_queue,
-    )
-    assert int(metadata["targetQueueSize"]) == int(SETTINGS["OFFRAMP_WORKER_RUNS"]) / 10
-    patched = load(TEMPORAL / "scaler.yaml")
-    assert patched["metadata"]["name"] == named("ScaledObject", "offramp-worker")["metadata"]["name"]
+    assert address.task_queue == "desk"
 
 
 def test_the_example_of_secrets_starts_nothing_and_only_gateways_have_keys():
@@ -266,23 +258,21 @@ def test_the_scaler_asks_for_metrics_that_exist():
     }
     assert spec["scaleTargetRef"]["name"] == named("Deployment", "offramp-worker")["metadata"]["name"]
     assert spec["minReplicaCount"] < spec["maxReplicaCount"]
-    wait, live = spec["triggers"]
-    shown = {
-        name
-        for each in INSTRUMENTS
-        for name in ([f"{each.name}_bucket"] if each.kind == "histogram" else [each.shown_name])
-    }
-    for trigger in (wait, live):
-        assert trigger["type"] == "prometheus"
-        assert set(trigger["metadata"]) == {"serverAddress", "query", "threshold"}
-        query = trigger["metadata"]["query"]
-        assert set(re.findall(r"offramp_\w+", query)) <= shown
-        assert f'namespace="{BUILT["namespace"]}"' in query
-    assert "offramp_queue_wait_seconds_bucket" in wait["metadata"]["query"]
-    assert wait["metricType"] == "Value"
-    assert f'container="{container("worker")["name"]}"' in live["metadata"]["query"]
-    assert live["metricType"] == "AverageValue"
-    assert int(live["metadata"]["threshold"]) == 0.8 * int(SETTINGS["OFFRAMP_WORKER_RUNS"])
+    [trigger] = spec["triggers"]
+    assert (trigger["type"], trigger["metricType"]) == ("prometheus", "AverageValue")
+    metadata = trigger["metadata"]
+    assert set(metadata) == {"serverAddress", "query", "threshold", "ignoreNullValues"}
+    [query] = re.findall(r"max\((offramp_\w+)\{(.*)\}\)", metadata["query"])
+    assert query == (
+        "offramp_workers_needed",
+        f'namespace="{BUILT["namespace"]}",container="{container("gateway")["name"]}"',
+    )
+    assert query[0] in {each.shown_name for each in INSTRUMENTS}
+    assert (metadata["threshold"], metadata["ignoreNullValues"]) == ("1", "false")
+    assert FULL_SHARE == 0.8, "what the comment says"
+    page = (ROOT / "docs" / "how-to" / "scaling.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```yaml\n(triggers:.*?)```", page, re.DOTALL)
+    assert yaml.safe_load(shown)["triggers"] == spec["triggers"]
 
 
 def test_prometheus_has_a_key_for_gateways():
@@ -291,9 +281,3 @@ def test_prometheus_has_a_key_for_gateways():
     assert credentials["key"] in SECRETS[credentials["name"]]["stringData"]
     # A key without a tenant, as /metrics is the operator's.
     assert SECRETS["offramp-gateway"]["stringData"]["OFFRAMP_API_KEYS"].startswith("prometheus:")
-
-
-def test_the_queue_wait_has_buckets_around_the_threshold():
-    threshold = float(named("ScaledObject", "offramp-worker")["spec"]["triggers"][0]["metadata"]["threshold"])
-    [instrument] = [each for each in INSTRUMENTS if each.name == "offramp_queue_wait_seconds"]
-    assert threshold in instrument.buckets
