@@ -345,7 +345,6 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.purge:REST", "", "times the duration of a purge step, as the rest after it"),
             ("paths.purge:REST_S_MAX", "s", "at most of such a rest"),
             ("paths.upkeep:COUNT_EVERY_S", "s", "between counts of waiting runs for `offramp_runs_waiting`"),
-            ("paths.stats:LEARNED_MINUTES", "", "minutes of runs whose durations say what the next ones take"),
             ("paths.slo:LOOK_EVERY_S", "s", "between updates of the metrics of service levels"),
             ("paths.demote:PARK_AFTER_S", "s", "for which a deep run only waits before it is parked"),
             ("paths.demote:PARK_FOR_S_MIN", "s", "that a wait must still last for its run to be parked"),

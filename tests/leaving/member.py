@@ -105,7 +105,7 @@ class Member:
         self.keeper = engine.membership.keeper
         store.on_lost(lambda lease: self._lost(deep, lease))
         demoter = Demoter(process, engine, self.live)
-        roster = Roster(process, store, self.live)
+        roster = Roster(process, store, self.live, deep.places)
         parts = (app.name, process, self.live, demoter, deep, engine, None)
         return Service(*parts, roster=roster, warming=Warm(), close=lambda: None)
 

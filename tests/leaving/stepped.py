@@ -336,9 +336,9 @@ class SteppedStore:
 
 
 _READS = {"get", "journal", "events", "signals", "ahead", "owners", "open_runs", "holder", "queued", "overdue", "runs"}
-_READS |= {"summed_cells", "unfinished", "due", "runs_of_key"}
+_READS |= {"summed_cells", "unfinished", "due", "runs_of_key", "learned", "turns_of"}
 _CALLS = {"register", "claim", "claim_one", "send_signal", "request_cancel", "add_cells", "purge", "sweep"}
-_CALLS |= {"take_duty", "describe"}
+_CALLS |= {"take_duty", "describe", "learn", "forget"}
 
 
 class SteppedLog:

@@ -74,12 +74,17 @@ def moving(clock):
     return app
 
 
-def lessons(*services):
-    """What these processes learn from here on, by run."""
-    found = {}
-    for service in services:
-        service.live.learning.on_learned(lambda record, past: found.__setitem__(record.id, past))
-    return found
+@pytest.fixture
+def lessons(monkeypatch):
+    """What the processes of a test learn, by run."""
+    lessons, begin = {}, Learning.__init__
+
+    def begun(learned, process):
+        begin(learned, process)
+        learned.on_learned(lambda record, past: lessons.__setitem__(record.id, past))
+
+    monkeypatch.setattr(Learning, "__init__", begun)
+    return lessons
 
 
 def asked(pipeline, respond_async=False, **given):
@@ -99,33 +104,31 @@ def clock():
     return FakeClock()
 
 
-async def test_a_fast_run_teaches_how_long_it_took(tmp_path, clock):
+async def test_a_fast_run_teaches_how_long_it_took(tmp_path, clock, lessons):
     async with member(moving(clock), tmp_path, "gateway", clock=clock) as gateway:
-        found = lessons(gateway)
         run = await submitted(gateway, asked("some", steps=3))
         await frames_of(gateway, run)
-        await eventually(lambda: run in found)
-        assert seconds(found[run]) == (3.0, [1.0, 2.0, 3.0])
+        await eventually(lambda: run in lessons)
+        assert seconds(lessons[run]) == (3.0, [1.0, 2.0, 3.0])
         assert gateway.live.learning.doubts("some", "patient", 2.0)
         assert not gateway.live.learning.doubts("some", "patient", 50.0)
         assert not gateway.live.learning.doubts("some", "quick", 2.0)
-        estimate = gateway.live.learning.estimate("some", "patient", found[run].features, 2.0)
+        estimate = gateway.live.learning.estimate("some", "patient", lessons[run].features, 2.0)
         assert estimate.runs == 1
         assert estimate.p50_s == pytest.approx(3.0, rel=0.4)
 
 
 @pytest.mark.parametrize("respond_async", [True, False])
-async def test_queue_and_handoff_do_not_count(tmp_path, clock, respond_async):
+async def test_queue_and_handoff_do_not_count(tmp_path, clock, respond_async, lessons):
     app = moving(clock)
     async with member(app, tmp_path, "gateway", clock=clock, lease=600) as gateway:
         run = await submitted(gateway, asked("many", respond_async, steps=5))
         await eventually(lambda: gateway.live.get(run) is None)
         clock.advance(100.0)
-        async with member(app, tmp_path, "worker", clock=clock, lease=600) as worker:
-            found = lessons(gateway, worker)
+        async with member(app, tmp_path, "worker", clock=clock, lease=600):
             await clock.run_until(frames_of(gateway, run), 0.01)
-            await eventually(lambda: run in found)
-            took, ends = seconds(found[run])
+            await eventually(lambda: run in lessons)
+            took, ends = seconds(lessons[run])
     assert 5.0 <= took < 6.0
     assert ends == pytest.approx([1.0, 2.0, 3.0, 4.0], abs=0.9)
 
@@ -133,12 +136,12 @@ async def test_queue_and_handoff_do_not_count(tmp_path, clock, respond_async):
 @contextlib.asynccontextmanager
 async def local(app, tmp_path, clock):
     async with member(app, tmp_path, "local", clock=clock, lease=600) as service:
-        yield service, lessons(service)
+        yield service
 
 
 @pytest.mark.parametrize("respond_async", [True, False])
-async def test_a_wait_for_a_signal_does_not_count(tmp_path, clock, respond_async):
-    async with local(moving(clock), tmp_path, clock) as (service, found):
+async def test_a_wait_for_a_signal_does_not_count(tmp_path, clock, respond_async, lessons):
+    async with local(moving(clock), tmp_path, clock) as service:
         run = await submitted(service, asked("asks", respond_async))
         if respond_async:
             await until(lambda: is_parked(service, run), clock)
@@ -147,35 +150,35 @@ async def test_a_wait_for_a_signal_does_not_count(tmp_path, clock, respond_async
         clock.advance(30.0)
         await service.signal(run, "go")
         await clock.run_until(frames_of(service, run), 0.01)
-        await eventually(lambda: run in found)
-        took, ends = seconds(found[run])
+        await eventually(lambda: run in lessons)
+        took, ends = seconds(lessons[run])
     assert 2.0 <= took < 3.0
     assert ends == pytest.approx([1.0, 2.0], abs=0.9)
 
 
 @pytest.mark.parametrize("respond_async", [True, False])
-async def test_own_sleeps_count_once_parked_or_not(tmp_path, clock, respond_async):
-    async with local(moving(clock), tmp_path, clock) as (service, found):
+async def test_own_sleeps_count_once_parked_or_not(tmp_path, clock, respond_async, lessons):
+    async with local(moving(clock), tmp_path, clock) as service:
         run = await submitted(service, asked("rests", respond_async))
         await clock.run_until(frames_of(service, run), 0.1)
-        await eventually(lambda: run in found)
-        assert seconds(found[run])[0] == pytest.approx(43.0, abs=1.5)
+        await eventually(lambda: run in lessons)
+        assert seconds(lessons[run])[0] == pytest.approx(43.0, abs=1.5)
 
 
-async def test_a_run_without_an_answer_teaches_if_it_missed_its_budget(tmp_path, clock):
-    async with local(moving(clock), tmp_path, clock) as (service, found):
+async def test_a_run_without_an_answer_teaches_if_it_missed_its_budget(tmp_path, clock, lessons):
+    async with local(moving(clock), tmp_path, clock) as service:
         early = await submitted(service, asked("fails", after=0))
         await frames_of(service, early)
         late = await submitted(service, asked("fails", after=3))
         await clock.run_until(frames_of(service, late), 0.01)
-        await eventually(lambda: late in found)
-        assert seconds(found[late])[0] == pytest.approx(4.0, abs=0.5)
+        await eventually(lambda: late in lessons)
+        assert seconds(lessons[late])[0] == pytest.approx(4.0, abs=0.5)
         again = (await service.retry(Retrial(run_id=late, start="breaks"))).record.id
         whole = await submitted(service, asked("some", steps=1))
         for run in (again, whole):
             await clock.run_until(frames_of(service, run), 0.01)
-        await eventually(lambda: whole in found)
-    assert found.keys() == {late, whole}
+        await eventually(lambda: whole in lessons)
+    assert lessons.keys() == {late, whole}
 
 
 class Slow:
@@ -189,17 +192,16 @@ class Slow:
         return lambda: None
 
 
-async def test_a_wait_for_a_permit_does_not_count(tmp_path, clock):
+async def test_a_wait_for_a_permit_does_not_count(tmp_path, clock, lessons):
     seams = Seams(before=(Slow(clock),))
     async with member(moving(clock), tmp_path, "gateway", clock=clock, seams=seams, lease=600) as gateway:
-        found = lessons(gateway)
         run = await submitted(gateway, asked("some", steps=3))
         await frames_of(gateway, run)
-        await eventually(lambda: run in found)
-        assert seconds(found[run]) == (3.0, [1.0, 2.0, 3.0])
+        await eventually(lambda: run in lessons)
+        assert seconds(lessons[run]) == (3.0, [1.0, 2.0, 3.0])
 
 
-async def test_a_run_recovered_after_a_kill_counts_what_was_executed(tmp_path, monkeypatch):
+async def test_a_run_recovered_after_a_kill_counts_what_was_executed(tmp_path, monkeypatch, lessons):
     monkeypatch.setattr(victim, "folder", tmp_path)
     async with member(victim.app, tmp_path, "gateway", owner="gateway", lease=0.5, poll=0.1) as gateway:
         with process(tmp_path, "gateway", "first", "fast_five", lease_s=0.5) as first:
@@ -210,23 +212,70 @@ async def test_a_run_recovered_after_a_kill_counts_what_was_executed(tmp_path, m
         (tmp_path / "go").touch()
         await asyncio.to_thread(time.sleep, 0.3)
         gap_s = time.time() - killed
-        async with member(victim.app, tmp_path, "worker", owner="second", lease=0.5, poll=0.1) as worker:
-            found = lessons(worker)
+        async with member(victim.app, tmp_path, "worker", owner="second", lease=0.5, poll=0.1):
             await frames_of(gateway, run)
-            await eventually(lambda: run in found)
+            await eventually(lambda: run in lessons)
             record = await gateway.get(run)
-    assert 0 < found[run].took_s <= record.finished_at - record.created_at - gap_s
-    assert [name for name, _ in found[run].steps] == ["work"] * 4
+    assert 0 < lessons[run].took_s <= record.finished_at - record.created_at - gap_s
+    assert [name for name, _ in lessons[run].steps] == ["work"] * 4
 
 
 def short():
-    app = App("short")
+    app = App("short", classes=[SLA("certain", early_demotion=0)])
 
     @app.pipeline
     async def pipe() -> str:
         return "done"
 
     return app
+
+
+async def test_a_run_is_stored_with_what_it_is_compared_by(tmp_path):
+    app = short()
+
+    @app.pipeline
+    async def described(text: str) -> str:
+        return text
+
+    @described.features
+    def words(text):
+        return {"words": len(text.split())}
+
+    async with member(app, tmp_path, "gateway") as gateway:
+        given = {"pipeline": "described", "input": b'{"text": "two words"}'}
+        asked = {
+            "of a session": Submission(**given, session_id="s"),
+            "deep": Submission(**given, respond_async=True),
+            "where no decision is asked for": Submission(**given, session_id="s", sla="certain"),
+            "without anything": Submission(pipeline="pipe"),
+        }
+        lessons = {}
+        for what, submission in asked.items():
+            lessons[what] = (await gateway.get(await submitted(gateway, submission))).seen
+    assert lessons == {
+        "of a session": Seen(0, (), {"words": 2}),
+        "deep": Seen(None, (), {"words": 2}),
+        "where no decision is asked for": None,
+        "without anything": None,
+    }
+
+
+@pytest.mark.parametrize("sla", [None, "certain"])
+async def test_a_route_shows_what_is_expected_once_a_run_has_ended(tmp_path, clock, sla):
+    async with member(short(), tmp_path, "gateway", clock=clock) as gateway:
+        submission = Submission(pipeline="pipe", sla=sla)
+        routes, learned = [], gateway.live.learning
+        for runs in (1, 2):
+            run = await submitted(gateway, submission)
+            await frames_of(gateway, run)
+            await eventually(lambda runs=runs: learned.expected("pipe", sla or "default", 6.0).runs == runs)
+            routes.append((await gateway.document(run))["route"])
+        before, after = routes
+        dry = await gateway.decide(submission)
+    assert (before["predicted_ms"], before["confidence"]) == (None, 0)
+    assert (after["path"], after["by"], after["confidence"]) == ("fast", "default", 1)
+    assert after["predicted_ms"]["p50"] < after["predicted_ms"]["p95"] < 100
+    assert dry.confidence == 2
 
 
 async def test_gateways_share_one_belief_and_a_restart_keeps_it(tmp_path, monkeypatch):
@@ -245,22 +294,18 @@ async def test_gateways_share_one_belief_and_a_restart_keeps_it(tmp_path, monkey
         await eventually(lambda: runs(later) == [4])
 
 
-async def test_a_process_learns_from_a_bounded_number_of_runs(tmp_path, clock):
+async def test_a_process_learns_from_a_bounded_number_of_runs(tmp_path, clock, lessons):
     async with member(short(), tmp_path, "gateway", clock=clock) as gateway:
-        found = lessons(gateway)
         for _ in range(OBSERVED_MAX + 10):
             await frames_of(gateway, await submitted(gateway, asked("pipe")))
-        await eventually(lambda: len(found) == OBSERVED_MAX)
-        await clock.run_until(frames_of(gateway, await submitted(gateway, asked("pipe"))), 0.01)
-    assert len(found) == OBSERVED_MAX
-
-
-PATIENT = SLA("patient")
+        await eventually(lambda: len(lessons) == OBSERVED_MAX)
+        await frames_of(gateway, await submitted(gateway, asked("pipe")))
+    assert len(lessons) == OBSERVED_MAX
 
 
 def sessions(service):
-    async def seen(session="s", tenant="", sla=PATIENT):
-        return await service.live.learning.seen(tenant, "pipe", sla, session)
+    async def seen(session="s", tenant=""):
+        return await service.live.learning.seen(tenant, "pipe", session)
 
     return seen
 
@@ -280,8 +325,6 @@ async def test_a_session_is_known_wherever_its_next_turn_comes(tmp_path, monkeyp
             await eventually(known)
         assert len((await here()).last_s) == 3
         assert await here("another") == await here("s", "another tenant") == Seen(0)
-        assert await here("s", sla=SLA("never", early_demotion=0)) is None
-        assert await here(None) is None
 
 
 class Alone:
@@ -313,7 +356,7 @@ class Refusing:
 @pytest.mark.parametrize("store", [Hung(), Refusing()])
 async def test_a_request_does_not_wait_for_a_store_that_does_not_know(store, clock):
     async with asyncio.timeout(GUARD_S):
-        assert await Learning(Alone(store, clock)).seen("", "pipe", PATIENT, "s") is None
+        assert await Learning(Alone(store, clock)).seen("", "pipe", "s") is None
 
 
 class Counting:
@@ -332,10 +375,10 @@ async def test_a_known_session_is_not_looked_up_again_and_few_are_remembered(clo
     store = Counting()
     learned = Learning(Alone(store, clock))
     for _ in range(3):
-        assert await learned.seen("", "pipe", PATIENT, "old") == Seen(7, (1.0,))
-        assert await learned.seen("", "pipe", PATIENT, "new") == Seen(0)
+        assert await learned.seen("", "pipe", "old") == Seen(7, (1.0,))
+        assert await learned.seen("", "pipe", "new") == Seen(0)
     assert len(store.asked) == 2
-    await learned.seen("", "pipe", PATIENT, "third")
-    await learned.seen("", "pipe", PATIENT, "new")
-    await learned.seen("", "pipe", PATIENT, "old")
+    await learned.seen("", "pipe", "third")
+    await learned.seen("", "pipe", "new")
+    await learned.seen("", "pipe", "old")
     assert len(store.asked) == 4, "the one that was asked for longest ago was forgotten"

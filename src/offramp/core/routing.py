@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from offramp.core.run import By, Path, Route
+from offramp.core.run import By, Path, Route, Seen
 
 REASON_LENGTH_MAX = 300
 """Characters of a reason that a user's rule or classifier gives; the rest is cut."""
@@ -113,6 +113,7 @@ class Facts:
         rule: the answer of the first of the app's rules that gave one.
         classifier: the answer of the app's classifier.
         estimate: what was learned from earlier runs.
+        seen: what the run is compared by, beside its input.
     """
 
     sla: str
@@ -122,6 +123,7 @@ class Facts:
     rule: Answer | None = None
     classifier: Answer | None = None
     estimate: Estimate | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,6 @@ BUCKET_MIN, BUCKET_MAX = -40, 80
 DEMOTED = "demoted"
 GOOD, BAD = "good", "bad"
 """Runs that kept the promise of their class, and runs that broke it."""
-RAN, RAN_MS = "ran", "ran_ms"
-"""Runs whose duration counts for the next ones of their pipeline, and the sum of these durations."""
 COLD = "cold"
 """Times that a run waited for a worker, or a process of a process lane, to start."""
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -88,9 +86,6 @@ def counts_of(record: RunRecord, status: OutcomeStatus, at: float, *, good: bool
         counts[DEMOTED] = 1
     if status == "completed":
         counts[f"d:{_bucket(at - record.created_at)}"] = 1
-    if record.retry_of is None:  # which may have executed few of its steps
-        ran_s = max(0.0, at - (record.started_at or record.created_at))
-        counts |= {RAN: 1, RAN_MS: round(ran_s * 1000)}
     if good is not None:
         counts[GOOD if good else BAD] = 1
     return counts

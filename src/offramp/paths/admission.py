@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offramp.core.routing import Load, Stay
+from offramp.core.routing import Facts, Load, Stay
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
@@ -15,20 +15,21 @@ class Admission:
         self._process = process
         self._live = live
 
-    def load(self, submission: Submission, budget_s: float) -> Load:
-        """The present load, for a request with this budget."""
+    def load(self, submission: Submission, facts: Facts) -> Load:
+        """The present load, for a request of which this is known."""
         held, most = self._live.count("fast"), self._process.settings.fast_runs
         share_is_taken = self._live.fast_refusal(submission.tenant) == "share"
         if held < most or share_is_taken:
             return Load(held, most, share_is_taken=share_is_taken)
         staying = [run for run in self._live.all() if run.record.path == "fast" and run.state == "running"]
         longest = max((Stay(run.record.id, self._rest_s(run)) for run in staying), key=_rest_s, default=None)
-        expected_s = self._live.stats.expected_s(submission.pipeline, budget_s)
+        expected_s = self._live.learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
         return Load(held, most, len(staying), expected_s, longest)
 
     def _rest_s(self, run: LiveRun) -> float:
         elapsed = self._process.clock.monotonic() - run.began
-        return max(0.0, self._live.stats.expected_s(run.record.pipeline, run.record.budget_s) - elapsed)
+        record = run.record
+        return max(0.0, self._live.learning.expected_s(record.pipeline, record.sla, record.budget_s) - elapsed)
 
 
 def _rest_s(stay: Stay) -> float:

@@ -9,10 +9,14 @@ import functools
 from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace as replaced
+
 from offramp.core.advisers import features_of
-from offramp.core.routing import Facts, RouteRequest, answer_of, asked
+from offramp.core.routing import Estimate, Facts, RouteRequest, answer_of, answered, asked
+from offramp.core.run import Seen
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
+from offramp.paths.learning import Learning, features_of_run
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
 
@@ -20,9 +24,10 @@ from offramp.paths.submission import Submission
 class Entry:
     """The entry of a process."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, learning: Learning) -> None:
         self._budget_max = process.settings.max_budget
         self._advice = process.advice
+        self._learning = learning
 
     async def facts(self, submission: Submission, spec: PipelineSpec, sla: SLA, arguments: dict[str, Any]) -> Facts:
         """What is known of a request with these arguments, but for the load.
@@ -33,9 +38,36 @@ class Entry:
         budget = budget_s(sla, spec.budget, submission.budget, self._budget_max)
         own_budget = submission.budget is not None
         facts = Facts(sla.name, budget, respond_async=submission.respond_async, own_budget=own_budget)
-        if asked(facts) is None:
+        is_open = asked(facts) is None
+        if is_open:
             facts = await self._advised(facts, submission, arguments)
+        seen = await self._seen(submission, sla, arguments)
+        if seen is not None:
+            facts = replace(facts, seen=seen)
+        if is_open and answered(facts) is None:
+            estimate = self._estimate(submission, sla, facts)
+            facts = facts if estimate is None else replace(facts, estimate=estimate)
         return facts
+
+    async def _seen(self, submission: Submission, sla: SLA, arguments: dict[str, Any]) -> Seen | None:
+        """What is known of the run beside its input, where it is compared with others; None if nothing is."""
+        if not sla.early_demotion or not sla.budget:
+            return None
+        pipeline, seen = submission.pipeline, None
+        if submission.session_id is not None:
+            seen = await self._learning.seen(submission.tenant, pipeline, submission.session_id)
+        own = await self.features(pipeline, arguments)
+        return seen if own is None else replaced(seen or Seen(), own=own)
+
+    def _estimate(self, submission: Submission, sla: SLA, facts: Facts) -> Estimate | None:
+        """What earlier runs say: of all of them, as long as none is known to have missed this budget."""
+        pipeline, learning = submission.pipeline, self._learning
+        if not sla.early_demotion or not learning.doubts(pipeline, sla.name, facts.budget_s):
+            found = learning.expected(pipeline, sla.name, facts.budget_s)
+        else:
+            compared = features_of_run(submission.input, facts.seen)
+            found = learning.estimate(pipeline, sla.name, compared, facts.budget_s)
+        return Estimate(found.p50_s, found.p95_s, found.runs, None, list(found.reasons)) if found.runs else None
 
     async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> Facts:
         """The facts with what the app's rules or its classifier answer."""

@@ -22,7 +22,6 @@ from offramp.core.belief import Belief, Estimate, Past, Progress
 from offramp.core.features import Features, Session, features
 from offramp.core.moving import Fast, moved_elsewhere
 from offramp.core.run import Outcome, RunRecord, Seen
-from offramp.core.sla import SLA
 from offramp.core.waterfall import layout
 from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
@@ -47,6 +46,8 @@ TURNS_WAITING_MAX = 10_000
 """Ended turns that wait to be written."""
 SESSION_S_MAX = 0.02
 """Seconds that a request waits for what is known of its session; then the run is taken without."""
+EXPECTED_MAX = 1_000
+"""Answers about pipelines, classes and budgets that a process remembers."""
 BEGUN = Progress()
 """The progress of a run that begins."""
 _Group = tuple[str, str]
@@ -84,6 +85,7 @@ class Learning(Background):
         self._outbox: list[BeliefCell] = []
         self._turns: list[EndedTurn] = []
         self._sessions: OrderedDict[str, SessionTurns] = OrderedDict()
+        self._expected: dict[tuple[str, str, float], Estimate] = {}
         self._until = 0
         self._observed = self._read = 0
         self._callbacks: list[Callable[[RunRecord, Past], object]] = []
@@ -125,13 +127,27 @@ class Learning(Background):
         with self._lock:
             return self.belief(pipeline, sla).estimate(seen, budget_s, progress)
 
-    async def seen(self, tenant: str, pipeline: str, sla: SLA, session_id: str | None) -> Seen | None:
-        """What is known of a session, as of now; None without one, and where no decision is asked for.
+    def expected(self, pipeline: str, sla: str, budget_s: float) -> Estimate:
+        """What is expected of a run of which nothing else is known; cheap, as it is remembered until more is."""
+        key = pipeline, sla, budget_s
+        found = self._expected.get(key)
+        if found is None:
+            found = self.estimate(*key[:2], (), budget_s)
+            if len(self._expected) >= EXPECTED_MAX:
+                self._expected.clear()
+            self._expected[key] = found
+        return found
+
+    def expected_s(self, pipeline: str, sla: str, otherwise: float) -> float:
+        """The median of the seconds for which runs of a pipeline and class move; `otherwise` before one has ended."""
+        expected = self.expected(pipeline, sla, otherwise)
+        return expected.p50_s if expected.runs else otherwise
+
+    async def seen(self, tenant: str, pipeline: str, session_id: str) -> Seen | None:
+        """What is known of a session, as of now; None if the store does not answer in time.
 
         From memory, as a rule. An unknown session is looked up in the store, for at most `SESSION_S_MAX`.
         """
-        if session_id is None or not (sla.early_demotion and sla.budget):
-            return None
         session = digest(tenant, pipeline, session_id)
         with self._lock:
             known = self._remembered(session)
@@ -208,11 +224,12 @@ class Learning(Background):
     def _observe(self, record: RunRecord, progress: Progress) -> None:
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
             return
-        past = Past(features_of(_decode_input(record.input), record.seen), *progress)
+        past = Past(features_of_run(record.input, record.seen), *progress)
         with self._lock:
             for callback in self._callbacks:
                 callback(record, past)
             self.belief(record.pipeline, record.sla).observe(past, self._process.clock.time())
+            self._expected.clear()
 
     # Sharing, on the control loop.
 
@@ -250,7 +267,8 @@ class Learning(Background):
         with self._lock:
             for (pipeline, name), part in self._parts.items() if not self._outbox else ():
                 for block, counts in part.take().items():
-                    self._outbox += [BeliefCell(pipeline, name, block, cell, each) for cell, each in counts.items()]
+                    cells = [BeliefCell(pipeline, name, block, cell, each) for cell, each in counts.items() if each]
+                    self._outbox += cells
         while self._outbox or self._turns:
             cells, turns = self._outbox[:CELLS_PER_WRITE], self._turns[:CELLS_PER_WRITE]
             await self._process.store.learn(cells, turns)
@@ -301,6 +319,7 @@ class Learning(Background):
                     self._parts[group].replace(_copied(blocks))
                 elif "#" not in group[1]:
                     self.belief(*group)
+                self._expected.clear()
             self._stale.clear()
 
     async def _forget(self) -> None:
@@ -319,8 +338,9 @@ def digest(tenant: str, pipeline: str, session_id: str) -> str:
     return blake2b(f"{tenant}\0{pipeline}\0{session_id}".encode(), digest_size=16).hexdigest()
 
 
-def features_of(given: Mapping[str, Any], seen: Seen | None) -> Features:
-    """What a run with this input is compared by."""
+def features_of_run(encoded: bytes, seen: Seen | None) -> Features:
+    """What a run with this input, as JSON, is compared by."""
+    given = _decode_input(encoded)
     if seen is None:
         return features(given)
     session = None if seen.turns is None else Session(seen.turns, seen.last_s)

@@ -8,9 +8,9 @@ from offramp.core.quotas import Quota, Use
 from offramp.core.run import RunRecord
 from offramp.errors import TenantLimit
 from offramp.paths.bounds import open_runs
+from offramp.paths.learning import Learning
 from offramp.paths.process import Process
 from offramp.paths.quotas import Known, Quotas
-from offramp.paths.stats import RunStats
 from offramp.ports.store import Idempotency
 
 
@@ -26,12 +26,12 @@ class Room:
 
     Args:
         process: its store and settings.
-        stats: tells how long runs take.
+        learning: tells how long runs take.
     """
 
-    def __init__(self, process: Process, stats: RunStats) -> None:
+    def __init__(self, process: Process, learning: Learning) -> None:
         self._process = process
-        self._stats = stats
+        self._learning = learning
         self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
         self._quotas = Quotas(process.store, process.clock)
 
@@ -45,7 +45,7 @@ class Room:
         known = None
         try:
             if quota is not None:
-                run_s = self._stats.expected_s(record.pipeline, record.budget_s)
+                run_s = self._learning.expected_s(record.pipeline, record.sla, record.budget_s)
                 known = await self._quotas.take(quota, record.id, run_s)
             return Taken(await self._open_runs.take(record.tenant), known)
         except BaseException as error:

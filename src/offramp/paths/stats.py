@@ -10,13 +10,13 @@ import itertools
 import logging
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from offramp.core import slo, stats
 from offramp.core.run import Outcome, RunHead, RunRecord
 from offramp.core.slo import MINUTE_S, minute_of
-from offramp.core.stats import KEPT_MINUTES, RAN, RAN_MS, Cell, Row
+from offramp.core.stats import KEPT_MINUTES, Cell, Row
 from offramp.errors import StoreError
 from offramp.execution.waiting import sleep_for
 from offramp.paths.parts import Background
@@ -28,8 +28,6 @@ logger = logging.getLogger("offramp")
 
 WRITE_EVERY_S = 5.0
 """Seconds for which an outcome may be missing from the shared counts; a crash loses as much."""
-LEARNED_MINUTES = 60
-"""The age of runs whose durations say what the next ones will take."""
 COUNTS_PER_WRITE = 50
 """Minutes of a pipeline, class and tenant that one write adds: other writes wait for it."""
 FRESH_S = 1.0
@@ -88,9 +86,6 @@ class RunStats(Background):
         super().__init__(process)
         self._counts: dict[_Key, Counter[str]] = {}
         self._lock = threading.Lock()
-        self._ran: dict[str, tuple[int, int]] = {}
-        """By pipeline, how many runs are known to have taken how many milliseconds together."""
-        self._has_learned = False
         self._puts: set[asyncio.Task[None]] = set()
         self._answers: Answers[Found] = Answers(process.clock)
         self._heads: Answers[Sequence[RunHead]] = Answers(process.clock)
@@ -105,7 +100,6 @@ class RunStats(Background):
         key = minute_of(at), record.tenant, record.pipeline, record.sla
         with self._lock:
             self._counts.setdefault(key, Counter()).update(counts)
-            self._ran[record.pipeline] = _plus(self._ran.get(record.pipeline, (0, 0)), counts)
 
     def cold_started(self, record: RunRecord, at: float) -> None:
         """Count that a run waited for a process to start, until `at`, in epoch seconds; from any thread."""
@@ -114,21 +108,17 @@ class RunStats(Background):
         with self._lock:
             self._counts.setdefault(key, Counter())[stats.COLD] += 1
 
-    def expected_s(self, pipeline: str, otherwise: float) -> float:
-        """Seconds that a run of this pipeline took on average lately, in all processes; `otherwise` without one."""
-        runs, ms = self._ran.get(pipeline, (0, 0))
-        return ms / runs / 1000 if runs else otherwise
-
     async def work(self) -> None:
-        """Write the counts at intervals, and read those of all processes.
+        """Write the counts at intervals.
 
         An idle process writes too: it has to notice when the store takes no writes.
         """
         while not self.is_over:
             try:
-                if not self._counts:
+                if self._counts:
+                    await self._write()
+                else:
                     await self._process.store.add_cells([])
-                await self.learn()
             except StoreError as error:
                 logger.warning("the statistics of ended runs are not up to date: %s", error)
             await sleep_for(self._process.clock, WRITE_EVERY_S)
@@ -162,29 +152,6 @@ class RunStats(Background):
         await self._write()
         cells = stats.cells_of(self._process.clock.time(), minutes)
         return await self._process.store.summed_cells(*cells, tenant)
-
-    async def learn(self) -> None:
-        """Read how long runs took in the last hour, or before, of a pipeline without a run in that hour.
-
-        Raises:
-            StoreError: they cannot be read.
-        """
-        ran = await self._ran_in(LEARNED_MINUTES)
-        if not self._has_learned:
-            ran = await self._ran_in(stats.WINDOWS["24h"]) | ran
-        with self._lock:
-            for (_, _, pipeline, _), counts in self._counts.items():  # ended since
-                if pipeline in ran:
-                    ran[pipeline] = _plus(ran[pipeline], counts)
-            self._ran |= ran
-        self._has_learned = True
-
-    async def _ran_in(self, minutes: int) -> dict[str, tuple[int, int]]:
-        ran: dict[str, tuple[int, int]] = {}
-        for (pipeline, _), counts in (await self.summed(minutes)).items():
-            if RAN in counts:
-                ran[pipeline] = _plus(ran.get(pipeline, (0, 0)), counts)
-        return ran
 
     async def _look(self, window: str, tenant: str) -> Found:
         store, now = self._process.store, self._process.clock.time()
@@ -220,10 +187,6 @@ class RunStats(Background):
                 for key, more in left.items():
                     self._counts.setdefault(key, Counter()).update(more)
             raise
-
-
-def _plus(ran: tuple[int, int], counts: Mapping[str, int]) -> tuple[int, int]:
-    return ran[0] + counts.get(RAN, 0), ran[1] + counts.get(RAN_MS, 0)
 
 
 def _cells(counts: dict[_Key, Counter[str]]) -> list[Cell]:

@@ -55,11 +55,11 @@ class Submitter:
         self._patience = patience
         self._live = live
         self._admission = Admission(process, live)
-        self._entry = Entry(process)
+        self._entry = Entry(process, live.learning)
         self._demoter = demoter
         self._fast = fast
         self._engine = engine
-        self.room = Room(process, live.stats)
+        self.room = Room(process, live.learning)
         self.closed = False
         self.arriving = 0
         """Admitted requests whose runs have not begun yet."""
@@ -128,11 +128,11 @@ class Submitter:
         facts = await self._entry.facts(submission, spec, sla, arguments)
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
-        decision = decide(facts, self._admission.load(submission, facts.budget_s))
+        decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             if not await self.room.attaches(submission.tenant, key, now):
                 raise TenantBusy(decision.reasons[0])
-            load = self._admission.load(submission, facts.budget_s)
+            load = self._admission.load(submission, facts)
             decision = decide(facts, replace(load, share_is_taken=False))
         record = self._record(submission, spec, facts, decision.route(), now)
         if record.path == "fast":
@@ -158,7 +158,7 @@ class Submitter:
         arguments = await self.require_input(spec, submission.input)
         self._check_webhook(submission)
         facts = await self._entry.facts(submission, spec, sla, arguments)
-        decision = decide(facts, self._admission.load(submission, facts.budget_s))
+        decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             raise TenantBusy(decision.reasons[0])
         return decision
@@ -287,6 +287,7 @@ class Submitter:
             retention_s=spec.retention,
             webhook=submission.webhook,
             mount=submission.mount,
+            seen=facts.seen,
         )
 
     def _idempotency(self, submission: Submission, now: float) -> Idempotency | None:
