@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import offramp
-from offramp.client import RunCompleted, StepCompleted
-from offramp.client.events import KINDS
+from offramp.client import Predicted, RunCompleted, StepCompleted
+from offramp.client.events import KINDS, read_event
 from offramp.client.options import body_of
 from offramp.core import events as core_events
 from offramp.errors import (
@@ -90,6 +90,14 @@ def test_events_of_an_unknown_kind_come_with_their_data(connect):
     with served(Flaky((3, "close"), log=log).app) as url, connect(url) as client:
         seen = list(client.stream("explain", {}))
     assert (seen[1].type, seen[1].data) == ("step.pondered", {"depth": 3})
+
+
+@pytest.mark.parametrize("predicted", [None, 900.0, {"p50": 900.0, "p95": None}])
+def test_a_route_of_any_version_is_typed(predicted):
+    route = {"path": "deep", "reasons": ["slow"], "predicted_ms": predicted}
+    found = read_event(event(1, "run.accepted", route=route).partition(b"data: ")[2]).route
+    assert (found.path, found.by, found.confidence) == ("deep", "", 0)
+    assert found.predicted_ms == (Predicted(p50=900.0) if isinstance(predicted, dict) else predicted)
 
 
 def test_what_events_hold_is_typed_too(connect):

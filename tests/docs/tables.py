@@ -91,6 +91,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.advisers:FEATURE_NAME_LENGTH_MAX", "", "characters of a feature's name"),
             ("core.advisers:FEATURE_TEXT_LENGTH_MAX", "", "characters of a feature that is a text; the rest is cut"),
             ("core.routing:REASON_LENGTH_MAX", "", "characters of a rule's or classifier's reason; the rest is cut"),
+            ("execution.advice:CALLS_MAX", "", "calls at once of a rule or classifier that is a plain function"),
             (
                 "execution.advice:STUCK_MAX",
                 "",

@@ -23,6 +23,8 @@ from offramp.execution.loops import RunLoop, RunLoops
 from offramp.execution.threads import Threads
 from offramp.ports.commit import call_threadsafe
 
+CALLS_MAX = 16
+"""Calls of one plain function at once, each in a thread; the others wait, within their time limit."""
 STUCK_MAX = 4
 """Calls of one function that were late and have not returned; with so many it is not called."""
 LOGGED_EVERY_S = 60.0
@@ -90,7 +92,7 @@ class Consultant:
         self._limit_s = limit_s
         self._loops = loops
         self._count = count
-        self._threads = Threads(STUCK_MAX)
+        self._threads = Threads(CALLS_MAX)
         self._late: list[_LoopCall] = []
         self._logged_at = -math.inf
         self._unlogged = 0

@@ -121,11 +121,7 @@ class Submitter:
             self.arriving -= 1
 
     async def _take(self, submission: Submission, watcher: Watcher | None) -> Accepted:
-        spec = self.pipeline(submission.pipeline)
-        sla = self._class(submission.sla or spec.sla)
-        arguments = await self.require_input(spec, submission.input)
-        self._check_webhook(submission)
-        facts = await self._entry.facts(submission, spec, sla, arguments)
+        spec, facts = await self._known(submission)
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
         decision = decide(facts, self._admission.load(submission, facts))
@@ -153,15 +149,19 @@ class Submitter:
             Overloaded: this process is stopping.
         """
         self._require_open()
-        spec = self.pipeline(submission.pipeline)
-        sla = self._class(submission.sla or spec.sla)
-        arguments = await self.require_input(spec, submission.input)
-        self._check_webhook(submission)
-        facts = await self._entry.facts(submission, spec, sla, arguments)
+        _, facts = await self._known(submission)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             raise TenantBusy(decision.reasons[0])
         return decision
+
+    async def _known(self, submission: Submission) -> tuple[PipelineSpec, Facts]:
+        """The pipeline of a valid request, and what is known of the request."""
+        spec = self.pipeline(submission.pipeline)
+        sla = self._class(submission.sla or spec.sla)
+        arguments = await self.require_input(spec, submission.input)
+        self._check_webhook(submission)
+        return spec, await self._entry.facts(submission, spec, sla, arguments)
 
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)
