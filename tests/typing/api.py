@@ -72,6 +72,16 @@ async def called_async(question: str) -> dict[str, int]:
 
 
 @app.pipeline
+async def described(question: str) -> str:
+    return question
+
+
+@described.features
+def of_question(question: str) -> dict[str, float | str]:
+    return {"words": len(question.split()), "kind": "short"}
+
+
+@app.pipeline
 async def pipe(question: str) -> str:
     assert_type(await bare(question), list[str])
     assert_type(await bare_async(question), int)
