@@ -72,7 +72,13 @@ class Cell:
 
 def above(weights: Iterable[tuple[int, float]], place: float) -> float:
     """The weight above this place; a band counts by the part of it that lies above."""
-    return sum(weight * min(1.0, max(0.0, band + 1 - place)) for band, weight in weights)
+    total = 0.0
+    for band, weight in weights:
+        if band >= place:
+            total += weight
+        elif band + 1 > place:
+            total += weight * (band + 1 - place)
+    return total
 
 
 def quantile(weights: Iterable[tuple[int, float]], share: float) -> float:

@@ -368,13 +368,15 @@ def _ahead(weights: list[tuple[int, float]], gone_s: float) -> list[tuple[int, f
 
 def _reasons(left: _Left, budget_s: float, progress: Progress) -> tuple[str, ...]:
     """What the most telling feature says."""
-    whole = _Share.of(left.whole, left, budget_s, progress)
-    shares = [(_Share.of(cell, left, budget_s, progress), feature) for feature, cell in left.cells]
+    gone_s = progress.elapsed_s - left.since_s
+    gone, until = place_of(gone_s) if gone_s > 0 else None, place_of(budget_s - left.since_s)
+    whole = _Share.of(left.whole, gone, until)
+    shares = [(_Share.of(cell, gone, until), feature) for feature, cell in left.cells]
     telling = max(shares, key=lambda share: abs(share[0].odds - whole.odds), default=None)
     alike = [] if telling is None else [in_words(telling[1])]
     if left.stage:
         alike.append(f"finished steps: {len(progress.steps)}")
-    if progress.elapsed_s > left.since_s:
+    if gone is not None:
         alike.append(f"still running after {progress.elapsed_s:.3g} s")
     share = whole if telling is None else telling[0]
     is_late = share.late * 2 >= share.runs
@@ -391,8 +393,7 @@ class _Share(NamedTuple):
     odds: float
 
     @classmethod
-    def of(cls, cell: Cell, left: _Left, budget_s: float, progress: Progress) -> _Share:
-        gone_s, until_s = progress.elapsed_s - left.since_s, budget_s - left.since_s
-        runs = cell.above(gone_s)
-        late = min(runs, cell.above(until_s))
+    def of(cls, cell: Cell, gone: float | None, until: float) -> _Share:
+        runs = cell.runs if gone is None else above(cell.weights.items(), gone)
+        late = min(runs, above(cell.weights.items(), until))
         return cls(round(late), round(runs), math.log((late + 1) / (runs - late + 1)))
