@@ -147,7 +147,7 @@ class Pipeline(Generic[P, R]):
         Args:
             fn: a plain or async function that is called with the pipeline's arguments by name and returns a dict of at
                 most 8 features: a name and a number or a text. Runs with like features are expected to take as long. It
-                has 0.25 s; one that raises, is late or returns something else is passed over.
+                has 1 s; one that raises, is late or returns something else is passed over.
 
         Raises:
             DeclarationError: it does not take the pipeline's arguments, or there is one already.
@@ -365,7 +365,7 @@ class Declarations:
 
         Rules are asked in order of declaration, after the client's preference and a class without a budget, and before
         the classifier; the first that answers decides. A run goes fast only where the fast path has room. A rule has
-        0.25 s; one that raises, is late or answers something else is passed over.
+        1 s; one that raises, is late or answers something else is passed over.
 
         Args:
             fn: a plain or async function of a `RouteRequest` that returns `"fast"`, `"deep"`, one of these with a

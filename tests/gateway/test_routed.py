@@ -9,7 +9,7 @@ import threading
 import httpx
 import pytest
 
-from offramp import SLA, App
+from offramp import SLA, App, wiring
 from offramp.gateway.asgi import Gateway
 from offramp.settings import Settings
 from offramp.wiring import build
@@ -19,6 +19,12 @@ from tests.gateway.wire import parse_sse, types_of
 SSE = {"Accept": "text/event-stream"}
 RUNS, ROUTE = "/v1/pipelines/say/runs", "/v1/pipelines/say/route"
 LONG = {"path": "deep", "by": "rule", "reasons": ["long"], "predicted_ms": None, "confidence": 0}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """No machine is too slow for a rule."""
+    monkeypatch.setattr(wiring, "RULE_TIMEOUT_S", 30.0)
 
 
 def an_app(**declared):

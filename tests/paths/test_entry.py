@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from offramp import SLA, App, RouteRequest, testing
+from offramp import SLA, App, RouteRequest, testing, wiring
 from offramp.errors import DeclarationError
 from offramp.paths.submission import Submission
 from offramp.telemetry import names
@@ -17,6 +17,13 @@ from tests.support import Signal, eventually
 
 LONG_S = 10.0
 """A time limit that a loaded machine does not reach."""
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    monkeypatch.setattr(wiring, "RULE_TIMEOUT_S", LONG_S)
+
+
 USER = contextvars.ContextVar("user", default="nobody")
 
 

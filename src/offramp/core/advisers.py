@@ -18,7 +18,7 @@ from offramp.errors import DeclarationError
 
 CLASSIFIER_TIMEOUT_DEFAULT_S = 0.05
 CLASSIFIER_TIMEOUT_MAX_S = 10.0
-RULE_TIMEOUT_S = 0.25
+RULE_TIMEOUT_S = 1.0
 """The time limit of one call of a rule or a feature function."""
 FEATURES_MAX = 8
 FEATURE_NAME_LENGTH_MAX = 50
