@@ -333,6 +333,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.learning:SESSION_S_MAX", "s", "that a request waits for the turns of its session"),
             ("paths.learning:SESSIONS_CACHED", "", "sessions whose turns a process remembers"),
             ("paths.learning:TURNS_WAITING_MAX", "", "ended turns that wait to be written; then none is counted"),
+            ("paths.verdicts:CONTROLS_MAX", "", "runs of the control group whose ends a process waits for"),
             ("execution.stills:STILLS_MAX", "", "waits of one run that are told from the time in which it moves"),
             ("ports.learning:CELLS_KEPT", "", "cells that a store keeps for the belief about a pipeline and class"),
             ("ports.learning:SESSIONS_KEPT", "", "sessions whose turns it keeps"),

@@ -95,8 +95,12 @@ class Member:
             feed=feed,
             metrics=metrics,
         )
-        made = lambda: engine.has_room(), lambda run, until: demoter.waits(run, until)  # noqa: PLW0108 - below
-        self.live = LiveRuns(process, *made)
+        self.live = LiveRuns(
+            process,
+            lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
+            lambda run, until: demoter.waits(run, until),  # noqa: PLW0108
+            lambda run, reasons: demoter.doomed(run, reasons),  # noqa: PLW0108
+        )
         deep = DeepPath(process, self.live)
 
         member = Membership(id=self.name, kind="local", works=self.works, lease_s=LEASE_S, poll_s=SETTINGS.poll)

@@ -71,7 +71,6 @@ def test_a_demoted_run_is_one_trace(receiver, tmp_path):
     (request,) = [span for span in whole if span.parent == CALLER_SPAN]
     assert (request.name, request.kind) == ("POST /v1/pipelines/{name}/runs", "SERVER")
     assert request.attributes[names.HTTP_STATUS] == 202
-    assert request.attributes[names.ROUTE_BY] == "default"
     assert request.attributes[names.ROUTE_REASONS] == ["a budget of 1 s (class 'interactive')"]
     (fast,) = below(whole, request)
     sent = in_the_gateway(whole, fast)

@@ -111,9 +111,6 @@ async def upgraded(schema, data, role="local"):
 
 async def runs_by_case(service):
     documents, _ = await service.list(RunFilter(limit=100))
-    assert {tuple(listed["route"]) for listed in documents} == {
-        ("path", "by", "reasons", "predicted_ms", "confidence")
-    }, "a route is shown in the present form"
     return {listed["metadata"]["case"]: await service.get(listed["id"]) for listed in documents}
 
 

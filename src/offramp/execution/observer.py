@@ -20,6 +20,9 @@ class Observer:
     def has_to_wait(self, until: float) -> None:
         """A step cannot continue before this time, in epoch seconds, whatever else the run does. From any thread."""
 
+    def step_ended(self) -> None:
+        """An attempt of a step has ended."""
+
     def waits_for_signal(self) -> None:
         """The body starts to wait for a signal, which the store may have already."""
 

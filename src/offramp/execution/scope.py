@@ -184,6 +184,7 @@ class Scope:
 
     def leave(self, attempt: Attempt) -> None:
         """Note that an attempt is over."""
+        self.gate.observer.step_ended()
         if self.gate.leave(attempt):
             self.waits.look()
 

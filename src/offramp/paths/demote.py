@@ -65,6 +65,7 @@ class Demoter:
         elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
         budget_ms = run.record.budget_s * 1000
         moved_ms = round(run.moved().elapsed_s * 1000, 3)
+        by = by or self._live.verdicts.doubt_of(run.record.id)
         demotion = Demotion(reason, clock.time(), elapsed_ms, budget_ms, {}, list(reasons), by, moved_ms)
         in_flight = list(scope.gate.in_flight)
         try:
@@ -230,6 +231,10 @@ class Demoter:
         beyond = self._process.clock.time() + PARK_FOR_S_MIN
         control = self._process.control
         run.execution.scope.move_at_rest("park", beyond, lambda: control.spawn(self._give_back(run)))
+
+    def doomed(self, run: LiveRun, reasons: Sequence[str]) -> None:
+        """Demote a fast run that is expected to miss its budget."""
+        self._process.control.spawn(self.demote(run, "predicted", reasons, "belief"))
 
     def _leave_early(self, run: LiveRun, until: float | None) -> None:
         """Demote a run that waits until then, or as long as it seems, if its budget ends before.

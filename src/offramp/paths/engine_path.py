@@ -235,8 +235,8 @@ class EnginePath(DeepPath, BodyHost):
         if outcome.result is not None and reference_in(outcome.result) is None:
             kept = await process.values.of(record.id)(outcome.result, "the pipeline")
             outcome = msgspec.structs.replace(outcome, result=kept)
-        await self._live.conclude(record, process.store.log(claim.lease), outcome)
-        process.control.spawn(self._live.learning.ended_elsewhere(record, outcome))
+        await self._live.conclude(record, process.store.log(claim.lease), outcome, elsewhere=True)
+        process.control.spawn(self._live.ended_elsewhere(record, outcome))
         if process.tracing is not None:
             part = part or self.began(claim, 0, first=claim.fresh)
             if part is not None:

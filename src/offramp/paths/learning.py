@@ -77,7 +77,8 @@ class Learning(Background):
 
     def __init__(self, process: Process) -> None:
         super().__init__(process)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a part is read or changed."""
         self._parts: dict[_Group, Part] = {}
         self._blocks: dict[_Group, dict[int, Counts]] = {}
         self._stale: set[_Group] = set()
@@ -96,7 +97,7 @@ class Learning(Background):
     def belief(self, pipeline: str, sla: str) -> Belief:
         """The belief about a pipeline and class."""
         group = pipeline, sla
-        with self._lock:
+        with self.lock:
             part = self._parts.get(group)
             if part is None:
                 part = Belief()
@@ -104,9 +105,14 @@ class Learning(Background):
         assert isinstance(part, Belief)  # noqa: S101 - no other part has the name of a class
         return part
 
+    def groups(self) -> list[tuple[str, str]]:
+        """The pipelines and classes of which something is believed, by name."""
+        with self.lock:
+            return sorted(group for group, part in self._parts.items() if isinstance(part, Belief))
+
     def share(self, pipeline: str, sla: str, name: str, part: Part) -> None:
         """Share further counts about a pipeline and class under a name of their own."""
-        with self._lock:
+        with self.lock:
             self._add_part((pipeline, f"{sla}#{name}"), part)
 
     def _add_part(self, group: _Group, part: Part) -> None:
@@ -117,14 +123,14 @@ class Learning(Background):
     def doubts(self, pipeline: str, sla: str, budget_s: float) -> bool:
         """Whether some run of this pipeline and class is known to have taken longer; cheap."""
         part = self._parts.get((pipeline, sla))
-        with self._lock:
+        with self.lock:
             return isinstance(part, Belief) and part.may_miss(budget_s)
 
     def estimate(
         self, pipeline: str, sla: str, seen: Features, budget_s: float, progress: Progress = BEGUN
     ) -> Estimate:
         """What is expected of a run; see `Belief.estimate`."""
-        with self._lock:
+        with self.lock:
             return self.belief(pipeline, sla).estimate(seen, budget_s, progress)
 
     def expected(self, pipeline: str, sla: str, budget_s: float) -> Estimate:
@@ -149,7 +155,7 @@ class Learning(Background):
         From memory, as a rule. An unknown session is looked up in the store, for at most `SESSION_S_MAX`.
         """
         session = digest(tenant, pipeline, session_id)
-        with self._lock:
+        with self.lock:
             known = self._remembered(session)
         if known is None:
             known = await self._looked_up(session)
@@ -167,7 +173,7 @@ class Learning(Background):
                 found = await self._process.store.turns_of(session)
         except (StoreError, TimeoutError):
             return None
-        with self._lock:
+        with self.lock:
             return self._remember(found or SessionTurns(session, 0, ()))
 
     def _remember(self, known: SessionTurns) -> SessionTurns:
@@ -193,29 +199,31 @@ class Learning(Background):
             return False
         return record.session_id is not None or self._observed < OBSERVED_MAX
 
-    def ended(self, record: RunRecord, outcome: Outcome, progress: Progress) -> None:
-        """Learn from a wanted run that ended here, and had come so far."""
+    def ended(self, record: RunRecord, outcome: Outcome, progress: Progress) -> bool:
+        """Learn from a wanted run that ended here, and had come so far; returns whether its duration is learned."""
         if record.session_id is not None:
             self._end_turn(record.tenant, record.pipeline, record.session_id, progress.elapsed_s)
-        if teaches(record, outcome, progress) and self._observed < OBSERVED_MAX:
-            self._observed += 1
-            self._process.control.call(self._observe, record, progress)
+        if not teaches(record, outcome, progress) or self._observed >= OBSERVED_MAX:
+            return False
+        self._observed += 1
+        return self._process.control.call(self._observe, record, progress)
 
-    async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> None:
-        """Learn from a run whose steps were executed by an engine in many processes."""
+    async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> bool:
+        """The same of a run whose steps were executed by an engine in many processes."""
         if self._read >= LOGS_READ_MAX or not self.wants(record):
-            return
+            return False
         self._read += 1
         frames: list[events.Frame] = []
         while part := await self._process.store.events(record.id, frames[-1].seq if frames else 0, skip_deltas=True):
             frames += part
         drawn = layout((events.decode(frame.data) for frame in frames), self._process.clock.time(), record.started_at)
-        if drawn is not None:
-            self.ended(record, outcome, moved_elsewhere(drawn, record.created_at, fast_of(record)))
+        if drawn is None:
+            return False
+        return self.ended(record, outcome, moved_elsewhere(drawn, record.created_at, fast_of(record)))
 
     def _end_turn(self, tenant: str, pipeline: str, session_id: str, took_s: float) -> None:
         turn = EndedTurn(digest(tenant, pipeline, session_id), round(took_s, 3))
-        with self._lock:
+        with self.lock:
             if len(self._turns) < TURNS_WAITING_MAX:
                 self._turns.append(turn)
             if turn.session in self._sessions:
@@ -225,7 +233,7 @@ class Learning(Background):
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
             return
         past = Past(features_of_run(record.input, record.seen), *progress)
-        with self._lock:
+        with self.lock:
             for callback in self._callbacks:
                 callback(record, past)
             self.belief(record.pipeline, record.sla).observe(past, self._process.clock.time())
@@ -264,7 +272,7 @@ class Learning(Background):
             await self._forget()
 
     async def _write(self) -> None:
-        with self._lock:
+        with self.lock:
             for (pipeline, name), part in self._parts.items() if not self._outbox else ():
                 for block, counts in part.take().items():
                     cells = [BeliefCell(pipeline, name, block, cell, each) for cell, each in counts.items() if each]
@@ -272,7 +280,7 @@ class Learning(Background):
         while self._outbox or self._turns:
             cells, turns = self._outbox[:CELLS_PER_WRITE], self._turns[:CELLS_PER_WRITE]
             await self._process.store.learn(cells, turns)
-            with self._lock:
+            with self.lock:
                 del self._outbox[: len(cells)], self._turns[: len(turns)]
                 for cell in cells:
                     self._set(cell._replace(weights=_sum(self._known(cell), cell.weights)))
@@ -280,7 +288,7 @@ class Learning(Background):
     async def _take_in(self) -> None:
         while True:
             found = await self._process.store.learned(self._until, CHANGES_PER_READ)
-            with self._lock:
+            with self.lock:
                 if found.until < self._until:  # the store has lost what it had
                     self._blocks.clear()
                     self._stale.update(self._parts)
@@ -310,7 +318,7 @@ class Learning(Background):
 
     def _adopt(self) -> None:
         """Let the parts adopt what others added, once all that was taken of them is in the store."""
-        with self._lock:
+        with self.lock:
             for group in self._stale:
                 blocks = self._blocks.get(group, {})
                 while len(blocks) > 1 and sum(len(counts) for counts in blocks.values()) > CELLS_KEPT:
@@ -324,7 +332,7 @@ class Learning(Background):
 
     async def _forget(self) -> None:
         for group, part in list(self._parts.items()):
-            with self._lock:
+            with self.lock:
                 blocks = part.expired()
                 for block in blocks:
                     self._blocks.get(group, {}).pop(block, None)

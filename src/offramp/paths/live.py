@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offramp.core import events, moving
@@ -24,12 +24,14 @@ from offramp.execution.observer import Observer
 from offramp.execution.run_facts import RunFacts
 from offramp.execution.runner import Execution
 from offramp.execution.scope import Scope
+from offramp.paths.early import EarlyDemotion
 from offramp.paths.first_events import FirstEvents
 from offramp.paths.learning import Learning, fast_of
 from offramp.paths.outcomes import cancelled, expired, terminal_event
 from offramp.paths.process import Process
 from offramp.paths.slo import ServiceLevels
 from offramp.paths.stats import RunStats
+from offramp.paths.verdicts import Verdicts
 from offramp.ports.clock import Timer
 from offramp.ports.commit import Commit, call_threadsafe
 from offramp.ports.store import Lease, RunLog
@@ -50,10 +52,7 @@ class LiveRun(Observer):
         runlog: its log, with the lease under which it executes.
         history: of earlier executions.
         trace: its spans, if it is traced.
-        ended: called once with its outcome, and the exception that caused it.
-        waits: called with the run, and None when it seems only to wait, or the time, in epoch seconds, until which a
-            step of it has to.
-        cold_started: called with its record each time a step of it waited for a process to start.
+        runs: the executing runs of this process, which handle what it reports.
     """
 
     def __init__(
@@ -63,14 +62,10 @@ class LiveRun(Observer):
         runlog: RunLog,
         history: History,
         trace: RunTrace | None,
-        ended: Callable[[LiveRun, Outcome, BaseException | None], object],
-        waits: Callable[[LiveRun, float | None], object],
-        *,
-        cold_started: Callable[[RunRecord], object],
+        runs: LiveRuns,
     ) -> None:
-        self._cold_started = cold_started
         self._process = process
-        self._waits = waits
+        self._runs = runs
         self.record = record
         self.log = runlog
         self.began = process.clock.monotonic()
@@ -97,7 +92,7 @@ class LiveRun(Observer):
             process.pipelines[record.pipeline],
             record.input,
             scope,
-            lambda outcome, error: ended(self, outcome, error),
+            lambda outcome, error: runs.ended(self, outcome, error),
             process.settings.max_result_bytes,
         )
 
@@ -145,7 +140,7 @@ class LiveRun(Observer):
 
     def cold_started(self) -> None:
         """Count that it waited for a process."""
-        self._cold_started(self.record)
+        self._runs.cold_started(self.record)
 
     def changed(self) -> None:
         """Wake the coroutine that sends it away."""
@@ -155,11 +150,15 @@ class LiveRun(Observer):
 
     def rests(self) -> None:
         """Report that it may be sent away, or parked."""
-        self._waits(self, None)
+        self._runs.waits(self, None)
 
     def has_to_wait(self, until: float) -> None:
         """Report that it may be sent away."""
-        self._waits(self, until)
+        self._runs.waits(self, until)
+
+    def step_ended(self) -> None:
+        """Report that it may be looked at."""
+        self._runs.early.step_ended(self)
 
     def waits_for_signal(self) -> None:
         """Check whether the signal has already arrived."""
@@ -190,7 +189,9 @@ class LiveRuns:
     Args:
         process: this process.
         made_room: called when a run leaves, or does not begin, and so makes room for another.
-        waits: see `LiveRun`.
+        waits: called with a run and None when it seems only to wait, or the time, in epoch seconds, until which a step
+            of it has to.
+        doomed: called with a fast run that is expected to miss its budget, and with the reasons, in sentences.
         shows_levels: whether this process's metrics show the service levels of all processes.
     """
 
@@ -199,11 +200,12 @@ class LiveRuns:
         process: Process,
         made_room: Callable[[], object],
         waits: Callable[[LiveRun, float | None], object],
+        doomed: Callable[[LiveRun, Sequence[str]], object],
         *,
         shows_levels: bool = False,
     ) -> None:
         self._process = process
-        self._waits = waits
+        self.waits = waits
         self.made_room = made_room
         self._runs: dict[str, LiveRun] = {}
         self._lock = threading.Lock()
@@ -213,6 +215,8 @@ class LiveRuns:
         self._unwritten: dict[str, float] = {}
         self.stats = RunStats(process)
         self.learning = Learning(process)
+        self.verdicts = Verdicts(process, self.learning)
+        self.early: EarlyDemotion[LiveRun] = EarlyDemotion(process, self.learning, self.verdicts, doomed)
         self.levels = ServiceLevels(process, self.stats, shows=shows_levels)
         self.first_events = FirstEvents(process.clock, process.metrics)
         process.store.listen(self.first_events.seen)
@@ -239,7 +243,7 @@ class LiveRuns:
         if stale is not None:
             self.drop(stale)  # its lease was lost, and this process claimed the run again before it noticed
         process.feed.begun(record.id)
-        run = LiveRun(process, record, runlog, history, trace, self._end, self._waits, cold_started=self.cold_started)
+        run = LiveRun(process, record, runlog, history, trace, self)
         execution = run.execution
         with self._lock:
             self._runs[record.id] = run
@@ -301,7 +305,7 @@ class LiveRuns:
         since = self._unwritten.get(run_id)
         return 0.0 if since is None else time.monotonic() - since
 
-    def _end(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
+    def ended(self, run: LiveRun, outcome: Outcome, error: BaseException | None) -> None:
         """End a run whose pipeline is over: its outcome becomes durable, then the terminal event visible."""
         if error is not None and run.execution.scope.gate.ending.outcome is not None:
             log_failure(run.record.id, outcome, error)
@@ -311,29 +315,55 @@ class LiveRuns:
             watcher.error = error
         if run.trace is not None:
             run.trace.concluded(outcome)
-        progress = run.moved() if self.learning.wants(run.record) else None
-        self.conclude(run.record, run.log, outcome, progress)
+        record = run.record
+        progress = run.moved() if self.learning.wants(record) or self.verdicts.wants(record) else None
+        self.conclude(record, run.log, outcome, progress)
         self._forget(run)
 
     def conclude(
-        self, record: RunRecord, runlog: RunLog, outcome: Outcome, progress: Progress | None = None
+        self,
+        record: RunRecord,
+        runlog: RunLog,
+        outcome: Outcome,
+        progress: Progress | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> Commit[None]:
-        """Write a run's outcome; resolves when it is on disk. With `progress`, something is learned from it."""
+        """Write a run's outcome; resolves when it is on disk.
+
+        Args:
+            record: of the run.
+            runlog: its log.
+            outcome: its outcome.
+            progress: how far it had come; None if that is not known, or not wanted.
+            elsewhere: whether its steps were executed elsewhere: then the caller learns from it.
+        """
         at = self._process.clock.time()
         body = terminal_event(record, outcome)
         self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
-        written.then(lambda commit: self._concluded(record, outcome, at, progress, commit.error))
+        written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
+        if not elsewhere:
+            written.then(lambda commit: self._learn(record, outcome, progress, commit.error))
         return written
 
-    def _concluded(
-        self, record: RunRecord, outcome: Outcome, at: float, progress: Progress | None, refused: BaseException | None
+    def _learn(
+        self, record: RunRecord, outcome: Outcome, progress: Progress | None, refused: BaseException | None
     ) -> None:
+        if refused is not None:
+            return
+        if progress is None or not self.learning.ended(record, outcome, progress):
+            self.verdicts.ended(record, outcome, progress)
+
+    async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> None:
+        """Learn from a run whose steps were executed by an engine in many processes."""
+        if not await self.learning.ended_elsewhere(record, outcome):
+            self.verdicts.ended(record, outcome, None)
+
+    def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """Count an outcome that is on disk; a refused one counts in the process that writes it."""
         self.is_written(record.id)
         if refused is None:
-            if progress is not None:
-                self.learning.ended(record, outcome, progress)
             self._process.feed.finished(record.id)
             self._process.metrics.ended(record, outcome, at)
             self.stats.ended(record, outcome, at)
@@ -356,6 +386,7 @@ class LiveRuns:
                     self._deep -= 1
                 else:
                     self._fast.give_back(run.record.tenant)
+        self.early.forget(run.record.id)
         for timer in run.timers:
             timer.cancel()
         run.execution.scope.gate.let_go()

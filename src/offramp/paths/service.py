@@ -37,7 +37,7 @@ from offramp.paths.retrying import Retrier
 from offramp.paths.roster import Roster
 from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
-from offramp.paths.stats import Found
+from offramp.paths.stats import Answers, Found
 from offramp.paths.submission import Accepted, Retrial, Submission
 from offramp.paths.submit import Submitter
 from offramp.paths.upkeep import CatchingUp, Counting, ObjectProbe, Purging
@@ -101,6 +101,7 @@ class Service:
         self.crew = Crewing(process, roster.present, engine.backlog)
         """Looks how many workers are needed, in a process that serves requests."""
         self._changes = Changes(process)
+        self._routes: Answers[list[dict[str, Any]]] = Answers(process.clock)
         self.warming = warming
         self.on_joined: Callable[[], object] = lambda: None
         """Called by `start` once this process is among the others; it may still have to get ready."""
@@ -359,6 +360,18 @@ class Service:
             Others as `submit`.
         """
         return await self._retrier.retry(asked)
+
+    async def routes(self) -> list[dict[str, Any]]:
+        """What is believed of each pipeline and class, what was decided, and how often that was right.
+
+        Raises:
+            StoreError: what other processes have learned cannot be read.
+        """
+        return await self._routes.get((), self._read_routes)
+
+    async def _read_routes(self) -> list[dict[str, Any]]:
+        await self.process.control.run(self.live.learning.sync())
+        return self.live.verdicts.report()
 
     def unwritten_s(self, run_id: str) -> float:
         """Seconds for which a run that executed here has waited for its outcome, or its demotion, to be written."""

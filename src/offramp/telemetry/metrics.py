@@ -106,6 +106,15 @@ class Metrics:
         """A worker's first event of a demoted run became visible to readers this long after the demotion."""
         self._board[names.DEMOTION_GAP][reason,].observe(max(0.0, seconds))
 
+    def routed(self, record: RunRecord, decision: str, *, made: bool, wrong_share: float | None) -> None:
+        """A run ended, of which the router had decided so; `wrong_share` as `offramp_route_wrong_ratio` has it."""
+        labels = record.pipeline, record.sla
+        self._board[names.ROUTE_RUNS][*labels, decision, "made" if made else "missed"].inc()
+        if record.demotion is not None:
+            self._board[names.ROUTE_WAITED][labels].inc(record.demotion.elapsed_ms / 1000)
+        if wrong_share is not None:
+            self._board[names.ROUTE_WRONG][labels].set(wrong_share)
+
     # Steps.
 
     def step(self, pipeline: str, step: str, outcome: Literal["completed", "failed"]) -> None:
