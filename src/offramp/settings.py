@@ -125,8 +125,8 @@ class Settings:
         60.0, 0.1, 86_400.0, "seconds without need after which `serve` keeps fewer workers, within the range"
     )
     worker_runs: int = _setting(100, 1, 100_000, "deep runs that one worker executes at once")
-    fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the longest go deep")
-    queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it 503")
+    fast_runs: int = _setting(1000, 1, 100_000, "fast runs of one gateway at once; past it the lowest class goes deep")
+    queue_runs: int = _setting(10_000, 1, 10_000_000, "deep runs that may wait for a worker; past it waits, then 503")
     process_deaths: int = _setting(
         3, 1, 1_000_000, "processes that may die or hang in a row while a run is the only suspect; then it fails"
     )

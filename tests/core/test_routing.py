@@ -24,8 +24,13 @@ from offramp.core.run import Route
 
 seconds = st.floats(0, 100)
 paths = st.sampled_from(["fast", "deep"])
-stays = st.none() | st.builds(Stay, st.just("run_longest"), seconds)
-loads = st.builds(Load, st.integers(0, 12), st.integers(1, 4), st.integers(0, 12), seconds, stays, st.booleans())
+priorities = st.integers(-1, 1)
+stays = st.none() | st.builds(Stay, st.just("run_longest"), seconds, priorities)
+loads = st.builds(
+    Load,
+    *(st.integers(0, 12), st.integers(1, 4), st.integers(0, 12), seconds, stays, st.booleans()),
+    *(priorities, st.integers(0, 5), st.none() | st.integers(1, 5), st.integers(0, 3)),
+)
 answers = st.none() | st.builds(Answer, paths, st.just("because"), st.none() | seconds)
 estimates = st.none() | st.builds(
     Estimate, seconds, seconds, st.integers(1, 500), st.none() | paths, st.just(["seen before"])
@@ -85,13 +90,23 @@ def test_only_a_request_for_the_fast_path_is_refused_for_its_tenants_share(facts
 
 
 @given(everything, loads)
-def test_of_a_full_path_and_the_new_run_the_longest_goes_deep(facts, load):
-    decision = decide(facts, load)
+def test_of_a_full_path_and_the_new_run_the_lowest_class_goes_deep_and_of_one_class_the_longest(facts, load):
+    decision, leaver = decide(facts, load), load.leaver
     if decision.displaces is not None:
-        assert load.longest.rest_s > load.expected_s
+        assert (-leaver.priority, leaver.rest_s) > (-load.priority, load.expected_s)
+        assert not load.ahead, "requests that wait go first"
     if decision.by == "load" and decision.path == "deep" and load.held < 2 * load.most:
-        assert load.longest is None or load.longest.rest_s <= load.expected_s
+        stays = leaver is None or (-leaver.priority, leaver.rest_s) <= (-load.priority, load.expected_s)
+        assert stays or load.ahead or load.class_is_full
         assert decision.predicted is not None
+
+
+@given(everything, loads)
+def test_a_class_never_has_more_runs_on_the_path_than_its_concurrency(facts, load):
+    decision = decide(facts, load)
+    if load.class_is_full:
+        assert decision.path != "fast"
+        assert decision.path == "refused" or decision.by != "load" or "its concurrency" in decision.reasons[-1]
 
 
 @given(everything, loads)

@@ -176,6 +176,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.rates:WINDOW_S_MAX", "s", "window of a rate"),
             ("core.quotas:KEY_RUNS_MAX", "", "of a key's `--runs`"),
             ("paths.quotas:SHOWN_S", "s", "age of the `RateLimit` of an answer that starts no run"),
+            ("paths.admission:UNKNOWN_WAIT_S", "s", "`Retry-After` while nothing is known to leave the fast path"),
+            (
+                "core.departures:MEMORY_S",
+                "s",
+                "after which a departure counts for 1/e in the rate behind `Retry-After`",
+            ),
             (
                 "paths.quotas:LATE_S",
                 "s",

@@ -179,7 +179,7 @@ class FakeService:
         run.add(events.RunAccepted(pipeline, record.session_id, record.path, sla, route.shown()))
         return run
 
-    async def submit(self, submission):
+    async def submit(self, submission, waits=None, wait_s=0.0):
         self.submissions.append(submission)
         if self.fails_with is not None:
             raise self.fails_with

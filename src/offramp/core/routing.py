@@ -74,10 +74,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """A run on the fast path, and for how many seconds it is expected to stay there."""
+    """A run on the fast path, for how many seconds it is expected to stay there, and the priority of its class."""
 
     run_id: str
     rest_s: float
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +90,29 @@ class Load:
         most: the limit; up to twice as many are held while those above `most` leave.
         staying: the held runs that are not about to leave.
         expected_s: seconds that the new run is expected to stay.
-        longest: the one that is expected to stay longest; looked up only when the path is full.
+        leaver: of the lowest class on it, the run that is expected to stay longest; looked up only when it is full.
         share_is_taken: this request's tenant has its share of the path.
+        priority: of the new run's class.
+        of_class: runs of that class that have a place.
+        concurrency: the limit of that class.
+        ahead: requests that wait for a place and go before the new one.
     """
 
     held: int
     most: int
     staying: int = 0
     expected_s: float = 0.0
-    longest: Stay | None = None
+    leaver: Stay | None = None
     share_is_taken: bool = False
+    priority: int = 0
+    of_class: int = 0
+    concurrency: int | None = None
+    ahead: int = 0
+
+    @property
+    def class_is_full(self) -> bool:
+        """Whether the class has as many runs on the path as it may."""
+        return self.concurrency is not None and self.of_class >= self.concurrency
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +214,32 @@ def placed(wanted: Decision, load: Load) -> Decision:
     """The decision for the fast path as far as the load allows it."""
     if load.share_is_taken:
         return Decision("refused", [SHARE_IS_TAKEN], "load")
-    if load.held < load.most:
-        return wanted
-    if load.held < 2 * load.most:
-        if load.staying < load.most:
+    if load.class_is_full:
+        full = f"its class has {load.of_class} runs on this gateway's fast path, its concurrency"
+    else:
+        if load.held + load.ahead < load.most:
             return wanted
-        if load.longest is not None and load.longest.rest_s > load.expected_s:
-            return replace(wanted, displaces=load.longest.run_id)
-    full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS) and this run is expected to take longest"
+        if load.held < 2 * load.most:
+            if load.staying + load.ahead < load.most:
+                return wanted
+            if load.leaver is not None and not load.ahead and _gives_way(load.leaver, load):
+                return replace(wanted, displaces=load.leaver.run_id)
+        full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS) and {_rank(load)}"
     predicted = wanted.predicted or (load.expected_s, None)
     return Decision("deep", [*wanted.reasons, full], "load", predicted, wanted.confidence)
+
+
+def _gives_way(leaver: Stay, load: Load) -> bool:
+    """Whether a run goes deep for the new one: of a lower class always, of the same one if it stays longer."""
+    if leaver.priority != load.priority:
+        return leaver.priority < load.priority
+    return leaver.rest_s > load.expected_s
+
+
+def _rank(load: Load) -> str:
+    if load.leaver is not None and load.leaver.priority > load.priority:
+        return "its runs are of higher classes"
+    return "requests wait for it" if load.ahead else "this run is expected to take longest"
 
 
 def answer_of(returned: Any, source: str, budget_s: float | None = None) -> Answer | None:

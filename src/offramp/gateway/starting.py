@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import aclosing
 
 from offramp.core.events import TERMINAL
@@ -40,9 +41,15 @@ def submission(call: Call, pipeline: str) -> Submission:
     )
 
 
-async def submit(call: Call, asked: Submission) -> Accepted:
-    """Start the run, or attach to the one with the same Idempotency-Key."""
-    accepted = await call.service.submit(asked)
+async def submit(call: Call, asked: Submission, wait_s: float = math.inf) -> Accepted:
+    """Start the run, or attach to the one with the same Idempotency-Key.
+
+    The request waits for a place on the fast path for at most `wait_s`.
+
+    Raises:
+        ClientGone: the client left while its request waited for a place; nothing was started.
+    """
+    accepted = await call.service.submit(asked, waits=lambda place: unless_gone(place, call.receive), wait_s=wait_s)
     if call.trace is not None:
         call.trace.accepted(accepted.record, attached=accepted.attached)
     return accepted

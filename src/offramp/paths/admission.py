@@ -1,36 +1,224 @@
-"""The load of the fast path, for the routing of a request; `core.routing` judges it. Changes nothing."""
+"""Admission to the fast path: its load, for the routing of a request, and the requests that wait for a place on it.
+
+`core.routing` judges the load, `core.order` orders the requests that wait. A request waits only if the queue has no
+room for its run either; it holds nothing meanwhile, so a client that leaves, or a process that dies, leaks nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+from typing import NamedTuple
+
+from offramp.core.order import Queue, Waiter, overdue
 from offramp.core.routing import Facts, Load, Stay
+from offramp.core.run import RunRecord
+from offramp.core.shares import Shares
+from offramp.core.sla import SLA
+from offramp.errors import Overloaded, TenantBusy
 from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
+from offramp.ports.commit import call_threadsafe
+
+UNKNOWN_WAIT_S = 60.0
+"""The time to retry after while nothing is known to leave."""
+
+
+class _Waiting(NamedTuple):
+    """A request that waits; its future gets the place."""
+
+    record: RunRecord
+    waiter: Waiter
+    place: asyncio.Future[None]
 
 
 class Admission:
-    """Looks at the fast path of a process."""
+    """The fast path of a process, as requests meet it.
+
+    Args:
+        process: this process.
+        live: its runs.
+    """
 
     def __init__(self, process: Process, live: LiveRuns) -> None:
         self._process = process
         self._live = live
+        self._line = Queue(process.classes)
+        self._waiting: dict[str, _Waiting] = {}
+        self._shares = Shares(process.settings.fast_runs, process.tenancy)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
+        live.made_fast_room = self._made_room
+        for sla in process.classes:
+            process.metrics.admitting(sla, functools.partial(self._line.waiting, sla))
 
     def load(self, submission: Submission, facts: Facts) -> Load:
         """The present load, for a request of which this is known."""
-        held, most = self._live.count("fast"), self._process.settings.fast_runs
-        share_is_taken = self._live.fast_refusal(submission.tenant) == "share"
-        if held < most or share_is_taken:
-            return Load(held, most, share_is_taken=share_is_taken)
-        staying = [run for run in self._live.all() if run.record.path == "fast" and run.state == "running"]
-        longest = max((Stay(run.record.id, self._rest_s(run)) for run in staying), key=_rest_s, default=None)
-        expected_s = self._live.learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
-        return Load(held, most, len(staying), expected_s, longest)
+        live, sla = self._live, self._process.classes[facts.sla]
+        held, most = live.count("fast"), self._process.settings.fast_runs
+        share_is_taken = live.fast_refusal(submission.tenant) == "share"
+        of_class = 0 if sla.concurrency is None else live.of_class(sla.name)
+        ahead = self._ahead(sla.priority) if self._waiting else 0
+        load = functools.partial(
+            Load, held, most, priority=sla.priority, of_class=of_class, concurrency=sla.concurrency, ahead=ahead
+        )
+        if held + ahead < most or share_is_taken:
+            return load(share_is_taken=share_is_taken)
+        staying = [run for run in live.all() if run.record.path == "fast" and run.state == "running"]
+        stays = (Stay(run.record.id, self._rest_s(run), run.record.priority) for run in staying)
+        leaver = min(stays, key=lambda stay: (stay.priority, -stay.rest_s), default=None)
+        expected_s = live.learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
+        return load(staying=len(staying), expected_s=expected_s, leaver=leaver)
+
+    async def turn(self, record: RunRecord, wait_s: float) -> None:
+        """Wait for a place on the fast path, which is then reserved for the run.
+
+        Raises:
+            TenantBusy: the tenant has its share of the requests that wait.
+            Overloaded: as many wait as may, no place is expected in time or was free in time, or this process stops.
+        """
+        sla = self._process.classes[record.sla]
+        self._require(record, sla, wait_s)
+        clock, loop = self._process.clock, asyncio.get_running_loop()
+        self._loop = loop
+        since = clock.monotonic()
+        waiter = Waiter(record.id, sla.name, record.tenant, sla.priority, since)
+        waiting = self._waiting[record.id] = _Waiting(record, waiter, loop.create_future())
+        self._line.add(waiter)
+        self._shares.take(record.tenant)
+        late = functools.partial(self._refuse, waiting, f"no place on the fast path was free within {wait_s:g} s")
+        timer = clock.call_at(since + wait_s, lambda: call_threadsafe(loop, late))
+        try:
+            self._grant()
+            await waiting.place
+        except BaseException:
+            if waiting.place.done() and not waiting.place.cancelled() and waiting.place.exception() is None:
+                self._live.give_up(record)  # it was granted at the moment at which its client left
+            raise
+        finally:
+            timer.cancel()
+            self._leave(waiting)
+            self._process.metrics.admitted(sla.name, clock.monotonic() - since)
+
+    def waiting(self) -> dict[str, tuple[int, float]]:
+        """By class, how many requests wait, and for how many seconds the oldest has waited."""
+        now = self._process.clock.monotonic()
+        found = ((sla, self._line.waiting(sla), self._line.oldest(sla)) for sla in self._process.classes)
+        return {sla: (count, 0.0 if since is None else max(0.0, now - since)) for sla, count, since in found if count}
+
+    def place_in_s(self, sla: SLA) -> float:
+        """When a new request of this class is expected to get a place."""
+        measured_s = self._measured_s(sla)
+        if measured_s is not None:
+            return measured_s
+        return min((self._leaves_in_s(run) for run in self._fast_runs()), default=UNKNOWN_WAIT_S)
+
+    def _measured_s(self, sla: SLA) -> float | None:
+        """The same by the rate at which runs leave; None before any has."""
+        live = self._live
+        rate = live.departures.rate(self._process.clock.monotonic())
+        if self._class_is_full(sla):
+            rate *= live.of_class(sla.name) / max(1, live.count("fast"))
+        return (self._ahead(sla.priority) + 1) / rate if rate > 0 else None
+
+    def share_in_s(self, tenant: str) -> float:
+        """When the first of a tenant's runs is expected to leave the fast path."""
+        mine = (self._leaves_in_s(run) for run in self._fast_runs() if run.record.tenant == tenant)
+        return min(mine, default=1.0)
+
+    def close(self) -> None:
+        """Answer every request that waits."""
+        self._is_closed = True
+        for waiting in list(self._waiting.values()):
+            self._refuse(waiting, "this gateway is stopping; send the request to another one", retry_after=1.0)
+
+    def _require(self, record: RunRecord, sla: SLA, wait_s: float) -> None:
+        """Refuse a request that cannot wait with success."""
+        place_in_s = self.place_in_s(sla)
+        if self._is_closed:
+            raise Overloaded("this gateway is stopping; send the request to another one")
+        refused = self._shares.refusal(record.tenant)
+        if refused == "share":
+            raise TenantBusy(
+                f"{self._shares.held(record.tenant)} of your requests wait for a place on the fast path, your share "
+                "of the waits (OFFRAMP_TENANT_SHARE): try again when some have one",
+                place_in_s,
+            )
+        class_is_full = sla.queue_limit is not None and self._line.waiting(sla.name) >= sla.queue_limit
+        if class_is_full or (refused == "full" and not self._sends_away(sla)):
+            raise Overloaded(
+                f"queue and fast path are full, and {len(self._waiting)} requests wait for a place (OFFRAMP_FAST_RUNS, "
+                f"or queue_limit of class {sla.name!r}): try later, or add gateways and workers",
+                place_in_s,
+            )
+        measured_s = self._measured_s(sla)
+        if measured_s is not None and measured_s > wait_s:
+            raise Overloaded(
+                f"queue and fast path are full, and a place is expected in {place_in_s:.0f} s, later than the "
+                f"{wait_s:g} s that this request may wait: try later, or add gateways and workers",
+                place_in_s,
+            )
+
+    def _sends_away(self, sla: SLA) -> bool:
+        """Refuse the last request of the lowest class that waits, if that is lower than this one."""
+        last = min(self._waiting.values(), key=lambda each: (each.waiter.priority, -each.waiter.since), default=None)
+        if last is None or last.waiter.priority >= sla.priority:
+            return False
+        self._refuse(last, "requests of higher classes wait for all places on the fast path, and the queue is full")
+        self._leave(last)
+        return True
+
+    def _made_room(self) -> None:
+        """A place is free. From any thread."""
+        if self._waiting and self._loop is not None:
+            call_threadsafe(self._loop, self._grant)
+
+    def _grant(self) -> None:
+        """Give the free places to those that wait, in their order."""
+        classes, most = self._process.classes, self._process.settings.fast_runs
+        while self._waiting and self._live.count("fast") < most:
+            now = self._process.clock.monotonic()
+            since = {sla: at for sla in classes if (at := self._line.oldest(sla)) is not None}
+            full = {sla for sla in since if self._class_is_full(classes[sla])}
+            waiter = self._line.take(overdue(since, classes, now), full)
+            if waiter is None:
+                return
+            waiting = self._waiting[waiter.id]
+            self._leave(waiting)
+            if not waiting.place.done():
+                self._live.reserve(waiting.record)
+                waiting.place.set_result(None)
+
+    def _class_is_full(self, sla: SLA) -> bool:
+        return sla.concurrency is not None and self._live.of_class(sla.name) >= sla.concurrency
+
+    def _refuse(self, waiting: _Waiting, says: str, retry_after: float | None = None) -> None:
+        if not waiting.place.done():
+            sla = self._process.classes[waiting.waiter.sla]
+            after = self.place_in_s(sla) if retry_after is None else retry_after
+            waiting.place.set_exception(Overloaded(says, after))
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """One waits no longer."""
+        if self._waiting.pop(waiting.record.id, None) is not None:
+            self._line.remove(waiting.waiter)
+            self._shares.give_back(waiting.record.tenant)
+
+    def _ahead(self, priority: int) -> int:
+        """How many requests that wait go before a new one of this priority."""
+        classes = self._process.classes.values()
+        return sum(self._line.waiting(sla.name) for sla in classes if sla.priority >= priority)
+
+    def _fast_runs(self) -> list[LiveRun]:
+        return [run for run in self._live.all() if run.record.path == "fast"]
 
     def _rest_s(self, run: LiveRun) -> float:
-        elapsed = self._process.clock.monotonic() - run.began
-        record = run.record
-        return max(0.0, self._live.learning.expected_s(record.pipeline, record.sla, record.budget_s) - elapsed)
+        """What is left of the time that such runs take."""
+        record, elapsed_s = run.record, self._process.clock.monotonic() - run.began
+        return max(0.0, self._live.learning.expected_s(record.pipeline, record.sla, record.budget_s) - elapsed_s)
 
-
-def _rest_s(stay: Stay) -> float:
-    return stay.rest_s
+    def _leaves_in_s(self, run: LiveRun) -> float:
+        """When a run is expected to leave: at its end, and at the latest with its budget."""
+        left_s = max(0.0, run.record.budget_s - (self._process.clock.monotonic() - run.began))
+        return min(left_s, self._rest_s(run) or left_s)

@@ -31,7 +31,7 @@ class FastPath:
             StoreError: the store refused the run, which is dropped.
         """
         process = self._process
-        record.status, record.started_at = "running", record.created_at
+        record.status, record.started_at = "running", record.started_at or record.created_at
         trace = None if process.tracing is None else process.tracing.begin(record)
         held_until = process.lease_window.until
         commit, runlog = process.store.create(

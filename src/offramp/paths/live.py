@@ -7,11 +7,13 @@ import logging
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offramp.core import events, moving
 from offramp.core.belief import Progress
+from offramp.core.departures import Departures
 from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
 from offramp.core.shares import Refusal, Shares
@@ -211,6 +213,11 @@ class LiveRuns:
         self._lock = threading.Lock()
         self._deep = 0
         self._fast = Shares(process.settings.fast_runs, process.tenancy)
+        self._fast_of_class: Counter[str] = Counter()
+        self.made_fast_room: Callable[[], object] = lambda: None
+        """Called, from any thread, when a place on the fast path is free."""
+        self.departures = Departures(process.clock.monotonic())
+        """How fast runs leave the fast path."""
         self._reserved: set[str] = set()
         self._unwritten: dict[str, float] = {}
         self.stats = RunStats(process)
@@ -252,7 +259,7 @@ class LiveRuns:
             elif record.id in self._reserved:
                 self._reserved.remove(record.id)
             else:
-                self._fast.take(record.tenant)
+                self._hold(record)
         if record.deadline_at is not None:
             due = run.began + max(0.0, record.deadline_at - clock.time())
             run.timers.append(clock.call_at(due, lambda: execution.end(expired(run.record))))
@@ -274,6 +281,10 @@ class LiveRuns:
         """The number of runs that began here on this path and are executing, or are about to."""
         return self._fast.total if path == "fast" else self._deep
 
+    def of_class(self, sla: str) -> int:
+        """The number of runs of a class that have a place on the fast path."""
+        return self._fast_of_class[sla]
+
     def fast_refusal(self, tenant: str) -> Refusal | None:
         """The reason why this tenant may not start another run on the fast path; None if it may."""
         with self._lock:
@@ -283,14 +294,25 @@ class LiveRuns:
         """Reserve a place on the fast path for a run that is about to start here."""
         with self._lock:
             self._reserved.add(record.id)
-            self._fast.take(record.tenant)
+            self._hold(record)
 
     def give_up(self, record: RunRecord) -> None:
         """Give back the place of a run that was not started; a started run keeps its place until it leaves."""
         with self._lock:
-            if record.id in self._reserved:
+            gives_up = record.id in self._reserved
+            if gives_up:
                 self._reserved.remove(record.id)
-                self._fast.give_back(record.tenant)
+                self._let_go(record)
+        if gives_up:
+            self.made_fast_room()
+
+    def _hold(self, record: RunRecord) -> None:
+        self._fast.take(record.tenant)
+        self._fast_of_class[record.sla] += 1
+
+    def _let_go(self, record: RunRecord) -> None:
+        self._fast.give_back(record.tenant)
+        self._fast_of_class[record.sla] -= 1
 
     def waits_for_store(self, run_id: str) -> None:
         """Note that the run's readers wait for its outcome, or its demotion, to be written."""
@@ -385,7 +407,8 @@ class LiveRuns:
                 if run.began_on == "deep":
                     self._deep -= 1
                 else:
-                    self._fast.give_back(run.record.tenant)
+                    self._let_go(run.record)
+                    self.departures.add(self._process.clock.monotonic())
         self.early.forget(run.record.id)
         for timer in run.timers:
             timer.cancel()
@@ -395,6 +418,8 @@ class LiveRuns:
                 run.trace.end()
             run.left.resolve()
             self.made_room()
+            if run.began_on == "fast":
+                self.made_fast_room()
 
     def cancel(self, run_id: str) -> bool:
         """Cancel a run; after the grace time it ends without waiting for its steps. False if it is not here."""

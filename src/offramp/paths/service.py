@@ -39,7 +39,7 @@ from offramp.paths.signalling import Sent, is_awaited
 from offramp.paths.slo import ServiceLevel
 from offramp.paths.stats import Answers, Found
 from offramp.paths.submission import Accepted, Retrial, Submission
-from offramp.paths.submit import Submitter
+from offramp.paths.submit import Submitter, Waits, patiently
 from offramp.paths.upkeep import CatchingUp, Counting, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.engine import Engine
@@ -186,9 +186,15 @@ class Service:
         if self.warming.joins_first:
             await self.warming.run()
 
-    async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
+    async def submit(
+        self,
+        submission: Submission,
+        watcher: Watcher | None = None,
+        waits: Waits = patiently,
+        wait_s: float = math.inf,
+    ) -> Accepted:
         """Take a request; see `Submitter.submit`."""
-        return await self._submitter.submit(submission, watcher)
+        return await self._submitter.submit(submission, watcher, waits, wait_s)
 
     async def quota_use(self, quota: Quota) -> Use:
         """What of an API key's quota is in use.

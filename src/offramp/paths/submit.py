@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +22,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, UnknownPipeline
+from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.demote import Demoter
 from offramp.paths.entry import Entry
@@ -37,6 +39,21 @@ from offramp.ports.store import Created, Idempotency
 def _accepted_event(record: RunRecord) -> events.Draft:
     body = events.RunAccepted(record.pipeline, record.session_id, record.path, record.sla, record.route.shown())
     return events.draft(body, rfc3339(record.created_at))
+
+
+def _put_on_the_fast_path(record: RunRecord, decision: Decision, waited_s: float, now: float) -> None:
+    """Change a run that was to go deep, and waited for a place instead."""
+    says = f"the queue is full, and it waited {waited_s:.1f} s for a place on the fast path"
+    record.path, record.started_at = "fast", now
+    record.route = replace(decision, path="fast", reasons=[*decision.reasons, says]).route()
+
+
+Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+
+
+async def patiently(place: Coroutine[Any, Any, None]) -> None:
+    """Wait as long as it takes."""
+    await place
 
 
 class Submitter:
@@ -98,8 +115,20 @@ class Submitter:
         if self.closed:
             raise Overloaded("this gateway is stopping; send the request to another one", retry_after=1.0)
 
-    async def submit(self, submission: Submission, watcher: Watcher | None = None) -> Accepted:
-        """Take a request; `watcher` gets the exception if the run fails in this process.
+    async def submit(
+        self,
+        submission: Submission,
+        watcher: Watcher | None = None,
+        waits: Waits = patiently,
+        wait_s: float = math.inf,
+    ) -> Accepted:
+        """Take a request.
+
+        Args:
+            submission: the request.
+            watcher: gets the exception if the run fails in this process.
+            waits: awaits a place on the fast path; it may give up, as when the client leaves.
+            wait_s: how long it may wait for that, at most its budget.
 
         Raises:
             UnknownPipeline: no pipeline has that name.
@@ -116,18 +145,22 @@ class Submitter:
         self._require_open()
         self.arriving += 1
         try:
-            return await self._take(submission, watcher)
+            return await self._take(submission, watcher, waits, wait_s)
+        except (TenantLimit, Overloaded) as refused:
+            spec = self._process.pipelines[submission.pipeline]
+            self._process.metrics.refused(submission.sla or spec.sla, refused.code)
+            raise
         finally:
             self.arriving -= 1
 
-    async def _take(self, submission: Submission, watcher: Watcher | None) -> Accepted:
+    async def _take(self, submission: Submission, watcher: Watcher | None, waits: Waits, wait_s: float) -> Accepted:
         spec, facts = await self._known(submission)
         now = self._process.clock.time()
         key = self._idempotency(submission, now)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             if not await self.room.attaches(submission.tenant, key, now):
-                raise TenantBusy(decision.reasons[0])
+                raise self._share_is_taken(submission, decision)
             load = self._admission.load(submission, facts)
             decision = decide(facts, replace(load, share_is_taken=False))
         record = self._record(submission, spec, facts, decision.route(), now)
@@ -136,8 +169,22 @@ class Submitter:
         self._make_room(decision)
         try:
             return await self._begin(record, key, submission.quota, watcher)
+        except Overloaded:
+            if decision.by != "load":  # else the queue is full, but a place on the fast path may become free
+                raise
         finally:
             self._live.give_up(record)
+        began = self._process.clock.monotonic()
+        try:
+            await waits(self._admission.turn(record, min(wait_s, facts.budget_s)))
+            waited_s = self._process.clock.monotonic() - began
+            _put_on_the_fast_path(record, decision, waited_s, self._process.clock.time())
+            return await self._begin(record, key, submission.quota, watcher)
+        finally:
+            self._live.give_up(record)
+
+    def _share_is_taken(self, submission: Submission, decision: Decision) -> TenantBusy:
+        return TenantBusy(decision.reasons[0], self._admission.share_in_s(submission.tenant))
 
     async def decide(self, submission: Submission) -> Decision:
         """The decision for a request now; starts and stores nothing.
@@ -152,7 +199,7 @@ class Submitter:
         _, facts = await self._known(submission)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
-            raise TenantBusy(decision.reasons[0])
+            raise self._share_is_taken(submission, decision)
         return decision
 
     async def _known(self, submission: Submission) -> tuple[PipelineSpec, Facts]:
@@ -239,6 +286,7 @@ class Submitter:
     def close(self) -> None:
         """Take no more requests."""
         self.closed = True
+        self._admission.close()
         self.room.close()
 
     def pipeline(self, name: str) -> PipelineSpec:

@@ -97,6 +97,24 @@ RUNTIME: tuple[Instrument, ...] = (
         (names.CLASS,),
         _SECONDS,
     ),
+    Instrument(
+        names.ADMISSION_WAIT,
+        "histogram",
+        "s",
+        "seconds that requests waited for a place on the fast path, because the queue had none for their runs",
+        (names.CLASS,),
+        _SECONDS,
+    ),
+    Instrument(
+        names.ADMISSION_WAITING, "gauge", "{request}", "requests that wait here for a place now", (names.CLASS,)
+    ),
+    Instrument(
+        names.ADMISSION_REFUSED,
+        "counter",
+        "{request}",
+        "requests for runs that were refused with 429 or 503, by the code of the error",
+        (names.CLASS, names.REASON),
+    ),
     Instrument(names.RUNS_LIVE, "gauge", "{run}", "runs executing here now, by the path they began on", (names.PATH,)),
     Instrument(
         names.RUNS_WAITING,

@@ -63,6 +63,18 @@ class Metrics:
         """A request was accepted as a run."""
         self._accepted[record.pipeline, record.sla, record.path].inc()
 
+    def admitted(self, sla: str, seconds: float) -> None:
+        """A request of this class waited so long for a place on the fast path, with or without success."""
+        self._board[names.ADMISSION_WAIT][sla,].observe(seconds)
+
+    def admitting(self, sla: str, count: Callable[[], int]) -> None:
+        """Where to ask how many requests of a class wait for a place."""
+        self._board[names.ADMISSION_WAITING][sla,].set_function(count)
+
+    def refused(self, sla: str, code: str) -> None:
+        """A request for a run of this class was refused with the error of this code."""
+        self._board[names.ADMISSION_REFUSED][sla, code].inc()
+
     def advised(self, outcome: str) -> None:
         """A rule, a classifier or a feature function was asked about a request."""
         self._board[names.CLASSIFIER][outcome,].inc()

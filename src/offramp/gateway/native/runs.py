@@ -6,6 +6,7 @@ Owns the status and headers of each outcome. The service decides what happens to
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from offramp.core.reference import reference_in
@@ -35,7 +36,7 @@ async def submit(call: Call) -> Answer:
     if not preference.at_once and wants_stream(headers.getlist("accept")):
         encoder = NativeEncoder(until_deep=not asked.follow)
         return await submit_streamed(call, asked.submission, after, encoder)
-    accepted = await starting.submit(call, asked.submission)
+    accepted = await starting.submit(call, asked.submission, math.inf if preference.wait is None else preference.wait)
     if not preference.at_once:
         finished = await finishes_fast(call, accepted, None if preference.wait is None else came_at + preference.wait)
         return await _document(call, 200 if finished else 202, accepted.record.id, preference)

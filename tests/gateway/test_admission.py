@@ -1,0 +1,245 @@
+"""Under pressure the lowest classes go deep first, then wait for a place in order, then get 503."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from offramp import SLA, App
+from tests.gateway.keyed import KEYS, SSE, callers, gateway_of
+from tests.support import Signal, eventually
+
+CLASSES = [
+    SLA("top", priority=20, budget=30.0),
+    SLA("vip", priority=10, budget=30.0),
+    SLA("normal", budget=30.0),
+    SLA("small", budget=30.0, concurrency=2),
+    SLA("hasty", budget=0.3),
+]
+
+
+class Gated:
+    """An app whose runs wait until the test lets them go, each by its word."""
+
+    def __init__(self):
+        self.app = App("gated", classes=CLASSES)
+        self.signals = {}
+
+        @self.app.step
+        async def wait(word: str) -> str:
+            await self.of(word).wait()
+            return word
+
+        @self.app.pipeline(sla="normal")
+        async def hold(word: str) -> str:
+            return await wait(word)
+
+    def of(self, word):
+        return self.signals.setdefault(word, Signal())
+
+    def let_go(self, *words):
+        for word in words or list(self.signals):
+            self.of(word).set()
+
+
+@pytest.fixture
+def gated():
+    gated = Gated()
+    yield gated
+    gated.let_go()
+
+
+def full_gateway(gated, folder, **settings):
+    """One without a worker, and with room for one run in the queue."""
+    return gateway_of(
+        gated.app, folder, **({"keys": "", "role": "gateway", "queue_runs": 1, "fast_runs": 2} | settings)
+    )
+
+
+def asked(caller, word, sla="normal", **headers):
+    return caller.post("/v1/pipelines/hold/runs", json={"input": {"word": word}, "class": sla}, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def streamed(caller, word, sla="normal"):
+    """The stream of a run, from its first event on: the run, as that shows it."""
+    body = {"input": {"word": word}, "class": sla, "follow": True}
+    async with caller.stream("POST", "/v1/pipelines/hold/runs", json=body, headers=SSE) as answer:
+        assert answer.status_code == 200, (await answer.aread()).decode()
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith("data:"):
+                yield json.loads(line[5:])
+                break
+        async for _ in lines:
+            pass
+
+
+async def waiting(caller):
+    """How many requests wait for a place, by the metrics."""
+    text = (await caller.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("offramp_admission_waiting{")]
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+async def begins_to_wait(caller, count):
+    async def so_many():
+        return await waiting(caller) == count
+
+    await eventually(so_many)
+
+
+def is_overloaded(answer):
+    assert answer.json()["type"] == "urn:offramp:error:overloaded", answer.text
+    return answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_class_has_no_more_runs_on_the_fast_path_than_its_concurrency(gated, tmp_path):
+    async with callers(gateway_of(gated.app, tmp_path, ""), "ops") as (ops,):
+        async with streamed(ops, "a", "small") as first, streamed(ops, "b", "small"):
+            assert first["path"] == "fast"
+            third = await asked(ops, "c", "small")
+            assert (third.status_code, third.json()["path"], third.json()["route"]["by"]) == (202, "deep", "load")
+            assert "2 runs on this gateway's fast path, its concurrency" in third.json()["route"]["reasons"][-1]
+            async with streamed(ops, "d", "normal") as other:
+                assert other["path"] == "fast"
+                gated.let_go("a", "b", "c", "d")
+        gated.let_go("e")
+        assert (await asked(ops, "e", "small")).json()["path"] == "fast"
+
+
+async def test_the_lowest_class_goes_deep_first(gated, tmp_path):
+    async with callers(gateway_of(gated.app, tmp_path, "", fast_runs=2), "ops") as (ops,):
+        low = asyncio.create_task(asked(ops, "low"))
+        high = asyncio.create_task(asked(ops, "high", "vip"))
+        await eventually(lambda: {"low", "high"} <= gated.signals.keys())
+        async with streamed(ops, "vip", "vip") as run:
+            assert run["path"] == "fast"
+            displaced = (await low).json()
+            assert (displaced["path"], displaced["demotion"]["reason"]) == ("deep", "overload")
+            late = (await asked(ops, "late")).json()
+            assert (late["path"], late["route"]["by"]) == ("deep", "load")
+            assert "its runs are of higher classes" in late["route"]["reasons"][-1]
+            gated.let_go("vip", "high", "low", "late")
+        assert (await high).json()["path"] == "fast"
+
+
+@contextlib.asynccontextmanager
+async def filled(gated, caller):
+    """The fast path is full of runs of the highest class, `top0` and `top1`, and so is the queue."""
+    held = [asyncio.create_task(asked(caller, word, "top")) for word in ("top0", "top1")]
+    await eventually(lambda: {"top0", "top1"} <= gated.signals.keys())
+    assert (await asked(caller, "queued")).status_code == 202
+    yield
+    gated.let_go("top0", "top1")
+    assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
+
+
+async def test_what_finds_no_room_in_the_queue_waits_for_a_place_the_highest_class_first(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,), filled(gated, ops):
+        normal = asyncio.create_task(asked(ops, "normal"))
+        await begins_to_wait(ops, 1)
+
+        async def vip():
+            async with streamed(ops, "vip", "vip") as run:
+                assert not normal.done()
+                assert run["path"] == "fast"
+                assert "waited" in run["route"]["reasons"][-1]
+                gated.let_go("vip", "normal")
+
+        high = asyncio.create_task(vip())
+        await begins_to_wait(ops, 2)
+        gated.let_go("top0")
+        await high
+        served = await normal
+        assert (served.status_code, served.json()["path"], served.json()["route"]["by"]) == (200, "fast", "load")
+        assert await waiting(ops) == 0
+
+
+async def test_where_as_many_wait_as_may_the_lowest_class_is_sent_away(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,), filled(gated, ops):
+        earlier = asyncio.create_task(asked(ops, "earlier"))
+        await begins_to_wait(ops, 1)
+        later = asyncio.create_task(asked(ops, "later"))
+        await begins_to_wait(ops, 2)
+        assert is_overloaded(await asked(ops, "no"))
+        vip = asyncio.create_task(asked(ops, "vip", "vip"))
+        sent_away = await later
+        assert is_overloaded(sent_away)
+        assert "higher classes" in sent_away.json()["detail"]
+        gated.let_go("top0", "top1", "earlier", "vip")
+        assert [(await each).status_code for each in (vip, earlier)] == [200, 200]
+
+
+async def test_a_request_waits_no_longer_than_its_budget_or_its_client(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,), filled(gated, ops):
+        assert is_overloaded(await asked(ops, "x", Prefer="respond-async"))
+        hasty = await asked(ops, "x", "hasty")
+        assert is_overloaded(hasty)
+        assert "no place on the fast path was free within 0.3 s" in hasty.json()["detail"]
+        assert is_overloaded(await asked(ops, "x", Prefer="wait=1"))
+        metrics = (await ops.get("/metrics")).text
+        assert 'offramp_admission_refused_total{class="hasty",reason="overloaded"} 1.0' in metrics
+        assert 'offramp_admission_wait_seconds_count{class="hasty"} 1.0' in metrics
+
+
+async def test_a_client_that_leaves_while_it_waits_leaves_its_place_to_the_next(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,):
+        async with filled(gated, ops):
+            leaver = asyncio.create_task(asked(ops, "leaver", "vip"))
+            await begins_to_wait(ops, 1)
+            stays = asyncio.create_task(asked(ops, "stays"))
+            await begins_to_wait(ops, 2)
+            leaver.cancel()
+            await begins_to_wait(ops, 1)
+            gated.let_go("top0", "stays")
+            assert (await stays).json()["path"] == "fast"
+        gated.let_go("again")
+        again = await asyncio.gather(*(asked(ops, "again") for _ in range(2)))
+        assert [answer.json()["path"] for answer in again] == ["fast", "fast"], "no place is lost"
+        assert "leaver" not in gated.signals, "its run was never started"
+
+
+async def test_a_drain_answers_those_that_wait(gated, tmp_path):
+    gateway = full_gateway(gated, tmp_path)
+    async with callers(gateway, "ops") as (ops,):
+        held = [asyncio.create_task(asked(ops, word, "top")) for word in ("top0", "top1")]
+        await eventually(lambda: {"top0", "top1"} <= gated.signals.keys())
+        assert (await asked(ops, "queued")).status_code == 202
+        late = [asyncio.create_task(asked(ops, "late", "vip")), asyncio.create_task(asked(ops, "late", **SSE))]
+        await begins_to_wait(ops, 2)
+        await gateway.drain()
+        for answer in await asyncio.gather(*late):
+            assert is_overloaded(answer)
+            assert "stopping" in answer.json()["detail"]
+        assert {answer.status_code for answer in await asyncio.gather(*held)} == {202}, "these are demoted"
+
+
+async def test_one_tenant_leaves_the_next_room_to_wait(gated, tmp_path):
+    gateway = full_gateway(gated, tmp_path, fast_runs=4, queue_runs=2, keys=KEYS)
+    async with callers(gateway, "ann", "bob", "ops") as (ann, bob, ops):
+        held = [asyncio.create_task(asked(ann, f"a{number}", "small")) for number in range(2)]
+        await eventually(lambda: {"a0", "a1"} <= gated.signals.keys())
+        for each in (ann, ops):
+            assert (await asked(each, "queued", Prefer="respond-async")).status_code == 202
+        waits = [asyncio.create_task(asked(bob, "b", "small")) for _ in range(2)]
+        await begins_to_wait(ops, 2)
+        refused = await asked(bob, "b", "small")
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:offramp:error:tenant-busy")
+        gated.let_go("a0", "a1", "b")
+        assert [answer.status_code for answer in await asyncio.gather(*held, *waits)] == [200] * 4
+
+
+async def test_a_request_that_is_sent_again_attaches_though_nothing_has_room(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,):
+        key = {"Idempotency-Key": "k"}
+        queued = asyncio.create_task(asked(ops, "queued", Prefer="respond-async", **key))
+        first = (await queued).json()["id"]
+        held = [asyncio.create_task(asked(ops, word, "top")) for word in ("top0", "top1")]
+        await eventually(lambda: {"top0", "top1"} <= gated.signals.keys())
+        assert (await asked(ops, "queued", Prefer="respond-async", **key)).json()["id"] == first
+        gated.let_go("top0", "top1")
+        await asyncio.gather(*held)
