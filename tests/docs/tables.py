@@ -333,7 +333,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("paths.stats:FRESH_S", "s", "for which an answer of `/v1/stats` is reused"),
             ("paths.stats:UNFINISHED_MAX", "", "unfinished runs that `/v1/stats` counts; past it, `complete` is false"),
-            ("paths.learning:SHARE_EVERY_S", "s", "until other processes know what one has learned of its runs"),
+            ("paths.learning:SHARE_EVERY_S", "s", "between two exchanges of what processes learned from their runs"),
             ("paths.learning:OBSERVED_MAX", "", "runs that a process learns from in that time"),
             ("paths.learning:LOGS_READ_MAX", "", "runs on Temporal that it learns from in that time"),
             ("paths.learning:SESSION_S_MAX", "s", "that a request waits for the turns of its session"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 
 import msgspec
@@ -11,18 +12,21 @@ import pytest
 
 import offramp
 from offramp import SLA, App
-from offramp.core.run import Seen
+from offramp.core.belief import NOTES, RUNS, Progress
+from offramp.core.blocks import Blocks
+from offramp.core.run import Outcome, Seen
 from offramp.errors import StoreError
 from offramp.paths import learning
 from offramp.paths.learning import OBSERVED_MAX, Learning, digest
 from offramp.paths.submission import Retrial, Submission
 from offramp.ports.learning import SessionTurns
 from offramp.ports.seams import Seams
+from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
 from tests.paths import victim
 from tests.paths.test_recovery import in_step_two, kill, process
 from tests.paths.waiting import is_parked, until
-from tests.support import GUARD_S, eventually, frames_of, member
+from tests.support import GUARD_S, a_record, eventually, frames_of, member
 
 
 def moving(clock):
@@ -330,9 +334,68 @@ async def test_a_session_is_known_wherever_its_next_turn_comes(tmp_path, monkeyp
 class Alone:
     """As much of a process as learning needs."""
 
-    def __init__(self, store, clock):
+    def __init__(self, store, clock, names=()):
         self.store, self.clock = store, clock
-        self.pipelines, self.classes = {}, {}
+        self.pipelines = self.classes = dict.fromkeys(names)
+        self.control = self
+
+    def call(self, callback, *given):
+        callback(*given)
+
+
+class Flaky(MemoryStore):
+    """A store that refuses half of what it is asked, and has small pages."""
+
+    def __init__(self, random):
+        super().__init__()
+        self.random = random
+        self.is_well = False
+
+    def _refuse(self):
+        if not self.is_well and self.random.random() < 0.5:
+            raise StoreError("not now")
+
+    async def learn(self, cells, turns):
+        self._refuse()
+        await super().learn(cells, turns)
+
+    async def learned(self, after, limit):
+        self._refuse()
+        return await super().learned(after, self.random.randint(1, 5))
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_nothing_is_lost_or_counted_twice_whatever_the_store_refuses(seed, clock, monkeypatch):
+    chance = random.Random(seed)
+    monkeypatch.setattr(learning, "CELLS_PER_WRITE", chance.randint(1, 5))
+    monkeypatch.setattr(learning, "ADDED_MAX", chance.choice([0, 3, 500]))
+    store = Flaky(chance)
+    processes = [Learning(Alone(store, clock, ["p", "q"])) for _ in range(3)]
+    counted = [Blocks() for _ in processes]
+    for each, counts in zip(processes, counted, strict=True):
+        each.share("p", "q", "counts", counts)
+    runs = {"p": 0, "q": 0}
+    for _ in range(60):
+        number = chance.randrange(3)
+        with contextlib.suppress(StoreError):
+            await processes[number].sync()
+        record = a_record(pipeline=chance.choice("pq"), sla="q", input=b'{"n": %d}' % chance.randint(0, 9))
+        progress = Progress(2.0, (("one", 0.5),))
+        processes[chance.randrange(3)].ended(record, Outcome("completed"), progress)
+        counted[number].add(7, {"all": {record.pipeline: 1.0}})
+        runs[record.pipeline] += 1
+        clock.advance(chance.choice([1, 60, 600]))
+    processes.append(Learning(Alone(store, clock, ["p", "q"])))
+    store.is_well = True
+    for each in processes * 3:  # what a write left over, what has come since, what others have written
+        await each.sync()
+    whole = [cell for cell in (await MemoryStore.learned(store, 0, 100_000)).cells if cell.name == NOTES]
+    stored = {name: sum(cell.weights[RUNS] for cell in whole if cell.pipeline == name) for name in runs}
+    assert stored == runs
+    for pipeline, expected in runs.items():
+        believed = [each.belief(pipeline, "q").runs for each in processes]
+        assert believed == [pytest.approx(expected, rel=0.02)] * 4, "older ones count a little less"
+    assert [{name: each.sum(7, "all", name) for name in runs} for each in counted] == [runs] * 3
 
 
 class Hung:

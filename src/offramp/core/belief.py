@@ -212,6 +212,18 @@ class Belief:
         self._blocks.replace(blocks)
         self._look_over()
 
+    def written(self) -> None:
+        """The sums given with `replace` have what was taken here since: the store and their owner have added it."""
+        self._blocks.written()
+
+    def added(self, blocks: Mapping[int, Counts]) -> None:
+        """Other processes have added this to the sums given with `replace`: cheaper than to give them again."""
+        for number, counts in blocks.items():
+            if number not in self._times or counts.get(NOTES, {}).get(BREAK):
+                self._look_over()
+                return
+            self._see(counts, self._times[number])
+
     def expired(self) -> list[int]:
         """Blocks that count no more: the store may delete them."""
         return self._blocks.expired()
@@ -221,10 +233,12 @@ class Belief:
         self._cells: dict[str, Cell] = {}
         self._values: dict[str, int] = {}
         self._scores = dict.fromkeys(TEMPERS, 0.0)
+        self._times: dict[int, float] = {}
         numbers = self._blocks.numbers()
         later, times = 0.0, 1.0
         for number in numbers:
             decay = 2.0 ** -(later / HALF_LIFE_RUNS + (numbers[0] - number) / HALF_LIFE_MINUTES)
+            self._times[number] = times * decay
             for counts in self._blocks.parts(number):
                 self._see(counts, times * decay)
             later += self._blocks.sum(number, NOTES, RUNS)

@@ -46,6 +46,10 @@ class Blocks:
             self._taken.append(taken)
         return taken
 
+    def written(self) -> None:
+        """What was taken is in the sums that were given with `replace`, which their owner has added it to."""
+        self._taken = []
+
     def put_back(self) -> None:
         """The store has not added what was taken last: the next `take` gives it again."""
         if self._taken:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from offramp.ports.learning import CELLS_KEPT, BeliefCell, EndedTurn, SessionTur
 
 logger = logging.getLogger("offramp")
 
-SHARE_EVERY_S = 2.0
+SHARE_EVERY_S = 3.0
 """Seconds between two writes of what was learned here, each followed by a read of what others learned."""
 OBSERVED_MAX = 50
 """Runs that a process learns from in that time; a busier one learns from as many of them."""
@@ -40,6 +40,8 @@ LOGS_READ_MAX = 20
 CELLS_PER_WRITE = 200
 """Cells that one write adds to: other writes wait for it."""
 CHANGES_PER_READ = 1_000
+ADDED_MAX = 500
+"""Changed cells of a belief up to which they are added one by one; more of them are summed anew with all others."""
 SESSIONS_CACHED = 10_000
 """Sessions whose turns a process remembers."""
 TURNS_WAITING_MAX = 10_000
@@ -81,9 +83,12 @@ class Learning(Background):
         """Held while a part is read or changed."""
         self._parts: dict[_Group, Part] = {}
         self._blocks: dict[_Group, dict[int, Counts]] = {}
+        """What the store has. A belief reads the sums here; other parts get copies."""
         self._stale: set[_Group] = set()
-        """The parts to which others have added something that is not adopted yet."""
+        """The parts that have to be given the sums again."""
         self._outbox: list[BeliefCell] = []
+        self._written: list[BeliefCell] = []
+        """What the store has added before the rest of what was taken with it."""
         self._turns: list[EndedTurn] = []
         self._sessions: OrderedDict[str, SessionTurns] = OrderedDict()
         self._expected: dict[tuple[str, str, float], Estimate] = {}
@@ -117,8 +122,11 @@ class Learning(Background):
 
     def _add_part(self, group: _Group, part: Part) -> None:
         self._parts[group] = part
-        if group in self._blocks:
-            part.replace(_copied(self._blocks[group]))
+        self._give(group)
+
+    def _give(self, group: _Group) -> None:
+        blocks, part = self._blocks.setdefault(group, {}), self._parts[group]
+        part.replace(blocks if isinstance(part, Belief) else {number: dict(cells) for number, cells in blocks.items()})
 
     def doubts(self, pipeline: str, sla: str, budget_s: float) -> bool:
         """Whether some run of this pipeline and class is known to have taken longer; cheap."""
@@ -174,13 +182,13 @@ class Learning(Background):
         except (StoreError, TimeoutError):
             return None
         with self.lock:
-            return self._remember(found or SessionTurns(session, 0, ()))
+            waiting = [turn for turn in self._turns if turn.session == session]
+            return self._remember(found or SessionTurns(session, 0, ()), waiting)
 
-    def _remember(self, known: SessionTurns) -> SessionTurns:
-        """Remember what the store knows of a session, with the turns that it does not know yet."""
-        for turn in self._turns:
-            if turn.session == known.session:
-                known = after_turn(known, turn)
+    def _remember(self, known: SessionTurns, waiting: Sequence[EndedTurn]) -> SessionTurns:
+        """Remember what the store knows of a session, with its turns that wait to be written."""
+        for turn in waiting:
+            known = after_turn(known, turn)
         self._sessions[known.session] = known
         self._sessions.move_to_end(known.session)
         if len(self._sessions) > SESSIONS_CACHED:
@@ -267,7 +275,7 @@ class Learning(Background):
         """
         async with self._writing:
             await self._write()
-            await self._take_in()
+            await self._read_changes()
             self._adopt()
             await self._forget()
 
@@ -282,29 +290,59 @@ class Learning(Background):
             await self._process.store.learn(cells, turns)
             with self.lock:
                 del self._outbox[: len(cells)], self._turns[: len(turns)]
-                for cell in cells:
-                    self._set(cell._replace(weights=_sum(self._known(cell), cell.weights)))
+                self._written += cells
+        with self.lock:
+            for cell in self._written:
+                self._set(cell._replace(weights=_sum(self._known(cell), cell.weights)))
+            for group in {(cell.pipeline, cell.sla) for cell in self._written}:
+                part = self._parts[group]
+                if isinstance(part, Belief):
+                    part.written()
+                else:
+                    self._stale.add(group)
+            self._written = []
 
-    async def _take_in(self) -> None:
+    async def _read_changes(self) -> None:
         while True:
             found = await self._process.store.learned(self._until, CHANGES_PER_READ)
             with self.lock:
                 if found.until < self._until:  # the store has lost what it had
-                    self._blocks.clear()
-                    self._stale.update(self._parts)
-                    self._until = 0
+                    self._start_again()
                     continue
                 is_over = found.until == self._until
                 self._until = found.until
-                for cell in found.cells:
-                    if self._is_declared(cell) and self._known(cell) != cell.weights:
-                        self._set(cell)
-                        self._stale.add((cell.pipeline, cell.sla))
+                self._add(found.cells)
+                waiting: dict[str, list[EndedTurn]] = {}
+                for turn in self._turns:
+                    waiting.setdefault(turn.session, []).append(turn)
                 for known in found.sessions:
                     if known.session in self._sessions:
-                        self._remember(known)
+                        self._remember(known, waiting.get(known.session, ()))
             if is_over:
                 return
+
+    def _start_again(self) -> None:
+        self._until = 0
+        for group, blocks in self._blocks.items():
+            blocks.clear()
+            self._stale.add(group)
+
+    def _add(self, changed: Sequence[BeliefCell]) -> None:
+        """Use the sums of these cells; what they are more than before has been added by other processes."""
+        added: dict[_Group, dict[int, Counts]] = {}
+        for cell in changed:
+            more = _difference(cell.weights, self._known(cell)) if self._is_declared(cell) else {}
+            if more:
+                self._set(cell)
+                added.setdefault((cell.pipeline, cell.sla), {}).setdefault(cell.block, {})[cell.name] = more
+        for group, blocks in added.items():
+            part, sums = self._parts.get(group), self._blocks[group]
+            while len(sums) > 1 and sum(map(len, sums.values())) > CELLS_KEPT:
+                del sums[min(sums)]
+            if isinstance(part, Belief) and sum(map(len, blocks.values())) <= ADDED_MAX:
+                part.added(blocks)
+            else:
+                self._stale.add(group)
 
     def _is_declared(self, cell: BeliefCell) -> bool:
         return cell.pipeline in self._process.pipelines and cell.sla.partition("#")[0] in self._process.classes
@@ -317,28 +355,24 @@ class Learning(Background):
         blocks.setdefault(cell.block, {})[cell.name] = dict(cell.weights)
 
     def _adopt(self) -> None:
-        """Let the parts adopt what others added, once all that was taken of them is in the store."""
+        """Give the parts that need it the sums again."""
         with self.lock:
             for group in self._stale:
-                blocks = self._blocks.get(group, {})
-                while len(blocks) > 1 and sum(len(counts) for counts in blocks.values()) > CELLS_KEPT:
-                    del blocks[min(blocks)]
                 if group in self._parts:
-                    self._parts[group].replace(_copied(blocks))
+                    self._give(group)
                 elif "#" not in group[1]:
                     self.belief(*group)
-                self._expected.clear()
             self._stale.clear()
+            self._expected.clear()
 
     async def _forget(self) -> None:
         for group, part in list(self._parts.items()):
             with self.lock:
-                blocks = part.expired()
-                for block in blocks:
-                    self._blocks.get(group, {}).pop(block, None)
-            if blocks:
-                await self._process.store.forget(*group, blocks)
-                self._stale.add(group)
+                expired = part.expired()
+                for block in expired:
+                    self._blocks[group].pop(block, None)
+            if expired:
+                await self._process.store.forget(*group, expired)
 
 
 def digest(tenant: str, pipeline: str, session_id: str) -> str:
@@ -375,6 +409,5 @@ def _sum(before: Mapping[str, float], more: Mapping[str, float]) -> dict[str, fl
     return {bucket: before.get(bucket, 0.0) + more.get(bucket, 0.0) for bucket in {**before, **more}}
 
 
-def _copied(blocks: Mapping[int, Counts]) -> dict[int, Counts]:
-    """Blocks whose owner may add cells; the cells themselves are never changed in place."""
-    return {block: dict(counts) for block, counts in blocks.items()}
+def _difference(now: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    return {bucket: more for bucket, weight in now.items() if (more := weight - before.get(bucket, 0.0))}
