@@ -120,6 +120,14 @@ def test_a_demoted_run_counts_until_it_is_settled():
     assert harm.verdict(0.04, 1.0, 0.5) == "demote", "one that was cancelled harmed no more"
 
 
+def test_a_demotion_that_did_not_happen_leaves_no_trace():
+    harm = Harm(0.05)
+    for _ in range(1000):
+        assert harm.verdict(0.04, 1.0, 0.5) == "demote"
+        harm.demoted(0.04, NOW)
+        harm.withdraw(0.04, NOW)
+
+
 def test_counts_add_over_gateways_and_a_failed_write_loses_none():
     one, two, alone = Stream(0.05, 1), Stream(0.05, 2), Stream(0.0)
     for stream in (one, two):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offramp.core.belief import Estimate
 from offramp.core.routing import (
     REASON_LENGTH_MAX,
     Answer,
-    Estimate,
     Facts,
     Load,
     Stay,
@@ -33,12 +33,15 @@ loads = st.builds(
 )
 answers = st.none() | st.builds(Answer, paths, st.just("because"), st.none() | seconds)
 estimates = st.none() | st.builds(
-    Estimate, seconds, seconds, st.integers(1, 500), st.none() | paths, st.just(["seen before"])
+    Estimate, seconds, seconds, st.floats(0, 1), st.integers(1, 500), st.just(("seen before",))
 )
+verdicts = st.none() | st.sampled_from(["stay", "demote", "control"])
 ROOM = Load(0, 1)
 
 
-everything = st.builds(Facts, st.just("c"), seconds, st.booleans(), st.booleans(), answers, answers, estimates)
+everything = st.builds(
+    Facts, st.just("c"), seconds, st.booleans(), st.booleans(), answers, answers, estimates, verdicts
+)
 
 
 def wanted(facts):
@@ -52,8 +55,8 @@ def wanted(facts):
     for by in ("rule", "classifier"):
         if (answer := getattr(facts, by)) is not None:
             return answer.path, by
-    if facts.estimate is not None and facts.estimate.path is not None:
-        return facts.estimate.path, "learned"
+    if facts.estimate is not None and facts.verdict is not None:
+        return ("deep" if facts.verdict == "demote" else "fast"), "learned"
     return "fast", "default"
 
 

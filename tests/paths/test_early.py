@@ -8,6 +8,7 @@ import pytest
 
 from offramp import SLA, App, current_run
 from offramp.execution.waiting import sleep_for
+from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from offramp.wiring import local
 from tests.paths.taught import pasts, teach
@@ -67,7 +68,9 @@ async def test_a_run_like_the_slow_ones_leaves_early_and_loses_nothing(place, cl
     app, executed = thinking(clock)
     async with started(app, place, clock) as runtime:
         await teach(runtime.service, "answer", "chat", MIXED)
-        handle = await runtime.start("answer", kind="slow", seconds=30.0)
+        slow = b'{"kind": "slow", "seconds": 30.0}'
+        # With a budget of its own, it is not kept off the fast path at the entry.
+        handle = await runtime.submit(Submission(pipeline="answer", input=slow, budget=BUDGET_S))
         demoted = await clock.run_until(reach(handle, "run.demoted"), 0.1)
         assert demoted[-1].data["reason"] == "predicted"
         assert demoted[-1].data["elapsed_ms"] < 1000

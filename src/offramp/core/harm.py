@@ -118,6 +118,10 @@ class Harm:
         """
         self._count({_COUNTS: {"open": 1.0, "open chance": chance}}, now)
 
+    def withdraw(self, chance: float, now: float) -> None:
+        """Count no longer a run that `demoted` has counted, because it was not started."""
+        self._count({_COUNTS: {"open": -1.0, "open chance": -chance}}, now)
+
     def settle(
         self,
         looks: Iterable[tuple[float, float]],

@@ -11,6 +11,8 @@ import numbers
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from offramp.core.belief import Estimate
+from offramp.core.harm import Verdict
 from offramp.core.run import By, Path, Route, Seen
 
 REASON_LENGTH_MAX = 300
@@ -51,25 +53,6 @@ class Answer:
     path: Path
     reason: str
     expected_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What earlier runs say about a request.
-
-    Args:
-        p50_s: the expected median of its duration, in seconds.
-        p95_s: the 95th percentile.
-        runs: how many runs that rests on.
-        path: where it should go; None to predict without deciding.
-        reasons: sentences that a person can check.
-    """
-
-    p50_s: float
-    p95_s: float
-    runs: int
-    path: Path | None
-    reasons: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +110,7 @@ class Facts:
         rule: the answer of the first of the app's rules that gave one.
         classifier: the answer of the app's classifier.
         estimate: what was learned from earlier runs.
+        verdict: whether that sends the run deep; None where it gives no cause to ask.
         seen: what the run is compared by, beside its input.
     """
 
@@ -137,6 +121,7 @@ class Facts:
     rule: Answer | None = None
     classifier: Answer | None = None
     estimate: Estimate | None = None
+    verdict: Verdict | None = None
     seen: Seen | None = None
 
 
@@ -200,14 +185,16 @@ def answered(facts: Facts) -> Decision | None:
 
 
 def learned(facts: Facts) -> Decision:
-    """What earlier runs decide; without any, the run goes fast."""
+    """What earlier runs decide; without any, or a verdict on them, the run goes fast."""
     estimate, budget = facts.estimate, [f"a budget of {facts.budget_s:g} s (class {facts.sla!r})"]
     if estimate is None:
         return Decision("fast", budget, "default")
     predicted = estimate.p50_s, estimate.p95_s
-    if estimate.path is None:
+    if facts.verdict is None:
         return Decision("fast", budget, "default", predicted, estimate.runs)
-    return Decision(estimate.path, estimate.reasons, "learned", predicted, estimate.runs)
+    path: Path = "deep" if facts.verdict == "demote" else "fast"
+    reasons = [*estimate.reasons, *([CONTROL] if facts.verdict == "control" else [])]
+    return Decision(path, reasons, "learned", predicted, estimate.runs)
 
 
 def placed(wanted: Decision, load: Load) -> Decision:
@@ -279,6 +266,7 @@ def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
+CONTROL = "it is one of the few that go on, to see whether the others would have missed their budget"
 SHARE_IS_TAKEN = (
     "your runs have your share of this gateway's fast path (OFFRAMP_TENANT_SHARE): try again when one has ended, or "
     "with Prefer: respond-async"

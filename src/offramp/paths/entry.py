@@ -12,20 +12,24 @@ from typing import Any
 from msgspec.structs import replace as replaced
 
 from offramp.core.advisers import features_of
-from offramp.core.routing import Estimate, Facts, RouteRequest, answer_of, answered, asked
+from offramp.core.belief import Estimate
+from offramp.core.routing import Facts, RouteRequest, answer_of, answered, asked
 from offramp.core.run import Seen
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
 from offramp.paths.learning import Learning, features_of_run
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
+from offramp.paths.verdicts import Verdicts
 
 
 class Entry:
     """The entry of a process."""
 
-    def __init__(self, process: Process, learning: Learning) -> None:
+    def __init__(self, process: Process, learning: Learning, verdicts: Verdicts) -> None:
         self._budget_max = process.settings.max_budget
+        self._classes = process.classes
+        self._verdicts = verdicts
         self._advice = process.advice
         self._learning = learning
 
@@ -45,7 +49,7 @@ class Entry:
         if seen is not None:
             facts = replace(facts, seen=seen)
         if is_open and answered(facts) is None:
-            estimate = self._estimate(submission, sla, facts)
+            estimate = self._estimate(submission, facts)
             facts = facts if estimate is None else replace(facts, estimate=estimate)
         return facts
 
@@ -59,15 +63,37 @@ class Entry:
         own = await self.features(pipeline, arguments)
         return seen if own is None else replaced(seen or Seen(), own=own)
 
-    def _estimate(self, submission: Submission, sla: SLA, facts: Facts) -> Estimate | None:
+    def judged(self, pipeline: str, facts: Facts, run_id: str, *, explores: bool) -> Facts:
+        """The facts with the verdict on what was learned, where it decides.
+
+        The verdict counts, so it is asked for once, when everything else is known; `withdraw` takes it back. One that
+        does not explore counts nothing.
+        """
+        estimate = facts.estimate
+        if estimate is None or not self._is_doubted(pipeline, facts):
+            return facts
+        verdict = self._verdicts.verdict(run_id, pipeline, facts.sla, estimate, explores=explores)
+        return replace(facts, verdict=verdict)
+
+    def withdraw(self, pipeline: str, facts: Facts, run_id: str) -> None:
+        """The run of these facts was not started: its verdict does not count."""
+        if facts.estimate is not None and facts.verdict is not None:
+            self._verdicts.withdraw(run_id, pipeline, facts.sla, facts.estimate, facts.verdict)
+
+    def _is_doubted(self, pipeline: str, facts: Facts) -> bool:
+        """Whether a run of this pipeline and class is known to have missed this budget."""
+        is_asked = self._classes[facts.sla].early_demotion > 0
+        return is_asked and self._learning.doubts(pipeline, facts.sla, facts.budget_s)
+
+    def _estimate(self, submission: Submission, facts: Facts) -> Estimate | None:
         """What earlier runs say: of all of them, as long as none is known to have missed this budget."""
         pipeline, learning = submission.pipeline, self._learning
-        if not sla.early_demotion or not learning.doubts(pipeline, sla.name, facts.budget_s):
-            found = learning.expected(pipeline, sla.name, facts.budget_s)
+        if not self._is_doubted(pipeline, facts):
+            found = learning.expected(pipeline, facts.sla, facts.budget_s)
         else:
             compared = features_of_run(submission.input, facts.seen)
-            found = learning.estimate(pipeline, sla.name, compared, facts.budget_s)
-        return Estimate(found.p50_s, found.p95_s, found.runs, None, list(found.reasons)) if found.runs else None
+            found = learning.estimate(pipeline, facts.sla, compared, facts.budget_s)
+        return found if found.runs else None
 
     async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> Facts:
         """The facts with what the app's rules or its classifier answer."""

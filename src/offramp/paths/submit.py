@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,7 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, RunGone, TenantBusy, TenantLimit, UnknownPipeline
+from offramp.errors import InputError, Overloaded, RunGone, StoreTimeout, TenantBusy, TenantLimit, UnknownPipeline
 from offramp.paths.admission import Admission
 from offramp.paths.demote import Demoter
 from offramp.paths.entry import Entry
@@ -46,6 +46,16 @@ def _put_on_the_fast_path(record: RunRecord, decision: Decision, waited_s: float
     says = f"the queue is full, and it waited {waited_s:.1f} s for a place on the fast path"
     record.path, record.started_at = "fast", now
     record.route = replace(decision, path="fast", reasons=[*decision.reasons, says]).route()
+
+
+class _Known(NamedTuple):
+    """What is known of a request that is about to be decided."""
+
+    spec: PipelineSpec
+    facts: Facts
+    run_id: str
+    """Of the run that it starts, unless it attaches to another one."""
+    now: float
 
 
 Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
@@ -72,7 +82,7 @@ class Submitter:
         self._patience = patience
         self._live = live
         self._admission = Admission(process, live)
-        self._entry = Entry(process, live.learning)
+        self._entry = Entry(process, live.learning, live.verdicts)
         self._demoter = demoter
         self._fast = fast
         self._engine = engine
@@ -154,8 +164,24 @@ class Submitter:
             self.arriving -= 1
 
     async def _take(self, submission: Submission, watcher: Watcher | None, waits: Waits, wait_s: float) -> Accepted:
-        spec, facts = await self._known(submission)
-        now = self._process.clock.time()
+        known = await self._known(submission)
+        facts = self._entry.judged(submission.pipeline, known.facts, known.run_id, explores=True)
+        known = known._replace(facts=facts)
+        try:
+            accepted = await self._take_known(submission, known, watcher, waits, wait_s)
+        except StoreTimeout:
+            raise  # the run may have been accepted
+        except Exception:
+            self._entry.withdraw(submission.pipeline, facts, known.run_id)
+            raise
+        if accepted.attached:
+            self._entry.withdraw(submission.pipeline, facts, known.run_id)
+        return accepted
+
+    async def _take_known(
+        self, submission: Submission, known: _Known, watcher: Watcher | None, waits: Waits, wait_s: float
+    ) -> Accepted:
+        facts, now = known.facts, known.now
         key = self._idempotency(submission, now)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
@@ -163,7 +189,7 @@ class Submitter:
                 raise self._share_is_taken(submission, decision)
             load = self._admission.load(submission, facts)
             decision = decide(facts, replace(load, share_is_taken=False))
-        record = self._record(submission, spec, facts, decision.route(), now)
+        record = self._record(submission, known, decision.route())
         if record.path == "fast":
             self._live.reserve(record)
         self._make_room(decision)
@@ -196,19 +222,22 @@ class Submitter:
             Overloaded: this process is stopping.
         """
         self._require_open()
-        _, facts = await self._known(submission)
+        known = await self._known(submission)
+        facts = self._entry.judged(submission.pipeline, known.facts, known.run_id, explores=False)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             raise self._share_is_taken(submission, decision)
         return decision
 
-    async def _known(self, submission: Submission) -> tuple[PipelineSpec, Facts]:
-        """The pipeline of a valid request, and what is known of the request."""
+    async def _known(self, submission: Submission) -> _Known:
+        """What is known of a valid request."""
         spec = self.pipeline(submission.pipeline)
         sla = self._class(submission.sla or spec.sla)
         arguments = await self.require_input(spec, submission.input)
         self._check_webhook(submission)
-        return spec, await self._entry.facts(submission, spec, sla, arguments)
+        facts = await self._entry.facts(submission, spec, sla, arguments)
+        now = self._process.clock.time()
+        return _Known(spec, facts, run_id(now, self._process.clock.random_bytes(10)), now)
 
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)
@@ -313,9 +342,10 @@ class Submitter:
             pointer, message = problems[0]
             raise InputError(f"{pointer}: {message}", problems)
 
-    def _record(self, submission: Submission, spec: PipelineSpec, facts: Facts, route: Route, now: float) -> RunRecord:
+    def _record(self, submission: Submission, known: _Known, route: Route) -> RunRecord:
+        spec, facts, now = known.spec, known.facts, known.now
         return RunRecord(
-            id=run_id(now, self._process.clock.random_bytes(10)),
+            id=known.run_id,
             pipeline=spec.name,
             version=spec.version,
             status="queued",

@@ -68,6 +68,13 @@ class Verdicts:
                     self._controls.popitem(last=False)
         return verdict
 
+    def withdraw(self, run_id: str, pipeline: str, sla: str, estimate: Estimate, verdict: Verdict) -> None:
+        """Count no longer a verdict on a run that was not started."""
+        with self._lock:
+            self._controls.pop(run_id, None)
+            if verdict == "demote":
+                self._open((pipeline, sla))[0].withdraw(estimate.chance, self._process.clock.time())
+
     def doubt_of(self, run_id: str) -> Doubt:
         """What a demotion for another reason says about a run."""
         return "control" if run_id in self._controls else ""

@@ -1,0 +1,93 @@
+"""A run that is expected to miss its budget does not begin on the fast path, within what its class allows."""
+
+from __future__ import annotations
+
+import pytest
+
+from offramp.errors import TenantLimit
+from offramp.paths.submission import Submission
+from offramp.wiring import local
+from tests.paths.taught import pasts, teach
+from tests.paths.test_early import BUDGET_S, MIXED, Sure, started, thinking
+
+
+@pytest.fixture
+def clock():
+    return Sure()
+
+
+def asking(kind, **given):
+    return Submission(pipeline="answer", input=f'{{"kind": "{kind}", "seconds": 1.0}}'.encode(), **given)
+
+
+async def route_of(runtime, kind, **given):
+    decision = await runtime.service.decide(asking(kind, **given))
+    return decision.route().shown()
+
+
+async def test_a_run_like_the_slow_ones_begins_on_the_deep_path_and_says_why(place, clock):
+    app, _ = thinking(clock)
+    async with started(app, place, clock) as runtime:
+        await teach(runtime.service, "answer", "chat", MIXED)
+        dry = await route_of(runtime, "slow")
+        accepted = await runtime.service.submit(asking("slow"))
+        assert accepted.record.route.shown() == dry
+        assert (dry.path, dry.by) == ("deep", "learned")
+        assert "took longer than 8 s" in dry.reasons[0]
+        assert 1000 * BUDGET_S < dry.predicted_ms.p50 <= dry.predicted_ms.p95
+        assert dry.confidence > 10
+        quick = await route_of(runtime, "quick")
+        assert (quick.path, quick.by) == ("fast", "learned")
+        assert quick.predicted_ms.p50 < 2000
+        for asked in ({"budget": BUDGET_S}, {"respond_async": True}):
+            assert (await route_of(runtime, "slow", **asked)).by == "preference"
+
+
+async def test_of_doomed_runs_a_few_go_on_as_a_control_and_a_dry_request_never_says_so(clock):
+    app, _ = thinking(clock)
+    clock.draw = 0.0
+    async with started(app, None, clock) as runtime:
+        await teach(runtime.service, "answer", "chat", MIXED)
+        assert (await route_of(runtime, "slow")).path == "deep"
+        handle = await runtime.submit(asking("slow"))
+        route = (await handle.document())["route"]
+        assert (route["path"], route["by"]) == ("fast", "learned")
+        assert route["reasons"][-1].startswith("it is one of the few that go on")
+        assert runtime.service.live.verdicts.doubt_of(handle.id) == "control"
+        await handle.cancel()
+
+
+async def test_a_class_that_allows_no_harm_is_told_and_not_decided(clock):
+    app, _ = thinking(clock, early_demotion=0)
+    async with started(app, None, clock) as runtime:
+        await teach(runtime.service, "answer", "chat", MIXED)
+        route = await route_of(runtime, "slow")
+    assert (route.path, route.by) == ("fast", "default")
+    assert route.confidence > 0
+
+
+async def test_a_pipeline_that_has_made_every_budget_is_told_and_not_decided(clock):
+    app, _ = thinking(clock)
+    async with started(app, None, clock) as runtime:
+        await teach(runtime.service, "answer", "chat", pasts("quick", 1.0, 20))
+        route = await route_of(runtime, "slow")
+    assert (route.path, route.by) == ("fast", "default")
+    assert route.predicted_ms.p50 < 2000
+
+
+async def test_requests_that_start_no_run_do_not_count(clock):
+    """Each verdict on a run that has not ended leaves room for fewer: those of refused and repeated ones do not."""
+    app, _ = thinking(clock)
+    withdrawn = []
+    async with local(app, {"store": "memory:", "tenant_runs": 1}, clock) as runtime:
+        service = runtime.service
+        await teach(service, "answer", "chat", MIXED)
+        withdraw = service.live.verdicts.withdraw
+        service.live.verdicts.withdraw = lambda *given: withdrawn.append(given[-1]) or withdraw(*given)
+        first = await service.submit(asking("slow", idempotency_key="k"))
+        assert (first.record.path, withdrawn) == ("deep", [])
+        again = await service.submit(asking("slow", idempotency_key="k"))
+        assert (again.attached, withdrawn) == (True, ["demote"])
+        with pytest.raises(TenantLimit):
+            await service.submit(asking("slow"))
+        assert withdrawn == ["demote"] * 2
