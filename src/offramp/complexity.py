@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from offramp.core import wording
+from offramp.core.routing import RouteRequest
 from offramp.errors import DeclarationError
 
 WEIGHTS = "complexity.json"
@@ -43,13 +44,6 @@ class Model(msgspec.Struct, frozen=True):
         return 1 / (1 + math.exp(-self.intercept - sum(self.parts(counts).values())))
 
 
-class HasInput(Protocol):
-    """The part of a request that this classifier reads."""
-
-    @property
-    def input(self) -> Mapping[str, object]: ...
-
-
 def load() -> Model:
     """The model that ships with the package."""
     return msgspec.json.decode(resources.files("offramp").joinpath(WEIGHTS).read_bytes(), type=Model)
@@ -57,7 +51,7 @@ def load() -> Model:
 
 def text_complexity(
     field: str, *, threshold: float = THRESHOLD_DEFAULT
-) -> Callable[[HasInput], tuple[Literal["fast", "deep"], str] | None]:
+) -> Callable[[RouteRequest], tuple[Literal["fast", "deep"], str] | None]:
     """A classifier for `App(classifier=)` that reads the wording of one input field.
 
     It estimates the probability that a request needs several steps, with a logistic model over counts such as words,
@@ -77,7 +71,7 @@ def text_complexity(
         raise DeclarationError(f"text_complexity(threshold=) is a number above 0 and below 1, got {threshold!r}")
     model = load()
 
-    def classify(request: HasInput) -> tuple[Literal["fast", "deep"], str] | None:
+    def classify(request: RouteRequest) -> tuple[Literal["fast", "deep"], str] | None:
         text = request.input.get(field)
         if not isinstance(text, str) or not wording.is_latin(text):
             return None
@@ -95,4 +89,5 @@ def _reason(field: str, chance: float, counts: Mapping[str, int], parts: Mapping
     heaviest = sorted(parts, key=lambda name: parts[name], reverse=complex_)[:REASONS_SHOWN]
     because = ", ".join(wording.counted(name, counts[name]) for name in heaviest)
     kind = "several steps" if complex_ else "one answer"
-    return f"the wording of {field!r} asks for {kind}: probability of several steps {chance:.2f}, with {because}"
+    shown = min(max(chance, 0.01), 0.99)  # a model of words is never certain
+    return f"the wording of {field!r} asks for {kind}: probability of several steps {shown:.2f}, with {because}"

@@ -19,7 +19,7 @@ def fits(schema, components, value):
     """Whether a value is what a schema says, as far as these schemas go."""
     if "$ref" in schema:
         return fits(components[schema["$ref"].rpartition("/")[2]], components, value)
-    kinds = {"number": (int, float), "integer": int, "string": str, "boolean": bool, "null": type(None)}
+    kinds = {"number": (int, float), "integer": int, "string": str, "boolean": bool, "null": type(None), "object": dict}
     wanted = schema.get("type")
     if wanted == "object" or (wanted == ["object", "null"] and value is not None):
         return set(value) == set(schema["properties"]) and all(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 import offramp
+from offramp import RouteRequest
 from offramp.complexity import WEIGHTS
 from offramp.errors import DeclarationError
 from tools import train_text_complexity as trainer
@@ -21,17 +20,16 @@ COMPLEX = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    input: dict[str, Any]
+def request(**given):
+    return RouteRequest("ask", given, None, {}, "default", 6.0, "")
 
 
 def test_a_simple_request_goes_fast_and_a_complex_one_deep_with_reasons_to_check():
     classify = offramp.text_complexity("question")
-    path, reason = classify(Request({"question": SIMPLE}))
+    path, reason = classify(request(question=SIMPLE))
     assert path == "fast"
     assert "'question' asks for one answer" in reason
-    path, reason = classify(Request({"question": COMPLEX}))
+    path, reason = classify(request(question=COMPLEX))
     assert path == "deep"
     assert "'question' asks for several steps: probability of several steps 0.9" in reason
     assert "joined actions" in reason
@@ -42,13 +40,13 @@ def test_a_simple_request_goes_fast_and_a_complex_one_deep_with_reasons_to_check
     "value", [None, 7, ["text"], "", " \n", "?!", "12 + 30", "请先查找航班,然后预订酒店", "найди рейсы и забронируй"]
 )
 def test_what_it_cannot_judge_it_passes_over(value):
-    assert offramp.text_complexity("question")(Request({"question": value})) is None
-    assert offramp.text_complexity("question")(Request({"other": SIMPLE})) is None
+    assert offramp.text_complexity("question")(request(question=value)) is None
+    assert offramp.text_complexity("question")(request(other=SIMPLE)) is None
 
 
 def test_the_threshold_says_from_where_on_a_request_goes_deep():
-    assert offramp.text_complexity("q", threshold=0.001)(Request({"q": SIMPLE}))[0] == "deep"
-    assert offramp.text_complexity("q", threshold=0.9999)(Request({"q": COMPLEX}))[0] == "fast"
+    assert offramp.text_complexity("q", threshold=0.001)(request(q=SIMPLE))[0] == "deep"
+    assert offramp.text_complexity("q", threshold=0.9999)(request(q=COMPLEX))[0] == "fast"
 
 
 @pytest.mark.parametrize("field", ["", "two words", 3, None])

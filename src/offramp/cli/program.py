@@ -44,6 +44,7 @@ from offramp.cli.output import (
     with_fields,
 )
 from offramp.cli.retry import retry
+from offramp.cli.routes import routes
 from offramp.cli.run import run
 from offramp.cli.runs import cancel, show, signal
 from offramp.cli.serve import serve
@@ -151,6 +152,14 @@ _command(
 )
 _command(
     top, "offramp top", "offramp top --url https://agents.example --every 5", "offramp top --once", exits=EXITS_LOOK
+)
+_command(
+    routes,
+    "offramp routes",
+    "offramp routes --url https://agents.example --json",
+    "offramp routes desk.app:app --data /var/lib/desk",
+    "offramp routes --replay runs.jsonl --budget 4",
+    exits=EXITS_LOOK,
 )
 _command(cancel, f"offramp cancel {_RUN}", exits=EXITS_LOOK)
 _command(

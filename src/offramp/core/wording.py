@@ -10,7 +10,7 @@ import math
 import re
 from itertools import pairwise
 
-TEXT_CHARS_MAX = 8_000
+TEXT_CHARS_MAX = 4_000
 """Characters of a text that are looked at."""
 
 QUOTES = {'"': '"', "“": "”"}

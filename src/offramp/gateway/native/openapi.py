@@ -16,6 +16,7 @@ from offramp.core.spec import PipelineSpec
 from offramp.core.stats import WINDOWS
 from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
+from offramp.gateway.native.belief_schemas import ROUTES
 from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
 from offramp.gateway.native.schemas import (
     COMPONENTS,
@@ -89,7 +90,7 @@ async def document(call: Call) -> Reply:
 
 def describe(service: Service, prefix: str = "", rules: Mapping[tuple[str, str], Rule] | None = None) -> dict[str, Any]:
     """The document for a gateway mounted at `prefix`; with `rules`, by method and path, if requests need a key."""
-    components: dict[str, Schema] = dict(COMPONENTS)
+    components: dict[str, Schema] = COMPONENTS | {"Routes": ROUTES}
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
             "parameters": [_in_path("name", "The pipeline.")],
@@ -441,6 +442,7 @@ def _operations(service: Service) -> dict[str, Any]:
         "/v1/workers": {
             "get": _get("list_workers", "The processes of the service", "operations", [], "Workers", "422")
         },
+        "/v1/routes": {"get": _get("list_routes", "What the router believes", "operations", [], "Routes", "422")},
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from offramp.gateway.access import EVERY_SCOPE
 from offramp.gateway.native import (
+    beliefs,
     catalog,
     changes,
     docs,
@@ -42,6 +43,7 @@ NATIVE = Surface(
         Route("GET", "/v1/slo", levels.report),
         Route("GET", "/v1/stats", stats.report),
         Route("GET", "/v1/workers", workers.listing),
+        Route("GET", "/v1/routes", beliefs.listing),
         Route("GET", "/openapi.json", openapi.document, guard="public"),
         Route("GET", "/docs", docs.page, needs_service=False, guard="public"),
     ),
