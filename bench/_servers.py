@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -87,11 +87,13 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def serving(arguments: Sequence[str], port: int) -> AsyncIterator[Server]:
+async def serving(
+    arguments: Sequence[str], port: int, variables: Mapping[str, str] | None = None
+) -> AsyncIterator[Server]:
     """`python -m ARGUMENTS` once it is ready; stopped afterwards, and killed if that takes too long."""
     command = [sys.executable, "-m", *arguments]
     with tempfile.TemporaryFile() as output:
-        process = _start(command, output)
+        process = _start(command, output, variables or {})
         server = Server(process, port, output)
         try:
             await _ready(process, port, output)
@@ -100,8 +102,10 @@ async def serving(arguments: Sequence[str], port: int) -> AsyncIterator[Server]:
             _stop(process, server)
 
 
-def _start(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=output)
+def _start(command: Sequence[str], output: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=output
+    )
 
 
 async def _ready(process: subprocess.Popen[bytes], port: int, output: IO[bytes]) -> None:
