@@ -104,9 +104,9 @@ def test_after_a_thousand_runs_the_features_tell_short_from_long():
     ]
     belief = learned(*mixed)
     short, long = (belief.estimate((f"c:kind:{kind}",), 6.0) for kind in "ab")
-    assert short.chance > 0.98
+    assert short.chance > 0.97
     assert 1.8 < short.p50_s < 2.3
-    assert long.chance < 0.02
+    assert long.chance < 0.03
     assert 18 < long.p50_s < 23
     assert 30 < long.p95_s < 50
 
@@ -124,7 +124,7 @@ def test_a_finished_step_tells_what_is_left():
     long = [Past((), 30.0, (("plan", 1.5),)) for _ in range(100)]
     belief = learned(*in_turn(short, long))
     assert belief.chance((), 6.0, Progress(1.6)) > 0.4
-    assert belief.chance((), 6.0, Progress(1.6, (("plan", 1.5),))) < 0.02
+    assert belief.chance((), 6.0, Progress(1.6, (("plan", 1.5),))) < 0.05
     unseen = Progress(1.6, (("another", 1.5),))
     assert belief.chance((), 6.0, unseen) == belief.chance((), 6.0, Progress(1.6)), "the start says it then"
 
@@ -186,8 +186,7 @@ def test_features_are_few_short_and_say_what_they_are():
     seen = features(input, {"kind": "batch", "pages": 12.5}, Session(3, (2.5, 9.0, 1.0)))
     assert [in_words(feature) for feature in seen] == [
         "2 to 4 session turns",
-        "run 1 before took 2 to 4 s",
-        "run 2 before took 8 to 16 s",
+        "the last runs of the session took 2 to 4 s on average",
         "kind batch",
         "8 to 16 pages",
         "model opus",

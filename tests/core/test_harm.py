@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +13,11 @@ from offramp.core.blocks import BLOCKS_KEPT
 from offramp.core.harm import Harm
 
 NOW = 1_790_000_000.0
-BUDGET_S = 6.0
+
+
+def most(allowed, would_make):
+    """How many runs may be demoted wrongly; one more may be on its way when the account is empty."""
+    return allowed * would_make + core.OVERDRAWN * math.sqrt(allowed * would_make) + core.CREDIT + 1
 
 
 class Stream:
@@ -38,7 +41,7 @@ class Stream:
             self.would_make += makes
             self.demoted += fate == "demoted"
             self.doomed += not makes
-            self.harm.settle([(0.0, claimed)], BUDGET_S, fate, self.now, made=makes_there, wasted_s=BUDGET_S)
+            self.harm.settle(fate, self.now, made=makes_there)
         return self
 
     @property
@@ -68,16 +71,13 @@ def test_the_bound_holds_however_wrong_the_chances_are(mixes, allowed):
     stream = Stream(allowed)
     for claimed, true, count in mixes:
         stream.run(claimed, true, count)
-        # The estimate trusts the control a little, and one run may be on its way when the account is empty.
-        assert stream.wrong <= allowed * stream.would_make + 1.5 * core.CREDIT + 1
+        assert stream.wrong <= 1.2 * most(allowed, stream.would_make), "the control corrects the count by a little"
 
 
 def test_a_mix_that_turns_does_not_spend_what_was_saved_up():
     stream = Stream(0.05).run(0.9, 0.9, 3_000)
     stream.run(0.01, 1.0, 300)
-    per_block = 0.05 * core.BLOCK_MADE + core.CREDIT
-    assert stream.wrong <= per_block * (300 / core.BLOCK_MADE + 1)
-    assert per_block * (300 / core.BLOCK_MADE + 1) < 0.05 * 3_000, "what the whole account would allow"
+    assert stream.wrong <= most(0.05, core.BLOCK_MADE) * (300 / core.BLOCK_MADE + 1) < most(0.05, 3_000) / 2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -87,7 +87,7 @@ def test_the_reported_share_is_within_two_points_of_the_true_one(seed, claimed, 
     for _ in range(400):
         stream.run(0.8, 0.7).run(claimed, true, 3)
     assert stream.harm.report().share == pytest.approx(stream.share, abs=0.02)
-    assert stream.wrong <= 0.05 * stream.would_make + core.CREDIT + 1
+    assert stream.wrong <= most(0.05, stream.would_make)
 
 
 def test_the_control_shows_what_the_deep_path_hides():
@@ -103,20 +103,21 @@ def test_the_control_shows_what_the_deep_path_hides():
 
 
 def test_the_less_is_left_of_the_budget_the_surer_a_demotion_must_be():
-    steps = [core.odds_step(0.05, left) for left in (1.0, 0.5, 0.1, 0.01)]
-    assert all(later > sooner for sooner, later in pairwise(steps))
+    harm = Harm(0.05)
+    verdicts = [harm.verdict(0.02, left, 0.5) for left in (1.0, 0.5, 0.3, 0.01)]
+    assert verdicts == ["demote", "demote", "stay", "stay"]
 
 
 def test_a_demoted_run_counts_until_it_is_settled():
     harm = Harm(0.05)
     for _ in range(100):
-        harm.settle([(0.0, 0.9)], BUDGET_S, "stayed", NOW, made=True)
+        harm.settle("stayed", NOW, made=True)
     demoted = 0
     while harm.verdict(0.04, 1.0, 0.5) == "demote":
         harm.demoted(0.04, NOW)
         demoted += 1
-    assert demoted == pytest.approx((5 + core.CREDIT) / 0.04, abs=2)
-    harm.settle([], BUDGET_S, "demoted", NOW, made=None)
+    assert demoted == pytest.approx((most(0.05, 100) - 1) / 0.04, abs=2)
+    harm.settle("demoted", NOW, made=None)
     assert harm.verdict(0.04, 1.0, 0.5) == "demote", "one that was cancelled harmed no more"
 
 
@@ -141,9 +142,6 @@ def test_counts_add_over_gateways_and_a_failed_write_loses_none():
     alone.harm.replace(sums)
     assert alone.harm.report().runs == 100
     assert alone.harm.report().made == one.would_make + two.would_make
-    assert alone.harm.report().wasted_s == (100 - alone.harm.report().made) * BUDGET_S
-    [row] = alone.harm.report().calibration
-    assert (row.low, row.runs) == (0.9, 100)
 
 
 def test_blocks_are_bounded():

@@ -18,8 +18,7 @@ async def teach(service, pipeline, sla, ended, *, allowed=0.05):
     belief, harm, now = Belief(), Harm(allowed), service.process.clock.time()
     budget_s = service.process.classes[sla].budget
     for past in ended:
-        looks = list(belief.looked_at(past, budget_s))
-        harm.settle(looks, budget_s, "stayed", now, made=past.took_s <= budget_s)
+        harm.settle("stayed", now, made=past.took_s <= budget_s)
         belief.observe(past, now)
     cells = [
         BeliefCell(pipeline, name, block, cell, weights)

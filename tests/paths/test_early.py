@@ -73,7 +73,7 @@ async def test_a_run_like_the_slow_ones_leaves_early_and_loses_nothing(place, cl
         handle = await runtime.submit(Submission(pipeline="answer", input=slow, budget=BUDGET_S))
         demoted = await clock.run_until(reach(handle, "run.demoted"), 0.1)
         assert demoted[-1].data["reason"] == "predicted"
-        assert demoted[-1].data["elapsed_ms"] < 1000
+        assert demoted[-1].data["elapsed_ms"] < 2000
         assert await clock.run_until(result_of(handle), 1.0) == "written"
         document = await handle.document()
         service = runtime.service

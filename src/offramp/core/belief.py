@@ -32,9 +32,11 @@ HALF_LIFE_MINUTES = 14 * 1440
 """Minutes that halve the weight of a block."""
 BROKEN_WEIGHT = 0.005
 """What runs before a break count in the belief after it."""
-SHRUNK_TO = 8.0
+UNKNOWN = 2.0
+"""Runs that are taken to have kept their budget, and as many that have missed it, before any is known."""
+SHRUNK_TO = 12.0
 """How many runs of the whole weigh as much as a feature's own."""
-TEMPERS = (1.0, 0.5, 0.25)
+TEMPERS = (1.0, 0.7, 0.5, 0.35)
 """By how much the features are believed, chosen by the past: correlated ones say the same thing twice."""
 LOOKS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875)
 """When a run on the fast path is looked at again, in parts of its budget; also whenever one of its steps has ended."""
@@ -123,7 +125,7 @@ class _Left(NamedTuple):
         gone_s = elapsed_s - self.since_s
         ahead = above(self.weights, place_of(gone_s)) if gone_s > 0 else sum(weight for _, weight in self.weights)
         late = above(self.weights, place_of(budget_s - self.since_s))
-        unknown = 0.5 / (self.whole.runs + 1)
+        unknown = UNKNOWN / (self.whole.runs + 1)
         return (ahead - late + unknown) / (ahead + 2 * unknown)
 
 

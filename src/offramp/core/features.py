@@ -22,6 +22,8 @@ CATEGORY_CHARS = 40
 NAME_CHARS = 40
 DOUBLINGS_MAX = 100
 """Larger numbers, and their inverses, count as this many doublings."""
+LAST_RUNS = 3
+"""The latest runs of a session whose usual duration, their geometric mean, is one feature."""
 _UNSAFE = re.compile(r"[^\w.@/+-]+")
 
 Features = tuple[str, ...]
@@ -63,8 +65,9 @@ def features(
 
 def _of_session(session: Session) -> Iterator[str]:
     yield f"n:session turns:{_magnitude(session.turns)}"
-    for place, seconds in enumerate(session.last_s[:2]):
-        yield f"d:run {place + 1} before:{_magnitude(max(0.0, seconds))}"
+    last_s = [seconds for seconds in session.last_s[:LAST_RUNS] if seconds > 0 and math.isfinite(seconds)]
+    if last_s:
+        yield f"d:the last runs of the session:{_magnitude(math.exp(sum(map(math.log, last_s)) / len(last_s)))}"
 
 
 def _flat(input: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
@@ -144,7 +147,7 @@ def in_words(feature: str) -> str:
     if kind == "t":
         return f"{name} of {extent} characters"
     if kind == "d":
-        return f"{name} took {extent} s"
+        return f"{name} took {extent} s on average"
     return f"{extent} {name}"
 
 

@@ -170,7 +170,7 @@ class _Replay:
         self.made += run.took_s <= self._budget_s
         last_s = self._sessions.get(run.session_id or "")
         session = None if run.session_id is None else Session(len(last_s or ()), (last_s or ())[:4])
-        past = Past(features(run.input, None, session), run.took_s, run.steps)
+        past = Past(features(run.input, None, session), run.took_s, run.steps, self._budget_s)
         fate, left_after_s = self._fate(past, began)
         for tally, after_s in ((self.fast, None), (self.deep, 0.0), (self.learned, left_after_s)):
             tally.add(after_s, run.took_s, self._budget_s)
@@ -188,8 +188,7 @@ class _Replay:
         return "stayed", None
 
     def _end(self, ended: float, run: Recorded, past: Past, fate: Fate) -> None:
-        looks = list(self._belief.looked_at(past, self._budget_s))
-        self._harm.settle(looks, self._budget_s, fate, ended, made=run.took_s <= self._budget_s)
+        self._harm.settle(fate, ended, made=run.took_s <= self._budget_s)
         self._belief.observe(past, ended)
         if run.session_id is not None:
             self._sessions[run.session_id] = (run.took_s, *self._sessions.get(run.session_id, ()))

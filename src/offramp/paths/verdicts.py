@@ -6,7 +6,6 @@ The counts are by pipeline and class, and shared with all processes of the store
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from offramp.core import figures
@@ -22,8 +21,6 @@ CONTROLS_MAX = 10_000
 """Runs of the control group whose end a process waits for; beyond them it forgets the oldest."""
 _Key = tuple[str, str]
 """Pipeline and class."""
-Looks = Sequence[tuple[float, float]]
-"""Seconds at which a run was looked at, each with the chance of making its budget that it had then."""
 
 
 class Verdicts:
@@ -91,7 +88,7 @@ class Verdicts:
         if fate == "fast" and not self._learning.doubts(record.pipeline, record.sla, record.budget_s):
             return
         if fate is not None:
-            self._settle(record, fate, (), made=_made(record, fate, outcome, progress))
+            self._settle(record, fate, None, made=_made(record, fate, outcome, progress))
 
     def _learned(self, record: RunRecord, past: Past) -> None:
         """Count a run that is about to be learned from, with what was believed about it."""
@@ -101,9 +98,9 @@ class Verdicts:
             return
         belief = self._learning.belief(record.pipeline, record.sla)
         made = record.path == "fast" if fate == "fast" else past.took_s <= record.budget_s
-        self._settle(record, fate, list(belief.looked_at(past, record.budget_s)), made=made)
+        self._settle(record, fate, belief.chance(past.features, record.budget_s), made=made)
 
-    def _settle(self, record: RunRecord, fate: Fate, looks: Looks, *, made: bool | None) -> None:
+    def _settle(self, record: RunRecord, fate: Fate, chance: float | None, *, made: bool | None) -> None:
         now = self._process.clock.time()
         with self._lock:
             harm, counts = self._open((record.pipeline, record.sla))
@@ -112,10 +109,10 @@ class Verdicts:
             what: Literal["stayed", "demoted", "control"] = "control" if is_control else "stayed"
             if fate != "fast":
                 what = "demoted"
-            harm.settle(looks, record.budget_s, what, now, made=made)
+            harm.settle(what, now, made=made)
             if made is None:
                 return
-            counts.count(figures.counts_of(record, fate, looks[0][1] if looks else None, made=made), now)
+            counts.count(figures.counts_of(record, fate, chance, made=made), now)
             share = harm.report().share
         self._process.metrics.routed(record, fate, made=made, wrong_share=share)
 
