@@ -50,7 +50,7 @@ def load() -> Model:
 
 
 def text_complexity(
-    field: str, *, threshold: float = THRESHOLD_DEFAULT
+    field: str, *, threshold: float = THRESHOLD_DEFAULT, until: int | None = None
 ) -> Callable[[RouteRequest], tuple[Literal["fast", "deep"], str] | None]:
     """A classifier for `App(classifier=)` that reads the wording of one input field.
 
@@ -61,17 +61,23 @@ def text_complexity(
     Args:
         field: the name of the input field.
         threshold: the probability, above 0 and below 1, from which a request goes to the deep path.
+        until: once the learned estimate rests on so many runs of the pipeline and class, requests are left to it; None
+            for never.
 
     Raises:
-        DeclarationError: the field is no name, or the threshold is out of range.
+        DeclarationError: the field is no name, or a number is out of range.
     """
     if not isinstance(field, str) or not field.isidentifier():
         raise DeclarationError(f"text_complexity() takes the name of an input field, such as 'question', got {field!r}")
     if not isinstance(threshold, float) or not 0 < threshold < 1:
         raise DeclarationError(f"text_complexity(threshold=) is a number above 0 and below 1, got {threshold!r}")
+    if until is not None and (not isinstance(until, int) or isinstance(until, bool) or until < 1):
+        raise DeclarationError(f"text_complexity(until=) is a number of runs, 1 or more, or None, got {until!r}")
     model = load()
 
     def classify(request: RouteRequest) -> tuple[Literal["fast", "deep"], str] | None:
+        if until is not None and request.known_runs >= until:
+            return None
         text = request.input.get(field)
         if not isinstance(text, str) or not wording.is_latin(text):
             return None

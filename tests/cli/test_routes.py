@@ -84,6 +84,8 @@ def test_documents_and_pages_of_them_can_be_replayed(tmp_path):
     ("words", "complaint"),
     [
         (["--replay", "runs.jsonl"], "add --budget"),
+        (["--replay", "runs.jsonl", "--budget", "0"], "above 0"),
+        (["--replay", "runs.jsonl", "--budget", "inf"], "above 0"),
         (["--budget", "3"], "add --replay"),
         (["--replay", "none.jsonl", "--budget", "3"], "--replay none.jsonl: No such file"),
         (["--data", "there"], "add MODULE:APP"),

@@ -7,9 +7,11 @@ import json
 import pytest
 
 import offramp
-from offramp import RouteRequest
+from offramp import SLA, App, RouteRequest, testing
 from offramp.complexity import WEIGHTS
 from offramp.errors import DeclarationError
+from offramp.paths.submission import Submission
+from tests.paths.taught import pasts, teach
 from tools import train_text_complexity as trainer
 
 WEIGHTS_BYTES_MAX = 50_000
@@ -59,6 +61,27 @@ def test_a_field_that_no_pipeline_can_have_is_refused(field):
 def test_a_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(DeclarationError, match="above 0 and below 1"):
         offramp.text_complexity("q", threshold=threshold)
+
+
+@pytest.mark.parametrize("until", [0, -1, True, 2.5, "200"])
+def test_a_number_of_runs_out_of_range_is_refused(until):
+    with pytest.raises(DeclarationError, match="a number of runs, 1 or more, or None"):
+        offramp.text_complexity("q", until=until)
+
+
+async def test_requests_are_left_to_the_learned_estimate_once_it_rests_on_enough_runs():
+    app = App("desk", classes=[SLA("chat", budget=8.0)], classifier=offramp.text_complexity("question", until=40))
+
+    @app.pipeline(sla="chat")
+    async def answer(question: str) -> str:
+        return question
+
+    async with testing.runtime(app) as runtime:
+        submission = Submission(pipeline="answer", input=json.dumps({"question": COMPLEX}).encode())
+        assert (await runtime.service.decide(submission)).by == "classifier"
+        await teach(runtime.service, "answer", "chat", pasts("", 1.0, 40))
+        decision = await runtime.service.decide(submission)
+        assert (decision.path, decision.by, decision.confidence) == ("fast", "default", 40)
 
 
 def test_the_trainer_reproduces_the_weights_that_ship():

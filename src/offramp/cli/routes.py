@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,8 +75,8 @@ def routes(  # noqa: PLR0913 - one parameter for each option
         raise CommandError("--budget is tried on recorded runs: add --replay FILE.jsonl")
     app = None if target is None else load_app(target)
     if replay is not None:
-        if budget is None:
-            raise CommandError("--replay tries a budget: add --budget SECONDS")
+        if budget is None or not 0 < budget < math.inf:
+            raise CommandError("--replay tries a budget: add --budget SECONDS, above 0")
         return _replay(replay, budget, early_demotion, app, as_json=as_json)
     if app is not None and "url" not in given:
         rows = _stored(app, {"data": data, "engine": engine, "store": store})

@@ -31,6 +31,7 @@ class RouteRequest:
         sla: the name of its class.
         budget_s: seconds that it may take on the fast path.
         tenant: its owner; empty without keys.
+        known_runs: ended runs that the learned estimate would rest on if it decided; 0 if it may not.
     """
 
     pipeline: str
@@ -40,6 +41,7 @@ class RouteRequest:
     sla: str
     budget_s: float
     tenant: str
+    known_runs: int = 0
 
 
 class Unusable(ValueError):

@@ -95,6 +95,11 @@ class Entry:
             found = learning.estimate(pipeline, facts.sla, compared, facts.budget_s)
         return found if found.runs else None
 
+    def _known_runs(self, pipeline: str, facts: Facts) -> int:
+        """Ended runs that what was learned rests on, if it may decide; 0 if not."""
+        may_decide = self._classes[facts.sla].early_demotion > 0
+        return self._learning.expected(pipeline, facts.sla, facts.budget_s).runs if may_decide else 0
+
     async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> Facts:
         """The facts with what the app's rules or its classifier answer."""
         advice = self._advice
@@ -108,6 +113,7 @@ class Entry:
             facts.sla,
             facts.budget_s,
             submission.tenant,
+            self._known_runs(submission.pipeline, facts),
         )
         for rule in advice.rules:
             answer = await rule.ask(functools.partial(answer_of, source=rule.what), request)
