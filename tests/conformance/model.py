@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from offramp.conformance.sample import PIPELINE
 from offramp.core import ownership
-from offramp.core.claims import NO_SUSPICION, Head, Suspicion, after_death, choose
+from offramp.core.claims import NO_SUSPICION, Head, QueuedLine, Suspicion, after_death, choose
 from offramp.core.ownership import Ownership
 from offramp.errors import IdempotencyMismatch, RunConflict
 
@@ -62,13 +63,21 @@ class Model:
         run.events.append(f"run.{status}")
 
     def due(self, owner, limit):
-        """The runs that a claim takes, in order."""
+        """The runs that a claim would take, in order, if all were of one tenant."""
         for run in self.runs.values():
             run.state = ownership.unpark(run.state, self.now)
         queued = [run for run in self.runs.values() if run.state.status == "queued"]
-        heads = [Head(run.id, run.priority, run.suspicion) for run in queued]
+        died = [Head(run.id, priority=run.priority, suspicion=run.suspicion) for run in queued if run.suspicion.deaths]
         held = [run.suspicion for run in self.runs.values() if run.state.owner == owner]
-        return [self.runs[run_id] for run_id in choose(heads, held, limit)]
+        lines = {}
+        for run in sorted((run for run in queued if not run.suspicion.deaths), key=lambda run: run.id):
+            lines.setdefault(run.priority, []).append(run.id)
+        heads = [QueuedLine(PIPELINE, of, "default", "", 0.0, ids[0], len(ids)) for of, ids in lines.items()]
+
+        def more(line, after):
+            return [run_id for run_id in lines[line.priority] if run_id > after]
+
+        return [self.runs[run_id] for run_id in choose(heads, died, held, limit, more=more, classes={}).ids]
 
     def park(self, lease, until, seen):
         run = self.runs[lease.run_id]

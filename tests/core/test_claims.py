@@ -15,6 +15,7 @@ from offramp.core.claims import (
     SUSPECT_DEATHS,
     UNBOUNDED,
     Head,
+    QueuedLine,
     Suspicion,
     after_death,
     choose,
@@ -32,28 +33,44 @@ suspicions = st.one_of(
     st.just(died(1)),
     st.builds(died, st.integers(SUSPECT_DEATHS, 9), st.integers(1, 6)),
 )
-queues = st.lists(st.tuples(st.integers(-1, 2), suspicions), max_size=14).map(
-    lambda queue: [Head(f"run_{place:02}", *head) for place, head in enumerate(queue)]
+queues = st.lists(st.tuples(st.sampled_from("ab"), st.integers(-1, 2), suspicions), max_size=14).map(
+    lambda queue: [
+        Head(f"run_{place:02}", "default", tenant, priority, suspicion=suspicion)
+        for place, (tenant, priority, suspicion) in enumerate(queue)
+    ]
 )
 holdings = st.lists(suspicions, max_size=5)
 
 
-def rank(head):
-    return -head.priority, head.id
+def chosen_of(heads, held, limit):
+    """What is chosen of these runs: those without deaths in lines, of which at first only the oldest is known."""
+    lines = {}
+    for head in heads:
+        if not head.suspicion.deaths:
+            lines.setdefault(("pipeline", head.priority, head.sla, head.tenant), []).append(head.id)
+    return choose(
+        [QueuedLine(*place, 0.0, ids[0], len(ids)) for place, ids in lines.items()],
+        [head for head in heads if head.suspicion.deaths],
+        held,
+        limit,
+        more=lambda line, after: [run_id for run_id in lines[line[:4]] if run_id > after][:2],
+        classes={},
+    )
 
 
 @given(queues, holdings, st.integers(0, 8))
-def test_what_is_chosen_is_queued_in_order_and_never_too_much(heads, held, limit):
-    chosen = choose(heads, held, limit)
-    assert len(chosen) <= limit
+def test_what_is_chosen_is_queued_and_never_too_much_nor_twice(heads, held, limit):
+    ids = chosen_of(heads, held, limit).ids
     known = {head.id: head for head in heads}
-    assert [known[run_id] for run_id in chosen] == sorted({known[run_id] for run_id in chosen}, key=rank)
+    assert len(set(ids)) == len(ids) <= limit
+    priorities = [known[run_id].priority for run_id in ids]
+    assert priorities == sorted(priorities, reverse=True)
 
 
 @given(queues, holdings, st.integers(0, 8))
 def test_runs_with_deaths_have_no_more_company_than_any_of_them_may(heads, held, limit):
     known = {head.id: head.suspicion for head in heads}
-    taken = [known[run_id] for run_id in choose(heads, held, limit)]
+    taken = [known[run_id] for run_id in chosen_of(heads, held, limit).ids]
     if any(each.deaths for each in taken):
         together = [each for each in (*held, *taken) if each.deaths]
         assert len(together) <= min(each.company for each in together)
@@ -61,32 +78,37 @@ def test_runs_with_deaths_have_no_more_company_than_any_of_them_may(heads, held,
 
 @given(queues, holdings, st.integers(0, 8))
 def test_runs_without_deaths_wait_only_for_room(heads, held, limit):
-    chosen = choose(heads, held, limit)
-    untouched = sorted((head for head in heads if not head.suspicion.deaths), key=rank)
-    taken = [head.id for head in untouched if head.id in chosen]
-    assert taken == [head.id for head in untouched][: len(taken)]
-    assert len(taken) == len(untouched) or len(chosen) == limit
+    ids = chosen_of(heads, held, limit).ids
+    untouched = [head for head in heads if not head.suspicion.deaths]
+    for tenant in "ab":
+        own = sorted((head for head in untouched if head.tenant == tenant), key=lambda head: (-head.priority, head.id))
+        taken = [head.id for head in own if head.id in ids]
+        assert taken == [head.id for head in own][: len(taken)]
+    assert {head.id for head in untouched} <= set(ids) or len(ids) == limit
 
 
-@given(queues, holdings, st.integers(1, 8))
+@given(queues, holdings, st.integers(0, 8))
 def test_of_runs_with_deaths_none_overtakes_one_of_a_higher_priority(heads, held, limit):
-    chosen = choose(heads, held, limit)
+    ids = chosen_of(heads, held, limit).ids
     with_deaths = [head for head in heads if head.suspicion.deaths]
-    left = [head.priority for head in with_deaths if head.id not in chosen]
-    assert all(head.priority >= max(left) for head in with_deaths if head.id in chosen and left)
+    left = [head.priority for head in with_deaths if head.id not in ids]
+    assert all(head.priority >= max(left) for head in with_deaths if head.id in ids and left)
 
 
 @given(queues, st.integers(1, 8))
 def test_an_idle_process_takes_something(heads, limit):
-    assert bool(choose(heads, [], limit)) is bool(heads)
+    assert bool(chosen_of(heads, [], limit).ids) is bool(heads)
 
 
-@given(queues, holdings, st.integers(0, 8), st.randoms())
-def test_the_first_heads_are_enough_and_come_in_any_order(heads, held, limit, random):
-    untouched = sorted((head for head in heads if not head.suspicion.deaths), key=rank)
-    bounded = [*untouched[:limit], *(head for head in heads if head.suspicion.deaths)]
-    random.shuffle(bounded)
-    assert choose(bounded, held, limit) == choose(heads, held, limit)
+def test_what_a_tenant_got_beside_another_is_charged_in_all_its_lines():
+    lines = [
+        QueuedLine("one", 0, "default", "a", 4.0, "run_1", 1),
+        QueuedLine("other", 0, "default", "a", 3.0, "run_3", 1),
+        QueuedLine("one", 0, "default", "b", 4.0, "run_2", 1),
+        QueuedLine("one", -1, "default", "b", 0.0, "run_0", 9),
+    ]
+    chosen = choose(lines, [], [], 3, more=lambda _line, _after: [], classes={})
+    assert chosen == (["run_1", "run_2", "run_3"], {(0, "a"): 5.0, (0, "b"): 5.0})
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 300])
@@ -126,9 +148,9 @@ class World:
 
     def claim(self, process):
         held = self.held[process]
-        heads = [Head(run_id, 0, self.runs[run_id].suspicion) for run_id in sorted(self.queue)]
+        heads = [Head(run_id, suspicion=self.runs[run_id].suspicion) for run_id in sorted(self.queue)]
         suspicions = [self.runs[run_id].suspicion for run_id in held]
-        for run_id in choose(heads, suspicions, self.capacity - len(held)):
+        for run_id in chosen_of(heads, suspicions, self.capacity - len(held)).ids:
             self.queue.discard(run_id)
             if self.runs[run_id].suspicion.alone >= PROCESS_DEATHS:
                 self.given_up.add(run_id)

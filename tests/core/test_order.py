@@ -42,7 +42,7 @@ class Plain:
 
     def __init__(self, classes):
         self.classes, self.waiting = classes, []
-        self.tags, self.credits = defaultdict(dict), defaultdict(float)
+        self.tags, self.earned = defaultdict(dict), defaultdict(float)
 
     def add(self, new):
         tags = self.tags[new.priority]
@@ -65,9 +65,9 @@ class Plain:
     def take(self, late):
         if not self.waiting:
             return None
-        due = [each for each in self.waiting if each.sla in late and self.credits[each.sla] >= 1 - 1e-9]
+        due = [each for each in self.waiting if each.sla in late and self.earned[each.sla] >= 1 - 1e-9]
         if due:
-            richest = min((-self.credits[each.sla], each.sla) for each in due)[1]
+            richest = min((-self.earned[each.sla], each.sla) for each in due)[1]
             found = [each for each in due if each.sla == richest]
         else:
             found = self.waiting
@@ -76,9 +76,9 @@ class Plain:
         taken = min((each for each in found if each.priority == highest), key=lambda each: (tags[each.tenant], each.id))
         for sla in {each.sla for each in self.waiting} & set(late) - {taken.sla}:
             share = self.classes[sla].share
-            self.credits[sla] = min(self.credits[sla] + share / (1 - share), 2 / (1 - share))
+            self.earned[sla] = min(self.earned[sla] + share / (1 - share), 2 / (1 - share))
         if due:
-            self.credits[taken.sla] -= 1
+            self.earned[taken.sla] -= 1
         if len({each.tenant for each in self.waiting if each.priority == highest}) > 1:
             tags[taken.tenant] += taken.cost
         self.waiting.remove(taken)
@@ -270,7 +270,7 @@ def test_a_class_that_is_passed_by_saves_up_no_share():
     )
     for _ in range(60):
         queue.take({"low"}, without={"low"})
-    assert queue.credits == {}
+    assert queue.earned == {}
 
 
 def test_a_class_that_is_not_declared_has_the_defaults():

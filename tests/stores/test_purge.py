@@ -80,9 +80,10 @@ async def traced(asked, tmp_path):
 
 
 SMALL = re.compile(
-    "SCAN (owners|durations|syncs|queue)$"
+    "SCAN (owners|durations|syncs|queue|learned|credits|lines)$"
     # Work that waits: their partial indexes have nothing else in them.
-    "|SCAN runs USING INDEX (runs_queued|runs_suspected|runs_unheard)$"
+    "|SCAN runs USING INDEX (runs_queued|runs_died_once|runs_suspected|runs_unheard)$"
+    "|SCAN lines USING (COVERING )?INDEX lines_next$"
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from offramp.conformance.sample import DONE, PIPELINE, drafted
 from offramp.core import events
 from offramp.core.journal import Entry
 from offramp.core.run import Outcome, RunRecord
+from offramp.core.sla import NO_CLASSES, SLA
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.engine import Engine
 from offramp.ports.store import Claim, Lease, Parked, RunLog, Store
@@ -120,6 +121,11 @@ class ScriptedHost:
     def pipelines(self) -> list[str]:
         """The suite's one pipeline."""
         return [PIPELINE]
+
+    @property
+    def classes(self) -> Mapping[str, SLA]:
+        """None: the defaults are right."""
+        return NO_CLASSES
 
     def free(self) -> int:
         """How many more runs fit."""

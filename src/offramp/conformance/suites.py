@@ -15,6 +15,7 @@ from offramp.conformance import (
     engine_waiting,
     lease_claims,
     lease_engine,
+    lease_order,
     lease_owners,
     lease_signals,
     outbox_claims,
@@ -54,7 +55,7 @@ def store_cases() -> list[Case[StoreStage]]:
     return cases_in(
         *(store_writes, store_events, store_records, store_secret, store_cells, store_learned, store_waits),
         *(store_keys,),
-        *(lease_claims, lease_owners, lease_signals, lease_engine),
+        *(lease_claims, lease_order, lease_owners, lease_signals, lease_engine),
         *(outbox_due, outbox_claims),
     )
 

@@ -1,20 +1,23 @@
-"""Which queued runs a process takes: urgent ones first, suspects in ever smaller groups. Pure decisions.
+"""Which queued runs a process takes: in the order of every queue, suspects in ever smaller groups. Pure decisions.
 
-A store passes the heads of its queue and takes the chosen runs, in one transaction; nothing else orders claims.
+A store shows the first lines of its queue and takes the chosen runs, in one transaction; nothing else orders claims.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-import msgspec
+from offramp.core.order import Line, Queue, Waiter
+from offramp.core.sla import SLA
 
 SUSPECT_DEATHS = 2
 """Consecutive deaths that make a run a suspect: each group of suspects is half the group that died together."""
 HEADS_MAX = 500
 """Suspects that one claim looks at."""
+CLASSES_SPARE = 1
+"""Classes that a claim allows for beside those that its process knows."""
 UNBOUNDED = 2**31 - 1
 """The `company` of a run that may be executed beside any number of others."""
 
@@ -43,35 +46,113 @@ class Suspicion(NamedTuple):
 NO_SUSPICION = Suspicion()
 
 
-class Head(msgspec.Struct, frozen=True, gc=False):
-    """A queued run as `choose` sees it."""
+class Head(Waiter, frozen=True, gc=False):
+    """A queued run with deaths."""
 
-    id: str
-    priority: int
     suspicion: Suspicion = NO_SUSPICION
 
 
-def choose(heads: Iterable[Head], held: Iterable[Suspicion], limit: int) -> list[str]:
-    """The ids of the runs to take, the most urgent first, then the oldest.
+class QueuedLine(NamedTuple):
+    """The queued runs without deaths of one tenant in one class of one pipeline, as a store keeps count of them.
+
+    A line that gets its first run takes the smallest tag of the lines of its pipeline and priority that have runs; if
+    there are none, the greatest tag that was given at its priority. If its own tenant has a greater one in that
+    pipeline and priority, it takes that.
+
+    Attributes:
+        pipeline: of the runs.
+        priority: of their class when they were accepted.
+        sla: the class.
+        tenant: the tenant.
+        tag: of the tenant at this priority, see `core.order`.
+        oldest: the run that was accepted first.
+        runs: how many there are, at least 1.
+    """
+
+    pipeline: str
+    priority: int
+    sla: str
+    tenant: str
+    tag: float
+    oldest: str
+    runs: int
+
+
+class Chosen(NamedTuple):
+    """What a claim takes, and what it leaves behind.
+
+    Attributes:
+        ids: the runs, in order.
+        tags: new tags, by priority and tenant: of all its lines in the pipelines of the claim.
+    """
+
+    ids: list[str]
+    tags: dict[tuple[int, str], float]
+
+
+def choose(
+    lines: Sequence[QueuedLine],
+    died: Iterable[Head],
+    held: Iterable[Suspicion],
+    limit: int,
+    *,
+    more: Callable[[QueuedLine, str], Iterable[str]],
+    classes: Mapping[str, SLA],
+    overdue: Iterable[str] = (),
+    earned: dict[str, float] | None = None,
+) -> Chosen:
+    """The runs to take, in the order of `core.order`.
 
     Runs without deaths never wait for a suspect. Runs with deaths execute together only in as large a group as the most
     suspected of them allows. If the next one does not fit, those behind it wait too, so that none starves.
 
     Args:
-        heads: queued runs of pipelines that the process executes, in any order: the first `limit` without deaths, and
-            the first with deaths.
+        lines: of pipelines that the process executes, in any order: all, or the first by priority, tag and oldest, with
+            one tenant more than the claim takes runs. Of each overdue class also the first `limit` + 1 by oldest.
+        died: the first queued runs with deaths.
         held: the runs that the process has already; those without deaths may be left out.
         limit: how many it may take.
+        more: the ids of further runs of a line, above a given one, in order; none at its end.
+        classes: by name.
+        overdue: classes whose oldest run is overdue now; a claim judges this once.
+        earned: the credit of classes; changed in place.
     """
-    taken = list(heads)
-    died = [head for head in taken if head.suspicion is not NO_SUSPICION and head.suspicion.deaths]
-    if died:
-        taken = [head for head in taken if not head.suspicion.deaths]
-        taken += _together(died, [each for each in held if each.deaths])
-    # Twice, as that is quicker than once by a pair: every claim does it, nearly always to what is in order already.
-    taken.sort(key=attrgetter("id"))
-    taken.sort(key=attrgetter("priority"), reverse=True)
-    return [head.id for head in taken[:limit]]
+    heads = list(died)
+    if len(lines) == 1 and not heads:  # the common queue needs no rule
+        [line] = lines
+        rest = more(line, line.oldest) if line.runs > 1 and limit > 1 else ()
+        return Chosen([line.oldest, *rest][:limit], {})
+    queue = Queue(classes, earned)
+    before: dict[tuple[int, str], float] = {}
+    for line in lines:
+        place = line.priority, line.sla, line.tenant
+        further = _Further(line, more) if line.runs > 1 else None
+        queue.add_line(Line(*place, [Waiter(line.oldest, line.sla, line.tenant, line.priority)], further), line.tag)
+        level = line.priority, line.tenant
+        before[level] = max(line.tag, before.get(level, line.tag))
+    if heads:
+        for head in _together(heads, [each for each in held if each.deaths]):
+            queue.add(head)
+    late = frozenset(overdue)
+    taken = iter(functools.partial(queue.take, late), None)
+    ids = [waiter.id for _, waiter in zip(range(limit), taken, strict=False)]
+    tags = {level: queue.tags(level[0]).get(level[1], 0.0) for level in before}
+    return Chosen(ids, {level: tag for level, tag in tags.items() if tag > before[level]})
+
+
+class _Further:
+    """The runs of a line after its oldest, as they are asked for."""
+
+    def __init__(self, line: QueuedLine, more: Callable[[QueuedLine, str], Iterable[str]]) -> None:
+        self._line, self._more = line, more
+        self._last = line.oldest
+
+    def __call__(self) -> list[Waiter]:
+        line = self._line
+        found = [Waiter(run_id, line.sla, line.tenant, line.priority) for run_id in self._more(line, self._last)]
+        if found:
+            self._last = found[-1].id
+        return found
 
 
 def _together(died: list[Head], held: Sequence[Suspicion]) -> list[Head]:

@@ -155,11 +155,14 @@ class _Level:
             elif now == line.key:
                 return line
             else:
-                self.put(group, line, now)
+                self.put(line, now)
         return None
 
-    def put(self, group: _Group, line: Line, key: tuple[float, str]) -> None:
+    def put(self, line: Line, key: tuple[float, str]) -> None:
         """A line gets another place in its class."""
+        group = self.groups.get(line.sla)
+        if group is None:
+            group = self.groups[line.sla] = _Group(line.sla)
         self._puts += 1
         line.key, line.number = key, self._puts
         group.heap.push((*key, line.number, line))
@@ -207,11 +210,11 @@ class Queue:
 
     Args:
         classes: by name; a class that is not among them has the defaults of `SLA`.
-        credits: of classes whose waiters are overdue, from an earlier queue; changed in place.
+        earned: the credit of classes whose waiters are overdue, from an earlier queue; changed in place.
     """
 
-    def __init__(self, classes: Mapping[str, SLA], credits: dict[str, float] | None = None) -> None:  # noqa: A002
-        self.credits = {} if credits is None else credits
+    def __init__(self, classes: Mapping[str, SLA], earned: dict[str, float] | None = None) -> None:
+        self.earned = {} if earned is None else earned
         self._classes = classes
         self._levels: dict[int, _Level] = {}
         self._lines: dict[tuple[int, str, str], Line] = {}
@@ -300,7 +303,7 @@ class Queue:
         return self._level(priority).tags
 
     def _next(self, overdue: Collection[str], without: Collection[str]) -> tuple[_Level, _Group, Line, bool] | None:
-        if overdue and self.credits and (due := self._due(overdue, without)) is not None:
+        if overdue and self.earned and (due := self._due(overdue, without)) is not None:
             return due
         for priority in sorted(self._levels, reverse=True):
             level = self._levels[priority]
@@ -310,8 +313,8 @@ class Queue:
 
     def _due(self, overdue: Collection[str], without: Collection[str]) -> tuple[_Level, _Group, Line, bool] | None:
         """What goes next by the share of its class: of the class with the most credit."""
-        due = [sla for sla in overdue if self.credits.get(sla, 0.0) >= _DUE and sla not in without]
-        for sla in sorted(due, key=lambda sla: (-self.credits[sla], sla)):
+        due = [sla for sla in overdue if self.earned.get(sla, 0.0) >= _DUE and sla not in without]
+        for sla in sorted(due, key=lambda sla: (-self.earned[sla], sla)):
             for priority in sorted(self._levels, reverse=True):
                 level = self._levels[priority]
                 group = level.groups.get(sla)
@@ -325,9 +328,9 @@ class Queue:
             if sla != granted and self._waits(sla):
                 share = self._class(sla).share
                 # Those that are due at once wait for each other; no class saves for more than that.
-                self.credits[sla] = min(self.credits.get(sla, 0.0) + share / (1 - share), 2 / (1 - share))
+                self.earned[sla] = min(self.earned.get(sla, 0.0) + share / (1 - share), 2 / (1 - share))
         if by_share:
-            self.credits[granted] -= 1.0
+            self.earned[granted] -= 1.0
 
     def _waits(self, sla: str) -> bool:
         groups = ((level, level.groups.get(sla)) for level in self._levels.values())
@@ -342,7 +345,10 @@ class Queue:
         return self._classes.get(sla, DEFAULT_CLASS)
 
     def _level(self, priority: int) -> _Level:
-        return self._levels.setdefault(priority, _Level())
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = _Level()
+        return level
 
     def _place(self, line: Line) -> None:
         """Put a line into the heap of its class at its present place."""
@@ -351,7 +357,7 @@ class Queue:
             level.waiting[line.tenant] += 1
         key = level.tags[line.tenant], line.first_known()
         if key != line.key:
-            level.put(level.groups.setdefault(line.sla, _Group(line.sla)), line, key)
+            level.put(line, key)
 
     def _settle(self, line: Line) -> None:
         """The first waiter of a line may have left."""

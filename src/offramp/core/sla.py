@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from offramp.core.names import require_name
 from offramp.errors import DeclarationError, InputError
@@ -101,6 +103,7 @@ def _is_whole(value: object) -> bool:
 
 
 DEFAULT_CLASS = SLA("default")
+NO_CLASSES: Mapping[str, SLA] = MappingProxyType({})
 
 
 def budget_s(sla: SLA, pipeline_budget: float | None, requested: float | None, budget_max: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from offramp.core import events
@@ -14,6 +15,7 @@ from offramp.core.failure import failure_of
 from offramp.core.journal import Entry, as_seen, steps_in, without_arguments
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.seed import steps_begun
+from offramp.core.sla import SLA
 from offramp.core.timestamps import rfc3339
 from offramp.core.waits import waits_in
 from offramp.errors import LeaseLost, ObjectLost, StoreError
@@ -56,6 +58,11 @@ class DeepPath(RunHost):
     def pipelines(self) -> list[str]:
         """The names this process can execute."""
         return list(self._process.pipelines)
+
+    @property
+    def classes(self) -> Mapping[str, SLA]:
+        """The classes that it knows, by name."""
+        return self._process.classes
 
     def free(self) -> int:
         """How many more deep runs fit."""

@@ -32,12 +32,13 @@ N18 `backlog` counts the runs that wait for a worker, in all processes, and none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from offramp.core.events import Draft
 from offramp.core.run import Demotion, RunRecord
 from offramp.core.seed import NO_SEED, Seed
+from offramp.core.sla import SLA
 from offramp.ports.parts import Part
 from offramp.ports.store import Claim, Created, Idempotency, Lease, Parked
 
@@ -56,6 +57,10 @@ class RunTaker(Protocol):
     @property
     def pipelines(self) -> list[str]:
         """The names this process can execute."""
+
+    @property
+    def classes(self) -> Mapping[str, SLA]:
+        """The classes that it knows, by name."""
 
     def free(self) -> int:
         """How many more deep runs fit into this process now."""

@@ -63,6 +63,7 @@ from offramp.core.events import Draft, Frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import FIRST_TURN
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
+from offramp.core.sla import NO_CLASSES, SLA
 from offramp.core.stats import Cell
 from offramp.ports.commit import Commit
 from offramp.ports.learning import Learning
@@ -356,8 +357,8 @@ class Ownership(Protocol):
 
     Q1 A run is leased to at most one owner at a time; each claim has a higher token than any before.
     Q2 An owner's runs become claimable once it is expired or retired, never while its lease runs.
-    Q3 `claim` takes queued runs of the named pipelines, at most `limit`, highest priority first, oldest first within
-       a priority.
+    Q3 `claim` takes queued runs of the named pipelines, at most `limit`, highest priority first. Runs of one priority
+       and tenant are taken in the order of their acceptance, wherever they were since.
     Q4 A cancel request reaches the owner at its next renewal at the latest, and stays with a run that has no owner; it
        changes nothing of a run that has ended.
     Q5 A parked run is queued when its time or its deadline comes, when it gets a signal or a cancel request, and not
@@ -386,6 +387,9 @@ class Ownership(Protocol):
        `acknowledge_notice`.
     Q18 `describe` sets what a known owner says about itself, which stays when it registers again without it, and is
        forgotten with the owner. Of an owner that is not known, nothing is set.
+    Q19 `claim` is fair between the tenants of a priority, over all claims of all processes, and gives a class whose
+       oldest run was accepted more than `patience` ago its `share` of what it takes (`core.claims.choose`). What it
+       reads does not grow with the number of queued runs, nor with that of tenants.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -411,8 +415,15 @@ class Ownership(Protocol):
     async def describe(self, owner: str, about: About) -> None:
         """Set what a process says about itself (Q18)."""
 
-    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16)."""
+    async def claim(
+        self,
+        owner: str,
+        limit: int,
+        pipelines: Sequence[str],
+        now: float,
+        classes: Mapping[str, SLA] = NO_CLASSES,
+    ) -> Sequence[Claim]:
+        """Take up to `limit` queued runs of these pipelines (Q1, Q3, Q16, Q19); other classes have defaults."""
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued for any owner, or parked unless its owner has missed a signal (Q5, Q7).

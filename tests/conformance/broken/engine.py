@@ -119,8 +119,8 @@ class EarlyAcceptance(Broken):
 
 
 class _GivesTwice(MemoryStore):
-    async def claim(self, owner, limit, pipelines, now):
-        claims = await super().claim(owner, limit, pipelines, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        claims = await super().claim(owner, limit, pipelines, now, *classes)
         return [*claims, *(claims if len(claims) > 1 else ())]
 
 

@@ -10,6 +10,7 @@ from offramp.core import ownership
 from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED
 from offramp.ports.store import Claim
 from offramp.stores.memory import MemoryStore
+from offramp.stores.memory.queue import MemoryQueue
 from tests.conformance.broken.marks import breaks
 
 replace = msgspec.structs.replace
@@ -23,8 +24,8 @@ class DoubleStart(MemoryStore):
         super().__init__()
         self._again = {}
 
-    async def claim(self, owner, limit, pipelines, now):
-        claims = list(await super().claim(owner, limit, pipelines, now))
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        claims = list(await super().claim(owner, limit, pipelines, now, *classes))
         for claim in claims:
             if claim.fresh and not claim.record.priority and not claim.record.cancel_requested:
                 self._again[claim.record.id] = owner
@@ -69,58 +70,160 @@ class GreedyRetirement(MemoryStore):
         return count
 
 
+class _Queue(MemoryStore):
+    """Its queue has a bug."""
+
+    queue = MemoryQueue
+
+    def __init__(self):
+        super().__init__()
+        self._queue = self.queue()
+
+
+class _Flat(MemoryQueue):
+    def comes(self, record):
+        super().comes(replace(record, priority=0))
+
+    def leaves(self, record):
+        super().leaves(replace(record, priority=0))
+
+
 @breaks("Q3")
-class NoPriority(MemoryStore):
+class NoPriority(_Queue):
     """Urgent runs wait their turn."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        kept = {run_id: run.record.priority for run_id, run in self._runs.items()}
-        for run in self._runs.values():
-            run.record = replace(run.record, priority=0)
-        claims = await super().claim(owner, limit, pipelines, now)
-        for run_id, run in self._runs.items():
-            run.record = replace(run.record, priority=kept[run_id])
-        return [
-            Claim(replace(claim.record, priority=kept[claim.record.id]), claim.lease, claim.fresh) for claim in claims
-        ]
+    queue = _Flat
+
+
+class _Upside(MemoryQueue):
+    def chosen(self, held, limit, *asked):
+        priorities = {run_id: place[1] for place, ids in self._ids.items() for run_id in ids}
+        ids = super().chosen(held, len(priorities) + len(self._died), *asked)
+        return sorted(ids, key=lambda run_id: (priorities.get(run_id, 0), run_id), reverse=True)[:limit]
 
 
 @breaks("Q3")
-class YoungestFirst(MemoryStore):
+class YoungestFirst(_Queue):
     """The run that has waited longest keeps waiting."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        before = {run_id: (replace(run.record), run.token, run.owner) for run_id, run in self._runs.items()}
-        claims = list(await super().claim(owner, len(before), pipelines, now))
-        claims.sort(key=lambda claim: (claim.record.priority, claim.record.id), reverse=True)
-        for claim in claims[limit:]:
-            run = self._runs[claim.record.id]
-            run.record, run.token, run.owner = before[claim.record.id]
-        return claims[:limit]
+    queue = _Upside
+
+
+class _OneTenant(MemoryQueue):
+    def comes(self, record):
+        super().comes(replace(record, tenant=""))
+
+    def leaves(self, record):
+        super().leaves(replace(record, tenant=""))
+
+
+@breaks("Q19")
+class FirstComeFirstServed(_Queue):
+    """A run waits for all earlier ones of other tenants."""
+
+    queue = _OneTenant
+
+
+class _Forgetful(MemoryQueue):
+    def chosen(self, *asked):
+        self._tags = dict.fromkeys(self._tags, 0.0)
+        return super().chosen(*asked)
+
+
+@breaks("Q19")
+class FairInOneClaim(_Queue):
+    """The next claim knows nothing of what tenants were given by the one before."""
+
+    queue = _Forgetful
+
+
+class _Indebted(MemoryQueue):
+    def _tag(self, place):
+        super()._tag(place)
+        return self._tags.get(place, 0.0)
+
+
+@breaks("Q19")
+class NewcomersFirst(_Queue):
+    """A tenant that comes is given as much as the others were since ever, before they get more."""
+
+    queue = _Indebted
+
+
+class _LinesApart(MemoryQueue):
+    def chosen(self, held, limit, pipelines, *asked):
+        for pipeline in pipelines:
+            if ids := super().chosen(held, limit, [pipeline], *asked):
+                return ids
+        return []
+
+
+@breaks("Q19")
+class PipelineByPipeline(_Queue):
+    """Each pipeline is fair by itself, and the first one goes first."""
+
+    queue = _LinesApart
+
+
+class _Strict(MemoryQueue):
+    def chosen(self, held, limit, pipelines, classes, now):
+        return super().chosen(held, limit, pipelines, classes, 0.0)
+
+
+@breaks("Q19")
+class NoShare(_Queue):
+    """A class that is overdue waits for the higher ones all the same."""
+
+    queue = _Strict
+
+
+class _Penniless(MemoryQueue):
+    def chosen(self, *asked):
+        self._earned = {}
+        return super().chosen(*asked)
+
+
+@breaks("Q19")
+class CreditLost(_Queue):
+    """What an overdue class has earned in one claim is lost in the next."""
+
+    queue = _Penniless
+
+
+class _Impatient(MemoryQueue):
+    def chosen(self, held, limit, pipelines, classes, now):
+        return super().chosen(held, limit, pipelines, classes, now + 1e6)
+
+
+@breaks("Q19")
+class NeverPatient(_Queue):
+    """Every class is overdue at once."""
+
+    queue = _Impatient
 
 
 @breaks("Q3")
 class NoLimit(MemoryStore):
     """An owner gets more than it has room for."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        return await super().claim(owner, limit + 1, pipelines, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        return await super().claim(owner, limit + 1, pipelines, now, *classes)
 
 
 @breaks("Q3")
 class AnyPipeline(MemoryStore):
     """An owner gets runs that it cannot execute."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        return await super().claim(owner, limit, {run.record.pipeline for run in self._runs.values()}, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        return await super().claim(owner, limit, {run.record.pipeline for run in self._runs.values()}, now, *classes)
 
 
 @breaks("Q3")
 class StaleClaim(MemoryStore):
     """A claim shows the run as it was before."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        claims = await super().claim(owner, limit, pipelines, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        claims = await super().claim(owner, limit, pipelines, now, *classes)
         return [Claim(replace(claim.record, path="fast"), claim.lease, claim.fresh) for claim in claims]
 
 
@@ -407,6 +510,8 @@ class _Company(MemoryStore):
         for run in held:
             if run.record.deaths >= SUSPECT_DEATHS:
                 run.record = replace(run.record, company=self.company(run.record))
+                self._queue.leaves(run.record)
+                self._queue.comes(run.record)
         return count
 
 
@@ -438,51 +543,42 @@ class OneByOne(_Company):
 class SuspectsFirst(MemoryStore):
     """Nobody else is executed beside a suspected run."""
 
-    async def claim(self, owner, limit, pipelines, now):
+    async def claim(self, owner, limit, pipelines, now, *classes):
         held = [run for run in self._runs.values() if run.owner == owner]
         if any(run.record.deaths >= SUSPECT_DEATHS for run in held):
             return []
-        return await super().claim(owner, limit, pipelines, now)
+        return await super().claim(owner, limit, pipelines, now, *classes)
 
 
 @breaks("Q16")
 class SuspectsOnly(MemoryStore):
     """Runs without deaths are not seen behind those that have any."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        claims = await super().claim(owner, limit, pipelines, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        claims = await super().claim(owner, limit, pipelines, now, *classes)
         queued = [run for run in self._runs.values() if run.record.status == "queued"]
         return claims[:1] if len(claims) == limit == 2 and any(run.record.deaths for run in queued) else claims
 
 
+class _Harmless(MemoryQueue):
+    def comes(self, record):
+        super().comes(replace(record, deaths=0) if record.deaths < SUSPECT_DEATHS else record)
+
+
 @breaks("Q16")
-class NotAlone(MemoryStore):
+class NotAlone(_Queue):
     """A suspected run is executed beside one whose owner died once."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        suspected = any(run.record.deaths >= SUSPECT_DEATHS for run in self._runs.values())
-        once = [run for run in self._runs.values() if run.record.deaths == 1 and suspected]
-        for run in once:
-            run.record.deaths = 0
-        claims = await super().claim(owner, limit, pipelines, now)
-        for run in once:
-            run.record.deaths = 1
-        return claims
+    queue = _Harmless
+
+
+class _Leisurely(MemoryQueue):
+    def comes(self, record):
+        super().comes(replace(record, priority=0) if record.deaths >= SUSPECT_DEATHS else record)
 
 
 @breaks("Q16")
-class UrgencyForgotten(MemoryStore):
+class UrgencyForgotten(_Queue):
     """Of suspects the oldest is given first, however urgent others are."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        suspected = [run for run in self._runs.values() if run.record.deaths >= SUSPECT_DEATHS]
-        kept = {run.record.id: run.record.priority for run in suspected}
-        for run in suspected:
-            run.record = replace(run.record, priority=0)
-        claims = await super().claim(owner, limit, pipelines, now)
-        for run in suspected:
-            run.record = replace(run.record, priority=kept[run.record.id])
-        return [
-            claim._replace(record=replace(claim.record, priority=kept.get(claim.record.id, claim.record.priority)))
-            for claim in claims
-        ]
+    queue = _Leisurely

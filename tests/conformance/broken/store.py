@@ -388,8 +388,8 @@ class SeededAsStarted(MemoryStore):
 class SeededAsFresh(MemoryStore):
     """A run that is created with entries is claimed as if it had none."""
 
-    async def claim(self, owner, limit, pipelines, now):
-        claims = await super().claim(owner, limit, pipelines, now)
+    async def claim(self, owner, limit, pipelines, now, *classes):
+        claims = await super().claim(owner, limit, pipelines, now, *classes)
         return [claim._replace(fresh=claim.fresh or self._is_seeded(claim.record.id)) for claim in claims]
 
     def _is_seeded(self, run_id):

@@ -147,7 +147,10 @@ class Taking(Part):
 
     async def _claimed(self, most: int) -> Sequence[Claim]:
         try:
-            return await self._leases.claim(self._seat.member.id, most, self._taker.pipelines, self._clock.time())
+            taker = self._taker
+            return await self._leases.claim(
+                self._seat.member.id, most, taker.pipelines, self._clock.time(), taker.classes
+            )
         except StoreError as error:
             logger.error("cannot claim runs: %s", error)  # noqa: TRY400
         except Exception:  # one failure must not end the claim loop

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from offramp.core.sla import SLA
 from offramp.ports.clock import Clock
 from offramp.ports.engine import RunTaker
 from offramp.ports.store import Claim, Lease
@@ -31,6 +32,11 @@ class Relay(RunTaker):
     def pipelines(self) -> list[str]:
         """The runs that the process executes."""
         return self._host.pipelines
+
+    @property
+    def classes(self) -> Mapping[str, SLA]:
+        """The classes that it knows, by name."""
+        return self._host.classes
 
     def free(self) -> int:
         """How many more runs may be on their way."""

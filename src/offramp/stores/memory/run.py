@@ -14,13 +14,15 @@ from offramp.core.waits import BITS, Change, WaitState
 from offramp.ports.listing import Page, RunFilter
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.ports.store import Claim, Lease
+from offramp.stores.memory.queue import MemoryQueue
 
 
 class MemoryRun:
     """The record, its owner, and its logs."""
 
-    def __init__(self, record: RunRecord, owner: str | None) -> None:
+    def __init__(self, record: RunRecord, owner: str | None, queue: MemoryQueue) -> None:
         self.record = record
+        self._queue = queue
         self.owner = owner
         self.token = 1
         self.entries: list[Entry] = []
@@ -32,6 +34,8 @@ class MemoryRun:
         self.turns: dict[str, StepTurn] = {}
         self.notices = 0
         self._waits: set[tuple[WaitState, str]] = set()
+        if record.status == "queued":
+            queue.comes(record)
 
     @property
     def ownership(self) -> Ownership:
@@ -60,8 +64,14 @@ class MemoryRun:
 
     def move(self, moved: Ownership) -> None:
         """Apply the table's answer."""
+        before = self.record
         self.owner, self.token, self.parked_until = moved.owner, moved.token, moved.parked_until
-        self.notices, self.record = moved.notices, ownership.shown(self.record, moved)
+        self.notices, self.record = moved.notices, ownership.shown(before, moved)
+        if before.status != moved.status:
+            if moved.status == "queued":
+                self._queue.comes(self.record)
+            elif before.status == "queued":
+                self._queue.leaves(before)
 
     def note_wait(self, change: Change) -> None:
         """Note that a wait begins or ends."""

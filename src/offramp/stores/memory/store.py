@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from offramp.core import ownership
-from offramp.core.claims import NO_SUSPICION, Head, LeftBy, after_death, choose
+from offramp.core.claims import NO_SUSPICION, LeftBy, after_death
 from offramp.core.events import Draft, Frame, first_bytes, frame
 from offramp.core.journal import Entry
 from offramp.core.ownership import ENGINE, StepTurn
 from offramp.core.run import Demotion, Outcome, RunHead, RunRecord
+from offramp.core.sla import NO_CLASSES, SLA
 from offramp.core.stats import Cell
 from offramp.core.waits import change_in, kinds_in
 from offramp.errors import IdempotencyMismatch, LeaseLost, OfframpError, StoreError
@@ -39,6 +40,7 @@ from offramp.ports.store import (
 from offramp.stores.memory.figures import MemoryCells
 from offramp.stores.memory.learned import MemoryLearned
 from offramp.stores.memory.outbox import MemoryOutbox
+from offramp.stores.memory.queue import MemoryQueue
 from offramp.stores.memory.run import MemoryRun, paged
 
 
@@ -47,6 +49,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._runs: dict[str, MemoryRun] = {}
+        self._queue = MemoryQueue()
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], tuple[Idempotency, str]] = {}
         self._cells = MemoryCells()
@@ -139,7 +142,7 @@ class MemoryStore:
                 else:
                     self._keys[key] = (idempotency, record.id)
             if existing is None:
-                run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner)
+                run = self._runs[record.id] = MemoryRun(msgspec.structs.replace(record), owner, self._queue)
                 run.entries += entries
                 run.signals += signals
                 if (retried := self._runs.get(record.retry_of or "")) is not None:
@@ -373,8 +376,8 @@ class MemoryStore:
         if blames and left_by != "exit":
             known = after_death(known, silent=left_by == "silence")
         for run, suspicion in zip(held, known, strict=True):
-            run.move(ownership.release(run.ownership, left_by))
             run.suspect(suspicion)
+            run.move(ownership.release(run.ownership, left_by))
         return len(held)
 
     async def retire(self, owner: str) -> int:
@@ -387,16 +390,22 @@ class MemoryStore:
         with self.lock:
             return list(self._owners.values())
 
-    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
+    async def claim(
+        self,
+        owner: str,
+        limit: int,
+        pipelines: Sequence[str],
+        now: float,
+        classes: Mapping[str, SLA] = NO_CLASSES,
+    ) -> Sequence[Claim]:
         """Take up to `limit` queued runs."""
         with self.lock:
             runs = list(self._runs.values())
             for run in runs:
                 if run.parked_until is not None:
                     run.move(ownership.unpark(run.ownership, now))
-            queued = [run.record for run in runs if run.record.status == "queued" and run.record.pipeline in pipelines]
-            heads = [Head(record.id, record.priority, record.suspicion) for record in queued]
-            ids = choose(heads, [run.record.suspicion for run in runs if run.owner == owner], limit)
+            held = [run.record.suspicion for run in runs if run.owner == owner]
+            ids = self._queue.chosen(held, limit, pipelines, classes, now)
             return [claim for run_id in ids if (claim := self._runs[run_id].claim(owner, now)) is not None]
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:

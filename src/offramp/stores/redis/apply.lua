@@ -68,68 +68,6 @@ local function claimed(run, fresh)
   return {run.id, run.token, fresh and 1 or 0, events_of(run), entries_of(run)}
 end
 
--- The heads of the queues, from which a claim is chosen (Q3, Q16).
-
--- Add the first runs of a queue, `limit` of them without deaths; returns how many have deaths.
-local function first_of(key, limit, found)
-  local at, untouched, died = 0, 0, 0
-  while untouched < limit do
-    local part = call('ZRANGE', key, at, at + limit - 1, 'WITHSCORES')
-    for place = 1, #part, 2 do
-      local run = load(part[place])
-      local has_died = run and (run.deaths or 0) > 0
-      if not run then call('ZREM', key, part[place]) end
-      if has_died then died = died + 1 elseif run then untouched = untouched + 1 end
-      if run and (has_died and died or untouched) <= (has_died and HEADS_MAX or limit) then
-        found[#found + 1] = {run = run, rank = tonumber(part[place + 1])}
-      end
-    end
-    if #part < 2 * limit then return died end
-    at = at + limit
-  end
-  return died
-end
-
-local function by_rank(a, b)
-  if a.rank ~= b.rank then return a.rank < b.rank end
-  return a.run.id < b.run.id
-end
-
--- All heads, and whether any has deaths.
-local function heads_of(limit, pipelines)
-  local found, died = {}, 0
-  for _, pipeline in ipairs(pipelines) do
-    died = died + first_of(P .. 'q:' .. pipeline, limit, found)
-    for _, id in ipairs(call('ZRANGE', P .. 'qs:' .. pipeline, 0, HEADS_MAX - 1)) do
-      local run = load(id)
-      if run then
-        died = died + 1
-        found[#found + 1] = {run = run, rank = -run.priority}
-      else
-        call('ZREM', P .. 'qs:' .. pipeline, id)
-      end
-    end
-  end
-  return found, died > 0
-end
-
-local function suspicion_of(run)
-  return run.deaths or 0, run.deaths_alone or 0, run.deaths_silent or 0, run.company or 0
-end
-
--- The heads, and the suspicions of the owner's runs, for the caller to choose.
-local function to_choose(owner, found)
-  local heads, held = {}, {}
-  for place, head in ipairs(found) do
-    heads[place] = {head.run.id, head.run.priority, head.run.token, suspicion_of(head.run)}
-  end
-  for _, id in ipairs(call('SMEMBERS', P .. 'x:' .. owner)) do
-    local run = load(id)
-    if run then held[#held + 1] = {suspicion_of(run)} end
-  end
-  return heads, held
-end
-
 -- The operations, by name; each validates before it changes anything. An operation on a single run restates a rule of
 -- core/ownership.py, which it names; tests/stores/test_rules.py compares the two.
 
@@ -260,29 +198,18 @@ function operations.adopt(id, owner, token, demotion)
   return {OK}
 end
 
--- A claim. `chosen` is false, or {number of the owner's runs with deaths, run, its token, …}: the caller's choice from
--- the heads in an earlier answer. Chosen runs that have not changed since are taken.
-function operations.claim(owner, limit, pipelines, now, chosen)
+function operations.claim(owner, limit, pipelines, now, classes)
   for _, id in ipairs(call('ZRANGE', P .. 'parked', '-inf', text(now), 'BYSCORE', 'LIMIT', 0, UNPARKED_MAX)) do
     local run = load(id)
     if run then enqueue(run) else call('ZREM', P .. 'parked', id) end
   end
-  local claims, is_stale = {}, false
-  local count = call('SCARD', P .. 'x:' .. owner)
-  local function give(run) claims[#claims + 1] = claimed(run, take(run, owner, now)) end
-  if chosen and count <= chosen[1] then
-    for place = 2, #chosen, 2 do
-      local run = load(chosen[place])
-      local is_same = run and run.status == 'queued' and run.token == chosen[place + 1]
-      if is_same then give(run) else is_stale = true end
-    end
-    if not is_stale then return {OK, 'claims', claims} end
+  local claims = {}
+  local ids, seen = chosen(owner, limit, pipelines, classes)
+  for place, id in ipairs(ids) do
+    local run = load(id)
+    claims[place] = claimed(run, take(run, owner, now))
   end
-  local found, has_died = heads_of(limit, pipelines)
-  if count > 0 or has_died then return {OK, 'claims', claims, to_choose(owner, found)} end
-  -- No run has deaths, so the first heads are chosen without asking the caller.
-  table.sort(found, by_rank)
-  for place = 1, math.min(limit, #found) do give(found[place].run) end
+  charge(seen, pipelines)
   return {OK, 'claims', claims}
 end
 

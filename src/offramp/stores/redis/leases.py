@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from redis.exceptions import RedisError
 
 from offramp.core import ownership
-from offramp.core.claims import SUSPECT_DEATHS, UNBOUNDED, Head, Suspicion, choose
 from offramp.core.ownership import ENGINE, SIGNALS_BYTES_MAX, SIGNALS_MAX, Ownership
+from offramp.core.patience import overdue_before
 from offramp.core.run import RunRecord
-from offramp.errors import StoreError
+from offramp.core.sla import DEFAULT_CLASS, NO_CLASSES, SLA
 from offramp.ports.commit import Commit
 from offramp.ports.store import (
     About,
@@ -43,21 +43,11 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 CLAIM_MAX = 100
 """Runs that one claim takes: their records come in one answer."""
-CHOICES_MAX = 10
-"""How often one claim chooses while other processes take the chosen runs first."""
 LEASE_TIMEOUT_S = 3.0
 """Seconds that the answer to a renewal may take before its connection is closed."""
 
 _decode_about = msgspec.msgpack.Decoder(About).decode
 _decode_signal = msgspec.msgpack.Decoder(tuple[str, bytes]).decode
-
-
-class _Taken(NamedTuple):
-    """The runs that an operation took; the heads to choose more from, and the suspicions of the owner's runs."""
-
-    claims: list[Claim]
-    heads: list[tuple[Head, int]]
-    held: list[Suspicion]
 
 
 class RedisLeases:
@@ -89,13 +79,13 @@ class RedisLeases:
         )
         return await commit
 
-    async def _take(self, request: bytes, owner: str, *, durable: bool) -> _Taken:
-        commit: Commit[_Taken] = Commit()
+    async def _take(self, request: bytes, owner: str, *, durable: bool) -> list[Claim]:
+        commit: Commit[list[Claim]] = Commit()
         self._writer.put(
             Operation(
                 request,
                 commit,
-                lambda answer, records: _Taken(_claims(answer, records, owner), *_to_choose(answer)),
+                lambda answer, records: _claims(answer, records, owner),
                 durable=durable,
                 claimed_by=owner,
                 undo=lambda answer: _given_back(answer, owner),
@@ -145,39 +135,28 @@ class RedisLeases:
             found.append(Owner(owner_id, kind, port, ready, float(expires_at), started_at, leaving, about))
         return found
 
-    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
-        """Take up to `limit` queued runs, at most `CLAIM_MAX`.
-
-        If no run has deaths, the script takes the first ones. Otherwise it returns the heads, and a second call takes
-        the chosen runs. If another process has taken one of them, the script returns the remaining heads.
-        """
-        limit = min(limit, CLAIM_MAX)
-        claims: list[Claim] = []
-        chosen: list[Any] | bool = False
-        for _ in range(CHOICES_MAX):
-            request = wire("claim", owner, limit - len(claims), list(pipelines), now, chosen)
-            try:
-                taken, heads, held = await self._take(request, owner, durable=False)
-            except StoreError:
-                if not claims:
-                    raise
-                break  # this process must execute the runs already taken
-            claims += taken
-            ids = choose([head for head, _ in heads], held, limit - len(claims))
-            if not ids:
-                break
-            tokens = {head.id: token for head, token in heads}
-            chosen = [len(held), *(part for run_id in ids for part in (run_id, tokens[run_id]))]
-        return claims
+    async def claim(
+        self,
+        owner: str,
+        limit: int,
+        pipelines: Sequence[str],
+        now: float,
+        classes: Mapping[str, SLA] = NO_CLASSES,
+    ) -> Sequence[Claim]:
+        """Take up to `limit` queued runs, at most `CLAIM_MAX`; the script chooses them."""
+        named = {**classes, "": DEFAULT_CLASS}
+        terms = {name: (sla.share, overdue_before(sla, now)) for name, sla in named.items()}
+        request = wire("claim", owner, min(limit, CLAIM_MAX), list(pipelines), now, terms)
+        return await self._take(request, owner, durable=False)
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
-        claims = (await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)).claims
+        claims = await self._take(wire("claim_one", owner, run_id, now), owner, durable=True)
         return claims[0] if claims else None
 
     async def assign_to_engine(self, run_id: str, now: float) -> Claim | None:
         """Give a run to the engine."""
-        claims = (await self._take(wire("entrust", run_id, now), ENGINE, durable=True)).claims
+        claims = await self._take(wire("entrust", run_id, now), ENGINE, durable=True)
         return claims[0] if claims else None
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
@@ -269,23 +248,6 @@ def _claims(answer: Any, records: Records, owner: str) -> list[Claim]:
         for run_id, token, fresh, *_ in answer[2]
         if (record := records.get(run_id)) is not None
     ]
-
-
-def _to_choose(answer: Any) -> tuple[list[tuple[Head, int]], list[Suspicion]]:
-    """The heads of the queue with their tokens, and the suspicions of the owner's runs; empty if not needed."""
-    if len(answer) <= 3:
-        return [], []
-    heads = [
-        (Head(run_id.decode(), priority, _suspicion(*known)), token) for run_id, priority, token, *known in answer[3]
-    ]
-    return heads, [_suspicion(*known) for known in answer[4]]
-
-
-def _suspicion(deaths: int, alone: int, silent: int, company: int) -> Suspicion:
-    """A value without company comes from an older version, which executed suspects alone."""
-    if deaths and not company:
-        company = 1 if deaths >= SUSPECT_DEATHS else UNBOUNDED
-    return Suspicion(deaths, alone, silent, company)
 
 
 def _given_back(answer: Any, owner: str) -> list[Operation]:

@@ -6,7 +6,11 @@
 --   j:ID    list    its journal          s:ID  list  its signals        k:ID  hash  their keys, with the signal's place
 --   t:ID    hash    turns at its steps   b:ID  string  a result that is too large for listings
 --   w:ID    hash    its webhook: a cursor over its events, see outbox.lua
---   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths
+--   q:PIPELINE  zset  queued runs by minus priority, then id;  qs:PIPELINE  those suspected of deaths;  q1:PIPELINE  those
+--           of q: with a death.  Those of q: without are also in lines, see claim.lua; LINE is "PRIORITY CLASS TENANT":
+--   l:PIPELINE LINE  zset  runs by id    lv:PIPELINE  hash  priority: number of runs in its lines
+--   n:PIPELINE PRIORITY  zset  "FIRST LINE", the first run of each line, by tag;  nc:PIPELINE CLASS  zset  the same by run
+--   tags:PIPELINE  hash  "PRIORITY TENANT": tag    levels  hash  priority: greatest tag    earned  hash  class: credit
 --   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
 --   assigned  set   runs assigned to an engine
 --   ws:ID, wt:ID  set  its open waits for signals, and for times
@@ -148,10 +152,64 @@ local function queue_of(run)
   return P .. ((run.deaths or 0) >= SUSPECT and 'qs:' or 'q:') .. run.pipeline
 end
 
+-- Lines of queued runs without deaths: `QueuedLine` of core/claims.py.
+
+local function class_of(run)
+  if not run.class then
+    local kept = run.record or call('HGET', P .. 'r:' .. run.id, 'record')
+    run.class = kept and cmsgpack.unpack(kept)[2] or 'default'
+  end
+  return run.class
+end
+
+local function parts_of(line) return string.match(line, '^(%S+) (%S+) (.*)$') end
+
+-- Put a line where its first run and its tag belong; `before` was its first run, nil if it was empty.
+local function place_line(pipeline, line, before, first)
+  local priority, class, tenant = parts_of(line)
+  local by_tag, by_run = P .. 'n:' .. pipeline .. ' ' .. priority, P .. 'nc:' .. pipeline .. ' ' .. class
+  if before and before ~= first then
+    call('ZREM', by_tag, before .. ' ' .. line)
+    call('ZREM', by_run, before .. ' ' .. line)
+  end
+  if first then
+    call('ZADD', by_tag, call('HGET', P .. 'tags:' .. pipeline, priority .. ' ' .. tenant), first .. ' ' .. line)
+    call('ZADD', by_run, 0, first .. ' ' .. line)
+  end
+end
+
+local function join_line(run)
+  local priority = string.format('%d', run.priority)
+  local line = priority .. ' ' .. class_of(run) .. ' ' .. run.tenant
+  local key = P .. 'l:' .. run.pipeline .. ' ' .. line
+  local before = call('ZRANGE', key, 0, 0)[1]
+  call('ZADD', key, 0, run.id)
+  call('HINCRBY', P .. 'lv:' .. run.pipeline, priority, 1)
+  if not before then
+    local tags, field = P .. 'tags:' .. run.pipeline, priority .. ' ' .. run.tenant
+    local least = call('ZRANGE', P .. 'n:' .. run.pipeline .. ' ' .. priority, 0, 0, 'WITHSCORES')[2]
+    least = tonumber(least or call('HGET', P .. 'levels', priority) or 0)
+    call('HSET', tags, field, text(math.max(least, tonumber(call('HGET', tags, field) or 0))))
+  end
+  if not before or run.id < before then place_line(run.pipeline, line, before, run.id) end
+end
+
+local function leave_line(run)
+  local priority = string.format('%d', run.priority)
+  local line = priority .. ' ' .. class_of(run) .. ' ' .. run.tenant
+  local key = P .. 'l:' .. run.pipeline .. ' ' .. line
+  local before = call('ZRANGE', key, 0, 0)[1]
+  if call('ZREM', key, run.id) == 0 then return end
+  local levels = P .. 'lv:' .. run.pipeline
+  if call('HINCRBY', levels, priority, -1) <= 0 then call('HDEL', levels, priority) end
+  if before == run.id then place_line(run.pipeline, line, before, call('ZRANGE', key, 0, 0)[1]) end
+end
+
 -- Take a run out of the keys of its state, before that changes.
 local function detach(run)
   if run.status == 'queued' then
     call('ZREM', queue_of(run), run.id)
+    if (run.deaths or 0) == 0 then leave_line(run) else call('ZREM', P .. 'q1:' .. run.pipeline, run.id) end
     call('SREM', P .. 'queued', run.id)
     if call('HINCRBY', P .. 'waiting', run.tenant, -1) == 0 then call('HDEL', P .. 'waiting', run.tenant) end
   end
@@ -170,6 +228,8 @@ local function attach(run)
   if OUTCOMES[run.status] then return end
   if run.status == 'queued' then
     call('ZADD', queue_of(run), text(-run.priority), run.id)
+    if (run.deaths or 0) == 0 then join_line(run) end
+    if run.deaths == 1 then call('ZADD', P .. 'q1:' .. run.pipeline, text(-run.priority), run.id) end
     call('SADD', P .. 'queued', run.id)
     call('HINCRBY', P .. 'waiting', run.tenant, 1)
   end

@@ -9,7 +9,8 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError
 
-from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, UNBOUNDED
+from offramp.core.claims import CLASSES_SPARE, HEADS_MAX, SUSPECT_DEATHS, UNBOUNDED
+from offramp.core.order import SPARE
 from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, FIRST_TURN
 from offramp.core.rates import WINDOW_S_MAX
 
@@ -20,6 +21,7 @@ _CONSTANTS = (
     f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ASSIGNED_GRACE_S:g}, {FIRST_TURN}\n"
     f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
     f"local WINDOW_S_MAX, CHECKED_MAX = {WINDOW_S_MAX}, {CHECKED_MAX}\n"
+    f"local TAGS_SPARE, CLASSES_SPARE = {SPARE}, {CLASSES_SPARE}\n"
 )
 """Constants from the tables of core/; the scripts define none of their own."""
 _READS, _FREES = "no-writes", "allow-oom"
@@ -52,7 +54,7 @@ class Script:
             return client.eval(self.source, len(keys), *keys, *args)
 
 
-APPLY = Script("record", "run", "outbox", "apply")
+APPLY = Script("record", "run", "claim", "outbox", "apply")
 GET = Script("record", "get", flags=_READS)
 LIST = Script("record", "list", flags=_READS)
 EVENTS = Script("events", flags=_READS)

@@ -11,15 +11,16 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from offramp.core import ownership
-from offramp.core.claims import HEADS_MAX, SUSPECT_DEATHS, Head, LeftBy, Suspicion, after_death, choose
+from offramp.core.claims import LeftBy, Suspicion, after_death
 from offramp.core.ownership import ASSIGNED_GRACE_S, ENGINE, Ownership, shown
 from offramp.core.run import RunRecord
+from offramp.core.sla import NO_CLASSES, SLA
 from offramp.errors import LeaseLost, StoreError
 from offramp.ports.commit import Commit
 from offramp.ports.store import (
@@ -30,6 +31,7 @@ from offramp.ports.store import (
     Parked,
     Turn,
 )
+from offramp.stores.sqlite import queue
 from offramp.stores.sqlite.batch import Call, Tail, Transaction, announced
 from offramp.stores.sqlite.database import Database
 from offramp.stores.sqlite.rows import ENCODE, OWNED_COLUMNS, TAIL_COLUMNS, decode_record, ownership_in
@@ -61,9 +63,6 @@ _MOVE = (
 # `ownership.unpark`, for every run.
 _UNPARK = "UPDATE runs SET status = 'queued', parked_until = NULL WHERE parked_until <= ?"
 _SUSPICION = "deaths, deaths_alone, deaths_silent, company"
-_HELD = f"SELECT {_SUSPICION} FROM runs INDEXED BY runs_died WHERE owner = ? AND deaths > 0"  # noqa: S608
-_HEADS = f"SELECT id, priority, {_SUSPICION} FROM runs INDEXED BY {{index}} WHERE status = 'queued' AND {{which}} "  # noqa: S608
-assert SUSPECT_DEATHS == 2  # noqa: S101 - an index says so, too
 
 
 class SQLiteLeases:
@@ -157,22 +156,24 @@ class SQLiteLeases:
 
         return await self._database.read(query)
 
-    async def claim(self, owner: str, limit: int, pipelines: Sequence[str], now: float) -> Sequence[Claim]:
+    async def claim(
+        self,
+        owner: str,
+        limit: int,
+        pipelines: Sequence[str],
+        now: float,
+        classes: Mapping[str, SLA] = NO_CLASSES,
+    ) -> Sequence[Claim]:
         """Take up to `limit` queued runs."""
-        marks = ",".join("?" * len(pipelines))
 
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
             connection.execute(_UNPARK, (now,))
-            due = _due(connection, owner, limit, pipelines)
+            due = queue.chosen(connection, owner, limit, pipelines, classes, now)
             claims = [_claim(connection, transaction, owner, run_id, now) for run_id in due]
             return [claim for claim in claims if claim is not None]
 
         # An empty queue is the common answer: look before waiting for the write lock.
-        query = (
-            f"SELECT 1 FROM runs INDEXED BY runs_queued WHERE status = 'queued' AND pipeline IN ({marks}) "  # noqa: S608
-            "UNION ALL SELECT 1 FROM runs WHERE parked_until <= ? LIMIT 1"
-        )
-        if not await self._database.read(lambda connection: connection.execute(query, (*pipelines, now)).fetchone()):
+        if not await self._database.read(lambda connection: queue.may_claim(connection, pipelines, now)):
             return []
         return await self._change("claim", change)
 
@@ -222,10 +223,9 @@ class SQLiteLeases:
         return await self._change("signal", change, durable=True, asked_at=time.monotonic())
 
     async def queued(self) -> dict[str, int]:
-        """How many runs of each tenant are queued; triggers count them."""
+        """How many runs of each tenant are queued; triggers count those of each line."""
         await self._change("", lambda _connection, _transaction: None)  # earlier operations are then committed
-        query = "SELECT tenant, runs FROM queue WHERE runs > 0"
-        return await self._database.read(lambda connection: dict(connection.execute(query).fetchall()))
+        return await self._database.read(queue.counted)
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs without an owner whose deadline has passed: `ownership.is_overdue`, for every run."""
@@ -306,21 +306,6 @@ def _forget(connection: sqlite3.Connection, owner: str, left_by: LeftBy, *, blam
     # `ownership.release`, for every run of the owner.
     statement = "UPDATE runs SET status = 'queued', owner = NULL, left_by = ? WHERE owner = ?"
     return connection.execute(statement, (left_by, owner)).rowcount
-
-
-def _due(connection: sqlite3.Connection, owner: str, limit: int, pipelines: Sequence[str]) -> list[str]:
-    """The runs that an owner may take now (Q3, Q16)."""
-    rest = f"AND pipeline IN ({','.join('?' * len(pipelines))}) ORDER BY priority DESC, id LIMIT ?"
-
-    def heads(index: str, which: str, at_most: int) -> list[Head]:
-        rows = connection.execute(_HEADS.format(index=index, which=which) + rest, (*pipelines, at_most))
-        return [Head(row[0], row[1], Suspicion(*row[2:])) if row[2] else Head(row[0], row[1]) for row in rows]
-
-    found = heads("runs_queued", "deaths <= 1", limit)
-    if any(head.suspicion.deaths for head in found):
-        found = heads("runs_queued", "deaths = 0", limit) + heads("runs_queued", "deaths = 1", HEADS_MAX)
-    found += heads("runs_suspected", "deaths > 1", HEADS_MAX)
-    return choose(found, [Suspicion(*row) for row in connection.execute(_HELD, (owner,))], limit)
 
 
 def _move(connection: sqlite3.Connection, run_id: str, run: Ownership, moved: Ownership) -> None:

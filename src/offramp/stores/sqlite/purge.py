@@ -18,6 +18,7 @@ from offramp.ports.commit import Commit
 from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import PAGE_BYTES, Database
+from offramp.stores.sqlite.queue import ANY_IDLE, FORGET_IDLE
 from offramp.stores.sqlite.rows import without_data
 from offramp.stores.sqlite.writer import Writer
 
@@ -94,6 +95,7 @@ _KEYS = (
     "DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency INDEXED BY idempotency_expiry "
     "WHERE expires_at <= :now ORDER BY expires_at LIMIT :count)"
 )
+_LEFT = ((_ANY_TO_PUT_OFF, _PUT_OFF), (_ANY_FORGOTTEN, _FORGET), (_ANY_KEY, _KEYS), (ANY_IDLE, FORGET_IDLE))
 
 
 class Purge:
@@ -150,7 +152,7 @@ class Purge:
         run_id = await self._find(_ANY_EMPTIED, {})
         if run_id is not None:
             return await self._step(lambda connection: _empty(connection, run_id, self.rows))
-        for query, statement in ((_ANY_TO_PUT_OFF, _PUT_OFF), (_ANY_FORGOTTEN, _FORGET), (_ANY_KEY, _KEYS)):
+        for query, statement in _LEFT:
             if await self._find(query, values) is not None:
                 return await self._execute(statement, values)
         if await self._database.read(_surplus) > 0:

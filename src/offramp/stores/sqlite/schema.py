@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
+
+import msgspec
 
 from offramp.core.run import key_digest
 from offramp.errors import StoreError
-from offramp.stores.sqlite.rows import deadline_in
+from offramp.stores.sqlite.rows import class_in, deadline_in, searched_in
 from offramp.stores.sqlite.waits import OpenWaits
 
 MIGRATIONS: list[str] = [
@@ -221,7 +223,72 @@ MIGRATIONS: list[str] = [
     CREATE INDEX runs_of_key ON runs (api_key, id) WHERE api_key IS NOT NULL;
     CREATE INDEX runs_open_of_key ON runs (api_key) WHERE api_key IS NOT NULL AND finished_at IS NULL;
     """,
+    # 15: the order of the queue (core/claims.py): lines of the tenants that wait, kept by triggers; the greatest tag
+    # of each priority; what classes have earned while they were overdue. A line without runs stays for its tag.
+    """
+    UPDATE runs SET class = class_in(record), searched = searched_in(record)
+        WHERE class IS NULL AND finished_at IS NULL;
+    DROP INDEX runs_queued;
+    CREATE INDEX runs_queued ON runs (pipeline, priority, tenant, class, deaths, id) WHERE status = 'queued';
+    CREATE INDEX runs_died_once ON runs (priority DESC, id) WHERE status = 'queued' AND deaths = 1;
+    CREATE TABLE lines (
+        pipeline TEXT NOT NULL, priority INTEGER NOT NULL, tenant TEXT NOT NULL, class TEXT NOT NULL,
+        tag REAL NOT NULL, oldest TEXT NOT NULL, runs INTEGER NOT NULL,
+        PRIMARY KEY (pipeline, priority, tenant, class)
+    ) WITHOUT ROWID;
+    CREATE INDEX lines_next ON lines (priority DESC, tag, oldest, pipeline) WHERE runs > 0;
+    CREATE INDEX lines_of_class ON lines (class, oldest, pipeline) WHERE runs > 0;
+    CREATE TABLE levels (priority INTEGER PRIMARY KEY, tag REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE credits (class TEXT PRIMARY KEY, credit REAL NOT NULL) WITHOUT ROWID;
+    INSERT INTO lines SELECT pipeline, priority, tenant, class, 0, min(id), count(*) FROM runs
+        WHERE status = 'queued' AND deaths = 0 GROUP BY pipeline, priority, tenant, class;
+    DROP TRIGGER runs_come_queued;
+    DROP TRIGGER runs_queue;
+    DROP TRIGGER runs_unqueue;
+    DROP TABLE queue;
+    CREATE VIEW comes AS SELECT '' AS pipeline, 0 AS priority, '' AS tenant, '' AS class, '' AS id;
+    CREATE TRIGGER comes_into_line INSTEAD OF INSERT ON comes BEGIN
+        INSERT INTO lines SELECT NEW.pipeline, NEW.priority, NEW.tenant, NEW.class, max(
+            coalesce((SELECT max(tag) FROM lines
+                WHERE pipeline = NEW.pipeline AND priority = NEW.priority AND tenant = NEW.tenant), 0),
+            coalesce(
+                (SELECT tag FROM lines WHERE runs > 0 AND priority = NEW.priority AND +pipeline = NEW.pipeline
+                    ORDER BY tag LIMIT 1),
+                (SELECT tag FROM levels WHERE priority = NEW.priority),
+                0)
+        ), NEW.id, 1 WHERE true
+        ON CONFLICT (pipeline, priority, tenant, class) DO UPDATE SET
+            oldest = iif(runs > 0, min(oldest, excluded.oldest), excluded.oldest),
+            tag = iif(runs > 0, tag, excluded.tag), runs = runs + 1;
+    END;
+    CREATE TRIGGER runs_come_queued AFTER INSERT ON runs WHEN NEW.status = 'queued' BEGIN
+        INSERT INTO comes VALUES (NEW.pipeline, NEW.priority, NEW.tenant, NEW.class, NEW.id);
+    END;
+    CREATE TRIGGER runs_queue AFTER UPDATE OF status ON runs
+    WHEN NEW.status = 'queued' AND OLD.status <> 'queued' AND NEW.deaths = 0 BEGIN
+        INSERT INTO comes VALUES (NEW.pipeline, NEW.priority, NEW.tenant, NEW.class, NEW.id);
+    END;
+    CREATE TRIGGER runs_unqueue AFTER UPDATE OF status ON runs
+    WHEN OLD.status = 'queued' AND NEW.status <> 'queued' AND NEW.deaths = 0 BEGIN
+        UPDATE lines SET runs = runs - 1, oldest = iif(runs > 1 AND oldest = NEW.id, coalesce((SELECT min(id) FROM runs
+            WHERE status = 'queued' AND pipeline = NEW.pipeline AND priority = NEW.priority AND tenant = NEW.tenant
+            AND class = NEW.class AND deaths = 0), ''), oldest)
+        WHERE pipeline = NEW.pipeline AND priority = NEW.priority AND tenant = NEW.tenant AND class = NEW.class;
+    END;
+    """,
 ]
+
+
+def _readable(read: Callable[[bytes], str]) -> Callable[[bytes], str]:
+    """A function of a record that gives nothing where that is damaged: one record must not keep a database closed."""
+
+    def function(encoded: bytes) -> str:
+        try:
+            return read(encoded)
+        except msgspec.DecodeError:
+            return ""
+
+    return function
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -241,6 +308,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         StoreError: the database was written by a newer version.
     """
     connection.create_function("deadline_in", 1, deadline_in, deterministic=True)
+    for read in (class_in, searched_in):
+        connection.create_function(read.__name__, 1, _readable(read), deterministic=True)
     connection.create_function("key_digest", 1, key_digest, deterministic=True)
     connection.create_aggregate("open_waits", 2, cast("Any", OpenWaits))
     connection.execute("BEGIN IMMEDIATE")
