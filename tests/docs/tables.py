@@ -336,6 +336,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.learning:SHARE_EVERY_S", "s", "between two exchanges of what processes learned from their runs"),
             ("paths.learning:OBSERVED_MAX", "", "runs that a process learns from in that time"),
             ("paths.learning:LOGS_READ_MAX", "", "runs on Temporal that it learns from in that time"),
+            ("paths.learning:COMPARED_BYTES_MAX", "bytes", "of an input whose content is compared with that of others"),
             ("paths.learning:SESSION_S_MAX", "s", "that a request waits for the turns of its session"),
             ("paths.learning:SESSIONS_CACHED", "", "sessions whose turns a process remembers"),
             ("paths.learning:TURNS_WAITING_MAX", "", "ended turns that wait to be written; then none is counted"),

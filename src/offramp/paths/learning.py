@@ -46,6 +46,8 @@ SESSIONS_CACHED = 10_000
 """Sessions whose turns a process remembers."""
 TURNS_WAITING_MAX = 10_000
 """Ended turns that wait to be written."""
+COMPARED_BYTES_MAX = 262_144
+"""The largest input, as JSON, that is decoded to be compared with others."""
 SESSION_S_MAX = 0.02
 """Seconds that a request waits for what is known of its session; then the run is taken without."""
 EXPECTED_MAX = 1_000
@@ -205,12 +207,17 @@ class Learning(Background):
         """Whether something will be learned from this run when it ends."""
         if record.retry_of is not None:  # it may have executed few of its steps
             return False
-        return record.session_id is not None or self._observed < OBSERVED_MAX
+        return self._observed < OBSERVED_MAX or self._counts_turn(record)
+
+    def _counts_turn(self, record: RunRecord) -> bool:
+        """Whether its session is of use: only where decisions are asked for."""
+        sla = None if record.session_id is None else self._process.classes.get(record.sla)
+        return sla is not None and sla.early_demotion > 0
 
     def ended(self, record: RunRecord, outcome: Outcome, progress: Progress) -> bool:
         """Learn from a wanted run that ended here, and had come so far; returns whether its duration is learned."""
-        if record.session_id is not None:
-            self._end_turn(record.tenant, record.pipeline, record.session_id, progress.elapsed_s)
+        if self._counts_turn(record):
+            self._end_turn(record.tenant, record.pipeline, record.session_id or "", progress.elapsed_s)
         if not teaches(record, outcome, progress) or self._observed >= OBSERVED_MAX:
             return False
         self._observed += 1
@@ -381,8 +388,9 @@ def digest(tenant: str, pipeline: str, session_id: str) -> str:
 
 
 def features_of_run(encoded: bytes, seen: Seen | None) -> Features:
-    """What a run with this input, as JSON, is compared by."""
-    given = _decode_input(encoded)
+    """What a run with this input, as JSON, is compared by: above `COMPARED_BYTES_MAX` by its size alone."""
+    is_read = len(encoded) <= COMPARED_BYTES_MAX
+    given = _decode_input(encoded) if is_read else {"bytes of input": len(encoded)}
     if seen is None:
         return features(given)
     session = None if seen.turns is None else Session(seen.turns, seen.last_s)
