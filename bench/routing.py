@@ -1,7 +1,8 @@
-"""The turns part of the routing benchmark: what belief saves its clients, and how many runs it takes off wrongly.
+"""What belief saves clients, and how many runs it takes off wrongly; and what the wording of a request alone says.
 
 1,385 turns of coding agents (bench/data/turns.csv.gz), replayed in order, learned as they end: always fast, always
-deep, a rule by size, Offramp's belief with its bound, and an oracle. Also the CPU time of one decision. See README.md.
+deep, a rule by size, Offramp's belief with its bound, and an oracle. Also the CPU time of one decision. The part on
+wording is in `routing_text.py`. See README.md.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from bench._report import Target, show, table  # noqa: E402 - found through the line above
+from bench import routing_text  # noqa: E402 - found through the line above
+from bench._report import Target, show, table  # noqa: E402
 from bench._turns import Seen, bounded, of_traces, recorded, replay  # noqa: E402
 from offramp.core.belief import CELLS_MAX, Belief, Past, Progress  # noqa: E402
 from offramp.core.features import FEATURES_MAX, Session, features  # noqa: E402
@@ -68,6 +70,7 @@ class Measured(msgspec.Struct, kw_only=True):
     features_us: float
     cells: int
     megabytes: float
+    wording: routing_text.Measured
 
 
 def score(seen: Sequence[Seen], taken: Sequence[float | None], budget_s: float) -> Score:
@@ -164,6 +167,7 @@ def measure(seen: list[Seen], budget_s: float, allowed: float) -> Measured:
         features_us=features_us,
         cells=cells,
         megabytes=megabytes,
+        wording=routing_text.measure(),
     )
 
 
@@ -229,7 +233,7 @@ def render(measured: Measured) -> str:
         f"{measured.estimate_us:.0f} µs, a chance under way {measured.chance_us:.0f} µs, the features of an input "
         f"{measured.features_us:.0f} µs"
     )
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "what wording says\n" + routing_text.render(measured.wording)])
 
 
 def _cells(one: Score) -> list[str]:
@@ -249,6 +253,7 @@ def targets(measured: Measured) -> list[Target]:
         *made,
         Target("reported beside counted, the farthest draw", apart, 2, at_least=False, unit=" points"),
         Target("CPU of a decision", slower, 100, at_least=False, unit=" µs"),
+        *routing_text.targets(measured.wording),
     ]
 
 
