@@ -112,7 +112,7 @@ class Facts:
         rule: the answer of the first of the app's rules that gave one.
         classifier: the answer of the app's classifier.
         estimate: what was learned from earlier runs.
-        verdict: whether that sends the run deep; None where it gives no cause to ask.
+        verdict: whether that sends the run deep; None where it gives no cause to ask, `stay` until it is asked.
         seen: what the run is compared by, beside its input.
     """
 

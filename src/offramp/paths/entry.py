@@ -12,8 +12,7 @@ from typing import Any
 from msgspec.structs import replace as replaced
 
 from offramp.core.advisers import features_of
-from offramp.core.belief import Estimate
-from offramp.core.routing import Facts, RouteRequest, answer_of, answered, asked
+from offramp.core.routing import Facts, RouteRequest, answer_of, asked
 from offramp.core.run import Seen
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
@@ -43,15 +42,12 @@ class Entry:
         own_budget = submission.budget is not None
         facts = Facts(sla.name, budget, respond_async=submission.respond_async, own_budget=own_budget)
         is_open = asked(facts) is None
-        if is_open:
-            facts = await self._advised(facts, submission, arguments)
+        answer = await self._advised(facts, submission, arguments) if is_open else {}
         seen = await self._seen(submission, sla, arguments)
+        found = answer if answer or not is_open else self._learned(submission, facts, seen)
         if seen is not None:
-            facts = replace(facts, seen=seen)
-        if is_open and answered(facts) is None:
-            estimate = self._estimate(submission, facts)
-            facts = facts if estimate is None else replace(facts, estimate=estimate)
-        return facts
+            found["seen"] = seen
+        return replace(facts, **found) if found else facts
 
     async def _seen(self, submission: Submission, sla: SLA, arguments: dict[str, Any]) -> Seen | None:
         """What is known of the run beside its input, where it is compared with others; None if nothing is."""
@@ -70,7 +66,7 @@ class Entry:
         does not explore counts nothing.
         """
         estimate = facts.estimate
-        if estimate is None or not self._is_doubted(pipeline, facts):
+        if estimate is None or facts.verdict is None:
             return facts
         verdict = self._verdicts.verdict(run_id, pipeline, facts.sla, estimate, explores=explores)
         return replace(facts, verdict=verdict)
@@ -80,31 +76,28 @@ class Entry:
         if facts.estimate is not None and facts.verdict is not None:
             self._verdicts.withdraw(run_id, pipeline, facts.sla, facts.estimate, facts.verdict)
 
-    def _is_doubted(self, pipeline: str, facts: Facts) -> bool:
-        """Whether a run of this pipeline and class is known to have missed this budget."""
-        is_asked = self._classes[facts.sla].early_demotion > 0
-        return is_asked and self._learning.doubts(pipeline, facts.sla, facts.budget_s)
+    def _learned(self, submission: Submission, facts: Facts, seen: Seen | None) -> dict[str, Any]:
+        """What earlier runs say: all of them, until one is known to have missed this budget; then those like this one.
 
-    def _estimate(self, submission: Submission, facts: Facts) -> Estimate | None:
-        """What earlier runs say: of all of them, as long as none is known to have missed this budget."""
-        pipeline, learning = submission.pipeline, self._learning
-        if not self._is_doubted(pipeline, facts):
-            found = learning.expected(pipeline, facts.sla, facts.budget_s)
-        else:
-            compared = features_of_run(submission.input, facts.seen)
-            found = learning.estimate(pipeline, facts.sla, compared, facts.budget_s)
-        return found if found.runs else None
+        In the latter case `judged` asks for the verdict.
+        """
+        pipeline, sla, learning = submission.pipeline, facts.sla, self._learning
+        if not (self._classes[sla].early_demotion and learning.doubts(pipeline, sla, facts.budget_s)):
+            estimate = learning.expected(pipeline, sla, facts.budget_s)
+            return {"estimate": estimate} if estimate.runs else {}
+        compared = features_of_run(submission.input, seen)
+        return {"estimate": learning.estimate(pipeline, sla, compared, facts.budget_s), "verdict": "stay"}
 
     def _known_runs(self, pipeline: str, facts: Facts) -> int:
         """Ended runs that what was learned rests on, if it may decide; 0 if not."""
         may_decide = self._classes[facts.sla].early_demotion > 0
         return self._learning.expected(pipeline, facts.sla, facts.budget_s).runs if may_decide else 0
 
-    async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> Facts:
-        """The facts with what the app's rules or its classifier answer."""
+    async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The answer of one of the app's rules, or of its classifier."""
         advice = self._advice
         if not advice.rules and advice.classifier is None:
-            return facts
+            return {}
         request = RouteRequest(
             submission.pipeline,
             arguments,
@@ -118,12 +111,14 @@ class Entry:
         for rule in advice.rules:
             answer = await rule.ask(functools.partial(answer_of, source=rule.what), request)
             if answer is not None:
-                return replace(facts, rule=answer)
+                return {"rule": answer}
         classifier = advice.classifier
         if classifier is None:
-            return facts
-        read = functools.partial(answer_of, source=classifier.what, budget_s=facts.budget_s)
-        return replace(facts, classifier=await classifier.ask(read, request))
+            return {}
+        answer = await classifier.ask(
+            functools.partial(answer_of, source=classifier.what, budget_s=facts.budget_s), request
+        )
+        return {} if answer is None else {"classifier": answer}
 
     async def features(self, pipeline: str, arguments: dict[str, Any]) -> dict[str, float | str] | None:
         """What the pipeline's own function makes of its arguments; None without one, or if it is passed over."""
