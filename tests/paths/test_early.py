@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from offramp import SLA, App, current_run
@@ -11,8 +12,9 @@ from offramp.execution.waiting import sleep_for
 from offramp.paths.submission import Submission
 from offramp.testing import FakeClock
 from offramp.wiring import local
+from tests import valkey
 from tests.paths.taught import pasts, teach
-from tests.support import Signal, eventually, reach, reading, result_of
+from tests.support import Signal, eventually, frames_of, member, reach, reading, result_of
 
 BUDGET_S = 8.0
 
@@ -222,3 +224,32 @@ async def test_a_control_that_leaves_for_another_reason_tells_nothing(place, clo
         controls, decided = await control_of(runtime)
         assert controls == 0
         assert decided["runs"] == 1
+
+
+@pytest.mark.skipif(valkey.missing() is not None, reason=valkey.missing() or "")
+async def test_processes_share_what_was_decided_and_a_new_one_knows_it(tmp_path, clock):
+    app, _ = thinking(clock)
+    server = valkey.Server(tmp_path)
+    given = {"clock": clock, "store": server.url(), "poll": 60, "lease": 600}
+    try:
+        async with member(app, tmp_path, "gateway", owner="g2", **given) as other:
+            async with member(app, tmp_path, "local", owner="g1", **given) as service:
+                await teach(service, "answer", "chat", [*MIXED * 5])
+                slow = Submission(pipeline="answer", input=b'{"kind": "slow", "seconds": 30.0}')
+                demoted = (await service.submit(msgspec.structs.replace(slow, budget=BUDGET_S))).record.id
+                deep = (await service.submit(slow)).record
+                assert (deep.path, deep.route.by) == ("deep", "learned")
+                for run in (demoted, deep.id):
+                    await clock.run_until(frames_of(service, run), 0.2)
+                await eventually(lambda: _shows(service, clock, early=1, deep=1))
+            await eventually(lambda: _shows(other, clock, early=1, deep=1))
+        async with member(app, tmp_path, "gateway", owner="g3", **given) as later:
+            await eventually(lambda: _shows(later, clock, early=1, deep=1))
+    finally:
+        server.kill()
+
+
+async def _shows(service, clock, **missed):
+    clock.advance(1.0)
+    [row] = await service.routes()
+    return row["decided"] is not None and all(row["decided"][fate]["missed"] == runs for fate, runs in missed.items())
