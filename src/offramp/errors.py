@@ -6,7 +6,7 @@ Owns only the hierarchy; the gateway turns `status` and `code` into a problem do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from offramp.document import Problem
 
@@ -164,12 +164,20 @@ class Forbidden(RequestError):
     status = 403
 
 
+class QueueLength(NamedTuple):
+    """How many runs wait in the queue that refused a run; those of one class, or of all for None."""
+
+    runs: int
+    sla: str | None = None
+
+
 class TenantLimit(RequestError):
     """The tenant has its maximum of runs or streams open; `retry_after` is in seconds."""
 
     code = "tenant-limit"
     title = "Too many of yours are open"
     status = 429
+    in_queue: QueueLength | None = None
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)
@@ -220,6 +228,7 @@ class Overloaded(RequestError):
     title = "Too much at once"
     status = 503
     fault = "operator"
+    in_queue: QueueLength | None = None
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         super().__init__(detail)

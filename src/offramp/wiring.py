@@ -215,6 +215,7 @@ def _engine(
         poll_s=settings.poll,
         queue_max=settings.queue_runs,
         tenancy=process.tenancy,
+        queue_limits={sla.name: sla.queue_limit for sla in process.classes.values() if sla.queue_limit is not None},
     )
     # Only what is shared through a folder can be seen to live by a lock in it.
     presence = None if settings.store else Presence(data_folder(settings) / "alive", process.id)

@@ -68,12 +68,12 @@ def test_a_row_shows_what_ended_and_what_has_not():
 
     heads = [head(NOW - 7, "queued"), head(NOW - 9, "queued"), head(NOW - 99, "running"), head(NOW - 1, "running", "q")]
     ended = {("p", "c"): {"completed:fast": 3, "d:0": 3}}
-    first, second = [stats.shown(row, NOW) for row in stats.rows(ended, heads)]
+    first, second = [stats.shown(row, NOW, 100, 260.0) for row in stats.rows(ended, heads)]
     assert (first["pipeline"], second["pipeline"]) == ("p", "q")
     assert first["counts"]["queued"] == {"fast": 0, "deep": 2}
     assert first["counts"]["running"] == {"fast": 0, "deep": 1}
     assert first["counts"]["completed"] == {"fast": 3, "deep": 0}
-    assert first["queue"] == {"length": 2, "oldest_s": 9.0}
+    assert first["queue"] == {"length": 2, "oldest_s": 9.0, "limit": 100, "longest_wait_s": 260.0}
     assert 1000 <= first["duration_ms"]["p50"] <= 1190
-    assert second["queue"] == {"length": 0, "oldest_s": None}
+    assert (second["queue"]["length"], second["queue"]["oldest_s"]) == (0, None)
     assert second["duration_ms"] is None

@@ -176,7 +176,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.rates:WINDOW_S_MAX", "s", "window of a rate"),
             ("core.quotas:KEY_RUNS_MAX", "", "of a key's `--runs`"),
             ("paths.quotas:SHOWN_S", "s", "age of the `RateLimit` of an answer that starts no run"),
-            ("paths.admission:UNKNOWN_WAIT_S", "s", "`Retry-After` while nothing is known to leave the fast path"),
+            ("core.departures:UNKNOWN_WAIT_S", "s", "`Retry-After` while nothing is known to leave what is full"),
+            ("core.departures:COUNT_LEAST", "", "departures, decayed by their age, below which their rate is unknown"),
             (
                 "core.departures:MEMORY_S",
                 "s",

@@ -18,6 +18,8 @@ CLASSES = [
     SLA("normal", budget=30.0),
     SLA("small", budget=30.0, concurrency=2),
     SLA("hasty", budget=0.3),
+    SLA("batch", budget=0, queue_limit=3),
+    SLA("urgent", priority=10, budget=0),
 ]
 
 
@@ -243,3 +245,33 @@ async def test_a_request_that_is_sent_again_attaches_though_nothing_has_room(gat
         assert (await asked(ops, "queued", Prefer="respond-async", **key)).json()["id"] == first
         gated.let_go("top0", "top1")
         await asyncio.gather(*held)
+
+
+async def test_a_class_has_no_more_runs_in_the_queue_than_its_limit_in_all_gateways_and_after_a_restart(
+    gated, tmp_path
+):
+    one, two, later = (full_gateway(gated, tmp_path, queue_runs=50) for _ in range(3))
+    async with callers(one, "ops") as (here,), callers(two, "ops") as (there,):
+        ids = [(await asked(here, "w", "batch")).json()["id"] for _ in range(3)]
+        for caller in (there, here):
+            refused = await asked(caller, "w", "batch")
+            assert is_overloaded(refused)
+            assert "3 runs of class 'batch' wait for a worker, its queue_limit" in refused.json()["detail"]
+            assert int(refused.headers["retry-after"]) == 60, "nothing has left the queue yet"
+            assert (await asked(caller, "w", "urgent")).status_code == 202, "other classes have room"
+        assert (await here.post(f"/v1/runs/{ids[0]}/cancel")).status_code == 202
+        await here.get(f"/v1/runs/{ids[0]}/events")
+        assert (await here.post(f"/v1/runs/{ids[0]}/retry")).status_code == 202
+        assert is_overloaded(await here.post(f"/v1/runs/{ids[0]}/retry")), "a retry of a run waits like any other"
+        row = next(row for row in (await here.get("/v1/stats?class=batch")).json()["stats"])
+        assert (row["queue"]["length"], row["queue"]["limit"]) == (3, 3)
+    async with callers(later, "ops") as (after,):
+        assert is_overloaded(await asked(after, "w", "batch"))
+        answers = await asyncio.gather(*(asked(after, "w", "batch") for _ in range(5)))
+        assert all(is_overloaded(answer) for answer in answers)
+
+
+async def test_requests_at_once_do_not_pass_a_queue_limit_together(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path, queue_runs=50), "ops") as (ops,):
+        answers = await asyncio.gather(*(asked(ops, "w", "batch") for _ in range(20)))
+        assert sorted(answer.status_code for answer in answers) == [202] * 3 + [503] * 17

@@ -26,7 +26,7 @@ class Counted:
         self.answers.set()
         self.broken = False
         self.bound = Bound(
-            self.count, lambda counts: Shares(MOST, Tenancy(), counts), self.refusal, self.clock, EVERY_S
+            self.count, lambda counts: Shares(MOST, Tenancy(), counts), self.refusal, {}, self.clock, EVERY_S
         )
 
     async def count(self):

@@ -209,6 +209,25 @@ async def what_other_processes_queue_is_counted(stage: StoreStage) -> None:
     assert await peer.leases.queued() == {"acme": 1}
 
 
+@case("Q20")
+async def what_is_queued_is_counted_by_class(stage: StoreStage) -> None:
+    peer = await stage.peer()
+    assert await stage.leases.queued_by_class() == {}
+    for sla in ("quick", "batch", "batch"):
+        await stage.queued(sla=sla)
+    run, log = await stage.running(sla="batch")
+    for leases in (stage.leases, peer.leases):
+        assert await leases.queued_by_class() == {"quick": 1, "batch": 2}, "a run that executes does not wait"
+    await stage.leases.release(log.lease)
+    assert await stage.leases.queued_by_class() == {"quick": 1, "batch": 3}
+    await stage.running("dead", sla="quick")
+    await stage.leases.retire("dead")
+    assert await stage.leases.queued_by_class() == {"quick": 2, "batch": 3}, "a run with a death waits, too"
+    assert await stage.leases.claim_one("a", run.id, NOW) is not None
+    assert len(await claimed(stage.leases, "a")) == 4
+    assert await stage.leases.queued_by_class() == {}
+
+
 async def _suspected(stage: StoreStage, *priorities: int, together: bool = False) -> list[str]:
     """Queued runs whose processes died often enough to make them suspects; `together`, or one by one."""
     owners = ["dead" if together else f"dead {number}" for number in range(len(priorities))]

@@ -1,11 +1,21 @@
-"""How fast places become free: departures a second, measured over the last half minute or so. Pure."""
+"""How fast places become free, and so when a client that was refused should try again. Pure."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+
+from offramp.core.order import longest_wait_s
+from offramp.core.sla import SLA
 
 MEMORY_S = 30.0
 """The age at which a departure counts for 1/e of a new one."""
+
+
+COUNT_LEAST = 0.05
+"""The decayed departures below which nothing is known: one counts for a minute and a half."""
+UNKNOWN_WAIT_S = 60.0
+"""The time to retry after while nothing is known to leave."""
 
 
 class Departures:
@@ -25,10 +35,29 @@ class Departures:
         self._at = max(self._at, now)
 
     def rate(self, now: float) -> float:
-        """Departures a second; 0 while none is known."""
+        """Departures a second; 0 while none is known, or the last ones are too long ago to tell."""
+        count = self._decayed(now)
+        if count < COUNT_LEAST:
+            return 0.0
         # As much time counts as the decayed seconds since the beginning.
         seconds = MEMORY_S * -math.expm1(-max(0.0, now - self._since) / MEMORY_S)
-        return self._decayed(now) / max(seconds, 1.0)
+        return count / max(seconds, 1.0)
 
     def _decayed(self, now: float) -> float:
         return self._count * math.exp(-max(0.0, now - self._at) / MEMORY_S)
+
+
+def room_in_s(waiting: int, sla: SLA | None, rates: Mapping[str, float]) -> float:
+    """When a queue that is full is expected to have served the runs that wait now, in seconds.
+
+    Args:
+        waiting: how many wait: of the class, or of all for None.
+        sla: the class that has as many as it may.
+        rates: departures a second by class.
+    """
+    everything = sum(rates.values())
+    rate = everything if sla is None else rates.get(sla.name, 0.0)
+    if rate > 0:
+        return waiting / rate
+    longest_s = None if sla is None else longest_wait_s(sla, everything)
+    return UNKNOWN_WAIT_S if longest_s is None else longest_s

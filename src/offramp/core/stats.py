@@ -111,6 +111,14 @@ def _quantile(buckets: list[tuple[int, int]], rank: float) -> float:
     return float(2 ** ((number + 0.5) / BUCKETS_PER_DOUBLING))
 
 
+def ended_deep(summed: Mapping[tuple[str, str], Counts]) -> dict[str, int]:
+    """How many runs ended on the deep path, by class."""
+    ended: dict[str, int] = {}
+    for (_, sla), counts in summed.items():
+        ended[sla] = ended.get(sla, 0) + sum(counts.get(_ended(status, "deep"), 0) for status in STATUSES)
+    return ended
+
+
 def cells_of(now: float, minutes: int) -> tuple[int, int, int]:
     """The width, and the first and last number, of the cells of a window that ends now and begins with a whole cell."""
     width = next(width for width, kept in KEPT_MINUTES.items() if minutes <= kept)
@@ -141,8 +149,15 @@ def rows(ended: Mapping[tuple[str, str], Counts], heads: list[RunHead]) -> list[
     return [Row(*key, ended.get(key, {}), states[key], oldest.get(key)) for key in sorted(states)]
 
 
-def shown(row: Row, now: float) -> dict[str, Any]:
-    """The row as documents show it; times in milliseconds, ages in seconds."""
+def shown(row: Row, now: float, limit: int | None = None, longest_s: float | None = None) -> dict[str, Any]:
+    """The row as documents show it; times in milliseconds, ages in seconds.
+
+    Args:
+        row: the row.
+        now: epoch seconds.
+        limit: of the queued runs of its class.
+        longest_s: the longest that the class lets a run wait.
+    """
     durations = row.durations()
     queued = sum(row.unfinished.get(("queued", path), 0) for path in PATHS)
     age = None if row.oldest_queued_at is None else round(max(0.0, now - row.oldest_queued_at), 3)
@@ -154,5 +169,10 @@ def shown(row: Row, now: float) -> dict[str, Any]:
         "demoted": row.ended.get(DEMOTED, 0),
         "demotion_rate": None if row.demotion_rate is None else round(row.demotion_rate, 6),
         "cold_starts": row.ended.get(COLD, 0),
-        "queue": {"length": queued, "oldest_s": age},
+        "queue": {
+            "length": queued,
+            "oldest_s": age,
+            "limit": limit,
+            "longest_wait_s": None if longest_s is None else round(longest_s, 3),
+        },
     }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
+from offramp.core.departures import Departures
 from offramp.core.keys import shown_tenant
 from offramp.core.shares import Shares, Tenancy
 from offramp.errors import Overloaded, TenantBusy, TenantLimit
 
 RETRY_AFTER_S = 5.0
-"""When a client may retry a stream for which this process had no room."""
+"""When a client may retry a stream for which this process had no room, while no stream has ended."""
 
 
 class Slot:
@@ -26,7 +29,7 @@ class Slot:
         """Give the room back."""
         streams, self._streams = self._streams, None
         if streams is not None:
-            streams.held.give_back(self._tenant)
+            streams.ended(self._tenant)
 
 
 class Streams:
@@ -34,15 +37,28 @@ class Streams:
 
     Args:
         most: the maximum for all tenants together; None for no limit.
+        monotonic: the clock, in seconds.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._most = sys.maxsize if most is None else most
+        self._monotonic = monotonic
+        self._departures = Departures(monotonic())
         self.held = Shares(self._most, Tenancy())
 
     def share_by(self, tenancy: Tenancy) -> None:
         """Share them among tenants this way from now on."""
         self.held = Shares(self._most, tenancy, self.held.by_tenant())
+
+    def ended(self, tenant: str) -> None:
+        """A stream of the tenant has ended."""
+        self.held.give_back(tenant)
+        self._departures.add(self._monotonic())
+
+    def next_in_s(self, held: int) -> float:
+        """When the next of so many streams is expected to end, if all are open for equally long (Little, 1961)."""
+        rate = self._departures.rate(self._monotonic())
+        return self.held.total / rate / max(1, held) if rate > 0 else RETRY_AFTER_S
 
     def count(self, tenant: str) -> int:
         """How many streams the tenant has open."""
@@ -59,19 +75,20 @@ class Streams:
         if self.count(tenant) >= limit:
             raise TenantLimit(
                 f"tenant {shown_tenant(tenant)!r} has {limit} streams open in this process, its maximum "
-                "(OFFRAMP_TENANT_STREAMS): close some, or read the run document instead"
+                "(OFFRAMP_TENANT_STREAMS): close some, or read the run document instead",
+                self.next_in_s(limit),
             )
         refused = self.held.refusal(tenant)
         if refused == "share":
             raise TenantBusy(
                 f"tenant {shown_tenant(tenant)!r} has {self.count(tenant)} streams open in this process, its share "
                 "(OFFRAMP_TENANT_SHARE): close some, or read the run document instead",
-                RETRY_AFTER_S,
+                self.next_in_s(self.count(tenant)),
             )
         if refused == "full" or self.held.total >= self._most:  # streams opened before there were keys count too
             raise Overloaded(
                 f"this process has {self._most} streams open, all that its limit on open files allows (ulimit -n): try "
                 "another gateway, or try again later",
-                RETRY_AFTER_S,
+                self.next_in_s(self.held.total),
             )
         return Slot(self, tenant)

@@ -10,6 +10,7 @@ import asyncio
 import functools
 from typing import NamedTuple
 
+from offramp.core.departures import UNKNOWN_WAIT_S
 from offramp.core.order import Queue, Waiter, overdue
 from offramp.core.routing import Facts, Load, Stay
 from offramp.core.run import RunRecord
@@ -20,9 +21,6 @@ from offramp.paths.live import LiveRun, LiveRuns
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
 from offramp.ports.commit import call_threadsafe
-
-UNKNOWN_WAIT_S = 60.0
-"""The time to retry after while nothing is known to leave."""
 
 
 class _Waiting(NamedTuple):

@@ -12,7 +12,7 @@ COUNT_AGAIN_S = 1.0
 """The greatest age of the count of open runs: gateways together may exceed the bound by the runs accepted meanwhile."""
 
 
-def open_runs(store: Store, clock: Clock, limit: int) -> Bound:
+def open_runs(store: Store, clock: Clock, limit: int) -> Bound[str, dict[str, int], Shares]:
     """The bound on open runs.
 
     Args:
@@ -26,4 +26,4 @@ def open_runs(store: Store, clock: Clock, limit: int) -> Bound:
             return None
         return TenantLimit(f"{limit} runs are queued or running (OFFRAMP_TENANT_RUNS): try again after one has ended")
 
-    return Bound(store.open_runs, lambda counts: Shares(limit, Tenancy(), counts), refusal, clock, COUNT_AGAIN_S)
+    return Bound(store.open_runs, lambda counts: Shares(limit, Tenancy(), counts), refusal, {}, clock, COUNT_AGAIN_S)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from offramp.core.quotas import Quota, Use
 from offramp.core.run import RunRecord
-from offramp.errors import TenantLimit
+from offramp.errors import RateLimited, TenantLimit
 from offramp.paths.bounds import open_runs
 from offramp.paths.learning import Learning
 from offramp.paths.process import Process
@@ -45,15 +45,20 @@ class Room:
         known = None
         try:
             if quota is not None:
-                run_s = self._learning.expected_s(record.pipeline, record.sla, record.budget_s)
-                known = await self._quotas.take(quota, record.id, run_s)
+                known = await self._quotas.take(quota, record.id, self._run_s(record))
             return Taken(await self._open_runs.take(record.tenant), known)
         except BaseException as error:
             if known is not None:
                 known.give_back(record.id)
             if not isinstance(error, TenantLimit) or not await self.attaches(record.tenant, key, record.created_at):
+                if isinstance(error, TenantLimit) and not isinstance(error, RateLimited):
+                    # As many runs as are open end within the time that one takes.
+                    error.retry_after = self._run_s(record) / self._process.settings.tenant_runs
                 raise
             return Taken()
+
+    def _run_s(self, record: RunRecord) -> float:
+        return self._learning.expected_s(record.pipeline, record.sla, record.budget_s)
 
     async def attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
         """Whether the request is for an existing run, which takes no room."""

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from offramp.core import slo, stats
+from offramp.core.order import longest_wait_s
 from offramp.core.run import Outcome, RunHead, RunRecord
 from offramp.core.slo import MINUTE_S, minute_of
 from offramp.core.stats import KEPT_MINUTES, Cell, Row
@@ -32,6 +33,8 @@ COUNTS_PER_WRITE = 50
 """Minutes of a pipeline, class and tenant that one write adds: other writes wait for it."""
 FRESH_S = 1.0
 """The greatest age of a reused answer: however many callers ask, the store is read as often."""
+RATE_MINUTES = (1, 5)
+"""The windows in which the rate of the queue is measured."""
 UNFINISHED_MAX = 10_000
 """Unfinished runs that one answer looks at."""
 ANSWERS_MAX = 1_000
@@ -69,10 +72,12 @@ class Found:
         now: when it was read, in epoch seconds.
         since: the beginning of the window.
         is_complete: whether it counts every unfinished run.
+        queues: the limit of the queue, and the longest wait in it, of the classes with a limit.
     """
 
     def __init__(self, rows: Sequence[Row], now: float, since: float, *, is_complete: bool) -> None:
         self.rows, self.now, self.since, self.is_complete = rows, now, since, is_complete
+        self.queues: dict[str, tuple[int, float | None]] = {}
 
 
 class RunStats(Background):
@@ -88,6 +93,7 @@ class RunStats(Background):
         self._lock = threading.Lock()
         self._puts: set[asyncio.Task[None]] = set()
         self._answers: Answers[Found] = Answers(process.clock)
+        self._rates: Answers[dict[str, float]] = Answers(process.clock)
         self._heads: Answers[Sequence[RunHead]] = Answers(process.clock)
 
     def ended(self, record: RunRecord, outcome: Outcome, at: float) -> None:
@@ -153,6 +159,23 @@ class RunStats(Background):
         cells = stats.cells_of(self._process.clock.time(), minutes)
         return await self._process.store.summed_cells(*cells, tenant)
 
+    async def queue_rates(self) -> dict[str, float]:
+        """By class, how many deep runs end a second in all processes: as many leave the queue in the long run.
+
+        Raises:
+            StoreError: the counts cannot be read.
+        """
+        return await self._rates.get((), self._count_rates)
+
+    async def _count_rates(self) -> dict[str, float]:
+        """The higher one of the last minute and the last five: a service may have begun, or have slowed down."""
+        now, rates = self._process.clock.time(), dict[str, float]()
+        for minutes in RATE_MINUTES:
+            began = float(stats.cells_of(now, minutes)[1] * MINUTE_S)
+            for sla, ended in stats.ended_deep(await self.summed(minutes)).items():
+                rates[sla] = max(rates.get(sla, 0.0), ended / (now - began))
+        return rates
+
     async def _look(self, window: str, tenant: str) -> Found:
         store, now = self._process.store, self._process.clock.time()
         heads = await self._heads.get((), lambda: store.unfinished(UNFINISHED_MAX + 1))
@@ -161,7 +184,12 @@ class RunStats(Background):
         counts = await self.summed(minutes, tenant)
         width, first, _ = stats.cells_of(now, minutes)
         since = float(first * width * MINUTE_S)
-        return Found(stats.rows(counts, mine), now, since, is_complete=len(heads) <= UNFINISHED_MAX)
+        found = Found(stats.rows(counts, mine), now, since, is_complete=len(heads) <= UNFINISHED_MAX)
+        limited = {sla.name: sla for sla in self._process.classes.values() if sla.queue_limit is not None}
+        if limited:
+            rate = sum((await self.queue_rates()).values())
+            found.queues = {name: (sla.queue_limit or 0, longest_wait_s(sla, rate)) for name, sla in limited.items()}
+        return found
 
     async def _write(self) -> None:
         """Write the counts so far. They are written, or counted again, even if the caller gives up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -13,6 +14,7 @@ import msgspec
 
 from offramp.core import events
 from offramp.core.addresses import parse_allowed
+from offramp.core.departures import room_in_s
 from offramp.core.names import did_you_mean
 from offramp.core.quotas import Quota
 from offramp.core.routing import Decision, Facts, decide
@@ -22,7 +24,16 @@ from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
 from offramp.core.timestamps import rfc3339
 from offramp.core.webhooks import refused
-from offramp.errors import InputError, Overloaded, RunGone, StoreTimeout, TenantBusy, TenantLimit, UnknownPipeline
+from offramp.errors import (
+    InputError,
+    Overloaded,
+    RunGone,
+    StoreError,
+    StoreTimeout,
+    TenantBusy,
+    TenantLimit,
+    UnknownPipeline,
+)
 from offramp.paths.admission import Admission
 from offramp.paths.demote import Demoter
 from offramp.paths.entry import Entry
@@ -108,7 +119,11 @@ class Submitter:
     ) -> Accepted:
         """Take a run that goes deep at once, with records of another; continues as a write does; raises as `submit`."""
         self._require_open()
-        return await self._accepted(record, _accepted_event(record), key, quota, seed)
+        try:
+            return await self._accepted(record, _accepted_event(record), key, quota, seed)
+        except (TenantLimit, Overloaded) as refusal:
+            await self._explain(refusal, record.sla)
+            raise
 
     async def require_room(self, record: RunRecord, key: Idempotency | None, quota: Quota | None = None) -> None:
         """Check that the run would be accepted now, and leave the room to others.
@@ -156,9 +171,8 @@ class Submitter:
         self.arriving += 1
         try:
             return await self._take(submission, watcher, waits, wait_s)
-        except (TenantLimit, Overloaded) as refused:
-            spec = self._process.pipelines[submission.pipeline]
-            self._process.metrics.refused(submission.sla or spec.sla, refused.code)
+        except (TenantLimit, Overloaded) as refusal:
+            await self._explain(refusal, submission.sla or self.pipeline(submission.pipeline).sla)
             raise
         finally:
             self.arriving -= 1
@@ -208,6 +222,17 @@ class Submitter:
             return await self._begin(record, key, submission.quota, watcher)
         finally:
             self._live.give_up(record)
+
+    async def _explain(self, refusal: TenantLimit | Overloaded, sla: str) -> None:
+        """Count a refusal, and say when the queue is expected to have room, if that is the reason."""
+        self._process.metrics.refused(sla, refusal.code)
+        queued = refusal.in_queue
+        if queued is None:
+            return
+        with contextlib.suppress(StoreError):
+            rates = await self._patience.read(self._live.stats.queue_rates())
+            known = None if queued.sla is None else self._process.classes.get(queued.sla)
+            refusal.retry_after = room_in_s(queued.runs, known, rates)
 
     def _share_is_taken(self, submission: Submission, decision: Decision) -> TenantBusy:
         return TenantBusy(decision.reasons[0], self._admission.share_in_s(submission.tenant))

@@ -13,25 +13,39 @@ import contextlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
-from offramp.core.shares import Shares
 from offramp.errors import StoreError
 from offramp.ports.clock import Clock
 
 COUNT_SHARE_MAX = 0.05
 """The greatest share of the time spent counting while no tenant is at the bound."""
 
+K = TypeVar("K", bound=Hashable)
+K_contra = TypeVar("K_contra", contravariant=True)
+C = TypeVar("C")
+H = TypeVar("H", bound="Held[Any]")
 logger = logging.getLogger("offramp")
 
 
-class Bound:
-    """The number of runs of each tenant, and whether it may have more.
+class Held(Protocol[K_contra]):
+    """What is counted: runs by tenant, or by whatever they are bounded by."""
+
+    def take(self, key: K_contra, /) -> None:
+        """One more."""
+
+    def give_back(self, key: K_contra, /) -> None:
+        """One less."""
+
+
+class Bound(Generic[K, C, H]):
+    """The number of runs of each tenant, or of whatever runs are bounded by, and whether it may have more.
 
     Args:
         count: asks the store, including all earlier writes of this process.
-        shares: made from a count.
-        refusal: of one more for a tenant; None if it may have it.
+        made: what is held, by a count.
+        refusal: of one more with a key; None if it may have it.
         clock: when to count again.
         every_s: how old a count may be when a request comes, before another is made beside it; where it is older
             still, as nothing came for a while, the request waits for it.
@@ -39,19 +53,20 @@ class Bound:
 
     def __init__(
         self,
-        count: Callable[[], Awaitable[Mapping[str, int]]],
-        shares: Callable[[Mapping[str, int]], Shares],
-        refusal: Callable[[Shares, str], Exception | None],
+        count: Callable[[], Awaitable[C]],
+        made: Callable[[C], H],
+        refusal: Callable[[H, K], Exception | None],
+        empty: C,
         clock: Clock,
         every_s: float,
     ) -> None:
         self._ask = count
-        self._made = shares
+        self._made = made
         self._refusal = refusal
         self._clock = clock
         self._every_s = every_s
-        self._held = shares({})
-        self._since: Counter[str] = Counter()
+        self._held = made(empty)
+        self._since: Counter[K] = Counter()
         """Runs accepted since the newest count began, which may be missing in it."""
         self._again_at = -math.inf
         self._counts_begun = 0
@@ -59,7 +74,7 @@ class Bound:
         self.task: asyncio.Task[None] | None = None
         """The count that is made beside requests."""
 
-    async def take(self, tenant: str) -> int:
+    async def take(self, key: K) -> int:
         """Count one more, which the caller then creates without waiting for anything in between.
 
         Returns:
@@ -74,20 +89,20 @@ class Bound:
             await self._count()
         elif late_s >= 0 and (self.task is None or self.task.done()):
             self.task = asyncio.create_task(self._count_beside())
-        if self._refusal(self._held, tenant) is not None:
+        if self._refusal(self._held, key) is not None:
             await self._count()
-            refused = self._refusal(self._held, tenant)
+            refused = self._refusal(self._held, key)
             if refused is not None:
                 raise refused
-        self._held.take(tenant)
-        self._since[tenant] += 1
+        self._held.take(key)
+        self._since[key] += 1
         return self._counts_begun
 
-    def give_back(self, tenant: str, taken: int) -> None:
+    def give_back(self, key: K, taken: int) -> None:
         """Uncount a run that was not created; a count that began meanwhile does not include it."""
         if taken == self._counts_begun:
-            self._since[tenant] -= 1
-            self._held.give_back(tenant)
+            self._since[key] -= 1
+            self._held.give_back(key)
 
     def close(self) -> None:
         """Count no more. From any thread."""
@@ -106,8 +121,8 @@ class Bound:
             began = self._clock.monotonic()
             # Until it arrives, the count before it holds, with the runs accepted since: none slips in meanwhile.
             held = self._made(await self._ask())
-            for tenant in self._since.elements():
-                held.take(tenant)
+            for key in self._since.elements():
+                held.take(key)
             self._held = held
             now = self._clock.monotonic()
             self._again_at = now + max(self._every_s, (now - began) / COUNT_SHARE_MAX)

@@ -390,6 +390,7 @@ class Ownership(Protocol):
     Q19 `claim` is fair between the tenants of a priority, over all claims of all processes, and gives a class whose
        oldest run was accepted more than `patience` ago its `share` of what it takes (`core.claims.choose`). What it
        reads does not grow with the number of queued runs, nor with that of tenants.
+    Q20 `queued_by_class` counts the same runs as `queued`, by class, at such a cost.
     """
 
     async def register(self, owner: Owner) -> None:
@@ -434,6 +435,9 @@ class Ownership(Protocol):
 
     async def queued(self) -> dict[str, int]:
         """How many runs of each tenant wait for an owner, including all earlier writes of this process (Q11)."""
+
+    async def queued_by_class(self) -> dict[str, int]:
+        """How many runs of each class wait for an owner, including all earlier writes of this process (Q20)."""
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs without an owner whose deadline has passed, a bounded number (Q9)."""

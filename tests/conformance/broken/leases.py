@@ -403,6 +403,24 @@ class CountsOnlyNewOnes(MemoryStore):
         return dict(Counter(record.tenant for record in waiting if record.started_at is None))
 
 
+@breaks("Q20")
+class OneClassOfQueue(MemoryStore):
+    """What waits is said to be of one class."""
+
+    async def queued_by_class(self):
+        found = await super().queued_by_class()
+        return {"batch": sum(found.values())} if found else {}
+
+
+@breaks("Q20")
+class DeadNotCounted(MemoryStore):
+    """A run whose process died is not counted."""
+
+    async def queued_by_class(self):
+        waiting = [run.record for run in self._runs.values() if run.record.status == "queued"]
+        return dict(Counter(record.sla for record in waiting if not record.deaths))
+
+
 @breaks("Q15")
 class ImmortalProcesses(MemoryStore):
     """Nobody counts deaths."""

@@ -57,7 +57,7 @@ class LeasedEngine:
         self.taking = Taking(self.seat, store, leases, clock, taker, links.hints)
         self._ends = Ends(self.seat, host, store, leases, clock)
         self.membership = Membership(self.seat, store, leases, clock, host, self.taking, self._ends, links=links)
-        self.queue = QueueBound(leases, clock, member.queue_max, member.tenancy)
+        self.queue = QueueBound(leases, clock, member.queue_max, member.tenancy, member.queue_limits)
 
     @property
     def parts(self) -> list[Part]:
@@ -97,7 +97,7 @@ class LeasedEngine:
             Overloaded: the queue is full.
         """
         try:
-            await self.queue.take(record.tenant)
+            await self.queue.take(record.tenant, record.sla)
         except (Overloaded, TenantBusy):
             known = idempotency and await self._store.holder(record.tenant, idempotency.key, record.created_at)
             if not known:

@@ -1,9 +1,13 @@
-"""The bound on runs that wait for a worker: of all tenants together, and of each one."""
+"""The bound on runs that wait for a worker: of all tenants together, of each one, and of each class with a limit."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from offramp.core.shares import Shares, Tenancy
-from offramp.errors import Overloaded, TenantBusy
+from offramp.errors import Overloaded, QueueLength, TenantBusy
 from offramp.ports.bounds import Bound
 from offramp.ports.clock import Clock
 from offramp.ports.parts import Part
@@ -12,7 +16,28 @@ from offramp.ports.store import Ownership
 COUNT_EVERY_S = 0.25
 """The greatest age of a count of the queue: gateways together may exceed the bound by what they accept meanwhile."""
 RETRY_AFTER_S = 5.0
-"""The delay after which a client should retry a run that did not fit into the queue."""
+"""The delay after which to retry a run that did not fit into the queue, while nothing is known of its rate."""
+_Counts = tuple[Mapping[str, int], Mapping[str, int]]
+"""The queued runs of each tenant, and of each class."""
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+
+
+class _Queued:
+    """The queued runs by tenant and, where classes have limits, by class."""
+
+    def __init__(self, tenants: Shares, classes: Mapping[str, int]) -> None:
+        self.tenants = tenants
+        self.classes = Counter(classes)
+
+    def take(self, key: tuple[str, str]) -> None:
+        """One more of a tenant and class."""
+        self.tenants.take(key[0])
+        self.classes[key[1]] += 1
+
+    def give_back(self, key: tuple[str, str]) -> None:
+        """One less."""
+        self.tenants.give_back(key[0])
+        self.classes[key[1]] -= 1
 
 
 class QueueBound(Part):
@@ -23,37 +48,59 @@ class QueueBound(Part):
         clock: time.
         most: the bound for all tenants together.
         tenancy: how tenants share it.
+        limits: bounds of their own of some classes, by name.
     """
 
-    def __init__(self, leases: Ownership, clock: Clock, most: int, tenancy: Tenancy) -> None:
+    def __init__(
+        self, leases: Ownership, clock: Clock, most: int, tenancy: Tenancy, limits: Mapping[str, int] = NO_LIMITS
+    ) -> None:
+        self._leases = leases
         self._most = most
-        self._bound = Bound(
-            leases.queued, lambda counts: Shares(most, tenancy, counts), self._refusal, clock, COUNT_EVERY_S
-        )
+        self._limits = limits
 
-    async def take(self, tenant: str) -> None:
+        def made(counts: _Counts) -> _Queued:
+            return _Queued(Shares(most, tenancy, counts[0]), counts[1])
+
+        nothing: _Counts = {}, {}
+        self._bound = Bound(self._count, made, self._refusal, nothing, clock, COUNT_EVERY_S)
+
+    async def take(self, tenant: str, sla: str) -> None:
         """Count one more waiting run.
 
         Raises:
             TenantBusy: the tenant has its share of the queue.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or has as many runs of the class as it may.
         """
-        await self._bound.take(tenant)
+        await self._bound.take((tenant, sla))
 
     async def close(self) -> None:
         """Count no more."""
         self._bound.close()
 
-    def _refusal(self, held: Shares, tenant: str) -> Overloaded | TenantBusy | None:
-        refused = held.refusal(tenant)
-        if refused == "share":
-            return TenantBusy(
-                f"{held.held(tenant)} of your runs wait for a worker, your share of the queue (OFFRAMP_TENANT_SHARE): "
-                "try again when some have begun",
+    async def _count(self) -> _Counts:
+        return await self._leases.queued(), await self._leases.queued_by_class() if self._limits else {}
+
+    def _refusal(self, held: _Queued, key: tuple[str, str]) -> Overloaded | TenantBusy | None:
+        tenant, sla = key
+        limit, of_class = self._limits.get(sla), held.classes[sla]
+        refused = held.tenants.refusal(tenant)
+        error: Overloaded | TenantBusy
+        if limit is not None and of_class >= limit:
+            says = f"{limit} runs of class {sla!r} wait for a worker, its queue_limit; try later, or add workers"
+            error = Overloaded(says, RETRY_AFTER_S)
+            error.in_queue = QueueLength(of_class, sla)
+        elif refused == "share":
+            own = held.tenants.held(tenant)
+            error = TenantBusy(
+                f"{own} of your runs wait for a worker, your share of the queue (OFFRAMP_TENANT_SHARE): try again when "
+                "some have begun",
                 RETRY_AFTER_S,
             )
-        if refused == "full":
-            return Overloaded(
-                f"{self._most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers", RETRY_AFTER_S
-            )
-        return None
+            error.in_queue = QueueLength(own)
+        elif refused == "full":
+            says = f"{self._most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers"
+            error = Overloaded(says, RETRY_AFTER_S)
+            error.in_queue = QueueLength(held.tenants.total)
+        else:
+            return None
+        return error

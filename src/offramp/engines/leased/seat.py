@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from offramp.core.shares import Tenancy
@@ -16,7 +17,7 @@ from offramp.ports.store import Owner, Ownership
 class Member:
     """This process among the others: its id, its kind (`gateway`, `worker`, `local`), whether it executes deep runs.
 
-    At most `queue_max` runs may wait, which tenants share by `tenancy`.
+    At most `queue_max` runs may wait, which tenants share by `tenancy`; of some classes, at most `queue_limits`.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Member:
     poll_s: float
     queue_max: int = 10_000
     tenancy: Tenancy = field(default_factory=Tenancy)
+    queue_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 class Seat:

@@ -375,7 +375,14 @@ STATS = _object(
                     "demotion_rate": _nullable("number", description="Of the ended runs that began on the fast path."),
                     "cold_starts": _COUNT
                     | {"description": "Times in the window that a run waited for a process to start."},
-                    "queue": _object({"length": _COUNT, "oldest_s": _nullable("number", minimum=0)}),
+                    "queue": _object(
+                        {
+                            "length": _COUNT,
+                            "oldest_s": _nullable("number", minimum=0),
+                            "limit": _nullable("integer", description="Of the class, over all pipelines and tenants."),
+                            "longest_wait_s": _nullable("number", description="By the limit and the present rate."),
+                        }
+                    ),
                 }
             ),
         },

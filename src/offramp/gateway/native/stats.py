@@ -19,7 +19,7 @@ async def report(call: Call) -> Reply:
     wanted = choice_of(query, "pipeline", service.pipelines), choice_of(query, "class", service.classes)
     found = await service.statistics(window, call.tenant)
     rows = [
-        stats.shown(row, found.now)
+        stats.shown(row, found.now, *found.queues.get(row.sla, (None, None)))
         for row in found.rows
         if wanted[0] in {None, row.pipeline} and wanted[1] in {None, row.sla}
     ]

@@ -449,6 +449,11 @@ class MemoryStore:
         with self.lock:
             return dict(Counter(run.record.tenant for run in self._runs.values() if run.record.status == "queued"))
 
+    async def queued_by_class(self) -> dict[str, int]:
+        """How many runs of each class are queued."""
+        with self.lock:
+            return dict(Counter(run.record.sla for run in self._runs.values() if run.record.status == "queued"))
+
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs without an owner whose deadline has passed."""
         with self.lock:

@@ -193,9 +193,16 @@ class RedisLeases:
 
     async def queued(self) -> dict[str, int]:
         """How many runs of each tenant are queued; the scripts count them."""
+        return await self._queued("waiting")
+
+    async def queued_by_class(self) -> dict[str, int]:
+        """How many runs of each class are queued; the scripts count them."""
+        return await self._queued("waiting:class")
+
+    async def _queued(self, counts: str) -> dict[str, int]:
         await self._change(wire("turn"), _nothing)  # earlier operations are then applied
-        flat = await self._reader.read(lambda client: QUEUED(client, [self._tag], self._tag))
-        return {tenant.decode(): int(count) for tenant, count in zip(flat[::2], flat[1::2], strict=True)}
+        flat = await self._reader.read(lambda client: QUEUED(client, [self._tag], self._tag, counts))
+        return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs without an owner whose deadline has passed: an index of `ownership.is_overdue`."""

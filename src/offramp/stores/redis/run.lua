@@ -15,7 +15,7 @@
 --   assigned  set   runs assigned to an engine
 --   ws:ID, wt:ID  set  its open waits for signals, and for times
 --   ix:w, ix:w:TENANT  zset  ids of waiting runs, newest last   waits  hash  "MASK PIPELINE": number of waiting runs
---   waiting hash    tenant: number of its queued runs; see queued.lua
+--   waiting, waiting:class  hash  tenant, or class: number of its queued runs; see queued.lua
 --   o:OWNER set     its runs    c:OWNER  set  those with a request to cancel    x:OWNER  set  those with deaths
 --   owners, about  hash  the registration of a process, and what it says about itself;  owners:until  zset  their leases
 --   free    zset    runs with a deadline and no owner, by deadline; assigned ones by deadline and the engine's grace
@@ -205,13 +205,18 @@ local function leave_line(run)
   if before == run.id then place_line(run.pipeline, line, before, call('ZRANGE', key, 0, 0)[1]) end
 end
 
+local function count_queued(counts, name, by)
+  if call('HINCRBY', P .. counts, name, by) == 0 then call('HDEL', P .. counts, name) end
+end
+
 -- Take a run out of the keys of its state, before that changes.
 local function detach(run)
   if run.status == 'queued' then
     call('ZREM', queue_of(run), run.id)
     if (run.deaths or 0) == 0 then leave_line(run) else call('ZREM', P .. 'q1:' .. run.pipeline, run.id) end
     call('SREM', P .. 'queued', run.id)
-    if call('HINCRBY', P .. 'waiting', run.tenant, -1) == 0 then call('HDEL', P .. 'waiting', run.tenant) end
+    count_queued('waiting', run.tenant, -1)
+    count_queued('waiting:class', class_of(run), -1)
   end
   if run.owner and run.owner ~= ENGINE then
     call('SREM', P .. 'o:' .. run.owner, run.id)
@@ -231,7 +236,8 @@ local function attach(run)
     if (run.deaths or 0) == 0 then join_line(run) end
     if run.deaths == 1 then call('ZADD', P .. 'q1:' .. run.pipeline, text(-run.priority), run.id) end
     call('SADD', P .. 'queued', run.id)
-    call('HINCRBY', P .. 'waiting', run.tenant, 1)
+    count_queued('waiting', run.tenant, 1)
+    count_queued('waiting:class', class_of(run), 1)
   end
   if run.owner and run.owner ~= ENGINE then
     call('SADD', P .. 'o:' .. run.owner, run.id)

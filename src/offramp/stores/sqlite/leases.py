@@ -225,7 +225,12 @@ class SQLiteLeases:
     async def queued(self) -> dict[str, int]:
         """How many runs of each tenant are queued; triggers count those of each line."""
         await self._change("", lambda _connection, _transaction: None)  # earlier operations are then committed
-        return await self._database.read(queue.counted)
+        return await self._database.read(lambda connection: queue.counted(connection, "tenant"))
+
+    async def queued_by_class(self) -> dict[str, int]:
+        """How many runs of each class are queued."""
+        await self._change("", lambda _connection, _transaction: None)  # earlier operations are then committed
+        return await self._database.read(lambda connection: queue.counted(connection, "class"))
 
     async def overdue(self, now: float) -> Sequence[str]:
         """Runs without an owner whose deadline has passed: `ownership.is_overdue`, for every run."""

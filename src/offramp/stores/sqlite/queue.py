@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -45,10 +46,10 @@ _WAIT = (
     "AND pipeline IN ({marks}) UNION ALL SELECT 1 FROM runs WHERE parked_until <= ? LIMIT 1"
 )
 _COUNTED = (
-    "SELECT json_group_array(json_array(tenant, runs)) FROM ("
-    "SELECT tenant, runs FROM lines INDEXED BY lines_next WHERE runs > 0 UNION ALL "
-    "SELECT tenant, 1 FROM runs INDEXED BY runs_died_once WHERE status = 'queued' AND deaths = 1 UNION ALL "
-    "SELECT tenant, 1 FROM runs INDEXED BY runs_suspected WHERE status = 'queued' AND deaths > 1)"
+    "SELECT json_group_array(json_array({column}, runs)) FROM ("
+    "SELECT {column}, runs FROM lines INDEXED BY lines_next WHERE runs > 0 UNION ALL "
+    "SELECT {column}, 1 FROM runs INDEXED BY runs_died_once WHERE status = 'queued' AND deaths = 1 UNION ALL "
+    "SELECT {column}, 1 FROM runs INDEXED BY runs_suspected WHERE status = 'queued' AND deaths > 1)"
 )
 _IDLE = (
     "runs = 0 AND tag <= coalesce((SELECT waiting.tag FROM lines AS waiting INDEXED BY lines_next "
@@ -74,11 +75,11 @@ def may_claim(connection: sqlite3.Connection, pipelines: Sequence[str], now: flo
     return connection.execute(query, (*pipelines, *pipelines, *pipelines, now)).fetchone() is not None
 
 
-def counted(connection: sqlite3.Connection) -> dict[str, int]:
-    """How many runs of each tenant are queued."""
+def counted(connection: sqlite3.Connection, column: Literal["tenant", "class"]) -> dict[str, int]:
+    """How many runs of each tenant, or of each class, are queued."""
     counts: Counter[str] = Counter()
-    for tenant, runs in _decode_counts(connection.execute(_COUNTED).fetchone()[0]):
-        counts[tenant] += runs
+    for name, runs in _decode_counts(connection.execute(_COUNTED.format(column=column)).fetchone()[0]):
+        counts[name] += runs
     return dict(counts)
 
 
