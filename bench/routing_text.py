@@ -130,7 +130,7 @@ def judged(path: Path) -> Measured:
     """The model that ships, on other requests: one JSON object a line, with `text`, `label` and `family`."""
     model, begin = load(), time.process_time()
     rows = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
-    odds = [math.log(chance / (1 - chance)) for chance in (model.chance(wording.counts(row["text"])) for row in rows)]
+    odds = [model.odds(wording.counts(row["text"])) for row in rows]
     us = (time.process_time() - begin) / len(rows) * 1e6
     wanted = [row["label"] == "complex" for row in rows]
     by_part = {"all": range(len(rows))} | {
@@ -139,6 +139,7 @@ def judged(path: Path) -> Measured:
     scored = {
         name: score([odds[index] for index in part], [wanted[index] for index in part])
         for name, part in by_part.items()
+        if len({wanted[index] for index in part}) == 2
     }
     return Measured(scores={"text_complexity": scored}, us_per_text=us)
 

@@ -39,9 +39,13 @@ class Model(msgspec.Struct, frozen=True):
         """What each feature adds to the log odds, compared with the average request."""
         return {name: each.weight * (wording.scaled(counts[name]) - each.mean) for name, each in self.features.items()}
 
+    def odds(self, counts: Mapping[str, int]) -> float:
+        """The logarithm of the odds that the request is complex."""
+        return self.intercept + sum(self.parts(counts).values())
+
     def chance(self, counts: Mapping[str, int]) -> float:
         """The probability, 0 to 1, that the request is complex."""
-        return 1 / (1 + math.exp(-self.intercept - sum(self.parts(counts).values())))
+        return 1 / (1 + math.exp(-self.odds(counts)))
 
 
 def load() -> Model:
