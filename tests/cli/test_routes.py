@@ -38,7 +38,7 @@ def test_a_gateway_and_its_folder_say_what_was_learned(project):
     for done in (shown, read):
         assert done.returncode == 0, done.stderr
         assert "explain (interactive): budget 5 s, early demotion 5%" in done.stdout
-        assert "100% of 1 runs" in done.stdout
+        assert "100% of 1 run;" in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= 80
 
 

@@ -31,7 +31,7 @@ def replayed(rows: Sequence[Document], skipped: int) -> Iterator[str]:
     for at, row in enumerate(rows):
         if at:
             yield ""
-        yield _title(row) + f", {counted(row['runs'], 'run')}"
+        yield _title(row) + f", {_runs(row['runs'])}"
         yield _cells("", ("right", "waited", "short deep", "wrongly deep"))
         for name, shown in POLICIES.items():
             policy = row[name]
@@ -57,14 +57,14 @@ def _figures(row: Document) -> Iterator[str]:
     else:
         half, most = duration(known["p50_ms"]), duration(known["p95_ms"])
         yield _line("believed", f"half take {half}, 95% at most {most};")
-        yield _line("", f"{_percent(known['chance'])} make the budget, from {known['runs']:,} runs")
+        yield _line("", f"{_percent(known['chance'])} make the budget, from {_runs(known['runs'])}")
     decided, wrong = row["decided"], row["wrong"]
     if decided is None:  # no run yet, or a tenant's key
         if wrong["share"] is not None:
             yield _line("wrong", f"{_percent(wrong['share'])} of the runs that make it")
         return
     yield _line(
-        "right", f"{_percent(decided['share_right'])} of {decided['runs']:,} runs; by where they were and their budget:"
+        "right", f"{_percent(decided['share_right'])} of {_runs(decided['runs'])}; by where they were and their budget:"
     )
     yield _cells("", ("runs", "within it", "past it"))
     for name, label in OUTCOMES.items():
@@ -93,6 +93,10 @@ def _line(label: str, text: str) -> str:
 
 def _cells(label: str, cells: Sequence[str]) -> str:
     return _line(label, "".join(cell.rjust(LABEL) for cell in cells)).rstrip()
+
+
+def _runs(number: int) -> str:
+    return f"{number:,} run" if number == 1 else f"{number:,} runs"
 
 
 def _percent(share: float | None) -> str:
