@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.harness import WAIT_S, offramp, running
 
-SLOW = [{"pipeline": "audit", "took_s": 20.0 + at % 3, "session_id": "s"} for at in range(40)]
+SLOW = [{"pipeline": "audit", "took_s": 20.0 + at % 3, "session_id": "s"} for at in range(200)]
 QUICK = [{"pipeline": "answer", "class": "chat", "took_s": 1.0, "input": {"question": "why?"}} for _ in range(40)]
 
 
@@ -54,11 +54,11 @@ def test_a_replay_says_what_a_budget_would_have_done(tmp_path):
     assert document["skipped"] == 1
     assert (quick["pipeline"], quick["class"], quick["learned"]["waited_s"]) == ("answer", "chat", 0)
     assert quick["always_deep"]["short_deep"] == quick["runs"] == 40
-    assert slow["always_fast"]["waited_s"] == 40 * 8
+    assert slow["always_fast"]["waited_s"] == 200 * 8
     assert slow["learned"]["waited_s"] < slow["always_fast"]["waited_s"] / 2
     assert slow["learned"]["share_right"] > 0.5
     plain = replayed(tmp_path, SLOW, "--budget", "8")
-    assert plain.stdout.startswith("audit (default): budget 8 s, early demotion 5%, 40 runs\n")
+    assert plain.stdout.startswith("audit (default): budget 8 s, early demotion 5%, 200 runs\n")
     assert max(map(len, plain.stdout.splitlines())) <= 80
     never = replayed(tmp_path, SLOW, "--budget", "8", "--early-demotion", "0", "--json")
     (row,) = json.loads(never.stdout)["replay"]
