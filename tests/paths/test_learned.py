@@ -8,7 +8,10 @@ from offramp.errors import TenantLimit
 from offramp.paths.submission import Submission
 from offramp.wiring import local
 from tests.paths.taught import pasts, teach
-from tests.paths.test_early import BUDGET_S, MIXED, Sure, started, thinking
+from tests.paths.test_early import BUDGET_S, Sure, started, thinking
+
+MIXED = [past for pair in zip(pasts("quick", 1.0, 200), pasts("slow", 30.0, 200), strict=True) for past in pair]
+"""Enough for the chance of a slow run to be far below every limit."""
 
 
 @pytest.fixture
