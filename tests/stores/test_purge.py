@@ -84,6 +84,8 @@ SMALL = re.compile(
     # Work that waits: their partial indexes have nothing else in them.
     "|SCAN runs USING INDEX (runs_queued|runs_died_once|runs_suspected|runs_unheard)$"
     "|SCAN lines USING (COVERING )?INDEX lines_next$"
+    # A bounded number of its newest rows.
+    "|SCAN turns_of_sessions USING COVERING INDEX turns_of_sessions_changed$"
 )
 
 

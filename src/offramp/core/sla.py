@@ -33,9 +33,9 @@ class SLA:
         priority: the order of classes in every queue, higher first.
         concurrency: runs of this class that one gateway executes on its fast path at once; None for no limit of its
             own.
-        queue_limit: runs of this class that may wait in a queue; None for no limit of its own. Without one, the longest
-            wait is not bounded either.
-        patience: seconds that a run of this class waits behind higher classes before it is overdue.
+        queue_limit: runs of this class that may wait in a queue; None for no limit of its own. The longest wait grows
+            with it, see `core.order.longest_wait_s`.
+        patience: seconds from its acceptance after which a run that waits makes this class overdue.
         share: the part of what a queue grants that goes to this class while its oldest run is overdue.
         early_demotion: the share of the runs that would have made their budget that may be sent to the deep path
             because they are expected to miss it, at acceptance and under way together; 0 for none.
