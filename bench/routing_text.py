@@ -12,7 +12,6 @@ import math
 import re
 import sys
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,7 @@ sys.path[0] = str(ROOT)
 from bench._report import Target, show, table  # noqa: E402 - found through the line above
 from offramp.complexity import load  # noqa: E402
 from offramp.core import wording  # noqa: E402
-from tools.train_text_complexity import Request, fit, read, values  # noqa: E402
+from tools.train_text_complexity import Request, auc, fit, read, values  # noqa: E402
 
 FOLDS = 10
 FAMILIES = ("qa", "taskbench", "bfcl")
@@ -79,13 +78,6 @@ CONTENDERS = (
     Contender("nine plain counts", plain, signed=True),
     Contender("text_complexity", values, signed=False),
 )
-
-
-def auc(odds: Sequence[float], wanted: Sequence[bool]) -> float:
-    """The chance that a complex request gets more than a simple one; ties count half."""
-    low = sorted(value for value, is_complex in zip(odds, wanted, strict=True) if not is_complex)
-    high = [value for value, is_complex in zip(odds, wanted, strict=True) if is_complex]
-    return sum(bisect_left(low, value) + bisect_right(low, value) for value in high) / (2 * len(low) * len(high))
 
 
 def score(odds: Sequence[float], wanted: Sequence[bool]) -> Score:

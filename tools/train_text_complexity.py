@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import sys
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,13 @@ def fit(
         if farthest < SETTLED:
             break
     return Fitted(weights[-1], [w / s for w, s in zip(weights, spreads, strict=False)], means)
+
+
+def auc(odds: Sequence[float], wanted: Sequence[bool]) -> float:
+    """The chance that a complex request gets more than a simple one; ties count half."""
+    low = sorted(value for value, is_complex in zip(odds, wanted, strict=True) if not is_complex)
+    high = [value for value, is_complex in zip(odds, wanted, strict=True) if is_complex]
+    return sum(bisect_left(low, value) + bisect_right(low, value) for value in high) / (2 * len(low) * len(high))
 
 
 def document() -> str:

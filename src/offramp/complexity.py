@@ -59,8 +59,9 @@ def text_complexity(
     """A classifier for `App(classifier=)` that reads the wording of one input field.
 
     It estimates the probability that a request needs several steps, with a logistic model over counts such as words,
-    joined actions and names. It is for English requests and for a pipeline that has no past yet. It passes over a
-    request whose field is missing, blank, no string, or mostly in another alphabet than Latin.
+    joined actions and names in the first 4,000 characters. It is for English requests and for a pipeline that has no
+    past yet. It passes over a request whose field is missing, blank, no string, or mostly in another alphabet than
+    Latin.
 
     Args:
         field: the name of the input field.

@@ -92,3 +92,13 @@ def test_the_trainer_reproduces_the_weights_that_ship():
     content = json.loads(shipped)
     assert all(source["licence"] for source in content["sources"].values())
     assert min(each["weight"] for each in content["features"].values()) > 0
+
+
+@pytest.mark.parametrize(("family", "plain"), [("qa", 0.70), ("taskbench", 0.86), ("bfcl", 0.83)])
+def test_on_a_family_that_it_never_saw_it_ranks_better_than_plain_counts(family, plain):
+    _, requests = trainer.read()
+    rows = [(trainer.values(request.text), request) for request in requests]
+    seen = [(row, request.complex) for row, request in rows if request.family != family]
+    fitted = trainer.fit(*zip(*seen, strict=True))
+    unseen = [(fitted.odds(row), request.complex) for row, request in rows if request.family == family]
+    assert trainer.auc(*zip(*unseen, strict=True)) > plain + 0.05
