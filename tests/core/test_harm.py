@@ -54,6 +54,14 @@ def test_nothing_is_demoted_by_a_class_that_allows_none():
     assert Harm(0.0).report().limit == 0
 
 
+def test_a_run_that_more_likely_makes_it_stays_even_where_any_may_be_demoted():
+    harm = Harm(1.0)
+    for number in range(100):
+        harm.settle("stayed", 1e9 + number, made=True)
+    assert harm.verdict(0.51, 1.0, 1.0) == "stay"
+    assert harm.verdict(0.49, 1.0, 1.0) == "demote"
+
+
 def test_most_doomed_runs_are_demoted_when_they_can_be_told():
     stream = Stream(0.05)
     for _ in range(500):

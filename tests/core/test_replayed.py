@@ -118,6 +118,17 @@ def test_a_run_is_decided_by_those_that_had_ended():
     assert row["learned"]["waited_s"] == row["always_fast"]["waited_s"]
 
 
+def test_without_a_budget_every_run_goes_deep():
+    [row] = replay(mixed(50), 0.0, 0.05)
+    assert (row["learned"]["waited_s"], row["learned"]["right"]) == (0.0, row["always_deep"]["right"])
+
+
+@pytest.mark.parametrize(("budget_s", "share"), [(-1.0, 0.05), (float("nan"), 0.05), (float("inf"), 0.05), (1.0, 1.5)])
+def test_a_budget_and_a_share_that_cannot_be_are_refused(budget_s, share):
+    with pytest.raises(InputError, match="0 seconds or more"):
+        replay([], budget_s, share)
+
+
 def test_pipelines_and_classes_are_apart():
     runs = [Recorded(name, sla, None, {}, None, 1.0, ()) for name in "ba" for sla in ("y", "x")]
     assert [(row["pipeline"], row["class"], row["runs"]) for row in replay(runs, 1.0, 0.05)] == [

@@ -20,6 +20,8 @@ from typing import Literal, NamedTuple
 from offramp.core.bands import Counts
 from offramp.core.blocks import BLOCK_MINUTES, Blocks
 
+CHANCE_MAX = 0.5
+"""A run that more likely makes its budget than not stays, whatever its class allows."""
 CONTROL = 0.03
 """The part of the doomed runs that goes on as a control."""
 CONTROL_PRIOR = 15.0
@@ -87,7 +89,9 @@ class Harm:
             left: the part of its budget that is left, above 0.
             draw: a random number from 0 to 1.
         """
-        if not self.allowed or odds(chance) >= self._limit() * left or chance > self._slack():
+        if not self.allowed or chance > CHANCE_MAX:
+            return "stay"
+        if odds(chance) >= self._limit() * left or chance > self._slack():
             return "stay"
         return "control" if draw < CONTROL else "demote"
 

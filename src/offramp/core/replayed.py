@@ -177,6 +177,8 @@ class _Replay:
         heapq.heappush(self._under_way, (began + run.took_s, self.runs, run, past, fate))
 
     def _fate(self, past: Past, began: float) -> tuple[Fate, float | None]:
+        if not self._budget_s:
+            return "stayed", 0.0  # its class sends it deep
         for elapsed_s, chance in self._belief.looked_at(past, self._budget_s):
             draw = self.runs * GOLDEN % 1
             verdict = self._harm.verdict(chance, 1 - elapsed_s / self._budget_s, draw)
@@ -212,11 +214,16 @@ def replay(runs: Iterable[Recorded], budget_s: float, early_demotion: float) -> 
         budget_s: the budget in seconds.
         early_demotion: the share of the runs that make their budget that may be taken off the fast path.
 
+    Raises:
+        InputError: the budget or the share is out of range.
+
     Returns:
         A row for each pipeline and class: `runs`, how many `made` the budget, and for always fast, always deep and the
         learned estimate how many were decided `right`, the seconds that clients `waited_s` for nothing, and the runs
         that made their budget but were sent deep, `short_deep`.
     """
+    if not (0 <= budget_s < math.inf and 0 <= early_demotion <= 1):
+        raise InputError(f"a budget has 0 seconds or more, and a share is from 0 to 1: {budget_s}, {early_demotion}")
     groups: dict[tuple[str, str], list[Recorded]] = {}
     for run in runs:
         groups.setdefault((run.pipeline, run.sla), []).append(run)
