@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from offramp.errors import TenantLimit
@@ -9,6 +10,7 @@ from offramp.paths.submission import Submission
 from offramp.wiring import local
 from tests.paths.taught import pasts, teach
 from tests.paths.test_early import BUDGET_S, Sure, started, thinking
+from tests.support import result_of
 
 MIXED = [past for pair in zip(pasts("quick", 1.0, 200), pasts("slow", 30.0, 200), strict=True) for past in pair]
 """Enough for the chance of a slow run to be far below every limit."""
@@ -33,8 +35,9 @@ async def test_a_run_like_the_slow_ones_begins_on_the_deep_path_and_says_why(pla
     async with started(app, place, clock) as runtime:
         await teach(runtime.service, "answer", "chat", MIXED)
         dry = await route_of(runtime, "slow")
-        accepted = await runtime.service.submit(asking("slow"))
-        assert accepted.record.route.shown() == dry
+        handle = await runtime.submit(asking("slow"))
+        assert (await handle.document())["route"] == msgspec.to_builtins(dry)
+        await clock.run_until(result_of(handle), 0.1)
         assert (dry.path, dry.by) == ("deep", "learned")
         assert "took longer than 8 s" in dry.reasons[0]
         assert 1000 * BUDGET_S < dry.predicted_ms.p50 <= dry.predicted_ms.p95
@@ -94,3 +97,4 @@ async def test_requests_that_start_no_run_do_not_count(clock):
         with pytest.raises(TenantLimit):
             await service.submit(asking("slow"))
         assert withdrawn == ["demote"] * 2
+        await service.cancel(first.record.id)
