@@ -40,6 +40,7 @@ BATCH = SLA("batch", budget=0, queue_limit=100)
         (None, {"batch": 2.0, "report": 3.0}, 40 / 5),
         (BATCH, {"batch": 2.0, "report": 3.0}, 40 / 2),
         (BATCH, {"report": 10.0}, 60 + 100 / (0.05 * 10)),
+        (BATCH, {"report": 0.1}, 300.0),
         (SLA("batch"), {"report": 10.0}, UNKNOWN_WAIT_S),
         (BATCH, {}, UNKNOWN_WAIT_S),
         (None, {"batch": 0.0}, UNKNOWN_WAIT_S),

@@ -177,6 +177,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.quotas:KEY_RUNS_MAX", "", "of a key's `--runs`"),
             ("paths.quotas:SHOWN_S", "s", "age of the `RateLimit` of an answer that starts no run"),
             ("core.departures:UNKNOWN_WAIT_S", "s", "`Retry-After` while nothing is known to leave what is full"),
+            ("core.departures:STARVED_S_MAX", "s", "the same for a class of which nothing leaves, while others do"),
             ("core.departures:COUNT_LEAST", "", "departures, decayed by their age, below which their rate is unknown"),
             (
                 "core.departures:MEMORY_S",

@@ -11,6 +11,7 @@ from tests.gateway.conftest import serving
 from tests.gateway.keyed import SECRETS, SSE, Held, bearer, callers, gateway_of
 from tests.gateway.wire import types_of
 from tests.structured import parsed
+from tests.support import eventually
 
 ASYNC = {"Prefer": "respond-async"}
 BODY = {"input": {"word": "w"}}
@@ -118,6 +119,18 @@ async def test_requests_at_once_do_not_pass_a_limit_together(held, tmp_path):
     async with callers(gateway, "ann") as (ann,):
         answers = await asyncio.gather(*(asked(ann) for _ in range(30)))
         assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 27
+
+
+async def test_a_key_that_has_used_its_limit_displaces_no_run(held, tmp_path):
+    gateway = gateway_of(held.app, tmp_path, keys("+rate=1/h"), fast_runs=2, tenant_share=1.0)
+    async with callers(gateway, "ann", "bob") as (ann, bob):
+        assert (await ann.post(runs("echo"), json=BODY)).status_code == 200
+        running = [asyncio.create_task(bob.post(runs("hold"), json=BODY)) for _ in range(2)]
+        await eventually(lambda: gateway.service.live.count("fast") == 2)
+        for _ in range(5):
+            assert is_limited(await ann.post(runs("echo"), json=BODY), "default")
+        held.let_go.set()
+        assert [(await each).json()["demotion"] for each in running] == [None, None]
 
 
 async def test_gateways_share_the_limits_and_a_restart_keeps_them(held, tmp_path):

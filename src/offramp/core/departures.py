@@ -17,6 +17,9 @@ COUNT_LEAST = 0.05
 UNKNOWN_WAIT_S = 60.0
 """The time to retry after while nothing is known to leave."""
 
+STARVED_S_MAX = 300.0
+"""The same, at most, for a class of which nothing has left lately, while others do."""
+
 
 class Departures:
     """The rate of departures from something, decayed, so that it follows a change within `MEMORY_S`.
@@ -59,5 +62,6 @@ def room_in_s(waiting: int, sla: SLA | None, rates: Mapping[str, float]) -> floa
     rate = everything if sla is None else rates.get(sla.name, 0.0)
     if rate > 0:
         return waiting / rate
+    # None of the class has left lately: it begins now, or higher classes keep it waiting for as long as it allows.
     longest_s = None if sla is None else longest_wait_s(sla, everything)
-    return UNKNOWN_WAIT_S if longest_s is None else longest_s
+    return UNKNOWN_WAIT_S if longest_s is None else min(longest_s, STARVED_S_MAX)

@@ -127,13 +127,24 @@ class Quotas:
             StoreError: the store cannot be asked.
         """
         known = self._of(quota)
+        await self._require(known, run_s)
+        known.take(run_id)
+        return known
+
+    def seems_used(self, quota: Quota) -> bool:
+        """Whether the key has used its quota, by what is known without asking the store."""
+        return self._of(quota).refusal(self._clock.time(), 0.0) is not None
+
+    async def require(self, quota: Quota, run_s: float) -> None:
+        """Check that a run may start now, without counting one; raises as `take`."""
+        await self._require(self._of(quota), run_s)
+
+    async def _require(self, known: Known, run_s: float) -> None:
         if not known.rate_is_used(self._clock.time()):  # else only time frees a place: no look changes that
             await self._look(known, 0.0)
         refused = known.refusal(self._clock.time(), run_s)
         if refused is not None:
             raise refused
-        known.take(run_id)
-        return known
 
     async def use(self, quota: Quota) -> Use:
         """What of a quota is in use, as far as it is known.

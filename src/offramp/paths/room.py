@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from offramp.core.quotas import Quota, Use
+from offramp.core.routing import Facts
 from offramp.core.run import RunRecord
 from offramp.errors import RateLimited, TenantLimit
 from offramp.paths.bounds import open_runs
 from offramp.paths.learning import Learning
 from offramp.paths.process import Process
 from offramp.paths.quotas import Known, Quotas
+from offramp.paths.submission import Submission
 from offramp.ports.store import Idempotency
 
 
@@ -59,6 +61,18 @@ class Room:
 
     def _run_s(self, record: RunRecord) -> float:
         return self._learning.expected_s(record.pipeline, record.sla, record.budget_s)
+
+    async def require_quota(self, submission: Submission, quota: Quota, key: Idempotency | None, facts: Facts) -> None:
+        """Refuse a request early, before a run has to make room for its own, if its key seems to have used its quota.
+
+        Raises:
+            RateLimited: it has, and the request is not for an existing run.
+            StoreError: the store cannot be asked.
+        """
+        now = self._process.clock.time()
+        if self._quotas.seems_used(quota) and not await self.attaches(submission.tenant, key, now):
+            run_s = self._learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
+            await self._quotas.require(quota, run_s)
 
     async def attaches(self, tenant: str, key: Idempotency | None, now: float) -> bool:
         """Whether the request is for an existing run, which takes no room."""

@@ -197,6 +197,8 @@ class Submitter:
     ) -> Accepted:
         facts, now = known.facts, known.now
         key = self._idempotency(submission, now)
+        if submission.quota is not None:
+            await self.room.require_quota(submission, submission.quota, key, facts)
         decision = decide(facts, self._admission.load(submission, facts))
         if decision.path == "refused":
             if not await self.room.attaches(submission.tenant, key, now):
