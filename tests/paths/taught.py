@@ -10,7 +10,7 @@ from offramp.ports.learning import BeliefCell
 
 def pasts(kind, seconds, times):
     """Runs of one kind, whose only step took so long."""
-    return [Past(features({"kind": kind}), took_s, (("think", took_s),)) for took_s in [seconds] * times]
+    return [Past(features({"kind": kind}, tenant=""), took_s, (("think", took_s),)) for took_s in [seconds] * times]
 
 
 async def teach(service, pipeline, sla, ended, *, allowed=0.05):

@@ -63,7 +63,7 @@ def batched(items, size):
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-MIXED = [*pasts("quick", 1.0, 40), *pasts("slow", 30.0, 40)]
+MIXED = [*pasts("quick", 1.0, 150), *pasts("slow", 30.0, 150)]
 
 
 async def test_a_run_like_the_slow_ones_leaves_early_and_loses_nothing(place, clock):

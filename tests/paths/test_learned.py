@@ -98,3 +98,19 @@ async def test_requests_that_start_no_run_do_not_count(clock):
             await service.submit(asking("slow"))
         assert withdrawn == ["demote"] * 2
         await service.cancel(first.record.id)
+
+
+async def test_a_tenant_learns_nothing_of_the_values_in_another_ones_inputs(clock):
+    app, _ = thinking(clock)
+    async with started(app, None, clock) as runtime:
+        await teach(runtime.service, "answer", "chat", MIXED)
+        of_owner, of_other, unknown = [
+            await route_of(runtime, kind, tenant=tenant)
+            for kind, tenant in (("slow", ""), ("slow", "other"), ("unheard-of", "other"))
+        ]
+        cells = (await runtime.service.process.store.learned(0, 1_000)).cells
+    assert "kind slow" in of_owner.reasons[0]
+    assert of_other == unknown
+    assert of_other.confidence == of_owner.confidence, "what all runs took is shared"
+    assert any("c:kind:" in cell.name for cell in cells)
+    assert not any("slow" in cell.name for cell in cells), "the store has digests of values"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from offramp.core.bands import Cell, Counts, above, place_of, quantile, weights_of
 from offramp.core.blocks import BLOCK_MINUTES, BLOCKS_KEPT, Blocks
-from offramp.core.features import Features, in_words
+from offramp.core.features import Features, counted, in_words
 
 STEPS_MAX = 4
 """Finished steps of a run after which the time left is learned."""
@@ -285,7 +285,7 @@ class Belief:
         """The cells of a run; a value too many of one feature counts with the others of its kind."""
         yield f"{stage}|"
         for feature in features:
-            key = f"{stage}|{feature}"
+            key = f"{stage}|{counted(feature)}"
             name = key.rpartition(":")[0]
             is_counted = key in self._cells or self._values.get(name, 0) < VALUES_MAX
             yield key if is_counted else f"{name}:*"
@@ -314,7 +314,7 @@ class Belief:
                 continue
             cells = []
             for feature in features:
-                key = f"{stage}|{feature}"
+                key = f"{stage}|{counted(feature)}"
                 cell = self._cells.get(key) or self._cells.get(f"{key.rpartition(':')[0]}:*")
                 if cell is not None:
                     cells.append((feature, cell))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ TEXT_READ = 4_096
 CATEGORY_CHARS = 40
 """A text without spaces and up to this long is compared as a value, not by its size."""
 NAME_CHARS = 40
+DIGEST_BYTES = 6
+SHOWN = "="
+"""Begins the part of a feature that only sentences show."""
 DOUBLINGS_MAX = 100
 """Larger numbers, and their inverses, count as this many doublings."""
 LAST_RUNS = 3
@@ -45,6 +49,7 @@ def features(
     input: Mapping[str, Any],
     own: Mapping[str, float | str] | None = None,
     session: Session | None = None,
+    tenant: str | None = None,
 ) -> Features:
     """What a run is compared by: at most `FEATURES_MAX`, the most telling kinds first.
 
@@ -52,6 +57,8 @@ def features(
         input: the run's input.
         own: what the pipeline's own function says of it.
         session: None for a run without one.
+        tenant: the owner of the run: values are compared with those of its own runs alone, and kept as digests; None
+            compares, and keeps, them as they are.
     """
     found: list[str] = []
     if session is not None:
@@ -60,7 +67,22 @@ def features(
         found += _of_value(f"own.{name}", figure)
     for name, value in sorted(_flat(input), key=_rank):
         found += _of_value(name, value)
-    return tuple(found[:FEATURES_MAX])
+    kept = found[:FEATURES_MAX]
+    return tuple(kept if tenant is None else [_hidden(feature, tenant) for feature in kept])
+
+
+def _hidden(feature: str, tenant: str) -> str:
+    """A value as the digest by which it is counted, and itself for sentences."""
+    if feature[0] != "c":
+        return feature
+    name, _, value = feature.rpartition(":")
+    digest = blake2b(f"{tenant}\0{value}".encode(), digest_size=DIGEST_BYTES).hexdigest()
+    return f"{name}:{digest}{SHOWN}{value}"
+
+
+def counted(feature: str) -> str:
+    """The feature as it is counted: without what only sentences show."""
+    return feature.partition(SHOWN)[0]
 
 
 def _of_session(session: Session) -> Iterator[str]:
@@ -137,7 +159,7 @@ def in_words(feature: str) -> str:
     if value == "*":
         return f"{name} with a value that is not counted by itself"
     if kind == "c":
-        return f"{name} {value}"
+        return f"{name} {value.rpartition(SHOWN)[2]}"
     if kind == "f":
         sentences, lines = (f"{_extent(f'2^{digit}')}{' or more' if digit == '4' else ''}" for digit in value[1:])
         return f"{name} with {'a' if value[0] == 'q' else 'no'} question, {sentences} sentences, {lines} lines"

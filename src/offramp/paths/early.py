@@ -112,7 +112,7 @@ class EarlyDemotion(Generic[R]):
         if record.id not in self._watched or run.state != "running" or record.path != "fast":
             return False
         if watch.seen is None:
-            watch.seen = features_of_run(record.input, record.seen)
+            watch.seen = features_of_run(record.input, record.seen, record.tenant)
         elapsed_s, moved = self._process.clock.monotonic() - run.began, run.moved()
         left_s = record.budget_s - elapsed_s
         if left_s <= 0:

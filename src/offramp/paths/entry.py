@@ -85,7 +85,7 @@ class Entry:
         if not (self._classes[sla].early_demotion and learning.doubts(pipeline, sla, facts.budget_s)):
             estimate = learning.expected(pipeline, sla, facts.budget_s)
             return {"estimate": estimate} if estimate.runs else {}
-        compared = features_of_run(submission.input, seen)
+        compared = features_of_run(submission.input, seen, submission.tenant)
         return {"estimate": learning.estimate(pipeline, sla, compared, facts.budget_s), "verdict": "stay"}
 
     def _known_runs(self, pipeline: str, facts: Facts) -> int:

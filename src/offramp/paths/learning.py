@@ -247,7 +247,7 @@ class Learning(Background):
     def _observe(self, record: RunRecord, progress: Progress) -> None:
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
             return
-        past = Past(features_of_run(record.input, record.seen), *progress)
+        past = Past(features_of_run(record.input, record.seen, record.tenant), *progress)
         with self.lock:
             for callback in self._callbacks:
                 callback(record, past)
@@ -387,14 +387,14 @@ def digest(tenant: str, pipeline: str, session_id: str) -> str:
     return blake2b(f"{tenant}\0{pipeline}\0{session_id}".encode(), digest_size=16).hexdigest()
 
 
-def features_of_run(encoded: bytes, seen: Seen | None) -> Features:
+def features_of_run(encoded: bytes, seen: Seen | None, tenant: str) -> Features:
     """What a run with this input, as JSON, is compared by: above `COMPARED_BYTES_MAX` by its size alone."""
     is_read = len(encoded) <= COMPARED_BYTES_MAX
     given = _decode_input(encoded) if is_read else {"bytes of input": len(encoded)}
     if seen is None:
-        return features(given)
+        return features(given, tenant=tenant)
     session = None if seen.turns is None else Session(seen.turns, seen.last_s)
-    return features(given, seen.own, session)
+    return features(given, seen.own, session, tenant)
 
 
 def fast_of(record: RunRecord) -> Fast | None:
