@@ -182,7 +182,7 @@ def _service(
         process,
         lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
         lambda run, until: demoter.waits(run, until),  # noqa: PLW0108
-        lambda run, reasons: demoter.doomed(run, reasons),  # noqa: PLW0108
+        lambda run, estimate, reasons: demoter.doomed(run, estimate, reasons),  # noqa: PLW0108
         shows_levels=role != "worker",
     )
     dispatcher = _dispatcher(process, outbox) if role != "worker" else None

@@ -99,7 +99,7 @@ class Member:
             process,
             lambda: engine.has_room(),  # noqa: PLW0108 - made below, as the next
             lambda run, until: demoter.waits(run, until),  # noqa: PLW0108
-            lambda run, reasons: demoter.doomed(run, reasons),  # noqa: PLW0108
+            lambda run, estimate, reasons: demoter.doomed(run, estimate, reasons),  # noqa: PLW0108
         )
         deep = DeepPath(process, self.live)
 

@@ -147,6 +147,29 @@ async def test_the_end_of_a_step_is_a_moment_to_look(clock):
         assert demoted.data["elapsed_ms"] >= 3500
 
 
+async def test_a_verdict_on_a_run_that_leaves_for_another_reason_is_taken_back(clock, monkeypatch):
+    app, _ = thinking(clock)
+    async with started(app, None, clock) as runtime:
+        service, taken_back = runtime.service, Signal()
+        await teach(service, "answer", "chat", MIXED)
+        withdraw, demote = service.live.verdicts.withdraw, service.demoter.demote
+
+        def withdrawn(*verdict):
+            withdraw(*verdict)
+            taken_back.set()
+
+        async def overtaken(run, reason, *why):
+            await demote(run, "overload" if reason == "predicted" else reason, *([] if reason == "predicted" else why))
+
+        monkeypatch.setattr(service.live.verdicts, "withdraw", withdrawn)
+        monkeypatch.setattr(service.demoter, "demote", overtaken)
+        slow = b'{"kind": "slow", "seconds": 30.0}'
+        handle = await runtime.submit(Submission(pipeline="answer", input=slow, budget=BUDGET_S))
+        assert await clock.run_until(result_of(handle), 0.5) == "written"
+        assert (await handle.document())["demotion"]["reason"] == "overload"
+        await taken_back.wait()
+
+
 async def test_a_class_that_allows_none_demotes_none_by_belief(clock):
     app, _ = thinking(clock, early_demotion=0)
     async with started(app, None, clock) as runtime:

@@ -80,7 +80,7 @@ class Router:
             self.clock.call_at(run.began + BUDGET_S, lambda: self.budget_ends(run))
         self.clock.call_at(run.began + run.takes_s, lambda: self.end(run))
 
-    def demote(self, run, reasons):
+    def demote(self, run, _estimate, reasons):
         assert reasons
         self.leave(run, "predicted", "belief")
         self.left(run)

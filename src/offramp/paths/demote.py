@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from offramp.core import events
+from offramp.core.belief import Estimate
 from offramp.core.failure import Failure
 from offramp.core.leaving import OVER
 from offramp.core.run import Demotion, DemotionReason, Doubt, links
@@ -232,9 +233,15 @@ class Demoter:
         control = self._process.control
         run.execution.scope.move_at_rest("park", beyond, lambda: control.spawn(self._give_back(run)))
 
-    def doomed(self, run: LiveRun, reasons: Sequence[str]) -> None:
+    def doomed(self, run: LiveRun, estimate: Estimate, reasons: Sequence[str]) -> None:
         """Demote a fast run that is expected to miss its budget."""
-        self._process.control.spawn(self.demote(run, "predicted", reasons, "belief"))
+        self._process.control.spawn(self._doomed(run, estimate, reasons))
+
+    async def _doomed(self, run: LiveRun, estimate: Estimate, reasons: Sequence[str]) -> None:
+        await self.demote(run, "predicted", reasons, "belief")
+        record = run.record
+        if record.demotion is None or record.demotion.by != "belief":  # it has ended, or left for another reason
+            self._live.verdicts.withdraw(record.id, record.pipeline, record.sla, estimate, "demote")
 
     def _leave_early(self, run: LiveRun, until: float | None) -> None:
         """Demote a run that waits until then, or as long as it seems, if its budget ends before.

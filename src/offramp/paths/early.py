@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from offramp.core.belief import LOOKS, STEPS_MAX, Progress
+from offramp.core.belief import LOOKS, STEPS_MAX, Estimate, Progress
 from offramp.core.features import Features
 from offramp.core.leaving import State
 from offramp.core.run import RunRecord
@@ -55,7 +55,8 @@ class EarlyDemotion(Generic[R]):
         process: this process.
         learning: what is known about the durations of runs.
         verdicts: decides whether a run stays.
-        demote: called on the control loop with a run that is to leave, and with the reasons, in sentences.
+        demote: called on the control loop with a run that is to leave, its estimate, and the reasons in sentences. If
+            the run does not leave for them, it takes the verdict back.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class EarlyDemotion(Generic[R]):
         process: Process,
         learning: Learning,
         verdicts: Verdicts,
-        demote: Callable[[R, Sequence[str]], object],
+        demote: Callable[[R, Estimate, Sequence[str]], object],
     ) -> None:
         self._process = process
         self._learning = learning
@@ -126,5 +127,5 @@ class EarlyDemotion(Generic[R]):
         self.forget(record.id)
         if verdict == "demote":
             chance = f"the chance that it ends within its budget was {estimate.chance:.1%} after {elapsed_s:.3g} s"
-            self._demote(run, [*estimate.reasons, chance])
+            self._demote(run, estimate, [*estimate.reasons, chance])
         return False

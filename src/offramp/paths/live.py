@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offramp.core import events, moving
-from offramp.core.belief import Progress
+from offramp.core.belief import Estimate, Progress
 from offramp.core.departures import Departures
 from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
@@ -193,7 +193,7 @@ class LiveRuns:
         made_room: called when a run leaves, or does not begin, and so makes room for another.
         waits: called with a run and None when it seems only to wait, or the time, in epoch seconds, until which a step
             of it has to.
-        doomed: called with a fast run that is expected to miss its budget, and with the reasons, in sentences.
+        doomed: see `EarlyDemotion`.
         shows_levels: whether this process's metrics show the service levels of all processes.
     """
 
@@ -202,7 +202,7 @@ class LiveRuns:
         process: Process,
         made_room: Callable[[], object],
         waits: Callable[[LiveRun, float | None], object],
-        doomed: Callable[[LiveRun, Sequence[str]], object],
+        doomed: Callable[[LiveRun, Estimate, Sequence[str]], object],
         *,
         shows_levels: bool = False,
     ) -> None:
