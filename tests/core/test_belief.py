@@ -111,6 +111,23 @@ def test_after_a_thousand_runs_the_features_tell_short_from_long():
     assert 30 < long.p95_s < 50
 
 
+def test_sixty_runs_are_enough_where_a_feature_tells_surely():
+    belief = learned(*in_turn(runs_of(60, 2, "c:kind:a"), runs_of(60, 20, "c:kind:b")))
+    assert belief.chance(("c:kind:a",), 6.0) > 0.95
+    assert belief.chance(("c:kind:b",), 6.0) < 0.03
+
+
+def test_features_that_say_the_same_thing_do_not_count_twice():
+    """Eight copies of a feature that tells little."""
+    draws, belief = random.Random(3), Belief()
+    for number in range(1_000):
+        kind, is_long = number % 2, draws.random() < (0.8 if number % 2 else 0.5)
+        seen = tuple(f"c:copy{copy}:{kind}" for copy in range(8))
+        belief.observe(Past(seen, 20.0 if is_long else 2.0, (), 6.0), NOW + number * MINUTE_S)
+    chances = [belief.chance(tuple(f"c:copy{copy}:{kind}" for copy in range(8)), 6.0) for kind in (0, 1)]
+    assert chances == [pytest.approx(0.5, abs=0.15), pytest.approx(0.2, abs=0.12)]
+
+
 def test_a_run_that_still_runs_is_ever_less_likely_to_keep_its_budget():
     belief = learned(*in_turn(runs_of(300, 2), runs_of(300, 20)))
     chances = [belief.chance((), 6.0, Progress(elapsed_s)) for elapsed_s in (0, 2, 4, 5)]

@@ -49,6 +49,12 @@ class Stream:
         return self.wrong / self.would_make
 
 
+def settled(harm, runs):
+    """Every fourth of these runs made its budget."""
+    for number in range(runs):
+        harm.settle("stayed", NOW, made=number % 4 == 0)
+
+
 def test_nothing_is_demoted_by_a_class_that_allows_none():
     assert Stream(0.0).run(0.001, 0.0, 500).demoted == 0
     assert Harm(0.0).report().limit == 0
@@ -112,14 +118,15 @@ def test_the_control_shows_what_the_deep_path_hides():
 
 def test_the_less_is_left_of_the_budget_the_surer_a_demotion_must_be():
     harm = Harm(0.05)
-    verdicts = [harm.verdict(0.02, left, 0.5) for left in (1.0, 0.5, 0.3, 0.01)]
+    assert harm.verdict(0.001, 1.0, 0.5) == "stay", "nothing is known yet"
+    settled(harm, 400)
+    verdicts = [harm.verdict(0.02, left, 0.5) for left in (1.0, 0.5, 0.1, 0.01)]
     assert verdicts == ["demote", "demote", "stay", "stay"]
 
 
 def test_a_demoted_run_counts_until_it_is_settled():
     harm = Harm(0.05)
-    for _ in range(100):
-        harm.settle("stayed", NOW, made=True)
+    settled(harm, 400)
     demoted = 0
     while harm.verdict(0.04, 1.0, 0.5) == "demote":
         harm.demoted(0.04, NOW)
@@ -131,6 +138,7 @@ def test_a_demoted_run_counts_until_it_is_settled():
 
 def test_a_demotion_that_did_not_happen_leaves_no_trace():
     harm = Harm(0.05)
+    settled(harm, 400)
     for _ in range(1000):
         assert harm.verdict(0.04, 1.0, 0.5) == "demote"
         harm.demoted(0.04, NOW)

@@ -32,12 +32,28 @@ HALF_LIFE_MINUTES = 14 * 1440
 """Minutes that halve the weight of a block."""
 BROKEN_WEIGHT = 0.005
 """What runs before a break count in the belief after it."""
-UNKNOWN = 2.0
+UNKNOWN = 1.0
 """Runs that are taken to have kept their budget, and as many that have missed it, before any is known."""
-SHRUNK_TO = 12.0
-"""How many runs of the whole weigh as much as a feature's own."""
-TEMPERS = (1.0, 0.7, 0.5, 0.35)
-"""By how much the features are believed, chosen by the past: correlated ones say the same thing twice."""
+
+
+class Mix(NamedTuple):
+    """How the features are believed together.
+
+    Args:
+        temper: how far; correlated ones say the same thing twice, so less may be right.
+        shrunk_to: how many runs of the whole weigh as much as a feature's own; little where features tell surely.
+    """
+
+    temper: float
+    shrunk_to: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.temper:g} {self.shrunk_to:g}"
+
+
+MIXES = (Mix(1.0, 10.0), Mix(1.0, 1.0), *(Mix(temper, 10.0) for temper in (0.7, 0.5, 0.35, 0.15)))
+"""The mix that foretold best which runs keep their budgets is used; at first the first one."""
 LOOKS = (0.0, 0.0625, 0.125, 0.1875, 0.25, 0.3125, 0.375, 0.4375, 0.5, 0.625, 0.75, 0.875)
 """When a run on the fast path is looked at again, in parts of its budget; also whenever one of its steps has ended."""
 MISSES_MIN = 0.2
@@ -48,9 +64,9 @@ differ beyond that at which the pipeline is taken to have changed."""
 DRIFT_RUNS_MIN = 20
 """Runs from which a belief is firm enough to be found wrong."""
 SCORE_MIN = 0.001
-"""The least chance that a temper is charged for: one odd run decides nothing."""
+"""The least chance that a mix is charged for: one odd run decides nothing."""
 NOTES, RUNS, BREAK = "!", "runs", "break"
-"""The cell of a block with its notes: its runs, the scores of the tempers, and whether it began with a break."""
+"""The cell of a block with its notes: its runs, the scores of the mixes, and whether it began with a break."""
 _NORMAL = NormalDist()
 
 
@@ -234,7 +250,7 @@ class Belief:
         """Sum the blocks into the cells, each by its weight."""
         self._cells: dict[str, Cell] = {}
         self._values: dict[str, int] = {}
-        self._scores = dict.fromkeys(TEMPERS, 0.0)
+        self._scores = dict.fromkeys(MIXES, 0.0)
         self._times: dict[int, float] = {}
         numbers = self._blocks.numbers()
         later, times = 0.0, 1.0
@@ -251,8 +267,8 @@ class Belief:
     def _see(self, counts: Mapping[str, Mapping[str, float]], times: float) -> None:
         for key, weights in counts.items():
             if key == NOTES:
-                for temper in TEMPERS:
-                    self._scores[temper] += times * weights.get(str(temper), 0.0)
+                for mix in MIXES:
+                    self._scores[mix] += times * weights.get(mix.name, 0.0)
                 continue
             if key not in self._cells:
                 if len(self._cells) >= CELLS_MAX:
@@ -261,7 +277,7 @@ class Belief:
                 name = key.rpartition(":")[0]
                 self._values[name] = self._values.get(name, 0) + 1
             self._cells[key].add(weights, times)
-        self._temper = max(TEMPERS, key=self._scores.__getitem__)
+        self._mix = max(MIXES, key=self._scores.__getitem__)
 
     def _block(self, minute: int) -> int:
         """The block that counts now; a new one if the latest is full, or the pipeline has changed."""
@@ -291,16 +307,17 @@ class Belief:
             yield key if is_counted else f"{name}:*"
 
     def _judged(self, past: Past, whole: Cell) -> dict[str, float]:
-        """How well this run was expected by each temper; and whether its like has changed."""
+        """How well each mix expected this run; and whether its like has changed."""
         left = self._left(past.features, ())
-        ratios = _ratios(whole, [cell for _, cell in left.cells]) if left else {}
+        cells = [cell for _, cell in left.cells] if left else []
+        ratios = {shrunk_to: _ratios(whole, cells, shrunk_to) for shrunk_to in {mix.shrunk_to for mix in MIXES}}
         scores = {}
         budget_s = past.budget_s or 0.0
-        for temper in TEMPERS if budget_s else ():
-            weights = list(_tempered(whole, ratios, temper).items())
+        for mix in MIXES if budget_s else ():
+            weights = _tempered(whole, ratios[mix.shrunk_to], mix.temper)
             chance = _Left("", 0.0, whole, [], weights).chance(0.0, budget_s)
             came_true = chance if past.took_s <= budget_s else 1 - chance
-            scores[str(temper)] = math.log(max(came_true, SCORE_MIN))
+            scores[mix.name] = math.log(max(came_true, SCORE_MIN))
         if left and whole.runs >= DRIFT_RUNS_MIN:
             late = above(left.weights, place_of(past.took_s))
             self._drift.add(1 - late / sum(weight for _, weight in left.weights))
@@ -318,8 +335,8 @@ class Belief:
                 cell = self._cells.get(key) or self._cells.get(f"{key.rpartition(':')[0]}:*")
                 if cell is not None:
                     cells.append((feature, cell))
-            ratios = _ratios(whole, [cell for _, cell in cells])
-            weights = list(_tempered(whole, ratios, self._temper).items())
+            ratios = _ratios(whole, [cell for _, cell in cells], self._mix.shrunk_to)
+            weights = _tempered(whole, ratios, self._mix.temper)
             return _Left(stage, since_s, whole, cells, weights)
         return None
 
@@ -359,19 +376,25 @@ def _stages(steps: tuple[tuple[str, float], ...], took_s: float = math.inf) -> I
             yield f"{number} {name.replace('|', ' ')}", at_s
 
 
-def _ratios(whole: Cell, cells: list[Cell]) -> dict[int, float]:
-    """By band, how much likelier the features make it."""
-    ratios = {}
+def _ratios(whole: Cell, cells: list[Cell], shrunk_to: float) -> list[float]:
+    """How much likelier the features make each band of the whole."""
+    ratios = []
+    runs = whole.runs
+    parts = [(cell.weights, cell.runs + shrunk_to) for cell in cells]
     for band, weight in whole.weights.items():
-        share, ratio = weight / whole.runs, 1.0
-        for cell in cells:
-            ratio *= (cell.weights.get(band, 0.0) / share + SHRUNK_TO) / (cell.runs + SHRUNK_TO)
-        ratios[band] = ratio
+        odds, ratio = runs / weight, 1.0
+        for weights, all_of_them in parts:
+            ratio *= (weights.get(band, 0.0) * odds + shrunk_to) / all_of_them
+        ratios.append(ratio)
     return ratios
 
 
-def _tempered(whole: Cell, ratios: Mapping[int, float], temper: float) -> dict[int, float]:
-    return {band: weight / whole.runs * ratios[band] ** temper for band, weight in whole.weights.items()}
+def _tempered(whole: Cell, ratios: list[float], temper: float) -> list[tuple[int, float]]:
+    """The weight of each band."""
+    pairs = zip(whole.weights.items(), ratios, strict=True)
+    if temper == 1.0:
+        return [(band, weight / whole.runs * ratio) for (band, weight), ratio in pairs]
+    return [(band, weight / whole.runs * ratio**temper) for (band, weight), ratio in pairs]
 
 
 def _ahead(weights: list[tuple[int, float]], gone_s: float) -> list[tuple[int, float]]:

@@ -1,10 +1,10 @@
 """How many runs belief may take off the fast path wrongly, and how many it does: a bound, kept by counting. Pure.
 
 A run is demoted wrongly if it would have made its budget. A class allows that for a share of the runs that make it. The
-limit below which chances are too small begins at that share. It then follows an account: wrong demotions so far, beside
-those allowed. Chance alone moves such a count by its standard deviation, so the balance is measured in these. While
-fewer are wrong than allowed, the limit rises; when more are, beyond what chance explains, it falls; and once the
-account is overdrawn, belief demotes none.
+limit below which chances are too small rises from 0 to near that share as runs end. It then follows an account: wrong
+demotions so far, beside those allowed. Chance alone moves such a count by its standard deviation, so the balance is
+measured in these. While fewer are wrong than allowed, the limit rises; when more are, beyond what chance explains, it
+falls; and once the account is overdrawn, belief demotes none.
 
 A demoted run would have made its budget if it moved no longer. A small random part of the doomed runs goes on as a
 control, which corrects that rule where a run takes less, or more, on the fast path than on the deep one.
@@ -30,9 +30,11 @@ BLOCK_MADE = 64
 """The fewest runs that made their budget in a full block."""
 HALF_LIFE_MADE = 2_000
 """Later runs that made their budget that halve the weight of a block."""
+LIMIT_BASE, LIMIT_RUNS = 1.5, 100.0
+"""The limit on the odds, in times those of the allowed share, and after how many ended runs it is half of that."""
 RAISED_BY, RAISED_MAX = 1.0, 2.0
 """Doublings of the limit's odds by each standard deviation of the account above 0, and in all."""
-LOWERED_FROM, LOWERED_BY, LOWERED_MAX = 1.0, 3.0, 5.0
+LOWERED_FROM, LOWERED_BY, LOWERED_MAX = 1.0, 2.0, 5.0
 """The standard deviations below 0 that chance explains; halvings of the odds by each one beyond, and in all."""
 OVERDRAWN, CREDIT = 2.0, 2.0
 """Standard deviations and runs by which the account may be overdrawn: that of all blocks, and that of the latest."""
@@ -132,7 +134,7 @@ class Harm:
             share=wrong / made if made else None,
             allowed=self.allowed,
             limit=_chance(self._limit()) if self.allowed else 0.0,
-            runs=counts["stayed"] + counts["control"] + counts["demoted"],
+            runs=_ended(counts),
             made=made,
             demoted=counts["demoted"],
             wrong=wrong,
@@ -191,7 +193,8 @@ class Harm:
             doublings = min(deviations * RAISED_BY, RAISED_MAX)
         else:
             doublings = max(min(deviations + LOWERED_FROM, 0.0) * LOWERED_BY, -LOWERED_MAX)
-        return odds(self.allowed) * math.pow(2.0, doublings)
+        ended = _ended(self._counts)
+        return LIMIT_BASE * odds(self.allowed) * math.pow(2.0, doublings) * ended / (ended + LIMIT_RUNS)
 
     def _slack(self) -> float:
         """How many more runs may be demoted wrongly now."""
@@ -231,6 +234,10 @@ def _chance(odds: float) -> float:
 def _add(into: _Sums, more: Mapping[str, float], times: float = 1.0) -> None:
     for name, value in more.items():
         into[name] += value * times
+
+
+def _ended(counts: _Sums) -> float:
+    return counts["stayed"] + counts["control"] + counts["demoted"]
 
 
 def _made(counts: _Sums) -> float:
