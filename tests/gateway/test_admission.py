@@ -122,6 +122,7 @@ async def test_the_lowest_class_goes_deep_first(gated, tmp_path):
             assert run["path"] == "fast"
             displaced = (await low).json()
             assert (displaced["path"], displaced["demotion"]["reason"]) == ("deep", "overload")
+            assert "gave way to one of a higher class" in displaced["demotion"]["reasons"][0]
             late = (await asked(ops, "late")).json()
             assert (late["path"], late["route"]["by"]) == ("deep", "load")
             assert "its runs are of higher classes" in late["route"]["reasons"][-1]

@@ -13,6 +13,7 @@ from offramp import SLA, App, wiring
 from offramp.gateway.asgi import Gateway
 from offramp.settings import Settings
 from offramp.wiring import build
+from tests import valkey
 from tests.gateway.conftest import serving
 from tests.gateway.wire import parse_sse, types_of
 
@@ -41,9 +42,14 @@ def an_app(**declared):
     return app
 
 
+NO_REDIS = pytest.mark.skipif(valkey.missing() is not None, reason=str(valkey.missing()))
+STORES = pytest.mark.parametrize("web", ["sqlite", pytest.param("redis", marks=NO_REDIS)], indirect=True)
+
+
 @pytest.fixture
-async def web(tmp_path):
-    settings = Settings.load(environment={}, file=tmp_path / "none", data=str(tmp_path / "data"))
+async def web(request, tmp_path):
+    kept = {"store": valkey.server().url()} if getattr(request, "param", "sqlite") == "redis" else {}
+    settings = Settings.load(environment={}, file=tmp_path / "none", data=str(tmp_path / "data"), **kept)
     gateway = Gateway(lambda: build(an_app(), settings, role="local"))
     async with (
         gateway.lifespan(),
@@ -57,6 +63,7 @@ def asking(words="a question that is longer than 20 characters", **given):
     return {"input": {"words": words}, **given}
 
 
+@STORES
 async def test_a_stream_of_a_run_that_goes_deep_ends_when_it_is_accepted_unless_it_follows(web):
     answer = await web.post(RUNS, json=asking(), headers=SSE)
     found, _, _ = parse_sse(answer.content)

@@ -179,11 +179,12 @@ def asked(facts: Facts) -> Decision | None:
 
 def answered(facts: Facts) -> Decision | None:
     """What the user's rules or classifier decide; None if they do not."""
-    answer, by = (facts.rule, "rule") if facts.rule is not None else (facts.classifier, "classifier")
+    answer = facts.rule or facts.classifier
     if answer is None:
         return None
+    by: By = "classifier" if facts.rule is None else "rule"
     predicted = None if answer.expected_s is None else (answer.expected_s, None)
-    return Decision(answer.path, [answer.reason], by, predicted)  # type: ignore[arg-type]
+    return Decision(answer.path, [answer.reason], by, predicted)
 
 
 def learned(facts: Facts) -> Decision:
@@ -269,6 +270,10 @@ def _ms(seconds: float | None) -> float | None:
 
 
 CONTROL = "it is one of the few that go on, to see whether the others would have missed their budget"
+GAVE_WAY = (
+    "the fast path was full (OFFRAMP_FAST_RUNS), and this run gave way to one of a higher class, or to one that is "
+    "expected to take less time"
+)
 SHARE_IS_TAKEN = (
     "your runs have your share of this gateway's fast path (OFFRAMP_TENANT_SHARE): try again when one has ended, or "
     "with Prefer: respond-async"
