@@ -90,6 +90,7 @@ def test_more_workers_are_needed_only_once_runs_have_waited_without_room():
 def test_runs_that_wait_beside_free_places_ask_for_no_worker():
     # They are taken in a moment; or no worker here has their pipeline; or they are suspects that wait to be alone.
     assert needed(Sight(waiting=5, busy=0, places=EACH, warm=1), since=0.0) == 1
+    assert needed(Sight(waiting=500, busy=0, places=900, warm=90), since=0.0) == 1
 
 
 def test_the_sum_of_min_warm_is_needed_without_any_run():

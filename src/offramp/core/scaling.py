@@ -130,13 +130,12 @@ def need(seen: Sight, before: Need, now: float, *, least: int, places_each: int)
         places_each: places of one worker, where none is seen.
     """
     each = max(1, seen.places // seen.warm if seen.warm else places_each)
-    load = seen.waiting + seen.busy
     least = max(1, least)
     since = None if not seen.is_short else now if before.short_since is None else before.short_since
     if since is not None and now - since >= WAIT_S:
-        wanted = max(seen.warm + 1, math.ceil(load / each))
-    else:
-        wanted = min(math.ceil(load / (FULL_SHARE * each)), seen.warm)
+        wanted = max(seen.warm + 1, math.ceil((seen.waiting + seen.busy) / each))
+    else:  # what waits beside free places is taken in a moment, or by no worker that is warm
+        wanted = min(math.ceil(seen.busy / (FULL_SHARE * each)), seen.warm)
     return Need(min(WORKERS_MAX, max(least, wanted)), since)
 
 
