@@ -15,9 +15,14 @@ from offramp.core.harm import Harm
 NOW = 1_790_000_000.0
 
 
+def allowed_of(allowed, would_make):
+    """How many runs may be demoted wrongly."""
+    return allowed * would_make + core.OVERDRAWN * math.sqrt(allowed * would_make) + core.CREDIT
+
+
 def most(allowed, would_make):
-    """How many runs may be demoted wrongly; one more may be on its way when the account is empty."""
-    return allowed * would_make + core.OVERDRAWN * math.sqrt(allowed * would_make) + core.CREDIT + 1
+    """The same for the true count: the control corrects what is counted, and one run may be on its way."""
+    return 1.2 * allowed_of(allowed, would_make) + 1
 
 
 class Stream:
@@ -85,7 +90,7 @@ def test_the_bound_holds_however_wrong_the_chances_are(mixes, allowed):
     stream = Stream(allowed)
     for claimed, true, count in mixes:
         stream.run(claimed, true, count)
-        assert stream.wrong <= 1.2 * most(allowed, stream.would_make), "the control corrects the count by a little"
+        assert stream.wrong <= most(allowed, stream.would_make)
 
 
 def test_a_mix_that_turns_does_not_spend_what_was_saved_up():
@@ -131,7 +136,7 @@ def test_a_demoted_run_counts_until_it_is_settled():
     while harm.verdict(0.04, 1.0, 0.5) == "demote":
         harm.demoted(0.04, NOW)
         demoted += 1
-    assert demoted == pytest.approx((most(0.05, 100) - 1) / 0.04, abs=2)
+    assert demoted == pytest.approx(allowed_of(0.05, 100) / 0.04, abs=2)
     harm.settle("demoted", NOW, made=None)
     assert harm.verdict(0.04, 1.0, 0.5) == "demote", "one that was cancelled harmed no more"
 
