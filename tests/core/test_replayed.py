@@ -138,3 +138,11 @@ def test_pipelines_and_classes_are_apart():
         ("b", "y", 1),
     ]
     assert replay([], 1.0, 0.05) == []
+
+
+def test_what_the_pipeline_says_of_a_run_distinguishes_short_from_long():
+    kinds = [("long", 30.0) if at % 2 else ("short", 1.0) for at in range(300)]
+    bare = [{"pipeline": "p", "took_s": took_s} for _, took_s in kinds]
+    described = [line | {"features": {"kind": kind}} for line, (kind, _) in zip(bare, kinds, strict=True)]
+    (knowing,), (blind,) = (replay(map(recorded, lines), 8.0, 0.05) for lines in (described, bare))
+    assert knowing["learned"]["waited_s"] < blind["learned"]["waited_s"]

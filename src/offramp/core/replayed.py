@@ -31,6 +31,7 @@ class Recorded(NamedTuple):
         began: when it was accepted, in epoch seconds; None if that is not recorded.
         took_s: seconds for which it moved.
         steps: its finished steps in the order of their ends, with the seconds for which it had moved then.
+        own: what the pipeline's own function of features said of it.
     """
 
     pipeline: str
@@ -40,6 +41,7 @@ class Recorded(NamedTuple):
     began: float | None
     took_s: float
     steps: tuple[tuple[str, float], ...]
+    own: Mapping[str, float | str] = {}
 
 
 class _Step(msgspec.Struct):
@@ -60,6 +62,7 @@ class _Line(msgspec.Struct, rename={"sla": "class"}):
     retry_of: str | None = None
     path: str = "fast"
     input: Any = None
+    features: dict[str, float | str] | None = None
     created_at: datetime | None = None
     finished_at: datetime | None = None
     demotion: _Demotion | None = None
@@ -72,8 +75,8 @@ def recorded(line: Any) -> Recorded | None:
 
     Args:
         line: a run document, with its input and steps as far as they are known; or `pipeline` and `took_s` (seconds),
-            and `class`, `session_id`, `input`, `created_at`, and `steps` as pairs of a name and the seconds until its
-            end.
+            and `class`, `session_id`, `input`, `features`, `created_at`, and `steps` as pairs of a name and the seconds
+            until its end.
 
     Raises:
         InputError: it is neither.
@@ -86,12 +89,13 @@ def recorded(line: Any) -> Recorded | None:
     except ValueError as error:
         raise InputError(
             "a recorded run is a JSON object: a run document, or 'pipeline' and 'took_s' (seconds), and 'class', "
-            f"'input', 'session_id', 'created_at' and 'steps' as far as they are known: {error}",
+            f"'input', 'features', 'session_id', 'created_at' and 'steps' as far as they are known: {error}",
             [],
         ) from None
     given = read.input if isinstance(read.input, dict) else {}
     began = None if read.created_at is None else read.created_at.timestamp()
-    return Recorded(read.pipeline, read.sla, read.session_id, given, began, took_s, tuple(sorted(steps, key=_end)))
+    in_order = tuple(sorted(steps, key=_end))
+    return Recorded(read.pipeline, read.sla, read.session_id, given, began, took_s, in_order, read.features or {})
 
 
 def _short(line: _Line, took_s: float) -> tuple[float, list[tuple[str, float]]]:
@@ -170,7 +174,7 @@ class _Replay:
         self.made += run.took_s <= self._budget_s
         last_s = self._sessions.get(run.session_id or "")
         session = None if run.session_id is None else Session(len(last_s or ()), (last_s or ())[:4])
-        past = Past(features(run.input, None, session), run.took_s, run.steps, self._budget_s)
+        past = Past(features(run.input, run.own, session), run.took_s, run.steps, self._budget_s)
         fate, left_after_s = self._fate(past, began)
         for tally, after_s in ((self.fast, None), (self.deep, 0.0), (self.learned, left_after_s)):
             tally.add(after_s, run.took_s, self._budget_s)
