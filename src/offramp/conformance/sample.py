@@ -16,7 +16,7 @@ from offramp.ports.store import Owner
 NOW = 1_700_000_000.0
 PIPELINE = "conformance"
 DONE = Outcome("completed", b'"done"')
-DEMOTION = Demotion("budget", NOW + 6, 6000.0, 6000.0, {"traceparent": "p"})
+DEMOTION = Demotion("budget", NOW + 6, 6000.0, 6000.0, {"traceparent": "p"}, moved_ms=5900.0)
 
 
 def record_of(number: int, **changes: Any) -> RunRecord:

@@ -24,7 +24,7 @@ from offramp.conformance.store_stage import StoreStage, claimed_one, count_of, f
 from offramp.core import events
 from offramp.core.failure import Failure
 from offramp.core.recorded import Frame, Traceback
-from offramp.core.run import NOT_TAKEN, Outcome, RunRecord
+from offramp.core.run import NOT_TAKEN, Outcome, RunRecord, Seen
 from offramp.errors import IdempotencyMismatch
 from offramp.ports.store import Idempotency, RunLog
 
@@ -198,6 +198,7 @@ async def a_record_comes_back_as_it_was_given(stage: StoreStage) -> None:
     run, _ = await stage.running(
         session_id="s",
         metadata={"k": "v"},
+        seen=Seen(3, (2.5, 1.0), {"words": 7, "kind": "batch"}),
         trace={"traceparent": "t"},
         deadline_at=NOW + 9,
         tenant="t",
@@ -358,7 +359,8 @@ async def a_listing_leaves_large_results_out(stage: StoreStage) -> None:
 
 
 async def _ended(stage: StoreStage, retention_s: float) -> RunRecord:
-    run, log = await stage.running(input=b'{"secret":"s"}', retention_s=retention_s)
+    seen = Seen(2, (1.5,), {"secret": "s"})
+    run, log = await stage.running(input=b'{"secret":"s"}', seen=seen, retention_s=retention_s)
     log.append(entry(1), started(1))
     await log.finish(DONE, completed(), NOW)
     return run
@@ -378,6 +380,7 @@ async def a_purged_run_is_known_but_empty(stage: StoreStage) -> None:
     stored = await stage.stored(run)
     assert (stored.purged, stored.status, stored.result) == (True, "completed", None)
     assert b"secret" not in stored.input, "the input outlived its retention"
+    assert stored.seen is None, "what was known of the input outlived its retention"
     assert await stage.store.journal(run.id) == [], "the journal outlived its retention"
     assert await frames_of(stage.store, run) == [], "the events outlived their retention"
 

@@ -727,6 +727,18 @@ class RemainingSignals(MemoryStore):
 
 
 @breaks("S13")
+class RemainingFacts(MemoryStore):
+    """What was known of the input outlives the run."""
+
+    async def purge(self, now, only=None):
+        kept = {run_id: run.record.seen for run_id, run in self._runs.items()}
+        count = await super().purge(now, only)
+        for run_id, run in self._runs.items():
+            run.record = replace(run.record, seen=kept[run_id])
+        return count
+
+
+@breaks("S13")
 class RemainingInput(MemoryStore):
     """What a user sent outlives its run."""
 

@@ -126,7 +126,9 @@ class MemoryRun:
 
     def empty(self) -> None:
         """Remove its data."""
-        self.record = msgspec.structs.replace(self.record, purged=True, result=None, input=b"{}", webhook=None)
+        self.record = msgspec.structs.replace(
+            self.record, purged=True, result=None, input=b"{}", webhook=None, seen=None
+        )
         self.entries, self.frames, self.signals, self.signal_keys = [], [], [], {}
 
     def retried(self, by: str) -> None:

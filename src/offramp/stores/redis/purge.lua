@@ -16,7 +16,7 @@ for place = 1, #due, 2 do
     drop_webhook(id)
     for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:'}) do call('UNLINK', P .. kind .. id) end
     if load(id) then
-      call('HDEL', P .. 'r:' .. id, 'input', 'webhook', 'result', 'large', 'announces', 'signal_bytes')
+      call('HDEL', P .. 'r:' .. id, 'input', 'webhook', 'seen', 'result', 'large', 'announces', 'signal_bytes')
       call('HSET', P .. 'r:' .. id, 'purged', 1)
       call('EXPIRE', P .. 'r:' .. id, math.ceil(known_s + tonumber(ARGV[5])))
     end

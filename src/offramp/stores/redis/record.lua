@@ -2,7 +2,7 @@
 
 local SHOWN = {'status', 'path', 'started', 'finished', 'cancel', 'purged', 'record', 'input', 'webhook', 'demotion',
   'error', 'result', 'large', 'deaths', 'tenant', 'session', 'pipeline', 'deadline', 'retention', 'priority',
-  'deaths_alone', 'deaths_silent', 'company', 'left_by', 'retried', 'waits'}
+  'deaths_alone', 'deaths_silent', 'company', 'left_by', 'retried', 'waits', 'seen'}
 
 local function read_record(id, without_large)
   local got = redis.call('HMGET', ARGV[1] .. 'r:' .. id, unpack(SHOWN))

@@ -22,7 +22,7 @@ ENCODE = msgspec.msgpack.Encoder().encode
 SHOWN = (
     *("status", "path", "started", "finished", "cancel", "purged", "record", "input", "webhook", "demotion"),
     *("error", "result", "large", "deaths", "tenant", "session", "pipeline", "deadline", "retention", "priority"),
-    *("deaths_alone", "deaths_silent", "company", "left_by", "retried", "waits", "id"),
+    *("deaths_alone", "deaths_silent", "company", "left_by", "retried", "waits", "seen", "id"),
 )
 """The fields that `record.lua` returns, in its order."""
 
@@ -40,7 +40,6 @@ class _Kept(msgspec.Struct, array_like=True):
     mount: str = ""
     retry_of: str | None = None
     keys_of: str | None = None
-    seen: Seen | None = None
     api_key: str | None = None
 
 
@@ -48,6 +47,7 @@ _decode_kept = msgspec.msgpack.Decoder(_Kept).decode
 _decode_demotion = msgspec.msgpack.Decoder(Demotion).decode
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode
 _decode_webhook = msgspec.msgpack.Decoder(Webhook).decode
+_decode_seen = msgspec.msgpack.Decoder(Seen).decode
 
 
 def made(record: RunRecord) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def made(record: RunRecord) -> dict[str, Any]:
         "record": raw(ENCODE(_Kept(*[getattr(record, name) for name in _Kept.__struct_fields__]))),
         "input": raw(record.input),
         "webhook": None if record.webhook is None else raw(ENCODE(record.webhook)),
+        "seen": None if record.seen is None else raw(ENCODE(record.seen)),
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -107,6 +108,7 @@ def decode_record(row: Sequence[Any]) -> RunRecord | None:
         purged=shown["purged"] is not None,
         input=b"{}" if given is None else given,
         webhook=_decoded(_decode_webhook, shown["webhook"]),
+        seen=_decoded(_decode_seen, shown["seen"]),
         demotion=_decoded(_decode_demotion, shown["demotion"]),
         error=_decoded(_decode_failure, shown["error"]),
         result=shown["result"],

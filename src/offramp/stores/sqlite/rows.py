@@ -91,7 +91,7 @@ def with_retry(encoded: bytes, by: str) -> bytes:
 
 def without_data(encoded: bytes) -> bytes:
     """The unchanging part after the run's data is removed."""
-    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None))
+    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None, seen=None))
 
 
 def ownership_in(row: tuple[Any, ...]) -> Ownership:
