@@ -10,6 +10,7 @@ from tests import valkey
 from tests.conformance.adapters import MEMORY, SQLITE
 from tests.conformance.on_redis import REDIS
 from tests.stores.test_rules import Walk
+from tests.support import Files
 
 MOVES = 250
 CLASSES = {
@@ -85,3 +86,59 @@ async def test_a_store_takes_queued_runs_in_the_order_of_the_rule(harness, seed)
     finally:
         await store.close()
         await rule.close()
+
+
+@SERVERLESS
+@pytest.mark.parametrize("kinds", [(), ("l", "lv", "n", "nc", "q1", "tags")], ids=["takes", "queues and takes"])
+async def test_a_queue_that_an_older_process_on_redis_has_changed_is_whole_again(kinds):
+    """It keeps no lines: of the runs that it queues there are none, and the run that it takes stays in one."""
+    opened = await REDIS.open()
+    try:
+        crowd = Crowd(0, opened)
+        for _ in range(12):
+            await crowd.create()
+        tag = opened.address.tag
+        with valkey.server().client() as client:
+            for kind in kinds:
+                for key in list(client.scan_iter(f"{tag}{kind}:*")):
+                    client.delete(key)
+            [taken] = client.zrange(f"{tag}q:{PIPELINE}", 0, 0)
+            client.zrem(f"{tag}q:{PIPELINE}", taken)
+            client.hset(f"{tag}r:{taken.decode()}", "status", "running")
+        assert sorted(await _drained(opened)) == sorted(set(crowd.ids) - {taken.decode()})
+        await crowd.create()
+        assert await _drained(opened) == crowd.ids[-1:]
+    finally:
+        await opened.close()
+
+
+async def test_what_was_given_to_tenants_is_forgotten_once_it_decides_nothing(tmp_path):
+    files = Files(tmp_path)
+
+    async def queued(number, tenant):
+        record = record_of(number, status="queued", tenant=tenant)
+        await files.store.create(record, accepted(record), owner=None, durable=True)[0]
+
+    def lines():
+        return files.query("SELECT tenant FROM lines ORDER BY tenant")
+
+    try:
+        for number in range(6):
+            await queued(number, f"t{number % 3}")
+        for _ in range(4):
+            await files.leases.claim("a", 1, [PIPELINE], NOW)
+        await files.store.sweep(NOW)
+        assert lines() == [("t0",), ("t1",), ("t2",)], "t0 has been given one run more than the others"
+        for _ in range(2):
+            await files.leases.claim("a", 1, [PIPELINE], NOW)
+        while await files.store.sweep(NOW):
+            pass
+        assert lines() == []
+    finally:
+        await files.close()
+
+
+async def _drained(at):
+    """The ids of all that is queued."""
+    claims = await at.leases.claim("a", 100, PIPELINES, NOW, CLASSES)
+    return [claim.record.id for claim in claims]

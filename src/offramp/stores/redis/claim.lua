@@ -283,13 +283,14 @@ local function chosen(owner, limit, pipelines, classes)
   local seen, ids, earned
   for _ = 1, 2 do
     seen = seen_by(owner, limit, pipelines, classes)
-    ids, earned = granted(seen, limit, classes)
-    local is_stale = false
-    for _, id in ipairs(ids) do
+    local found
+    found, earned = granted(seen, limit, classes)
+    ids = {}
+    for _, id in ipairs(found) do
       local run = load(id)
-      is_stale = is_stale or not run or run.status ~= 'queued'
+      if run and run.status == 'queued' then ids[#ids + 1] = id end
     end
-    if not is_stale then break end
+    if #ids == #found then break end
     for _, pipeline in ipairs(pipelines) do remake(pipeline) end
   end
   for class, credit in pairs(earned) do call('HSET', P .. 'earned', class, text(credit)) end
