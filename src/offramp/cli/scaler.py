@@ -32,6 +32,8 @@ class Scaler:
         self._span = span
         self._idle_s = idle_s
         self._on_change = on_change
+        self._idle: set[str] = set()
+        """The workers that were idle at the look before."""
         self._memory = Memory.at_start(supervisor.count, time.monotonic())
 
     def look(self, look: Look) -> None:
@@ -49,7 +51,10 @@ class Scaler:
             span=self._span,
             idle_s=self._idle_s,
         )
-        supervisor.scale(count, [owner for owner, busy in own.items() if busy == 0])
+        # What a worker says is up to a second late, so that of one look may be of before its first run.
+        idle = {owner for owner, busy in own.items() if busy == 0}
+        supervisor.scale(count, idle & self._idle)
+        self._idle = idle
         if supervisor.count == before:
             return
         self._on_change(supervisor.count)
