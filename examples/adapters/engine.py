@@ -25,11 +25,9 @@ class Taking(Part):
 
     def __init__(self, owner: str, leases: Leases, clock: Clock, host: RunHost, *, works: bool) -> None:
         self.is_on = False
-        self._works = works
-        self._owner, self._leases = owner, leases
+        self._works, self._owner, self._leases = works, owner, leases
         self._clock, self._host = clock, host
-        self._wake = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._wake, self._loop = asyncio.Event(), asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -84,8 +82,7 @@ class OneProcessEngine:
         self._taking = Taking(owner, leases, clock, host, works=works)
         self.parts: list[Part] = [self._taking]  # N13
         self.has_room = self._taking.look  # N15
-        self.queue_max = 1_000
-        self.tenancy = Tenancy()
+        self.queue_max, self.tenancy = 1_000, Tenancy()
 
     async def start(
         self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
