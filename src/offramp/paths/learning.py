@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -96,6 +96,7 @@ class Learning(Background):
         self._expected: dict[tuple[str, str, float], Estimate] = {}
         self._until = 0
         self._observed = self._read = 0
+        self._ended: deque[tuple[RunRecord, Progress]] = deque()
         self._callbacks: list[Callable[[RunRecord, Past], object]] = []
         self._writing = asyncio.Lock()
 
@@ -205,9 +206,7 @@ class Learning(Background):
 
     def wants(self, record: RunRecord) -> bool:
         """Whether something will be learned from this run when it ends."""
-        if record.retry_of is not None:  # it may have executed few of its steps
-            return False
-        return self._observed < OBSERVED_MAX or self._counts_turn(record)
+        return record.retry_of is None and (self._observed < OBSERVED_MAX or self._counts_turn(record))
 
     def _counts_turn(self, record: RunRecord) -> bool:
         """Whether its session is of use: only where decisions are asked for."""
@@ -215,13 +214,16 @@ class Learning(Background):
         return sla is not None and sla.early_demotion > 0
 
     def ended(self, record: RunRecord, outcome: Outcome, progress: Progress) -> bool:
-        """Learn from a wanted run that ended here, and had come so far; returns whether its duration is learned."""
+        """Learn from a run that ended here, and had come so far; returns whether its duration is learned."""
+        if record.retry_of is not None:  # it may have executed few of its steps
+            return False
+        control = self._process.control
         if self._counts_turn(record):
-            self._end_turn(record.tenant, record.pipeline, record.session_id or "", progress.elapsed_s)
+            control.call(self._end_turn, record, progress.elapsed_s)
         if not teaches(record, outcome, progress) or self._observed >= OBSERVED_MAX:
             return False
         self._observed += 1
-        return self._process.control.call(self._observe, record, progress)
+        return control.call(self._take, record, progress)
 
     async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> bool:
         """The same of a run whose steps were executed by an engine in many processes."""
@@ -236,13 +238,29 @@ class Learning(Background):
             return False
         return self.ended(record, outcome, moved_elsewhere(drawn, record.created_at, fast_of(record)))
 
-    def _end_turn(self, tenant: str, pipeline: str, session_id: str, took_s: float) -> None:
-        turn = EndedTurn(digest(tenant, pipeline, session_id), round(took_s, 3))
+    def _end_turn(self, record: RunRecord, took_s: float) -> None:
+        turn = EndedTurn(digest(record.tenant, record.pipeline, record.session_id or ""), round(took_s, 3))
         with self.lock:
             if len(self._turns) < TURNS_WAITING_MAX:
                 self._turns.append(turn)
             if turn.session in self._sessions:
                 self._sessions[turn.session] = after_turn(self._sessions[turn.session], turn)
+
+    def _take(self, record: RunRecord, progress: Progress) -> None:
+        self._ended.append((record, progress))
+        if len(self._ended) == 1:
+            self._observe_next()
+
+    def _observe_next(self) -> None:
+        """Learn from one run, and later from the next: each may take a millisecond of the control loop."""
+        if not self._ended:
+            return
+        try:
+            self._observe(*self._ended[0])
+        finally:
+            self._ended.popleft()
+            if self._ended:
+                self._process.control.call(self._observe_next)
 
     def _observe(self, record: RunRecord, progress: Progress) -> None:
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
@@ -268,6 +286,8 @@ class Learning(Background):
 
     async def close(self) -> None:
         """Write what was learned last."""
+        while self._ended:
+            self._observe_next()
         try:
             async with self._writing:
                 await self._write()
