@@ -33,6 +33,7 @@ LEASE_S = 12.0
 STEP_S = LEASE_S / 6
 POLL_S = 1.0
 QUEUE_MAX = 12
+QUEUE_LIMITS = {"scarce": 3}
 # How long nobody may say a word before what he held has been taken: his lease, and a renewal of who looks.
 TAKEOVER_S = 2 * LEASE_S
 LOOK_EVERY_S = 0.0005
@@ -198,6 +199,7 @@ class EmbeddedMember:
             lease_s=LEASE_S,
             poll_s=POLL_S,
             queue_max=QUEUE_MAX,
+            queue_limits=QUEUE_LIMITS,
             tenancy=site.tenancy,
         )
         embedded = self._embedded = EmbeddedEngine(member, self.store, self.renewals, site.clock, host, Links())
@@ -232,6 +234,7 @@ class EmbeddedSite:
     notice_s = POLL_S
     takeover_s = TAKEOVER_S
     queue_max = QUEUE_MAX
+    queue_limits = QUEUE_LIMITS
 
     def __init__(self, stores, capabilities, wrap_engine):
         self.clock = FakeClock()

@@ -14,7 +14,7 @@ from offramp.execution.clock import SystemClock
 from offramp.ports.listing import RunFilter
 from offramp.ports.parts import close_all, drain_all, start_all
 from tests import temporal
-from tests.conformance.adapters import ADAPTERS, QUEUE_MAX, SQLITE, die, fall_silent
+from tests.conformance.adapters import ADAPTERS, QUEUE_LIMITS, QUEUE_MAX, SQLITE, die, fall_silent
 from tests.conformance.blobs import OBJECTS
 from tests.conformance.on_redis import EMBEDDED_REDIS, REDIS
 
@@ -96,6 +96,7 @@ class TemporalMember:
             lease_s=LEASE_S,
             poll_s=POLL_S,
             queue_max=site.queue_max,
+            queue_limits=site.queue_limits,
             tenancy=site.tenancy,
         )
         room = host.free() or site.queue_max
@@ -136,6 +137,7 @@ class TemporalSite:
     notice_s = NOTICE_S
     takeover_s = TAKEOVER_S
     queue_max = QUEUE_MAX
+    queue_limits = QUEUE_LIMITS
 
     def __init__(self, stores):
         self.clock = SystemClock()

@@ -6,6 +6,7 @@ N1, N2, N3, N10, N11, N12.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from offramp.conformance.case import case, until
 from offramp.conformance.engine_stage import EngineStage, Member
@@ -116,17 +117,22 @@ async def _filled(stage: EngineStage, member: Member) -> list[RunRecord]:
     """As many waiting runs as the queue takes; another is refused."""
     runs = [await stage.started(member, "one") for _ in range(stage.site.queue_max)]
     await stage.let_pass(stage.site.notice_s)
-    late = stage.record("one")
+    await _refused(stage, member, len(runs))
+    return runs
+
+
+async def _refused(stage: EngineStage, member: Member, waiting: int, **changes: Any) -> None:
+    """One run more is refused, with a time to retry, and nothing is left of it."""
+    late = stage.record("one", **changes)
     retry_after_s = 0.0
     try:
         await stage.start(member, late)
     except Overloaded as refusal:
         retry_after_s = refusal.retry_after
     assert retry_after_s > 0, (
-        f"{len(runs)} runs wait, the most allowed: another was taken, or refused without a time to retry"
+        f"{waiting} runs wait, the most allowed: another was taken, or refused without a time to retry"
     )
     assert await member.store.get(late.id) is None, "a run that was refused is there"
-    return runs
 
 
 async def _emptied(stage: EngineStage, member: Member, runs: Sequence[RunRecord]) -> None:
@@ -145,6 +151,17 @@ async def a_full_queue_refuses_until_it_has_room_again(stage: EngineStage) -> No
     runs = await _filled(stage, member)
     await _emptied(stage, member, runs)
     await stage.started(member, "one")
+
+
+@case("N11", "N15")
+async def a_class_with_a_limit_leaves_the_queue_to_others(stage: EngineStage) -> None:
+    member = await stage.join(room=0)
+    [(sla, limit)] = stage.site.queue_limits.items()
+    runs = [await stage.started(member, "one", sla=sla) for _ in range(limit)]
+    await _refused(stage, member, limit, sla=sla)
+    runs.append(await stage.started(member, "one"))
+    await _emptied(stage, member, runs)
+    await stage.started(member, "one", sla=sla)
 
 
 @case("N11", "N12", "N15")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from offramp.conformance.bodies import ScriptedBodyHost
@@ -113,6 +113,10 @@ class EngineSite(Protocol):
     @property
     def queue_max(self) -> int:
         """The bound of the queue; at least 10, and low, as a case fills it."""
+
+    @property
+    def queue_limits(self) -> Mapping[str, int]:
+        """The bound of one class in the queue of every member, lower than a tenant's share of it."""
 
     @property
     def tenancy(self) -> Tenancy:

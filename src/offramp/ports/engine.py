@@ -15,7 +15,8 @@ N8 A process that lost a run writes nothing more of it, and the engine calls `lo
 N9 A run that no process executes ends `expired` at its deadline; a run that has begun ends so once a process can
    execute it, as it may have to clean up, or `ASSIGNED_GRACE_S` later.
 N10 `ready` is true while some process takes runs, and false otherwise.
-N11 `start` raises `Overloaded`, and changes nothing, while the queue is full. Runs pass the bound only if they are
+N11 `start` raises `Overloaded`, and changes nothing, while the queue is full, or has as many runs of the class as its
+   limit allows. Runs pass the bound only if they are
    started before the process sees that it is reached.
 N12 Nor does `start` give a tenant more of the queue than its share (`core.shares`), whatever others leave free: it
    raises `TenantBusy`, and changes nothing, while the others' runs are accepted.

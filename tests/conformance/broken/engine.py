@@ -460,12 +460,33 @@ class RefusedButKept(Broken):
         return _KeepsRefused(engine)
 
 
+@breaks("N11")
+class NoLimits(Broken):
+    """A class may fill the queue."""
+
+    def wrap(self, engine, host):
+        member = engine.seat.member
+        engine.queue = QueueBound(engine.leases, engine._clock, member.queue_max, member.tenancy)
+        return engine
+
+
+@breaks("N11")
+class OneLimitForAll(Broken):
+    """A class's limit is full of what others queued."""
+
+    def wrap(self, engine, host):
+        take = engine.queue.take
+        engine.queue.take = lambda tenant, _sla: take(tenant, "scarce")
+        return engine
+
+
 @breaks("N12")
 class NoShares(Broken):
     """A tenant may fill the queue."""
 
     def wrap(self, engine, host):
-        engine.queue = QueueBound(engine.leases, engine._clock, engine.seat.member.queue_max, Tenancy())
+        member = engine.seat.member
+        engine.queue = QueueBound(engine.leases, engine._clock, member.queue_max, Tenancy(), member.queue_limits)
         return engine
 
 
@@ -475,7 +496,7 @@ class OneShareForAll(Broken):
 
     def wrap(self, engine, host):
         take = engine.queue.take
-        engine.queue.take = lambda _tenant: take("acme")
+        engine.queue.take = lambda _tenant, sla: take("acme", sla)
         return engine
 
 
