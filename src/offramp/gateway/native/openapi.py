@@ -52,6 +52,13 @@ _PROBLEMS = {
     "503": "Too much at once, stopping, or the store is not available; see Retry-After.",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_QUOTA = {
+    name: {
+        "description": "For keys with limits, as in draft-ietf-httpapi-ratelimit-headers-10.",
+        "schema": {"type": "string"},
+    }
+    for name in ("RateLimit", "RateLimit-Policy")
+}
 _PREFERENCE_APPLIED = {"Preference-Applied": {"schema": {"type": "string"}}}
 _LOCATION = {"Location": {"description": "The run.", "schema": {"type": "string"}}}
 _CONTENT_LOCATION = {"Content-Location": {"description": "The run, with JSON.", "schema": {"type": "string"}}}
@@ -486,7 +493,7 @@ def _json(description: str, schema: str, headers: dict[str, Any] | None = None) 
 
 def _problems(*statuses: str) -> dict[str, Any]:
     return {
-        status: _problem(_PROBLEMS[status], _RETRY_AFTER if status in {"429", "503"} else None)
+        status: _problem(_PROBLEMS[status], {"429": _RETRY_AFTER | _QUOTA, "503": _RETRY_AFTER}.get(status))
         for status in sorted(statuses)
     }
 
