@@ -349,7 +349,7 @@ class TestStreams:
                     await web.post(RUNS, **RUN, headers=bearer("ann") | SSE),
                 ):
                     assert refused.status_code == 429
-                    assert refused.headers["retry-after"] == "1"
+                    assert refused.headers["retry-after"] == "5"
                     assert refused.json()["type"] == "urn:offramp:error:tenant-limit"
                     assert "OFFRAMP_TENANT_STREAMS" in refused.json()["detail"]
                 with pytest.raises(InvalidStatus) as caught:

@@ -156,7 +156,7 @@ class TestOpenRuns:
             for headers in ({}, ASYNC, SSE):
                 refused = await ann.post(runs("echo"), json=body(), headers=headers)
                 assert refused.status_code == 429
-                assert refused.headers["retry-after"] == "1"
+                assert 1 <= int(refused.headers["retry-after"]) <= 30 / self.LIMIT, "by its budget, one of these ends"
                 assert refused.json()["type"] == "urn:offramp:error:tenant-limit"
                 assert "OFFRAMP_TENANT_RUNS" in refused.json()["detail"]
             assert (await bob.post(runs("echo"), json=body())).status_code == 200
