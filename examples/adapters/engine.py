@@ -82,7 +82,7 @@ class OneProcessEngine:
         self._taking = Taking(owner, leases, clock, host, works=works)
         self.parts: list[Part] = [self._taking]  # N13
         self.has_room = self._taking.look  # N15
-        self.queue_max, self.tenancy = 1_000, Tenancy()
+        self.queue_max, self.queue_limits, self.tenancy = 1_000, dict[str, int](), Tenancy()
 
     async def start(
         self, record: RunRecord, accepted: Draft, idempotency: Idempotency | None, seed: Seed = NO_SEED
@@ -107,10 +107,10 @@ class OneProcessEngine:
         """N11, N12; a request that is repeated with its key gets its run, however full the queue is."""
         if idempotency and await self._store.holder(record.tenant, idempotency.key, record.created_at):
             return
+        of_class, limit = await self._leases.queued_by_class(), self.queue_limits.get(record.sla, math.inf)
         refused = Shares(self.queue_max, self.tenancy, await self._leases.queued()).refusal(record.tenant)
-        if refused is not None:
-            kind = TenantBusy if refused == "share" else Overloaded
-            raise kind("as many runs wait as may", RETRY_AFTER_S)
+        if refused is not None or of_class.get(record.sla, 0) >= limit:
+            raise (TenantBusy if refused == "share" else Overloaded)("as many runs wait as may", RETRY_AFTER_S)
 
     async def adopt(self, handoff: Handoff) -> None:
         """N2; its steps in flight end under the lease that the run has (N3)."""

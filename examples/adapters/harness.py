@@ -6,6 +6,7 @@ python -m offramp.conformance examples.adapters.harness:MEMORY examples.adapters
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 from examples.adapters.engine import LOOK_EVERY_S, OneProcessEngine
 from offramp.conformance.harness import Capabilities, EngineHarness, HostOf, StoreHarness, StoreInstance
@@ -69,6 +70,7 @@ class Site:
     notice_s = LOOK_EVERY_S
     takeover_s = 2 * LOOK_EVERY_S
     queue_max = 12
+    queue_limits: ClassVar[dict[str, int]] = {"scarce": 3}
 
     def __init__(self) -> None:
         self.tenancy = Tenancy(0.5)
@@ -93,6 +95,7 @@ class Site:
         store.on_lost(host.lost)
         engine = OneProcessEngine(owner, store, store, self._clock, host, works=works)
         engine.queue_max, engine.tenancy = self.queue_max, self.tenancy
+        engine.queue_limits = self.queue_limits
         await start_all(engine.parts)
         self._processes.append(Process(engine, store))
         return self._processes[0]
