@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from offramp.cli.routes_shown import WIDTH, believed, replayed
+from offramp.cli.runs import facts
 
 ROW = {
     "pipeline": "research",
@@ -83,3 +84,11 @@ def test_large_figures_and_long_names_fit_a_terminal():
     long["decided"] = ROW["decided"] | {"runs": 10**7, "deep": {"made": 999_999, "missed": 999_999}}
     long["believed"] = {"p50_ms": 5_999_999.0, "p95_ms": 5_999_999.0, "chance": 0.9999, "runs": 10**9}
     assert max(map(len, believed([long]))) <= WIDTH
+
+
+def test_a_run_that_left_early_is_shown_with_the_reasons():
+    reasons = ["9 of the last 9 runs like this took longer than 6 s", "its chance was 2%"]
+    demotion = {"reason": "predicted", "elapsed_ms": 500.0, "budget_ms": 6000.0, "reasons": reasons}
+    found = facts({"id": "run_1", "pipeline": "ask", "status": "queued", "path": "deep", "demotion": demotion})
+    place = found.index(("demoted", "after 500 ms (predicted, budget 6.0 s)"))
+    assert [text for _, text in found[place + 1 : place + 3]] == reasons

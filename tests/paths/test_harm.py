@@ -138,3 +138,28 @@ async def test_the_reported_share_is_the_counted_one_and_is_allowed(allowed, see
     assert decided["runs"] == 2_000
     assert sum(sum(decided[fate].values()) for fate in ("early", "deep")) == router.off
     assert row["short_deep"] == decided["early"]["made"] + decided["deep"]["made"] == router.wrong
+
+
+@pytest.mark.parametrize("gone", [{"pipeline": "gone"}, {"sla": "gone"}])
+async def test_a_run_of_what_is_no_longer_declared_is_not_counted(gone):
+    router = Router(0.05, 1)
+    record = Run(router.clock, "slow", 1.0).record
+    record = msgspec.structs.replace(record, route=Route("deep", [], by="learned"), path="deep", **gone)
+    router.verdicts.ended(record, COMPLETED, Progress(1.0))
+    assert router.row()["decided"] is None
+
+
+async def test_a_run_that_was_sent_deep_counts_however_little_is_known_of_its_end():
+    router = Router(0.05, 1)
+    record = Run(router.clock, "slow", 1.0).record
+    deep = msgspec.structs.replace(record, route=Route("deep", [], by="learned"), path="deep")
+    for outcome, progress in [
+        (COMPLETED, Progress(1.0)),  # would have made it
+        (COMPLETED, Progress(9.0)),
+        (Outcome("failed"), Progress(9.0)),  # took too long before it failed
+        (Outcome("failed"), Progress(1.0)),  # unknown
+        (Outcome("cancelled"), None),
+        (COMPLETED, None),
+    ]:
+        router.verdicts.ended(deep, outcome, progress)
+    assert router.row()["decided"]["deep"] == {"made": 1, "missed": 2}

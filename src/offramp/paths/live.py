@@ -379,8 +379,12 @@ class LiveRuns:
 
     async def ended_elsewhere(self, record: RunRecord, outcome: Outcome) -> None:
         """Learn from a run whose steps were executed by an engine in many processes."""
-        if not await self.learning.ended_elsewhere(record, outcome):
-            self.verdicts.ended(record, outcome, None)
+        is_learned = False
+        try:
+            is_learned = await self.learning.ended_elsewhere(record, outcome)
+        finally:
+            if not is_learned:
+                self.verdicts.ended(record, outcome, None)
 
     def _concluded(self, record: RunRecord, outcome: Outcome, at: float, refused: BaseException | None) -> None:
         """Count an outcome that is on disk; a refused one counts in the process that writes it."""

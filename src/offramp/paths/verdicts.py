@@ -66,7 +66,7 @@ class Verdicts:
         return verdict
 
     def withdraw(self, run_id: str, pipeline: str, sla: str, estimate: Estimate, verdict: Verdict) -> None:
-        """Count no longer a verdict on a run that was not started."""
+        """Count no longer a verdict on a run that was not started, or did not leave for it."""
         with self._lock:
             self._controls.pop(run_id, None)
             if verdict == "demote":
@@ -84,6 +84,8 @@ class Verdicts:
 
     def ended(self, record: RunRecord, outcome: Outcome, progress: Progress | None) -> None:
         """Count a run that ended and that nothing is learned from."""
+        if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
+            return  # no longer declared
         fate = figures.fate_of(record)
         if fate == "fast" and not self._learning.doubts(record.pipeline, record.sla, record.budget_s):
             return
