@@ -107,7 +107,7 @@ async def test_a_run_like_the_quick_ones_stays(clock):
 async def test_a_run_is_looked_at_again_as_time_passes(clock):
     """Runs of its kind take one second or thirty: it looks like the quick ones until it has taken longer than they."""
     app, _ = thinking(clock)
-    both = [past for pair in zip(pasts("odd", 1.0, 40), pasts("odd", 30.0, 40), strict=True) for past in pair]
+    both = [past for pair in zip(pasts("odd", 1.0, 200), pasts("odd", 30.0, 200), strict=True) for past in pair]
     async with started(app, None, clock) as runtime:
         await teach(runtime.service, "answer", "chat", both)
         handle = await runtime.start("answer", kind="odd", seconds=30.0)

@@ -30,7 +30,7 @@ BLOCK_MADE = 64
 """The fewest runs that made their budget in a full block."""
 HALF_LIFE_MADE = 2_000
 """Later runs that made their budget that halve the weight of a block."""
-LIMIT_BASE, LIMIT_RUNS = 1.5, 100.0
+LIMIT_BASE, LIMIT_RUNS = 1.5, 300.0
 """The limit on the odds, in times those of the allowed share, and after how many ended runs it is half of that."""
 RAISED_BY, RAISED_MAX = 1.0, 2.0
 """Doublings of the limit's odds by each standard deviation of the account above 0, and in all."""
