@@ -205,10 +205,12 @@ function operations.claim(owner, limit, pipelines, now, classes)
   end
   local claims = {}
   local ids, seen = chosen(owner, limit, pipelines, classes)
+  shortened = {}
   for place, id in ipairs(ids) do
     local run = load(id)
     claims[place] = claimed(run, take(run, owner, now))
   end
+  place_shortened()
   charge(seen, pipelines)
   return {OK, 'claims', claims}
 end
@@ -478,6 +480,7 @@ end
 -- An operation that fails, because a key has an unexpected type, takes its run from its owner: no write may follow a
 -- gap.
 local function failed(operation, problem)
+  if shortened then pcall(place_shortened) end
   if operation[1] == 'append' or operation[1] == 'finish' then
     pcall(function() enqueue(load(operation[2])) end)
   end

@@ -194,15 +194,28 @@ local function join_line(run)
   if not before or run.id < before then place_line(run.pipeline, line, before, run.id) end
 end
 
+-- Lines that a claim takes runs from, by key: {pipeline, line, first run before}. They are placed once, at its end.
+local shortened = nil
+
 local function leave_line(run)
   local priority = string.format('%d', run.priority)
   local line = priority .. ' ' .. class_of(run) .. ' ' .. run.tenant
   local key = P .. 'l:' .. run.pipeline .. ' ' .. line
-  local before = call('ZRANGE', key, 0, 0)[1]
+  local noted = shortened and shortened[key]
+  local before = not noted and call('ZRANGE', key, 0, 0)[1]
   if call('ZREM', key, run.id) == 0 then return end
   local levels = P .. 'lv:' .. run.pipeline
   if call('HINCRBY', levels, priority, -1) <= 0 then call('HDEL', levels, priority) end
-  if before == run.id then place_line(run.pipeline, line, before, call('ZRANGE', key, 0, 0)[1]) end
+  if shortened then
+    shortened[key] = noted or {run.pipeline, line, before}
+  elseif before == run.id then
+    place_line(run.pipeline, line, before, call('ZRANGE', key, 0, 0)[1])
+  end
+end
+
+local function place_shortened()
+  for key, each in pairs(shortened) do place_line(each[1], each[2], each[3], call('ZRANGE', key, 0, 0)[1]) end
+  shortened = nil
 end
 
 local function count_queued(counts, name, by)
