@@ -94,6 +94,7 @@ class Learning(Background):
         self._turns: list[EndedTurn] = []
         self._sessions: OrderedDict[str, SessionTurns] = OrderedDict()
         self._expected: dict[tuple[str, str, float], Estimate] = {}
+        self._doubted: dict[tuple[str, str, float], bool] = {}
         self._until = 0
         self._observed = self._read = 0
         self._ended: deque[tuple[RunRecord, Progress]] = deque()
@@ -133,9 +134,16 @@ class Learning(Background):
 
     def doubts(self, pipeline: str, sla: str, budget_s: float) -> bool:
         """Whether some run of this pipeline and class is known to have taken longer; cheap."""
-        part = self._parts.get((pipeline, sla))
-        with self.lock:
-            return isinstance(part, Belief) and part.may_miss(budget_s)
+        key = pipeline, sla, budget_s
+        found = self._doubted.get(key)
+        if found is None:
+            with self.lock:
+                part = self._parts.get((pipeline, sla))
+                found = isinstance(part, Belief) and part.may_miss(budget_s)
+                if len(self._doubted) >= EXPECTED_MAX:
+                    self._doubted.clear()
+                self._doubted[key] = found
+        return found
 
     def estimate(
         self, pipeline: str, sla: str, seen: Features, budget_s: float, progress: Progress = BEGUN
@@ -271,6 +279,7 @@ class Learning(Background):
                 callback(record, past)
             self.belief(record.pipeline, record.sla).observe(past, self._process.clock.time())
             self._expected.clear()
+            self._doubted.clear()
 
     # Sharing, on the control loop.
 
@@ -391,6 +400,7 @@ class Learning(Background):
                     self.belief(*group)
             self._stale.clear()
             self._expected.clear()
+            self._doubted.clear()
 
     async def _forget(self) -> None:
         for group, part in list(self._parts.items()):
