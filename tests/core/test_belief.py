@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from offramp.core import belief as core
 from offramp.core.bands import add
 from offramp.core.belief import Belief, Past, Progress
-from offramp.core.features import FEATURES_MAX, OWN_MAX, Session, features, in_words
+from offramp.core.features import FEATURES_MAX, FIELDS_READ, OWN_MAX, Session, features, in_words
 
 MINUTE_S = 60.0
 NOW = 1_790_000_000.0
@@ -233,3 +233,18 @@ def test_any_input_has_features(input, own):
     assert sum(feature[2:].startswith("own.") for feature in seen) <= 2 * OWN_MAX
     assert all(in_words(feature) for feature in seen)
     assert learned(Past(seen, 1.0)).estimate(seen, 6.0).runs == 1
+
+
+def test_features_of_a_large_input_are_taken_from_its_first_fields():
+    read = []
+
+    class Fields(dict):
+        def items(self):
+            for name, value in super().items():
+                read.append(name)
+                yield name, value
+
+    wide = Fields({f"field{number}": "two words" for number in range(10_000)})
+    assert len(features(wide)) == FEATURES_MAX
+    assert len(features({"deep": wide})) == FEATURES_MAX
+    assert len(read) == 2 * FIELDS_READ

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 FEATURES_MAX = 16
 """Features of one run; further fields of its input are not compared."""
+FIELDS_READ = 64
+"""Fields of an input from which its features are taken, those of objects in it among them."""
 OWN_MAX = 8
 """Features that a user's function may return; further ones are left out."""
 TEXT_READ = 4_096
@@ -65,7 +67,9 @@ def features(
         found += _of_session(session)
     for name, figure in islice((own or {}).items(), OWN_MAX):
         found += _of_value(f"own.{name}", figure)
-    for name, value in sorted(_flat(input), key=_rank):
+    for name, value in sorted(islice(_flat(input), FIELDS_READ), key=_rank):
+        if len(found) >= FEATURES_MAX:
+            break
         found += _of_value(name, value)
     kept = found[:FEATURES_MAX]
     return tuple(kept if tenant is None else [_hidden(feature, tenant) for feature in kept])
@@ -94,9 +98,9 @@ def _of_session(session: Session) -> Iterator[str]:
 
 def _flat(input: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """The fields, and those of fields that are objects."""
-    for name, value in islice(input.items(), 4 * FEATURES_MAX):
+    for name, value in input.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", one) for inner, one in islice(value.items(), FEATURES_MAX))
+            yield from ((f"{name}.{inner}", one) for inner, one in value.items())
         else:
             yield name, value
 
@@ -124,7 +128,7 @@ def _of_value(name: str, value: object) -> Iterator[str]:
 
 
 def _is_category(value: str) -> bool:
-    return 0 < len(value) <= CATEGORY_CHARS and not any(character.isspace() for character in value)
+    return len(value) <= CATEGORY_CHARS and value.split() == [value]
 
 
 def _of_text(name: str, text: str) -> Iterator[str]:
