@@ -52,11 +52,13 @@ class Cell:
         weights: by band.
     """
 
-    __slots__ = ("runs", "weights")
+    __slots__ = ("_asked", "runs", "weights")
 
     def __init__(self) -> None:
         self.runs = 0.0
         self.weights: dict[int, float] = {}
+        self._asked: tuple[float, float] | None = None
+        """The place that was asked about last, and the weight above it."""
 
     def add(self, weights: Mapping[str, float], times: float = 1.0) -> None:
         """Add the weights of a stored cell, each so many times."""
@@ -64,6 +66,13 @@ class Cell:
             band = int(name)
             self.weights[band] = self.weights.get(band, 0.0) + weight * times
             self.runs += weight * times
+        self._asked = None
+
+    def above_place(self, place: float) -> float:
+        """The weight above a place on the scale; cheap for the one that was asked about last, as a budget is."""
+        if self._asked is None or self._asked[0] != place:
+            self._asked = place, above(self.weights.items(), place)
+        return self._asked[1]
 
     def above(self, seconds: float) -> float:
         """The runs that took longer."""

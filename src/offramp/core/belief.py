@@ -434,5 +434,5 @@ class _Share(NamedTuple):
     @classmethod
     def of(cls, cell: Cell, gone: float | None, until: float) -> _Share:
         runs = cell.runs if gone is None else above(cell.weights.items(), gone)
-        late = min(runs, above(cell.weights.items(), until))
+        late = min(runs, cell.above_place(until))
         return cls(round(late), round(runs), math.log((late + 1) / (runs - late + 1)))
