@@ -24,6 +24,16 @@ LOOK_EVERY_S = 0.2
 WORKERS = 2
 
 
+class Terms(NamedTuple):
+    """How a load is served: the places in workers, whether classes have an order and tenants; seconds as recorded."""
+
+    places: int
+    speed: float
+    ordered: bool
+    budget_s: float = BUDGET_S
+    patience_s: float = 60.0
+
+
 class Served(NamedTuple):
     """A run at its end, in seconds of the recording: from acceptance to end, and until a worker first began it."""
 
@@ -32,27 +42,27 @@ class Served(NamedTuple):
     took_s: float
     began_s: float
     completed: bool
+    began_at: float
+    """The same on the clock of the load."""
 
 
-async def serve(folder: Path, load: Sequence[Work], places: int, speed: float, *, ordered: bool) -> list[Served]:
+async def serve(folder: Path, load: Sequence[Work], terms: Terms) -> list[Served]:
     """Hand in the load, `speed` times as fast as recorded, and wait until all runs have ended.
 
     Args:
         folder: of the database.
         load: what to hand in.
-        places: runs that the workers execute at once.
-        speed: how much faster time passes.
-        ordered: with classes and a tenant each, or all in one.
+        terms: how it is served.
     """
-    port = free_port()
+    port, speed, ordered = free_port(), terms.speed, terms.ordered
     variables = {
-        BUDGET: str(BUDGET_S / speed),
+        BUDGET: str(terms.budget_s / speed),
         ORDERED: "yes" if ordered else "no",
-        PATIENCE: str(60.0 / speed),
+        PATIENCE: str(terms.patience_s / speed),
         "OFFRAMP_API_KEYS": ",".join(f"{tenant}/{tenant}:{secret}" for tenant, secret in SECRETS.items()),
         "OFFRAMP_TENANT_SHARE": "1",
         "OFFRAMP_WRITE_TIMEOUT": "60",
-        "OFFRAMP_WORKER_RUNS": str(places // WORKERS),
+        "OFFRAMP_WORKER_RUNS": str(terms.places // WORKERS),
     }
     arguments = ["offramp", "serve", "bench/_overload_app.py:app", "--port", str(port), "--data", str(folder)]
     async with serving([*arguments, "--workers", str(WORKERS)], port, variables):
@@ -66,7 +76,7 @@ async def serve(folder: Path, load: Sequence[Work], places: int, speed: float, *
         await asyncio.gather(*sent)
         for connection in idle:
             connection.close()
-        return await _ended(folder, len(load), speed)
+        return await _ended(folder, len(load), speed, load[0].at)
 
 
 async def _submit(port: int, work: Work, speed: float, idle: list[Connection], *, ordered: bool) -> None:
@@ -82,7 +92,7 @@ async def _submit(port: int, work: Work, speed: float, idle: list[Connection], *
         idle.append(connection)
 
 
-async def _ended(folder: Path, count: int, speed: float) -> list[Served]:
+async def _ended(folder: Path, count: int, speed: float, origin: float) -> list[Served]:
     """Every run, read from the database once all have ended."""
     query = "SELECT id, class, tenant, status, started_at, finished_at FROM runs"
     with closing(sqlite3.connect(f"file:{folder / 'offramp.db'}?mode=ro", uri=True)) as connection:
@@ -92,6 +102,7 @@ async def _ended(folder: Path, count: int, speed: float) -> list[Served]:
                 if len(rows) == count and all(row[5] is not None for row in rows):
                     break
                 await asyncio.sleep(LOOK_EVERY_S)
+    first_at = min(accepted_at(row[0]) for row in rows)
     return [
         Served(
             sla,
@@ -99,6 +110,7 @@ async def _ended(folder: Path, count: int, speed: float) -> list[Served]:
             (finished_at - accepted_at(run_id)) * speed,
             ((started_at or finished_at) - accepted_at(run_id)) * speed,
             status == "completed",
+            ((started_at or finished_at) - first_at) * speed + origin,
         )
         for run_id, sla, tenant, status, started_at, finished_at in rows
     ]

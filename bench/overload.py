@@ -25,13 +25,14 @@ from bench._burst import (  # noqa: E402 - found through the line above
     CALLS,
     DUMP,
     DUMPS_AT_S,
+    FLOODED_S,
     INTERACTIVE,
     Burst,
     Work,
     merged,
 )
 from bench._hybrid import Ended, Service, quantile  # noqa: E402
-from bench._overload_served import Served, serve  # noqa: E402
+from bench._overload_served import Served, Terms, serve  # noqa: E402
 from bench._report import Target, show, table  # noqa: E402
 from offramp.core.order import longest_wait_s  # noqa: E402
 from offramp.core.sla import SLA  # noqa: E402
@@ -54,6 +55,10 @@ SERVED_S = 60.0
 SERVED_BEFORE_S = 10.0
 """The served minute begins so long before the busiest second."""
 SPEED = 4.0
+SERVED_FLOOD_PLACES = 24
+SERVED_FLOOD_S = 240.0
+SERVED_FLOOD_WAITING = 12
+SERVED_FLOOD_PATIENCE_S = 30.0
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +90,7 @@ class Measured(msgspec.Struct, kw_only=True):
     virtual: list[Row]
     flood: Flood
     served: list[Row]
+    served_flood: Flood | None = None
 
 
 def row(load: str, order: str, alone_s: float, ended: Sequence[Ended], count: int) -> Row:
@@ -154,9 +160,28 @@ async def served(folder: Path) -> list[Row]:
         ("first come", merged(dump, own, others), False),
     ]
     for name, load, ordered in loads:
-        ended = await serve(folder / name.replace(" ", "-"), load, places, SPEED, ordered=ordered)
+        ended = await serve(folder / name.replace(" ", "-"), load, Terms(places, SPEED, ordered))
         rows.append(served_row(name, ended, len(load), rows[0].p95_s if rows else None))
     return rows
+
+
+async def served_flood(folder: Path) -> Flood:
+    """The flood through the real service, smaller: the bound is of the rate at which its runs began."""
+    burst = Burst()
+    per_s = SERVED_FLOOD_PLACES / (burst.call_s * CALLS)
+    load = merged(burst.flood(2 * per_s, SERVED_FLOOD_S, SERVED_FLOOD_WAITING))
+    ended = await serve(
+        folder / "flood",
+        load,
+        Terms(SERVED_FLOOD_PLACES, SPEED, ordered=True, budget_s=0.0, patience_s=SERVED_FLOOD_PATIENCE_S),
+    )
+    batch = [each for each in ended if each.sla == BATCH]
+    began = sorted(each.began_at for each in ended if each.began_at >= FLOODED_S)
+    rate = (len(began) - 1) / (began[-1] - began[0])
+    sla = SLA(BATCH, patience=SERVED_FLOOD_PATIENCE_S, queue_limit=SERVED_FLOOD_WAITING)
+    bound_s = longest_wait_s(sla, rate)
+    assert bound_s is not None
+    return Flood(max(each.began_s for each in batch), bound_s)
 
 
 def served_row(order: str, ended: Sequence[Served], count: int, alone_s: float | None) -> Row:
@@ -215,6 +240,9 @@ def targets(measured: Measured) -> list[Target]:
         ),
         Target("B's P95 behind A's runs", max(each.other_tenant_waited_p95_s for each in hybrid), 5.0, at_least=False),
     ]
+    if measured.served_flood is not None:
+        part = measured.served_flood.waited_s_max / measured.served_flood.bound_s
+        found.append(Target("the same, served", part, 1.05, at_least=False, unit=" x"))
     if measured.served:
         ratio = measured.served[1].times_alone
         found.insert(2, Target("P95 of the served minute", ratio, RATIO_MAX, at_least=False, unit=" x"))
@@ -239,6 +267,7 @@ async def measure(folder: Path, *, quick: bool, only_virtual: bool) -> Measured:
         virtual=[each for load in loads for each in virtual(*load)],
         flood=flood(CAPACITIES[0]),
         served=[] if only_virtual else await served(folder),
+        served_flood=None if only_virtual else await served_flood(folder),
     )
 
 
