@@ -236,6 +236,20 @@ async def test_one_tenant_leaves_the_next_room_to_wait(gated, tmp_path):
         assert [answer.status_code for answer in await asyncio.gather(*held, *waits)] == [200] * 4
 
 
+async def test_requests_that_wait_for_places_of_their_class_keep_no_other_off_the_fast_path(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path, fast_runs=4), "ops") as (ops,):
+        held = [asyncio.create_task(asked(ops, f"a{number}", "small")) for number in range(2)]
+        await eventually(lambda: {"a0", "a1"} <= gated.signals.keys())
+        assert (await asked(ops, "queued", "urgent")).status_code == 202
+        waits = [asyncio.create_task(asked(ops, "b", "small")) for _ in range(2)]
+        await begins_to_wait(ops, 2)
+        assert is_overloaded(await asked(ops, "b", "small")), "as many of a class wait as it has places"
+        async with streamed(ops, "normal") as other:
+            assert other["path"] == "fast"
+            gated.let_go("a0", "a1", "b", "normal")
+        assert [answer.status_code for answer in await asyncio.gather(*held, *waits)] == [200] * 4
+
+
 async def test_a_request_that_is_sent_again_attaches_though_nothing_has_room(gated, tmp_path):
     async with callers(full_gateway(gated, tmp_path), "ops") as (ops,):
         key = {"Idempotency-Key": "k"}

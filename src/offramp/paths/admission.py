@@ -57,7 +57,7 @@ class Admission:
         held, most = live.count("fast"), self._process.settings.fast_runs
         share_is_taken = live.fast_refusal(submission.tenant) == "share"
         of_class = 0 if sla.concurrency is None else live.of_class(sla.name)
-        ahead = self._ahead(sla.priority) if self._waiting else 0
+        ahead = self._ahead(sla) if self._waiting else 0
         load = functools.partial(
             Load, held, most, priority=sla.priority, of_class=of_class, concurrency=sla.concurrency, ahead=ahead
         )
@@ -99,12 +99,6 @@ class Admission:
             self._leave(waiting)
             self._process.metrics.admitted(sla.name, clock.monotonic() - since)
 
-    def waiting(self) -> dict[str, tuple[int, float]]:
-        """By class, how many requests wait, and for how many seconds the oldest has waited."""
-        now = self._process.clock.monotonic()
-        found = ((sla, self._line.waiting(sla), self._line.oldest(sla)) for sla in self._process.classes)
-        return {sla: (count, 0.0 if since is None else max(0.0, now - since)) for sla, count, since in found if count}
-
     def place_in_s(self, sla: SLA) -> float:
         """When a new request of this class is expected to get a place."""
         measured_s = self._measured_s(sla)
@@ -118,7 +112,7 @@ class Admission:
         rate = live.departures.rate(self._process.clock.monotonic())
         if self._class_is_full(sla):
             rate *= live.of_class(sla.name) / max(1, live.count("fast"))
-        return (self._ahead(sla.priority) + 1) / rate if rate > 0 else None
+        return (self._ahead(sla) + 1) / rate if rate > 0 else None
 
     def share_in_s(self, tenant: str) -> float:
         """When the first of a tenant's runs is expected to leave the fast path."""
@@ -143,11 +137,12 @@ class Admission:
                 "of the waits (OFFRAMP_TENANT_SHARE): try again when some have one",
                 place_in_s,
             )
-        class_is_full = sla.queue_limit is not None and self._line.waiting(sla.name) >= sla.queue_limit
+        limits = [limit for limit in (sla.queue_limit, sla.concurrency) if limit is not None]
+        class_is_full = bool(limits) and self._line.waiting(sla.name) >= min(limits)
         if class_is_full or (refused == "full" and not self._sends_away(sla)):
             raise Overloaded(
                 f"queue and fast path are full, and {len(self._waiting)} requests wait for a place (OFFRAMP_FAST_RUNS, "
-                f"or queue_limit of class {sla.name!r}): try later, or add gateways and workers",
+                f"or queue_limit or concurrency of class {sla.name!r}): try later, or add gateways and workers",
                 place_in_s,
             )
         measured_s = self._measured_s(sla)
@@ -203,10 +198,12 @@ class Admission:
             self._line.remove(waiting.waiter)
             self._shares.give_back(waiting.record.tenant)
 
-    def _ahead(self, priority: int) -> int:
-        """How many requests that wait go before a new one of this priority."""
-        classes = self._process.classes.values()
-        return sum(self._line.waiting(sla.name) for sla in classes if sla.priority >= priority)
+    def _ahead(self, sla: SLA) -> int:
+        """How many requests that wait go before a new one of this class: none that wait for places of their class."""
+        classes = (each for each in self._process.classes.values() if each.priority >= sla.priority)
+        return sum(
+            self._line.waiting(each.name) for each in classes if each.name == sla.name or not self._class_is_full(each)
+        )
 
     def _fast_runs(self) -> list[LiveRun]:
         return [run for run in self._live.all() if run.record.path == "fast"]
