@@ -73,6 +73,19 @@ def test_a_run_that_more_likely_makes_it_stays_even_where_any_may_be_demoted():
     assert harm.verdict(0.49, 1.0, 1.0) == "demote"
 
 
+def test_what_never_makes_its_budget_is_demoted_sooner_than_what_sometimes_does():
+    def needed(*others):
+        harm, runs = Harm(0.05), 0
+        for made in others:
+            harm.settle("stayed", NOW, made=made)
+        while harm.verdict(1 / (runs + 2), 1.0, 0.5) == "stay":
+            harm.settle("stayed", NOW, made=False)
+            runs += 1
+        return runs
+
+    assert 30 < needed() < 50 < needed(True) < 100
+
+
 def test_most_doomed_runs_are_demoted_when_they_can_be_told():
     stream = Stream(0.05)
     for _ in range(500):

@@ -32,6 +32,8 @@ HALF_LIFE_MADE = 2_000
 """Later runs that made their budget that halve the weight of a block."""
 LIMIT_BASE, LIMIT_RUNS = 1.5, 300.0
 """The limit on the odds, in times those of the allowed share, and after how many ended runs it is half of that."""
+LIMIT_RUNS_AT_FIRST = 75.0
+"""The same while no run has made its budget: there is nothing to harm yet, as far as is known."""
 RAISED_BY, RAISED_MAX = 1.0, 2.0
 """Doublings of the limit's odds by each standard deviation of the account above 0, and in all."""
 LOWERED_FROM, LOWERED_BY, LOWERED_MAX = 1.0, 2.0, 5.0
@@ -194,7 +196,9 @@ class Harm:
         else:
             doublings = max(min(deviations + LOWERED_FROM, 0.0) * LOWERED_BY, -LOWERED_MAX)
         ended = _ended(self._counts)
-        return LIMIT_BASE * odds(self.allowed) * math.pow(2.0, doublings) * ended / (ended + LIMIT_RUNS)
+        caution = LIMIT_RUNS if _made(self._counts) + self._wrong(self._counts) else LIMIT_RUNS_AT_FIRST
+        rises = ended / (ended + caution)
+        return LIMIT_BASE * odds(self.allowed) * math.pow(2.0, doublings) * rises
 
     def _slack(self) -> float:
         """How many more runs may be demoted wrongly now."""
