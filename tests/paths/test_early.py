@@ -73,9 +73,9 @@ async def test_a_run_like_the_slow_ones_leaves_early_and_loses_nothing(place, cl
         slow = b'{"kind": "slow", "seconds": 30.0}'
         # With a budget of its own, it is not kept off the fast path at the entry.
         handle = await runtime.submit(Submission(pipeline="answer", input=slow, budget=BUDGET_S))
-        demoted = await clock.run_until(reach(handle, "run.demoted"), 0.1)
+        demoted = await clock.run_until(reach(handle, "run.demoted"), 0.02)
         assert demoted[-1].data["reason"] == "predicted"
-        assert demoted[-1].data["elapsed_ms"] < 2000
+        assert demoted[-1].data["elapsed_ms"] < 4000
         assert await clock.run_until(result_of(handle), 1.0) == "written"
         document = await handle.document()
         service = runtime.service
@@ -99,7 +99,7 @@ async def test_a_run_like_the_quick_ones_stays(clock):
     async with started(app, None, clock) as runtime:
         await teach(runtime.service, "answer", "chat", MIXED)
         handle = await runtime.start("answer", kind="quick", seconds=1.0)
-        assert await clock.run_until(result_of(handle), 0.1) == "written"
+        assert await clock.run_until(result_of(handle), 0.01) == "written"
         assert (await handle.document())["demotion"] is None
     assert executed == [("think", "fast"), ("write", "fast")]
 
@@ -111,10 +111,10 @@ async def test_a_run_is_looked_at_again_as_time_passes(clock):
     async with started(app, None, clock) as runtime:
         await teach(runtime.service, "answer", "chat", both)
         handle = await runtime.start("answer", kind="odd", seconds=30.0)
-        [*_, demoted] = await clock.run_until(reach(handle, "run.demoted"), 0.05)
+        [*_, demoted] = await clock.run_until(reach(handle, "run.demoted"), 0.02)
         await clock.run_until(result_of(handle), 1.0)
         assert demoted.data["reason"] == "predicted"
-        assert 1000 < demoted.data["elapsed_ms"] < 3000
+        assert 1000 < demoted.data["elapsed_ms"] < 6000
 
 
 async def test_the_end_of_a_step_is_a_moment_to_look(clock):
@@ -207,7 +207,8 @@ async def test_the_control_group_goes_on_and_is_counted(place, clock):
         await teach(runtime.service, "answer", "chat", MIXED)
         missed = await runtime.start("answer", kind="slow", seconds=30.0)
         made = await runtime.start("answer", kind="slow", seconds=5.0)
-        await clock.run_until(asyncio.gather(result_of(missed), result_of(made)), 0.1)
+        await clock.run_until(result_of(made), 0.02)
+        await clock.run_until(result_of(missed), 0.5)
         assert (await missed.document())["demotion"]["reason"] == "budget"
         assert (await made.document())["demotion"] is None
 
@@ -237,7 +238,7 @@ async def test_a_control_that_leaves_for_another_reason_tells_nothing(place, clo
         record = await service.get(handle.id)
         assert (record.demotion.reason, record.demotion.by) == ("drain", "control")
         other = await runtime.start("answer", kind="quick", seconds=1.0)
-        await clock.run_until(result_of(other), 0.1)
+        await clock.run_until(result_of(other), 0.01)
 
         async def counted():
             clock.advance(1.0)

@@ -144,7 +144,7 @@ async def test_a_wait_that_the_body_ends_in_time_demotes_nothing(clock, how):
     async with local(app, {"store": "memory:"}, clock) as runtime:
         handle = await runtime.start("hurries")
         await reach(handle, "step.retrying")
-        assert await clock.run_until(result_of(handle), 0.5) == "fast"
+        assert await clock.run_until(result_of(handle), 0.02) == "fast"
 
 
 async def test_a_sleep_that_the_timeout_of_its_step_ends_in_time_demotes_nothing(clock):

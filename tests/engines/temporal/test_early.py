@@ -9,7 +9,7 @@ from offramp.paths.submission import Submission
 from tests.paths.taught import pasts, teach
 from tests.support import eventually, reach, result_of
 
-BUDGET_S = 4.0
+BUDGET_S = 8.0
 
 
 def app():
@@ -17,7 +17,8 @@ def app():
 
     @made.step
     async def think() -> str:
-        await asyncio.sleep(1.0)
+        while current_run().path == "fast":  # noqa: ASYNC110 - no event says so to a step
+            await asyncio.sleep(0.02)
         return current_run().path
 
     @made.step
