@@ -84,12 +84,13 @@ async def _submit(port: int, work: Work, speed: float, idle: list[Connection], *
     tenant = {"": "desk", "A": "a", "B": "b"}[work.tenant] if ordered else "desk"
     body = msgspec.json.encode({"input": {"calls_s": calls_s}, "class": work.sla, "metadata": {"tenant": work.tenant}})
     headers = f"authorization: Bearer {SECRETS[tenant]}\r\n".encode()
+    while idle and not idle[-1].is_open:  # the server closes what is idle for long
+        idle.pop()
     connection = idle.pop() if idle else await connect(port)
     answer = await connection.whole(post("/v1/pipelines/work/runs", body, headers))
     if answer.status not in {200, 202}:
         raise RuntimeError(f"expected 200 or 202, got {answer.status}: {answer.body[:200]!r}")
-    if connection.is_open:
-        idle.append(connection)
+    idle.append(connection)
 
 
 async def _ended(folder: Path, count: int, speed: float, origin: float) -> list[Served]:
