@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from offramp.core.belief import Estimate
 from offramp.core.harm import Verdict
@@ -48,8 +51,7 @@ class Unusable(ValueError):
     """A user's function returned what no decision can use; the message names no value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The answer of a user's rule or classifier, with the expected duration if it gave one."""
 
     path: Path
@@ -57,8 +59,7 @@ class Answer:
     expected_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stay:
+class Stay(msgspec.Struct, frozen=True):
     """A run on the fast path, for how many seconds it is expected to stay there, and the priority of its class."""
 
     run_id: str
@@ -66,8 +67,7 @@ class Stay:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(msgspec.Struct, frozen=True):
     """The load of a process's fast path.
 
     Args:
@@ -100,8 +100,7 @@ class Load:
         return self.concurrency is not None and self.of_class >= self.concurrency
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """The facts that a decision rests on; gathered before it.
 
     Args:
@@ -127,8 +126,7 @@ class Facts:
     seen: Seen | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Where a run goes, and why.
 
     Args:

@@ -73,6 +73,8 @@ class Scope:
         self.store_value = store_value
         self.record_arguments = 0
         """The size in bytes up to which the arguments of steps are recorded whole."""
+        self.tells_steps = False
+        """Whether the observer looks at the run when a step ends: most runs give no cause."""
         self.replay = Replay(history, clock, facts.not_before)
         self.gate: Gate[Attempt] = Gate(facts, log, clock, lease_window, observer)
         self.waits = Waits(self.gate, self.replay.result_order, Mailbox(history.signals))
@@ -184,7 +186,8 @@ class Scope:
 
     def leave(self, attempt: Attempt) -> None:
         """Note that an attempt is over."""
-        self.gate.observer.step_ended()
+        if self.tells_steps:
+            self.gate.observer.step_ended()
         if self.gate.leave(attempt):
             self.waits.look()
 

@@ -10,6 +10,8 @@ import asyncio
 import functools
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from offramp.core.departures import UNKNOWN_WAIT_S
 from offramp.core.order import Queue, Waiter, overdue
 from offramp.core.routing import Facts, Load, Stay
@@ -58,16 +60,14 @@ class Admission:
         share_is_taken = live.fast_refusal(submission.tenant) == "share"
         of_class = 0 if sla.concurrency is None else live.of_class(sla.name)
         ahead = self._ahead(sla) if self._waiting else 0
-        load = functools.partial(
-            Load, held, most, priority=sla.priority, of_class=of_class, concurrency=sla.concurrency, ahead=ahead
-        )
+        load = Load(held, most, 0, 0.0, None, share_is_taken, sla.priority, of_class, sla.concurrency, ahead)
         if held + ahead < most or share_is_taken:
-            return load(share_is_taken=share_is_taken)
+            return load
         staying = [run for run in live.all() if run.record.path == "fast" and run.state == "running"]
         stays = (Stay(run.record.id, self._rest_s(run), run.record.priority) for run in staying)
         leaver = min(stays, key=lambda stay: (stay.priority, -stay.rest_s), default=None)
         expected_s = live.learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
-        return load(staying=len(staying), expected_s=expected_s, leaver=leaver)
+        return replace(load, staying=len(staying), expected_s=expected_s, leaver=leaver)
 
     async def turn(self, record: RunRecord, wait_s: float) -> None:
         """Wait for a place on the fast path, which is then reserved for the run.

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 from offramp.core.belief import LOOKS, STEPS_MAX, Estimate, Progress
 from offramp.core.features import Features
-from offramp.core.leaving import State
+from offramp.core.leaving import OVER, State
 from offramp.core.run import RunRecord
 from offramp.paths.learning import Learning, features_of_run
 from offramp.paths.process import Process
@@ -72,13 +72,18 @@ class EarlyDemotion(Generic[R]):
         self._demote = demote
         self._watched: dict[str, _Watch[R]] = {}
 
-    def begin(self, run: R) -> None:
-        """Watch a run that begins on the fast path, if it may leave early."""
+    def begin(self, run: R) -> bool:
+        """Watch a run that begins on the fast path, if it may leave early; returns whether it does."""
         record = run.record
-        may_leave = self._process.classes[record.sla].early_demotion > 0 and not self._verdicts.doubt_of(record.id)
-        if may_leave and self._learning.doubts(record.pipeline, record.sla, record.budget_s):
-            watch = self._watched[record.id] = _Watch(run)
-            self._look_later(watch)
+        if not self._learning.doubts(record.pipeline, record.sla, record.budget_s):
+            return False
+        if not self._process.classes[record.sla].early_demotion or self._verdicts.doubt_of(record.id):
+            return False
+        watch = self._watched[record.id] = _Watch(run)
+        self._look_later(watch)
+        if run.state in OVER:  # it has been forgotten already
+            self.forget(record.id)
+        return True
 
     def forget(self, run_id: str) -> None:
         """Look no more at a run."""

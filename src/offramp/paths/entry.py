@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import Any
 
-from msgspec.structs import replace as replaced
+from msgspec.structs import replace
 
 from offramp.core.advisers import features_of
 from offramp.core.routing import Facts, RouteRequest, answer_of, asked
@@ -41,10 +40,14 @@ class Entry:
         budget = budget_s(sla, spec.budget, submission.budget, self._budget_max)
         own_budget = submission.budget is not None
         facts = Facts(sla.name, budget, respond_async=submission.respond_async, own_budget=own_budget)
-        is_open = asked(facts) is None
-        answer = await self._advised(facts, submission, arguments) if is_open else {}
-        seen = await self._seen(submission, sla, arguments)
-        found = answer if answer or not is_open else self._learned(submission, facts, seen)
+        is_open, advice = asked(facts) is None, self._advice
+        # A coroutine that has nothing to ask costs as well.
+        is_advised = is_open and (advice.rules or advice.classifier is not None)
+        found = await self._advised(facts, submission, arguments) if is_advised else {}
+        is_described = submission.session_id is not None or submission.pipeline in advice.features
+        seen = await self._seen(submission, sla, arguments) if is_described else None
+        if is_open and not found:
+            found = self._learned(submission, facts, seen)
         if seen is not None:
             found["seen"] = seen
         return replace(facts, **found) if found else facts
@@ -57,7 +60,7 @@ class Entry:
         if submission.session_id is not None:
             seen = await self._learning.seen(submission.tenant, pipeline, submission.session_id)
         own = await self.features(pipeline, arguments)
-        return seen if own is None else replaced(seen or Seen(), own=own)
+        return seen if own is None else replace(seen or Seen(), own=own)
 
     def judged(self, pipeline: str, facts: Facts, run_id: str, *, explores: bool) -> Facts:
         """The facts with the verdict on what was learned, where it decides.
@@ -96,8 +99,6 @@ class Entry:
     async def _advised(self, facts: Facts, submission: Submission, arguments: dict[str, Any]) -> dict[str, Any]:
         """The answer of one of the app's rules, or of its classifier."""
         advice = self._advice
-        if not advice.rules and advice.classifier is None:
-            return {}
         request = RouteRequest(
             submission.pipeline,
             arguments,

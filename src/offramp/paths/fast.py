@@ -44,7 +44,8 @@ class FastPath:
         assert runlog is not None  # noqa: S101 - an owner was given
         self._live.first_events.of_new(record)
         run = self._live.start(record, self._demoter.log_of(runlog), History(), trace)
-        self._live.early.begin(run)
+        if self._live.early.begin(run):
+            run.execution.scope.tells_steps = True
         ends = run.began + record.budget_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._demoter.demote(run, "budget")))

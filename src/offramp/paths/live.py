@@ -364,16 +364,17 @@ class LiveRuns:
         body = terminal_event(record, outcome)
         self.waits_for_store(record.id)
         written = runlog.finish(outcome, events.draft(body, rfc3339(at)), at)
-        written.then(lambda commit: self._concluded(record, outcome, at, commit.error))
-        if not elsewhere:
-            written.then(lambda commit: self._learn(record, outcome, progress, commit.error))
+        teaches = not elsewhere and (progress is not None or self.verdicts.counts(record))
+
+        def settle(commit: Commit[None]) -> None:
+            self._concluded(record, outcome, at, commit.error)
+            if teaches and commit.error is None:
+                self._learn(record, outcome, progress)
+
+        written.then(settle)
         return written
 
-    def _learn(
-        self, record: RunRecord, outcome: Outcome, progress: Progress | None, refused: BaseException | None
-    ) -> None:
-        if refused is not None:
-            return
+    def _learn(self, record: RunRecord, outcome: Outcome, progress: Progress | None) -> None:
         if progress is None or not self.learning.ended(record, outcome, progress):
             self.verdicts.ended(record, outcome, progress)
 

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from offramp.core import events
 from offramp.core.addresses import parse_allowed
@@ -180,7 +180,8 @@ class Submitter:
     async def _take(self, submission: Submission, watcher: Watcher | None, waits: Waits, wait_s: float) -> Accepted:
         known = await self._known(submission)
         facts = self._entry.judged(submission.pipeline, known.facts, known.run_id, explores=True)
-        known = known._replace(facts=facts)
+        if facts is not known.facts:
+            known = known._replace(facts=facts)
         try:
             accepted = await self._take_known(submission, known, watcher, waits, wait_s)
         except StoreTimeout:

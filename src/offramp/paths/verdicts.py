@@ -80,7 +80,16 @@ class Verdicts:
 
     def wants(self, record: RunRecord) -> bool:
         """Whether the time that a run moved is wanted even if nothing is learned from it: belief had demoted it."""
-        return figures.fate_of(record) in {"early", "deep"}
+        return (record.demotion is not None or record.route.by == "learned") and (
+            figures.fate_of(record) in {"early", "deep"}
+        )
+
+    def counts(self, record: RunRecord) -> bool:
+        """Whether a run counts when it ends, even if nothing is learned from it: most runs do not."""
+        fate = figures.fate_of(record)
+        return fate is not None and (
+            fate != "fast" or self._learning.doubts(record.pipeline, record.sla, record.budget_s)
+        )
 
     def ended(self, record: RunRecord, outcome: Outcome, progress: Progress | None) -> None:
         """Count a run that ended and that nothing is learned from."""
