@@ -90,10 +90,15 @@ def above(weights: Iterable[tuple[int, float]], place: float) -> float:
     return total
 
 
-def quantile(weights: Iterable[tuple[int, float]], share: float) -> float:
-    """The duration below which this share of the weight lies."""
+def quantiles(weights: Iterable[tuple[int, float]], shares: Iterable[float]) -> list[float]:
+    """The durations below which these shares of the weight lie."""
     ordered = sorted(weights)
-    left = share * sum(weight for _, weight in ordered)
+    whole = sum([weight for _, weight in ordered])
+    return [_within(ordered, share * whole) for share in shares]
+
+
+def _within(ordered: list[tuple[int, float]], left: float) -> float:
+    """The duration below which so much of the weight lies."""
     for band, weight in ordered:
         if weight >= left:
             return seconds_at(band + left / weight) if weight else seconds_at(band)

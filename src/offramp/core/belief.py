@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 from typing import NamedTuple
 
-from offramp.core.bands import Cell, Counts, above, place_of, quantile, weights_of
+from offramp.core.bands import Cell, Counts, above, place_of, quantiles, weights_of
 from offramp.core.blocks import BLOCK_MINUTES, BLOCKS_KEPT, Blocks
 from offramp.core.features import Features, counted, in_words
 
@@ -176,11 +176,11 @@ class Belief:
         if left is None:
             return NOTHING_KNOWN
         ahead = _ahead(left.weights, progress.elapsed_s - left.since_s)
+        elapsed_s, since_s = progress.elapsed_s, left.since_s
         p50_s, p95_s = (
-            max(progress.elapsed_s, left.since_s + quantile(ahead, share)) if ahead else progress.elapsed_s
-            for share in (0.5, 0.95)
+            [max(elapsed_s, since_s + more_s) for more_s in quantiles(ahead, (0.5, 0.95))] if ahead else [elapsed_s] * 2
         )
-        chance = left.chance(progress.elapsed_s, budget_s)
+        chance = left.chance(elapsed_s, budget_s)
         return Estimate(p50_s, p95_s, chance, round(left.whole.runs), _reasons(left, budget_s, progress))
 
     def chance(self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN) -> float:
@@ -378,14 +378,14 @@ def _stages(steps: tuple[tuple[str, float], ...], took_s: float = math.inf) -> I
 
 def _ratios(whole: Cell, cells: list[Cell], shrunk_to: float) -> list[float]:
     """How much likelier the features make each band of the whole."""
-    ratios = []
     runs = whole.runs
-    parts = [(cell.weights, cell.runs + shrunk_to) for cell in cells]
-    for band, weight in whole.weights.items():
-        odds, ratio = runs / weight, 1.0
-        for weights, all_of_them in parts:
-            ratio *= (weights.get(band, 0.0) * odds + shrunk_to) / all_of_them
-        ratios.append(ratio)
+    odds = [(band, runs / weight) for band, weight in whole.weights.items()]
+    ratios = [1.0] * len(odds)
+    for cell in cells:
+        of, times = cell.weights.get, 1 / (cell.runs + shrunk_to)
+        ratios = [
+            ratio * (of(band, 0.0) * more + shrunk_to) * times for ratio, (band, more) in zip(ratios, odds, strict=True)
+        ]
     return ratios
 
 
@@ -409,30 +409,29 @@ def _reasons(left: _Left, budget_s: float, progress: Progress) -> tuple[str, ...
     """What the most telling feature says."""
     gone_s = progress.elapsed_s - left.since_s
     gone, until = place_of(gone_s) if gone_s > 0 else None, place_of(budget_s - left.since_s)
-    whole = _Share.of(left.whole, gone, until)
-    shares = [(_Share.of(cell, gone, until), feature) for feature, cell in left.cells]
-    telling = max(shares, key=lambda share: abs(share[0].odds - whole.odds), default=None)
-    alike = [] if telling is None else [in_words(telling[1])]
+    late, runs = _late_of(left.whole, gone, until)
+    odds, furthest, telling = _odds(late, runs), -1.0, None
+    for feature, cell in left.cells:
+        share = _late_of(cell, gone, until)
+        differs = abs(_odds(*share) - odds)
+        if differs > furthest:
+            (late, runs), furthest, telling = share, differs, feature
+    alike = [] if telling is None else [in_words(telling)]
     if left.stage:
         alike.append(f"finished steps: {len(progress.steps)}")
     if gone is not None:
         alike.append(f"still running after {progress.elapsed_s:.3g} s")
-    share = whole if telling is None else telling[0]
-    is_late = share.late * 2 >= share.runs
-    count, word = (share.late, "longer") if is_late else (share.runs - share.late, "no longer")
+    late, runs = round(late), round(runs)
+    count, word = (late, "longer") if late * 2 >= runs else (runs - late, "no longer")
     like_this = ", ".join(["runs like this", *alike]) + ("," if alike else "")
-    return (f"{count} of the last {share.runs} {like_this} took {word} than {budget_s:g} s",)
+    return (f"{count} of the last {runs} {like_this} took {word} than {budget_s:g} s",)
 
 
-class _Share(NamedTuple):
-    """How many of the runs of a cell that were still going took longer than the budget."""
+def _late_of(cell: Cell, gone: float | None, until: float) -> tuple[float, float]:
+    """How many of the runs of a cell that were still going took longer than the budget, and how many were."""
+    runs = cell.runs if gone is None else above(cell.weights.items(), gone)
+    return min(runs, cell.above_place(until)), runs
 
-    late: int
-    runs: int
-    odds: float
 
-    @classmethod
-    def of(cls, cell: Cell, gone: float | None, until: float) -> _Share:
-        runs = cell.runs if gone is None else above(cell.weights.items(), gone)
-        late = min(runs, cell.above_place(until))
-        return cls(round(late), round(runs), math.log((late + 1) / (runs - late + 1)))
+def _odds(late: float, runs: float) -> float:
+    return math.log((late + 1) / (runs - late + 1))

@@ -152,7 +152,9 @@ def _magnitude(value: float) -> str:
 
 
 def _safe(text: str, most: int) -> str:
-    return _UNSAFE.sub("_", text[:most])
+    text = text[:most]
+    is_safe = text.isascii() and text.isidentifier()  # nearly every name: cheaper to see than to search
+    return text if is_safe else _UNSAFE.sub("_", text)
 
 
 def in_words(feature: str) -> str:
