@@ -111,6 +111,29 @@ def test_what_a_tenant_got_beside_another_is_charged_in_all_its_lines():
     assert chosen == (["run_1", "run_2", "run_3"], {(0, "a"): 5.0, (0, "b"): 5.0})
 
 
+queued_lines = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 2.5]), st.integers(1, 5), st.booleans()), min_size=2, max_size=7
+)
+
+
+@given(queued_lines, st.integers(0, 20), st.integers(1, 3), st.randoms(use_true_random=False))
+def test_tenants_of_one_class_take_turns_as_in_every_queue(drawn, limit, at_once, draws):
+    names = [f"run_{number:02}" for number in range(sum(runs for _, runs, _ in drawn))]
+    draws.shuffle(names)
+    lines, waiting = [], {}
+    for number, (tag, runs, counts_gone) in enumerate(drawn):
+        ids = sorted(names.pop() for _ in range(runs))
+        lines.append(QueuedLine("pipeline", 0, "default", f"t{number}", tag, ids[0], runs + counts_gone))
+        waiting[lines[-1]] = ids
+
+    def more(line, after):
+        return [run_id for run_id in waiting[line] if run_id > after][:at_once]
+
+    # A class of which nothing waits changes nothing, but makes the general rule decide.
+    by_rule = choose(lines, [], [], limit, more=more, classes={}, overdue=["other"])
+    assert choose(lines, [], [], limit, more=more, classes={}) == by_rule
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 300])
 def test_runs_that_die_together_are_halved_from_the_second_death_on(count):
     once = after_death([NO_SUSPICION] * count, silent=False)

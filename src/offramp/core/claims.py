@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from offramp.core.order import Line, Queue, Waiter
@@ -122,6 +123,9 @@ def choose(
         [line] = lines
         rest = more(line, line.oldest) if line.runs > 1 and limit > 1 else ()
         return Chosen([line.oldest, *rest][:limit], {})
+    late = frozenset(overdue)
+    if not (heads or late) and len({line[1:3] for line in lines}) == 1 and _are_distinct(lines):
+        return _by_turns(lines, limit, more)
     queue = Queue(classes, earned)
     before: dict[tuple[int, str], float] = {}
     for line in lines:
@@ -133,11 +137,46 @@ def choose(
     if heads:
         for head in _together(heads, [each for each in held if each.deaths]):
             queue.add(head)
-    late = frozenset(overdue)
     taken = iter(functools.partial(queue.take, late), None)
     ids = [waiter.id for _, waiter in zip(range(limit), taken, strict=False)]
     tags = {level: queue.tags(level[0]).get(level[1], 0.0) for level in before}
     return Chosen(ids, {level: tag for level, tag in tags.items() if tag > before[level]})
+
+
+def _are_distinct(lines: Sequence[QueuedLine]) -> bool:
+    """Whether each line is of another tenant."""
+    return len({line.tenant for line in lines}) == len(lines)
+
+
+def _by_turns(lines: Sequence[QueuedLine], limit: int, more: Callable[[QueuedLine, str], Iterable[str]]) -> Chosen:
+    """The choice among lines of one class, the usual case: only the turns of their tenants matter."""
+    ids: list[str] = []
+    tags = [line.tag for line in lines]
+    further = [[line.oldest] for line in lines]
+    """Known runs of each line, the next one last."""
+    last = [line.oldest for line in lines]
+    heap = [(line.tag, line.oldest, at) for at, line in enumerate(lines)]
+    heapify(heap)
+    while heap and len(ids) < limit:
+        tag, _, at = heap[0]
+        known = further[at]
+        if not known:
+            known += reversed(list(more(lines[at], last[at])))
+            if not known:
+                heappop(heap)
+                continue
+            last[at] = known[0]
+        else:
+            ids.append(known.pop())
+            if len(heap) > 1:  # alone, it uses up no other's turn
+                tag = tags[at] = tag + 1.0
+            if not known and lines[at].runs == 1:
+                heappop(heap)
+                continue
+        # Further runs are asked for when it is the turn of the line: until then it goes before others of its tag.
+        heapreplace(heap, (tag, known[-1] if known else "", at))
+    charged = {(line.priority, line.tenant): tag for line, tag in zip(lines, tags, strict=True) if tag > line.tag}
+    return Chosen(ids, charged)
 
 
 class _Further:
