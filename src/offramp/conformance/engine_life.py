@@ -183,7 +183,7 @@ async def a_tenant_that_has_its_share_of_the_queue_leaves_room_for_the_next(stag
     await stage.started(member, "one", tenant="acme")
 
 
-@case("N18")
+@case("N18", "N11")
 async def runs_that_wait_for_a_worker_are_counted(stage: EngineStage) -> None:
     member = await stage.join(room=0)
     runs = [await stage.started(member, "one") for _ in range(3)]

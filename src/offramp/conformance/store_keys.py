@@ -30,7 +30,7 @@ async def the_runs_of_a_key_are_those_it_started(stage: StoreStage) -> None:
     assert (await stage.stored(second)).api_key == ANN
 
 
-@case("S27")
+@case("S27", "S9")
 async def a_run_of_a_key_is_open_on_both_paths_until_it_ends(stage: StoreStage) -> None:
     run, log = await stage.running(api_key=ANN)
     await stage.store.adopt(log.lease, DEMOTION)
@@ -43,7 +43,7 @@ async def a_run_of_a_key_is_open_on_both_paths_until_it_ends(stage: StoreStage) 
     assert await stage.store.runs_of_key(ANN, ALL, 9) == KeyRuns(0, [run.id])
 
 
-@case("S27")
+@case("S27", "S6")
 async def a_run_that_is_created_twice_counts_once(stage: StoreStage) -> None:
     run, log = await stage.running(api_key=ANN)
     again, _ = stage.store.create(run, completed(), owner=None, durable=True)
@@ -60,7 +60,7 @@ async def the_runs_of_a_key_outlive_their_process(stage: StoreStage) -> None:
     assert await after.store.runs_of_key(ANN, ALL, 9) == KeyRuns(1, [run.id])
 
 
-@case("S27", needs=("purge",))
+@case("S27", "S13", needs=("purge",))
 async def a_run_of_a_key_still_counts_as_started_when_its_data_is_removed(stage: StoreStage) -> None:
     run, log = await stage.running(api_key=ANN, retention_s=10.0)
     await log.finish(DONE, completed(), NOW)
