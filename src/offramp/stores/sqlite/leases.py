@@ -45,7 +45,7 @@ OVERDUE_MAX = 1_000
 UNHEARD_MAX = 1_000
 _decode_about = msgspec.msgpack.Decoder(About).decode
 _READ = f"SELECT {OWNED_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
-_READ_WITH_TAILS = f"SELECT {OWNED_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id = ?"  # noqa: S608
+_READ_WITH_TAILS = f"SELECT {OWNED_COLUMNS}, {TAIL_COLUMNS} FROM runs WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 # Reads only the length of a long value.
 _READ_WITH_SIGNALS = (
     f"SELECT {OWNED_COLUMNS}, (SELECT count(*) FROM signals WHERE run_id = runs.id), "  # noqa: S608
@@ -169,8 +169,7 @@ class SQLiteLeases:
         def change(connection: sqlite3.Connection, transaction: Transaction) -> list[Claim]:
             connection.execute(_UNPARK, (now,))
             due = queue.chosen(connection, owner, limit, pipelines, classes, now)
-            claims = [_claim(connection, transaction, owner, run_id, now) for run_id in due]
-            return [claim for claim in claims if claim is not None]
+            return _claim(connection, transaction, owner, due, now)
 
         # An empty queue is the common answer: look before waiting for the write lock.
         if not await self._database.read(lambda connection: queue.may_claim(connection, pipelines, now)):
@@ -179,9 +178,10 @@ class SQLiteLeases:
 
     async def claim_one(self, owner: str, run_id: str, now: float) -> Claim | None:
         """Take this run if it is queued or parked."""
-        return await self._change(
-            "claim", lambda connection, transaction: _claim(connection, transaction, owner, run_id, now)
+        claims = await self._change(
+            "claim", lambda connection, transaction: _claim(connection, transaction, owner, [run_id], now)
         )
+        return claims[0] if claims else None
 
     async def release(self, lease: Lease, parked: Parked | None = None) -> None:
         """Give a run back: queued, or parked."""
@@ -320,17 +320,23 @@ def _move(connection: sqlite3.Connection, run_id: str, run: Ownership, moved: Ow
 
 
 def _claim(
-    connection: sqlite3.Connection, transaction: Transaction, owner: str, run_id: str, now: float
-) -> Claim | None:
-    """Give a run to an owner if it is free; one read serves both the decision and the claim."""
-    row = connection.execute(_READ_WITH_TAILS, (run_id,)).fetchone()
-    moved = None if row is None else ownership.claim(run := ownership_in(row), owner, now)
-    if moved is None:
-        return None
-    _move(connection, run_id, run, moved)
-    record = shown(decode_record(row), moved)
-    transaction.hold(run_id, Tail(moved.token, row[-2], row[-1], announced(record)))
-    return Claim(record, Lease(run_id, owner, moved.token), ownership.is_fresh(run))
+    connection: sqlite3.Connection, transaction: Transaction, owner: str, ids: Sequence[str], now: float
+) -> list[Claim]:
+    """Give runs to an owner, as far as they are free; one read serves the decisions and the claims of all."""
+    asked = msgspec.json.encode(ids).decode()
+    rows = {row[0]: row for row in connection.execute(_READ_WITH_TAILS, (asked,)).fetchall()}
+    moves: list[tuple[Any, ...]] = []
+    claims: list[Claim] = []
+    for row in [rows[run_id] for run_id in ids if run_id in rows]:
+        run = ownership_in(row)
+        moved = ownership.claim(run, owner, now)
+        if moved is not None:
+            record = shown(decode_record(row), moved)
+            transaction.hold(record.id, Tail(moved.token, row[-2], row[-1], announced(record)))
+            moves.append((*moved[:-1], record.id))
+            claims.append(Claim(record, Lease(record.id, owner, moved.token), ownership.is_fresh(run)))
+    connection.executemany(_MOVE, moves)
+    return claims
 
 
 def _owner(name: str, kind: str, port: int, ready: int, *rest: Any) -> Owner:
