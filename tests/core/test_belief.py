@@ -177,6 +177,32 @@ def test_what_the_store_did_not_take_is_given_again():
     assert belief.runs == 26, "what another gateway added, and what was learned since"
 
 
+@pytest.mark.parametrize("runs", [75_000.0, 2_000_000.0])
+def test_a_block_long_before_many_later_runs_counts_no_more(runs):
+    """Its weight is too small for a float, or nearly so."""
+    blocks = {
+        int(NOW // 60) + number: {core.NOTES: {core.RUNS: runs}, "|": {"2" if number else "20": runs}}
+        for number in range(core.BLOCKS_KEPT)
+    }
+    belief = Belief()
+    belief.replace(blocks)
+    belief.added({min(blocks): {"|": {"25": 1.0}}})
+    belief.observe(Past(("c:kind:a",), 2.0, (), 6.0), NOW + 3_600)
+    estimate = belief.estimate(("c:kind:a",), 6.0, Progress(1.0))
+    assert estimate.chance > 0.99
+    assert estimate.reasons
+
+
+def test_what_the_store_lost_is_taken_off():
+    belief = learned(*runs_of(10, 2.0))
+    taken = belief.take()
+    belief.replace(taken)
+    belief.added({block: {"|": {band: -weight for band, weight in taken[block]["|"].items()}} for block in taken})
+    assert belief.estimate((), 6.0).runs == 0
+    learned(*runs_of(3, 2.0), belief=belief)
+    assert belief.estimate((), 6.0).runs == 3
+
+
 def test_cells_and_blocks_are_bounded(monkeypatch):
     monkeypatch.setattr(core, "CELLS_MAX", 500)
     belief = Belief()

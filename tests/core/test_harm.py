@@ -73,6 +73,14 @@ def test_a_run_that_more_likely_makes_it_stays_even_where_any_may_be_demoted():
     assert harm.verdict(0.49, 1.0, 1.0) == "demote"
 
 
+@pytest.mark.parametrize("chance", [math.nan, -0.1, math.inf])
+def test_what_is_no_chance_demotes_no_run(chance):
+    harm = Harm(1.0)
+    for number in range(100):
+        harm.settle("stayed", 1e9 + number, made=True)
+    assert harm.verdict(chance, 1.0, 1.0) == "stay"
+
+
 def test_what_never_makes_its_budget_is_demoted_sooner_than_what_sometimes_does():
     def needed(*others):
         harm, runs = Harm(0.05), 0

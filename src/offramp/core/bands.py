@@ -11,6 +11,8 @@ BAND_MIN, BAND_MAX = -20, 40
 PARTS = 4
 """A duration counts in two neighbouring bands, by its distance from their middles, in so many parts: sums of such
 numbers are exact, in whatever order they are added."""
+LEAST = 1e-12
+"""A smaller weight of a band is none: what differences of sums leave."""
 Counts = dict[str, dict[str, float]]
 """Cells by name, each with its weights by band; stored and shared as they are."""
 
@@ -64,8 +66,13 @@ class Cell:
         """Add the weights of a stored cell, each so many times."""
         for name, weight in weights.items():
             band = int(name)
-            self.weights[band] = self.weights.get(band, 0.0) + weight * times
-            self.runs += weight * times
+            before = self.weights.get(band, 0.0)
+            now = before + weight * times
+            if now > LEAST:
+                self.weights[band] = now
+                self.runs += now - before
+            else:
+                self.runs -= self.weights.pop(band, 0.0)
         self._asked = None
 
     def above_place(self, place: float) -> float:

@@ -32,6 +32,8 @@ HALF_LIFE_MINUTES = 14 * 1440
 """Minutes that halve the weight of a block."""
 BROKEN_WEIGHT = 0.005
 """What runs before a break count in the belief after it."""
+WEIGHT_MIN = 1e-9
+"""A block with a smaller weight counts no more."""
 UNKNOWN = 1.0
 """Runs that are taken to have kept their budget, and as many that have missed it, before any is known."""
 
@@ -240,7 +242,8 @@ class Belief:
             if number not in self._times or counts.get(NOTES, {}).get(BREAK):
                 self._look_over()
                 return
-            self._see(counts, self._times[number])
+            if self._times[number]:
+                self._see(counts, self._times[number])
 
     def expired(self) -> list[int]:
         """Blocks that count no more: the store may delete them."""
@@ -256,9 +259,9 @@ class Belief:
         later, times = 0.0, 1.0
         for number in numbers:
             decay = 2.0 ** -(later / HALF_LIFE_RUNS + (numbers[0] - number) / HALF_LIFE_MINUTES)
-            self._times[number] = times * decay
-            for counts in self._blocks.parts(number):
-                self._see(counts, times * decay)
+            weight = self._times[number] = times * decay if times * decay > WEIGHT_MIN else 0.0
+            for counts in self._blocks.parts(number) if weight else ():
+                self._see(counts, weight)
             later += self._blocks.sum(number, NOTES, RUNS)
             if self._blocks.sum(number, NOTES, BREAK):
                 times = BROKEN_WEIGHT
@@ -327,7 +330,7 @@ class Belief:
         """What the latest of its stages says that was seen before."""
         for stage, since_s in reversed(list(_stages(steps))):
             whole = self._cells.get(f"{stage}|")
-            if whole is None:
+            if whole is None or not whole.weights:
                 continue
             cells = []
             for feature in features:

@@ -93,7 +93,7 @@ class Harm:
             left: the part of its budget that is left, above 0.
             draw: a random number from 0 to 1.
         """
-        if not self.allowed or chance > CHANCE_MAX:
+        if not self.allowed or not 0 <= chance <= CHANCE_MAX:
             return "stay"
         if odds(chance) >= self._limit() * left or chance > self._slack():
             return "stay"
