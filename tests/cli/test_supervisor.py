@@ -145,6 +145,18 @@ async def test_one_that_does_not_leave_is_killed(crew, caplog, monkeypatch):
     await one.supervisor.stop()
 
 
+async def test_one_that_leaves_and_is_killed_while_all_stop_gives_its_runs_back(crew, monkeypatch):
+    monkeypatch.setattr(module, "KILL_MARGIN_S", 0.5)
+    one = crew(STUBBORN, drain_timeout=0.0)
+    one.supervisor.start()
+    _, owner, pid = await one.next()
+    one.supervisor.scale(0, one.supervisor.owners)
+    monkeypatch.setattr(module, "KILL_MARGIN_S", 600.0)  # so that the stop itself kills nothing
+    await one.supervisor.stop()
+    assert not is_alive(pid)
+    assert one.retired.get_nowait() == owner
+
+
 class Looks:
     """A monotonic clock for the supervisor's checks of leases."""
 

@@ -146,6 +146,7 @@ class Supervisor:
     def _kill_late(self, number: int, process: Process) -> None:
         if self._processes.get(number) is process:
             logger.warning("worker %d (pid %d) did not leave in time and is killed", number, process.pid)
+            self._killed.add(number)
             _kill_group(process.pid)
 
     async def stop(self) -> None:
@@ -224,6 +225,7 @@ class Supervisor:
                 await self._give_back(number, owner)
                 del self._keepers[number], self._owners[number]
                 self._leaving.discard(number)
+                self._killed.discard(number)
                 return
             failures = 1 if time.monotonic() - started >= STABLE_S else failures + 1
             pause = restart_after_s(failures)
