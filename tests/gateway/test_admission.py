@@ -99,6 +99,10 @@ def is_overloaded(answer):
     return answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
 
 
+def names_no_figure(answer):
+    return answer.status_code == 503 and not any(each.isdigit() for each in answer.json()["detail"])
+
+
 async def test_a_class_has_no_more_runs_on_the_fast_path_than_its_concurrency(gated, tmp_path):
     async with callers(gateway_of(gated.app, tmp_path, ""), "ops") as (ops,):
         async with streamed(ops, "a", "small") as first, streamed(ops, "b", "small"):
@@ -243,7 +247,9 @@ async def test_requests_that_wait_for_places_of_their_class_keep_no_other_off_th
         assert (await asked(ops, "queued", "urgent")).status_code == 202
         waits = [asyncio.create_task(asked(ops, "b", "small")) for _ in range(2)]
         await begins_to_wait(ops, 2)
-        assert is_overloaded(await asked(ops, "b", "small")), "as many of a class wait as it has places"
+        refused = await asked(ops, "b", "small")
+        assert is_overloaded(refused), "as many of a class wait as it has places"
+        assert names_no_figure(refused)
         async with streamed(ops, "normal") as other:
             assert other["path"] == "fast"
             gated.let_go("a0", "a1", "b", "normal")
@@ -271,7 +277,7 @@ async def test_a_class_has_no_more_runs_in_the_queue_than_its_limit_in_all_gatew
         for caller in (there, here):
             refused = await asked(caller, "w", "batch")
             assert is_overloaded(refused)
-            assert "3 runs of class 'batch' wait for a worker, its queue_limit" in refused.json()["detail"]
+            assert "class 'batch' wait for a worker as its queue_limit allows" in refused.json()["detail"]
             assert int(refused.headers["retry-after"]) == 60, "nothing has left the queue yet"
             assert (await asked(caller, "w", "urgent")).status_code == 202, "other classes have room"
         assert (await here.post(f"/v1/runs/{ids[0]}/cancel")).status_code == 202
@@ -284,6 +290,29 @@ async def test_a_class_has_no_more_runs_in_the_queue_than_its_limit_in_all_gatew
         assert is_overloaded(await asked(after, "w", "batch"))
         answers = await asyncio.gather(*(asked(after, "w", "batch") for _ in range(5)))
         assert all(is_overloaded(answer) for answer in answers)
+
+
+async def test_a_tenant_learns_nothing_of_the_runs_of_others_from_a_queue(gated, tmp_path, monkeypatch):
+    gateway = full_gateway(gated, tmp_path, queue_runs=4, fast_runs=1, keys=KEYS, tenant_share=1.0)
+    async with callers(gateway, "ann", "bob", "ops") as (ann, bob, ops):
+
+        async def rates():
+            return {"batch": 0.25, "urgent": 0.25}
+
+        monkeypatch.setattr(gateway.service.live.stats, "queue_rates", rates)
+        for each in (ann, bob, bob):
+            assert (await asked(each, "w", "batch")).status_code == 202
+        shown = [(await each.get("/v1/stats?class=batch")).json()["stats"][0]["queue"] for each in (ann, ops)]
+        assert [(queue["length"], queue["limit"], queue["longest_wait_s"]) for queue in shown] == [
+            (1, 3, None),
+            (3, 3, 180.0),
+        ]
+        refused = await asked(ann, "w", "batch")
+        assert is_overloaded(refused)
+        assert names_no_figure(refused)
+        assert refused.headers["retry-after"] == "15", "3 runs / 0.25 a second, rounded up"
+        assert (await asked(bob, "w", "urgent")).status_code == 202
+        assert names_no_figure(await asked(ann, "w", "urgent", Prefer="respond-async"))
 
 
 async def test_requests_at_once_do_not_pass_a_queue_limit_together(gated, tmp_path):

@@ -31,6 +31,8 @@ from offramp.gateway.reply import Reply
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:offramp:error:"
 RETRY_AFTER_S = 1
+COARSE_S = (10.0, 1), (60.0, 5), (math.inf, 30)
+"""Up to which seconds, and to multiples of how many, the `Retry-After` of 503 `overloaded` is rounded up."""
 """Seconds after which to try again, unless the error says otherwise."""
 
 logger = logging.getLogger("offramp.gateway")
@@ -206,7 +208,9 @@ def _headers(error: Exception) -> dict[str, str]:
         return {"Upgrade": "websocket", "Connection": "Upgrade"}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": error.challenge}
-    if isinstance(error, (Overloaded, TenantLimit)):
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(coarse(retry_after(error.retry_after)))}
+    if isinstance(error, TenantLimit):
         return {"Retry-After": str(retry_after(error.retry_after))}
     if isinstance(error, OfframpError) and error.status in {429, 503}:
         return {"Retry-After": str(RETRY_AFTER_S)}
@@ -216,3 +220,9 @@ def _headers(error: Exception) -> dict[str, str]:
 def retry_after(seconds: float) -> int:
     """Whole seconds, at least one (RFC 9110, 10.2.3)."""
     return max(RETRY_AFTER_S, math.ceil(seconds)) if math.isfinite(seconds) else RETRY_AFTER_S
+
+
+def coarse(seconds: int) -> int:
+    """The seconds rounded up: a wait that depends on the runs of every tenant does not tell how many these are."""
+    step = next(step for most, step in COARSE_S if seconds <= most)
+    return math.ceil(seconds / step) * step

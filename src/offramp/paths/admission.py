@@ -141,15 +141,15 @@ class Admission:
         class_is_full = bool(limits) and self._line.waiting(sla.name) >= min(limits)
         if class_is_full or (refused == "full" and not self._sends_away(sla)):
             raise Overloaded(
-                f"queue and fast path are full, and {len(self._waiting)} requests wait for a place (OFFRAMP_FAST_RUNS, "
-                f"or queue_limit or concurrency of class {sla.name!r}): try later, or add gateways and workers",
+                "queue and fast path are full, and as many requests wait for a place as may (OFFRAMP_FAST_RUNS, or "
+                f"queue_limit or concurrency of class {sla.name!r}): try later, or add gateways and workers",
                 place_in_s,
             )
         measured_s = self._measured_s(sla)
         if measured_s is not None and measured_s > wait_s:
             raise Overloaded(
-                f"queue and fast path are full, and a place is expected in {place_in_s:.0f} s, later than the "
-                f"{wait_s:g} s that this request may wait: try later, or add gateways and workers",
+                f"queue and fast path are full, and no place is expected within the {wait_s:g} s that this request "
+                "may wait: try later, or add gateways and workers",
                 place_in_s,
             )
 

@@ -72,7 +72,8 @@ class Found:
         now: when it was read, in epoch seconds.
         since: the beginning of the window.
         is_complete: whether it counts every unfinished run.
-        queues: the limit of the queue, and the longest wait in it, of the classes with a limit.
+        queues: the limit of the queue, and the longest wait in it, of the classes with a limit; the wait is None for a
+            tenant, as it follows from the rate of all tenants.
     """
 
     def __init__(self, rows: Sequence[Row], now: float, since: float, *, is_complete: bool) -> None:
@@ -187,7 +188,7 @@ class RunStats(Background):
         found = Found(stats.rows(counts, mine), now, since, is_complete=len(heads) <= UNFINISHED_MAX)
         limited = {sla.name: sla for sla in self._process.classes.values() if sla.queue_limit is not None}
         if limited:
-            rate = sum((await self.queue_rates()).values())
+            rate = 0.0 if tenant else sum((await self.queue_rates()).values())
             found.queues = {name: (sla.queue_limit or 0, longest_wait_s(sla, rate)) for name, sla in limited.items()}
         return found
 

@@ -86,8 +86,8 @@ class QueueBound(Part):
         refused = held.tenants.refusal(tenant)
         error: Overloaded | TenantBusy
         if limit is not None and of_class >= limit:
-            says = f"{limit} runs of class {sla!r} wait for a worker, its queue_limit; try later, or add workers"
-            error = Overloaded(says, RETRY_AFTER_S)
+            says = f"as many runs of class {sla!r} wait for a worker as its queue_limit allows"
+            error = Overloaded(f"{says}; try later, or add workers", RETRY_AFTER_S)
             error.in_queue = QueueLength(of_class, sla)
         elif refused == "share":
             own = held.tenants.held(tenant)
@@ -98,7 +98,7 @@ class QueueBound(Part):
             )
             error.in_queue = QueueLength(own)
         elif refused == "full":
-            says = f"{self._most} runs wait for a worker (OFFRAMP_QUEUE_RUNS); try later, or add workers"
+            says = "as many runs wait for a worker as OFFRAMP_QUEUE_RUNS allows; try later, or add workers"
             error = Overloaded(says, RETRY_AFTER_S)
             error.in_queue = QueueLength(held.tenants.total)
         else:

@@ -380,7 +380,9 @@ STATS = _object(
                             "length": _COUNT,
                             "oldest_s": _nullable("number", minimum=0),
                             "limit": _nullable("integer", description="Of the class, over all pipelines and tenants."),
-                            "longest_wait_s": _nullable("number", description="By the limit and the present rate."),
+                            "longest_wait_s": _nullable(
+                                "number", description="By the limit and the present rate; null for a tenant's key."
+                            ),
                         }
                     ),
                 }
