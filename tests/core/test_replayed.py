@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from offramp.core import replayed
+from offramp.core.features import Session, features
 from offramp.core.replayed import Recorded, recorded, replay
 from offramp.errors import InputError
 
@@ -146,3 +148,10 @@ def test_what_the_pipeline_says_of_a_run_distinguishes_short_from_long():
     described = [line | {"features": {"kind": kind}} for line, (kind, _) in zip(bare, kinds, strict=True)]
     (knowing,), (blind,) = (replay(map(recorded, lines), 8.0, 0.05) for lines in (described, bare))
     assert knowing["learned"]["waited_s"] < blind["learned"]["waited_s"]
+
+
+def test_a_replay_keeps_of_a_session_only_what_its_next_run_is_compared_by(monkeypatch):
+    sessions = []
+    monkeypatch.setattr(replayed, "features", lambda *given: sessions.append(given[-1]) or features(*given))
+    replay([Recorded("answer", "chat", "s", {}, None, number / 100, ()) for number in range(50)], 1.0, 0.05)
+    assert (sessions[0], sessions[-1]) == (Session(0), Session(49, (0.48, 0.47, 0.46)))

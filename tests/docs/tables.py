@@ -348,6 +348,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("paths.learning:LOGS_READ_MAX", "", "runs on Temporal that it learns from in that time"),
             ("paths.learning:COMPARED_BYTES_MAX", "bytes", "of an input whose content is compared with that of others"),
             ("paths.learning:SESSION_S_MAX", "s", "that a request waits for the turns of its session"),
+            ("paths.entry:FEATURES_S_MAX", "s", "that a request waits for features that decide nothing"),
             ("paths.learning:SESSIONS_CACHED", "", "sessions whose turns a process remembers"),
             ("paths.learning:TURNS_WAITING_MAX", "", "ended turns that wait to be written; then none is counted"),
             ("paths.verdicts:CONTROLS_MAX", "", "runs of the control group whose ends a process waits for"),

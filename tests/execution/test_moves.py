@@ -8,9 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from offramp.core.critical import union
 from offramp.core.run import Outcome
+from offramp.execution import stills
 from offramp.execution.gate import Gate
 from offramp.execution.observer import Observer
+from offramp.execution.stills import Stills
 from offramp.ports.store import Parked
 from offramp.testing import FakeClock
 
@@ -91,3 +94,29 @@ def test_the_observer_hears_of_each_step_that_ends_in_a_run_that_leaves():
     seen.gate.move("leave")
     assert not seen.gate.leave(attempt)
     assert seen.states == ["leaving", "leaving"]
+
+
+def test_many_waits_that_do_not_touch_are_merged_at_most_a_few_times(monkeypatch):
+    clock, merged = FakeClock(), []
+    waits = Stills(clock)
+    monkeypatch.setattr(stills, "union", lambda intervals: merged.append(1) or union(intervals))
+
+    def wait():
+        with waits.during():
+            clock.advance(1.0)
+
+    for _ in range(3 * stills.STILLS_MAX):
+        wait()
+        clock.advance(1.0)
+    assert len(merged) == 1
+    assert len(waits.until(0.0)) == stills.STILLS_MAX
+
+
+def test_many_waits_at_once_are_remembered_as_one():
+    clock = FakeClock()
+    waits = Stills(clock)
+    for _ in range(3 * stills.STILLS_MAX):
+        with waits.during():
+            clock.advance(1.0)
+    total = union(waits.until(clock.monotonic()))
+    assert [stop - start for start, stop in total] == [3.0 * stills.STILLS_MAX]

@@ -254,3 +254,51 @@ async def test_an_object_with_an_async_call_is_a_classifier():
 def test_a_declaration_that_cannot_work_is_refused(declare, message):
     with pytest.raises(DeclarationError, match=message):
         declare(an_app())
+
+
+@pytest.mark.parametrize("asked", [{"respond_async": True}, {"budget": 0.0}, {"budget": 5.0}, {"sla": "batch"}])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_a_path_that_client_or_class_decides_waits_for_no_features(kind, asked):
+    app, release, calls = App("entry", classes=[SLA("batch", budget=0.0, early_demotion=0.05)]), Signal(), []
+
+    @app.pipeline
+    async def pipe() -> None:
+        pass
+
+    def plain():
+        calls.append(1)
+        release.block()
+        return {"size": 1}
+
+    async def coroutine():
+        calls.append(1)
+        await release.wait()
+        return {"size": 1}
+
+    app.pipelines["pipe"].features(plain if kind == "plain" else coroutine)
+    async with testing.runtime(app) as runtime:
+        submission = Submission(pipeline="pipe", **asked)
+        try:
+            handles = [await asyncio.wait_for(runtime.submit(submission), LONG_S / 2) for _ in range(3)]
+            assert [(await handle.document())["route"]["by"] for handle in handles] == [
+                "class" if "sla" in asked else "preference"
+            ] * 3
+            assert len(calls) <= (0 if "sla" in asked else 1), "a late call does not bring more of them"
+        finally:
+            release.set()
+
+
+async def test_a_pipeline_with_a_budget_in_a_class_without_one_is_compared_with_others():
+    app = App("entry", classes=[SLA("batch", budget=0.0)])
+
+    @app.pipeline(sla="batch", budget=5.0)
+    async def pipe() -> None:
+        pass
+
+    @pipe.features
+    def size():
+        return {"size": 1}
+
+    async with testing.runtime(app) as runtime:
+        handle = await runtime.submit(Submission(pipeline="pipe"))
+        assert (await runtime.service.get(handle.id)).seen.own == {"size": 1}

@@ -234,7 +234,8 @@ def short():
     return app
 
 
-async def test_a_run_is_stored_with_what_it_is_compared_by(tmp_path):
+async def test_a_run_is_stored_with_what_it_is_compared_by(tmp_path, monkeypatch):
+    monkeypatch.setattr("offramp.paths.entry.FEATURES_S_MAX", 10.0)
     app = short()
 
     @app.pipeline

@@ -12,7 +12,7 @@ import msgspec
 
 from offramp.core.belief import Belief, Past
 from offramp.core.critical import union
-from offramp.core.features import Session, features
+from offramp.core.features import LAST_RUNS, Session, features
 from offramp.core.harm import Fate, Harm
 from offramp.errors import InputError
 
@@ -159,7 +159,7 @@ class _Replay:
     def __init__(self, budget_s: float, early_demotion: float) -> None:
         self._budget_s = budget_s
         self._belief, self._harm = Belief(), Harm(early_demotion)
-        self._sessions: dict[str, tuple[float, ...]] = {}
+        self._sessions: dict[str, Session] = {}
         self._under_way: list[tuple[float, int, Recorded, Past, Fate]] = []
         self.runs = self.made = 0
         self.fast, self.deep, self.learned = _Tally(), _Tally(), _Tally()
@@ -172,8 +172,7 @@ class _Replay:
             self._end(ended, run_before, past, fate)
         self.runs += 1
         self.made += run.took_s <= self._budget_s
-        last_s = self._sessions.get(run.session_id or "")
-        session = None if run.session_id is None else Session(len(last_s or ()), (last_s or ())[:4])
+        session = None if run.session_id is None else self._sessions.get(run.session_id, Session(0, ()))
         past = Past(features(run.input, run.own, session), run.took_s, run.steps, self._budget_s)
         fate, left_after_s = self._fate(past, began)
         for tally, after_s in ((self.fast, None), (self.deep, 0.0), (self.learned, left_after_s)):
@@ -197,7 +196,8 @@ class _Replay:
         self._harm.settle(fate, ended, made=run.took_s <= self._budget_s)
         self._belief.observe(past, ended)
         if run.session_id is not None:
-            self._sessions[run.session_id] = (run.took_s, *self._sessions.get(run.session_id, ()))
+            turns, last_s = self._sessions.get(run.session_id, Session(0, ()))
+            self._sessions[run.session_id] = Session(turns + 1, (run.took_s, *last_s[: LAST_RUNS - 1]))
 
     def shown(self) -> dict[str, Any]:
         wrong = round(self.learned.short_deep / self.made, 4) if self.made else None

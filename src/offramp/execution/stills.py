@@ -22,6 +22,8 @@ class Stills:
         self._clock = clock
         self._since: dict[object, float] = {}
         self._over: list[Interval] = []
+        self._is_full = False
+        """Whether merging those that are over would make little room."""
 
     @contextlib.contextmanager
     def during(self) -> Iterator[None]:
@@ -32,8 +34,9 @@ class Stills:
             yield
         finally:
             wait = self._since.pop(mark), self._clock.monotonic()
-            if len(self._over) >= STILLS_MAX:
+            if len(self._over) >= STILLS_MAX and not self._is_full:
                 self._over = union(self._over)
+                self._is_full = len(self._over) > STILLS_MAX // 2
             if wait[0] < wait[1] and len(self._over) < STILLS_MAX:
                 self._over.append(wait)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -20,6 +21,9 @@ from offramp.paths.process import Process
 from offramp.paths.submission import Submission
 from offramp.paths.verdicts import Verdicts
 
+FEATURES_S_MAX = 0.01
+"""Seconds that a request waits for its features where they decide nothing; then the run is taken without."""
+
 
 class Entry:
     """The entry of a process."""
@@ -30,6 +34,8 @@ class Entry:
         self._verdicts = verdicts
         self._advice = process.advice
         self._learning = learning
+        self._late: dict[asyncio.Task[dict[str, float | str] | None], str] = {}
+        """Calls that a request no longer waits for, with their pipelines."""
 
     async def facts(self, submission: Submission, spec: PipelineSpec, sla: SLA, arguments: dict[str, Any]) -> Facts:
         """What is known of a request with these arguments, but for the load.
@@ -45,22 +51,41 @@ class Entry:
         is_advised = is_open and (advice.rules or advice.classifier is not None)
         found = await self._advised(facts, submission, arguments) if is_advised else {}
         is_described = submission.session_id is not None or submission.pipeline in advice.features
-        seen = await self._seen(submission, sla, arguments) if is_described else None
+        seen = await self._seen(submission, sla, budget, arguments, decides=is_open) if is_described else None
         if is_open and not found:
             found = self._learned(submission, facts, seen)
         if seen is not None:
             found["seen"] = seen
         return replace(facts, **found) if found else facts
 
-    async def _seen(self, submission: Submission, sla: SLA, arguments: dict[str, Any]) -> Seen | None:
+    async def _seen(
+        self, submission: Submission, sla: SLA, budget_s: float, arguments: dict[str, Any], *, decides: bool
+    ) -> Seen | None:
         """What is known of the run beside its input, where it is compared with others; None if nothing is."""
-        if not sla.early_demotion or not sla.budget:
+        if not sla.early_demotion or not (sla.budget or budget_s):
             return None
         pipeline, seen = submission.pipeline, None
         if submission.session_id is not None:
             seen = await self._learning.seen(submission.tenant, pipeline, submission.session_id)
-        own = await self.features(pipeline, arguments)
+        features = self.features if decides else self._features_soon
+        own = await features(pipeline, arguments)
         return seen if own is None else replace(seen or Seen(), own=own)
+
+    async def _features_soon(self, pipeline: str, arguments: dict[str, Any]) -> dict[str, float | str] | None:
+        """The features if they are there at once: the client waits for an answer that does not depend on them.
+
+        A late call goes on, as it would not be late for a request that needs it; the pipeline has one at a time.
+        """
+        if pipeline not in self._advice.features or pipeline in self._late.values():
+            return None
+        asked = asyncio.get_running_loop().create_task(self.features(pipeline, arguments))
+        try:
+            await asyncio.wait({asked}, timeout=FEATURES_S_MAX)
+        finally:
+            if not asked.done():
+                self._late[asked] = pipeline
+                asked.add_done_callback(self._late.pop)
+        return asked.result() if asked.done() else None
 
     def judged(self, pipeline: str, facts: Facts, run_id: str, *, explores: bool) -> Facts:
         """The facts with the verdict on what was learned, where it decides.
