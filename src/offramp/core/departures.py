@@ -34,8 +34,9 @@ class Departures:
 
     def add(self, now: float) -> None:
         """One has left."""
-        self._count = self._decayed(now) + 1.0
-        self._at = max(self._at, now)
+        if now > self._at:
+            self._count, self._at = self._decayed(now), now
+        self._count += 1.0
 
     def rate(self, now: float) -> float:
         """Departures a second; 0 while none is known, or the last ones are too long ago to tell."""
@@ -47,7 +48,8 @@ class Departures:
         return count / max(seconds, 1.0)
 
     def _decayed(self, now: float) -> float:
-        return self._count * math.exp(-max(0.0, now - self._at) / MEMORY_S)
+        gone_s = now - self._at
+        return self._count * math.exp(-gone_s / MEMORY_S) if gone_s > 0 else self._count
 
 
 def room_in_s(waiting: int, sla: SLA | None, rates: Mapping[str, float]) -> float:

@@ -22,10 +22,10 @@ CELL = "figures"
 
 def fate_of(record: RunRecord) -> Fate | None:
     """Where the router sent an ended run; None if something else did: its client, its class, a drain, a death."""
-    demotion = record.demotion
+    demotion, route = record.demotion, record.route
     if demotion is None:
-        if record.route.path == "deep":
-            return "deep" if record.route.by == "learned" else None
+        if route.path == "deep":
+            return "deep" if route.by == "learned" else None
         return "fast" if record.path == "fast" else None
     if demotion.reason == "budget":
         return "fast"

@@ -214,7 +214,9 @@ class Learning(Background):
 
     def wants(self, record: RunRecord) -> bool:
         """Whether something will be learned from this run when it ends."""
-        return record.retry_of is None and (self._observed < OBSERVED_MAX or self._counts_turn(record))
+        if record.retry_of is not None:
+            return False
+        return self._observed < OBSERVED_MAX or (record.session_id is not None and self._counts_turn(record))
 
     def _counts_turn(self, record: RunRecord) -> bool:
         """Whether its session is of use: only where decisions are asked for."""

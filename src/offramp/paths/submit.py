@@ -272,12 +272,12 @@ class Submitter:
         if run is not None:
             self._process.control.spawn(self._demoter.demote(run, "overload", [GAVE_WAY]))
 
-    async def _begin(
+    def _begin(
         self, record: RunRecord, key: Idempotency | None, quota: Quota | None, watcher: Watcher | None
-    ) -> Accepted:
+    ) -> Awaitable[Accepted]:
         if watcher is not None:
             self._live.watchers[record.id] = watcher
-        return await self._patience.write(self._accepted, record, _accepted_event(record), key, quota)
+        return self._patience.write(self._accepted, record, _accepted_event(record), key, quota)
 
     async def _accepted(
         self,
@@ -290,19 +290,21 @@ class Submitter:
         """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
         try:
-            return await self._accept(record, await self._start(record, accepted, key, quota, seed))
+            created = await self._start(record, accepted, key, quota, seed)
+            if created.existing is None or created.existing == record.id:
+                self._process.metrics.accepted(record)
+                return Accepted(record, attached=False)
+            return await self._attached(created.existing)
         finally:
             self.arriving -= 1
 
-    async def _accept(self, record: RunRecord, created: Created) -> Accepted:
-        if created.existing is None or created.existing == record.id:
-            self._process.metrics.accepted(record)
-            return Accepted(record, attached=False)
-        existing = await self._process.store.get(created.existing)
+    async def _attached(self, run_id: str) -> Accepted:
+        """The run that holds the key of the request."""
+        existing = await self._process.store.get(run_id)
         if existing is None or existing.purged:
             # The run of the key was executed: it is neither shown without its result nor executed again.
             raise RunGone(
-                f"{created.existing}, which this Idempotency-Key started, has ended, and its result was removed when "
+                f"{run_id}, which this Idempotency-Key started, has ended, and its result was removed when "
                 "its retention ended; nothing was started: use a new key to run it again"
             )
         return Accepted(existing, attached=True)
@@ -323,8 +325,11 @@ class Submitter:
             self._patience.require(until)
             if record.path == "fast":
                 created = await self._fast.start(record, accepted, key)
+            elif self._process.tracing is None:
+                created = await self._engine.start(record, accepted, key, seed)
             else:
-                created = await self._send(record, accepted, key, seed)
+                with self._process.tracing.send(record):
+                    created = await self._engine.start(record, accepted, key, seed)
         except Exception:
             self.room.give_back(record, taken)
             raise
@@ -333,12 +338,6 @@ class Submitter:
         else:
             self.room.created(record, taken)
         return created
-
-    async def _send(self, record: RunRecord, accepted: events.Draft, key: Idempotency | None, seed: Seed) -> Created:
-        if self._process.tracing is None:
-            return await self._engine.start(record, accepted, key, seed)
-        with self._process.tracing.send(record):
-            return await self._engine.start(record, accepted, key, seed)
 
     def close(self) -> None:
         """Take no more requests."""
