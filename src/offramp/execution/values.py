@@ -6,6 +6,7 @@ A reference exists only after its object is stored, so no reference in a store d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TypeVar
@@ -195,9 +196,11 @@ async def _all_of(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
 
 
 async def _to_its_end(work: Coroutine[None, None, T]) -> T:
-    """The result of work that no cancellation interrupts: it is raised once the work has ended."""
+    """The result of work that no cancellation interrupts: the first is raised once the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     finally:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
