@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 
@@ -19,7 +20,7 @@ from offramp.errors import StoreError
 from offramp.paths import learning
 from offramp.paths.learning import OBSERVED_MAX, Learning, digest
 from offramp.paths.submission import Retrial, Submission
-from offramp.ports.learning import SessionTurns
+from offramp.ports.learning import BeliefCell, SessionTurns
 from offramp.ports.seams import Seams
 from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
@@ -397,6 +398,51 @@ async def test_nothing_is_lost_or_counted_twice_whatever_the_store_refuses(seed,
         believed = [each.belief(pipeline, "q").runs for each in processes]
         assert believed == [pytest.approx(expected, rel=0.02)] * 4, "older ones count a little less"
     assert [{name: each.sum(7, "all", name) for name in runs} for each in counted] == [runs] * 3
+
+
+async def test_an_error_that_no_code_expects_ends_neither_sharing_nor_the_last_write(clock, monkeypatch, caplog):
+    store = MemoryStore()
+    one = Learning(Alone(store, clock, ["p"]))
+    failing = iter([TypeError("a page that cannot be read"), TypeError("another")])
+
+    async def learned(after, limit):
+        if (error := next(failing, None)) is not None:
+            raise error
+        one.is_over = True
+        return await MemoryStore.learned(store, after, limit)
+
+    monkeypatch.setattr(store, "learned", learned)
+    await clock.run_until(one.work(), learning.SHARE_EVERY_S)
+    record = a_record(pipeline="p", sla="p", input=b"{}")
+    one.on_learned(lambda record, _past: 1 / (record.session_id != "broken"))
+    for session in ("broken", None):
+        one.ended(msgspec.structs.replace(record, session_id=session), Outcome("completed"), Progress(2.0))
+    await one.close()
+    stored = (await MemoryStore.learned(store, 0, 9)).cells
+    assert [cell.weights for cell in stored if cell.name == NOTES] == [{RUNS: 1.0}]
+    assert [each.message for each in caplog.records] == [
+        *["what is known about the durations of runs is not up to date"] * 2,
+        "a run was not learned from",
+    ]
+
+
+async def is_not_shared_or_believed(store, clock):
+    cells = [BeliefCell("p", "p", 7, name, {"2": weight}) for name, weight in (("|", 3.0), ("|n:a:1", math.nan))]
+    await store.learn(cells, [])
+    await store.learn(cells, [])
+    one, counts = Learning(Alone(store, clock, ["p"])), Blocks()
+    one.share("p", "p", "counts", counts)
+    counts.add(7, {"all": {"open": math.nan}, "some": {"open": 1.0}})
+    await one.sync()
+    await one.sync()
+    assert (one.belief("p", "p").runs, one.belief("p", "p").cells) == (6.0, 1)
+    assert [cell.name for cell in (await store.learned(0, 9)).cells if cell.sla == "p#counts"] == ["some"]
+
+
+async def test_what_is_no_number_is_neither_shared_nor_believed(clock, tmp_path):
+    await is_not_shared_or_believed(MemoryStore(), clock)
+    async with member(short(), tmp_path, "gateway") as service:
+        await is_not_shared_or_believed(service.process.store, clock)
 
 
 class Hung:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -267,6 +268,8 @@ class Learning(Background):
             return
         try:
             self._observe(*self._ended[0])
+        except Exception:
+            logger.exception("a run was not learned from")
         finally:
             self._ended.popleft()
             if self._ended:
@@ -293,6 +296,8 @@ class Learning(Background):
                 await self.sync()
             except StoreError as error:
                 logger.warning("what is known about the durations of runs is not up to date: %s", error)
+            except Exception:
+                logger.exception("what is known about the durations of runs is not up to date")
             await sleep_for(self._process.clock, SHARE_EVERY_S)
 
     async def close(self) -> None:
@@ -304,6 +309,8 @@ class Learning(Background):
                 await self._write()
         except StoreError as error:
             logger.warning("what was learned last about the durations of runs is lost: %s", error)
+        except Exception:
+            logger.exception("what was learned last about the durations of runs is lost")
 
     async def sync(self) -> None:
         """Write what was learned here, then read what others have learned.
@@ -321,8 +328,8 @@ class Learning(Background):
         with self.lock:
             for (pipeline, name), part in self._parts.items() if not self._outbox else ():
                 for block, counts in part.take().items():
-                    cells = [BeliefCell(pipeline, name, block, cell, each) for cell, each in counts.items() if each]
-                    self._outbox += cells
+                    sound = {cell: each for cell, each in counts.items() if each and _is_sound(each)}
+                    self._outbox += [BeliefCell(pipeline, name, block, cell, each) for cell, each in sound.items()]
         while self._outbox or self._turns:
             cells, turns = self._outbox[:CELLS_PER_WRITE], self._turns[:CELLS_PER_WRITE]
             await self._process.store.learn(cells, turns)
@@ -369,7 +376,8 @@ class Learning(Background):
         """Use the sums of these cells; what they are more than before has been added by other processes."""
         added: dict[_Group, dict[int, Counts]] = {}
         for cell in changed:
-            more = _difference(cell.weights, self._known(cell)) if self._is_declared(cell) else {}
+            is_used = self._is_declared(cell) and _is_sound(cell.weights)
+            more = _difference(cell.weights, self._known(cell)) if is_used else {}
             if more:
                 self._set(cell)
                 added.setdefault((cell.pipeline, cell.sla), {}).setdefault(cell.block, {})[cell.name] = more
@@ -443,6 +451,11 @@ def teaches(record: RunRecord, outcome: Outcome, progress: Progress) -> bool:
     A run that failed, expired or was cancelled took at least so long: that tells something if it missed its budget.
     """
     return outcome.status == "completed" or progress.elapsed_s > record.budget_s > 0
+
+
+def _is_sound(weights: Mapping[str, float]) -> bool:
+    """Whether these are numbers: sums with others would never be again."""
+    return all(map(math.isfinite, weights.values()))
 
 
 def _sum(before: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

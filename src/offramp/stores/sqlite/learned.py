@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -35,9 +35,10 @@ _OVERFLOWING_SESSIONS = (
     "DELETE FROM turns_of_sessions WHERE changed <= "
     "(SELECT changed FROM turns_of_sessions ORDER BY changed DESC LIMIT 1 OFFSET ?)"
 )
-_decode_weights = msgspec.json.Decoder(dict[str, float]).decode
+_decode_weights = msgspec.json.Decoder(dict[str, float | None]).decode
 _decode_last = msgspec.json.Decoder(tuple[float, ...]).decode
 _decode_cells = msgspec.json.Decoder(list[tuple[int, BeliefCell]]).decode
+_decode_any = msgspec.json.Decoder(list[tuple[int, tuple[str, str, int, str, dict[str, float | None]]]]).decode
 _decode_sessions = msgspec.json.Decoder(list[tuple[int, SessionTurns]]).decode
 
 
@@ -64,7 +65,7 @@ def _add(connection: sqlite3.Connection, number: int, cell: BeliefCell) -> None:
     read = "SELECT weights FROM beliefs WHERE pipeline = ? AND class = ? AND block = ? AND name = ?"
     key = cell.pipeline, cell.sla, cell.block, cell.name
     row = connection.execute(read, key).fetchone()
-    weights = {} if row is None else _decode_weights(row[0])
+    weights = {} if row is None else _numbers(_decode_weights(row[0]))
     for bucket, weight in cell.weights.items():
         weights[bucket] = weights.get(bucket, 0.0) + weight
     encoded = msgspec.json.encode(weights).decode()
@@ -79,12 +80,25 @@ def learned(connection: sqlite3.Connection, after: int, limit: int) -> Learned:
         if newest == after:
             return Learned([], [], newest)
         found: list[tuple[int, BeliefCell | SessionTurns]] = [
-            *_decode_cells(connection.execute(_CELLS, (after, limit)).fetchone()[0]),
+            *_cells_in(connection.execute(_CELLS, (after, limit)).fetchone()[0]),
             *_decode_sessions(connection.execute(_SESSIONS, (after, limit)).fetchone()[0]),
         ]
     finally:
         connection.execute("ROLLBACK")
     return page_of(found, newest, limit)
+
+
+def _cells_in(encoded: str) -> list[tuple[int, BeliefCell]]:
+    """The cells of an answer; without weights that are no numbers, for which JSON has null."""
+    try:
+        return _decode_cells(encoded)
+    except msgspec.ValidationError:
+        rows = _decode_any(encoded)
+        return [(row[0], BeliefCell(*row[1][:4], _numbers(row[1][4]))) for row in rows]
+
+
+def _numbers(weights: Mapping[str, float | None]) -> dict[str, float]:
+    return {bucket: weight for bucket, weight in weights.items() if weight is not None}
 
 
 def forget(connection: sqlite3.Connection, pipeline: str, sla: str, blocks: Sequence[int]) -> None:
