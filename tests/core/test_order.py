@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offramp.core.order import Line, Queue, Waiter, longest_wait_s, overdue
+from offramp.core.order import SPARE, Line, Queue, Waiter, longest_wait_s, overdue
 from offramp.core.sla import SLA
 
 HIGH, MIDDLE, LOW = SLA("high", priority=10), SLA("middle"), SLA("low", priority=-5)
@@ -311,3 +311,13 @@ def test_ten_thousand_tenants_are_all_served_in_one_round():
     queue = queue_of(*(waiter(number, tenant=f"t{number % 10_000}") for number in range(20_000)))
     assert len({queue.take().tenant for _ in range(10_000)}) == 10_000
     assert math.isclose(min(queue.tags(0).values()), 1.0)
+
+
+def test_tenants_that_give_up_before_their_turn_leave_nothing_behind():
+    queue = Queue({})
+    queue.add(Waiter("stays", tenant="stays"))
+    for number in range(10 * SPARE):
+        waiter = Waiter(f"w{number}", tenant=f"t{number}")
+        queue.add(waiter)
+        queue.remove(waiter)
+    assert len(queue.tags(0)) <= 2 + SPARE

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from offramp.conformance.sample import NOW, PIPELINE, accepted, record_of
 from offramp.core.sla import SLA
+from offramp.stores.sqlite import Database, queue
 from tests import valkey
 from tests.conformance.adapters import MEMORY, SQLITE
 from tests.conformance.on_redis import REDIS
@@ -136,6 +139,63 @@ async def test_what_was_given_to_tenants_is_forgotten_once_it_decides_nothing(tm
         assert lines() == []
     finally:
         await files.close()
+
+
+WAITING = 3_000
+
+
+@pytest.mark.parametrize("what", ["comes", "look", "claim", "claim of two classes"])
+def test_what_a_queue_costs_does_not_grow_with_the_lines_of_other_pipelines(tmp_path, what):
+    database = Database(tmp_path)
+
+    def do(connection):
+        if what == "comes":
+            connection.execute("INSERT INTO comes VALUES ('mine', 0, 'new', 'low', 'run_1')")
+        elif what == "look":
+            queue.may_claim(connection, ["third"], NOW)
+        else:
+            queue.chosen(connection, "a", 2, ["mine", "third"], CLASSES, NOW)
+
+    try:
+        connection = database.connect()
+        lines = [("mine", 0, f"t{n}", "low", 5.0, f"run_{n}", 1) for n in range(5)]
+        if what == "claim of two classes":
+            lines.append(("mine", 2, "t0", "high", 5.0, "run_9", 1))
+        connection.executemany(LINE, lines)
+        alone = _steps(connection, do)
+        names = ("low", "high")
+        connection.executemany(LINE, [("other", 0, f"t{n}", names[n % 2], 1.0, f"run_{n}", 1) for n in range(WAITING)])
+        assert _steps(connection, do) < alone + WAITING / 10
+    finally:
+        database.close()
+
+
+def test_looking_for_lines_to_forget_is_linear(tmp_path):
+    database = Database(tmp_path)
+    try:
+        connection = database.connect()
+        for pipeline, tag, runs in (("mine", 5.0, 0), ("other", 1.0, 1)):
+            connection.executemany(
+                LINE, [(pipeline, 0, f"t{n}", "low", tag, f"run_{n}", runs) for n in range(WAITING // 10)]
+            )
+        connection.execute(LINE, ("mine", 0, "waits", "low", 2.0, "run_1", 1))
+        assert _steps(connection, lambda at: at.execute(queue.ANY_IDLE).fetchall()) < 100 * WAITING / 10
+    finally:
+        database.close()
+
+
+LINE = "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+def _steps(connection, do):
+    """The instructions that the database executes; it takes back what they change."""
+    counted = itertools.count()
+    connection.execute("BEGIN")
+    connection.set_progress_handler(lambda: next(counted) < 0, 1)
+    do(connection)
+    connection.set_progress_handler(None, 1)
+    connection.execute("ROLLBACK")
+    return next(counted)
 
 
 async def _drained(at):

@@ -44,7 +44,7 @@ class Waiter(msgspec.Struct, frozen=True, gc=False):
     cost: float = 1.0
 
 
-class _Heap(Generic[T]):
+class Heap(Generic[T]):
     """A heap whose items cease to count by themselves; it keeps no more of those than `SPARE`, and as many as count."""
 
     def __init__(self, counts: Callable[[T], bool]) -> None:
@@ -92,7 +92,7 @@ class Line:
         """Its present place in the heap of its class; None while nothing waits in it."""
         self.number = 0
         """Of its present item in that heap: the others of it no longer count."""
-        self._ids: _Heap[str] = _Heap(self.known.__contains__)
+        self._ids: Heap[str] = Heap(self.known.__contains__)
         self._more = more
         for waiter in waiters:
             self.add(waiter)
@@ -129,7 +129,7 @@ class _Group:
 
     def __init__(self, sla: str) -> None:
         self.sla = sla
-        self.heap: _Heap[tuple[float, str, int, Line]] = _Heap(lambda item: item[2] == item[3].number)
+        self.heap: Heap[tuple[float, str, int, Line]] = Heap(lambda item: item[2] == item[3].number)
 
 
 class _Level:
@@ -144,6 +144,7 @@ class _Level:
         """Tenants that wait, with the number of their lines."""
         self.groups: dict[str, _Group] = {}
         self._puts = 0
+        self._room = 0
 
     def first(self, group: _Group) -> Line | None:
         """The line of a class that goes next."""
@@ -198,9 +199,10 @@ class _Level:
 
     def forget(self) -> None:
         """Drop the tags that decide nothing, once there are many."""
-        if len(self.tags) > 2 * len(self.waiting) + SPARE:
+        if len(self.tags) > max(2 * len(self.waiting) + SPARE, self._room):
             least = min((self.tags[each] for each in self._heads()), default=0.0)
             self.tags = {name: tag for name, tag in self.tags.items() if tag > least or name in self.waiting}
+            self._room = 2 * len(self.tags)
 
 
 class Queue:
@@ -218,7 +220,7 @@ class Queue:
         self._classes = classes
         self._levels: dict[int, _Level] = {}
         self._lines: dict[tuple[int, str, str], Line] = {}
-        self._oldest: dict[str, _Heap[tuple[float, str, tuple[int, str, str]]]] = {}
+        self._oldest: dict[str, Heap[tuple[float, str, tuple[int, str, str]]]] = {}
         self._counts: Counter[str] = Counter()
 
     # What waits.
@@ -234,7 +236,7 @@ class Queue:
             level.tags[waiter.tenant] = level.tag_of_new(waiter.tenant)
         line.add(waiter)
         if waiter.sla not in self._oldest:
-            self._oldest[waiter.sla] = _Heap(lambda item: self._waits_since(*item))
+            self._oldest[waiter.sla] = Heap(lambda item: self._waits_since(*item))
         self._oldest[waiter.sla].push((waiter.since, waiter.id, place))
         self._counts[waiter.sla] += 1
         self._place(line)
@@ -295,7 +297,6 @@ class Queue:
         if len(level.waiting) > 1:  # alone, it uses up no other's turn
             level.tags[line.tenant] += waiter.cost
         self._settle(line)
-        level.forget()
         return waiter
 
     def tags(self, priority: int) -> Mapping[str, float]:
@@ -361,11 +362,13 @@ class Queue:
 
     def _settle(self, line: Line) -> None:
         """The first waiter of a line may have left."""
+        level = self._level(line.priority)
         if line.waits:
             self._place(line)
         elif line.key is not None:
-            self._level(line.priority).leaves(line)
+            level.leaves(line)
             self._lines.pop((line.priority, line.sla, line.tenant), None)
+        level.forget()
 
 
 def overdue(since: Mapping[str, float], classes: Mapping[str, SLA], now: float) -> set[str]:

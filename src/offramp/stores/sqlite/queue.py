@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -17,13 +18,16 @@ LINES_MAX = 2_000
 """Lines that one claim reads, of all classes and of each."""
 
 _LINE = "json_array(pipeline, priority, class, tenant, tag, oldest, runs)"
+PIPELINES_MAX = 200
+"""Pipelines that one statement looks at: SQLite joins no more than 500 queries."""
+# The indexes begin with the pipeline: the database merges the beginnings of their ranges.
+_FIRST = "SELECT json_group_array(json(line)) FROM ({queries} ORDER BY {order} LIMIT ?)"
 _LINES = (
-    f"SELECT json_group_array(json(line)) FROM (SELECT {_LINE} AS line FROM lines INDEXED BY lines_next WHERE runs > 0 "  # noqa: S608
-    "AND pipeline IN ({marks}) ORDER BY priority DESC, tag, oldest LIMIT ?)"
+    f"SELECT {_LINE} AS line, priority, tag, oldest FROM lines INDEXED BY lines_next WHERE runs > 0 AND pipeline = ?"  # noqa: S608
 )
 _OF_CLASS = (
-    f"SELECT json_group_array(json(line)) FROM (SELECT {_LINE} AS line FROM lines INDEXED BY lines_of_class "  # noqa: S608
-    "WHERE runs > 0 AND class = ? AND pipeline IN ({marks}) ORDER BY oldest LIMIT ?)"
+    f"SELECT {_LINE} AS line, oldest FROM lines INDEXED BY lines_of_class "  # noqa: S608
+    "WHERE runs > 0 AND pipeline = ? AND class = ?"
 )
 _MORE = (
     "SELECT json_group_array(id) FROM (SELECT id FROM runs INDEXED BY runs_queued WHERE status = 'queued' "
@@ -52,9 +56,8 @@ _COUNTED = (
     "SELECT {column}, 1 FROM runs INDEXED BY runs_suspected WHERE status = 'queued' AND deaths > 1)"
 )
 _IDLE = (
-    "runs = 0 AND tag <= coalesce((SELECT waiting.tag FROM lines AS waiting INDEXED BY lines_next "
-    "WHERE waiting.runs > 0 AND waiting.priority = lines.priority AND waiting.pipeline = lines.pipeline "
-    "ORDER BY waiting.tag LIMIT 1), tag)"
+    "runs = 0 AND tag <= coalesce((SELECT min(waiting.tag) FROM lines AS waiting INDEXED BY lines_next "
+    "WHERE waiting.runs > 0 AND waiting.pipeline = lines.pipeline AND waiting.priority = lines.priority), tag)"
 )
 ANY_IDLE = f"SELECT 1 FROM lines WHERE {_IDLE} LIMIT 1"  # noqa: S608
 FORGET_IDLE = (
@@ -95,7 +98,7 @@ def chosen(
     marks = _marks(pipelines)
     # A tenant may have a line in every pipeline and class.
     most = min((limit + 1) * len(pipelines) * (len(classes) + CLASSES_SPARE), LINES_MAX)
-    lines = _decode_lines(connection.execute(_LINES.format(marks=marks), (*pipelines, most)).fetchone()[0])
+    lines = _first(connection, _LINES, "priority DESC, tag, oldest", [(pipeline,) for pipeline in pipelines], most)
     died: list[Head] = []
     for index, which in (("runs_died_once", "deaths = 1"), ("runs_suspected", "deaths > 1")):
         query = _DIED.format(index=index, which=which, marks=marks)
@@ -104,7 +107,7 @@ def chosen(
     found = {line.sla for line in lines} | {head.sla for head in died}
     late: set[str] = set()
     earned: dict[str, float] = {}
-    if len(found) > 1 or len(lines) == most:
+    if len(found) > 1 or len(lines) >= most:
         lines, since = _with_oldest(connection, lines, found | set(classes), pipelines, limit)
         for head in died:
             since[head.sla] = min(since.get(head.sla, head.id), head.id)
@@ -128,6 +131,18 @@ def chosen(
     return ids
 
 
+def _first(
+    connection: sqlite3.Connection, query: str, order: str, of: Sequence[tuple[str, ...]], most: int
+) -> list[QueuedLine]:
+    """The first lines that a query finds for each of several pipelines together; so many of each `PIPELINES_MAX`."""
+    lines: list[QueuedLine] = []
+    for start in range(0, len(of), PIPELINES_MAX):
+        part = of[start : start + PIPELINES_MAX]
+        merged = _FIRST.format(queries=" UNION ALL ".join([query] * len(part)), order=order)
+        lines += _decode_lines(connection.execute(merged, (*chain.from_iterable(part), most)).fetchone()[0])
+    return lines
+
+
 def _with_oldest(
     connection: sqlite3.Connection,
     lines: list[QueuedLine],
@@ -138,12 +153,11 @@ def _with_oldest(
     """The lines, with the oldest ones of each class; the oldest run of each class."""
     known = {line[:4]: line for line in lines}
     since: dict[str, str] = {}
-    query = _OF_CLASS.format(marks=_marks(pipelines))
     for sla in sorted(classes):
-        of_class = _decode_lines(connection.execute(query, (sla, *pipelines, limit + 1)).fetchone()[0])
+        of_class = _first(connection, _OF_CLASS, "oldest", [(pipeline, sla) for pipeline in pipelines], limit + 1)
         known |= {line[:4]: line for line in of_class}
         if of_class:
-            since[sla] = of_class[0].oldest
+            since[sla] = min(line.oldest for line in of_class)
     return list(known.values()), since
 
 

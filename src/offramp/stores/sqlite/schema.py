@@ -236,8 +236,8 @@ MIGRATIONS: list[str] = [
         tag REAL NOT NULL, oldest TEXT NOT NULL, runs INTEGER NOT NULL,
         PRIMARY KEY (pipeline, priority, tenant, class)
     ) WITHOUT ROWID;
-    CREATE INDEX lines_next ON lines (priority DESC, tag, oldest, pipeline) WHERE runs > 0;
-    CREATE INDEX lines_of_class ON lines (class, oldest, pipeline) WHERE runs > 0;
+    CREATE INDEX lines_next ON lines (pipeline, priority DESC, tag, oldest) WHERE runs > 0;
+    CREATE INDEX lines_of_class ON lines (pipeline, class, oldest) WHERE runs > 0;
     CREATE TABLE levels (priority INTEGER PRIMARY KEY, tag REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE credits (class TEXT PRIMARY KEY, credit REAL NOT NULL) WITHOUT ROWID;
     INSERT INTO lines SELECT pipeline, priority, tenant, class, 0, min(id), count(*) FROM runs
@@ -252,8 +252,8 @@ MIGRATIONS: list[str] = [
             coalesce((SELECT max(tag) FROM lines
                 WHERE pipeline = NEW.pipeline AND priority = NEW.priority AND tenant = NEW.tenant), 0),
             coalesce(
-                (SELECT tag FROM lines WHERE runs > 0 AND priority = NEW.priority AND +pipeline = NEW.pipeline
-                    ORDER BY tag LIMIT 1),
+                (SELECT min(tag) FROM lines INDEXED BY lines_next
+                    WHERE runs > 0 AND pipeline = NEW.pipeline AND priority = NEW.priority),
                 (SELECT tag FROM levels WHERE priority = NEW.priority),
                 0)
         ), NEW.id, 1 WHERE true
