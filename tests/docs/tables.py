@@ -184,6 +184,12 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.rates:WINDOW_S_MAX", "s", "window of a rate"),
             ("core.quotas:KEY_RUNS_MAX", "", "of a key's `--runs`"),
             ("paths.quotas:SHOWN_S", "s", "age of the `RateLimit` of an answer that starts no run"),
+            (
+                "paths.quotas:SHOWN_WITHIN_S",
+                "s",
+                "for which such an answer waits for the store; then it shows older figures",
+            ),
+            ("paths.quotas:LOOK_S_MAX", "s", "for which the store is asked for these figures"),
             ("core.departures:UNKNOWN_WAIT_S", "s", "`Retry-After` while nothing is known to leave what is full"),
             ("core.departures:STARVED_S_MAX", "s", "the same for a class of which nothing leaves, while others do"),
             ("core.departures:COUNT_LEAST", "", "departures, decayed by their age, below which their rate is unknown"),

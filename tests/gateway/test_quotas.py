@@ -7,6 +7,9 @@ import asyncio
 import httpx
 import pytest
 
+from offramp.errors import StoreError
+from offramp.paths import quotas
+from offramp.stores.sqlite import store
 from tests.gateway.conftest import serving
 from tests.gateway.keyed import SECRETS, SSE, Held, bearer, callers, gateway_of
 from tests.gateway.wire import types_of
@@ -41,6 +44,11 @@ def is_limited(answer, policy):
         body["type"],
         body["violated-policies"],
     ) == (429, "application/problem+json", "urn:offramp:error:rate-limited", [policy])
+
+
+@pytest.fixture(autouse=True)
+def _no_answer_is_hasty(monkeypatch):
+    monkeypatch.setattr(quotas, "SHOWN_WITHIN_S", 60.0)
 
 
 @pytest.fixture
@@ -159,3 +167,29 @@ async def test_a_client_that_leaves_keeps_no_place(held, tmp_path):
         for run in (await ann.get("/v1/runs")).json()["runs"]:
             await ann.get(f"/v1/runs/{run['id']}/events", timeout=20)
         assert (await asked(ann)).status_code == 202
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails", "crashes"])
+async def test_an_answer_neither_waits_nor_fails_when_the_store_cannot_say_what_is_used(
+    held, tmp_path, monkeypatch, fault
+):
+    held.let_go.set()
+    gateway = gateway_of(held.app, tmp_path, keys("+rate=3/h"))
+
+    async def no_answer(*_):
+        if fault == "hangs":
+            await asyncio.Event().wait()
+        raise StoreError("away") if fault == "fails" else RuntimeError("a fault")
+
+    async with callers(gateway, "ann") as (ann,):
+        run = (await ann.post(runs("echo"), json=BODY)).json()["id"]
+        monkeypatch.setattr(store.SQLiteStore, "runs_of_key", no_answer)
+        monkeypatch.setattr(quotas, "SHOWN_S", 0.0)
+        monkeypatch.setattr(quotas, "SHOWN_WITHIN_S", 0.01)
+        monkeypatch.setattr(quotas, "LOOK_S_MAX", 600.0)
+        for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/events", "/v1/runs/none"):
+            answer = await ann.get(path)
+            assert answer.status_code == (404 if path.endswith("none") else 200)
+            left = parsed(answer.headers["ratelimit"])["default"]["r"] if "ratelimit" in answer.headers else None
+            assert left == (2 if fault == "hangs" else None)
+        assert gateway.access.streams.count("acme") == 0

@@ -164,3 +164,36 @@ async def test_whatever_happens_the_count_is_that_of_the_store(store, clock):
     clock.advance(1.0)
     for gateway in gateways:
         assert (await gateway.quotas.use(quota)).open == len(logs)
+
+
+async def test_a_run_that_is_stored_but_not_confirmed_counts_once_however_many_others_start_later(store, clock):
+    one, other, quota = Gateway(store, clock), Gateway(store, clock), Quota(KEY, None, 10)
+    confirmed, are_stored = asyncio.Event(), asyncio.Barrier(5)
+    created = store.create
+
+    def slow(record, *given, **options):
+        commit, log = created(record, *given, **options)
+
+        async def late():
+            await commit
+            await are_stored.wait()
+            await confirmed.wait()
+
+        return late(), log
+
+    store.create = slow
+    waiting = [asyncio.create_task(one.start(quota)) for _ in range(4)]
+    await are_stored.wait()
+    store.create = created
+    for _ in range(40):
+        clock.advance(0.001)
+        log = await other.start(quota)
+        await log.finish(DONE, completed(), clock.time())
+    for _ in range(6):
+        clock.advance(0.001)
+        assert await one.start(quota)
+    assert not await one.start(quota)
+    assert not await other.start(quota)
+    confirmed.set()
+    assert all(await asyncio.gather(*waiting))
+    assert (await one.quotas.use(quota)).open == 10

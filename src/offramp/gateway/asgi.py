@@ -27,7 +27,7 @@ from offramp.gateway.hosting import Hosted
 from offramp.gateway.metering import Meter
 from offramp.gateway.native.surface import NATIVE
 from offramp.gateway.problems import NotReady, explain
-from offramp.gateway.quota_fields import with_quota
+from offramp.gateway.quota_fields import WithQuota
 from offramp.gateway.refusal import Denied
 from offramp.gateway.reply import Answer
 from offramp.gateway.routes import UNMATCHED, Table, mounted_at
@@ -115,7 +115,7 @@ class Gateway(Hosted):
             answer = Denied(problem, reply) if request.method == SOCKET else reply
             self._trace(request)
         if request.quota is not None and self._service is not None:
-            answer = await with_quota(answer, request.quota, self._service, refused)
+            answer = WithQuota(answer, request.quota, self._service, refused)
         self._answered(request, answer.status)
         try:
             sharing = None if is_preflight(scope) else self._shares(request)

@@ -14,12 +14,16 @@ from collections import OrderedDict
 
 from offramp.core.quotas import RATE_POLICY, RUNS_POLICY, Quota, Use, Window
 from offramp.core.run import first_id
-from offramp.errors import RateLimited
+from offramp.errors import RateLimited, StoreError
 from offramp.ports.clock import Clock
 from offramp.ports.store import KeyRuns, Store
 
 SHOWN_S = 1.0
 """The greatest age of what an answer shows to a request that starts no run."""
+SHOWN_WITHIN_S = 0.2
+"""How long an answer waits for the store before it shows what was known before."""
+LOOK_S_MAX = 5.0
+"""How long a look for answers to show may take; then the next answer asks again."""
 LATE_S = 30.0
 """How much later than its acceptance a run may appear in the store, differences between clocks included."""
 KEYS_REMEMBERED_MAX = 1_000
@@ -41,6 +45,8 @@ class Known:
         self.looks_begun = self.learned = 0
         """The numbers of the newest look, and of the newest that succeeded."""
         self.lock = asyncio.Lock()
+        self.showing: asyncio.Task[None] | None = None
+        """The newest look for what answers show."""
 
     def learn(self, stored: KeyRuns, created_before: set[str]) -> None:
         """Take over what the store has; runs created here before the look are in it."""
@@ -147,14 +153,30 @@ class Quotas:
             raise refused
 
     async def use(self, quota: Quota) -> Use:
-        """What of a quota is in use, as far as it is known.
+        """What of a quota is in use, as far as it is known within `SHOWN_WITHIN_S`.
 
         Raises:
-            StoreError: the store cannot be asked.
+            StoreError: the store cannot be asked, or has not answered in that time and never before.
         """
         known = self._of(quota)
-        await self._look(known, SHOWN_S)
+        if self._clock.monotonic() - known.looked_at >= SHOWN_S:
+            if known.showing is None or known.showing.done():
+                known.showing = asyncio.get_running_loop().create_task(self._show(known))
+                known.showing.add_done_callback(lambda look: look.cancelled() or look.exception())
+            # The look goes on when an answer no longer waits for it, for the next one.
+            done, _ = await asyncio.wait({known.showing}, timeout=SHOWN_WITHIN_S)
+            for look in done:
+                look.result()
+        if not known.learned:
+            raise StoreError(f"the store has not said within {SHOWN_WITHIN_S:g} s what of the quota is in use")
         return known.use(self._clock.time())
+
+    async def _show(self, known: Known) -> None:
+        try:
+            async with asyncio.timeout(LOOK_S_MAX):
+                await self._look(known, SHOWN_S)
+        except TimeoutError:
+            raise StoreError(f"the store has not said within {LOOK_S_MAX:g} s what of the quota is in use") from None
 
     def _of(self, quota: Quota) -> Known:
         known = self._known.get(quota.key)
@@ -181,6 +203,12 @@ class Quotas:
             unseen_s = min(0 if rate is None else rate.seconds, looked_at - known.looked_at + LATE_S)
             after = first_id(self._clock.time() - unseen_s)
             after = min([after, *(each[:-1] for each in known.starting | known.created)])
-            limit = max(0 if rate is None else rate.limit, len(known.starting) + len(known.created), 1)
-            known.learn(await self._store.runs_of_key(known.quota.key, after, limit), created_before)
+            mine = known.starting | known.created
+            limit = max(1, 0 if rate is None else rate.limit, len(mine) + (known.quota.runs or 0))
+            stored = await self._store.runs_of_key(known.quota.key, after, limit)
+            while mine and len(stored.ids) >= limit and min(stored.ids) > min(mine):
+                # Other processes started so many later that the oldest of these may be stored and yet missing here.
+                limit *= 4
+                stored = await self._store.runs_of_key(known.quota.key, after, limit)
+            known.learn(stored, created_before)
             known.looked_at, known.learned = looked_at, number
