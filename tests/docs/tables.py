@@ -215,6 +215,11 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("gateway.keyring:CHECK_EVERY_S", "s", "until a change of that file is noticed"),
             ("paths.bounds:COUNT_AGAIN_S", "s", "until open runs that other gateways accepted are counted"),
+            (
+                "paths.admission:LOOK_EVERY_S",
+                "s",
+                "between offers of the queue to requests that wait for a place",
+            ),
             ("engines.leased.queue_bound:COUNT_EVERY_S", "s", "until queued runs of other gateways are counted"),
         ],
     ),

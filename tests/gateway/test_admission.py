@@ -135,14 +135,15 @@ async def test_the_lowest_class_goes_deep_first(gated, tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def filled(gated, caller):
-    """The fast path is full of runs of the highest class, `top0` and `top1`, and so is the queue."""
-    held = [asyncio.create_task(asked(caller, word, "top")) for word in ("top0", "top1")]
-    await eventually(lambda: {"top0", "top1"} <= gated.signals.keys())
+async def filled(gated, caller, places=2):
+    """The fast path is full of runs of the highest class, `top0`, `top1` and so on, and so is the queue."""
+    words = [f"top{number}" for number in range(places)]
+    held = [asyncio.create_task(asked(caller, word, "top")) for word in words]
+    await eventually(lambda: set(words) <= gated.signals.keys())
     assert (await asked(caller, "queued")).status_code == 202
     yield
-    gated.let_go("top0", "top1")
-    assert [answer.status_code for answer in await asyncio.gather(*held)] == [200, 200]
+    gated.let_go(*words)
+    assert [answer.status_code for answer in await asyncio.gather(*held)] == [200] * places
 
 
 async def test_what_finds_no_room_in_the_queue_waits_for_a_place_the_highest_class_first(gated, tmp_path):
@@ -164,6 +165,26 @@ async def test_what_finds_no_room_in_the_queue_waits_for_a_place_the_highest_cla
         served = await normal
         assert (served.status_code, served.json()["path"], served.json()["route"]["by"]) == (200, "fast", "load")
         assert await waiting(ops) == 0
+
+
+async def test_what_waits_goes_to_the_queue_in_its_order_once_that_has_room(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path, fast_runs=3), "ops") as (ops,), filled(gated, ops, 3):
+        waits = []
+        for word in ("first", "second"):
+            waits.append(asyncio.create_task(asked(ops, word)))
+            await begins_to_wait(ops, len(waits))
+        [queued] = (await ops.get("/v1/runs?status=queued")).json()["runs"]
+        assert (await ops.post(f"/v1/runs/{queued['id']}/cancel")).status_code == 202
+        late = asyncio.create_task(asked(ops, "late"))
+        first = await waits[0]
+        assert (first.status_code, first.json()["path"], first.json()["route"]["by"]) == (202, "deep", "load")
+        await begins_to_wait(ops, 2)
+        assert [each.done() for each in (waits[1], late)] == [False, False], "a later request does not overtake"
+        assert (await ops.post(f"/v1/runs/{first.json()['id']}/cancel")).status_code == 202
+        assert (await waits[1]).status_code == 202
+        gated.let_go("late")
+        gated.let_go("top0", "top1", "top2")
+        assert (await late).json()["path"] == "fast"
 
 
 async def test_where_as_many_wait_as_may_the_lowest_class_is_sent_away(gated, tmp_path):

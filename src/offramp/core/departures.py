@@ -52,6 +52,11 @@ class Departures:
         return self._count * math.exp(-gone_s / MEMORY_S) if gone_s > 0 else self._count
 
 
+def room_rate(sla: SLA | None, rates: Mapping[str, float]) -> float:
+    """How many runs a second a full queue has room for: of one class, if that has as many as it may."""
+    return sum(rates.values()) if sla is None else rates.get(sla.name, 0.0)
+
+
 def room_in_s(waiting: int, sla: SLA | None, rates: Mapping[str, float]) -> float:
     """When a queue that is full is expected to have served the runs that wait now, in seconds.
 
@@ -60,8 +65,7 @@ def room_in_s(waiting: int, sla: SLA | None, rates: Mapping[str, float]) -> floa
         sla: the class that has as many as it may.
         rates: departures a second by class.
     """
-    everything = sum(rates.values())
-    rate = everything if sla is None else rates.get(sla.name, 0.0)
+    everything, rate = sum(rates.values()), room_rate(sla, rates)
     if rate > 0:
         return waiting / rate
     # None of the class has left lately: it begins now, or higher classes keep it waiting for as long as it allows.

@@ -66,6 +66,10 @@ class Heap(Generic[T]):
             heappop(self._items)
         return self._items[0] if self._items else None
 
+    def pop(self) -> T:
+        """Remove what `first` returned."""
+        return heappop(self._items)
+
 
 class Line:
     """The waiters of one tenant in one class.
@@ -146,18 +150,24 @@ class _Level:
         self._puts = 0
         self._room = 0
 
-    def first(self, group: _Group) -> Line | None:
-        """The line of a class that goes next."""
-        while (item := group.heap.first()) is not None:
+    def first(self, group: _Group, not_of: Collection[str] = ()) -> Line | None:
+        """The line of a class that goes next, without those of some tenants."""
+        passed: list[tuple[float, str, int, Line]] = []
+        found: Line | None = None
+        while found is None and (item := group.heap.first()) is not None:
             line = item[3]
             now = self.tags[line.tenant], line.first()
             if not now[1]:
                 self.leaves(line)
-            elif now == line.key:
-                return line
-            else:
+            elif now != line.key:
                 self.put(line, now)
-        return None
+            elif line.tenant in not_of:
+                passed.append(group.heap.pop())
+            else:
+                found = line
+        for each in passed:
+            group.heap.push(each)
+        return found
 
     def put(self, line: Line, key: tuple[float, str]) -> None:
         """A line gets another place in its class."""
@@ -175,11 +185,11 @@ class _Level:
         if not self.waiting[line.tenant]:
             del self.waiting[line.tenant]
 
-    def next(self, without: Collection[str] = ()) -> tuple[_Group, Line] | None:
-        """The class and the line that go next, without some classes."""
+    def next(self, without: Collection[str] = (), not_of: Collection[str] = ()) -> tuple[_Group, Line] | None:
+        """The class and the line that go next, without some classes and tenants."""
         found: tuple[_Group, Line] | None = None
         for group in self.groups.values():
-            if group.sla not in without and (line := self.first(group)) is not None:
+            if group.sla not in without and (line := self.first(group, not_of)) is not None:
                 assert line.key is not None  # noqa: S101 - for the types: it is in the heap
                 if found is None or line.key < found[1].key:  # type: ignore[operator]
                     found = group, line
@@ -270,24 +280,30 @@ class Queue:
 
     # What is next.
 
-    def peek(self, overdue: Collection[str] = (), without: Collection[str] = ()) -> Waiter | None:
+    def peek(
+        self, overdue: Collection[str] = (), without: Collection[str] = (), not_of: Collection[str] = ()
+    ) -> Waiter | None:
         """What would be granted next; None if nothing waits.
 
         Args:
             overdue: classes whose oldest waiter is overdue.
             without: classes to pass by, as they may not be granted anything now.
+            not_of: tenants to pass by.
         """
-        found = self._next(overdue, without)
+        found = self._next(overdue, without, not_of)
         return None if found is None else found[2].known[found[2].first()]
 
-    def take(self, overdue: Collection[str] = (), without: Collection[str] = ()) -> Waiter | None:
+    def take(
+        self, overdue: Collection[str] = (), without: Collection[str] = (), not_of: Collection[str] = ()
+    ) -> Waiter | None:
         """Grant: remove what is next, charge its tenant, and credit the overdue classes that it passes over.
 
         Args:
             overdue: classes whose oldest waiter is overdue.
             without: classes to pass by, as they may not be granted anything now. They earn no credit.
+            not_of: tenants to pass by.
         """
-        found = self._next(overdue, without)
+        found = self._next(overdue, without, not_of)
         if found is None:
             return None
         level, group, line, by_share = found
@@ -303,23 +319,27 @@ class Queue:
         """The tags of the tenants at a priority."""
         return self._level(priority).tags
 
-    def _next(self, overdue: Collection[str], without: Collection[str]) -> tuple[_Level, _Group, Line, bool] | None:
-        if overdue and self.earned and (due := self._due(overdue, without)) is not None:
+    def _next(
+        self, overdue: Collection[str], without: Collection[str], not_of: Collection[str]
+    ) -> tuple[_Level, _Group, Line, bool] | None:
+        if overdue and self.earned and (due := self._due(overdue, without, not_of)) is not None:
             return due
         for priority in sorted(self._levels, reverse=True):
             level = self._levels[priority]
-            if (found := level.next(without)) is not None:
+            if (found := level.next(without, not_of)) is not None:
                 return level, *found, False
         return None
 
-    def _due(self, overdue: Collection[str], without: Collection[str]) -> tuple[_Level, _Group, Line, bool] | None:
+    def _due(
+        self, overdue: Collection[str], without: Collection[str], not_of: Collection[str]
+    ) -> tuple[_Level, _Group, Line, bool] | None:
         """What goes next by the share of its class: of the class with the most credit."""
         due = [sla for sla in overdue if self.earned.get(sla, 0.0) >= _DUE and sla not in without]
         for sla in sorted(due, key=lambda sla: (-self.earned[sla], sla)):
             for priority in sorted(self._levels, reverse=True):
                 level = self._levels[priority]
                 group = level.groups.get(sla)
-                if group is not None and (line := level.first(group)) is not None:
+                if group is not None and (line := level.first(group, not_of)) is not None:
                     return level, group, line, True
         return None
 

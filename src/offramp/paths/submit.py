@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from offramp.core import events
 from offramp.core.addresses import parse_allowed
-from offramp.core.departures import room_in_s
+from offramp.core.departures import room_in_s, room_rate
 from offramp.core.names import did_you_mean
 from offramp.core.quotas import Quota
 from offramp.core.routing import GAVE_WAY, Decision, Facts, decide
-from offramp.core.run import Route, RunRecord, key_digest, run_id
+from offramp.core.run import Path, Route, RunRecord, key_digest, run_id
 from offramp.core.seed import NO_SEED, Seed
 from offramp.core.sla import SLA
 from offramp.core.spec import PipelineSpec
@@ -27,6 +27,7 @@ from offramp.core.webhooks import refused
 from offramp.errors import (
     InputError,
     Overloaded,
+    QueueLength,
     RunGone,
     StoreError,
     StoreTimeout,
@@ -69,12 +70,12 @@ class _Known(NamedTuple):
     now: float
 
 
-Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+Waits = Callable[[Coroutine[Any, Any, Path]], Awaitable[Path]]
 
 
-async def patiently(place: Coroutine[Any, Any, None]) -> None:
+async def patiently(place: Coroutine[Any, Any, Path]) -> Path:
     """Wait as long as it takes."""
-    await place
+    return await place
 
 
 class Submitter:
@@ -152,7 +153,7 @@ class Submitter:
         Args:
             submission: the request.
             watcher: gets the exception if the run fails in this process.
-            waits: awaits a place on the fast path; it may give up, as when the client leaves.
+            waits: awaits a place on the fast path, or room in the queue; it may give up, as when the client leaves.
             wait_s: how long it may wait for that, at most its budget.
 
         Raises:
@@ -210,21 +211,46 @@ class Submitter:
         if record.path == "fast":
             self._live.reserve(record)
         self._make_room(decision)
+        queued: QueueLength | None = None
         try:
-            return await self._begin(record, key, submission.quota, watcher)
-        except Overloaded:
+            if not await self._has_to_wait(record, decision, key):
+                return await self._begin(record, key, submission.quota, watcher)
+        except Overloaded as refusal:
             if decision.by != "load":  # else the queue is full, but a place on the fast path may become free
                 raise
+            queued = refusal.in_queue
         finally:
             self._live.give_up(record)
         began = self._process.clock.monotonic()
-        try:
-            await waits(self._admission.turn(record, min(wait_s, facts.budget_s)))
-            waited_s = self._process.clock.monotonic() - began
-            _put_on_the_fast_path(record, decision, waited_s, self._process.clock.time())
-            return await self._begin(record, key, submission.quota, watcher)
-        finally:
-            self._live.give_up(record)
+        rate = await self._queue_rate(queued)
+        with self._admission.waiting(record, min(wait_s, facts.budget_s), rate) as waiting:
+            try:
+                while await waits(self._admission.turn(waiting)) == "deep":
+                    try:
+                        return await self._begin(record, key, submission.quota, watcher)
+                    except (Overloaded, TenantBusy) as refusal:
+                        self._admission.again(waiting, refusal)
+                waited_s = self._process.clock.monotonic() - began
+                _put_on_the_fast_path(record, decision, waited_s, self._process.clock.time())
+                return await self._begin(record, key, submission.quota, watcher)
+            finally:
+                self._live.give_up(record)
+
+    async def _has_to_wait(self, record: RunRecord, decision: Decision, key: Idempotency | None) -> bool:
+        """Whether requests that wait go before this one, which wants the same as they do."""
+        if decision.by != "load" or decision.path != "deep" or not self._admission.ahead(self._class(record.sla)):
+            return False
+        return not await self.room.attaches(record.tenant, key, record.created_at)
+
+    async def _queue_rate(self, queued: QueueLength | None) -> float:
+        """How many runs a second the queue that refused one has room for; 0 if that is not known."""
+        with contextlib.suppress(StoreError):
+            rates = await self._patience.read(self._live.stats.queue_rates())
+            return room_rate(self._class_of(queued), rates)
+        return 0.0
+
+    def _class_of(self, queued: QueueLength | None) -> SLA | None:
+        return None if queued is None or queued.sla is None else self._process.classes.get(queued.sla)
 
     async def _explain(self, refusal: TenantLimit | Overloaded, sla: str) -> None:
         """Count a refusal, and say when the queue is expected to have room, if that is the reason."""
@@ -234,8 +260,7 @@ class Submitter:
             return
         with contextlib.suppress(StoreError):
             rates = await self._patience.read(self._live.stats.queue_rates())
-            known = None if queued.sla is None else self._process.classes.get(queued.sla)
-            refusal.retry_after = room_in_s(queued.runs, known, rates)
+            refusal.retry_after = room_in_s(queued.runs, self._class_of(queued), rates)
 
     def _share_is_taken(self, submission: Submission, decision: Decision) -> TenantBusy:
         return TenantBusy(decision.reasons[0], self._admission.share_in_s(submission.tenant))
