@@ -117,8 +117,8 @@ class Settings:
     )
     workers: str = _text(
         "",
-        "worker processes of `serve`: a number, 0 if they are started elsewhere, or a range such as 2..8; empty means "
-        "1, or the sum of the classes' `min_warm`",
+        "worker processes of `serve`: a number up to 1,024, 0 if they are started elsewhere, or a range such as 2..8; "
+        "empty means 1, or the sum of the classes' `min_warm`",
         reads=parse_workers,
     )
     workers_idle: float = _setting(

@@ -60,6 +60,13 @@ def test_every_figure_has_its_line():
     assert "\n".join(believed([ROW, UNKNOWN])) == SHOWN
 
 
+def test_a_class_without_a_budget_shows_no_share_of_it():
+    shown = "\n".join(believed([ROW | {"budget_s": 0.0}]))
+    assert "make the budget, " not in shown
+    assert "that make it" not in shown
+    assert "where they were and own budgets" in shown
+
+
 def test_a_replay_compares_three_ways_of_routing():
     policy = {"right": 14, "share_right": 0.14, "waited_s": 7380.0, "short_deep": 0}
     row = {

@@ -96,12 +96,14 @@ def test_only_a_request_for_the_fast_path_is_refused_for_its_tenants_share(facts
 def test_of_a_full_path_and_the_new_run_the_lowest_class_goes_deep_and_of_one_class_the_longest(facts, load):
     decision, leaver = decide(facts, load), load.leaver
     if decision.displaces is not None:
+        assert ("a higher class" in decision.gave_way) is (leaver.priority < load.priority)
         assert (-leaver.priority, leaver.rest_s) > (-load.priority, load.expected_s)
         assert not load.ahead, "requests that wait go first"
     if decision.by == "load" and decision.path == "deep" and load.held < 2 * load.most:
         stays = leaver is None or (-leaver.priority, leaver.rest_s) <= (-load.priority, load.expected_s)
         assert stays or load.ahead or load.class_is_full
-        assert decision.predicted is not None
+        assert decision.predicted == decide(facts, ROOM).predicted, "the load foretells nothing about a run"
+        assert decision.predicted or "expected to take longest" not in decision.reasons[-1]
 
 
 @given(everything, loads)
@@ -190,3 +192,12 @@ def test_a_process_of_an_earlier_version_reads_a_route_of_this_one():
 def test_a_rule_does_not_answer_with_seconds():
     with pytest.raises(Unusable, match="has to return"):
         answer_of(6.0, "rule 'r'")
+
+
+@pytest.mark.parametrize(
+    ("chance", "verdict", "says"), [(0.1, "stay", True), (0.1, "demote", False), (0.9, "stay", False)]
+)
+def test_a_run_that_goes_fast_against_its_reasons_says_why(chance, verdict, says):
+    estimate = Estimate(9.0, 9.0, chance, 30, ("30 of 30 took longer",))
+    decision = decide(Facts("c", 2.0, estimate=estimate, verdict=verdict), ROOM)
+    assert ("early_demotion" in decision.reasons[-1]) is says

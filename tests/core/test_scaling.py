@@ -43,6 +43,7 @@ def test_workers_are_a_number_or_a_range(text, span):
         ("2..", "a range, such as 2..8"),
         ("٤", "a range, such as 2..8"),
         ("8..2", "such as 2..8"),
+        ("1..0", "such as 1..1"),
         ("0..3", "such as 1..3"),
         (f"1..{WORKERS_MAX + 1}", f"at most {WORKERS_MAX}"),
         ("9" * 10_000, "a range, such as 2..8"),

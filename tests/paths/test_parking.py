@@ -13,6 +13,7 @@ import pytest
 
 import offramp
 from offramp import SLA, App, Retry
+from offramp.core import moving
 from offramp.execution.turns import SETTLE_TURNS
 from offramp.paths.demote import PARK_AFTER_S
 from offramp.paths.submission import Submission
@@ -75,6 +76,32 @@ async def test_parked_runs_hold_no_place_of_a_worker(place):
         results = [await result_of(handle) for handle in handles]
     assert results == [f"after {number} 1" for number in range(50)]
     assert set(executed.values()) == {1}
+
+
+async def test_the_journal_of_a_run_that_is_taken_up_again_is_read_for_its_moves_only_when_they_are_asked_for(
+    place, monkeypatch
+):
+    asked, earlier = [], moving.earlier
+    monkeypatch.setattr(moving, "earlier", lambda *given: asked.append(given) or earlier(*given))
+    app, _ = waiting()
+
+    @app.pipeline
+    async def twice() -> int:
+        return await offramp.signal("one") + await offramp.signal("two")
+
+    async with started(app, place) as runtime:
+        handle = await runtime.submit(deep("twice"))
+        await parked(runtime.service, handle.id)
+        await handle.signal("one", 1)
+        async with asyncio.timeout(GUARD_S):
+            async for event in handle.events():
+                if event.type == "wait.started" and event.data["name"] == "two":
+                    break
+        await parked(runtime.service, handle.id)
+        assert asked == []
+        await handle.signal("two", 2)
+        assert await result_of(handle) == 3
+        await eventually(lambda: len(asked) == 1)
 
 
 async def test_a_parked_run_can_be_cancelled(place):

@@ -78,8 +78,8 @@ Workers = Annotated[
         "--workers",
         envvar="OFFRAMP_WORKERS",
         metavar="N|A..B",
-        help="Worker processes beside the gateway, at least the sum of the classes' min_warm; 2..8 for as many as the "
-        "queue needs; 0 if they are started elsewhere.",
+        help="Worker processes beside the gateway, at least the sum of the classes' min_warm, at most 1,024; 2..8 for "
+        "as many as the queue needs; 0 if they are started elsewhere.",
         callback=_unless_default,
     ),
 ]

@@ -57,22 +57,22 @@ def _figures(row: Document) -> Iterator[str]:
     else:
         half, most = duration(known["p50_ms"]), duration(known["p95_ms"])
         yield _line("believed", f"half take {half}, 95% at most {most};")
-        yield _line("", f"{_percent(known['chance'])} make the budget, from {_runs(known['runs'])}")
+        makes = f"{_percent(known['chance'])} make the budget, " if row["budget_s"] else ""
+        yield _line("", f"{makes}from {_runs(known['runs'])}")
     decided, wrong = row["decided"], row["wrong"]
     if decided is None:  # no run yet, or a tenant's key
-        if wrong["share"] is not None:
+        if wrong["share"] is not None and row["budget_s"]:
             yield _line("wrong", f"{_percent(wrong['share'])} of the runs that make it")
         return
-    yield _line(
-        "right", f"{_percent(decided['share_right'])} of {_runs(decided['runs'])}; by where they were and their budget:"
-    )
+    right, budgets = _percent(decided["share_right"]), "their budget" if row["budget_s"] else "own budgets"
+    yield _line("right", f"{right} of {_runs(decided['runs'])}; by where they were and {budgets}:")
     yield _cells("", ("runs", "within it", "past it"))
     for name, label in OUTCOMES.items():
         made, missed = decided[name]["made"], decided[name]["missed"]
         yield _cells(label, (f"{made + missed:,}", f"{made:,}", f"{missed:,}"))
     yield _line("waited", f"{duration(row['waited_s'] * 1000)} for nothing, all clients together")
     yield _line("short deep", f"{row['short_deep']:,} that would have made the budget")
-    if wrong["share"] is not None:
+    if wrong["share"] is not None and row["budget_s"]:
         yield _line("wrong", f"{_percent(wrong['share'])} of {wrong['good']:,} that make it;")
         yield _line("", f"measured with {wrong['controls']:,} controls")
 

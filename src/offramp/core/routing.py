@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from offramp.core.belief import Estimate
-from offramp.core.harm import Verdict
+from offramp.core.harm import CHANCE_MAX, Verdict
 from offramp.core.run import By, Path, Route, Seen
 
 REASON_LENGTH_MAX = 300
@@ -136,6 +136,7 @@ class Decision(msgspec.Struct, frozen=True):
         predicted: its expected duration in seconds, median and 95th percentile, as far as they are known.
         confidence: how many runs the prediction rests on.
         displaces: id of the run that has to leave the fast path for it.
+        gave_way: the reason for that.
     """
 
     path: Literal["fast", "deep", "refused"]
@@ -144,6 +145,7 @@ class Decision(msgspec.Struct, frozen=True):
     predicted: tuple[float, float | None] | None = None
     confidence: int = 0
     displaces: str | None = None
+    gave_way: str = ""
 
     def route(self) -> Route:
         """The recorded form.
@@ -194,7 +196,11 @@ def learned(facts: Facts) -> Decision:
     if facts.verdict is None:
         return Decision("fast", budget, "default", predicted, estimate.runs)
     path: Path = "deep" if facts.verdict == "demote" else "fast"
-    reasons = [*estimate.reasons, *([CONTROL] if facts.verdict == "control" else [])]
+    reasons = list(estimate.reasons)
+    if facts.verdict == "control":
+        reasons.append(CONTROL)
+    elif facts.verdict == "stay" and estimate.chance < CHANCE_MAX:
+        reasons.append(STAYS)
     return Decision(path, reasons, "learned", predicted, estimate.runs)
 
 
@@ -211,10 +217,11 @@ def placed(wanted: Decision, load: Load) -> Decision:
             if load.staying + load.ahead < load.most:
                 return wanted
             if load.leaver is not None and not load.ahead and _gives_way(load.leaver, load):
-                return replace(wanted, displaces=load.leaver.run_id)
-        full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS) and {_rank(load)}"
-    predicted = wanted.predicted or (load.expected_s, None)
-    return Decision("deep", [*wanted.reasons, full], "load", predicted, wanted.confidence)
+                is_lower = load.leaver.priority < load.priority
+                return replace(wanted, displaces=load.leaver.run_id, gave_way=GAVE_WAY_UP if is_lower else GAVE_WAY)
+        rank = _rank(load, is_predicted=wanted.predicted is not None)
+        full = f"the fast path is full ({load.most} runs, OFFRAMP_FAST_RUNS){rank}"
+    return Decision("deep", [*wanted.reasons, full], "load", wanted.predicted, wanted.confidence)
 
 
 def _gives_way(leaver: Stay, load: Load) -> bool:
@@ -224,10 +231,12 @@ def _gives_way(leaver: Stay, load: Load) -> bool:
     return leaver.rest_s > load.expected_s
 
 
-def _rank(load: Load) -> str:
+def _rank(load: Load, *, is_predicted: bool) -> str:
     if load.leaver is not None and load.leaver.priority > load.priority:
-        return "its runs are of higher classes"
-    return "requests wait for it" if load.ahead else "this run is expected to take longest"
+        return " and its runs are of higher classes"
+    if load.ahead:
+        return " and requests wait for it"
+    return " and this run is expected to take longest" if is_predicted else ""
 
 
 def answer_of(returned: Any, source: str, budget_s: float | None = None) -> Answer | None:
@@ -268,10 +277,14 @@ def _ms(seconds: float | None) -> float | None:
 
 
 CONTROL = "it is one of the few that go on, to see whether the others would have missed their budget"
-GAVE_WAY = (
-    "the fast path was full (OFFRAMP_FAST_RUNS), and this run gave way to one of a higher class, or to one that is "
-    "expected to take less time"
+STAYS = (
+    "it goes fast all the same: too few runs have ended to act on that, or more would be taken off wrongly than its "
+    "class allows (early_demotion)"
 )
+GAVE_WAY = (
+    "the fast path was full (OFFRAMP_FAST_RUNS), and this run gave way to one that was expected to take less time"
+)
+GAVE_WAY_UP = "the fast path was full (OFFRAMP_FAST_RUNS), and this run gave way to one of a higher class"
 SHARE_IS_TAKEN = (
     "your runs have your share of this gateway's fast path (OFFRAMP_TENANT_SHARE): try again when one has ended, or "
     "with Prefer: respond-async"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from offramp.core import events, moving
 from offramp.core.belief import Estimate, Progress
+from offramp.core.critical import Interval
 from offramp.core.departures import Departures
 from offramp.core.leaving import OVER, State
 from offramp.core.run import Outcome, Path, RunRecord
@@ -72,7 +73,9 @@ class LiveRun(Observer):
         self.log = runlog
         self.began = process.clock.monotonic()
         self.began_on: Path = record.path
-        self._earlier = moving.earlier(history.entries, process.clock.time()) if history.entries else ()
+        self._before = history.entries, process.clock.time()
+        self._earlier: Sequence[Interval] | None = None if history.entries else ()
+        """When it moved in earlier executions, once that is asked: their journal may be long."""
         self.timers: list[Timer] = []
         self.left: Commit[None] = Commit()
         """Resolved when it no longer executes here."""
@@ -120,6 +123,8 @@ class LiveRun(Observer):
         shift = clock.time() - now
         still = [(since + shift, until + shift) for since, until in scope.gate.stills(now)]
         fast = None if self.began_on == "fast" else fast_of(self.record)
+        if self._earlier is None:
+            self._earlier = moving.earlier(*self._before)
         part = moving.Part(self.began + shift, now + shift, still)
         return moving.moved(part, scope.replay.journal.entries, self._earlier, fast)
 

@@ -17,7 +17,7 @@ from offramp.core.addresses import parse_allowed
 from offramp.core.departures import room_in_s, room_rate
 from offramp.core.names import did_you_mean
 from offramp.core.quotas import Quota
-from offramp.core.routing import GAVE_WAY, Decision, Facts, decide
+from offramp.core.routing import Decision, Facts, decide
 from offramp.core.run import Path, Route, RunRecord, key_digest, run_id
 from offramp.core.seed import NO_SEED, Seed
 from offramp.core.sla import SLA
@@ -295,7 +295,7 @@ class Submitter:
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)
         if run is not None:
-            self._process.control.spawn(self._demoter.demote(run, "overload", [GAVE_WAY]))
+            self._process.control.spawn(self._demoter.demote(run, "overload", [decision.gave_way]))
 
     def _begin(
         self, record: RunRecord, key: Idempotency | None, quota: Quota | None, watcher: Watcher | None
