@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
 from offramp.conformance.sample import NOW, PIPELINE, accepted, record_of
 from offramp.core.sla import SLA
+from offramp.stores.memory.queue import MemoryQueue
 from offramp.stores.sqlite import Database, queue
 from tests import valkey
 from tests.conformance.adapters import MEMORY, SQLITE
@@ -139,6 +141,39 @@ async def test_what_was_given_to_tenants_is_forgotten_once_it_decides_nothing(tm
         assert lines() == []
     finally:
         await files.close()
+
+
+def test_the_store_in_memory_forgets_tenants_that_have_nothing_queued():
+    held = MemoryQueue()
+    held.comes(record_of(0, status="queued", tenant="stays"))
+    tracemalloc.start()
+    try:
+        for number in range(2_000):
+            record = record_of(number + 1, status="queued", tenant=f"t{number}")
+            held.comes(record)
+            held.leaves(record)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+class Tenant(str):
+    """Its comparisons are counted."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Tenant.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_a_run_that_comes_to_the_store_in_memory_is_not_compared_with_all_that_wait():
+    held = MemoryQueue()
+    for number in range(300):
+        held.comes(record_of(number, status="queued", tenant=Tenant(f"t{number}")))
+    assert Tenant.compared < 300 * 30
 
 
 WAITING = 3_000
