@@ -217,6 +217,18 @@ def test_cells_and_blocks_are_bounded(monkeypatch):
     assert few.cells == 1 + core.VALUES_MAX + 1, "further values share a cell"
 
 
+@pytest.mark.parametrize(("limit", "most"), [("NAMES_MAX", 64), ("CELLS_MAX", 100)])
+def test_an_input_with_other_fields_each_time_makes_no_cells_without_end(limit, most, monkeypatch):
+    monkeypatch.setattr(core, limit, most)
+    belief = learned(Past(("c:kind:a",), 20.0))
+    for number in range(300):
+        seen = features({"context": {f"key{number}-{inner}": 1 for inner in range(16)}})
+        belief.observe(Past(("c:kind:b", *seen), 1.0, (("plan", 0.5),)), NOW)
+    stored = sum(map(len, belief.take().values()))
+    assert belief.cells <= stored <= 2 * (most + FEATURES_MAX), "a run's features are counted together"
+    assert belief.chance(("c:kind:a",), 6.0) < belief.chance(("c:kind:b",), 6.0)
+
+
 def test_features_are_few_short_and_say_what_they_are():
     question = "What is 2 + 2? And why. " * 100
     input = {

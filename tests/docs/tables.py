@@ -94,6 +94,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.features:CATEGORY_CHARS", "", "characters of a text without spaces that is compared as a value"),
             ("core.belief:STEPS_MAX", "", "finished steps of a run after which the time left is learned"),
             ("core.belief:VALUES_MAX", "", "values of a feature with a cell of their own"),
+            ("core.belief:NAMES_MAX", "", "features that are counted at one stage of the runs of a pipeline"),
             ("core.belief:CELLS_MAX", "", "cells of the belief about a pipeline and class"),
             ("core.blocks:BLOCKS_KEPT", "", "blocks of counts of a belief or a bound; older ones are dropped"),
             ("core.advisers:FEATURE_NAME_LENGTH_MAX", "", "characters of a feature's name"),

@@ -13,7 +13,7 @@ import pytest
 
 import offramp
 from offramp import SLA, App
-from offramp.core.belief import NOTES, RUNS, Progress
+from offramp.core.belief import NOTES, RUNS, Belief, Progress
 from offramp.core.blocks import Blocks
 from offramp.core.run import Outcome, Seen
 from offramp.errors import StoreError
@@ -370,7 +370,6 @@ class Flaky(MemoryStore):
 async def test_nothing_is_lost_or_counted_twice_whatever_the_store_refuses(seed, clock, monkeypatch):
     chance = random.Random(seed)
     monkeypatch.setattr(learning, "CELLS_PER_WRITE", chance.randint(1, 5))
-    monkeypatch.setattr(learning, "ADDED_MAX", chance.choice([0, 3, 500]))
     store = Flaky(chance)
     processes = [Learning(Alone(store, clock, ["p", "q"])) for _ in range(3)]
     counted = [Blocks() for _ in processes]
@@ -443,6 +442,38 @@ async def test_what_is_no_number_is_neither_shared_nor_believed(clock, tmp_path)
     await is_not_shared_or_believed(MemoryStore(), clock)
     async with member(short(), tmp_path, "gateway") as service:
         await is_not_shared_or_believed(service.process.store, clock)
+
+
+async def test_a_process_keeps_no_more_cells_than_a_store(clock, monkeypatch):
+    monkeypatch.setattr(learning, "CELLS_KEPT", 50)
+    one, counts = Learning(Alone(MemoryStore(), clock, ["p"])), Blocks()
+    one.share("p", "p", "counts", counts)
+    for block in range(10):
+        counts.add(block, {f"cell {number}": {"2": 1.0} for number in range(12)})
+        await one.sync()
+    assert counts.numbers() == [9, 8, 7, 6]
+
+
+async def test_many_cells_that_others_changed_are_added_without_summing_all_anew(clock, monkeypatch):
+    store = MemoryStore()
+    one, other = (Learning(Alone(store, clock, ["p"])) for _ in range(2))
+
+    def learn(value):
+        given = {f"field{number}": value for number in range(4)}
+        record = a_record(pipeline="p", sla="p", input=msgspec.json.encode(given))
+        one.ended(record, Outcome("completed"), Progress(2.0, tuple((f"step{number}", 0.5) for number in range(4))))
+
+    learn("a")
+    for each in (one, other):
+        await each.sync()
+    for number in range(OBSERVED_MAX):
+        learn(f"value{number}")
+    await one.sync()
+    monkeypatch.setattr(Belief, "replace", None)
+    await other.sync()
+    one_has, other_has = (each.belief("p", "p") for each in (one, other))
+    assert one_has.cells == other_has.cells > 500
+    assert one_has.runs == other_has.runs == OBSERVED_MAX
 
 
 class Hung:

@@ -22,8 +22,10 @@ STEPS_MAX = 4
 """Finished steps of a run after which the time left is learned."""
 VALUES_MAX = 32
 """Values of one feature with a cell of their own; further ones share one."""
+NAMES_MAX = 64
+"""Named features that are counted at one stage of a run: an input with other fields each time has ever new ones."""
 CELLS_MAX = 10_000
-"""Cells of one belief; beyond it no further feature is counted by itself."""
+"""Cells of one belief; beyond it no further feature is counted."""
 BLOCK_RUNS = 128
 """The fewest runs of a full block."""
 HALF_LIFE_RUNS = 1_000
@@ -236,14 +238,18 @@ class Belief:
         """The sums given with `replace` have what was taken here since: the store and their owner have added it."""
         self._blocks.written()
 
-    def added(self, blocks: Mapping[int, Counts]) -> None:
-        """Other processes have added this to the sums given with `replace`: cheaper than to give them again."""
+    def added(self, blocks: Mapping[int, Counts]) -> bool:
+        """Other processes have added this to the sums given with `replace`: cheaper than to give them again.
+
+        Returns:
+            Whether it counts now. A new block or a break weighs the others anew: then the sums have to be given again.
+        """
+        if any(number not in self._times or counts.get(NOTES, {}).get(BREAK) for number, counts in blocks.items()):
+            return False
         for number, counts in blocks.items():
-            if number not in self._times or counts.get(NOTES, {}).get(BREAK):
-                self._look_over()
-                return
             if self._times[number]:
                 self._see(counts, self._times[number])
+        return True
 
     def expired(self) -> list[int]:
         """Blocks that count no more: the store may delete them."""
@@ -253,6 +259,7 @@ class Belief:
         """Sum the blocks into the cells, each by its weight."""
         self._cells: dict[str, Cell] = {}
         self._values: dict[str, int] = {}
+        self._names: dict[str, int] = {}
         self._scores = dict.fromkeys(MIXES, 0.0)
         self._times: dict[int, float] = {}
         numbers = self._blocks.numbers()
@@ -279,6 +286,9 @@ class Belief:
                 self._cells[key] = Cell()
                 name = key.rpartition(":")[0]
                 self._values[name] = self._values.get(name, 0) + 1
+                if self._values[name] == 1:
+                    stage = key.partition("|")[0]
+                    self._names[stage] = self._names.get(stage, 0) + 1
             self._cells[key].add(weights, times)
         self._mix = max(MIXES, key=self._scores.__getitem__)
 
@@ -301,13 +311,19 @@ class Belief:
         return self._blocks.sum(block, NOTES, RUNS) >= max(BLOCK_RUNS, self.runs / BLOCKS_KEPT)
 
     def _keys_of(self, stage: str, features: Features) -> Iterator[str]:
-        """The cells of a run; a value too many of one feature counts with the others of its kind."""
+        """The cells of a run; a value too many of one feature counts with the others of its kind.
+
+        A feature too many is not counted: the cells of one pipeline are as many as those of the next.
+        """
         yield f"{stage}|"
         for feature in features:
             key = f"{stage}|{counted(feature)}"
             name = key.rpartition(":")[0]
-            is_counted = key in self._cells or self._values.get(name, 0) < VALUES_MAX
-            yield key if is_counted else f"{name}:*"
+            if key not in self._cells and self._values.get(name, 0) >= VALUES_MAX:
+                key = f"{name}:*"
+            is_known = name in self._values or self._names.get(stage, 0) < NAMES_MAX
+            if key in self._cells or (is_known and len(self._cells) < CELLS_MAX):
+                yield key
 
     def _judged(self, past: Past, whole: Cell) -> dict[str, float]:
         """How well each mix expected this run; and whether its like has changed."""

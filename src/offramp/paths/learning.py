@@ -41,8 +41,6 @@ LOGS_READ_MAX = 20
 CELLS_PER_WRITE = 200
 """Cells that one write adds to: other writes wait for it."""
 CHANGES_PER_READ = 1_000
-ADDED_MAX = 500
-"""Changed cells of a belief up to which they are added one by one; more of them are summed anew with all others."""
 SESSIONS_CACHED = 10_000
 """Sessions whose turns a process remembers."""
 TURNS_WAITING_MAX = 10_000
@@ -341,6 +339,7 @@ class Learning(Background):
                 self._set(cell._replace(weights=_sum(self._known(cell), cell.weights)))
             for group in {(cell.pipeline, cell.sla) for cell in self._written}:
                 part = self._parts[group]
+                self._trim(group)
                 if isinstance(part, Belief):
                     part.written()
                 else:
@@ -382,12 +381,9 @@ class Learning(Background):
                 self._set(cell)
                 added.setdefault((cell.pipeline, cell.sla), {}).setdefault(cell.block, {})[cell.name] = more
         for group, blocks in added.items():
-            part, sums = self._parts.get(group), self._blocks[group]
-            while len(sums) > 1 and sum(map(len, sums.values())) > CELLS_KEPT:
-                del sums[min(sums)]
-            if isinstance(part, Belief) and sum(map(len, blocks.values())) <= ADDED_MAX:
-                part.added(blocks)
-            else:
+            part = self._parts.get(group)
+            self._trim(group)
+            if group in self._stale or not isinstance(part, Belief) or not part.added(blocks):
                 self._stale.add(group)
 
     def _is_declared(self, cell: BeliefCell) -> bool:
@@ -399,6 +395,12 @@ class Learning(Background):
     def _set(self, cell: BeliefCell) -> None:
         blocks = self._blocks.setdefault((cell.pipeline, cell.sla), {})
         blocks.setdefault(cell.block, {})[cell.name] = dict(cell.weights)
+
+    def _trim(self, group: _Group) -> None:
+        """Drop the oldest blocks while there are more cells than a store keeps."""
+        sums = self._blocks[group]
+        while len(sums) > 1 and sum(map(len, sums.values())) > CELLS_KEPT:
+            del sums[min(sums)]
 
     def _adopt(self) -> None:
         """Give the parts that need it the sums again."""
