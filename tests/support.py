@@ -56,9 +56,9 @@ class Signal:
         assert self._event.wait(GUARD_S), "the signal did not come"
 
 
-async def eventually(condition):
+async def eventually(condition, guard_s=GUARD_S):
     """Wait for something that announces itself by no signal; the condition may be a coroutine function."""
-    async with asyncio.timeout(GUARD_S):
+    async with asyncio.timeout(guard_s):
         while True:
             found = condition()
             if inspect.isawaitable(found):
