@@ -404,6 +404,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.claims:CLASSES_SPARE", "", "classes that a claim allows for beside those of its process"),
             ("core.order:SPARE", "", "entries that decide nothing in a queue, beside as many that do"),
             ("stores.sqlite.queue:LINES_MAX", "", "lines of the queue that one claim reads"),
+            ("stores.sqlite.queue:PIPELINES_MAX", "", "pipelines whose lines one statement of a claim merges"),
             ("paths.deep:STEPLESS_DEATHS_FACTOR", "", "times `process_deaths` if no step was in flight"),
             ("execution.processes:LEAVE_S_MAX", "s", "for a traced lane process to end"),
             ("engines.leased.taking:CLAIM_MAX", "", "runs that one claim takes"),

@@ -205,6 +205,19 @@ def test_what_a_queue_costs_does_not_grow_with_the_lines_of_other_pipelines(tmp_
         database.close()
 
 
+def test_a_process_with_many_pipelines_claims_from_each(tmp_path):
+    """More than SQLite joins queries."""
+    database = Database(tmp_path)
+    pipelines = [f"p{n}" for n in range(501)]
+    try:
+        connection = database.connect()
+        connection.executemany(LINE, [(name, 0, name, "low", 0.0, f"run_{name}", 1) for name in pipelines])
+        taken = queue.chosen(connection, "a", 501, pipelines, CLASSES, NOW)
+        assert sorted(taken) == sorted(f"run_{name}" for name in pipelines)
+    finally:
+        database.close()
+
+
 def test_looking_for_lines_to_forget_is_linear(tmp_path):
     database = Database(tmp_path)
     try:
