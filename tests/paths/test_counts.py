@@ -86,3 +86,13 @@ async def test_a_store_that_refuses_is_asked_again(tmp_path, monkeypatch, caplog
             return found.get(("pipe", "default"), {}).get("completed:fast") == 1
 
         await eventually(is_written)
+
+
+@pytest.mark.parametrize(("seconds", "runs", "rate"), [(20, 60, 3.0), (2, 60, 6.0), (20, 9, 9 / 80)])
+async def test_a_load_that_has_just_begun_is_measured_by_the_minute_that_has_begun(seconds, runs, rate):
+    clock = FakeClock(1_700_000_040.0 - 60)  # a whole minute
+    here = RunStats(Alone(MemoryStore(), clock))
+    clock.advance(60.0 + seconds)
+    for _ in range(runs):
+        here.ended(a_record(path="deep", created_at=clock.time() - 1), DONE, clock.time())
+    assert (await here.queue_rates())["default"] == pytest.approx(rate)

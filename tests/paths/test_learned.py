@@ -5,12 +5,14 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from offramp.errors import TenantLimit
+from offramp.engines.leased.engine import LeasedEngine
+from offramp.errors import StoreError, StoreTimeout, TenantLimit
 from offramp.paths.submission import Submission
+from offramp.ports.listing import RunFilter
 from offramp.wiring import local
 from tests.paths.taught import pasts, teach
 from tests.paths.test_early import BUDGET_S, Sure, started, thinking
-from tests.support import result_of
+from tests.support import Signal, eventually, result_of
 
 MIXED = [past for pair in zip(pasts("quick", 1.0, 200), pasts("slow", 30.0, 200), strict=True) for past in pair]
 """Enough for the chance of a slow run to be far below every limit."""
@@ -98,6 +100,36 @@ async def test_requests_that_start_no_run_do_not_count(clock):
             await service.submit(asking("slow"))
         assert withdrawn == ["demote"] * 2
         await service.cancel(first.record.id)
+
+
+@pytest.mark.parametrize("turns_up", [True, False])
+async def test_a_run_that_the_store_takes_too_late_counts_if_it_turns_up(clock, monkeypatch, turns_up):
+    app, _ = thinking(clock)
+    ends, withdrawn, start = Signal(), [], LeasedEngine.start
+
+    async def late(*given):
+        await ends.wait()
+        if not turns_up:
+            raise StoreError("the disk is full")
+        return await start(*given)
+
+    async with local(app, {"store": "memory:", "write_timeout": 0.1}, clock) as runtime:
+        service = runtime.service
+        await teach(service, "answer", "chat", MIXED)
+        withdraw = service.live.verdicts.withdraw
+        service.live.verdicts.withdraw = lambda *given: withdrawn.append(given[-1]) or withdraw(*given)
+        monkeypatch.setattr(LeasedEngine, "start", late)
+        with pytest.raises(StoreTimeout):
+            await service.submit(asking("slow"))
+        assert withdrawn == []
+        ends.set()
+
+        async def is_decided():
+            runs, _ = await service.list(RunFilter())
+            return len(runs) == 1 if turns_up else withdrawn
+
+        await eventually(is_decided)
+        assert withdrawn == ([] if turns_up else ["demote"])
 
 
 async def test_a_tenant_learns_nothing_of_the_values_in_another_ones_inputs(clock):

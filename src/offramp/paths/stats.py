@@ -33,8 +33,10 @@ COUNTS_PER_WRITE = 50
 """Minutes of a pipeline, class and tenant that one write adds: other writes wait for it."""
 FRESH_S = 1.0
 """The greatest age of a reused answer: however many callers ask, the store is read as often."""
-RATE_MINUTES = (1, 5)
-"""The windows in which the rate of the queue is measured."""
+RATE_MINUTES = (0, 1, 5)
+"""The windows in which the rate of the queue is measured, beside the minute that has begun."""
+RATE_S_MIN, RATE_RUNS_MIN = 10.0, 10
+"""The seconds of a begun minute that count at least, and its ended runs below which it tells nothing by itself."""
 UNFINISHED_MAX = 10_000
 """Unfinished runs that one answer looks at."""
 ANSWERS_MAX = 1_000
@@ -169,12 +171,13 @@ class RunStats(Background):
         return await self._rates.get((), self._count_rates)
 
     async def _count_rates(self) -> dict[str, float]:
-        """The higher one of the last minute and the last five: a service may have begun, or have slowed down."""
+        """The highest of this minute, the last one and the last five: a load may have begun, or have slowed down."""
         now, rates = self._process.clock.time(), dict[str, float]()
         for minutes in RATE_MINUTES:
             began = float(stats.cells_of(now, minutes)[1] * MINUTE_S)
             for sla, ended in stats.ended_deep(await self.summed(minutes)).items():
-                rates[sla] = max(rates.get(sla, 0.0), ended / (now - began))
+                if minutes or ended >= RATE_RUNS_MIN:
+                    rates[sla] = max(rates.get(sla, 0.0), ended / max(now - began, RATE_S_MIN))
         return rates
 
     async def _look(self, window: str, tenant: str) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from hashlib import blake2b
@@ -73,6 +74,10 @@ class _Known(NamedTuple):
 Waits = Callable[[Coroutine[Any, Any, Path]], Awaitable[Path]]
 
 
+def _nothing() -> None:
+    pass
+
+
 async def patiently(place: Coroutine[Any, Any, Path]) -> Path:
     """Wait as long as it takes."""
     return await place
@@ -102,6 +107,9 @@ class Submitter:
         self.closed = False
         self.arriving = 0
         """Admitted requests whose runs have not begun yet."""
+        self._writing: set[str] = set()
+        self._refused_late: dict[str, Callable[[], None]] = {}
+        """Runs that are being written although their requests were refused: what to do if none turns up."""
 
     @staticmethod
     async def require_input(spec: PipelineSpec, encoded: bytes) -> dict[str, Any]:
@@ -183,15 +191,17 @@ class Submitter:
         facts = self._entry.judged(submission.pipeline, known.facts, known.run_id, explores=True)
         if facts is not known.facts:
             known = known._replace(facts=facts)
+        withdraw = functools.partial(self._entry.withdraw, submission.pipeline, facts, known.run_id)
         try:
             accepted = await self._take_known(submission, known, watcher, waits, wait_s)
-        except StoreTimeout:
-            raise  # the run may have been accepted
-        except Exception:
-            self._entry.withdraw(submission.pipeline, facts, known.run_id)
+        except Exception as error:
+            if isinstance(error, StoreTimeout) and known.run_id in self._writing:
+                self._refused_late[known.run_id] = withdraw
+            else:
+                withdraw()
             raise
         if accepted.attached:
-            self._entry.withdraw(submission.pipeline, facts, known.run_id)
+            withdraw()
         return accepted
 
     async def _take_known(
@@ -314,14 +324,18 @@ class Submitter:
     ) -> Accepted:
         """The store's answer; continues even if the request no longer waits for it."""
         self.arriving += 1
+        self._writing.add(record.id)
         try:
             created = await self._start(record, accepted, key, quota, seed)
             if created.existing is None or created.existing == record.id:
+                self._refused_late.pop(record.id, None)
                 self._process.metrics.accepted(record)
                 return Accepted(record, attached=False)
             return await self._attached(created.existing)
         finally:
             self.arriving -= 1
+            self._writing.discard(record.id)
+            self._refused_late.pop(record.id, _nothing)()
 
     async def _attached(self, run_id: str) -> Accepted:
         """The run that holds the key of the request."""
