@@ -198,7 +198,7 @@ class RateLimited(TenantLimit):
     """
 
     code = "rate-limited"
-    title = "The quota of the API key is used"
+    title = "The quota of the API key is used up"
 
     def __init__(self, detail: str, retry_after: float = 1.0, policy: str = "") -> None:
         super().__init__(detail, retry_after)

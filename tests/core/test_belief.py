@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from offramp.core import belief as core
 from offramp.core.bands import add
 from offramp.core.belief import Belief, Past, Progress
+from offramp.core.codec import Signature
 from offramp.core.features import FEATURES_MAX, FIELDS_READ, OWN_MAX, Session, features, in_words
 
 MINUTE_S = 60.0
@@ -95,7 +98,7 @@ def test_after_one_run_the_next_is_expected_to_take_about_as_long():
     assert 10 < estimate.p50_s < 14
     assert 0.1 < estimate.chance < 0.5, "one run is no proof"
     assert estimate.runs == 1
-    assert estimate.reasons == ("1 of the last 1 runs like this, kind a, took longer than 6 s",)
+    assert estimate.reasons == ("1 of the last 1 runs like this, with the same `kind`, took longer than 6 s",)
 
 
 def test_after_a_thousand_runs_the_features_tell_short_from_long():
@@ -242,13 +245,13 @@ def test_features_are_few_short_and_say_what_they_are():
     assert [in_words(feature) for feature in seen] == [
         "2 to 4 session turns",
         "the last runs of the session took 2 to 4 s on average",
-        "kind batch",
+        "with the same `kind`",
         "8 to 16 pages",
-        "model opus",
-        "deep.on true",
+        "with the same `model`",
+        "with the same `deep.on`",
         "16 to 32 thousand input tokens",
         "question of 2 to 4 thousand characters",
-        "question with a question, 8 to 16 or more sentences, 1 lines",
+        "question with a question, 8 or more sentences, 1 line",
         "4 to 8 documents",
     ]
 
@@ -271,6 +274,71 @@ def test_any_input_has_features(input, own):
     assert sum(feature[2:].startswith("own.") for feature in seen) <= 2 * OWN_MAX
     assert all(in_words(feature) for feature in seen)
     assert learned(Past(seen, 1.0)).estimate(seen, 6.0).runs == 1
+
+
+class Order(msgspec.Struct):
+    kind: str
+    notes: dict[str, int]
+
+
+def test_no_value_of_an_input_and_no_undeclared_key_is_kept_or_said():
+    async def bill(order: Order | None, ctx: dict[str, Any]) -> None: ...
+
+    declared = Signature(bill, "bill").declared
+    assert declared == {"order.kind", "order.notes"}
+    given = {
+        "order": {"kind": "HIV", "notes": {"bob": 1}},
+        "ctx": {"alice@example.com": 3, "b": "HIV", "c": [1], "d": None},
+    }
+    ann, ben = [features(given, {"ward": "HIV"}, None, tenant, declared) for tenant in ("ann", "ben")]
+    assert [in_words(feature) for feature in ann] == [
+        "with the same `ward`",
+        "with the same `order.kind`",
+        "with the same entry of `ctx`",
+        "2 to 4 in an entry of `ctx`",
+        "1 order.notes",
+        "1 item in an entry of `ctx`",
+        "with the same entry of `ctx`",
+    ]
+    assert not any(secret in f"{ann} {ben}" for secret in ("HIV", "alice", "bob"))
+    assert set(ann) & set(ben) == {"l:order.notes:2^1"}, "a tenant is compared with its own values and keys"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "progress", "exact", "expected"),
+    [
+        ("aaab", Progress(), True, "3 of the last 3 runs like this, with the same `kind`, took longer than 1 s"),
+        ("aaab", Progress(), False, "nearly all recent runs like this, with the same `kind`, took longer than 1 s"),
+        (
+            "",
+            Progress(0.06, (("think", 0.05),)),
+            True,
+            "all of the last 40 runs that had finished 1 step and were still running after 0.06 s took longer than 1 s",
+        ),
+        ("", Progress(0.5), False, "nearly all recent runs that were still running after 0.5 s took longer than 1 s"),
+        ("", Progress(3_000.0), True, "hardly any recent runs that were still running after 3000 s are known"),
+    ],
+)
+def test_reasons_are_sentences_and_those_for_a_tenant_have_no_counts(kinds, progress, exact, expected):
+    if kinds:
+        pasts = [Past((f"c:kind:{kind}",), 4.0 if kind == "a" else 0.5) for kind in kinds]
+    else:
+        pasts = [Past((), 4.0, (("think", 0.05),))] * 40
+    seen = ("c:kind:a",) if kinds else ()
+    assert learned(*pasts).estimate(seen, 1.0, progress, exact=exact).reasons == (expected,)
+
+
+def test_a_value_that_is_not_counted_by_itself_is_not_said_to_be_the_same():
+    belief = learned(*[Past((f"c:user:{number}",), 1.0 + number) for number in range(200)])
+    (reason,) = belief.estimate(("c:user:150",), 6.0).reasons
+    assert "with a less common `user`" in reason
+
+
+@pytest.mark.parametrize(
+    ("runs", "shown"), [(0, 0), (1, 1), (9.4, 1), (10, 10), (99, 10), (999, 100), (41_000, 10_000)]
+)
+def test_what_a_tenant_sees_of_a_number_of_runs(runs, shown):
+    assert core.rounded_down(runs) == shown
 
 
 def test_features_of_a_large_input_are_taken_from_its_first_fields():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from offramp.core.belief import Estimate
 from offramp.core.routing import (
     REASON_LENGTH_MAX,
+    STAYS,
     Answer,
     Facts,
     Load,
@@ -128,6 +129,15 @@ def test_a_prediction_is_recorded_with_the_runs_that_it_rests_on(facts, load):
         assert shown.confidence == estimate.runs
     if decision.by in {"preference", "class"}:
         assert (shown.predicted_ms, shown.confidence) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("chance", "verdict", "is_told"), [(0.2, "stay", True), (0.6, "stay", False), (0.2, "demote", False)]
+)
+def test_a_run_that_stays_against_the_odds_says_so(chance, verdict, is_told):
+    estimate = Estimate(9.0, 12.0, chance, 30, ("30 of the last 30 runs like this took longer than 2 s",))
+    route = decide(Facts("c", 2.0, estimate=estimate, verdict=verdict), Load(0, 1)).route()
+    assert (STAYS in route.reasons) == is_told
 
 
 def test_a_refused_request_has_no_route():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from offramp import App
+from offramp.gateway.native.beliefs import without_counts
 from tests.gateway.keyed import callers, gateway_of
 from tests.gateway.test_levels import fits
 from tests.support import eventually
@@ -63,6 +64,16 @@ async def test_what_was_learned_is_shown_as_openapi_describes_it(tmp_path):
         schema = spec["paths"]["/v1/routes"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         for row in (unknown, known, shown):
             assert fits(schema, spec["components"]["schemas"], {"routes": [row]})
+
+
+def test_a_tenant_cannot_tell_how_many_runs_others_had():
+    tenth = {"from": 0.0, "to": 0.1, "runs": 41, "predicted": 0.0227, "made": 1 / 41}
+    wrong = {"share": 1 / 41, "good": 41, "demoted": 1, "wrong": 1.0, "controls": 1}
+    row = {"believed": {"p50_ms": 1.0, "p95_ms": 2.0, "chance": 0.0227, "runs": 41}, "wrong": wrong}
+    shown = without_counts({**row, "calibration": [tenth]})
+    assert (shown["believed"]["chance"], shown["believed"]["runs"]) == (0.0, 10)
+    assert shown["wrong"] == {**dict.fromkeys(wrong), "share": 0.02}
+    assert shown["calibration"] == [{**tenth, "runs": None, "predicted": 0.02, "made": 0.02}]
 
 
 @pytest.mark.parametrize("query", ["pipeline=answer", "window=1h"])

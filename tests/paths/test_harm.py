@@ -54,7 +54,11 @@ class Router:
             clock=self.clock,
             control=control,
             classes={"chat": SLA("chat", budget=BUDGET_S, early_demotion=allowed)},
-            pipelines={"answer": SimpleNamespace(name="answer", sla="chat", budget=None)},
+            pipelines={
+                "answer": SimpleNamespace(
+                    name="answer", sla="chat", budget=None, signature=SimpleNamespace(declared=frozenset())
+                )
+            },
             metrics=Metrics(),
             store=MemoryStore(),
             settings=SimpleNamespace(max_budget=60.0),

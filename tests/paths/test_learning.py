@@ -7,6 +7,7 @@ import contextlib
 import math
 import random
 import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -338,7 +339,8 @@ class Alone:
 
     def __init__(self, store, clock, names=()):
         self.store, self.clock = store, clock
-        self.pipelines = self.classes = dict.fromkeys(names)
+        spec = SimpleNamespace(signature=SimpleNamespace(declared=frozenset()))
+        self.pipelines, self.classes = dict.fromkeys(names, spec), dict.fromkeys(names)
         self.control = self
 
     def call(self, callback, *given):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from offramp.core.bands import Cell, Counts, above, place_of, quantiles, weights_of
 from offramp.core.blocks import BLOCK_MINUTES, BLOCKS_KEPT, Blocks
-from offramp.core.features import Features, counted, in_words
+from offramp.core.features import Features, in_words
 
 STEPS_MAX = 4
 """Finished steps of a run after which the time left is learned."""
@@ -168,13 +168,16 @@ class Belief:
         """The number of cells."""
         return len(self._cells)
 
-    def estimate(self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN) -> Estimate:
+    def estimate(
+        self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN, *, exact: bool = True
+    ) -> Estimate:
         """What is expected of a run.
 
         Args:
             features: what it is compared by.
             budget_s: its budget in seconds.
             progress: how far it has come.
+            exact: False for a run of a tenant: counts would tell how many runs other tenants have.
         """
         left = self._left(features, progress.steps)
         if left is None:
@@ -185,7 +188,8 @@ class Belief:
             [max(elapsed_s, since_s + more_s) for more_s in quantiles(ahead, (0.5, 0.95))] if ahead else [elapsed_s] * 2
         )
         chance = left.chance(elapsed_s, budget_s)
-        return Estimate(p50_s, p95_s, chance, round(left.whole.runs), _reasons(left, budget_s, progress))
+        runs = round(left.whole.runs) if exact else rounded_down(left.whole.runs)
+        return Estimate(p50_s, p95_s, chance, runs, _reasons(left, budget_s, progress, exact=exact))
 
     def chance(self, features: Features, budget_s: float, progress: Progress = JUST_BEGUN) -> float:
         """The chance of ending within the budget alone, as `estimate` gives it: the cheaper half."""
@@ -317,7 +321,7 @@ class Belief:
         """
         yield f"{stage}|"
         for feature in features:
-            key = f"{stage}|{counted(feature)}"
+            key = f"{stage}|{feature}"
             name = key.rpartition(":")[0]
             if key not in self._cells and self._values.get(name, 0) >= VALUES_MAX:
                 key = f"{name}:*"
@@ -350,10 +354,12 @@ class Belief:
                 continue
             cells = []
             for feature in features:
-                key = f"{stage}|{counted(feature)}"
-                cell = self._cells.get(key) or self._cells.get(f"{key.rpartition(':')[0]}:*")
+                shown, cell = feature, self._cells.get(f"{stage}|{feature}")
+                if cell is None:
+                    shown = f"{feature.rpartition(':')[0]}:*"
+                    cell = self._cells.get(f"{stage}|{shown}")
                 if cell is not None:
-                    cells.append((feature, cell))
+                    cells.append((shown, cell))
             ratios = _ratios(whole, [cell for _, cell in cells], self._mix.shrunk_to)
             weights = _tempered(whole, ratios, self._mix.temper)
             return _Left(stage, since_s, whole, cells, weights)
@@ -424,7 +430,18 @@ def _ahead(weights: list[tuple[int, float]], gone_s: float) -> list[tuple[int, f
     return [(band, weight * min(1.0, band + 1 - place)) for band, weight in weights if band + 1 > place]
 
 
-def _reasons(left: _Left, budget_s: float, progress: Progress) -> tuple[str, ...]:
+def rounded_down(runs: float) -> int:
+    """A number of runs that tells little about the tenants that have them: 0, 1, 10, 100, 1,000 or 10,000."""
+    return next((most for most in (10_000, 1_000, 100, 10, 1) if round(runs) >= most), 0)
+
+
+def chance_in_words(chance: float, elapsed_s: float, *, exact: bool) -> str:
+    """A sentence about the chance that a run had under way; `exact` as in `Belief.estimate`."""
+    shown = f"{chance:.1%}" if exact else f"about {round(chance * 20) * 5}%" if chance >= 0.05 else "less than 5%"
+    return f"the chance that it ends within its budget was {shown} after {_seconds(elapsed_s)} s"
+
+
+def _reasons(left: _Left, budget_s: float, progress: Progress, *, exact: bool) -> tuple[str, ...]:
     """What the most telling feature says."""
     gone_s = progress.elapsed_s - left.since_s
     gone, until = place_of(gone_s) if gone_s > 0 else None, place_of(budget_s - left.since_s)
@@ -435,15 +452,39 @@ def _reasons(left: _Left, budget_s: float, progress: Progress) -> tuple[str, ...
         differs = abs(_odds(*share) - odds)
         if differs > furthest:
             (late, runs), furthest, telling = share, differs, feature
-    alike = [] if telling is None else [in_words(telling)]
-    if left.stage:
-        alike.append(f"finished steps: {len(progress.steps)}")
+    done = [f"had finished {_steps(len(progress.steps))}"] if left.stage else []
     if gone is not None:
-        alike.append(f"still running after {progress.elapsed_s:.3g} s")
-    late, runs = round(late), round(runs)
-    count, word = (late, "longer") if late * 2 >= runs else (runs - late, "no longer")
-    like_this = ", ".join(["runs like this", *alike]) + ("," if alike else "")
-    return (f"{count} of the last {runs} {like_this} took {word} than {budget_s:g} s",)
+        done.append(f"were still running after {_seconds(progress.elapsed_s)} s")
+    did = " and ".join(done)
+    like_this = " like this" if telling is not None or not did else ""
+    if telling is not None:
+        like_this += f", {in_words(telling)},"
+    if did:
+        like_this += f" that {did}"
+    is_late = late * 2 >= runs
+    whole, most = round(runs), round(late if is_late else runs - late)
+    if not whole:
+        return (f"hardly any recent runs{like_this or ' like this'} are known".replace(", are", " are"),)
+    which = _counted(most, whole, is_all=bool(did)) if exact else _share(max(late, runs - late) / runs)
+    return (f"{which} runs{like_this} took {'' if is_late else 'no '}longer than {budget_s:g} s",)
+
+
+def _counted(most: int, runs: int, *, is_all: bool) -> str:
+    return f"{'all' if is_all and most == runs > 1 else most} of the last {runs}"
+
+
+def _share(share: float) -> str:
+    """A share that does not tell of how many: above one half, to the next tenth."""
+    percent = round(share * 10) * 10
+    return "nearly all recent" if percent >= 100 else f"about {percent}% of recent"
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'' if number == 1 else 's'}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
 
 
 def _late_of(cell: Cell, gone: float | None, until: float) -> tuple[float, float]:

@@ -6,6 +6,7 @@ Owns the one encoding of arguments, results and inputs, and the part of a call's
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import re
 import typing
@@ -16,6 +17,7 @@ import msgspec
 
 from offramp.core import shapes
 from offramp.core.encoding import ARGUMENT_CURE, CURE, FAILURES, SURE, encode_planned, refused, written
+from offramp.core.features import declared_in
 from offramp.core.parameters import (
     Parameter,
     hints_of,
@@ -112,6 +114,11 @@ class Signature:
         result = f"the result of {what}"
         self.result_schema = json_schema(self.returns, result)
         self._decode_result = shapes.decoder(self.returns)
+
+    @functools.cached_property
+    def declared(self) -> frozenset[str]:
+        """The declared fields of objects in an input, as `parameter.field`."""
+        return declared_in(self.input_schema)
 
     def _inputs(self) -> tuple[Any, dict[str, Any]]:
         what = f"the arguments of {self.what}"

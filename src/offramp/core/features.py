@@ -1,13 +1,14 @@
 """What runs are compared by: the sizes, kinds and values in their input, the user's own figures, and their session.
 
-A feature is a short string, `kind:field:value`, so that it is stored with a run and counts as the key of a cell.
+A feature is a short string, `kind:field:value`, that counts as the key of a cell. It holds no text of an input and no
+key of a free-form object, but their digests. In words it names the field alone.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ CATEGORY_CHARS = 40
 """A text without spaces and up to this long is compared as a value, not by its size."""
 NAME_CHARS = 40
 DIGEST_BYTES = 6
-SHOWN = "="
-"""Begins the part of a feature that only sentences show."""
+ENTRY = ".#"
+"""Between the name of a free-form object and the digest of one of its keys; no name has it."""
 DOUBLINGS_MAX = 100
 """Larger numbers, and their inverses, count as this many doublings."""
 LAST_RUNS = 3
@@ -52,6 +53,7 @@ def features(
     own: Mapping[str, float | str] | None = None,
     session: Session | None = None,
     tenant: str | None = None,
+    declared: Collection[str] = (),
 ) -> Features:
     """What a run is compared by: at most `FEATURES_MAX`, the most telling kinds first.
 
@@ -59,34 +61,59 @@ def features(
         input: the run's input.
         own: what the pipeline's own function says of it.
         session: None for a run without one.
-        tenant: the owner of the run: values are compared with those of its own runs alone, and kept as digests; None
-            compares, and keeps, them as they are.
+        tenant: the owner of the run: its texts, and keys that are not declared, are compared with those of its own runs
+            alone, and kept as digests; None compares, and keeps, them as they are.
+        declared: the declared fields of objects in the input, as `declared_in` gives them.
     """
     found: list[str] = []
     if session is not None:
         found += _of_session(session)
     for name, figure in islice((own or {}).items(), OWN_MAX):
-        found += _of_value(f"own.{name}", figure)
-    for name, value in sorted(islice(_flat(input), FIELDS_READ), key=_rank):
+        found += _of_value(_safe(f"own.{name}", NAME_CHARS), figure)
+    for name, key, value in sorted(islice(_flat(input), FIELDS_READ), key=_rank):
         if len(found) >= FEATURES_MAX:
             break
-        found += _of_value(name, value)
+        found += _of_value(_named(name, key, tenant, declared), value)
     kept = found[:FEATURES_MAX]
     return tuple(kept if tenant is None else [_hidden(feature, tenant) for feature in kept])
 
 
 def _hidden(feature: str, tenant: str) -> str:
-    """A value as the digest by which it is counted, and itself for sentences."""
+    """A value as the digest by which it is counted."""
     if feature[0] != "c":
         return feature
     name, _, value = feature.rpartition(":")
-    digest = blake2b(f"{tenant}\0{value}".encode(), digest_size=DIGEST_BYTES).hexdigest()
-    return f"{name}:{digest}{SHOWN}{value}"
+    return f"{name}:{_digest(tenant, value)}"
 
 
-def counted(feature: str) -> str:
-    """The feature as it is counted: without what only sentences show."""
-    return feature.partition(SHOWN)[0]
+def _digest(tenant: str, text: str) -> str:
+    return blake2b(f"{tenant}\0{text}".encode("utf-8", "replace"), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def declared_in(schema: Mapping[str, Any]) -> frozenset[str]:
+    """The declared fields of objects in an input, as `object.field`, from its JSON Schema."""
+    found: set[str] = set()
+    for name, given in schema.get("properties", {}).items():
+        open_, seen = [given], set[str]()
+        while open_:
+            part = open_.pop()
+            found |= {f"{name}.{key}" for key in part.get("properties", {})}
+            open_ += [*part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())]
+            ref = part.get("$ref", "").rpartition("/")[2]
+            if ref and ref not in seen:
+                seen.add(ref)
+                open_.append(schema.get("$defs", {}).get(ref, {}))
+    return frozenset(found)
+
+
+def _named(name: str, key: str | None, tenant: str | None, declared: Collection[str]) -> str:
+    """The name of a field, or of one of an object in it."""
+    if key is None:
+        return _safe(name, NAME_CHARS)
+    whole = f"{name}.{key}"
+    if tenant is None or whole in declared:
+        return _safe(whole, NAME_CHARS)
+    return f"{_safe(name, NAME_CHARS)}{ENTRY}{_digest(tenant, key)}"
 
 
 def _of_session(session: Session) -> Iterator[str]:
@@ -96,25 +123,24 @@ def _of_session(session: Session) -> Iterator[str]:
         yield f"d:the last runs of the session:{_magnitude(math.exp(sum(map(math.log, last_s)) / len(last_s)))}"
 
 
-def _flat(input: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """The fields, and those of fields that are objects."""
+def _flat(input: Mapping[str, Any]) -> Iterator[tuple[str, str | None, object]]:
+    """The fields, and those of fields that are objects, by their keys."""
     for name, value in input.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}.{inner}", one) for inner, one in value.items())
+            yield from ((name, key, one) for key, one in value.items())
         else:
-            yield name, value
+            yield name, None, value
 
 
-def _rank(field: tuple[str, object]) -> int:
+def _rank(field: tuple[str, str | None, object]) -> int:
     """Values say most, then numbers, then sizes."""
-    value = field[1]
+    value = field[2]
     if isinstance(value, bool) or (isinstance(value, str) and _is_category(value)):
         return 0
     return 1 if isinstance(value, int | float) else 2
 
 
 def _of_value(name: str, value: object) -> Iterator[str]:
-    name = _safe(name, NAME_CHARS)
     if value is None:
         yield f"c:{name}:none"
     elif isinstance(value, bool):
@@ -158,25 +184,34 @@ def _safe(text: str, most: int) -> str:
 
 
 def in_words(feature: str) -> str:
-    """The feature in words: "16 to 32 thousand input tokens"."""
+    """The feature in words, without a text of the input: "16 to 32 thousand input tokens", "with the same `model`"."""
     kind, rest = feature[0], feature[2:]
     name, _, value = rest.rpartition(":")
-    name = name.removeprefix("own.").replace("_", " ")
+    name, is_entry, _ = name.removeprefix("own.").partition(ENTRY)
+    quoted = f"entry of `{name}`" if is_entry else f"`{name}`"
     if value == "*":
-        return f"{name} with a value that is not counted by itself"
+        return f"with a less common {quoted}"
     if kind == "c":
-        return f"{name} {value.rpartition(SHOWN)[2]}"
+        return f"with the same {quoted}"
+    shown = f"an {quoted}" if is_entry else name.replace("_", " ")
     if kind == "f":
-        sentences, lines = (f"{_extent(f'2^{digit}')}{' or more' if digit == '4' else ''}" for digit in value[1:])
-        return f"{name} with {'a' if value[0] == 'q' else 'no'} question, {sentences} sentences, {lines} lines"
+        sentences, lines = (_form(digit, word) for digit, word in zip(value[1:], ("sentence", "line"), strict=True))
+        return f"{shown} with {'a' if value[0] == 'q' else 'no'} question, {sentences}, {lines}"
     extent = _extent(value)
-    if kind == "l":
-        return f"{extent} {name}"
     if kind == "t":
-        return f"{name} of {extent} characters"
+        return f"{shown} of {extent} characters"
     if kind == "d":
-        return f"{name} took {extent} s on average"
-    return f"{extent} {name}"
+        return f"{shown} took {extent} s on average"
+    if is_entry:
+        items = "" if kind == "n" else " item" if extent == "1" else " items"
+        return f"{extent}{items} in {shown}"
+    return f"{extent} {shown}"
+
+
+def _form(digit: str, word: str) -> str:
+    if digit == "1":
+        return f"1 {word}"
+    return f"8 or more {word}s" if digit == "4" else f"{_extent(f'2^{digit}')} {word}s"
 
 
 def _extent(magnitude: str) -> str:

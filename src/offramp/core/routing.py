@@ -209,7 +209,8 @@ def placed(wanted: Decision, load: Load) -> Decision:
     if load.share_is_taken:
         return Decision("refused", [SHARE_IS_TAKEN], "load")
     if load.class_is_full:
-        full = f"its class has {load.of_class} runs on this gateway's fast path, its concurrency"
+        runs = "1 run" if load.of_class == 1 else f"{load.of_class} runs"
+        full = f"its class has {runs} on this gateway's fast path, its concurrency"
     else:
         if load.held + load.ahead < load.most:
             return wanted

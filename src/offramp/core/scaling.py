@@ -62,7 +62,7 @@ def parse_workers(text: str) -> Span | None:
     if low > high:
         raise ValueError(f"the first number of a range is the smaller one, such as {max(1, high)}..{low}, got {text!r}")
     if not low and high:
-        raise ValueError(f"a range begins at 1, such as 1..{high}: without a worker no run goes on, got {text!r}")
+        raise ValueError(f"a range begins at 1, such as 1..{high}: without a worker no run continues, got {text!r}")
     return Span(low, high)
 
 

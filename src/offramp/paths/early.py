@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from offramp.core.belief import LOOKS, STEPS_MAX, Estimate, Progress
+from offramp.core.belief import LOOKS, STEPS_MAX, Estimate, Progress, chance_in_words
 from offramp.core.features import Features
 from offramp.core.leaving import OVER, State
 from offramp.core.run import RunRecord
-from offramp.paths.learning import Learning, features_of_run
+from offramp.paths.learning import Learning
 from offramp.paths.process import Process
 from offramp.paths.verdicts import Verdicts
 from offramp.ports.clock import Timer
@@ -118,19 +118,20 @@ class EarlyDemotion(Generic[R]):
         if record.id not in self._watched or run.state != "running" or record.path != "fast":
             return False
         if watch.seen is None:
-            watch.seen = features_of_run(record.input, record.seen, record.tenant)
+            watch.seen = self._learning.features_of(record.pipeline, record.input, record.seen, record.tenant)
         elapsed_s, moved = self._process.clock.monotonic() - run.began, run.moved()
         left_s = record.budget_s - elapsed_s
         if left_s <= 0:
             return False
         # What it waited for others is lost for its budget, and says nothing about its own time.
         moves_s = moved.elapsed_s + left_s
-        estimate = self._learning.estimate(record.pipeline, record.sla, watch.seen, moves_s, moved)
+        exact = not record.tenant
+        estimate = self._learning.estimate(record.pipeline, record.sla, watch.seen, moves_s, moved, exact=exact)
         verdict = self._verdicts.verdict(record.id, record.pipeline, record.sla, estimate, left_s / record.budget_s)
         if verdict == "stay":
             return True
         self.forget(record.id)
         if verdict == "demote":
-            chance = f"the chance that it ends within its budget was {estimate.chance:.1%} after {elapsed_s:.3g} s"
+            chance = chance_in_words(estimate.chance, elapsed_s, exact=exact)
             self._demote(run, estimate, [*estimate.reasons, chance])
         return False

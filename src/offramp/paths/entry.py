@@ -12,11 +12,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from offramp.core.advisers import features_of
+from offramp.core.belief import rounded_down
 from offramp.core.routing import Facts, RouteRequest, answer_of, asked
 from offramp.core.run import Seen
 from offramp.core.sla import SLA, budget_s
 from offramp.core.spec import PipelineSpec
-from offramp.paths.learning import Learning, features_of_run
+from offramp.paths.learning import Learning
 from offramp.paths.process import Process
 from offramp.paths.submission import Submission
 from offramp.paths.verdicts import Verdicts
@@ -112,9 +113,13 @@ class Entry:
         pipeline, sla, learning = submission.pipeline, facts.sla, self._learning
         if not (self._classes[sla].early_demotion and learning.doubts(pipeline, sla, facts.budget_s)):
             estimate = learning.expected(pipeline, sla, facts.budget_s)
+            if submission.tenant:
+                estimate = estimate._replace(runs=rounded_down(estimate.runs))
             return {"estimate": estimate} if estimate.runs else {}
-        compared = features_of_run(submission.input, seen, submission.tenant)
-        return {"estimate": learning.estimate(pipeline, sla, compared, facts.budget_s), "verdict": "stay"}
+        exact = not submission.tenant
+        compared = learning.features_of(pipeline, submission.input, seen, submission.tenant)
+        estimate = learning.estimate(pipeline, sla, compared, facts.budget_s, exact=exact)
+        return {"estimate": estimate, "verdict": "stay"}
 
     def _known_runs(self, pipeline: str, facts: Facts) -> int:
         """Ended runs that what was learned rests on, if it may decide; 0 if not."""

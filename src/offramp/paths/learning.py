@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -145,11 +145,22 @@ class Learning(Background):
         return found
 
     def estimate(
-        self, pipeline: str, sla: str, seen: Features, budget_s: float, progress: Progress = BEGUN
+        self,
+        pipeline: str,
+        sla: str,
+        seen: Features,
+        budget_s: float,
+        progress: Progress = BEGUN,
+        *,
+        exact: bool = True,
     ) -> Estimate:
         """What is expected of a run; see `Belief.estimate`."""
         with self.lock:
-            return self.belief(pipeline, sla).estimate(seen, budget_s, progress)
+            return self.belief(pipeline, sla).estimate(seen, budget_s, progress, exact=exact)
+
+    def features_of(self, pipeline: str, encoded: bytes, seen: Seen | None, tenant: str) -> Features:
+        """What a run of a declared pipeline is compared by; its input as JSON."""
+        return features_of_run(encoded, seen, tenant, self._process.pipelines[pipeline].signature.declared)
 
     def expected(self, pipeline: str, sla: str, budget_s: float) -> Estimate:
         """What is expected of a run of which nothing else is known; cheap, as it is remembered until more is."""
@@ -276,7 +287,7 @@ class Learning(Background):
     def _observe(self, record: RunRecord, progress: Progress) -> None:
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
             return
-        past = Past(features_of_run(record.input, record.seen, record.tenant), *progress)
+        past = Past(self.features_of(record.pipeline, record.input, record.seen, record.tenant), *progress)
         with self.lock:
             for callback in self._callbacks:
                 callback(record, past)
@@ -429,14 +440,14 @@ def digest(tenant: str, pipeline: str, session_id: str) -> str:
     return blake2b(f"{tenant}\0{pipeline}\0{session_id}".encode(), digest_size=16).hexdigest()
 
 
-def features_of_run(encoded: bytes, seen: Seen | None, tenant: str) -> Features:
+def features_of_run(encoded: bytes, seen: Seen | None, tenant: str, declared: Collection[str] = ()) -> Features:
     """What a run with this input, as JSON, is compared by: above `COMPARED_BYTES_MAX` by its size alone."""
     is_read = len(encoded) <= COMPARED_BYTES_MAX
     given = _decode_input(encoded) if is_read else {"bytes of input": len(encoded)}
     if seen is None:
-        return features(given, tenant=tenant)
+        return features(given, tenant=tenant, declared=declared)
     session = None if seen.turns is None else Session(seen.turns, seen.last_s)
-    return features(given, seen.own, session, tenant)
+    return features(given, seen.own, session, tenant, declared)
 
 
 def fast_of(record: RunRecord) -> Fast | None:

@@ -99,8 +99,8 @@ class Known:
         if quota.runs is not None and use.open >= quota.runs:
             # As many runs as are open end within the time that one takes.
             return RateLimited(
-                f"this API key has as many runs open as it may, {quota.runs}: try again after one has ended, or ask "
-                "the operator for more",
+                f"this API key may have at most {quota.runs} open runs, and has them: try again after one has ended, "
+                "or ask the operator for more",
                 run_s / quota.runs,
                 RUNS_POLICY,
             )
