@@ -131,6 +131,34 @@ async def test_a_timer_wakes_a_run_that_is_parked_at_a_signal(app, way, clock):
     assert app.executed == {"first": 1, "instead": 1}
 
 
+async def slept():
+    await offramp.sleep(300.0)
+
+
+async def unanswered():
+    with contextlib.suppress(TimeoutError):
+        await offramp.signal("never", timeout=300.0)
+
+
+@pytest.mark.parametrize("waits", [slept, unanswered])
+async def test_a_timer_that_follows_a_wait_of_a_parked_run_counts_from_the_end_of_that_wait(app, waits, clock):
+    @app.pipeline
+    async def pipe() -> str:
+        await app.work("first")
+        await waits()
+        await asyncio.sleep(60.0)
+        async with asyncio.timeout(60.0):
+            await asyncio.sleep(30.0)
+        return "as long as asked for"
+
+    async with started(app, None, clock) as runtime:
+        handle = await runtime.submit(deep("pipe"))
+        await parked(runtime.service, handle.id, clock=clock)
+        assert await clock.run_until(result_of(handle), 5.0) == "as long as asked for"
+    assert clock.monotonic() >= 390.0
+    assert app.executed == {"first": 1}
+
+
 class Prompt(FakeClock):
     """Makes a call that is overdue at once, as the system's clock does."""
 

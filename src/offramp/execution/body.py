@@ -135,8 +135,9 @@ class Body:
         with scope.steps.traced_wait(scope, "sleep"), self._waits(wait, due):
             await sleep_for(scope.clock, due - scope.clock.time())
         at = scope.clock.time()
-        scope.append(Entry(over, "offramp.sleep", "sleep", started_at=at), wait.ended("due", at))
-        await scope.turn(over)
+        entry = Entry(over, "offramp.sleep", "sleep", started_at=at)
+        scope.append(entry, wait.ended("due", at))
+        await scope.ended(over, entry)
 
     async def signal(self, question: Question, timeout: float | None) -> bytes:
         """The value of the next signal that answers this question, encoded."""
@@ -161,7 +162,7 @@ class Body:
             duration_ms = round(max(0.0, ended - at) * 1000, 3)
             entry = Entry(key, "offramp.signal", "signal", value, failure, started_at=at, duration_ms=duration_ms)
             scope.append(entry, wait.ended("received" if failure is None else "due", ended))
-            await scope.turn(key)
+            await scope.ended(key, entry)
         elif entry.value is not None:
             scope.waits.mailbox.skip(name, entry.value)
         if entry.failure is not None:

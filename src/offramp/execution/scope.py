@@ -151,6 +151,15 @@ class Scope:
         if task is not None and task.cancelling() and key not in ending.late:
             raise asyncio.CancelledError  # the step swallowed the cancellation; a replay is struck before this result
 
+    async def ended(self, key: str, entry: Entry) -> None:
+        """The same for a wait that ended in this execution: timers that the body sets from now on count from its end.
+
+        Otherwise those of a run that was parked would count from the result before, and be due at once.
+        """
+        await self.turn(key)
+        if self.replay.began_at is not None:
+            self.timers.saw(entry)
+
     @property
     def timers(self) -> Timers:
         """The timers of the body; created with the first one."""
