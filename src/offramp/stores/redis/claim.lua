@@ -1,42 +1,138 @@
 -- Which queued runs a claim takes: `choose` of core/claims.py, in the order of core/order.py, restated.
 
 local DUE = 1 - 1e-9
+local READ = 64  -- members of a sorted set that are read at once
+local TRIES = 4  -- of a claim that meets runs which are no longer queued
 
--- Whether the lines of a pipeline hold what its queue holds: a process of an older version keeps no lines.
-local function is_whole(pipeline)
+-- How many more runs the queue of a pipeline has than its lines: 0, unless a process of an older version, which keeps no
+-- lines, has changed it.
+local function lacks(pipeline)
   local count, levels = call('ZCARD', P .. 'q1:' .. pipeline), call('HVALS', P .. 'lv:' .. pipeline)
   for _, runs in ipairs(levels) do count = count + tonumber(runs) end
-  return count == call('ZCARD', P .. 'q:' .. pipeline)
+  return call('ZCARD', P .. 'q:' .. pipeline) - count
 end
 
--- Make the lines of a pipeline anew.
-local function remake(pipeline)
-  for _, priority in ipairs(call('HKEYS', P .. 'lv:' .. pipeline)) do
-    for _, member in ipairs(call('ZRANGE', P .. 'n:' .. pipeline .. ' ' .. priority, 0, -1)) do
-      local line = string.match(member, '^%S+ (.*)$')
-      local _, class = parts_of(line)
-      call('DEL', P .. 'l:' .. pipeline .. ' ' .. line, P .. 'nc:' .. pipeline .. ' ' .. class)
-    end
-    call('DEL', P .. 'n:' .. pipeline .. ' ' .. priority)
+-- Put a run of the queue into its line, if it is in none. Returns whether anything changed.
+local function mend(pipeline, id)
+  local run = load(id)
+  if not run or run.status ~= 'queued' then return call('ZREM', P .. 'q:' .. pipeline, id) > 0 end
+  if (run.deaths or 0) > 0 then return call('ZADD', P .. 'q1:' .. pipeline, text(-run.priority), id) > 0 end
+  if call('ZSCORE', P .. 'l:' .. pipeline .. ' ' .. line_of(run), id) then return false end
+  join_line(run)
+  return true
+end
+
+-- Look at the next `most` runs of a queue that differs from its lines: claim by claim, until all have been looked at.
+-- What is left then are runs in lines that are no longer queued; claims drop them when it is their turn.
+local function mend_lines(pipeline, most)
+  local difference = lacks(pipeline)
+  if difference == 0 then
+    call('HDEL', P .. 'mends', pipeline)
+    return
   end
-  call('DEL', P .. 'lv:' .. pipeline, P .. 'q1:' .. pipeline)
-  for _, id in ipairs(call('ZRANGE', P .. 'q:' .. pipeline, 0, -1)) do
-    local run = load(id)
-    if not run or run.status ~= 'queued' then
-      call('ZREM', P .. 'q:' .. pipeline, id)
-    elseif (run.deaths or 0) > 0 then
-      call('ZADD', P .. 'q1:' .. pipeline, text(-run.priority), id)
-    else
-      join_line(run)
+  local kept = call('HGET', P .. 'mends', pipeline)
+  local at, mended, left = 0, 0, nil
+  if kept then at, mended, left = unpack(cmsgpack.unpack(kept)) end
+  if left == difference then return end
+  local ids = call('ZRANGE', P .. 'q:' .. pipeline, at, at + most - 1)
+  for _, id in ipairs(ids) do
+    if mend(pipeline, id) then mended = mended + 1 end
+  end
+  local next_at = {at + #ids, mended, false}
+  if #ids < most then next_at = {0, 0, mended == 0 and difference < 0 and difference} end
+  call('HSET', P .. 'mends', pipeline, cmsgpack.pack(next_at))
+end
+
+-- Whether a run may be taken from a line; lines without a key are of runs with deaths.
+local function is_in(line, run)
+  return run and run.status == 'queued' and (not line.key or (run.deaths or 0) == 0)
+end
+
+-- Take what is no longer queued out of the first runs of a line.
+local function drop_gone(line, id, limit)
+  if not line.key then
+    call('ZREM', P .. 'q1:' .. line.pipeline, id)
+    call('ZREM', P .. 'qs:' .. line.pipeline, id)
+    return
+  end
+  local ids, gone = call('ZRANGE', line.key, 0, limit + MENDED_MAX), {}
+  for _, each in ipairs(ids) do
+    if not is_in(line, load(each)) then gone[#gone + 1] = each end
+  end
+  if #gone == 0 then return end
+  call('ZREM', line.key, unpack(gone))
+  local levels, priority = P .. 'lv:' .. line.pipeline, parts_of(line.name)
+  if call('HINCRBY', levels, priority, -#gone) <= 0 then call('HDEL', levels, priority) end
+  place_line(line.pipeline, line.name, ids[1], call('ZRANGE', line.key, 0, 0)[1])
+end
+
+-- Heaps of {number, text, …}, the least first.
+
+local function is_less(a, b) return a[1] < b[1] or (a[1] == b[1] and a[2] < b[2]) end
+
+local function sift_down(heap, at)
+  local item, count = heap[at], #heap
+  while 2 * at <= count do
+    local child = 2 * at
+    if child < count and is_less(heap[child + 1], heap[child]) then child = child + 1 end
+    if not is_less(heap[child], item) then break end
+    heap[at], at = heap[child], child
+  end
+  heap[at] = item
+end
+
+local function push_item(heap, item)
+  local at = #heap + 1
+  while at > 1 do
+    local parent = math.floor(at / 2)
+    if not is_less(item, heap[parent]) then break end
+    heap[at], at = heap[parent], parent
+  end
+  heap[at] = item
+end
+
+local function pop_item(heap)
+  local last = table.remove(heap)
+  if not heap[1] then return end
+  heap[1] = last
+  sift_down(heap, 1)
+end
+
+-- Members of the zsets of some pipelines in one order, by score, then member: calls `use(pipeline, member, score)` for
+-- each until that returns true.
+local function each_member(pipelines, prefix, suffix, use)
+  local heap = {}
+  local function advance(source)
+    source.at = source.at + 2
+    if not source.members[source.at] and source.read > 0 then
+      source.members, source.at = call('ZRANGE', source.key, source.read, source.read + READ - 1, 'WITHSCORES'), 1
+      source.read = #source.members == 2 * READ and source.read + READ or 0
     end
+    local member = source.members[source.at]
+    if not member then return false end
+    source[1], source[2] = tonumber(source.members[source.at + 1]), member
+    return true
+  end
+  for _, pipeline in ipairs(pipelines) do
+    local key = P .. prefix .. pipeline .. ' ' .. suffix
+    local members = call('ZRANGE', key, 0, READ - 1, 'WITHSCORES')
+    local source = {0, '', pipeline = pipeline, key = key, members = members, at = -1}
+    source.read = #members == 2 * READ and READ or 0
+    if advance(source) then push_item(heap, source) end
+  end
+  while heap[1] do
+    local source = heap[1]
+    if use(source.pipeline, source[2], source[1]) then return end
+    if advance(source) then sift_down(heap, 1) else pop_item(heap) end
   end
 end
 
--- What a claim sees: by priority the lines and the tags of their tenants; of each class the oldest run.
+-- What a claim sees: by priority the lines, in a heap for each class, and the tags of their tenants; of each class the
+-- oldest run. As in core/order.py, a line gets its present place in its heap when it comes first.
 
 local function level_of(seen, priority)
   if not seen.levels[priority] then
-    seen.levels[priority] = {tags = {}, lines = {}, charged = {}, has_line = {}}
+    seen.levels[priority] = {tags = {}, groups = {}, charged = {}, has_line = {}, waiting = {}, tenants = 0}
     seen.order[#seen.order + 1] = priority
     table.sort(seen.order, function(a, b) return a > b end)
   end
@@ -47,54 +143,76 @@ local function see_oldest(seen, class, id)
   if not seen.oldest[class] or id < seen.oldest[class] then seen.oldest[class] = id end
 end
 
-local function see(seen, pipeline, member)
-  local first, line = string.match(member, '^(%S+) (.*)$')
-  local priority, class, tenant = parts_of(line)
+local function add_line(seen, level, line)
+  local tenant, class = line.tenant, line.class
+  if not level.waiting[tenant] then level.tenants = level.tenants + 1 end
+  level.waiting[tenant] = (level.waiting[tenant] or 0) + 1
+  seen.waiting[class] = (seen.waiting[class] or 0) + 1
+  level.groups[class] = level.groups[class] or {}
+  push_item(level.groups[class], {level.tags[tenant], line.ids[1], line})
+end
+
+-- See a line; `tag` is read unless it is given.
+local function see(seen, pipeline, member, tag)
+  local first, name, priority, class, tenant = string.match(member, '^(%S+) ((%S+) (%S+) (.*))$')
+  local key = P .. 'l:' .. pipeline .. ' ' .. name
+  if seen.lines[key] then return end
   see_oldest(seen, class, first)
-  local key = P .. 'l:' .. pipeline .. ' ' .. line
-  if seen.keys[key] then return end
-  seen.keys[key] = true
-  local tag = tonumber(call('HGET', P .. 'tags:' .. pipeline, priority .. ' ' .. tenant))
+  tag = tag or tonumber(call('HGET', P .. 'tags:' .. pipeline, priority .. ' ' .. tenant))
   local level = level_of(seen, tonumber(priority))
   level.tags[tenant] = math.max(tag, level.tags[tenant] or tag)
   level.has_line[tenant] = true
-  level.lines[#level.lines + 1] = {class = class, tenant = tenant, ids = {first}, at = 1, key = key, read = 1}
+  local line = {pipeline = pipeline, name = name, class = class, tenant = tenant, ids = {first}, at = 1, key = key}
+  line.more = true
+  seen.lines[key] = line
+  add_line(seen, level, line)
 end
 
 -- The first run of a line; more of them are read as they are needed.
 local function head(line)
-  if not line.ids[line.at] and line.key then
-    local more = call('ZRANGE', line.key, line.read, line.read + HEADS_MAX - 1)
-    if #more == 0 then line.key = nil end
-    for _, id in ipairs(more) do line.ids[#line.ids + 1] = id end
-    line.read = line.read + #more
+  if not line.ids[line.at] and line.more then
+    local read = #line.ids
+    local more = call('ZRANGE', line.key, read, 2 * read - 1)
+    line.more = #more == read
+    for place, id in ipairs(more) do line.ids[read + place] = id end
   end
   return line.ids[line.at]
 end
 
--- The next line of a level, of one class or of any.
-local function next_line(level, class)
-  local best, tag, first
-  for _, line in ipairs(level.lines) do
-    local id = (not class or line.class == class) and head(line)
-    local own = level.tags[line.tenant]
-    if id and (not best or own < tag or (own == tag and id < first)) then best, tag, first = line, own, id end
+-- The next line of a level in one class.
+local function first_of(level, heap)
+  while heap and heap[1] do
+    local item = heap[1]
+    local line = item[3]
+    local id, tag = head(line), level.tags[line.tenant]
+    if not id then
+      pop_item(heap)
+    elseif item[1] == tag and item[2] == id then
+      return item
+    else
+      item[1], item[2] = tag, id
+      sift_down(heap, 1)
+    end
   end
-  return best
 end
 
-local function waits(seen, class)
-  for _, level in pairs(seen.levels) do
-    if next_line(level, class) then return true end
+-- The next line of a level.
+local function next_line(level)
+  local best
+  for _, heap in pairs(level.groups) do
+    local item = first_of(level, heap)
+    if item and (not best or is_less(item, best)) then best = item end
   end
-  return false
+  return best and best[3]
 end
 
-local function is_alone(level, tenant)
-  for _, line in ipairs(level.lines) do
-    if line.tenant ~= tenant and head(line) then return false end
-  end
-  return true
+-- The first run of a line is taken.
+local function take_first(seen, level, line)
+  line.at = line.at + 1
+  if head(line) then return end
+  seen.waiting[line.class] = seen.waiting[line.class] - 1
+  level.waiting[line.tenant] = level.waiting[line.tenant] - 1
+  if level.waiting[line.tenant] == 0 then level.waiting[line.tenant], level.tenants = nil, level.tenants - 1 end
 end
 
 local function company_of(run)
@@ -133,39 +251,69 @@ local function see_died(seen, owner, pipelines)
       local first = next_line(level)
       level.tags[run.tenant] = first and level.tags[first.tenant] or 0
     end
-    level.lines[#level.lines + 1] = {class = class_of(run), tenant = run.tenant, ids = {run.id}, at = 1}
+    add_line(seen, level, {pipeline = run.pipeline, class = class_of(run), tenant = run.tenant, ids = {run.id}, at = 1})
+  end
+end
+
+-- The first lines by priority, tag and oldest run. Whether those are not all.
+local function see_first(seen, limit, pipelines, known)
+  local priorities, of_priority = {}, {}
+  for _, pipeline in ipairs(pipelines) do
+    for _, priority in ipairs(call('HKEYS', P .. 'lv:' .. pipeline)) do
+      if not of_priority[priority] then
+        of_priority[priority] = {}
+        priorities[#priorities + 1] = priority
+      end
+      table.insert(of_priority[priority], pipeline)
+    end
+  end
+  table.sort(priorities, function(a, b) return tonumber(a) > tonumber(b) end)
+  -- A tenant may have a line in every class and pipeline.
+  local left = math.min((limit + 1) * #pipelines * (known + CLASSES_SPARE), LINES_MAX)
+  for _, priority in ipairs(priorities) do
+    each_member(of_priority[priority], 'n:', priority, function(pipeline, member, tag)
+      see(seen, pipeline, member, tag)
+      left = left - 1
+      return left == 0
+    end)
+    if left == 0 then return true end
+  end
+  return false
+end
+
+-- Of each overdue class the first lines by oldest run: as many as it may be granted runs by its share, and one more.
+local function see_overdue(seen, limit, pipelines, classes)
+  local late = {}
+  for _, class in ipairs(seen.known) do
+    for _, pipeline in ipairs(pipelines) do
+      local member = call('ZRANGE', P .. 'nc:' .. pipeline .. ' ' .. class, 0, 0)[1]
+      if member then see_oldest(seen, class, string.match(member, '^%S+')) end
+    end
+    if seen.oldest[class] and seen.oldest[class] < (classes[class] or classes[''])[2] then late[#late + 1] = class end
+  end
+  for _, class in ipairs(late) do
+    local share = (classes[class] or classes[''])[1]
+    local most = math.min(limit, math.floor((2 + limit * share) / (1 - share)) + 1, math.floor(LINES_MAX / #late)) + 1
+    each_member(pipelines, 'nc:', class, function(pipeline, member)
+      see(seen, pipeline, member)
+      most = most - 1
+      return most == 0
+    end)
   end
 end
 
 local function seen_by(owner, limit, pipelines, classes)
-  local seen = {levels = {}, order = {}, keys = {}, oldest = {}}
-  local known, is_cut = {}, false
+  local seen = {levels = {}, order = {}, lines = {}, oldest = {}, waiting = {}, known = {}}
+  local known = seen.known
   for class in pairs(classes) do
     if class ~= '' then known[#known + 1] = class end
   end
-  for _, pipeline in ipairs(pipelines) do
-    local left = (limit + 1) * (#known + CLASSES_SPARE)
-    local priorities = call('HKEYS', P .. 'lv:' .. pipeline)
-    table.sort(priorities, function(a, b) return tonumber(a) > tonumber(b) end)
-    for _, priority in ipairs(priorities) do
-      local members = left > 0 and call('ZRANGE', P .. 'n:' .. pipeline .. ' ' .. priority, 0, left - 1) or {}
-      for _, member in ipairs(members) do see(seen, pipeline, member) end
-      left = left - #members
-    end
-    is_cut = is_cut or left <= 0
-  end
+  local is_cut = see_first(seen, limit, pipelines, #known)
   see_died(seen, owner, pipelines)
   for class in pairs(seen.oldest) do
     if not classes[class] then known[#known + 1] = class end
   end
-  seen.known = known
-  for _, pipeline in ipairs(is_cut and pipelines or {}) do
-    for _, class in ipairs(known) do
-      for _, member in ipairs(call('ZRANGE', P .. 'nc:' .. pipeline .. ' ' .. class, 0, limit)) do
-        see(seen, pipeline, member)
-      end
-    end
-  end
+  if is_cut then see_overdue(seen, limit, pipelines, classes) end
   return seen
 end
 
@@ -182,8 +330,8 @@ local function due_line(seen, late, earned)
   end)
   for _, class in ipairs(due) do
     for _, priority in ipairs(seen.order) do
-      local line = next_line(seen.levels[priority], class)
-      if line then return seen.levels[priority], line end
+      local item = first_of(seen.levels[priority], seen.levels[priority].groups[class])
+      if item then return seen.levels[priority], item[3] end
     end
   end
 end
@@ -196,7 +344,7 @@ local function first_line(seen)
 end
 
 local function granted(seen, limit, classes)
-  local ids, late, earned = {}, {}, {}
+  local grants, late, earned = {}, {}, {}
   for _, class in ipairs(seen.known) do
     local oldest, terms = seen.oldest[class], classes[class] or classes['']
     if oldest and oldest < terms[2] then
@@ -204,26 +352,26 @@ local function granted(seen, limit, classes)
       earned[class] = tonumber(call('HGET', P .. 'earned', class) or 0)
     end
   end
-  while #ids < limit do
+  while #grants < limit do
     local level, line = due_line(seen, late, earned)
     local by_share = level ~= nil
     if not level then level, line = first_line(seen) end
     if not level then break end
     for _, class in ipairs(late) do
-      if class ~= line.class and waits(seen, class) then
+      if class ~= line.class and (seen.waiting[class] or 0) > 0 then
         local share = (classes[class] or classes[''])[1]
         earned[class] = math.min(earned[class] + share / (1 - share), 2 / (1 - share))
       end
     end
     if by_share then earned[line.class] = earned[line.class] - 1 end
-    if not is_alone(level, line.tenant) then
+    if level.tenants > 1 then  -- alone, it uses up no other's turn
       level.tags[line.tenant] = level.tags[line.tenant] + 1
       level.charged[line.tenant] = level.has_line[line.tenant]
     end
-    ids[#ids + 1] = head(line)
-    line.at = line.at + 1
+    grants[#grants + 1] = {head(line), line}
+    take_first(seen, level, line)
   end
-  return ids, earned
+  return grants, earned
 end
 
 -- What one claim leaves to the next.
@@ -247,6 +395,21 @@ local function forget_tags(pipeline)
   end
 end
 
+-- Give the lines of a tenant their new tag.
+local function retag(seen, pipeline, priority, tenant, tag)
+  local moved = {}
+  for _, class in ipairs(seen.known) do
+    local name = priority .. ' ' .. class .. ' ' .. tenant
+    local key = P .. 'l:' .. pipeline .. ' ' .. name
+    local first = seen.lines[key] and head(seen.lines[key]) or call('ZRANGE', key, 0, 0)[1]
+    if first then
+      moved[#moved + 1] = tag
+      moved[#moved + 1] = first .. ' ' .. name
+    end
+  end
+  if #moved > 0 then call('ZADD', P .. 'n:' .. pipeline .. ' ' .. priority, unpack(moved)) end
+end
+
 local function charge(seen, pipelines)
   for priority, level in pairs(seen.levels) do
     local name = string.format('%d', priority)
@@ -256,11 +419,7 @@ local function charge(seen, pipelines)
       for _, pipeline in ipairs(pipelines) do
         if call('HEXISTS', P .. 'tags:' .. pipeline, name .. ' ' .. tenant) == 1 then
           call('HSET', P .. 'tags:' .. pipeline, name .. ' ' .. tenant, text(tag))
-          for _, class in ipairs(seen.known) do
-            local line = name .. ' ' .. class .. ' ' .. tenant
-            local first = call('ZRANGE', P .. 'l:' .. pipeline .. ' ' .. line, 0, 0)[1]
-            if first then place_line(pipeline, line, first, first) end
-          end
+          retag(seen, pipeline, name, tenant, text(tag))
         end
       end
     end
@@ -277,21 +436,18 @@ end
 -- The ids of the runs that an owner takes; `classes` are {share, text above the ids that are overdue} by name, those of
 -- other classes under ''.
 local function chosen(owner, limit, pipelines, classes)
-  for _, pipeline in ipairs(pipelines) do
-    if not is_whole(pipeline) then remake(pipeline) end
-  end
+  for _, pipeline in ipairs(pipelines) do mend_lines(pipeline, math.ceil(MENDED_MAX / #pipelines)) end
   local seen, ids, earned
-  for _ = 1, 2 do
+  for _ = 1, TRIES do
     seen = seen_by(owner, limit, pipelines, classes)
-    local found
-    found, earned = granted(seen, limit, classes)
+    local grants
+    grants, earned = granted(seen, limit, classes)
     ids = {}
-    for _, id in ipairs(found) do
-      local run = load(id)
-      if run and run.status == 'queued' then ids[#ids + 1] = id end
+    for _, grant in ipairs(grants) do
+      local id, line = grant[1], grant[2]
+      if is_in(line, load(id)) then ids[#ids + 1] = id else drop_gone(line, id, limit) end
     end
-    if #ids == #found then break end
-    for _, pipeline in ipairs(pipelines) do remake(pipeline) end
+    if #ids == #grants then break end
   end
   for class, credit in pairs(earned) do call('HSET', P .. 'earned', class, text(credit)) end
   return ids, seen

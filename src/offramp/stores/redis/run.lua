@@ -11,6 +11,7 @@
 --   l:PIPELINE LINE  zset  runs by id    lv:PIPELINE  hash  priority: number of runs in its lines
 --   n:PIPELINE PRIORITY  zset  "FIRST LINE", the first run of each line, by tag;  nc:PIPELINE CLASS  zset  the same by run
 --   tags:PIPELINE  hash  "PRIORITY TENANT": tag    levels  hash  priority: greatest tag    earned  hash  class: credit
+--   mends   hash    pipeline: how far its lines have been compared with its queue, see claim.lua
 --   queued  set     all queued runs      parked  zset  parked runs by the time at which they are queued
 --   assigned  set   runs assigned to an engine
 --   ws:ID, wt:ID  set  its open waits for signals, and for times
@@ -162,6 +163,8 @@ local function class_of(run)
   return run.class
 end
 
+local function line_of(run) return string.format('%d ', run.priority) .. class_of(run) .. ' ' .. run.tenant end
+
 local function parts_of(line) return string.match(line, '^(%S+) (%S+) (.*)$') end
 
 -- Put a line where its first run and its tag belong; `before` was its first run, nil if it was empty.
@@ -180,7 +183,7 @@ end
 
 local function join_line(run)
   local priority = string.format('%d', run.priority)
-  local line = priority .. ' ' .. class_of(run) .. ' ' .. run.tenant
+  local line = line_of(run)
   local key = P .. 'l:' .. run.pipeline .. ' ' .. line
   local before = call('ZRANGE', key, 0, 0)[1]
   call('ZADD', key, 0, run.id)
@@ -199,7 +202,7 @@ local shortened = nil
 
 local function leave_line(run)
   local priority = string.format('%d', run.priority)
-  local line = priority .. ' ' .. class_of(run) .. ' ' .. run.tenant
+  local line = line_of(run)
   local key = P .. 'l:' .. run.pipeline .. ' ' .. line
   local noted = shortened and shortened[key]
   local before = not noted and call('ZRANGE', key, 0, 0)[1]

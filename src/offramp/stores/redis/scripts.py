@@ -16,12 +16,17 @@ from offramp.core.rates import WINDOW_S_MAX
 
 CHECKED_MAX = 100
 """Open runs of an API key that each count checks for having ended."""
+LINES_MAX = 600
+"""Lines that one claim sees in order of their turns, and of all overdue classes by their oldest runs."""
+MENDED_MAX = 250
+"""Runs that one claim compares with their lines, after a process of an older version has changed the queue."""
 
 _CONSTANTS = (
     f"local ENGINE, GRACE_S, FIRST_TURN = '{ENGINE}', {ASSIGNED_GRACE_S:g}, {FIRST_TURN}\n"
     f"local SUSPECT, UNBOUNDED, HEADS_MAX = {SUSPECT_DEATHS}, {UNBOUNDED}, {HEADS_MAX}\n"
     f"local WINDOW_S_MAX, CHECKED_MAX = {WINDOW_S_MAX}, {CHECKED_MAX}\n"
     f"local TAGS_SPARE, CLASSES_SPARE = {SPARE}, {CLASSES_SPARE}\n"
+    f"local LINES_MAX, MENDED_MAX = {LINES_MAX}, {MENDED_MAX}\n"
 )
 """Constants from the tables of core/; the scripts define none of their own."""
 _READS, _FREES = "no-writes", "allow-oom"
