@@ -202,7 +202,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             (
                 "paths.quotas:LATE_S",
                 "s",
-                "until a started run is visible to other gateways, clock differences included",
+                "until a run that did not wait for a place is visible to other gateways, clock differences included",
             ),
             (
                 "paths.quotas:KEYS_REMEMBERED_MAX",

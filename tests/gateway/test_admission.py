@@ -261,6 +261,32 @@ async def test_one_tenant_leaves_the_next_room_to_wait(gated, tmp_path):
         assert [answer.status_code for answer in await asyncio.gather(*held, *waits)] == [200] * 4
 
 
+async def test_a_place_goes_to_no_tenant_that_has_its_share(gated, tmp_path):
+    cat = "cat-0123456789abcdef"
+    keys = f"{KEYS},gamma/cat:{cat}"
+    gateway = full_gateway(gated, tmp_path, fast_runs=4, queue_runs=2, keys=keys, tenant_share=0.75)
+    async with callers(gateway, "ann", "bob", "ops") as (ann, bob, ops):
+        held = {name: asyncio.create_task(asked(ops, name, "top")) for name in ("o0", "o1", "o2")}
+        held["c0"] = asyncio.create_task(asked(ops, "c0", "top", Authorization=f"Bearer {cat}"))
+        await eventually(lambda: held.keys() <= gated.signals.keys())
+        for each in (ann, ops):
+            assert (await asked(each, "queued", "urgent")).status_code == 202
+        waits = []
+        for caller, word, sla in ((bob, "b0", "vip"), (bob, "b1", "vip"), (ann, "a0", "normal")):
+            waits.append(asyncio.create_task(asked(caller, word, sla)))
+            await begins_to_wait(ops, len(waits))
+        gated.let_go("o0")
+        await eventually(lambda: "b0" in gated.signals)
+        gated.let_go("o1")
+        await eventually(lambda: len(gated.signals) == 6)
+        assert "a0" in gated.signals, "bob has his share of what the others leave free"
+        gated.let_go()
+        await eventually(lambda: "b1" in gated.signals)
+        gated.let_go()
+        answers = await asyncio.gather(*held.values(), *waits)
+        assert [answer.status_code for answer in answers] == [200] * 7
+
+
 async def test_requests_that_wait_for_places_of_their_class_keep_no_other_off_the_fast_path(gated, tmp_path):
     async with callers(full_gateway(gated, tmp_path, fast_runs=4), "ops") as (ops,):
         held = [asyncio.create_task(asked(ops, f"a{number}", "small")) for number in range(2)]

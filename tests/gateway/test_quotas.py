@@ -58,6 +58,36 @@ def held():
     held.let_go.set()
 
 
+async def test_a_request_that_waits_for_a_place_counts_from_its_acceptance_and_no_more_once_it_leaves(held, tmp_path):
+    gateway = gateway_of(held.app, tmp_path, keys("+rate=1/h"), role="gateway", fast_runs=1, queue_runs=1)
+    async with callers(gateway, "ann", "ops") as (ann, ops):
+        holds = asyncio.create_task(ops.post(runs("hold"), json=BODY))
+
+        async def begun():
+            return (await ops.get("/v1/runs?status=running")).json()["runs"]
+
+        await eventually(begun)
+        assert (await asked(ops)).status_code == 202
+        leaves = asyncio.create_task(ann.post(runs("echo"), json=BODY))
+
+        async def waits():
+            return 'offramp_admission_waiting{class="interactive"} 1.0' in (await ops.get("/metrics")).text
+
+        await eventually(waits)
+        assert is_limited(await ann.post(runs("echo"), json=BODY), "default")
+        leaves.cancel()
+
+        async def is_free():
+            return shown(await ann.get("/v1/pipelines"))[1]["default"]["r"] == 1
+
+        await eventually(is_free)
+        waits_too = asyncio.create_task(ann.post(runs("echo"), json=BODY))
+        await eventually(waits)
+        held.let_go.set()
+        assert [(await each).status_code for each in (holds, waits_too)] == [200, 200]
+        assert is_limited(await ann.post(runs("echo"), json=BODY), "default")
+
+
 async def test_a_rate_is_counted_down_and_then_refused_with_the_time_of_the_next_place(held, tmp_path):
     gateway = gateway_of(held.app, tmp_path, keys("+rate=3/h"))
     async with callers(gateway, "ann", "bob") as (ann, bob):

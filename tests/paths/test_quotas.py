@@ -17,6 +17,7 @@ from offramp.stores.memory import MemoryStore
 from offramp.testing import FakeClock
 
 KEY = "acme/ann"
+WAITS_S = 60.0
 
 
 class Stored(MemoryStore):
@@ -43,7 +44,7 @@ class Gateway:
 
     def __init__(self, store, clock):
         self.store, self.clock = store, clock
-        self.quotas = Quotas(store, clock)
+        self.quotas = Quotas(store, clock, WAITS_S)
         self.numbers = random.Random(id(self))
 
     async def start(self, quota, *, fails=False):
@@ -103,6 +104,18 @@ async def test_a_full_window_asks_the_store_no_more_and_ends_to_the_millisecond(
     clock.advance(0.02)
     assert await gateway.start(quota)
     assert not await gateway.start(quota)
+
+
+async def test_a_run_that_waited_for_its_place_counts_in_other_gateways(store, clock):
+    quota, here, there = Quota(KEY, Rate(1, 120)), Gateway(store, clock), Gateway(store, clock)
+    record = record_of(1, id=run_id(clock.time(), bytes(10)), created_at=clock.time(), api_key=KEY)
+    await here.quotas.take(quota, record.id, 1.0)
+    for _ in range(6):
+        clock.advance(WAITS_S / 6)
+        await there.quotas.use(quota)
+    commit, _ = store.create(record, accepted(record), owner="a", durable=True)
+    await commit
+    assert not await there.start(quota)
 
 
 async def test_a_run_that_ends_frees_its_place_at_once_and_one_that_fails_to_start_takes_none(gateway):

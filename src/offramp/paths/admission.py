@@ -260,11 +260,16 @@ class Admission:
             call_threadsafe(self._loop, self._grant)
 
     def _grant(self) -> None:
-        """Give the free places to those that wait, in their order."""
+        """Give the free places to those that wait, in their order, but to no tenant more than its share."""
         classes, most = self._process.classes, self._process.settings.fast_runs
         while self._waiting and self._live.count("fast") < most:
             full = {name for name, sla in classes.items() if self._class_is_full(sla)}
-            waiter = self._line.take(self._overdue(), full)
+            overdue, passed = self._overdue(), set[str]()
+            while (waiter := self._line.peek(overdue, full, passed)) is not None:
+                if self._live.fast_refusal(waiter.tenant) is None:
+                    break
+                passed.add(waiter.tenant)
+            waiter = self._line.take(overdue, full, passed)
             if waiter is None:
                 return
             waiting = self._waiting[waiter.id]

@@ -3,7 +3,8 @@
 The store's runs are the count: nothing else is stored, a restart forgets nothing, and no run that ends in any way keeps
 its place. This process remembers the starts within a key's window, and learns those of other gateways, and how many
 runs are open, from the store before it starts another one; requests that come meanwhile share an answer. Several
-gateways together may pass a limit by what they accept at the same moment; one alone never does.
+gateways together may pass a limit by what they accept at the same moment, and by what waits for a place; one alone
+never does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SHOWN_WITHIN_S = 0.2
 LOOK_S_MAX = 5.0
 """How long a look for answers to show may take; then the next answer asks again."""
 LATE_S = 30.0
-"""How much later than its acceptance a run may appear in the store, differences between clocks included."""
+"""How much later than its acceptance a run that did not wait for a place may appear in the store, differences between
+clocks included."""
 KEYS_REMEMBERED_MAX = 1_000
 """Keys of which this process remembers what it read, those used last; of others it reads again."""
 
@@ -68,8 +70,10 @@ class Known:
         self.created.add(run_id)
 
     def give_back(self, run_id: str) -> None:
-        """Uncount a run that was not created."""
-        self.starting.discard(run_id)
+        """Uncount a run that was not created; nothing happens if that is done, or it was created."""
+        if run_id not in self.starting:
+            return
+        self.starting.remove(run_id)
         self.open -= 1
         if self.window is not None:
             self.window.remove(run_id)
@@ -113,11 +117,13 @@ class Quotas:
     Args:
         store: has the runs.
         clock: time.
+        waits_s: how long a request may wait between its acceptance and its write.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, waits_s: float = 0.0) -> None:
         self._store = store
         self._clock = clock
+        self._late_s = LATE_S + waits_s
         self._known: OrderedDict[str, Known] = OrderedDict()
 
     async def take(self, quota: Quota, run_id: str, run_s: float) -> Known:
@@ -200,7 +206,7 @@ class Quotas:
             number = known.looks_begun = known.looks_begun + 1
             looked_at, created_before = self._clock.monotonic(), set(known.created)
             rate = known.quota.rate
-            unseen_s = min(0 if rate is None else rate.seconds, looked_at - known.looked_at + LATE_S)
+            unseen_s = min(0 if rate is None else rate.seconds, looked_at - known.looked_at + self._late_s)
             after = first_id(self._clock.time() - unseen_s)
             after = min([after, *(each[:-1] for each in known.starting | known.created)])
             mine = known.starting | known.created

@@ -35,7 +35,10 @@ class Room:
         self._process = process
         self._learning = learning
         self._open_runs = open_runs(process.store, process.clock, process.settings.tenant_runs)
-        self._quotas = Quotas(process.store, process.clock)
+        settings = process.settings
+        self._quotas = Quotas(process.store, process.clock, settings.max_budget + settings.write_timeout)
+        self._held: dict[str, Known] = {}
+        """The quotas in which runs are counted whose requests wait."""
 
     async def take(self, record: RunRecord, quota: Quota | None, key: Idempotency | None) -> Taken:
         """Count a run, which the caller then creates without waiting for anything in between.
@@ -44,14 +47,13 @@ class Room:
             TenantLimit: the tenant or the API key has no room, and the request is not for an existing run.
             StoreError: the store cannot count now.
         """
-        known = None
+        known = self._held.get(record.id)
         try:
-            if quota is not None:
+            if quota is not None and known is None:
                 known = await self._quotas.take(quota, record.id, self._run_s(record))
             return Taken(await self._open_runs.take(record.tenant), known)
         except BaseException as error:
-            if known is not None:
-                known.give_back(record.id)
+            self._uncount(record, known)
             if not isinstance(error, TenantLimit) or not await self.attaches(record.tenant, key, record.created_at):
                 if isinstance(error, TenantLimit) and not isinstance(error, RateLimited):
                     # As many runs as are open end within the time that one takes.
@@ -81,14 +83,33 @@ class Room:
     def created(self, record: RunRecord, taken: Taken) -> None:
         """The run exists."""
         if taken.known is not None:
+            self._held.pop(record.id, None)
             taken.known.created_run(record.id)
 
     def give_back(self, record: RunRecord, taken: Taken) -> None:
         """The run was not created."""
         if taken.open is not None:
             self._open_runs.give_back(record.tenant, taken.open)
-        if taken.known is not None:
-            taken.known.give_back(record.id)
+        self._uncount(record, taken.known)
+
+    def _uncount(self, record: RunRecord, known: Known | None) -> None:
+        if known is not None and record.id not in self._held:
+            known.give_back(record.id)
+
+    async def hold(self, record: RunRecord, quota: Quota) -> None:
+        """Count a run in its key's quota while its request waits; then call `let_go`.
+
+        Raises:
+            RateLimited: the API key has used its quota.
+            StoreError: the store cannot count now.
+        """
+        self._held[record.id] = await self._quotas.take(quota, record.id, self._run_s(record))
+
+    def let_go(self, record: RunRecord) -> None:
+        """The request waits no longer: unless its run was created, it does not count."""
+        known = self._held.pop(record.id, None)
+        if known is not None:
+            known.give_back(record.id)
 
     async def use(self, quota: Quota) -> Use:
         """What of a quota is in use.

@@ -231,9 +231,28 @@ class Submitter:
             queued = refusal.in_queue
         finally:
             self._live.give_up(record)
+        try:
+            if submission.quota is not None:
+                await self.room.hold(record, submission.quota)
+            return await self._wait(submission, record, decision, watcher, waits, wait_s, queued)
+        finally:
+            self.room.let_go(record)
+
+    async def _wait(
+        self,
+        submission: Submission,
+        record: RunRecord,
+        decision: Decision,
+        watcher: Watcher | None,
+        waits: Waits,
+        wait_s: float,
+        queued: QueueLength | None,
+    ) -> Accepted:
+        """Wait for a place on the fast path or in the queue, which refused the run with this length, and begin."""
         began = self._process.clock.monotonic()
+        key = self._idempotency(submission, record.created_at)
         rate = await self._queue_rate(queued)
-        with self._admission.waiting(record, min(wait_s, facts.budget_s), rate) as waiting:
+        with self._admission.waiting(record, min(wait_s, record.budget_s), rate) as waiting:
             try:
                 while await waits(self._admission.turn(waiting)) == "deep":
                     try:
