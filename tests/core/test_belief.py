@@ -159,6 +159,25 @@ def test_a_deploy_that_makes_a_pipeline_slower_or_faster_is_noticed_within_40_ru
     assert other.estimate((), 6.0).p50_s == pytest.approx(belief.estimate((), 6.0).p50_s, rel=0.2), "it is shared"
 
 
+def of(runs, *sources):
+    return [run._replace(sources=sources) for run in runs]
+
+
+@pytest.mark.parametrize("sources", [("acme", ""), ("", "one session"), ("acme", "one session")])
+def test_one_tenant_or_session_cannot_have_the_past_of_others_forgotten(sources):
+    belief = learned(*of(runs_of(500, 2.0), "", ""))
+    learned(*of(runs_of(100, 60.0), *sources), belief=belief)
+    assert belief.runs > 400
+    learned(*of(runs_of(40, 60.0), "", "another"), belief=belief)
+    assert belief.estimate((), 6.0).p50_s > 40, "two say the same"
+
+
+@pytest.mark.parametrize("sources", [("acme", ""), ("acme", "one session")])
+def test_the_only_tenant_or_session_is_believed(sources):
+    belief = learned(*of(runs_of(500, 2.0) + runs_of(40, 60.0), *sources))
+    assert belief.estimate((), 6.0).p50_s > 40
+
+
 def test_a_steady_pipeline_keeps_its_past():
     belief = learned(*runs_of(3_000, 5.0))
     assert not any(counts[core.NOTES].get(core.BREAK) for counts in belief.take().values())

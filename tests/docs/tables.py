@@ -96,6 +96,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.belief:VALUES_MAX", "", "values of a feature with a cell of their own"),
             ("core.belief:NAMES_MAX", "", "features that are counted at one stage of the runs of a pipeline"),
             ("core.belief:CELLS_MAX", "", "cells of the belief about a pipeline and class"),
+            ("core.belief:SOURCES_SEEN", "", "latest runs whose tenants and sessions a belief compares"),
             ("core.blocks:BLOCKS_KEPT", "", "blocks of counts of a belief or a bound; older ones are dropped"),
             ("core.advisers:FEATURE_NAME_LENGTH_MAX", "", "characters of a feature's name"),
             ("core.advisers:FEATURE_TEXT_LENGTH_MAX", "", "characters of a feature that is a text; the rest is cut"),

@@ -446,6 +446,18 @@ async def test_what_is_no_number_is_neither_shared_nor_believed(clock, tmp_path)
         await is_not_shared_or_believed(service.process.store, clock)
 
 
+async def test_how_features_are_believed_together_is_learned_from_budgets(clock):
+    store = MemoryStore()
+    one = Learning(Alone(store, clock, ["p"]))
+    pasts = []
+    one.on_learned(lambda _record, past: pasts.append(past))
+    for budget_s, session in ((6.0, None), (0.0, "s")):
+        record = a_record(pipeline="p", sla="p", tenant="acme", budget_s=budget_s, session_id=session)
+        one.ended(record, Outcome("completed"), Progress(2.0))
+    assert [past.budget_s for past in pasts] == [6.0, None]
+    assert [past.sources for past in pasts] == [("acme", ""), ("acme", digest("acme", "p", "s"))]
+
+
 async def test_a_process_keeps_no_more_cells_than_a_store(clock, monkeypatch):
     monkeypatch.setattr(learning, "CELLS_KEPT", 50)
     one, counts = Learning(Alone(MemoryStore(), clock, ["p"])), Blocks()

@@ -10,6 +10,7 @@ learned: later runs halve the weight of a block, and a break (the pipeline becam
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 from typing import NamedTuple
@@ -65,6 +66,10 @@ MISSES_MIN = 0.2
 DRIFT_SLACK, DRIFT_LIMIT = 0.75, 12.0
 """A cumulative sum test: by how many standard deviations runs may differ from the belief, and the sum of what they
 differ beyond that at which the pipeline is taken to have changed."""
+DRIFT_SOURCE_MAX = 7.0
+"""What one tenant, or one session, may add to that sum while others have runs too: two have to say the same."""
+SOURCES_SEEN = 200
+"""Runs whose tenants and sessions are remembered for that."""
 DRIFT_RUNS_MIN = 20
 """Runs from which a belief is firm enough to be found wrong."""
 SCORE_MIN = 0.001
@@ -97,12 +102,14 @@ class Past(NamedTuple):
         took_s: seconds for which it moved.
         steps: its finished steps in the order of their ends, with the seconds for which the run had moved then.
         budget_s: its budget on the fast path; None if it had none.
+        sources: its tenant and its session, or names for them; an empty one is not told from others.
     """
 
     features: Features
     took_s: float
     steps: tuple[tuple[str, float], ...] = ()
     budget_s: float | None = None
+    sources: tuple[str, ...] = ()
 
     def at(self, elapsed_s: float) -> Progress:
         """How far it had come then."""
@@ -343,7 +350,7 @@ class Belief:
             scores[mix.name] = math.log(max(came_true, SCORE_MIN))
         if left and whole.runs >= DRIFT_RUNS_MIN:
             late = above(left.weights, place_of(past.took_s))
-            self._drift.add(1 - late / sum(weight for _, weight in left.weights))
+            self._drift.add(1 - late / sum(weight for _, weight in left.weights), past.sources)
         return scores
 
     def _left(self, features: Features, steps: tuple[tuple[str, float], ...]) -> _Left | None:
@@ -375,16 +382,33 @@ class _Drift:
     def __init__(self) -> None:
         self._slower = self._faster = 0.0
         self._block: int | None = None
+        self._lately: deque[tuple[tuple[str, ...], float]] = deque(maxlen=SOURCES_SEEN)
+        """The sources of the latest runs, and what each run added: below 0 if it was faster."""
 
     @property
     def is_over(self) -> bool:
         return max(self._slower, self._faster) > DRIFT_LIMIT
 
-    def add(self, rank: float) -> None:
-        """A run that took longer than this share of its like."""
+    def add(self, rank: float, sources: tuple[str, ...]) -> None:
+        """A run of these sources that took longer than this share of its like."""
         differs = _NORMAL.inv_cdf(min(max(rank, 0.02), 0.98))
-        self._slower = max(0.0, self._slower + differs - DRIFT_SLACK)
-        self._faster = max(0.0, self._faster - differs - DRIFT_SLACK)
+        slower, faster = (
+            min(more, self._allowed(sources, sign)) if (more := sign * differs - DRIFT_SLACK) > 0 else more
+            for sign in (1, -1)
+        )
+        self._slower = max(0.0, self._slower + slower)
+        self._faster = max(0.0, self._faster + faster)
+        self._lately.append((sources, max(0.0, slower) - max(0.0, faster)))
+
+    def _allowed(self, sources: tuple[str, ...], sign: int) -> float:
+        """What a run of these sources may add."""
+        allowed = math.inf
+        for place, source in enumerate(sources):
+            same = [added for others, added in self._lately if others[place : place + 1] == (source,)]
+            if source and len(same) < len(self._lately):
+                given = sum(abs(added) for added in same if added * sign > 0)
+                allowed = min(allowed, max(0.0, DRIFT_SOURCE_MAX - given))
+        return allowed
 
     def began_with(self, block: int) -> None:
         """Begin again with a block that another process or this one opened for the change."""

@@ -287,7 +287,8 @@ class Learning(Background):
     def _observe(self, record: RunRecord, progress: Progress) -> None:
         if record.pipeline not in self._process.pipelines or record.sla not in self._process.classes:
             return
-        past = Past(self.features_of(record.pipeline, record.input, record.seen, record.tenant), *progress)
+        compared = self.features_of(record.pipeline, record.input, record.seen, record.tenant)
+        past = Past(compared, *progress, record.budget_s or None, sources_of(record))
         with self.lock:
             for callback in self._callbacks:
                 callback(record, past)
@@ -438,6 +439,12 @@ class Learning(Background):
 def digest(tenant: str, pipeline: str, session_id: str) -> str:
     """A session among those of all tenants and pipelines; the store keeps no name of it beyond its runs."""
     return blake2b(f"{tenant}\0{pipeline}\0{session_id}".encode(), digest_size=16).hexdigest()
+
+
+def sources_of(record: RunRecord) -> tuple[str, str]:
+    """The tenant and the session of a run, each empty if it has none."""
+    session_id = record.session_id
+    return record.tenant, "" if session_id is None else digest(record.tenant, record.pipeline, session_id)
 
 
 def features_of_run(encoded: bytes, seen: Seen | None, tenant: str, declared: Collection[str] = ()) -> Features:
