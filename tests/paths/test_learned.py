@@ -130,6 +130,8 @@ async def test_a_run_that_the_store_takes_too_late_counts_if_it_turns_up(clock, 
 
         await eventually(is_decided)
         assert withdrawn == ([] if turns_up else ["demote"])
+        for run in (await service.list(RunFilter()))[0]:
+            await service.cancel(run["id"])
 
 
 async def test_a_tenant_learns_nothing_of_the_values_in_another_ones_inputs(clock):
