@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from offramp.cli.output import counted
-from offramp.core.scaling import Crew, Memory, Span, target
+from offramp.core.scaling import SETTLE_S, Crew, Memory, Span, part, target
 
 if TYPE_CHECKING:
     from offramp.cli.supervisor import Supervisor
@@ -35,17 +35,20 @@ class Scaler:
         self._idle: set[str] = set()
         """The workers that were idle at the look before."""
         self._memory = Memory.at_start(supervisor.count, time.monotonic())
+        self.starting = supervisor.count
+        """How many workers take no runs yet; 0 once they should, so that others do not rely on what does not start."""
 
     def look(self, look: Look) -> None:
         """Start workers, or stop idle ones, if the number is to change."""
         supervisor = self._supervisor
         before = supervisor.count
         own = {owner: look.busy[owner] for owner in supervisor.owners if owner in look.busy}
+        crew = Crew(before, len(own))
         # What the workers of other supervisors, and those started by hand, carry is not for this one.
-        needed = look.needed - (look.seen.warm - len(own))
+        others = look.seen.warm - crew.warm + sum(look.starting.values())
         count, self._memory = target(
-            needed,
-            Crew(before, len(own)),
+            part(look.needed, crew, others, len(look.starting) + 1),
+            crew,
             self._memory,
             time.monotonic(),
             span=self._span,
@@ -55,6 +58,8 @@ class Scaler:
         idle = {owner for owner, busy in own.items() if busy == 0}
         supervisor.scale(count, idle & self._idle)
         self._idle = idle
+        is_settling = time.monotonic() - self._memory.grew_at < SETTLE_S
+        self.starting = max(0, supervisor.count - crew.warm) if is_settling else 0
         if supervisor.count == before:
             return
         self._on_change(supervisor.count)

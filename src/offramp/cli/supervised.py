@@ -10,7 +10,7 @@ from offramp.cli.scaler import Scaler
 from offramp.cli.supervisor import Supervisor
 from offramp.core.scaling import NONE, Span
 from offramp.gateway.asgi import Gateway
-from offramp.paths.crew import Keeping
+from offramp.paths.crew import Keeping, Look
 from offramp.ports.commit import call_threadsafe
 
 if TYPE_CHECKING:
@@ -65,7 +65,13 @@ class SupervisedGateway(Gateway):
         changed(supervisor.count)
         if self._span.scales:
             scaler = Scaler(supervisor, self._span, service.settings.workers_idle, changed)
-            service.crew.on_look = lambda look: self._in_loop(lambda: scaler.look(look))
+            service.roster.starting = scaler.starting
+
+            def looked(look: Look) -> None:
+                scaler.look(look)
+                service.roster.starting = scaler.starting
+
+            service.crew.on_look = lambda look: self._in_loop(lambda: looked(look))
 
     def present(self, ids: Collection[str]) -> None:
         """Report the processes that hold a lease; callable from any thread."""

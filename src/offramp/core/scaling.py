@@ -163,6 +163,22 @@ class Crew(NamedTuple):
     warm: int
 
 
+def part(needed: int, own: Crew, others: int, scalers: int) -> int:
+    """How many workers one supervisor is to keep, beside the others on the same store.
+
+    Supervisors look at the same moment, so each starts a part of the missing workers. Where too many run, those of
+    other supervisors are not for this one.
+
+    Args:
+        needed: workers of all supervisors together.
+        own: its workers.
+        others: the workers of others, those that are starting included.
+        scalers: how many supervisors scale, this one included.
+    """
+    missing = needed - others - own.size
+    return own.size + math.ceil(missing / max(1, scalers)) if missing > 0 else needed - others
+
+
 def target(needed: int, crew: Crew, memory: Memory, now: float, *, span: Span, idle_s: float) -> tuple[int, Memory]:
     """How many workers to keep from now on.
 

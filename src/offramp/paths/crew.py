@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from offramp.core.scaling import LOOK_EVERY_S, NONE, Need, Sight, Span, need
@@ -26,11 +27,13 @@ class Look(NamedTuple):
         seen: the queue and the workers.
         needed: how many workers are needed.
         busy: by the id of each worker that takes runs: how many of its places are taken; None if it has not said it.
+        starting: by the id of each other process that scales workers: how many that it has started take no runs yet.
     """
 
     seen: Sight
     needed: int
     busy: Mapping[str, int | None]
+    starting: Mapping[str, int] = MappingProxyType({})
 
 
 class Keeping(NamedTuple):
@@ -91,4 +94,9 @@ class Crewing(Background):
         places = sum((owner.about.places if owner.about is not None else 0) or each for owner in ready)
         seen = Sight(waiting, sum(busy or 0 for busy in told.values()), places, len(ready))
         now = need(seen, before, clock.monotonic(), least=self._least, places_each=each)
-        return Look(seen, now.workers, told), now
+        starting = {
+            owner.id: owner.about.starting
+            for owner in owners
+            if owner.id != self._process.id and owner.about is not None and owner.about.starting is not None
+        }
+        return Look(seen, now.workers, told, starting), now

@@ -27,6 +27,9 @@ class Roster(Background):
         leases: where the processes are registered.
         live: the runs that execute here.
         places: how many places for deep runs are taken here, of how many.
+
+    Attributes:
+        starting: the workers that this process has started and that do not take runs yet; None if it scales none.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Roster(Background):
         self._leases = leases
         self._live = live
         self._places = places
+        self.starting: int | None = None
         self._host, self._version = socket.gethostname(), version("offramp")
 
     async def work(self) -> None:
@@ -53,7 +57,8 @@ class Roster(Background):
 
     def _about(self) -> About:
         held = Counter(run.record.tenant for run in self._live.all())
-        return About(self._host, os.getpid(), self._version, dict(held), self._process.lanes.warm, *self._places())
+        lanes = self._process.lanes.warm
+        return About(self._host, os.getpid(), self._version, dict(held), lanes, *self._places(), self.starting)
 
     async def present(self) -> Sequence[Owner]:
         """The processes that hold a lease, the oldest first.

@@ -97,7 +97,7 @@ class Service:
         self.deep = deep
         self.engine = engine
         self._close = close
-        self._roster = roster
+        self.roster = roster
         self.crew = Crewing(process, roster.present, engine.backlog)
         """Looks how many workers are needed, in a process that serves requests."""
         self._changes = Changes(process)
@@ -462,7 +462,7 @@ class Service:
         Raises:
             StoreError: they cannot be read.
         """
-        return await self._patience.read(self._roster.present())
+        return await self._patience.read(self.roster.present())
 
     async def retire(self, owner: str) -> int:
         """Release the runs of a dead process at once; returns their number."""

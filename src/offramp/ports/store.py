@@ -302,6 +302,7 @@ class About(msgspec.Struct, frozen=True):
         warm_lanes: the processes of its process lane that are ready.
         busy: the places for deep runs that are taken in it; on Temporal, for steps.
         places: how many it has; 0 if it has none, or is of a version that does not say it.
+        starting: the workers that it has started and that do not take runs yet; None if it does not scale any.
     """
 
     host: str
@@ -311,6 +312,7 @@ class About(msgspec.Struct, frozen=True):
     warm_lanes: int = 0
     busy: int = 0
     places: int = 0
+    starting: int | None = None
 
 
 class Owner(msgspec.Struct, frozen=True):
