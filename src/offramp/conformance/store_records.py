@@ -360,7 +360,8 @@ async def a_listing_leaves_large_results_out(stage: StoreStage) -> None:
 
 async def _ended(stage: StoreStage, retention_s: float) -> RunRecord:
     seen = Seen(2, (1.5,), {"secret": "s"})
-    run, log = await stage.running(input=b'{"secret":"s"}', seen=seen, retention_s=retention_s)
+    run, log = await stage.running(input=b'{"secret":"s"}', seen=seen, retention_s=retention_s, metadata={})
+    await stage.store.adopt(log.lease, msgspec.structs.replace(DEMOTION, reasons=["it has a secret"], trace={}))
     log.append(entry(1), started(1))
     await log.finish(DONE, completed(), NOW)
     return run
@@ -380,6 +381,9 @@ async def a_purged_run_is_known_but_empty(stage: StoreStage) -> None:
     stored = await stage.stored(run)
     assert (stored.purged, stored.status, stored.result) == (True, "completed", None)
     assert b"secret" not in stored.input, "the input outlived its retention"
+    unreasoned = msgspec.structs.replace(run.route, reasons=[])
+    assert (stored.route, stored.metadata) == (unreasoned, {}), "reasons outlived their retention, or more is lost"
+    assert stored.demotion == msgspec.structs.replace(DEMOTION, trace={}), "reasons outlived their retention"
     assert stored.seen is None, "what was known of the input outlived its retention"
     assert await stage.store.journal(run.id) == [], "the journal outlived its retention"
     assert await frames_of(stage.store, run) == [], "the events outlived their retention"

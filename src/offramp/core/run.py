@@ -119,6 +119,10 @@ class Route(msgspec.Struct, frozen=True):
     p95_ms: float | None = None
     confidence: int = 0
 
+    def without_data(self) -> Route:
+        """The same without its reasons: those of rules and classifiers may quote the input."""
+        return msgspec.structs.replace(self, reasons=[])
+
     def shown(self) -> ShownRoute:
         """The public form."""
         predicted = None if self.predicted_ms is None else Predicted(self.predicted_ms, self.p95_ms)
@@ -141,6 +145,10 @@ class Demotion(msgspec.Struct, frozen=True):
     reasons: list[str] = []
     by: Doubt = ""
     moved_ms: float | None = None
+
+    def without_data(self) -> Demotion:
+        """The same without its reasons, which say how the run compares with others."""
+        return msgspec.structs.replace(self, reasons=[])
 
 
 class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -215,7 +215,7 @@ class Retention(Protocol):
         """The runs that `purge` would empty, a bounded number of them (S13)."""
 
     async def purge(self, now: float, only: Sequence[str] | None = None) -> int:
-        """Remove journal, events, signals, input and result of runs past their retention (S13).
+        """Remove journal, events, signals, input, result and reasons of runs past their retention (S13).
 
         Returns the number of runs, which is bounded: call again until it is 0.
         """

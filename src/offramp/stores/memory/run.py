@@ -126,8 +126,16 @@ class MemoryRun:
 
     def empty(self) -> None:
         """Remove its data."""
+        demotion = self.record.demotion
         self.record = msgspec.structs.replace(
-            self.record, purged=True, result=None, input=b"{}", webhook=None, seen=None
+            self.record,
+            purged=True,
+            result=None,
+            input=b"{}",
+            webhook=None,
+            seen=None,
+            route=self.record.route.without_data(),
+            demotion=None if demotion is None else demotion.without_data(),
         )
         self.entries, self.frames, self.signals, self.signal_keys = [], [], [], {}
 

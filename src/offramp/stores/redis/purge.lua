@@ -3,6 +3,17 @@
 -- ARGV[6] the ids of runs that may be purged, packed; empty for all
 -- Returns how many runs were emptied.
 
+-- A run's record without the reasons of its route, the third of its values. Only the route is packed anew: an empty map
+-- would become an array.
+local function unreasoned(record)
+  local at = record:byte(1) == 0xdc and 3 or 1
+  at = (cmsgpack.unpack_one(record, at))
+  at = (cmsgpack.unpack_one(record, at))
+  local after, route = cmsgpack.unpack_one(record, at)
+  route.reasons = {}
+  return record:sub(1, at) .. cmsgpack.pack(route) .. record:sub(after + 1)
+end
+
 local now, most, known_s = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local named, emptied = nil, 0
 if ARGV[6] ~= '' then
@@ -17,7 +28,15 @@ for place = 1, #due, 2 do
     for _, kind in ipairs({'e:', 'j:', 's:', 'k:', 't:', 'b:'}) do call('UNLINK', P .. kind .. id) end
     if load(id) then
       call('HDEL', P .. 'r:' .. id, 'input', 'webhook', 'seen', 'result', 'large', 'announces', 'signal_bytes')
-      call('HSET', P .. 'r:' .. id, 'purged', 1)
+      local key = P .. 'r:' .. id
+      call('HSET', key, 'purged', 1, 'record', unreasoned(call('HGET', key, 'record')))
+      local left = call('HGET', key, 'demotion')
+      if left then
+        local demotion = cmsgpack.unpack(left)
+        demotion.reasons = nil
+        if next(demotion.trace or {}) == nil then demotion.trace = nil end
+        call('HSET', key, 'demotion', cmsgpack.pack(demotion))
+      end
       call('EXPIRE', P .. 'r:' .. id, math.ceil(known_s + tonumber(ARGV[5])))
     end
     call('ZREM', P .. 'purge', due[place])

@@ -19,7 +19,7 @@ from offramp.ports.outbox import UNDELIVERED_KEPT_S
 from offramp.stores.sqlite.batch import Call, Transaction, execute
 from offramp.stores.sqlite.database import PAGE_BYTES, Database
 from offramp.stores.sqlite.queue import ANY_IDLE, FORGET_IDLE
-from offramp.stores.sqlite.rows import without_data
+from offramp.stores.sqlite.rows import demotion_without_data, without_data
 from offramp.stores.sqlite.writer import Writer
 
 PURGE_ROWS_MAX = 2_000
@@ -59,8 +59,9 @@ _ROWS = (
 )
 # A run is due once it has no pending announcement, or delivery was tried for long enough; see `_PUT_OFF`.
 _DUE = (
-    "SELECT id, record, pages + {entries} + {events} "  # noqa: S608
-    f"FROM (SELECT id, record, coalesce(length(result), 0) / {PAGE_BYTES} AS pages, finished_at + retention AS over "
+    "SELECT id, record, demotion, pages + {entries} + {events} "  # noqa: S608
+    f"FROM (SELECT id, record, demotion, coalesce(length(result), 0) / {PAGE_BYTES} AS pages, "
+    "finished_at + retention AS over "
     "FROM runs INDEXED BY runs_due WHERE purged = 0 AND purge_at <= :now ORDER BY purge_at LIMIT :count) "
     "LEFT JOIN webhooks ON run_id = id WHERE (run_id IS NULL OR over + :kept <= :now) {{only}}"
 ).format(entries=_ROWS.format(table="journal", value="entry"), events=_ROWS.format(table="events", value="data"))
@@ -75,7 +76,7 @@ _PUT_OFF = (
     "ORDER BY purge_at LIMIT :count) JOIN webhooks ON run_id = id WHERE over + :kept > :now)"
 )
 _MARK = (
-    "UPDATE runs SET purged = v.column3, result = NULL, record = v.column2, "  # noqa: S608
+    "UPDATE runs SET purged = v.column4, result = NULL, record = v.column2, demotion = v.column3, "  # noqa: S608
     f"purge_at = purge_at + {TOMBSTONE_S:.0f} FROM (VALUES {{rows}}) AS v WHERE runs.id = v.column1 AND runs.purged = 0"
 )
 _OF_RUNS = "DELETE FROM {table} WHERE run_id IN (SELECT value FROM json_each(?))"
@@ -126,19 +127,24 @@ class Purge:
         runs: list[Any] = []
         small: list[str] = []
         rows = 0
-        for run_id, record, found in due:
+        for run_id, record, demotion, found in due:
             weight = len(_TABLES) + found
             if runs and rows + weight > self.rows:
                 break
             rows += weight
             is_small = weight <= PURGE_ROWS_MAX
-            runs += (run_id, without_data(record), _PURGED if is_small else _EMPTIED)
+            runs += (
+                run_id,
+                without_data(record),
+                demotion_without_data(demotion),
+                _PURGED if is_small else _EMPTIED,
+            )
             small += [run_id] * is_small
         named = msgspec.json.encode(small).decode()
 
         def change(connection: sqlite3.Connection) -> int:
             before = connection.total_changes
-            execute(connection, _MARK, 3, runs)
+            execute(connection, _MARK, 4, runs)
             marked = connection.total_changes - before
             for table in _TABLES:
                 connection.execute(_OF_RUNS.format(table=table), (named,))

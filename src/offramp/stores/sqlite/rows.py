@@ -91,7 +91,14 @@ def with_retry(encoded: bytes, by: str) -> bytes:
 
 def without_data(encoded: bytes) -> bytes:
     """The unchanging part after the run's data is removed."""
-    return ENCODE(msgspec.structs.replace(_decode_kept(encoded), input=b"{}", webhook=None, seen=None))
+    kept = _decode_kept(encoded)
+    route = kept.route.without_data()
+    return ENCODE(msgspec.structs.replace(kept, input=b"{}", webhook=None, seen=None, route=route))
+
+
+def demotion_without_data(encoded: bytes | None) -> bytes | None:
+    """A run's demotion after its data is removed."""
+    return None if encoded is None else ENCODE(_decode_demotion(encoded).without_data())
 
 
 def ownership_in(row: tuple[Any, ...]) -> Ownership:
