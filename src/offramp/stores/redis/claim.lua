@@ -1,7 +1,7 @@
 -- Which queued runs a claim takes: `choose` of core/claims.py, in the order of core/order.py, restated.
 
 local DUE = 1 - 1e-9
-local READ = 64  -- members of a sorted set that are read at once
+local READ = 64  -- members of a sorted set that are read at once, at most
 local TRIES = 4  -- of a claim that meets runs which are no longer queued
 
 -- How many more runs the queue of a pipeline has than its lines: 0, unless a process of an older version, which keeps no
@@ -99,14 +99,14 @@ local function pop_item(heap)
 end
 
 -- Members of the zsets of some pipelines in one order, by score, then member: calls `use(pipeline, member, score)` for
--- each until that returns true.
-local function each_member(pipelines, prefix, suffix, use)
-  local heap = {}
+-- each until that returns true; about `wanted` are used.
+local function each_member(pipelines, prefix, suffix, wanted, use)
+  local heap, size = {}, math.min(wanted, READ)
   local function advance(source)
     source.at = source.at + 2
     if not source.members[source.at] and source.read > 0 then
-      source.members, source.at = call('ZRANGE', source.key, source.read, source.read + READ - 1, 'WITHSCORES'), 1
-      source.read = #source.members == 2 * READ and source.read + READ or 0
+      source.members, source.at = call('ZRANGE', source.key, source.read, source.read + size - 1, 'WITHSCORES'), 1
+      source.read = #source.members == 2 * size and source.read + size or 0
     end
     local member = source.members[source.at]
     if not member then return false end
@@ -115,9 +115,9 @@ local function each_member(pipelines, prefix, suffix, use)
   end
   for _, pipeline in ipairs(pipelines) do
     local key = P .. prefix .. pipeline .. ' ' .. suffix
-    local members = call('ZRANGE', key, 0, READ - 1, 'WITHSCORES')
+    local members = call('ZRANGE', key, 0, size - 1, 'WITHSCORES')
     local source = {0, '', pipeline = pipeline, key = key, members = members, at = -1}
-    source.read = #members == 2 * READ and READ or 0
+    source.read = #members == 2 * size and size or 0
     if advance(source) then push_item(heap, source) end
   end
   while heap[1] do
@@ -271,7 +271,7 @@ local function see_first(seen, limit, pipelines, known)
   -- A tenant may have a line in every class and pipeline.
   local left = math.min((limit + 1) * #pipelines * (known + CLASSES_SPARE), LINES_MAX)
   for _, priority in ipairs(priorities) do
-    each_member(of_priority[priority], 'n:', priority, function(pipeline, member, tag)
+    each_member(of_priority[priority], 'n:', priority, left, function(pipeline, member, tag)
       see(seen, pipeline, member, tag)
       left = left - 1
       return left == 0
@@ -294,7 +294,7 @@ local function see_overdue(seen, limit, pipelines, classes)
   for _, class in ipairs(late) do
     local share = (classes[class] or classes[''])[1]
     local most = math.min(limit, math.floor((2 + limit * share) / (1 - share)) + 1, math.floor(LINES_MAX / #late)) + 1
-    each_member(pipelines, 'nc:', class, function(pipeline, member)
+    each_member(pipelines, 'nc:', class, most, function(pipeline, member)
       see(seen, pipeline, member)
       most = most - 1
       return most == 0
