@@ -235,8 +235,15 @@ def test_cells_and_blocks_are_bounded(monkeypatch):
     taken = belief.take()
     belief.replace(taken)
     assert len(belief.expired()) == len(taken) - core.BLOCKS_KEPT > 0
-    few = learned(*[Past((f"c:user:{number}",), 1.0) for number in range(200)])
+    few = learned(*[Past((f"c:user:{number}",), 1.0) for number in range(200)], minutes=0)
     assert few.cells == 1 + core.VALUES_MAX + 1, "further values share a cell"
+
+
+def test_values_that_came_first_and_are_rare_give_way_to_frequent_ones():
+    belief = learned(*[Past((f"c:model:rare{number}",), 3.0, (), 6.0) for number in range(core.VALUES_MAX + 8)])
+    learned(*in_turn(runs_of(300, 20, "c:model:slow"), runs_of(300, 2, "c:model:quick")), belief=belief)
+    assert belief.chance(("c:model:slow",), 6.0) < 0.1
+    assert belief.chance(("c:model:quick",), 6.0) > 0.9
 
 
 @pytest.mark.parametrize(("limit", "most"), [("NAMES_MAX", 64), ("CELLS_MAX", 100)])

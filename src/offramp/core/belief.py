@@ -23,6 +23,8 @@ STEPS_MAX = 4
 """Finished steps of a run after which the time left is learned."""
 VALUES_MAX = 32
 """Values of one feature with a cell of their own; further ones share one."""
+RARE = 0.01
+"""The share of runs below which a value holds no place among these from the next block on."""
 NAMES_MAX = 64
 """Named features that are counted at one stage of a run: an input with other fields each time has ever new ones."""
 CELLS_MAX = 10_000
@@ -284,6 +286,15 @@ class Belief:
             if self._blocks.sum(number, NOTES, BREAK):
                 times = BROKEN_WEIGHT
                 self._drift.began_with(number)
+        self._free_places()
+
+    def _free_places(self) -> None:
+        """Let rare values hold no place: one tenant with many would keep those of all others from being counted."""
+        self._values = dict.fromkeys(self._values, 0)
+        for key, cell in self._cells.items():
+            whole = self._cells.get(f"{key.partition('|')[0]}|")
+            if whole is None or cell.runs >= RARE * whole.runs:
+                self._values[key.rpartition(":")[0]] += 1
 
     def _see(self, counts: Mapping[str, Mapping[str, float]], times: float) -> None:
         for key, weights in counts.items():
@@ -296,8 +307,9 @@ class Belief:
                     continue
                 self._cells[key] = Cell()
                 name = key.rpartition(":")[0]
+                is_new = name not in self._values
                 self._values[name] = self._values.get(name, 0) + 1
-                if self._values[name] == 1:
+                if is_new:
                     stage = key.partition("|")[0]
                     self._names[stage] = self._names.get(stage, 0) + 1
             self._cells[key].add(weights, times)
