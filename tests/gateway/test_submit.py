@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 
 import pytest
 
-from offramp.errors import Overloaded, StoreError
+from offramp.errors import Overloaded, RateLimited, StoreError, TenantBusy
 from tests.gateway.wire import AsgiCall, parse_sse, types_of
 
 RUNS = "/v1/pipelines/research/runs"
@@ -263,6 +264,22 @@ async def test_overload_is_503_with_retry_after(client, service):
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "3"
     assert answer.json()["detail"] == "1000 fast runs at once"
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (Overloaded("full", retry_after=10.0), "10"),
+        (Overloaded("full", retry_after=10.2), "15"),
+        (TenantBusy("share", retry_after=57.0), "60"),
+        (TenantBusy("share", retry_after=61.0), "90"),
+        (Overloaded("full", retry_after=math.inf), "1"),
+        (RateLimited("rate", retry_after=3517.0), "3517"),
+    ],
+)
+async def test_a_wait_that_depends_on_other_tenants_is_told_roughly(client, service, error, wait):
+    service.fails_with = error
+    assert (await client.post(RUNS, json=BODY)).headers["retry-after"] == wait
 
 
 @pytest.mark.parametrize("error", [StoreError("disk /secret full"), RuntimeError("secret"), KeyError("secret")])

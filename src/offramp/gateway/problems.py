@@ -23,6 +23,7 @@ from offramp.errors import (
     RunGone,
     StoreError,
     StoreTimeout,
+    TenantBusy,
     TenantLimit,
     Unauthenticated,
 )
@@ -32,7 +33,7 @@ CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:offramp:error:"
 RETRY_AFTER_S = 1
 COARSE_S = (10.0, 1), (60.0, 5), (math.inf, 30)
-"""Up to which seconds, and to multiples of how many, the `Retry-After` of 503 `overloaded` is rounded up."""
+"""Up to which seconds, and to multiples of how many, the `Retry-After` of a shared resource is rounded up."""
 """Seconds after which to try again, unless the error says otherwise."""
 
 logger = logging.getLogger("offramp.gateway")
@@ -208,7 +209,7 @@ def _headers(error: Exception) -> dict[str, str]:
         return {"Upgrade": "websocket", "Connection": "Upgrade"}
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": error.challenge}
-    if isinstance(error, Overloaded):
+    if isinstance(error, (Overloaded, TenantBusy)):
         return {"Retry-After": str(coarse(retry_after(error.retry_after)))}
     if isinstance(error, TenantLimit):
         return {"Retry-After": str(retry_after(error.retry_after))}
