@@ -217,6 +217,7 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ),
             ("gateway.keyring:CHECK_EVERY_S", "s", "until a change of that file is noticed"),
             ("paths.bounds:COUNT_AGAIN_S", "s", "until open runs that other gateways accepted are counted"),
+            ("paths.stays:LOOK_S_PER_RUN", "s", "for each run on a full fast path, between looks through all of them"),
             (
                 "paths.admission:LOOK_EVERY_S",
                 "s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from datetime import datetime
 
 import pytest
 
@@ -229,6 +230,41 @@ async def test_a_client_that_leaves_while_it_waits_leaves_its_place_to_the_next(
         again = await asyncio.gather(*(asked(ops, "again") for _ in range(2)))
         assert [answer.json()["path"] for answer in again] == ["fast", "fast"], "no place is lost"
         assert "leaver" not in gated.signals, "its run was never started"
+
+
+async def test_the_wait_for_a_place_is_part_of_the_budget(gated, tmp_path):
+    async with callers(full_gateway(gated, tmp_path), "ops") as (ops,), filled(gated, ops):
+        began = asyncio.get_running_loop().time()
+        late = asyncio.create_task(
+            ops.post("/v1/pipelines/hold/runs", json={"input": {"word": "late"}, "class": "normal", "budget": 3})
+        )
+        await begins_to_wait(ops, 1)
+        await asyncio.sleep(1.0)
+        gated.let_go("top0")
+        run = (await late).json()
+        took_s = asyncio.get_running_loop().time() - began
+        assert (run["path"], run["demotion"]["reason"]) == ("deep", "budget")
+        in_all_ms = run["demotion"]["elapsed_ms"]
+        assert 3000 <= in_all_ms <= took_s * 1000, "what its client waited"
+        detail = (await ops.get(f"/v1/runs/{run['id']}")).json()
+        accepted, left = (datetime.fromisoformat(at) for at in (detail["created_at"], detail["demotion"]["at"]))
+        assert (left - accepted).total_seconds() * 1000 == pytest.approx(in_all_ms, abs=100)
+
+
+async def test_no_run_gives_way_to_a_request_that_is_refused_or_attaches(gated, tmp_path):
+    gateway = gateway_of(gated.app, tmp_path, "", fast_runs=2, tenant_runs=4)
+    async with callers(gateway, "ops") as (ops,):
+        key = {"Idempotency-Key": "k"}
+        first = await asked(ops, "first", "vip", Prefer="respond-async", **key)
+        held = [asyncio.create_task(asked(ops, word)) for word in ("a", "b")]
+        await eventually(lambda: {"first", "a", "b"} <= gated.signals.keys())
+        again = await asked(ops, "first", "vip", **key)
+        assert again.json()["id"] == first.json()["id"]
+        assert (await asked(ops, "fourth", "vip", Prefer="respond-async")).status_code == 202
+        refused = await asked(ops, "fifth", "vip")
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:offramp:error:tenant-limit")
+        gated.let_go("a", "b", "first", "fourth")
+        assert [answer.json()["path"] for answer in await asyncio.gather(*held)] == ["fast", "fast"]
 
 
 async def test_a_drain_answers_those_that_wait(gated, tmp_path):

@@ -17,13 +17,14 @@ from msgspec.structs import replace
 
 from offramp.core.departures import UNKNOWN_WAIT_S
 from offramp.core.order import Queue, Waiter
-from offramp.core.routing import Facts, Load, Stay
+from offramp.core.routing import Facts, Load
 from offramp.core.run import Path, RunRecord
 from offramp.core.shares import Shares
 from offramp.core.sla import SLA
 from offramp.errors import Overloaded, TenantBusy
-from offramp.paths.live import LiveRun, LiveRuns
+from offramp.paths.live import LiveRuns
 from offramp.paths.process import Process
+from offramp.paths.stays import Stays
 from offramp.paths.submission import Submission
 from offramp.ports.commit import call_threadsafe
 
@@ -61,6 +62,8 @@ class Admission:
     def __init__(self, process: Process, live: LiveRuns) -> None:
         self._process = process
         self._live = live
+        self._stays = Stays(process, live)
+        self.gives_way = self._stays.gives_way
         self._line = Queue(process.classes)
         self._waiting: dict[str, Waiting] = {}
         self._trying: Waiting | None = None
@@ -87,11 +90,8 @@ class Admission:
         load = Load(held, most, 0, 0.0, None, share_is_taken, sla.priority, of_class, sla.concurrency, ahead)
         if held + ahead < most or share_is_taken:
             return load
-        staying = [run for run in live.all() if run.record.path == "fast" and run.state == "running"]
-        stays = (Stay(run.record.id, self._rest_s(run), run.record.priority) for run in staying)
-        leaver = min(stays, key=lambda stay: (stay.priority, -stay.rest_s), default=None)
         expected_s = live.learning.expected_s(submission.pipeline, facts.sla, facts.budget_s)
-        return replace(load, staying=len(staying), expected_s=expected_s, leaver=leaver)
+        return replace(load, staying=self._stays.staying(), expected_s=expected_s, leaver=self._stays.leaver())
 
     @contextlib.contextmanager
     def waiting(self, record: RunRecord, wait_s: float, queue_rate: float = 0.0) -> Iterator[Waiting]:
@@ -195,7 +195,8 @@ class Admission:
         measured_s = self._measured_s(sla, queue_rate)
         if measured_s is not None:
             return measured_s
-        return min((self._leaves_in_s(run) for run in self._fast_runs()), default=UNKNOWN_WAIT_S)
+        leaves_in_s = self._stays.leaves_in_s()
+        return UNKNOWN_WAIT_S if leaves_in_s is None else leaves_in_s
 
     def _measured_s(self, sla: SLA, queue_rate: float) -> float | None:
         """The same by the rate at which runs leave; None before any has."""
@@ -208,8 +209,8 @@ class Admission:
 
     def share_in_s(self, tenant: str) -> float:
         """When the first of a tenant's runs is expected to leave the fast path."""
-        mine = (self._leaves_in_s(run) for run in self._fast_runs() if run.record.tenant == tenant)
-        return min(mine, default=1.0)
+        leaves_in_s = self._stays.leaves_in_s(tenant)
+        return 1.0 if leaves_in_s is None else leaves_in_s
 
     def close(self) -> None:
         """Answer every request that waits."""
@@ -304,16 +305,3 @@ class Admission:
         return tries + sum(
             self._line.waiting(each.name) for each in classes if each.name == sla.name or not self._class_is_full(each)
         )
-
-    def _fast_runs(self) -> list[LiveRun]:
-        return [run for run in self._live.all() if run.record.path == "fast"]
-
-    def _rest_s(self, run: LiveRun) -> float:
-        """What is left of the time that such runs take."""
-        record, elapsed_s = run.record, self._process.clock.monotonic() - run.began
-        return max(0.0, self._live.learning.expected_s(record.pipeline, record.sla, record.budget_s) - elapsed_s)
-
-    def _leaves_in_s(self, run: LiveRun) -> float:
-        """When a run is expected to leave: at its end, and at the latest with its budget."""
-        left_s = max(0.0, run.record.budget_s - (self._process.clock.monotonic() - run.began))
-        return min(left_s, self._rest_s(run) or left_s)

@@ -63,7 +63,7 @@ class Demoter:
             return
         self._live.waits_for_store(run.record.id)
         clock = self._process.clock
-        elapsed_ms = round((clock.monotonic() - run.began) * 1000, 3)
+        elapsed_ms = round((run.waited_s + clock.monotonic() - run.began) * 1000, 3)
         budget_ms = run.record.budget_s * 1000
         moved_ms = round(run.moved().elapsed_s * 1000, 3)
         by = by or self._live.verdicts.doubt_of(run.record.id)
@@ -114,7 +114,7 @@ class Demoter:
         )
         run.log.append(None, events.draft(body, rfc3339(demotion.at)), durable=True)
         await run.log.durable()
-        late_s = self._process.clock.monotonic() - run.began - record.budget_s
+        late_s = run.waited_s + self._process.clock.monotonic() - run.began - record.budget_s
         self._process.metrics.demoted(demotion.reason, late_s if demotion.reason == "budget" else None)
         logger.info(
             "%s was demoted (%s) after %.2f s",

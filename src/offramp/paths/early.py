@@ -23,6 +23,7 @@ class Fast(Protocol):
     """The part of an executing run on the fast path that is looked at."""
 
     began: float
+    waited_s: float
     record: RunRecord
 
     @property
@@ -120,7 +121,7 @@ class EarlyDemotion(Generic[R]):
         if watch.seen is None:
             watch.seen = self._learning.features_of(record.pipeline, record.input, record.seen, record.tenant)
         elapsed_s, moved = self._process.clock.monotonic() - run.began, run.moved()
-        left_s = record.budget_s - elapsed_s
+        left_s = record.budget_s - run.waited_s - elapsed_s
         if left_s <= 0:
             return False
         # What it waited for others is lost for its budget, and says nothing about its own time.

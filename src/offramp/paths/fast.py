@@ -46,7 +46,7 @@ class FastPath:
         run = self._live.start(record, self._demoter.log_of(runlog), History(), trace)
         if self._live.early.begin(run):
             run.execution.scope.tells_steps = True
-        ends = run.began + record.budget_s
+        ends = run.began + record.budget_s - run.waited_s
         run.timers.append(
             process.clock.call_at(ends, lambda: process.control.spawn(self._demoter.demote(run, "budget")))
         )

@@ -73,6 +73,10 @@ class LiveRun(Observer):
         self.log = runlog
         self.began = process.clock.monotonic()
         self.began_on: Path = record.path
+        self.waited_s = 0.0
+        """How much of its budget its request waited for its place."""
+        if record.path == "fast" and record.started_at is not None:
+            self.waited_s = max(0.0, record.started_at - record.created_at)
         self._before = history.entries, process.clock.time()
         self._earlier: Sequence[Interval] | None = None if history.entries else ()
         """When it moved in earlier executions, once that is asked: their journal may be long."""

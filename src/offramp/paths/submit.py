@@ -220,11 +220,13 @@ class Submitter:
         record = self._record(submission, known, decision.route())
         if record.path == "fast":
             self._live.reserve(record)
-        self._make_room(decision)
         queued: QueueLength | None = None
         try:
             if not await self._has_to_wait(record, decision, key):
-                return await self._begin(record, key, submission.quota, watcher)
+                begin = self._begin(record, key, submission.quota, watcher)
+                return await (
+                    begin if decision.displaces is None else self._displacing(decision.displaces, decision, begin)
+                )
         except Overloaded as refusal:
             if decision.by != "load":  # else the queue is full, but a place on the fast path may become free
                 raise
@@ -320,6 +322,18 @@ class Submitter:
         facts = await self._entry.facts(submission, spec, sla, arguments)
         now = self._process.clock.time()
         return _Known(spec, facts, run_id(now, self._process.clock.random_bytes(10)), now)
+
+    async def _displacing(self, run_id: str, decision: Decision, begin: Awaitable[Accepted]) -> Accepted:
+        """Begin in the place of a run, which leaves once the new one is there: that may be refused, or attach."""
+        with self._admission.gives_way(run_id):
+            try:
+                accepted = await begin
+            except StoreTimeout:
+                self._make_room(decision)  # the new run may begin yet
+                raise
+            if not accepted.attached:
+                self._make_room(decision)
+            return accepted
 
     def _make_room(self, decision: Decision) -> None:
         run = None if decision.displaces is None else self._live.get(decision.displaces)
