@@ -400,7 +400,7 @@ async def test_a_run_that_is_expected_to_take_longest_goes_deep_when_the_fast_pa
         assert document["demotion"] is None
         assert "OFFRAMP_FAST_RUNS" in document["route"]["reasons"][-1]
         route = document["route"]
-        assert (route["by"], route["predicted_ms"]) == ("load", {"p50": 60_000, "p95": None})
+        assert (route["by"], route["predicted_ms"]) == ("load", None), "nothing is known of such runs"
         assert (await first.document())["path"] == "fast"
         for handle in (first, second):
             await handle.cancel()
