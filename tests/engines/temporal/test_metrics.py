@@ -120,9 +120,9 @@ async def test_steps_that_wait_for_a_worker_count_for_how_many_are_needed(servic
         runs = [await runtime.start("full") for _ in range(4)]
         # Temporal counts approximately, and late.
         await eventually(lambda: any(look.needed > 1 for look in looks), 4 * GUARD_S)
-        seen, needed, _ = next(look for look in looks if look.needed > 1)
-        assert seen == Sight(seen.waiting, busy=1, places=1, warm=1)
-        assert needed == 1 + seen.waiting <= 4
+        look = next(look for look in looks if look.needed > 1)
+        assert look.seen == Sight(look.seen.waiting, busy=1, places=1, warm=1)
+        assert look.needed == 1 + look.seen.waiting <= 4
         waits.gate.set()
         for run in runs:
             await result_of(run)
