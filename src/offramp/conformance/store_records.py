@@ -24,7 +24,7 @@ from offramp.conformance.store_stage import StoreStage, claimed_one, count_of, f
 from offramp.core import events
 from offramp.core.failure import Failure
 from offramp.core.recorded import Frame, Traceback
-from offramp.core.run import NOT_TAKEN, Outcome, RunRecord, Seen
+from offramp.core.run import NOT_TAKEN, Demotion, Outcome, RunRecord, Seen
 from offramp.errors import IdempotencyMismatch
 from offramp.ports.store import Idempotency, RunLog
 
@@ -358,10 +358,11 @@ async def a_listing_leaves_large_results_out(stage: StoreStage) -> None:
     assert (await stage.stored(run)).result == large, "a large result was lost"
 
 
-async def _ended(stage: StoreStage, retention_s: float) -> RunRecord:
+async def _ended(stage: StoreStage, retention_s: float, demotion: Demotion | None = None) -> RunRecord:
     seen = Seen(2, (1.5,), {"secret": "s"})
     run, log = await stage.running(input=b'{"secret":"s"}', seen=seen, retention_s=retention_s, metadata={})
-    await stage.store.adopt(log.lease, msgspec.structs.replace(DEMOTION, reasons=["it has a secret"], trace={}))
+    if demotion is not None:
+        await stage.store.adopt(log.lease, demotion)
     log.append(entry(1), started(1))
     await log.finish(DONE, completed(), NOW)
     return run
@@ -374,9 +375,9 @@ async def _purged(stage: StoreStage, now: float) -> int:
     return count
 
 
-@case("S13", needs=("purge",))
+@case("S13", "S9", needs=("purge",))
 async def a_purged_run_is_known_but_empty(stage: StoreStage) -> None:
-    run = await _ended(stage, 100.0)
+    run = await _ended(stage, 100.0, msgspec.structs.replace(DEMOTION, reasons=["it has a secret"], trace={}))
     assert await _purged(stage, NOW + 101) == 1
     stored = await stage.stored(run)
     assert (stored.purged, stored.status, stored.result) == (True, "completed", None)

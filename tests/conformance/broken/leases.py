@@ -97,7 +97,8 @@ class NoPriority(_Queue):
 
 class _Upside(MemoryQueue):
     def chosen(self, held, limit, *asked):
-        priorities = {run_id: place[1] for place, ids in self._ids.items() for run_id in ids}
+        levels = self._levels.items()
+        priorities = {run_id: of[1] for of, level in levels for ids in level.ids.values() for run_id in ids}
         ids = super().chosen(held, len(priorities) + len(self._died), *asked)
         return sorted(ids, key=lambda run_id: (priorities.get(run_id, 0), run_id), reverse=True)[:limit]
 
@@ -126,7 +127,9 @@ class FirstComeFirstServed(_Queue):
 
 class _Forgetful(MemoryQueue):
     def chosen(self, *asked):
-        self._tags = dict.fromkeys(self._tags, 0.0)
+        for level in self._levels.values():
+            for tenant in level.tags:
+                level.charge(tenant, 0.0)
         return super().chosen(*asked)
 
 
@@ -138,9 +141,11 @@ class FairInOneClaim(_Queue):
 
 
 class _Indebted(MemoryQueue):
-    def _tag(self, place):
-        super()._tag(place)
-        return self._tags.get(place, 0.0)
+    def comes(self, record):
+        level = self._levels[record.pipeline, record.priority]
+        before = level.tags.get(record.tenant, 0.0)
+        super().comes(record)
+        level.charge(record.tenant, before)
 
 
 @breaks("Q19")
