@@ -36,7 +36,7 @@ class Run:
         self.clock = clock
         self.began = clock.monotonic()
         self.takes_s = takes_s
-        self.state = "running"
+        self.state, self.waited_s = "running", 0.0
         encoded = msgspec.json.encode({"kind": kind})
         self.record = a_record(pipeline="answer", sla="chat", input=encoded, budget_s=BUDGET_S, created_at=clock.time())
 
