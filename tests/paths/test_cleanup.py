@@ -24,6 +24,7 @@ from tests.support import (
     eventually,
     failure_of,
     frames_of,
+    know_each_other,
     log_of,
     member,
     of,
@@ -421,6 +422,7 @@ async def test_a_drain_hands_a_cleanup_over_and_it_goes_on_there(desk, tmp_path,
         draining = asyncio.ensure_future(first.drain())
         await eventually(lambda: scope.gate.state == "leaving")
         async with member(desk.app, tmp_path, "worker", owner="b", clock=clock) as second:
+            await know_each_other(first, second)
             desk.gate("two").set()
             await draining
             frames = await frames_of(second, run)
