@@ -23,6 +23,8 @@ CHECK_S_MAX = 5.0
 """Seconds for which the first process looks for damage after an unclean end or a restore."""
 LOCK_S_MAX = 15.0
 """Seconds for which a process waits for another one that looks for damage, or restores a backup."""
+STOP_OPERATIONS = 10_000
+"""Operations of SQLite between two looks at the time that a check may take."""
 
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
@@ -196,9 +198,12 @@ def damage(connection: sqlite3.Connection, seconds: float | None = None, *, full
         TimeoutError: the check was not done in that time.
     """
     stop = None if seconds is None else threading.Timer(seconds, connection.interrupt)
-    if stop is not None:
+    if stop is not None and seconds is not None:
         stop.daemon = True
         stop.start()
+        # The timer's thread may have its turn too early or too late; but only it stops what is one operation of SQLite.
+        ends_at = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: time.monotonic() > ends_at, STOP_OPERATIONS)
     try:
         found: str = connection.execute(f"PRAGMA {'integrity_check' if full else 'quick_check'}(1)").fetchone()[0]
     except sqlite3.Error as error:
@@ -208,4 +213,5 @@ def damage(connection: sqlite3.Connection, seconds: float | None = None, *, full
     finally:
         if stop is not None:
             stop.cancel()
+            connection.set_progress_handler(None, 0)
     return None if found == "ok" else found.splitlines()[-1]
