@@ -12,7 +12,6 @@ from offramp.core.names import require_name
 from offramp.errors import DeclarationError, InputError
 
 BUDGET_DEFAULT_S = 6.0
-BUDGET_MAX_DEFAULT_S = 60.0
 PRIORITY_MAX = 1_000
 MIN_WARM_MAX = 256
 PATIENCE_DEFAULT_S = 60.0
