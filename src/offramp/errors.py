@@ -235,6 +235,34 @@ class Overloaded(RequestError):
         self.retry_after = retry_after
 
 
+class ResourceBusy(OfframpError):
+    """A resource has no permit to give: too many calls wait; `retry_after` is in seconds, None if it is unknown."""
+
+    code = "resource-busy"
+    title = "Too many calls wait for a resource"
+    status = 503
+    fault = "operator"
+
+    def __init__(self, detail: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(ResourceBusy):
+    """Calls to a resource stop for a while, as most of the last ones failed; `retry_after` is in seconds."""
+
+    code = "circuit-open"
+    title = "Calls to a resource have stopped"
+
+
+class WaitsForItself(OfframpError):
+    """A call needs a permit that only comes free after its own: code that holds a permit asks for another."""
+
+    code = "resource-deadlock"
+    title = "A call would wait for itself"
+    fault = "pipeline"
+
+
 class OutsideRun(OfframpError, LookupError):
     """`current_run()` was called where no run is executing."""
 

@@ -1,0 +1,87 @@
+"""What a user declares of a resource: its limits, the part of them that other classes leave free, its breaker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from offramp.core.rates import Rate
+from offramp.errors import DeclarationError
+
+SHARE_DEFAULT = 0.05
+RESERVE_DEFAULT = 0.2
+MIN_CALLS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When calls to a resource stop for a while, because most of them fail or are slow.
+
+    Args:
+        error_rate: the share of failed calls at which the breaker opens; 1 opens when all fail.
+        slow_after: seconds; a call whose first token is later counts as slow. The breaker opens at the same share of
+            slow calls. None counts no call as slow.
+        min_calls: calls within the window that a decision needs, from 1 to 1,000.
+        window: seconds; older calls do not count.
+        open_for: seconds until an open breaker lets probes through.
+
+    Raises:
+        DeclarationError: a value is out of range.
+    """
+
+    error_rate: float = 0.5
+    slow_after: float | None = None
+    min_calls: int = 10
+    window: float = 30.0
+    open_for: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not (_is_number(self.error_rate) and 0 < self.error_rate <= 1):
+            raise self._refusal("error_rate", "is above 0, at most 1")
+        if not (isinstance(self.min_calls, int) and 1 <= self.min_calls <= MIN_CALLS_MAX):
+            raise self._refusal("min_calls", f"is a whole number from 1 to {MIN_CALLS_MAX}")
+        if self.slow_after is not None and not (_is_number(self.slow_after) and self.slow_after > 0):
+            raise self._refusal("slow_after", "is in seconds, above 0, or None")
+        for field in ("window", "open_for"):
+            if not (_is_number(getattr(self, field)) and getattr(self, field) > 0):
+                raise self._refusal(field, "is in seconds, above 0")
+
+    def _refusal(self, field: str, rule: str) -> DeclarationError:
+        return DeclarationError(f"Breaker({field}=) {rule}, got {getattr(self, field)!r}")
+
+
+class ResourceSpec(msgspec.Struct, frozen=True):
+    """One declared resource, as every process of the app knows it.
+
+    Attributes:
+        name: what events, documents and metrics call it.
+        concurrency: calls at once; None for no limit.
+        rates: calls in any window of so many seconds, all of them at once.
+        tokens: tokens in any window of so many seconds.
+        share: the part of what is granted that goes to a class while its oldest waiter is overdue.
+        reserve: the part of every window that a lower class leaves free once a higher one has used the resource.
+        breaker: when calls stop; None for never.
+    """
+
+    name: str
+    concurrency: int | None = None
+    rates: tuple[Rate, ...] = ()
+    tokens: tuple[Rate, ...] = ()
+    share: float = SHARE_DEFAULT
+    reserve: float = RESERVE_DEFAULT
+    breaker: Breaker | None = None
+
+
+def windows(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One notation or several as a tuple."""
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
