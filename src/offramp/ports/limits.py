@@ -1,16 +1,16 @@
 """The permits of resources: what a process asks of the limits, and what it is told. Obligations of every adapter:
 
-R1 A permit is asked for once, by an id of its own, and its asker is told exactly one of `Granted` and `Refused`;
+R1 A permit is asked for once, by an id of its own, and its asker gets exactly one of `Granted` and `Refused`;
    before that, any number of `Waits`. After `withdraw` nothing more is told of it.
 R2 At no time do more permits exist than `concurrency`, over all processes that share the limits; in no window do more
    calls than its rate count, from the moment of `written` (or of the grant, until that is known) plus a margin.
 R3 A permit ends with `done`, with `withdraw`, or with the process that holds it: nothing else keeps it.
-R4 Whoever takes the limits over after a crash is told by each process what it holds, asks for, and called while the
+R4 What takes the limits over after a crash learns from each process what it holds, asks for, and called while the
    longest window lasts, and grants nothing to others meanwhile.
 R5 Waiters are granted in the order of `core.order`: those whose asker holds a permit first, then the highest class,
    a class that is overdue by its share, fair between tenants, the oldest run first.
 R6 What could only be granted after a permit that the asker itself keeps meanwhile (`within`) is refused at once.
-R7 Every method may be called from any thread, and never waits. `told` may be called on any thread, and must not wait.
+R7 Every method may be called from any thread, and never waits. `notify` may be called on any thread, and must not wait.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 Answer = Granted | Waits | Refused
-Told = Callable[[Answer], object]
+Notify = Callable[[Answer], object]
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -193,8 +193,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
 class Limits(Protocol):
     """This process's side of the limits. See the obligations at the top of this module."""
 
-    def ask(self, ask: Ask, told: Told) -> None:
-        """Ask for a permit. `told` may be called before this returns."""
+    def ask(self, ask: Ask, notify: Notify) -> None:
+        """Ask for a permit. `notify` may be called before this returns."""
 
     def withdraw(self, permit_id: str) -> None:
         """Give up an ask, or a permit that was granted meanwhile and whose call was not made."""
@@ -203,7 +203,7 @@ class Limits(Protocol):
         """The request has been sent: its windows count from now."""
 
     def slow(self, permit_id: str) -> None:
-        """The first token is later than the breaker, or the step, allows; told when it becomes late."""
+        """The first token is later than the breaker, or the step, allows; called when it becomes late."""
 
     def done(self, permit_id: str, done: Done) -> None:
         """The call is over, and its permit free."""
@@ -211,8 +211,8 @@ class Limits(Protocol):
     def lift(self, run_id: str, sla: str, priority: int) -> None:
         """A run of this class waits for that run: the asks of that run, now and later, count as of the higher one."""
 
-    def watch(self, told: Callable[[Sequence[Level]], object]) -> None:
-        """Tell the levels of all resources, now and about every second while they change."""
+    def watch(self, notify: Callable[[Sequence[Level]], object]) -> None:
+        """Report the levels of all resources, now and about every second while they change."""
 
     async def levels(self) -> Sequence[Level]:
         """All resources as they are now."""
