@@ -62,7 +62,7 @@ class ResourceSpec(msgspec.Struct, frozen=True):
         concurrency: calls at once; None for no limit.
         rates: calls in any window of so many seconds, all of them at once.
         tokens: tokens in any window of so many seconds.
-        share: the part of what is granted that goes to a class while its oldest waiter is overdue.
+        share: the part of all grants that goes to a class while its oldest waiter is overdue.
         reserve: the part of every window that a lower class leaves free once a higher one has used the resource.
         breaker: when calls stop; None for never.
     """
