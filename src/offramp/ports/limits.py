@@ -16,9 +16,12 @@ R7 Every method may be called from any thread, and never waits. `notify` may be 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
+
+from offramp.ports.clock import Clock
 
 Reason = Literal["rate", "tokens", "concurrency", "breaker", "retry-after"]
 """What a waiter waits for; the last one: for the time that the provider asked to wait."""
@@ -221,15 +224,50 @@ class Limits(Protocol):
         """Refuse what waits, give back what is held."""
 
 
+class Held(NamedTuple):
+    """A permit that was granted: its id, and the tokens that were reserved for it."""
+
+    id: str
+    tokens: int = 0
+
+
 class Holder(Protocol):
-    """What an attempt of a step, or code outside of runs, asks for permits with. Its context has it, in every lane."""
+    """What an attempt of a step, or code outside of runs, asks for permits with. Its context has it, in every lane.
+
+    Every method may be called from any thread, and never waits.
+    """
 
     @property
     def limits(self) -> Limits:
-        """Where permits come from."""
+        """The source of its permits."""
 
-    def take(self, resource: str) -> str | None:
-        """The id of the permit that the step waited for before it began (`uses=`): once, for its first request."""
+    @property
+    def clock(self) -> Clock:
+        """The injected clock."""
+
+    @property
+    def retries(self) -> bool:
+        """Whether another attempt may follow a failure, so that SDKs need not repeat their requests."""
+
+    def take(self, resource: str) -> Held | None:
+        """The permit that the step waited for before it began (`uses=`): once, for its first request."""
 
     def ask(self, resource: str) -> Ask:
-        """An ask in the name of the attempt, with an id of its own."""
+        """An ask in the name of the attempt, with an id of its own.
+
+        Its `within` are the permits that the step waited for and no request has taken over yet.
+        """
+
+    def waiting(self, ask: Ask, give_up: Callable[[], object]) -> AbstractContextManager[Callable[[Waits], object]]:
+        """Around the wait for a permit, in the asking thread; the step may be in flight.
+
+        Args:
+            ask: the ask.
+            give_up: called, from any thread, if the attempt is over meanwhile: no code needs the permit any more.
+
+        Returns:
+            what to call with each `Waits`, from any thread.
+        """
+
+    def first_byte(self, resource: str) -> None:
+        """The first token of an answer has come, or the first byte where it has no tokens."""
