@@ -137,10 +137,13 @@ class WaitingClass(msgspec.Struct, frozen=True):
     oldest_s: float
 
 
+BreakerState = Literal["closed", "open", "half-open"]
+
+
 class BreakerLevel(msgspec.Struct, frozen=True, omit_defaults=True):
     """A breaker: its state and the calls within its window, by `How`; the worst of all credentials' breakers."""
 
-    state: Literal["closed", "open", "half-open"]
+    state: BreakerState
     counts: dict[str, int] = {}
     next_try_s: float | None = None
 

@@ -223,6 +223,64 @@ RUNTIME: tuple[Instrument, ...] = (
         (),
         _WEBHOOK_SECONDS,
     ),
+    Instrument(
+        names.RESOURCE_WAIT,
+        "histogram",
+        "s",
+        "seconds that calls waited here for a permit, by the resource and the class of the run",
+        (names.RESOURCE, names.CLASS),
+        _SECONDS,
+    ),
+    Instrument(
+        names.RESOURCE_WAITING,
+        "gauge",
+        "{call}",
+        "calls that wait for a permit, of all processes",
+        (names.RESOURCE, names.CLASS),
+    ),
+    Instrument(names.RESOURCE_IN_USE, "gauge", "{call}", "permits in use, of all processes", (names.RESOURCE,)),
+    Instrument(
+        names.RESOURCE_LIMIT,
+        "gauge",
+        "{permit}",
+        "what a limit of a resource allows, as scaled now: calls at once, or calls or tokens in its window",
+        (names.RESOURCE, names.LIMIT),
+    ),
+    Instrument(
+        names.RESOURCE_SCALE,
+        "gauge",
+        "",
+        "part of its declared limits that a resource uses, after the refusals of its provider",
+        (names.RESOURCE,),
+    ),
+    Instrument(
+        names.RESOURCE_THROTTLED, "counter", "{call}", "calls that a provider refused here with 429", (names.RESOURCE,)
+    ),
+    Instrument(names.RESOURCE_TOKENS, "counter", "{token}", "tokens that calls used here", (names.RESOURCE,)),
+    Instrument(
+        names.RESOURCE_CALLS,
+        "counter",
+        "{call}",
+        "calls of a resource that ended here, by how",
+        (names.RESOURCE, names.OUTCOME),
+    ),
+    Instrument(
+        names.BREAKER_STATE,
+        "gauge",
+        "",
+        "1 for the state that the breaker of a resource is in: `closed`, `open` or `half-open`",
+        (names.RESOURCE, names.STATE),
+    ),
+    Instrument(
+        names.FAILOVERS,
+        "counter",
+        "{attempt}",
+        "attempts of failovers here that left a target for the next one",
+        (names.REASON,),
+    ),
+    Instrument(
+        names.HEDGES, "counter", "{call}", "second calls of hedged steps here, by whether they won", (names.WON,)
+    ),
     Instrument(names.SLA_TARGET, "gauge", "s", "target for 95% of a class's runs, if it has one", (names.CLASS,)),
     Instrument(
         names.SLO_RUNS,

@@ -6,14 +6,18 @@ Each method records one event of the runtime; the table of instruments defines t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Literal, get_args
 
 from offramp.core.run import Outcome, RunRecord
 from offramp.core.sla import SLA
+from offramp.ports.limits import BreakerState, Level
 from offramp.telemetry import names
 from offramp.telemetry.bridge import show
 from offramp.telemetry.instruments import RUNTIME, Board
+
+CONCURRENCY = "concurrency"
+"""The label of the limit on calls at once, beside the notations of windows."""
 
 
 class Metrics:
@@ -201,6 +205,46 @@ class Metrics:
             new = [self._expected.pop(owner) for owner in owners if owner in self._expected]
         for since in new:
             self.cold_start("worker", at - since)
+
+    # Resources.
+
+    def permitted(self, resource: str, sla: str, waited_s: float) -> None:
+        """A call of a run of this class got a permit, after this time."""
+        self._board[names.RESOURCE_WAIT][resource, sla].observe(max(0.0, waited_s))
+
+    def called(self, resource: str, how: str, tokens: int) -> None:
+        """A call of a resource ended; `tokens` is 0 if it is unknown how many it used."""
+        self._board[names.RESOURCE_CALLS][resource, how].inc()
+        self._board[names.RESOURCE_TOKENS][resource,].inc(tokens)
+        if how in {"throttled", "exhausted"}:
+            self._board[names.RESOURCE_THROTTLED][resource,].inc()
+
+    def levels(self, levels: Iterable[Level]) -> None:
+        """The resources as they are now, of all processes."""
+        board = self._board
+        for level in levels:
+            name = level.name
+            board[names.RESOURCE_IN_USE][name,].set(level.in_use)
+            board[names.RESOURCE_SCALE][name,].set(level.scale)
+            if level.concurrency is not None:
+                board[names.RESOURCE_LIMIT][name, CONCURRENCY].set(level.concurrency)
+            for window in level.windows:
+                board[names.RESOURCE_LIMIT][name, f"{window.limit} {window.of}"].set(window.scaled)
+            waiting = board[names.RESOURCE_WAITING]
+            for labels in {*waiting, *((name, sla) for sla in level.waiting)}:
+                if labels[0] == name:
+                    waiting[labels].set(level.waiting[labels[1]].count if labels[1] in level.waiting else 0)
+            if level.breaker is not None:
+                for state in get_args(BreakerState):
+                    board[names.BREAKER_STATE][name, state].set(level.breaker.state == state)
+
+    def failed_over(self, reason: str) -> None:
+        """An attempt of a failover left its target for the next one."""
+        self._board[names.FAILOVERS][reason,].inc()
+
+    def hedged(self, *, won: bool) -> None:
+        """A second call of a hedged step was decided: it won, or the first one did."""
+        self._board[names.HEDGES]["true" if won else "false",].inc()
 
     # Webhooks.
 
