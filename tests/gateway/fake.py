@@ -122,6 +122,7 @@ class FakeService:
         self.not_ready = ""
         self.now = 1_700_000_000.0
         self.owners = []
+        self.limited = []
         self.levels = dict.fromkeys(WINDOWS, Counts())
         self.fails_with: Exception | None = None
         self.started = self.drains = self.stopped = 0
@@ -235,6 +236,9 @@ class FakeService:
 
     async def workers(self):
         return self.owners
+
+    async def resources(self):
+        return self.now, self.limited
 
     def unwritten_s(self, run_id):
         return 0.0

@@ -17,6 +17,7 @@ from offramp.execution.steps import LocalSteps
 from offramp.execution.values import Values
 from offramp.paths.deliver import Feed
 from offramp.ports.clock import Clock
+from offramp.ports.limits import Limits
 from offramp.ports.store import Store
 from offramp.settings import Settings
 from offramp.telemetry.metrics import Metrics
@@ -30,7 +31,8 @@ class Process:
     """`id` names the process in leases and `run.resumed`; `control` is a loop without user code.
 
     `advice` holds the functions of the app that are asked about requests. `tracing` is None if it is off; `on_present`
-    is called with the ids of the processes that hold a lease, whenever they were looked up.
+    is called with the ids of the processes that hold a lease, whenever they were looked up. `limits` is None for an app
+    without resources.
     """
 
     id: str
@@ -51,3 +53,4 @@ class Process:
     advice: Advice = NO_ADVICE
     tracing: Tracing | None = None
     on_present: Callable[[Collection[str]], object] = lambda _ids: None
+    limits: Limits | None = None

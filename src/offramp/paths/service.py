@@ -43,6 +43,7 @@ from offramp.paths.submit import Submitter, Waits, patiently
 from offramp.paths.upkeep import CatchingUp, Counting, ObjectProbe, Purging
 from offramp.paths.webhooks import WebhookDispatcher
 from offramp.ports.engine import Engine
+from offramp.ports.limits import Level
 from offramp.ports.listing import RunFilter
 from offramp.ports.parts import Part, close_all, drain_all, start_all
 from offramp.ports.store import Owner
@@ -455,6 +456,12 @@ class Service:
             StoreError: the counts cannot be read.
         """
         return await self._patience.read(self.live.stats.report(window, tenant))
+
+    async def resources(self) -> tuple[float, Sequence[Level]]:
+        """The time, in epoch seconds, and the app's resources as all processes use them then."""
+        limits = self.process.limits
+        levels = () if limits is None else await limits.levels()
+        return self.process.clock.time(), levels
 
     async def workers(self) -> Sequence[Owner]:
         """The processes that hold a lease, the oldest first; what runs in them is up to `ABOUT_EVERY_S` late.

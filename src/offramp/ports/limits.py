@@ -131,10 +131,17 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WaitingClass(msgspec.Struct, frozen=True):
-    """What waits of one class: how many, and seconds since the oldest began."""
+    """What waits of one class.
+
+    Attributes:
+        count: how many calls.
+        oldest_s: seconds since the oldest began to wait.
+        longest_wait_s: the longest that one can wait, by `core.order.longest_wait_s`; None without a `queue_limit`.
+    """
 
     count: int
     oldest_s: float
+    longest_wait_s: float | None = None
 
 
 BreakerState = Literal["closed", "open", "half-open"]

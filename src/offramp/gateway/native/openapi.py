@@ -18,6 +18,7 @@ from offramp.gateway.access import EVERY_SCOPE, Rule
 from offramp.gateway.call import Call
 from offramp.gateway.native.belief_schemas import ROUTES
 from offramp.gateway.native.filters import FILTER_LENGTH_MAX, LIMIT_DEFAULT, LIMIT_MAX, ORDERS, PATHS, STATUSES
+from offramp.gateway.native.resource_schemas import RESOURCES
 from offramp.gateway.native.schemas import (
     COMPONENTS,
     RETRY,
@@ -97,7 +98,7 @@ async def document(call: Call) -> Reply:
 
 def describe(service: Service, prefix: str = "", rules: Mapping[tuple[str, str], Rule] | None = None) -> dict[str, Any]:
     """The document for a gateway mounted at `prefix`; with `rules`, by method and path, if requests need a key."""
-    components: dict[str, Schema] = COMPONENTS | {"Routes": ROUTES}
+    components: dict[str, Schema] = COMPONENTS | {"Routes": ROUTES, "Resources": RESOURCES}
     paths: dict[str, Any] = {
         "/v1/pipelines/{name}/runs": {
             "parameters": [_in_path("name", "The pipeline.")],
@@ -450,6 +451,9 @@ def _operations(service: Service) -> dict[str, Any]:
             "get": _get("list_workers", "The processes of the service", "operations", [], "Workers", "422")
         },
         "/v1/routes": {"get": _get("list_routes", "What the router believes", "operations", [], "Routes", "422")},
+        "/v1/resources": {
+            "get": _get("list_resources", "Limits, and what uses and awaits them", "operations", [], "Resources", "422")
+        },
         "/metrics": {"get": plain("metrics", "Prometheus metrics", "text/plain")},
         "/openapi.json": {
             "get": _operation(
