@@ -1,1 +1,1 @@
-"""The limits of resources: pure state machines that are given the time. `ports/limits.py` has their messages."""
+"""The limits of resources: pure state machines that are given the time, and their messages."""
