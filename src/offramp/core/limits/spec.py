@@ -21,9 +21,8 @@ class Breaker:
     """When calls to a resource stop for a while, because most of them fail or are slow.
 
     Args:
-        error_rate: the share of failed calls at which the breaker opens; 1 opens when all fail.
-        slow_after: seconds; a call whose first token is later counts as slow. The breaker opens at the same share of
-            slow calls. None counts no call as slow.
+        error_rate: the share of failed and slow calls at which the breaker opens; 1 opens when all are.
+        slow_after: seconds; a call whose first token is later counts as slow. None counts no call as slow.
         min_calls: calls within the window that a decision needs, from 1 to 1,000.
         window: seconds; older calls do not count.
         open_for: seconds until an open breaker lets probes through.
