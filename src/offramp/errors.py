@@ -324,6 +324,13 @@ class StepTimeout(OfframpError, TimeoutError):
     fault = "pipeline"
 
 
+class FirstTokenTimeout(StepTimeout):
+    """The first token of a failover's target came later than `first_token`, and another target is left."""
+
+    code = "first-token-timeout"
+    title = "The first token was late"
+
+
 class SignalTimeout(OfframpError, TimeoutError):
     """No signal came within the `timeout` of `offramp.signal`."""
 

@@ -37,9 +37,9 @@ EXAMPLES: list[events.Body] = [
     events.RunAccepted(
         "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"]).shown()
     ),
-    events.StepStarted("write", KEY, 1, "Why? (3 notes)"),
+    events.StepStarted("write", KEY, 1, "Why? (3 notes)", "write_openai"),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),
-    events.StepRetrying("write", KEY, 1, ERROR, 412.5),
+    events.StepRetrying("write", KEY, 1, ERROR, 0.0, "write_openai"),
     events.StepCompleted("write", KEY, 2, 281.4),
     events.StepFailed("write", KEY, 3, 12.0, ERROR | {"attempt": 3}),
     events.WaitStarted(
@@ -76,6 +76,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
             ("core.spec:DEMOTION_MESSAGE_LENGTH_MAX", "", "characters of a `demotion_message`"),
             ("core.labels:LABEL_LENGTH_MAX", "", "characters of a step's label; the rest is cut off"),
             ("core.retry:RETRY_ATTEMPTS_MAX", "", "attempts of a `Retry`"),
+            ("core.failover:TARGETS_MAX", "", "steps of a failover"),
+            ("core.failover:DEEP_WAIT_S", "s", "that a deep run waits for a permit before it also asks for another's"),
             ("core.models:ADAPTERS_MAX", "", "annotations whose pydantic adapter is cached; others are rebuilt"),
             ("core.planner:CLASSES_MAX", "", "classes of objects below `Any` that a process caches"),
             ("core.sla:PRIORITY_MAX", "", "largest `priority` of an SLA class; the smallest is its negative"),
@@ -484,7 +486,8 @@ def events_list() -> str:
 # Those of them that a pipeline or a client can meet, for docs/reference/limits.md.
 MET = {
     "Declarations": "names:NAME_LENGTH_MAX spec:DEMOTION_MESSAGE_LENGTH_MAX labels:LABEL_LENGTH_MAX "
-    "retry:RETRY_ATTEMPTS_MAX sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S ending:CLEANUP_S_MAX",
+    "retry:RETRY_ATTEMPTS_MAX failover:TARGETS_MAX sla:BUDGET_DEFAULT_S spec:RETENTION_DEFAULT_S spec:SHORT_TIMEOUT_S "
+    "ending:CLEANUP_S_MAX",
     "Requests": "connections:HEAD_BYTES_MAX connections:BODY_S_MAX bodies:DEPTH_MAX request:SESSION_ID_LENGTH_MAX "
     "request:METADATA_PAIRS_MAX request:METADATA_KEY_LENGTH_MAX request:METADATA_VALUE_LENGTH_MAX "
     "negotiation:IDEMPOTENCY_KEY_LENGTH_MAX filters:LIMIT_MAX ownership:SIGNALS_MAX waits:ASK_BYTES_MAX "

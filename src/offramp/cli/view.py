@@ -127,7 +127,7 @@ def _started(view: RunView, event: Event) -> Shown:
     label, attempt = event.data.get("label"), int(event.data.get("attempt", 1))
     step = _step(event) + (f" ({one_line(str(label))})" if label else "")
     view = _with(view, _key(event), StepView(step, attempt, view.at))
-    return Shown(view, [_line(view, "start", step + _nth(attempt))])
+    return Shown(view, [_line(view, "start", step + _by(event) + _nth(attempt))])
 
 
 def _delta(view: RunView, event: Event) -> Shown:
@@ -153,8 +153,13 @@ def _retrying(view: RunView, event: Event) -> Shown:
     attempt = event.data.get("attempt", 1)
     delay_ms = float(event.data.get("delay_ms", 0))
     again = f"again in {duration(delay_ms)}" if delay_ms >= 1 else "again at once"
-    text = f"{_step(event)} attempt {attempt} is void: {_message(event)}; {again}"
+    text = f"{_step(event)} attempt {attempt}{_by(event)} is void: {_message(event)}; {again}"
     return Shown(view, [_line(view, "retry", text)])
+
+
+def _by(event: Event) -> str:
+    target = event.data.get("target")
+    return f" by {one_line(str(target))}" if target else ""
 
 
 def _completed(view: RunView, event: Event) -> Shown:

@@ -176,6 +176,8 @@ class _Drawing:
         notes = [] if number == 0 or row.status in _FINE else [row.status]
         if row.attempts > 1:
             notes.insert(0, f"{row.attempts} attempts")
+        if row.target is not None:
+            notes.append(f"by {one_line(row.target)}")
         return took if brief else "  ".join(part for part in (took, ", ".join(notes)) if part)
 
     def _axis(self) -> Text:

@@ -37,9 +37,10 @@ class _OfStep(_Known, frozen=True, kw_only=True):
 
 
 class StepStarted(_OfStep, frozen=True, kw_only=True):
-    """An attempt of a step begins."""
+    """An attempt of a step begins; in a failover, `target` is the step whose code it executes."""
 
     label: str | None = None
+    target: str | None = None
 
 
 class StepDelta(_OfStep, frozen=True, kw_only=True):
@@ -53,6 +54,7 @@ class StepRetrying(_OfStep, frozen=True, kw_only=True):
 
     error: RunError = field(default_factory=RunError)
     delay_ms: float = 0.0
+    target: str | None = None
 
 
 class StepCompleted(_OfStep, frozen=True, kw_only=True):

@@ -40,12 +40,13 @@ class RunAccepted(Body, frozen=True, tag="run.accepted", rename={"sla": "class"}
 
 
 class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):
-    """An attempt of a step begins; with its label, if it has one."""
+    """An attempt of a step begins; with its label, if it has one, and its target in a failover."""
 
     step: str
     key: str
     attempt: int
     label: str | None = None
+    target: str | None = None
 
 
 class StepDelta(Body, frozen=True, tag="step.delta"):
@@ -57,14 +58,18 @@ class StepDelta(Body, frozen=True, tag="step.delta"):
     delta: msgspec.Raw
 
 
-class StepRetrying(Body, frozen=True, tag="step.retrying"):
-    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void."""
+class StepRetrying(Body, frozen=True, tag="step.retrying", omit_defaults=True):
+    """An attempt failed and another follows in `delay_ms`; the deltas of `attempt` are void.
+
+    In a failover, `target` is the one that failed.
+    """
 
     step: str
     key: str
     attempt: int
     error: dict[str, Any]
     delay_ms: float
+    target: str | None = None
 
 
 class StepCompleted(Body, frozen=True, tag="step.completed"):
@@ -304,6 +309,7 @@ class _Seen(msgspec.Struct):
     delay_ms: float = 0.0
     error: _SeenError | None = None
     label: str | None = None
+    target: str | None = None
 
 
 class StepState(msgspec.Struct):
@@ -329,14 +335,16 @@ class StepState(msgspec.Struct):
     final: FailedAttempt | None = None
     """The attempt with which the step failed for good."""
     label: str | None = None
+    target: str | None = None
+    """In a failover, the target of its last attempt."""
 
     def changed_epoch(self) -> float:
         """When the last of these events happened, in epoch seconds."""
         return datetime.fromisoformat(self.changed_at).timestamp()
 
     def document(self) -> dict[str, Any]:
-        """`{name, key, label, status, attempts, started_at, duration_ms}`."""
-        return {
+        """`{name, key, label, status, attempts, started_at, duration_ms}`, and `target` in a failover."""
+        shown = {
             "name": self.name,
             "key": self.key,
             "label": self.label,
@@ -345,6 +353,7 @@ class StepState(msgspec.Struct):
             "started_at": self.started_at,
             "duration_ms": self.duration_ms,
         }
+        return shown if self.target is None else {**shown, "target": self.target}
 
 
 INTERRUPTED = "interrupted"
@@ -361,7 +370,8 @@ def _ended(step: StepState, seen: _Seen) -> None:
     step.duration_ms, step.delay_ms, step.changed_at = seen.duration_ms, seen.delay_ms, seen.at
     error = seen.error
     if error is not None:
-        failed = FailedAttempt(seen.attempt, error.code, error.message, seen.at, error.where)
+        target = seen.target or step.target
+        failed = FailedAttempt(seen.attempt, error.code, error.message, seen.at, error.where, target)
         if seen.type == "step.retrying":
             step.failed.append(failed)
         else:
@@ -386,6 +396,7 @@ def fold_steps(frames: Iterable[bytes], *, finished: bool = False) -> dict[str, 
                 known.starts = known.starts + 1 if known.status == "running" else 1
                 known.status, known.attempts, known.changed_at = "running", seen.attempt, seen.at
                 known.left = False
+            steps[seen.key].target = seen.target
         elif seen.type == "step.retrying" and seen.error is not None and seen.error.code == INTERRUPTED:
             if seen.key in steps:  # its process died or gave it up; the same attempt is still to be finished (D3)
                 steps[seen.key].left = steps[seen.key].interrupted = True

@@ -66,6 +66,7 @@ class Row(NamedTuple):
     spans: tuple[Span, ...]
     failures: tuple[Failed, ...] = ()
     emitted: Emitted | None = None
+    target: str | None = None
 
     @property
     def took(self) -> float:
@@ -133,6 +134,7 @@ class _Track:
     given_up: bool = False
     failures: list[Failed] = field(default_factory=list)
     emitted: Emitted | None = None
+    target: str | None = None
 
     def begin(self, kind: SpanKind, at: float) -> None:
         # Clocks of two machines disagree: a span is drawn after the one before it all the same.
@@ -158,7 +160,8 @@ class _Track:
 
     def row(self) -> Row:
         emitted = self.emitted if self.status == "running" else None
-        return Row(self.kind, self.name, self.status, self.attempts, tuple(self.spans), tuple(self.failures), emitted)
+        spans, failures = tuple(self.spans), tuple(self.failures)
+        return Row(self.kind, self.name, self.status, self.attempts, spans, failures, emitted, self.target)
 
 
 class _Fold:
@@ -240,6 +243,8 @@ class _Fold:
         track.end(at)
         track.given_up, track.emitted = False, None
         track.status, track.attempts = "running", int(event.data.get("attempt", 1))
+        target = event.data.get("target")
+        track.target = None if target is None else str(target)
         track.begin("attempt", at)
 
     def retrying(self, event: Event, at: float) -> None:

@@ -18,7 +18,7 @@ from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
 from offramp.core.question import Question
 from offramp.core.timestamps import rfc3339
-from offramp.errors import OutsideRun, StepTimeout
+from offramp.errors import FirstTokenTimeout, OutsideRun, StepTimeout
 from offramp.execution.context import Run
 from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
@@ -26,6 +26,7 @@ from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
+    from offramp.execution.first_token import Watching
     from offramp.execution.gate import Gate
     from offramp.execution.replay import Replay
     from offramp.execution.run_facts import RunFacts
@@ -118,6 +119,7 @@ class Attempt:
         "call",
         "cleans_up",
         "earlier",
+        "first",
         "is_admitted",
         "key",
         "label",
@@ -153,6 +155,8 @@ class Attempt:
         """The failed attempts of the same call."""
         self.target: str | None = None
         """The target that its code should use, chosen by a seam."""
+        self.first: Watching | None = None
+        """What watches for its first token, if its step expects anything of that."""
         self.patience_s: float | None = None
         """How long it may wait for admission; None without limit."""
         self.is_admitted = False
@@ -164,7 +168,8 @@ class Attempt:
         """The attempt after this one, which failed with this error."""
         failure = failure_of(error)
         made = Attempt(self.scope, self.call, self.number + 1, self.trace)
-        made.earlier = (*self.earlier, FailedAttempt(self.number, failure.code, failure.message))
+        failed = FailedAttempt(self.number, failure.code, failure.message, target=self.call.target)
+        made.earlier = (*self.earlier, failed)
         return made
 
     def anew(self) -> Attempt:
@@ -223,15 +228,30 @@ class Attempt:
     def emit(self, encoded: bytes) -> None:
         """A delta of this attempt; dropped when the attempt has timed out or its run has ended."""
         if self.live and self.scope.gate.state not in OVER:
+            if self.first is not None:
+                self.first_token()
             body = events.StepDelta(self.call.name, self.key, self.number, msgspec.Raw(encoded))
             self.announce(body, self.scope.clock.time())
+
+    def first_token(self) -> None:
+        """Note that the first byte of an answer has come, or the first emit; from any thread, any number of times."""
+        if self.first is not None and not self.first.came:
+            self.first.token()
+
+    def is_slow(self, after_s: float) -> None:
+        """Note that its first token has not come within this time; on its loop."""
+        if self.trace is not None:
+            self.trace.slow(self.number, after_s)
 
     def announce(self, body: events.Body, at: float) -> None:
         """Append an event of this attempt; `at` in epoch seconds."""
         self.scope.log.append(None, events.draft(body, rfc3339(at)))
 
     def timed_out(self) -> StepTimeout:
-        """The error of an attempt that reached its timeout."""
+        """The error of an attempt that reached its timeout, or that of its first token."""
+        if self.first is not None and self.first.is_late and self.call.policy.first is not None:
+            within = self.call.policy.first.within or 0.0
+            return FirstTokenTimeout(f"step {self.call.target!r} emitted nothing within {within:g} s (first_token)")
         return StepTimeout(f"step {self.call.name!r} took longer than its timeout of {self.call.policy.timeout:g} s")
 
     def value(self, _name: str, compute: Callable[[], Any]) -> Any:

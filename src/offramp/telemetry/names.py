@@ -92,6 +92,7 @@ SPAN_WEBHOOK = "offramp.webhook"
 # Events on spans.
 EVENT_DEMOTED = "run.demoted"
 EVENT_RETRYING = "step.retrying"
+EVENT_SLOW = "step.slow"
 EVENT_EXCEPTION = "exception"
 
 # The session, on every span, under the name that each backend groups by.
@@ -126,6 +127,8 @@ STEP_LABEL = "offramp.step.label"
 STEP_ATTEMPT = "offramp.step.attempt"
 STEP_ATTEMPTS = "offramp.step.attempts"
 STEP_OUTCOME = "offramp.step.outcome"
+STEP_TARGET = "offramp.step.target"
+SLOW_AFTER_MS = "offramp.slow_after_ms"
 DELAY_MS = "offramp.delay_ms"
 QUEUE_WAIT_MS = "offramp.queue_wait_ms"
 HANDOFF_MS = "offramp.handoff_ms"

@@ -134,7 +134,7 @@ class _Below:
 class StepTrace(_Below):
     """One step call: a span from its first attempt to its end, waits between attempts included."""
 
-    __slots__ = ("_again", "_attempts", "_call", "_failed", "_queued_s")
+    __slots__ = ("_again", "_attempts", "_call", "_failed", "_queued_s", "_target")
 
     def __init__(self, run: RunTrace, call: Call) -> None:
         super().__init__(run)
@@ -143,13 +143,14 @@ class StepTrace(_Below):
         self._again = False
         self._failed: Exception | None = None
         self._queued_s = 0.0
+        self._target: str | None = None
 
     def __enter__(self) -> Self:
         return self
 
-    def attempt(self, number: int, label: str | None = None) -> None:
-        """An attempt begins."""
-        self._attempts = number
+    def attempt(self, number: int, label: str | None = None, target: str | None = None) -> None:
+        """An attempt begins; with its target in a failover."""
+        self._attempts, self._target = number, target
         if self._span is not None:
             return
         call = self._call
@@ -184,9 +185,17 @@ class StepTrace(_Below):
                 names.ERROR_TYPE: type_of(failure),
                 names.DELAY_MS: round(delay_s * 1000, 3),
             }
+            if self._target is not None:
+                attributes[names.STEP_TARGET] = self._target
             if self._run.content_bytes is not None:
                 attributes[names.EXCEPTION_MESSAGE] = cut(failure.message.encode(), self._run.content_bytes)
             self._span.add_event(names.EVENT_RETRYING, attributes)
+
+    def slow(self, number: int, after_s: float) -> None:
+        """The attempt has no first token after this time."""
+        if self._span is not None:
+            after_ms = round(after_s * 1000, 3)
+            self._span.add_event(names.EVENT_SLOW, {names.STEP_ATTEMPT: number, names.SLOW_AFTER_MS: after_ms})
 
     def ended(self, outcome: AttemptOutcome) -> None:
         """An attempt with its own span has ended."""
@@ -211,6 +220,8 @@ class StepTrace(_Below):
         ended = "retrying" if self._again else "completed"
         outcome = ended if error is None else "failed" if isinstance(error, Exception) else "cancelled"
         span.set_attributes({names.STEP_ATTEMPTS: self._attempts, names.STEP_OUTCOME: outcome})
+        if self._target is not None:
+            span.set_attribute(names.STEP_TARGET, self._target)
         if self._call.policy.lane != "loop" or self._queued_s > 0:
             span.set_attribute(names.QUEUE_WAIT_MS, round(self._queued_s * 1000, 3))
         if isinstance(error, Exception):
