@@ -263,6 +263,14 @@ class WaitsForItself(OfframpError):
     fault = "pipeline"
 
 
+class ExceedsLimit(OfframpError):
+    """A call needs more tokens than the limit of its resource ever has; the message names both."""
+
+    code = "exceeds-limit"
+    title = "A call needs more than a resource has"
+    fault = "pipeline"
+
+
 class OutsideRun(OfframpError, LookupError):
     """`current_run()` was called where no run is executing."""
 

@@ -37,6 +37,7 @@ EXAMPLES: list[events.Body] = [
     events.RunAccepted(
         "research", None, "fast", "interactive", Route("fast", ["a budget of 2 s (class 'interactive')"]).shown()
     ),
+    events.StepWaiting("write", KEY, "openai", "rate", 12, 3200.0),
     events.StepStarted("write", KEY, 1, "Why? (3 notes)", "write_openai"),
     events.StepDelta("write", KEY, 1, msgspec.Raw(b'"Why? "')),
     events.StepRetrying("write", KEY, 1, ERROR, 0.0, "write_openai"),
@@ -232,6 +233,8 @@ LIMITS: list[tuple[str, list[tuple[str, str, str]]]] = [
         "Answers and streams",
         [
             ("core.events:EMITTED_BYTES_MAX", "bytes", "of an emitted value as JSON; a larger one fails its step"),
+            ("core.events:SAID_AFTER_S", "s", "after which a wait for a permit is an event"),
+            ("core.events:SAID_TIMES_MAX", "", "events of one such wait"),
             ("core.events:RESULT_INLINE_BYTES_MAX", "bytes", "of a result in `run.completed` and in listings"),
             ("core.recorded:MESSAGE_LENGTH_MAX", "", "characters of an error's message"),
             (

@@ -36,6 +36,17 @@ class _OfStep(_Known, frozen=True, kw_only=True):
     attempt: int = 1
 
 
+class StepWaiting(_Known, frozen=True, kw_only=True):
+    """A step, or a request of its code, waits for a permit of `resource`: `reason` says what for."""
+
+    step: str = ""
+    key: str = ""
+    resource: str = ""
+    reason: str = ""
+    ahead: int = 0
+    expected_ms: float | None = None
+
+
 class StepStarted(_OfStep, frozen=True, kw_only=True):
     """An attempt of a step begins; in a failover, `target` is the step whose code it executes."""
 
@@ -144,6 +155,7 @@ class RunExpired(_Known, frozen=True, kw_only=True):
 
 KINDS: dict[str, type[Event]] = {
     "run.accepted": RunAccepted,
+    "step.waiting": StepWaiting,
     "step.started": StepStarted,
     "step.delta": StepDelta,
     "step.retrying": StepRetrying,

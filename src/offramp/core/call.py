@@ -41,6 +41,7 @@ class Policy(msgspec.Struct, frozen=True):
         effect: `once` where the code must not run again while its effect is unknown.
         short: whether the code ends within moments. An engine may then skip what makes a long step recoverable.
         first: what is expected of its first token; None for nothing.
+        uses: the names of the resources whose permits an attempt has before it begins, in their one order.
     """
 
     lane: Lane
@@ -49,6 +50,7 @@ class Policy(msgspec.Struct, frozen=True):
     effect: Effect = "repeatable"
     short: bool = False
     first: FirstToken | None = None
+    uses: tuple[str, ...] = ()
 
 
 class Codec(Protocol):

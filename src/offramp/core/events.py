@@ -13,11 +13,16 @@ from typing import Any, Literal
 import msgspec
 
 from offramp.core.attempts import FailedAttempt
+from offramp.core.limits.messages import Reason
 from offramp.core.run import Path, ShownRoute
 
 RESULT_INLINE_BYTES_MAX = 256 * 1024
 """`run.completed` carries no larger result; its `result_url` gives the address."""
 
+SAID_AFTER_S = 0.25
+"""A wait for a permit that is shorter is in no event."""
+SAID_TIMES_MAX = 3
+"""How often one wait for a permit is said."""
 EMITTED_BYTES_MAX = 256 * 1024
 """The limit of one emitted value, encoded."""
 
@@ -47,6 +52,21 @@ class StepStarted(Body, frozen=True, tag="step.started", omit_defaults=True):
     attempt: int
     label: str | None = None
     target: str | None = None
+
+
+class StepWaiting(Body, frozen=True, tag="step.waiting"):
+    """A step, or a request of its code, has waited 250 ms for a permit of `resource`; `ahead` of it so many calls wait.
+
+    It goes on in about `expected_ms`, null if that is not known. `reason` is `rate`, `tokens`, `concurrency`, `breaker`
+    or `retry-after`; when that changes, a wait is said again, at most 3 times.
+    """
+
+    step: str
+    key: str
+    resource: str
+    reason: Reason
+    ahead: int
+    expected_ms: float | None
 
 
 class StepDelta(Body, frozen=True, tag="step.delta"):
@@ -168,6 +188,7 @@ class RunExpired(Body, frozen=True, tag="run.expired"):
 
 EVENTS: tuple[type[Body], ...] = (
     RunAccepted,
+    StepWaiting,
     StepStarted,
     StepDelta,
     StepRetrying,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -120,6 +120,7 @@ def step_spec(  # noqa: PLR0913 - a declaration has many options, all by name
     label: str | None = None,
     hedge: bool = False,
     slow_after: float | None = None,
+    uses: Collection[str] = (),
 ) -> StepSpec:
     """Check a step's declaration.
 
@@ -144,11 +145,17 @@ def step_spec(  # noqa: PLR0913 - a declaration has many options, all by name
         )
     bound_s = SHORT_TIMEOUT_S if short and timeout is None else timeout
     first = _first_token(function, effect, what, hedge=hedge, slow_after=slow_after)
-    policy = Policy(_lane(function, lane, what), bound_s, retry or Retry(attempts=1), effect, short, first)
+    lane = _lane(function, lane, what)
+    policy = Policy(lane, bound_s, retry or Retry(attempts=1), effect, short, first, uses_of(uses))
     signature = Signature(function, what)
     label = require_label(label, signature.names, what)
     spec = StepSpec(chosen, kind, function, signature, is_async(function), policy, None, label)
     return spec if on_unknown is None else replace(spec, on_unknown=_decider(spec, on_unknown))
+
+
+def uses_of(names: Collection[str]) -> tuple[str, ...]:
+    """The resources that a step uses, in the one order in which every step of the app takes their permits."""
+    return tuple(sorted(set(names)))
 
 
 def _first_token(

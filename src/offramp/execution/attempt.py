@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from offramp.errors import FirstTokenTimeout, OutsideRun, StepTimeout
 from offramp.execution.context import Run
 from offramp.execution.endings import Watch
 from offramp.execution.waiting import sleep_for
+from offramp.ports.limits import Holder
 from offramp.ports.seams import Asked
 
 if TYPE_CHECKING:
@@ -46,6 +48,20 @@ class Lanes(Protocol):
 
     async def run(self, attempt: Attempt) -> tuple[Any, bytes]:
         """Execute it; returns its result, live and as JSON."""
+
+
+class OwnHolder(Holder, Protocol):
+    """The holder of one attempt."""
+
+    def close(self) -> None:
+        """The attempt is over."""
+
+
+class Holders(Protocol):
+    """Makes the holders of attempts; see `execution.permits`."""
+
+    def holder(self, attempt: Attempt) -> OwnHolder:
+        """The one of this attempt. From any thread."""
 
 
 class Executing(Protocol):
@@ -88,6 +104,10 @@ class Executing(Protocol):
         """The size in bytes up to which the arguments of steps are recorded whole."""
 
     @property
+    def permits(self) -> Holders | None:
+        """Where its attempts get permits; None where there is no resource."""
+
+    @property
     def suspects(self) -> Suspects:
         """The steps that may have crashed earlier processes."""
 
@@ -120,6 +140,7 @@ class Attempt:
         "cleans_up",
         "earlier",
         "first",
+        "held",
         "is_admitted",
         "key",
         "label",
@@ -163,6 +184,20 @@ class Attempt:
         """Whether it has been admitted."""
         self.releases: list[Callable[[], object]] = []
         """Callbacks that each release one of its admissions."""
+        self.held: OwnHolder | None = None
+        """Its holder, once it was asked for."""
+
+    @property
+    def holder(self) -> Holder | None:
+        """Asks for permits in its name, from any thread; None where there is no resource."""
+        if self.held is None and self.scope.permits is not None:
+            return self.scope.permits.holder(self)
+        return self.held
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of its run."""
+        return self.scope.replay.result_order.turns.loop
 
     def following(self, error: Exception) -> Attempt:
         """The attempt after this one, which failed with this error."""
@@ -198,12 +233,17 @@ class Attempt:
             call.key,
             self.number,
             self.earlier,
+            None,
+            call.policy.uses,
+            facts.sla,
+            facts.tenant,
+            facts.priority,
         )
 
     def waits(self) -> Watch:
         """Mark that it waits now, and so may be cancelled from here on."""
         if self.watch is None:
-            self.watch = Watch(self.scope.replay.result_order.turns.loop)
+            self.watch = Watch(self.loop)
         return self.watch
 
     @property

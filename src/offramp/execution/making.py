@@ -20,12 +20,23 @@ from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
 from offramp.core.retry import delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
-from offramp.errors import EffectUnknown, EncodingError, FirstTokenTimeout, ObjectsUnavailable, StepTimeout
+from offramp.errors import (
+    CircuitOpen,
+    EffectUnknown,
+    EncodingError,
+    ExceedsLimit,
+    FirstTokenTimeout,
+    ObjectsUnavailable,
+    ResourceBusy,
+    StepTimeout,
+    WaitsForItself,
+)
 from offramp.execution.attempt import Attempt
 from offramp.execution.endings import ExecutionOver, aborted, is_cancellation
 from offramp.execution.failover import aim_at_first, fails_over
+from offramp.execution.reports import Report
 from offramp.execution.values import as_it_is
-from offramp.ports.seams import Postpone
+from offramp.ports.seams import Postpone, Wait
 
 if TYPE_CHECKING:
     from offramp.core.call import Call
@@ -77,6 +88,8 @@ async def make(attempt: Attempt, lanes: Lanes, seams: Seams, refusal: BaseExcept
         return completed
     finally:
         scope.leave(attempt)
+        if attempt.held is not None:
+            attempt.held.close()
 
 
 async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutcome:
@@ -104,12 +117,7 @@ async def _admitted(attempt: Attempt, lanes: Lanes, seams: Seams) -> AttemptOutc
 
 async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
     """Wait for each admission, for as long as the engine lets the attempt wait."""
-    scope, asked, waits = attempt.scope, attempt.asked(), []
-
-    def says(what: str) -> None:
-        waits.append(what)
-        scope.report_wait(asked.step, what)
-
+    scope, asked, says = attempt.scope, attempt.asked(), _Says(attempt)
     attempt.waits()
     since = scope.clock.monotonic()
     try:
@@ -121,10 +129,37 @@ async def _pass(attempt: Attempt, before: Sequence[Before]) -> None:
         if limit.expired():
             raise Postpone(scope.clock.time() + ASK_AGAIN_S) from None
         raise
-    if waits:
+    except CircuitOpen as refused:
+        if refused.retry_after is None:
+            raise
+        raise Postpone(scope.clock.time() + refused.retry_after) from None  # an open breaker uses up no attempt
+    if says.has_spoken:
         scope.report_wait(asked.step, None)
     if attempt.trace is not None:
         attempt.trace.queued(scope.clock.monotonic() - since)
+
+
+class _Says:
+    """Passes on what an attempt waits for before it begins."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._reports: dict[str, Report] = {}
+        self.has_spoken = False
+
+    def __call__(self, what: str | Wait) -> None:
+        if isinstance(what, str):
+            self.has_spoken = True
+            self._attempt.scope.report_wait(self._attempt.call.name, what)
+        elif what.answer is None:
+            report = self._reports.pop(what.resource, None)
+            if report is not None:
+                report.end()
+        else:
+            report = self._reports.get(what.resource)
+            if report is None:
+                report = self._reports[what.resource] = Report(self._attempt, what.resource, in_flight=False)
+            report.take(what.answer)
 
 
 async def _wait_for_thread(attempt: Attempt, lanes: Lanes) -> None:
@@ -253,9 +288,16 @@ def _delay_s(attempt: Attempt, error: Exception, now: float) -> float | None:
     call, clock = attempt.call, attempt.scope.clock
     if call.targets is not None:
         return 0.0 if fails_over(attempt, error) else None
-    if isinstance(error, (EncodingError, ObjectsUnavailable)):  # another attempt would end the same
+    if _is_final(error):
         return None
     return delay_s(call.policy.retry, attempt.number, error, clock.random(), retry_after_s(error, now))
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would end the same."""
+    if isinstance(error, ResourceBusy):
+        return error.retry_after is None
+    return isinstance(error, (EncodingError, ExceedsLimit, ObjectsUnavailable, WaitsForItself))
 
 
 def fail(scope: Executing, call: Call, number: int, error: Exception, at: float, duration_ms: float) -> Failed:

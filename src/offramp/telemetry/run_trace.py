@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -24,6 +24,7 @@ from offramp.telemetry.context import carried, with_session
 if TYPE_CHECKING:
     from offramp.core.attempts import AttemptOutcome
     from offramp.core.call import Call
+    from offramp.ports.limits import Waits
 
 
 class RunTrace:
@@ -75,6 +76,10 @@ class RunTrace:
     def wait(self, what: str) -> WaitTrace:
         """The run waits for a signal or `sleep`."""
         return WaitTrace(self, what)
+
+    def waited(self, name: str, attributes: dict[str, Any], around: Context | None, began_ns: int) -> None:
+        """A wait that is over, in the run's span or in one below it."""
+        self.tracer.start_span(name, around or self._context, attributes=attributes, start_time=began_ns).end()
 
     def send(self, pipeline: str) -> SendTrace:
         """The run is handed to the deep path."""
@@ -176,6 +181,22 @@ class StepTrace(_Below):
     def queued(self, seconds: float) -> None:
         """The attempt waited this long for a thread, a process or a worker."""
         self._queued_s += seconds
+
+    def waited(self, resource: str, first: Waits, seconds: float, began_ns: int) -> None:
+        """A permit was waited for until now, by the attempt or in its code; `first` is how the wait looked at first."""
+        attributes: dict[str, str | int | float] = {
+            **self._run.shared,
+            names.SPAN_KIND: "CHAIN",
+            names.STEP_NAME: self._call.name,
+            names.WAIT_RESOURCE: resource,
+            names.WAIT_REASON: first.reason,
+            names.WAIT_AHEAD: first.ahead,
+            names.WAITED_MS: round(seconds * 1000, 3),
+        }
+        if first.expected_s is not None:
+            attributes[names.WAIT_EXPECTED_MS] = round(first.expected_s * 1000, 3)
+        around = None if self._span is None else trace.set_span_in_context(self._span)
+        self._run.waited(f"{names.SPAN_PERMIT} {resource}", attributes, around, began_ns)
 
     def retrying(self, number: int, failure: Failure, delay_s: float) -> None:
         """The attempt failed, and another will follow."""
