@@ -122,10 +122,8 @@ def build(
     """
     clock = clock or SystemClock()
     metrics = Metrics(app.classes)
-    if settings.objects == "memory:" and role != "local":
-        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
     imports = _imports(app)
-    values = Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
+    values = _values(settings, role, clock)
     tracing = _tracing(settings)
     store, leases, outbox = _store(settings, role, metrics)
     loops = RunLoops(settings.spare_loops)
@@ -170,6 +168,13 @@ def build(
         values.close()
 
     return _service(app, process, leases, outbox, hints, role, warming=warming, close=close)
+
+
+def _values(settings: Settings, role: Role, clock: Clock) -> Values:
+    """Where large values go."""
+    if settings.objects == "memory:" and role != "local":
+        raise SettingsError("objects memory: is for one process and its tests; name a folder or a bucket")
+    return Values(open_blobs(settings.objects), settings.objects_above, settings.objects_patience, clock)
 
 
 def _permits(limits: Limits | None, settings: Settings, clock: Clock) -> Permits | None:
