@@ -18,7 +18,7 @@ from offramp.core.failure import Failure, failure_of, mark, replayable
 from offramp.core.inspection import recorded_arguments
 from offramp.core.journal import Entry
 from offramp.core.leaving import OVER
-from offramp.core.retry import delay_s, retry_after_s
+from offramp.core.retry import counted, delay_s, retry_after_s
 from offramp.core.timestamps import rfc3339
 from offramp.errors import (
     CircuitOpen,
@@ -290,7 +290,8 @@ def _delay_s(attempt: Attempt, error: Exception, now: float) -> float | None:
         return 0.0 if fails_over(attempt, error) else None
     if _is_final(error):
         return None
-    return delay_s(call.policy.retry, attempt.number, error, clock.random(), retry_after_s(error, now))
+    made = counted(attempt.number, (each.code for each in attempt.earlier), error)
+    return delay_s(call.policy.retry, made, error, clock.random(), retry_after_s(error, now))
 
 
 def _is_final(error: Exception) -> bool:
