@@ -29,7 +29,6 @@ from offramp.client.events import (
     StepFailed,
     StepRetrying,
     StepStarted,
-    StepWaiting,
     WaitEnded,
     WaitStarted,
 )
@@ -64,7 +63,6 @@ __all__ = [
     "StepFailed",
     "StepRetrying",
     "StepStarted",
-    "StepWaiting",
     "Ticket",
     "WaitEnded",
     "WaitStarted",

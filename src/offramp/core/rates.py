@@ -38,6 +38,12 @@ class Rate(NamedTuple):
         raise AssertionError("a window has whole seconds")
 
 
+def seconds_of(amount: int, unit: str) -> int | None:
+    """The seconds of so many units of time, such as 10 and `min`; None if there is no such unit."""
+    name = _UNIT_OF.get(unit)
+    return None if name is None else amount * _UNITS[name]
+
+
 def parse_rate(text: str, what: str = "a rate") -> Rate:
     """The rate of `100/min`, `5/s`, `1000/12h` or `10000/d`.
 
@@ -49,10 +55,10 @@ def parse_rate(text: str, what: str = "a rate") -> Rate:
         SettingsError: it has another form, or a number out of range.
     """
     found = _RATE.fullmatch(text.strip())
-    unit = None if found is None else _UNIT_OF.get(found[3])
-    if found is None or unit is None:
+    seconds = None if found is None else seconds_of(int(found[2] or 1), found[3])
+    if found is None or seconds is None:
         raise SettingsError(f"{what} is a number per time, such as 100/min, 5/s or 1000/12h, got {text[:40]!r}")
-    rate = Rate(int(found[1]), int(found[2] or 1) * _UNITS[unit])
+    rate = Rate(int(found[1]), seconds)
     if not 1 <= rate.limit <= RATE_MAX:
         raise SettingsError(f"{what} is from 1 to {RATE_MAX} in its window (RATE_MAX), got {text!r}")
     if not 1 <= rate.seconds <= WINDOW_S_MAX:
